@@ -1,0 +1,59 @@
+"""Model families that export knows: one module each, registered by architecture name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from speechprune_ort.export.families import qwen2_audio
+from speechprune_ort.export.families.base import Checkpoint
+from transformers import AutoConfig
+
+from speechprune_ort.errors import ExportError, UnsupportedModelError
+
+__all__ = ["FAMILIES", "Checkpoint", "load_checkpoint"]
+
+Loader = Callable[[str, str | None, bool], Checkpoint]
+
+FAMILIES: Mapping[str, Loader] = {
+    "Qwen2AudioForConditionalGeneration": qwen2_audio.load,
+}
+"""How to load a checkpoint, by the architecture that its config names."""
+
+
+def load_checkpoint(model: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
+    """Load a checkpoint of any known family.
+
+    Args:
+        model: hub id or local folder.
+        revision: branch, tag or commit on the hub; None for the default one.
+        trust_remote_code: let transformers run code that comes with the checkpoint.
+
+    Raises:
+        ExportError: the checkpoint cannot be found or read.
+        UnsupportedModelError: its architecture belongs to no family here.
+    """
+    folder = Path(model).expanduser()
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise ExportError(
+            f"{folder} holds no config.json: give a checkpoint folder as save_pretrained writes it."
+        )
+    location = str(folder) if folder.exists() else model
+    try:
+        config = AutoConfig.from_pretrained(
+            location, revision=revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ExportError(
+            f"Cannot read a checkpoint from {model!r} ({reason}): "
+            "give a local folder, or a hub id while the hub can be reached."
+        ) from error
+    architectures = list(config.architectures or [])
+    for architecture in architectures:
+        if architecture in FAMILIES:
+            return FAMILIES[architecture](location, revision, trust_remote_code)
+    raise UnsupportedModelError(
+        f"{model!r} is a {', '.join(architectures) or config.model_type} checkpoint, which export "
+        f"does not know: it knows {', '.join(FAMILIES)}."
+    )

@@ -1,0 +1,173 @@
+"""``first_layer_qk.onnx``: audio embeddings to first-layer Q' and K', binarized or float.
+
+arXiv:2412.12009, eq. 9-10: W_Q and W_K of the language model's first decoder layer and the
+embeddings are binarized by sign; their product stands in for the real projections.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from speechprune_ort.export.graph_file import OPSET, save, store_half, torch_to_ir
+from speechprune_ort.export.precision import Plan
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from speechprune_ort.specs import Dimensions, GraphSpec
+
+__all__ = ["BinaryProjection", "FloatProjection", "export_binarized", "export_float"]
+
+
+def signs(x: Tensor) -> Tensor:
+    """+1 where x >= 0, else -1: sign(0) is +1, so that values stay binary."""
+    return torch.where(x >= 0, 1.0, -1.0)
+
+
+class FloatProjection(nn.Module):
+    """The layer's own norm, W_Q, W_K and biases, without rotary embedding: the ablation."""
+
+    def __init__(self, language_model: PreTrainedModel, dims: Dimensions) -> None:
+        super().__init__()
+        layer = language_model.model.layers[0]
+        self.norm = layer.input_layernorm
+        self.q_proj = layer.self_attn.q_proj
+        self.k_proj = layer.self_attn.k_proj
+        self.head_dim = dims.head_dim
+
+    def forward(self, audio_embeds: Tensor) -> tuple[Tensor, Tensor]:
+        """(tokens, hidden) -> (tokens, heads, head_dim), (tokens, kv_heads, head_dim)."""
+        hidden = self.norm(audio_embeds.to(self.norm.weight.dtype))
+        query, key = self.q_proj(hidden), self.k_proj(hidden)
+        return (
+            query.unflatten(-1, (-1, self.head_dim)).float(),
+            key.unflatten(-1, (-1, self.head_dim)).float(),
+        )
+
+
+@dataclass(frozen=True)
+class BinaryProjection:
+    """Sign-binarized W_Q and W_K.
+
+    RMSNorm with positive gains does not change signs, so it can be left out; where a gain is
+    negative, its sign is folded into that input's row here.
+
+    Attributes:
+        query: (hidden, heads * head_dim) int8, +1 or -1.
+        key: (hidden, kv_heads * head_dim) int8, +1 or -1.
+        negative_gains: how many gains of the layer's norm are negative.
+    """
+
+    query: NDArray[np.int8]
+    key: NDArray[np.int8]
+    negative_gains: int
+
+    @classmethod
+    def of(cls, language_model: PreTrainedModel) -> BinaryProjection:
+        """Binarize the first decoder layer of a language model."""
+        layer = language_model.model.layers[0]
+        gains = signs(layer.input_layernorm.weight.detach().float())
+
+        def binary(linear: nn.Linear) -> NDArray[np.int8]:
+            rows = signs(linear.weight.detach().float()).T * gains[:, None]
+            packed: NDArray[np.int8] = rows.to(torch.int8).contiguous().numpy()
+            return packed
+
+        return cls(
+            binary(layer.self_attn.q_proj),
+            binary(layer.self_attn.k_proj),
+            int((gains < 0).sum()),
+        )
+
+    def torch_reference(self, embeds: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+        """Q' and K' in float64 torch: (tokens, hidden) -> (tokens, heads, head_dim), ..."""
+        binary = signs(embeds).double()
+        query = binary @ torch.from_numpy(self.query).double()
+        key = binary @ torch.from_numpy(self.key).double()
+        return query.reshape(len(query), -1, head_dim), key.reshape(len(key), -1, head_dim)
+
+
+def export_binarized(
+    projection: BinaryProjection, dims: Dimensions, spec: GraphSpec, path: Path
+) -> None:
+    """Write sign(S) W^b as int8 products with int32 sums: exact at any width.
+
+    Args:
+        projection: binarized weights.
+        dims: sizes of the axes.
+        spec: ``first_layer_qk``.
+        path: graph file to write.
+    """
+    (source,) = spec.inputs
+    dtype = ir.DataType.from_numpy(np.dtype(source.dtype))
+    embeds = ir.Value(
+        name=source.name, type=ir.TensorType(dtype), shape=ir.Shape(["tokens", dims.hidden])
+    )
+
+    initializers: list[ir.Value] = []
+
+    def constant(name: str, array: NDArray[np.generic]) -> ir.Value:
+        tensor = ir.tensor(array, name=name)
+        value = ir.Value(
+            name=name,
+            type=ir.TensorType(tensor.dtype),
+            shape=ir.Shape(array.shape),
+            const_value=tensor,
+        )
+        initializers.append(value)
+        return value
+
+    nodes: list[ir.Node] = []
+
+    def add(op: str, inputs: list[ir.Value], **attributes: int) -> ir.Value:
+        node = ir.node(op, inputs, attributes)
+        nodes.append(node)
+        return node.outputs[0]
+
+    zero = constant("zero", np.zeros((), np.dtype(source.dtype)))
+    plus, minus = (
+        constant("plus", np.array([1], np.int8)),
+        constant("minus", np.array([-1], np.int8)),
+    )
+    binary = add("Where", [add("GreaterOrEqual", [embeds, zero]), plus, minus])
+    outputs = []
+    for spec_out, weights in zip(spec.outputs, (projection.query, projection.key), strict=True):
+        product = add("MatMulInteger", [binary, constant(f"{spec_out.name}.signs", weights)])
+        wide = add("Cast", [product], to=ir.DataType.FLOAT.value)
+        heads = weights.shape[1] // dims.head_dim
+        shape = constant(f"{spec_out.name}.shape", np.array([-1, heads, dims.head_dim], np.int64))
+        out = add("Reshape", [wide, shape])
+        out.name = spec_out.name
+        out.type = ir.TensorType(ir.DataType.FLOAT)
+        out.shape = ir.Shape(["tokens", heads, dims.head_dim])
+        outputs.append(out)
+    graph = ir.Graph(
+        [embeds],
+        outputs,
+        nodes=nodes,
+        initializers=initializers,
+        opset_imports={"": OPSET},
+        name=spec.name,
+    )
+    save(ir.Model(graph, ir_version=10), path)
+
+
+def export_float(
+    projection: FloatProjection, plan: Plan, dims: Dimensions, spec: GraphSpec, path: Path
+) -> None:
+    """Trace the float form; its arithmetic is float32 in every precision.
+
+    Args:
+        projection: module over the layer's own weights.
+        plan: how weights are stored.
+        dims: sizes of the axes.
+        spec: ``first_layer_qk_float``.
+        path: graph file to write.
+    """
+    dtype = torch.float16 if plan.float_dtype == "float16" else torch.float32
+    model = torch_to_ir(projection, (torch.zeros(3, dims.hidden, dtype=dtype),), spec)
+    save(model if plan.embedding == "float32" else store_half(model), path)

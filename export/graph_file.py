@@ -1,0 +1,137 @@
+"""From a torch module or a hand-made graph to an ONNX file: axes, weights, saving."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from speechprune_ort.export.precision import Weights
+from torch import Tensor, nn
+
+from speechprune_ort.specs import GraphSpec
+
+__all__ = ["OPSET", "OPSET_CONTRIB", "quiet", "save", "store_half", "torch_to_ir", "with_weights"]
+
+OPSET = 20
+OPSET_CONTRIB = "com.microsoft"
+BLOCK = 32
+# Tables and scalars below this stay as they are: nothing is saved, and shapes must be exact.
+SMALL = 1024
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep third-party exporters from writing to the terminal; errors still raise."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+def torch_to_ir(module: nn.Module, example: tuple[Tensor, ...], spec: GraphSpec) -> ir.Model:
+    """Trace a module into a graph with the spec's names and dynamic axes.
+
+    Args:
+        module: in eval mode.
+        example: one tensor per input of the spec, dynamic axes of size 2 or more (a size of 1
+            would be taken as fixed).
+        spec: names, and which axes are dynamic.
+    """
+    axes: dict[str, object] = {}
+    for tensor in spec.inputs:
+        for axis, size in zip(tensor.axes, tensor.shape, strict=True):
+            if size is None and axis not in axes:
+                axes[axis] = torch.export.Dim(axis)
+    shapes = tuple(
+        {i: axes[axis] for i, axis in enumerate(tensor.axes) if axis in axes}
+        for tensor in spec.inputs
+    )
+    with quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[t.name for t in spec.inputs],
+            output_names=[t.name for t in spec.outputs],
+            dynamic_shapes=shapes,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError(f"torch.onnx.export returned nothing for {spec.name}.")
+    model: ir.Model = program.model
+    return model
+
+
+def store_half(model: ir.Model) -> ir.Model:
+    """Store large float32 weights as float16, with a Cast back to float32 before their use.
+
+    ONNX Runtime folds the Cast when it loads the graph: the file halves, arithmetic and memory
+    stay float32. Weights beyond float16's range are left alone.
+    """
+    graph = model.graph
+    for name, value in list(graph.initializers.items()):
+        constant = value.const_value
+        if constant is None or constant.dtype != ir.DataType.FLOAT or constant.size < SMALL:
+            continue
+        weights = constant.numpy()
+        if np.abs(weights).max() > np.finfo(np.float16).max:
+            continue
+        half = ir.Value(
+            name=f"{name}.float16",
+            type=ir.TensorType(ir.DataType.FLOAT16),
+            shape=ir.Shape(weights.shape),
+            const_value=ir.tensor(weights.astype(np.float16), name=f"{name}.float16"),
+        )
+        cast = ir.node("Cast", [half], {"to": ir.DataType.FLOAT.value}, name=f"{name}.widen")
+        cast.outputs[0].name = f"{name}.float32"
+        ir.convenience.replace_all_uses_with(value, cast.outputs[0])
+        del graph.initializers[name]
+        graph.register_initializer(half)
+        graph.insert_before(graph[0], cast)
+    return model
+
+
+def with_weights(model: ir.Model, weights: Weights) -> ir.Model:
+    """Apply a plan's weight storage to a float32 graph.
+
+    ``float16`` (arithmetic in half precision) is not made here: it is traced so.
+    """
+    if weights == "half_stored":
+        return store_half(model)
+    if weights == "int8":
+        return _quantize_matmuls(model, bits=8)
+    return model
+
+
+def _quantize_matmuls(model: ir.Model, bits: int) -> ir.Model:
+    """Weight-only block quantization of every constant MatMul (MatMulNBits)."""
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    with quiet():
+        quantizer = MatMulNBitsQuantizer(
+            ir.to_proto(model), bits=bits, block_size=BLOCK, is_symmetric=True, accuracy_level=4
+        )
+        quantizer.process()
+    quantized: ir.Model = ir.from_proto(quantizer.model.model)
+    return quantized
+
+
+def save(model: ir.Model, path: Path) -> None:
+    """Write ``path`` and its weights beside it in ``<path>.data``."""
+    ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=SMALL)

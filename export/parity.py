@@ -1,0 +1,244 @@
+"""After each graph: names, then axes, then shapes, then values, against torch in float32.
+
+A comparison outside its tolerance fails the export and says which tensor, what was expected
+and what was found. The figures go into the manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from speechprune_ort.errors import ParityError
+from speechprune_ort.manifest import Parity
+from speechprune_ort.specs import Dimensions, GraphSpec, past_name, present_name
+
+__all__ = ["Checked", "compare", "open_graph", "verify_decoder", "verify_graph"]
+
+Arrays = Mapping[str, NDArray[Any]]
+
+# Float32 graphs reorder sums; nothing more. Relative to the largest value of torch's result.
+EXACT_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What verification of one graph found.
+
+    Attributes:
+        parity: the comparisons, all within tolerance.
+        unverified: why values could not be compared, or None.
+    """
+
+    parity: tuple[Parity, ...]
+    unverified: str | None = None
+
+
+def open_graph(path: Path, spec: GraphSpec, target: str) -> ort.InferenceSession | str:
+    """Open a graph on its target and compare names and axes with the spec.
+
+    Returns:
+        The session, or why this machine cannot run the graph.
+
+    Raises:
+        ParityError: the graph does not load on the CPU that it was built for, or differs
+            from its spec.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    provider = "CUDAExecutionProvider" if target == "cuda" else "CPUExecutionProvider"
+    try:
+        session = ort.InferenceSession(path, options, providers=[provider])
+    except Exception as error:  # onnxruntime raises several classes of its own
+        if target == "cuda":
+            return f"no CUDA here to run it ({str(error).splitlines()[0][:120]})"
+        raise ParityError(f"{path.name} does not load in ONNX Runtime: {error}") from error
+    if session.get_providers()[0] != provider:
+        return "no CUDA here to run it"
+    problem = spec.mismatch(session.get_inputs(), session.get_outputs())
+    if problem:
+        raise ParityError(f"{path.name}: {problem}: this is a defect of export, report it.")
+    return session
+
+
+def compare(
+    graph: str,
+    case: str,
+    tensor: str,
+    expected: NDArray[Any],
+    found: NDArray[Any],
+    min_cosine: float,
+) -> list[Parity]:
+    """Compare one tensor with torch's.
+
+    Args:
+        graph: name of the graph, for the message.
+        case: what went in.
+        tensor: name of the output.
+        expected: torch's values.
+        found: the graph's values.
+        min_cosine: least cosine over the whole tensor; at 0.999999 and above also the largest
+            absolute error, relative to the largest torch value, must be at most 1e-4.
+
+    Raises:
+        ParityError: shape or values differ.
+    """
+    label = f"{case}: {tensor}"
+    if expected.shape != found.shape:
+        raise ParityError(f"{graph}, {label} has shape {found.shape}, expected {expected.shape}.")
+    a, b = expected.astype(np.float64).ravel(), found.astype(np.float64).ravel()
+    if not np.isfinite(b).all():
+        raise ParityError(f"{graph}, {label} is not finite: try a wider --precision.")
+    scale = np.abs(a).max() or 1.0
+    error = float(np.abs(a - b).max() / scale)
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    cosine = float(a @ b / norms) if norms else 1.0
+    exact = min_cosine >= 0.999999
+    figures = [
+        Parity(label, "max_relative_error", error, EXACT_TOLERANCE if exact else float("inf")),
+        Parity(label, "cosine", cosine, min_cosine),
+    ]
+    if cosine < min_cosine or (exact and error > EXACT_TOLERANCE):
+        raise ParityError(
+            f"{graph}, {label}: cosine to torch {cosine:.6f} (at least {min_cosine}), largest "
+            f"error {error:.2e} of the largest value: take a wider --precision, or report the "
+            "checkpoint."
+        )
+    # JSON has no infinity: a figure without a bound of its own is recorded with the cosine's.
+    return figures if exact else figures[1:]
+
+
+def verify_graph(
+    path: Path,
+    spec: GraphSpec,
+    target: str,
+    cases: Mapping[str, tuple[Arrays, Arrays]],
+    min_cosine: float,
+) -> Checked:
+    """Run a graph on each case and compare every output with torch's.
+
+    Args:
+        path: the graph.
+        spec: its spec.
+        target: ``cpu`` or ``cuda``.
+        cases: name to (inputs, torch's outputs); outputs may be shorter than the graph's
+            along the first two axes, where what lies beyond is padding.
+        min_cosine: see ``compare``.
+    """
+    session = open_graph(path, spec, target)
+    if isinstance(session, str):
+        return Checked((), session)
+    figures: list[Parity] = []
+    for case, (inputs, outputs) in cases.items():
+        names = list(outputs)
+        for name, found in zip(names, session.run(names, dict(inputs)), strict=True):
+            figures += compare(path.stem, case, name, outputs[name], found, min_cosine)
+    return Checked(tuple(figures))
+
+
+def verify_decoder(
+    path: Path,
+    spec: GraphSpec,
+    target: str,
+    language_model: PreTrainedModel,
+    dims: Dimensions,
+    prompts: Mapping[str, NDArray[np.float32]],
+    min_cosine: float,
+    steps: int = 3,
+) -> Checked:
+    """Prefill and a few teacher-forced steps, compared with torch at every step.
+
+    The graph is run on consecutive positions and, per prompt, once on positions with a gap,
+    as pruned audio has them with ``positions="original"``.
+
+    Args:
+        path: the graph.
+        spec: its spec.
+        target: ``cpu`` or ``cuda``.
+        language_model: torch's, float32.
+        dims: sizes of the axes.
+        prompts: name to input embeddings (tokens, hidden).
+        min_cosine: see ``compare``.
+        steps: decode steps after the prefill.
+    """
+    session = open_graph(path, spec, target)
+    if isinstance(session, str):
+        return Checked((), session)
+    figures: list[Parity] = []
+    for case, embeds in prompts.items():
+        count = len(embeds)
+        gap = np.arange(count) + np.where(np.arange(count) >= count // 2, 7, 0)
+        for name, positions in ((case, np.arange(count)), (f"{case}, gapped positions", gap)):
+            expected, ids = _torch_logits(language_model, embeds, positions, steps)
+            table = language_model.get_input_embeddings().weight.detach().numpy()
+            found = _graph_logits(session, spec, dims, embeds, positions, table[ids])
+            figures += compare(path.stem, name, "logits", expected, found, min_cosine)
+            same = float(expected[0].argmax() == found[0].argmax())
+            figures.append(Parity(f"{name}: logits", "first_token", same, 0.0))
+    return Checked(tuple(figures))
+
+
+def _torch_logits(
+    language_model: PreTrainedModel, embeds: NDArray[Any], positions: NDArray[Any], steps: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Last-position logits (1 + steps, vocab) and the greedy ids (steps,) that lead there."""
+    rows, ids = [], []
+    step: Any = torch.from_numpy(np.asarray(embeds, np.float32))[None]
+    at = torch.from_numpy(np.asarray(positions, np.int64))[None]
+    cache = None
+    with torch.no_grad():
+        for _ in range(steps + 1):
+            out = language_model(
+                inputs_embeds=step,
+                position_ids=at,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            cache = out.past_key_values
+            rows.append(out.logits[0, -1].float().numpy())
+            ids.append(int(rows[-1].argmax()))
+            step = language_model.get_input_embeddings()(torch.tensor([[ids[-1]]]))
+            at = at[:, -1:] + 1
+    return np.stack(rows), np.array(ids[:-1], np.int64)
+
+
+def _graph_logits(
+    session: ort.InferenceSession,
+    spec: GraphSpec,
+    dims: Dimensions,
+    embeds: NDArray[Any],
+    positions: NDArray[Any],
+    following: NDArray[Any],
+) -> NDArray[np.float32]:
+    """The same from the graph, cache through numpy: slow, and independent of the runtime."""
+    dtype = np.dtype(next(t.dtype for t in spec.inputs if t.name == "inputs_embeds"))
+    layers = [(i, kind) for i in range(dims.layers) for kind in ("key", "value")]
+    empty = np.zeros((1, dims.kv_heads, 0, dims.head_dim), dtype)
+    cache = {past_name(*layer): empty for layer in layers}
+    names = ["logits", *(present_name(*layer) for layer in layers)]
+    rows, total = [], 0
+    steps: Sequence[NDArray[Any]] = [embeds, *following[:, None]]
+    for number, step in enumerate(steps):
+        total += len(step)
+        at = positions if number == 0 else np.array([positions[-1] + number])
+        logits, *present = session.run(
+            names,
+            {
+                "inputs_embeds": step[None].astype(dtype),
+                "attention_mask": np.ones((1, total), np.int64),
+                "position_ids": at[None].astype(np.int64),
+                **cache,
+            },
+        )
+        cache = {past_name(*layer): p for layer, p in zip(layers, present, strict=True)}
+        rows.append(logits[0, -1].astype(np.float32))
+    return np.stack(rows)

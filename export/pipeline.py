@@ -1,0 +1,383 @@
+"""The whole export: load, write each graph, verify it, and only then let it be a bundle."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import importlib.metadata
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+from speechprune_ort.export.audio_encoder import export_audio_encoder
+from speechprune_ort.export.decoder import export_decoder
+from speechprune_ort.export.embed_tokens import export_embed_tokens
+from speechprune_ort.export.families import Checkpoint, load_checkpoint
+from speechprune_ort.export.first_layer_qk import (
+    BinaryProjection,
+    FloatProjection,
+    export_binarized,
+    export_float,
+)
+from speechprune_ort.export.graph_file import quiet
+from speechprune_ort.export.parity import Checked, verify_decoder, verify_graph
+from speechprune_ort.export.precision import WORDS, Plan, Target, plan
+from transformers import WhisperFeatureExtractor
+
+from speechprune_ort.errors import ExportError
+from speechprune_ort.manifest import (
+    MANIFEST_FILE,
+    TOKENIZER_FILE,
+    FileEntry,
+    GraphEntry,
+    Manifest,
+    PromptPiece,
+)
+from speechprune_ort.specs import (
+    AUDIO_ENCODER,
+    DECODER,
+    EMBED_TOKENS,
+    FIRST_LAYER_QK,
+    FIRST_LAYER_QK_FLOAT,
+    GraphSpec,
+    graph_specs,
+)
+
+__all__ = ["ExportedGraph", "export_bundle"]
+
+SPEECH = Path(__file__).with_name("speech.flac")
+"""A few seconds of speech, 16 kHz, for parity on a real input."""
+
+QUESTION = "What is said in the recording?"
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedGraph:
+    """A row of the summary.
+
+    Attributes:
+        name: of the graph.
+        entry: what the manifest says of it.
+        bytes: size of the graph and its weights.
+        seconds: spent on writing and verifying it.
+    """
+
+    name: str
+    entry: GraphEntry
+    bytes: int
+    seconds: float
+
+
+def export_bundle(
+    model: str,
+    out: Path,
+    *,
+    precision: str = "fp32",
+    target: str = "cpu",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    overwrite: bool = False,
+    report: Report = lambda _: None,
+) -> list[ExportedGraph]:
+    """Turn a checkpoint into a bundle.
+
+    The bundle is written into a temporary folder beside ``out`` and renamed at the very end:
+    whatever happens on the way, ``out`` is a whole bundle or what it was before.
+
+    Args:
+        model: hub id or local folder.
+        out: folder to write.
+        precision: ``fp32``, ``fp16``, ``int8`` or ``int4``; see ``precision``.
+        target: ``cpu`` or ``cuda``.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: let transformers run code that comes with the checkpoint.
+        overwrite: replace ``out`` if it is there.
+        report: called with the name of each step as it begins.
+
+    Returns:
+        One row per graph, in order.
+
+    Raises:
+        ExportError: options, checkpoint, folder or disk do not allow it; the message says which.
+        ParityError: a graph does not compute what torch computes.
+    """
+    chosen = plan(precision, target)
+    with _atomic_folder(out, overwrite) as folder:
+        report("load checkpoint")
+        with quiet():
+            checkpoint = load_checkpoint(model, revision, trust_remote_code)
+        dims = checkpoint.dimensions
+        if len(checkpoint.tokenizer) > dims.vocab:
+            raise ExportError(
+                f"The tokenizer has {len(checkpoint.tokenizer)} tokens and the embedding table "
+                f"{dims.vocab} rows: resize the model's embeddings first."
+            )
+        specs = graph_specs(dims, chosen.float_dtype)
+        work = _Work(checkpoint, chosen, target, specs, folder, report)
+        rows = work.run()
+        checkpoint.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_FILE))
+
+        report("hash files")
+        manifest = Manifest(
+            family=checkpoint.family,
+            source=model if not Path(model).exists() else Path(model).resolve().name,
+            revision=checkpoint.revision,
+            precision=precision,
+            target=target,
+            float_dtype=chosen.float_dtype,
+            dimensions=dims,
+            audio=checkpoint.audio,
+            prompt=checkpoint.prompt,
+            stop_token_ids=checkpoint.stop_token_ids,
+            graphs={row.name: row.entry for row in rows},
+            files={p.name: _file_entry(p) for p in sorted(folder.iterdir())},
+            versions=_versions(),
+            notes=checkpoint.notes,
+        )
+        (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+    return rows
+
+
+class _Work:
+    """The steps of one export, sharing checkpoint, plan and test inputs."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        chosen: Plan,
+        target: str,
+        specs: dict[str, GraphSpec],
+        folder: Path,
+        report: Report,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.plan = chosen
+        self.target: Target = "cuda" if target == "cuda" else "cpu"
+        self.specs = specs
+        self.folder = folder
+        self.report = report
+        self.random = np.random.default_rng(0)
+        self.embeds: dict[str, NDArray[np.float32]] = {}
+
+    def run(self) -> list[ExportedGraph]:
+        # The encoder goes first: its verification leaves real audio embeddings for the others.
+        return [
+            self._graph(AUDIO_ENCODER, self._audio_encoder, WORDS[self.plan.encoder]),
+            self._graph(EMBED_TOKENS, self._embed_tokens, WORDS[self.plan.embedding]),
+            self._graph(FIRST_LAYER_QK, self._binarized, "signs in int8"),
+            self._graph(FIRST_LAYER_QK_FLOAT, self._float, self._float_words()),
+            self._graph(DECODER, self._decoder, WORDS[self.plan.decoder]),
+        ]
+
+    def _float_words(self) -> str:
+        return WORDS["float32" if self.plan.embedding == "float32" else "half_stored"]
+
+    def _graph(
+        self, name: str, step: Callable[[GraphSpec, Path], Checked], precision: str
+    ) -> ExportedGraph:
+        self.report(f"export {name}")
+        started = time.perf_counter()
+        path = self.folder / f"{name}.onnx"
+        spec = self.specs[name]
+        checked = step(spec, path)
+        entry = GraphEntry(path.name, precision, spec, checked.parity, checked.unverified)
+        size = sum(p.stat().st_size for p in self.folder.glob(f"{path.name}*"))
+        return ExportedGraph(name, entry, size, time.perf_counter() - started)
+
+    def _audio_encoder(self, spec: GraphSpec, path: Path) -> Checked:
+        export_audio_encoder(self.checkpoint, self.plan, spec, path)
+        self.report(f"verify {spec.name}")
+        dims, audio = self.checkpoint.dimensions, self.checkpoint.audio
+        speech = soundfile.read(SPEECH, dtype="float32")[0]
+        extractor = WhisperFeatureExtractor(
+            feature_size=dims.mel_bins,
+            sampling_rate=audio.sampling_rate,
+            hop_length=audio.hop_length,
+            n_fft=audio.n_fft,
+            chunk_length=round(audio.window_seconds),
+        )
+        mel = extractor(
+            speech,
+            sampling_rate=audio.sampling_rate,
+            return_tensors="np",
+            return_attention_mask=True,
+        )
+        shape = (2, dims.mel_bins, dims.frames)
+        noise = self.random.standard_normal(shape).astype(np.float32)
+        features = {
+            "speech": (mel["input_features"], mel["attention_mask"].sum(-1)),
+            "random, 2 windows": (noise, np.array([dims.frames, dims.frames // 3])),
+        }
+        session_cases = {}
+        for case, (windows, lengths) in features.items():
+            inputs = {"input_features": windows, "feature_lengths": lengths.astype(np.int64)}
+            with torch.no_grad():
+                expected = self.checkpoint.audio_encoder(
+                    *(torch.from_numpy(value) for value in inputs.values())
+                ).numpy()
+            session_cases[case] = (inputs, {"audio_embeds": expected})
+            kept = [row[: audio.tokens(int(n))] for row, n in zip(expected, lengths, strict=True)]
+            self.embeds[case] = np.concatenate(kept)
+        return verify_graph(path, spec, self.target, session_cases, self.plan.min_cosine)
+
+    def _embed_tokens(self, spec: GraphSpec, path: Path) -> Checked:
+        table = self.checkpoint.language_model.get_input_embeddings().weight
+        export_embed_tokens(table, self.plan, spec, path)
+        ids = self.random.integers(0, len(table), 64)
+        expected = table.detach().numpy()[ids]
+        case = {"random ids": ({"token_ids": ids}, {"embeds": expected})}
+        # A look-up is exact up to the width of what is stored.
+        exact = min(self.plan.min_cosine, 0.9999) if self.plan.embedding != "float32" else 1 - 1e-9
+        return verify_graph(path, spec, self.target, case, exact)
+
+    def _qk_cases(
+        self,
+        reference: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    ) -> dict[str, Any]:
+        dtype = np.dtype(self.plan.float_dtype)
+        cases = {}
+        for case, embeds in self.embeds.items():
+            rounded = embeds.astype(dtype)
+            with torch.no_grad():
+                query, key = reference(torch.from_numpy(rounded.astype(np.float32)))
+            cases[case] = ({"audio_embeds": rounded}, {"query": query.numpy(), "key": key.numpy()})
+        return cases
+
+    def _binarized(self, spec: GraphSpec, path: Path) -> Checked:
+        dims = self.checkpoint.dimensions
+        projection = BinaryProjection.of(self.checkpoint.language_model)
+        export_binarized(projection, dims, spec, path)
+        cases = self._qk_cases(lambda x: projection.torch_reference(x, dims.head_dim))
+        return verify_graph(path, spec, self.target, cases, 1 - 1e-9)
+
+    def _float(self, spec: GraphSpec, path: Path) -> Checked:
+        dims = self.checkpoint.dimensions
+        projection = FloatProjection(self.checkpoint.language_model, dims).eval()
+        export_float(projection, self.plan, dims, spec, path)
+        exact = 0.999999 if self.plan.embedding == "float32" else 0.9999
+        return verify_graph(path, spec, self.target, self._qk_cases(projection), exact)
+
+    def _decoder(self, spec: GraphSpec, path: Path) -> Checked:
+        checkpoint = self.checkpoint
+        export_decoder(
+            checkpoint.language_model,
+            checkpoint.tokenizer,
+            self.plan,
+            self.target,
+            path,
+            Path(tempfile.mkdtemp(prefix="decoder-", dir=self.folder)),
+        )
+        self.report(f"verify {spec.name}")
+        table = checkpoint.language_model.get_input_embeddings().weight.detach().numpy()
+        prompts = {
+            "random ids": table[self.random.integers(0, len(table), 40)],
+            "speech prompt": np.concatenate([self._piece(p, table) for p in checkpoint.prompt]),
+        }
+        return verify_decoder(
+            path,
+            spec,
+            self.target,
+            checkpoint.language_model,
+            checkpoint.dimensions,
+            prompts,
+            self.plan.min_cosine,
+        )
+
+    def _piece(self, piece: PromptPiece, table: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embeddings (tokens, hidden) of a piece of the prompt."""
+        if piece.kind == "audio":
+            return self.embeds["speech"]
+        text = piece.before + QUESTION + piece.after
+        ids = piece.ids or self.checkpoint.tokenizer.encode(text, add_special_tokens=False)
+        return table[np.array(ids, np.int64)]
+
+
+@contextlib.contextmanager
+def _atomic_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder beside ``out`` that becomes ``out`` if the block succeeds."""
+    if out.exists() and not overwrite:
+        raise ExportError(f"{out} is already there: give another folder, or --overwrite.")
+    if out.exists() and not (out / MANIFEST_FILE).is_file() and not _empty_folder(out):
+        raise ExportError(
+            f"{out} is not a bundle, so --overwrite will not replace it: give another folder."
+        )
+    partial: Path | None = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+        # mkdtemp is for the owner alone; a bundle is read by whoever may read the folder.
+        partial.chmod(0o755)
+        yield partial
+        previous = None
+        if out.exists():
+            previous = Path(tempfile.mkdtemp(prefix=f".{out.name}.previous-", dir=out.parent))
+            out.rename(previous / out.name)
+        partial.rename(out)
+        if previous is not None:
+            shutil.rmtree(previous)
+    except OSError as error:
+        raise _explained(error, out) from error
+    except RuntimeError as error:
+        # Exporters wrap the operating system's errors in their own.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if isinstance(cause, OSError):
+            raise _explained(cause, out) from error
+        raise
+    finally:
+        if partial is not None and partial.exists():
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _explained(error: OSError, out: Path) -> ExportError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(out.parent if out.parent.exists() else Path.cwd()).free
+        return ExportError(
+            f"The disk under {out.parent} is full ({free / 2**30:.1f} GiB free): free some "
+            "space or give a folder on another disk; nothing was left behind."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        return ExportError(
+            f"Cannot write to {out.parent} ({error.strerror}): give a folder that you may write."
+        )
+    return ExportError(f"Export to {out} failed ({error}): nothing was left behind.")
+
+
+def _file_entry(path: Path) -> FileEntry:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return FileEntry(path.stat().st_size, digest)
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in (
+        "speechprune-ort",
+        "torch",
+        "transformers",
+        "onnx",
+        "onnxscript",
+        "onnxruntime",
+        "onnxruntime-gpu",
+        "onnxruntime-genai",
+        "onnxruntime-genai-cuda",
+    ):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions

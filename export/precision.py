@@ -1,0 +1,86 @@
+"""What ``--precision`` and ``--target`` mean for each graph, in one table.
+
+| precision | audio encoder | token embedding | decoder |
+|---|---|---|---|
+| fp32 | float32 | float32 | float32 |
+| fp16, cpu | float16 stored, float32 computed | the same | the same |
+| fp16, cuda | float16 | float16 | float16 |
+| int8, cpu | 8-bit blocks of 32 | float16 stored | 8-bit blocks of 32 |
+| int8, cuda | float16 | float16 | 8-bit blocks of 32 |
+| int4, cpu | 8-bit blocks of 32 | float16 stored | 4-bit blocks of 32, output head 8-bit |
+| int4, cuda | float16 | float16 | 4-bit blocks of 32, output head 8-bit |
+
+The first-layer projections are signs in int8 (exact) whatever the precision; their float form
+is float32 on the CPU and float16 stored for CUDA.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from speechprune_ort.errors import ExportError
+
+__all__ = ["Plan", "Precision", "Target", "Weights", "plan"]
+
+Precision = Literal["fp32", "fp16", "int8", "int4"]
+Target = Literal["cpu", "cuda"]
+Weights = Literal["float32", "float16", "half_stored", "int8", "int4"]
+
+WORDS: dict[Weights, str] = {
+    "float32": "float32",
+    "float16": "float16",
+    "half_stored": "float16 stored, float32 computed",
+    "int8": "8-bit blocks of 32",
+    "int4": "4-bit blocks of 32, output head 8-bit",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How each graph's weights are stored, and what passes between graphs.
+
+    Attributes:
+        float_dtype: dtype of embeddings, cache and logits.
+        encoder: weights of the audio encoder.
+        embedding: weights of the token embedding.
+        decoder: weights of the decoder.
+        min_cosine: least cosine to torch's float32 result that passes, per comparison.
+    """
+
+    float_dtype: Literal["float32", "float16"]
+    encoder: Weights
+    embedding: Weights
+    decoder: Weights
+    min_cosine: float
+
+
+_PLANS: dict[tuple[str, str], Plan] = {
+    ("fp32", "cpu"): Plan("float32", "float32", "float32", "float32", 0.999999),
+    ("fp16", "cpu"): Plan("float32", "half_stored", "half_stored", "half_stored", 0.9999),
+    ("int8", "cpu"): Plan("float32", "int8", "half_stored", "int8", 0.99),
+    ("int4", "cpu"): Plan("float32", "int8", "half_stored", "int4", 0.9),
+    ("fp16", "cuda"): Plan("float16", "float16", "float16", "float16", 0.999),
+    ("int8", "cuda"): Plan("float16", "float16", "float16", "int8", 0.99),
+    ("int4", "cuda"): Plan("float16", "float16", "float16", "int4", 0.9),
+}
+
+
+def plan(precision: str, target: str) -> Plan:
+    """The plan of a precision on a target.
+
+    Raises:
+        ExportError: no such precision or target, or the two do not go together.
+    """
+    for name, value, allowed in (
+        ("precision", precision, get_args(Precision)),
+        ("target", target, get_args(Target)),
+    ):
+        if value not in allowed:
+            raise ExportError(f"--{name} must be one of {', '.join(allowed)}, not {value!r}.")
+    if (precision, target) == ("fp32", "cuda"):
+        raise ExportError(
+            "--precision fp32 does not go with --target cuda (grouped-query attention has no "
+            "float32 kernel there): take --precision fp16."
+        )
+    return _PLANS[precision, target]

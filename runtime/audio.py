@@ -1,0 +1,130 @@
+"""Any recording to 16 kHz mono float32, and into the windows that the encoder hears."""
+
+from __future__ import annotations
+
+from os import PathLike, fspath
+from typing import Any, BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from speechprune_ort.errors import AudioError
+
+__all__ = ["SAMPLING_RATE", "load_audio", "split_windows"]
+
+SAMPLING_RATE = 16_000
+BLOCK_FRAMES = 1 << 18  # read at a time: a long stereo file is never in memory twice
+
+
+def load_audio(
+    source: str | PathLike[str] | BinaryIO | NDArray[Any], sampling_rate: int | None = None
+) -> NDArray[np.float32]:
+    """Decode, mix to mono and resample a recording.
+
+    Args:
+        source: path or binary file object (wav, flac, ogg, mp3, whatever libsndfile reads), or
+            an array (samples,) or (samples, channels); integers are scaled by their full range.
+        sampling_rate: of an array, in Hz; files say their own.
+
+    Returns:
+        (samples,) float32 at 16 kHz, channels averaged, full scale at 1.
+
+    Raises:
+        AudioError: the source is missing, is no audio, is empty, or holds NaN or infinity.
+    """
+    if isinstance(source, np.ndarray):
+        name = "The array"
+        samples, rate = _from_array(source, sampling_rate)
+    else:
+        name = fspath(source) if isinstance(source, (str, PathLike)) else "The file object"
+        if sampling_rate is not None:
+            raise AudioError(
+                f"{name} says its own sampling rate: leave sampling_rate out for files."
+            )
+        samples, rate = _from_file(source, name)
+    if samples.size == 0:
+        raise AudioError(f"{name} holds no samples: give a recording with sound in it.")
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{name} holds NaN or infinite samples: repair or record it again.")
+    if rate != SAMPLING_RATE:
+        samples = soxr.resample(samples, rate, SAMPLING_RATE, quality="HQ")
+    return np.ascontiguousarray(samples, np.float32)
+
+
+def _from_file(source: Any, name: str) -> tuple[NDArray[np.float32], int]:
+    try:
+        with soundfile.SoundFile(source) as file:
+            # Compressed files may not know their length: blocks, not one buffer of that size.
+            blocks = [
+                block.mean(axis=1, dtype=np.float32)
+                for block in file.blocks(BLOCK_FRAMES, dtype="float32", always_2d=True)
+            ]
+            rate = file.samplerate
+    except FileNotFoundError:
+        raise AudioError(f"No recording at {name}: check the path.") from None
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        # soundfile's errors are RuntimeErrors; a missing path is one of them, too.
+        if isinstance(source, (str, PathLike)):
+            raise _explained(name) from error
+        raise AudioError(
+            f"{name} cannot be decoded: give wav, flac, ogg or mp3, opened in binary mode."
+        ) from error
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32), rate
+
+
+def _explained(name: str) -> AudioError:
+    from pathlib import Path
+
+    path = Path(name)
+    if not path.exists():
+        return AudioError(f"No recording at {name}: check the path.")
+    if path.is_dir():
+        return AudioError(f"{name} is a folder: give a recording.")
+    if path.stat().st_size == 0:
+        return AudioError(f"{name} is an empty file: give a recording.")
+    return AudioError(f"{name} cannot be decoded as audio: give wav, flac, ogg or mp3.")
+
+
+def _from_array(array: NDArray[Any], rate: int | None) -> tuple[NDArray[np.float32], int]:
+    if rate is None or isinstance(rate, bool) or rate != int(rate) or rate <= 0:
+        raise AudioError(
+            f"An array needs its sampling rate in Hz as a positive whole number, not {rate!r}: "
+            "give sampling_rate."
+        )
+    if array.ndim not in (1, 2):
+        raise AudioError(
+            f"An array of samples has shape (samples,) or (samples, channels), not {array.shape}."
+        )
+    if array.ndim == 2 and array.shape[1] > max(array.shape[0], 1):
+        raise AudioError(
+            f"An array of shape {array.shape} has more channels than samples: transpose it."
+        )
+    if array.dtype.kind in "iu":
+        limits = np.iinfo(array.dtype)
+        middle = 0 if array.dtype.kind == "i" else (limits.max + 1) // 2
+        samples = (array.astype(np.float32) - middle) / float(limits.max - middle + 1)
+    elif array.dtype.kind == "f":
+        samples = array.astype(np.float32)
+    else:
+        raise AudioError(f"Samples must be numbers, not {array.dtype}.")
+    if samples.ndim == 2:
+        samples = samples.mean(axis=1) if samples.shape[1] else samples[:, :0].ravel()
+    return samples, int(rate)
+
+
+def split_windows(samples: NDArray[np.float32], window_samples: int) -> list[NDArray[np.float32]]:
+    """Cut a recording into windows, all of it: the last one is what remains.
+
+    Args:
+        samples: (samples,) float32.
+        window_samples: length of a window.
+
+    Returns:
+        Views of ``samples``, in order.
+
+    >>> [len(w) for w in split_windows(np.zeros(10, np.float32), 4)]
+    [4, 4, 2]
+    """
+    return [samples[at : at + window_samples] for at in range(0, len(samples), window_samples)]

@@ -1,0 +1,157 @@
+"""One interface over every way to choose which audio tokens are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from speechprune_ort.runtime.pruning import (
+    keep_by_attention,
+    keep_by_similarity,
+    received_attention,
+    similarity_scores,
+)
+
+from speechprune_ort.options import Method, PruningOptions
+
+__all__ = ["METHODS", "Projection", "Request", "Selection", "select"]
+
+Projection = Callable[[NDArray[Any]], tuple[NDArray[np.float32], NDArray[np.float32]]]
+"""(tokens, hidden) to Q' (tokens, heads, head_dim) and K' (tokens, kv_heads, head_dim)."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a method kept, and the scores that it went by.
+
+    Attributes:
+        indices: (kept,) int64, ascending.
+        similarity: (tokens,) float32 phase 1 score of every token, or None.
+        attention: (candidates,) float32 phase 2 score, or None.
+        candidates: int64 tokens that phase 2 chose among, or None.
+    """
+
+    indices: NDArray[np.int64]
+    similarity: NDArray[np.float32] | None = None
+    attention: NDArray[np.float32] | None = None
+    candidates: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a method is given.
+
+    Attributes:
+        options: as the caller set them.
+        audio: (tokens, hidden) audio embeddings.
+        text: (query, hidden) embeddings of the query's own tokens.
+        n_keep: tokens to keep, at least 1 and at most ``tokens``.
+        budget: tokens that phase 1 leaves to phase 2, at least ``n_keep``.
+        frame_tokens: tokens of a one-second frame.
+        project: to first-layer Q' and K'.
+    """
+
+    options: PruningOptions
+    audio: NDArray[Any]
+    text: NDArray[Any]
+    n_keep: int
+    budget: int
+    frame_tokens: int
+    project: Projection
+
+    def by_similarity(self, n_keep: int) -> Selection:
+        """Phase 1 over all tokens."""
+        scores = similarity_scores(self.audio, self.text)
+        kept = keep_by_similarity(scores, n_keep, self.frame_tokens, self.options.frame_temperature)
+        return Selection(kept, similarity=scores)
+
+    def by_attention(self, candidates: NDArray[np.int64]) -> Selection:
+        """Phase 2 among ``candidates``."""
+        query, key = self.project(self.audio[candidates])
+        scores = received_attention(query, key, single_head=self.options.single_head)
+        kept = keep_by_attention(scores, self.n_keep)
+        return Selection(candidates[kept], attention=scores, candidates=candidates)
+
+
+def _speechprune(request: Request) -> Selection:
+    first = request.by_similarity(request.budget)
+    if request.n_keep == len(first.indices):
+        return first
+    second = request.by_attention(first.indices)
+    return Selection(second.indices, first.similarity, second.attention, second.candidates)
+
+
+def _similarity(request: Request) -> Selection:
+    return request.by_similarity(request.n_keep)
+
+
+def _attention(request: Request) -> Selection:
+    return request.by_attention(np.arange(len(request.audio)))
+
+
+def _random(request: Request) -> Selection:
+    random = np.random.default_rng(request.options.seed)
+    kept = random.choice(len(request.audio), request.n_keep, replace=False)
+    return Selection(np.sort(kept).astype(np.int64))
+
+
+def _crop(request: Request) -> Selection:
+    random = np.random.default_rng(request.options.seed)
+    start = int(random.integers(0, len(request.audio) - request.n_keep + 1))
+    return Selection(np.arange(start, start + request.n_keep))
+
+
+def _first(request: Request) -> Selection:
+    return Selection(np.arange(request.n_keep))
+
+
+METHODS: Mapping[Method, Callable[[Request], Selection]] = {
+    "speechprune": _speechprune,
+    "similarity": _similarity,
+    "attention": _attention,
+    "random": _random,
+    "crop": _crop,
+    "truncate": _first,
+    "none": _first,
+}
+
+
+def select(
+    options: PruningOptions,
+    audio: NDArray[Any],
+    text: NDArray[Any],
+    *,
+    window_tokens: int,
+    frame_tokens: int,
+    project: Projection,
+) -> Selection:
+    """Choose which audio tokens reach the language model.
+
+    Args:
+        options: method, rate, budget and the rest.
+        audio: (tokens, hidden) audio embeddings of the whole recording.
+        text: (query, hidden) embeddings of the query's own tokens.
+        window_tokens: tokens of one window, the default budget.
+        frame_tokens: tokens of a one-second frame.
+        project: to first-layer Q' and K'; called only by methods that need it.
+
+    Returns:
+        Exactly ``options.kept_tokens(tokens, window_tokens)`` tokens, in time order.
+
+    Raises:
+        OptionError: embeddings are empty, of different widths, or not finite.
+    """
+    tokens = len(audio)
+    request = Request(
+        options=options,
+        audio=audio,
+        text=text,
+        n_keep=options.kept_tokens(tokens, window_tokens),
+        budget=min(options.budget or window_tokens, tokens),
+        frame_tokens=frame_tokens,
+        project=project,
+    )
+    return METHODS[options.method](request)

@@ -1,0 +1,54 @@
+"""Opening a graph of a bundle: explicit provider, spec checked, no silent fallback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime as ort
+from speechprune_ort.runtime.device import Device
+
+from speechprune_ort.errors import BundleError, DeviceError
+from speechprune_ort.specs import GraphSpec
+
+__all__ = ["open_session"]
+
+
+def open_session(
+    path: Path, spec: GraphSpec, device: Device, threads: int | None, *, spinning: bool = False
+) -> ort.InferenceSession:
+    """Open a graph and check it against its spec.
+
+    Args:
+        path: the graph.
+        spec: what the manifest says of it.
+        device: where it runs.
+        threads: threads within an operator; None lets ONNX Runtime choose.
+        spinning: let idle threads spin between operators. Worth it for the decoder, whose
+            steps follow each other; several spinning pools would fight for the same cores.
+
+    Raises:
+        BundleError: the graph does not load, or has other inputs or outputs.
+        DeviceError: ONNX Runtime put it on another provider.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = ort.InferenceSession(path, options, providers=device.providers)
+    except Exception as error:  # onnxruntime raises several classes of its own
+        reason = str(error).strip().splitlines()[0]
+        raise BundleError(
+            f"{path} does not load on {device.name} ({reason}): export the bundle again."
+        ) from error
+    used = session.get_providers()
+    if used[0] != device.provider:
+        raise DeviceError(
+            f"ONNX Runtime put {path.name} on {used[0]} although {device.provider} was asked "
+            "for: run `speechprune-ort doctor`."
+        )
+    problem = spec.mismatch(session.get_inputs(), session.get_outputs())
+    if problem:
+        raise BundleError(f"{path.name}: {problem}: export the bundle again.")
+    return session

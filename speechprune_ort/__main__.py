@@ -1,0 +1,5 @@
+"""``python -m speechprune_ort``: the same as ``speechprune-ort``."""
+
+from speechprune_ort.cli import main
+
+main()

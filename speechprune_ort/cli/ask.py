@@ -1,0 +1,155 @@
+"""``speechprune-ort ask``: one question about one recording."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from speechprune_ort.errors import OptionError
+from speechprune_ort.options import (
+    AttentionForm,
+    DeviceName,
+    GenerationOptions,
+    Method,
+    Positions,
+    PruningOptions,
+)
+from speechprune_ort.results import Answer, Span
+
+__all__ = ["ask", "summary"]
+
+
+def ask(
+    bundle: Annotated[Path, typer.Argument(help="Folder that export wrote.")],
+    audio: Annotated[Path, typer.Argument(help="Recording: wav, flac, ogg, mp3.")],
+    question: Annotated[str, typer.Argument(help="What to ask about it.")],
+    method: Annotated[
+        Method,
+        typer.Option(help="Which tokens are kept."),
+    ] = "speechprune",
+    pruning_rate: Annotated[
+        float, typer.Option(help="Share of the budget that is removed, 0 <= rate < 1.")
+    ] = 0.2,
+    budget: Annotated[
+        int | None,
+        typer.Option(help="Audio tokens that phase 1 leaves; one window (750) by default."),
+    ] = None,
+    frame_temperature: Annotated[
+        float, typer.Option(help="Of phase 1's softmax over seconds; lower concentrates.")
+    ] = 1.0,
+    attention: Annotated[AttentionForm, typer.Option(help="Form of phase 2.")] = "binarized",
+    single_head: Annotated[
+        bool, typer.Option("--single-head", help="Phase 2 over the whole width.")
+    ] = False,
+    positions: Annotated[Positions, typer.Option(help="Of kept tokens.")] = "renumbered",
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus, with temperature above 0.")] = 1.0,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End the answer before this text; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of sampling, random and crop.")] = 0,
+    device: Annotated[DeviceName, typer.Option(help="Where graphs run.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Threads within an operator.")] = None,
+    provider_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="For the CUDA provider; may be repeated."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print answer, kept tokens and timings as JSON.")
+    ] = False,
+) -> None:
+    """Answer a question about a recording, from the audio tokens that matter for it."""
+    from speechprune_ort import SpeechLLM
+
+    pruning = PruningOptions(
+        method=method,
+        pruning_rate=pruning_rate,
+        budget=budget,
+        frame_temperature=frame_temperature,
+        attention=attention,
+        single_head=single_head,
+        seed=seed,
+        positions=positions,
+    )
+    generation = GenerationOptions(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        stop=tuple(stop or ()),
+    )
+    model = SpeechLLM(
+        bundle,
+        device,
+        threads,
+        _provider_options(provider_option),
+    )
+    pieces = model.stream(audio, question, pruning=pruning, generation=generation)
+    while True:
+        try:
+            piece = next(pieces)
+        except StopIteration as end:
+            answer: Answer = end.value
+            break
+        if not as_json:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    if as_json:
+        sys.stdout.write(json.dumps(answer.to_dict(), indent=1) + "\n")
+        return
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    for note in model.manifest.notes:
+        sys.stderr.write(f"note: {note}\n")
+    Console(stderr=True).print(summary(answer))
+
+
+def summary(answer: Answer) -> Table:
+    """What was kept and what each stage took, as a table for the terminal."""
+    pruning, timings = answer.pruning, answer.timings
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("heard", f"{answer.seconds:.1f} s, {pruning.total} audio tokens")
+    table.add_row(
+        "kept",
+        f"{pruning.kept} of {pruning.total} tokens ({pruning.kept_share:.0%} of the recording; "
+        f"pruning rate {pruning.options.pruning_rate} of the budget; {pruning.options.method})",
+    )
+    spans = [f"{span.start:.1f}-{span.end:.1f}" for span in _joined(pruning.spans)]
+    shown = " ".join(spans[:24]) + (f" and {len(spans) - 24} more" if len(spans) > 24 else "")
+    table.add_row("spans", f"{shown} s")
+    stages = ", ".join(f"{name} {1000 * s:.0f}" for name, s in timings.seconds.items())
+    table.add_row("stages", f"{stages} ms")
+    table.add_row(
+        "time",
+        f"first token {timings.first_token:.2f} s, total {timings.total:.2f} s, "
+        f"{answer.tokens_per_second:.0f} tokens/s, {answer.device}",
+    )
+    return table
+
+
+def _joined(spans: tuple[Span, ...], gap: float = 1.0) -> list[Span]:
+    """Spans less than ``gap`` seconds apart joined, for reading; the result has them all."""
+    joined: list[Span] = []
+    for span in spans:
+        if joined and span.start - joined[-1].end < gap:
+            joined[-1] = Span(joined[-1].start, span.end)
+        else:
+            joined.append(span)
+    return joined
+
+
+def _provider_options(pairs: list[str] | None) -> dict[str, str] | None:
+    options = {}
+    for pair in pairs or ():
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise OptionError(f"--provider-option takes KEY=VALUE, not {pair!r}.")
+        options[key] = value
+    return options or None

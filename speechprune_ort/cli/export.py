@@ -1,0 +1,111 @@
+"""``speechprune-ort export``: a checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from speechprune_ort.errors import ExportError
+from speechprune_ort.manifest import Parity
+
+if TYPE_CHECKING:
+    from speechprune_ort.export.pipeline import ExportedGraph
+
+__all__ = ["export"]
+
+NEEDED = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "onnxruntime_genai")
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="Hub id or checkpoint folder.")],
+    out: Annotated[Path, typer.Argument(help="Bundle folder to write.")],
+    precision: Annotated[str, typer.Option(help="fp32, fp16, int8 or int4.")] = "fp32",
+    target: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Let transformers run the checkpoint's own code."),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the bundle that is there.")
+    ] = False,
+) -> None:
+    """Convert a Hugging Face checkpoint to a bundle, each graph checked against torch."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(
+            f"Export needs {', '.join(missing)}: pip install 'speechprune-ort[export-cpu]' "
+            "(or [export-gpu] beside onnxruntime-gpu)."
+        )
+    console = Console(stderr=True)
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console
+    ) as progress:
+        progress.add_task("load torch and transformers")
+        from speechprune_ort.export.pipeline import export_bundle
+
+        def report(step: str) -> None:
+            task = progress.tasks[-1]
+            progress.update(task.id, total=1, completed=1)
+            progress.add_task(step, total=None)
+
+        rows = export_bundle(
+            model,
+            out,
+            precision=precision,
+            target=target,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            overwrite=overwrite,
+            report=report,
+        )
+        progress.update(progress.tasks[-1].id, total=1, completed=1)
+    console.print(_table(rows))
+    sys.stdout.write(f"{out}\n")
+
+
+def _table(rows: list[ExportedGraph]) -> Table:
+    table = Table("graph", "precision", "MB", "parity with torch", "seconds")
+    for column in table.columns[2:5:2]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(
+            row.name,
+            row.entry.precision,
+            f"{row.bytes / 1e6:.1f}",
+            row.entry.unverified or _worst(row.entry.parity),
+            f"{row.seconds:.1f}",
+        )
+    table.add_section()
+    table.add_row(
+        "bundle",
+        "",
+        f"{sum(row.bytes for row in rows) / 1e6:.1f}",
+        "",
+        f"{sum(row.seconds for row in rows):.1f}",
+    )
+    return table
+
+
+def _worst(parity: tuple[Parity, ...]) -> str:
+    """The comparison that came closest to failing, per measure."""
+    found: dict[str, float] = {}
+    for figure in parity:
+        worse = max if figure.measure == "max_relative_error" else min
+        found[figure.measure] = worse(found.get(figure.measure, figure.value), figure.value)
+    words = []
+    if "max_relative_error" in found:
+        words.append(f"error {found['max_relative_error']:.1e}")
+    if "cosine" in found:
+        words.append(f"cosine {found['cosine']:.6f}")
+    if "first_token" in found:
+        same = [f.value for f in parity if f.measure == "first_token"]
+        words.append(f"first token {sum(same):.0f}/{len(same)}")
+    return ", ".join(words)

@@ -1,0 +1,69 @@
+"""Everything that speechprune-ort raises on purpose.
+
+SpeechPruneError                what a caller catches to catch them all
+├── AudioError                  a recording cannot be read, is empty, or is too short
+├── BundleError                 a bundle is missing, damaged, or of another schema
+│   └── IntegrityError          a file of the bundle is not the one that export wrote
+├── DeviceError                 the device asked for cannot be used on this machine
+├── OptionError (ValueError)    an option has a value that it cannot have
+├── PromptError                 a question is empty or does not fit the model's context
+└── ExportError                 a checkpoint cannot be exported
+    ├── UnsupportedModelError   no family of ours knows this architecture
+    └── ParityError             an exported graph does not compute what torch computes
+
+Every message is one sentence that names the thing and the cure. The command line prints it
+and exits with 2; a traceback means a defect of ours.
+"""
+
+__all__ = [
+    "AudioError",
+    "BundleError",
+    "DeviceError",
+    "ExportError",
+    "IntegrityError",
+    "OptionError",
+    "ParityError",
+    "PromptError",
+    "SpeechPruneError",
+    "UnsupportedModelError",
+]
+
+
+class SpeechPruneError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class AudioError(SpeechPruneError):
+    """A recording cannot be read, is empty, or is too short to give one audio token."""
+
+
+class BundleError(SpeechPruneError):
+    """A bundle folder is missing, damaged, incomplete, or of a schema we do not know."""
+
+
+class IntegrityError(BundleError):
+    """A file of a bundle differs from the one that export wrote."""
+
+
+class DeviceError(SpeechPruneError):
+    """The device asked for cannot be used here; the message says what is missing."""
+
+
+class OptionError(SpeechPruneError, ValueError):
+    """An option has a value that it cannot have."""
+
+
+class PromptError(SpeechPruneError):
+    """A question is empty, or prompt and answer together exceed the model's context."""
+
+
+class ExportError(SpeechPruneError):
+    """A checkpoint cannot be turned into a bundle."""
+
+
+class UnsupportedModelError(ExportError):
+    """The checkpoint's architecture belongs to no family that export knows."""
+
+
+class ParityError(ExportError):
+    """An exported graph differs from its torch module by more than the stated tolerance."""

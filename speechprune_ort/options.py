@@ -1,0 +1,161 @@
+"""What a caller may choose: how audio is pruned and how an answer is generated."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from speechprune_ort.errors import OptionError
+
+__all__ = [
+    "AttentionForm",
+    "DeviceName",
+    "GenerationOptions",
+    "Method",
+    "Positions",
+    "PruningOptions",
+]
+
+Method = Literal["speechprune", "similarity", "attention", "random", "crop", "truncate", "none"]
+Positions = Literal["renumbered", "original"]
+AttentionForm = Literal["binarized", "float"]
+DeviceName = Literal["auto", "cuda", "cpu"]
+
+
+def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise OptionError(f"{name} must be one of {', '.join(allowed)}, not {value!r}.")
+
+
+def _number(name: str, value: object, ok: bool, wanted: str) -> None:
+    # bool is an int in Python; True as a rate or a count is a slip, not a choice.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not ok:
+        raise OptionError(f"{name} must be {wanted}, not {value!r}.")
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise OptionError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+
+
+@dataclass(frozen=True, slots=True)
+class PruningOptions:
+    """Which audio tokens reach the language model.
+
+    Attributes:
+        method: ``speechprune`` (both phases of arXiv:2412.12009), ``similarity`` (phase 1
+            alone), ``attention`` (phase 2 alone), ``random`` tokens, ``crop`` (one random
+            contiguous stretch), ``truncate`` (the beginning of the recording, as today's
+            stacks do it), ``none`` (every token).
+        pruning_rate: share of the budget that is removed, 0 <= rate < 1, the paper's PR. Of
+            a 750-token budget 0.2 leaves 600 tokens, however long the recording is.
+        budget: tokens that phase 1 leaves; None takes one window of the model (750 for
+            Qwen2-Audio).
+        frame_temperature: of the softmax over one-second frames, eq. 6; 1.0 is the paper's. Lower
+            concentrates the budget on the best frames, higher spreads it.
+        attention: phase 2 from sign-binarized projections (the paper's, eq. 9-10) or from
+            the layer's own float ones (the ablation that shows what binarizing costs).
+        single_head: phase 2 over the whole width instead of head by head.
+        seed: of ``random`` and ``crop``.
+        positions: ``renumbered`` gives kept tokens consecutive positions (what the paper's
+            setting amounts to); ``original`` leaves each at the position that it had.
+
+    Raises:
+        OptionError: a value is out of range.
+    """
+
+    method: Method = "speechprune"
+    pruning_rate: float = 0.2
+    budget: int | None = None
+    frame_temperature: float = 1.0
+    attention: AttentionForm = "binarized"
+    single_head: bool = False
+    seed: int = 0
+    positions: Positions = "renumbered"
+
+    def __post_init__(self) -> None:
+        _choice("method", self.method, get_args(Method))
+        _choice("attention", self.attention, get_args(AttentionForm))
+        _choice("positions", self.positions, get_args(Positions))
+        rate = self.pruning_rate
+        _number(
+            "pruning_rate",
+            rate,
+            isinstance(rate, (int, float)) and 0 <= rate < 1,
+            "at least 0 and below 1",
+        )
+        warmth = self.frame_temperature
+        _number(
+            "frame_temperature",
+            warmth,
+            isinstance(warmth, (int, float)) and 0 < warmth < math.inf,
+            "positive and finite",
+        )
+        if self.budget is not None:
+            _whole("budget", self.budget, 1)
+        _whole("seed", self.seed, 0)
+
+    def kept_tokens(self, total: int, window_tokens: int) -> int:
+        """How many of ``total`` audio tokens these options keep.
+
+        Args:
+            total: audio tokens of the recording.
+            window_tokens: tokens of one window of the model, the default budget.
+
+        Returns:
+            ``total`` for method ``none``; otherwise the budget less the pruning rate,
+            rounded to the nearest token, at least 1 and at most ``total``.
+
+        >>> PruningOptions(pruning_rate=0.2).kept_tokens(2200, 750)
+        600
+        >>> PruningOptions(pruning_rate=0.2).kept_tokens(100, 750)
+        80
+        """
+        if self.method == "none":
+            return total
+        budget = min(self.budget or window_tokens, total)
+        return max(1, min(total, round(budget * (1 - self.pruning_rate))))
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    """How the answer's tokens are chosen.
+
+    Attributes:
+        max_new_tokens: upper bound on the answer's length, in tokens.
+        temperature: 0 is greedy; above 0 samples from the softmax of logits / temperature.
+        top_p: sample from the smallest set of tokens whose probability reaches this share,
+            0 < top_p <= 1. Without effect when greedy.
+        seed: of sampling.
+        stop: the answer ends before the first of these strings; the string is not returned.
+
+    Raises:
+        OptionError: a value is out of range.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _whole("max_new_tokens", self.max_new_tokens, 1)
+        warmth, share = self.temperature, self.top_p
+        _number(
+            "temperature",
+            warmth,
+            isinstance(warmth, (int, float)) and 0 <= warmth < math.inf,
+            "0 (greedy) or positive and finite",
+        )
+        _number(
+            "top_p",
+            share,
+            isinstance(share, (int, float)) and 0 < share <= 1,
+            "above 0 and at most 1",
+        )
+        _whole("seed", self.seed, 0)
+        if isinstance(self.stop, str) or not all(isinstance(s, str) and s for s in self.stop):
+            raise OptionError(f"stop must be a tuple of non-empty strings, not {self.stop!r}.")
+        object.__setattr__(self, "stop", tuple(self.stop))

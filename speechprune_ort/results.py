@@ -1,0 +1,179 @@
+"""What comes back from a question: the answer, what was kept of the audio, and the time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechprune_ort.options import GenerationOptions, PruningOptions
+
+__all__ = ["STAGES", "Answer", "Pruning", "Span", "Timings", "spans_of"]
+
+STAGES = (
+    "audio",  # decode and resample
+    "log_mel",
+    "encoder",
+    "embed",  # the prompt's own tokens
+    "prune",  # both phases, first-layer projections included
+    "assemble",
+    "prefill",
+    "decode",
+)
+"""Stages of an answer, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of the recording, in seconds."""
+
+    start: float
+    end: float
+
+
+def spans_of(indices: NDArray[np.int64], tokens_per_second: float) -> tuple[Span, ...]:
+    """Stretches of time that runs of neighbouring tokens cover.
+
+    Args:
+        indices: ascending token indices.
+        tokens_per_second: of the model.
+
+    >>> spans_of(np.array([0, 1, 2, 50]), 25.0)
+    (Span(start=0.0, end=0.12), Span(start=2.0, end=2.04))
+    """
+    if not len(indices):
+        return ()
+    runs = np.split(indices, np.flatnonzero(np.diff(indices) > 1) + 1)
+    return tuple(
+        Span(
+            round(float(run[0]) / tokens_per_second, 3),
+            round(float(run[-1] + 1) / tokens_per_second, 3),
+        )
+        for run in runs
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """What pruning kept.
+
+    Attributes:
+        options: as used.
+        indices: (kept,) int64, ascending, of the recording's audio tokens.
+        total: audio tokens of the recording.
+        spans: the kept stretches in seconds.
+        similarity: (total,) float32 phase 1 score of every token, or None.
+        attention: float32 phase 2 score of every token that phase 1 left, or None.
+        candidates: int64 indices of the tokens that ``attention`` belongs to, or None.
+    """
+
+    options: PruningOptions
+    indices: NDArray[np.int64]
+    total: int
+    spans: tuple[Span, ...]
+    similarity: NDArray[np.float32] | None = None
+    attention: NDArray[np.float32] | None = None
+    candidates: NDArray[np.int64] | None = None
+
+    @property
+    def kept(self) -> int:
+        """Audio tokens that reached the language model."""
+        return len(self.indices)
+
+    @property
+    def kept_share(self) -> float:
+        """Share of the recording's audio tokens that was kept."""
+        return self.kept / self.total
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds per stage, in the order of ``STAGES``."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stages."""
+        return sum(self.seconds.values())
+
+    @property
+    def first_token(self) -> float:
+        """Seconds from the recording to the first token of the answer."""
+        return self.total - self.seconds.get("decode", 0.0)
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the time spent in the block to a stage."""
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            spent = perf_counter() - started
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer and how it came about.
+
+    Attributes:
+        text: what the model said.
+        token_ids: of the answer, the stop token not among them.
+        finish_reason: ``stop`` (the model ended), ``length`` (max_new_tokens) or
+            ``stop_string``.
+        question: what was asked.
+        seconds: length of the recording.
+        prompt_tokens: positions of the prompt, kept audio included.
+        pruning: what was kept.
+        generation: options as used.
+        timings: seconds per stage.
+        device: where it ran.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: Literal["stop", "length", "stop_string"]
+    question: str
+    seconds: float
+    prompt_tokens: int
+    pruning: Pruning
+    generation: GenerationOptions
+    timings: Timings
+    device: str
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens of the answer a second of decoding."""
+        spent = self.timings.seconds.get("decode", 0.0)
+        return len(self.token_ids) / spent if spent else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; per-token scores are left out."""
+        pruning = self.pruning
+        return {
+            "text": self.text,
+            "token_ids": list(self.token_ids),
+            "finish_reason": self.finish_reason,
+            "question": self.question,
+            "seconds": round(self.seconds, 3),
+            "device": self.device,
+            "prompt_tokens": self.prompt_tokens,
+            "pruning": {
+                "options": asdict(pruning.options),
+                "total": pruning.total,
+                "kept": pruning.kept,
+                "kept_share": round(pruning.kept_share, 4),
+                "rate_of_budget": pruning.options.pruning_rate,
+                "indices": pruning.indices.tolist(),
+                "spans": [[span.start, span.end] for span in pruning.spans],
+            },
+            "generation": asdict(self.generation),
+            "timings": {name: round(s, 6) for name, s in self.timings.seconds.items()},
+            "tokens_per_second": round(self.tokens_per_second, 2),
+        }

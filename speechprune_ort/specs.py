@@ -1,0 +1,255 @@
+"""The graphs of a bundle: names, dtypes and axes, declared once.
+
+Export names its dynamic axes from these specs and verifies each graph against them; the
+runtime checks the same specs, as stored in the manifest, against the sessions it opens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = [
+    "AUDIO_ENCODER",
+    "AXES",
+    "DECODER",
+    "EMBED_TOKENS",
+    "FIRST_LAYER_QK",
+    "FIRST_LAYER_QK_FLOAT",
+    "Dimensions",
+    "GraphSpec",
+    "TensorSpec",
+    "graph_specs",
+    "past_name",
+    "present_name",
+]
+
+AUDIO_ENCODER = "audio_encoder"
+EMBED_TOKENS = "embed_tokens"
+FIRST_LAYER_QK = "first_layer_qk"
+FIRST_LAYER_QK_FLOAT = "first_layer_qk_float"
+DECODER = "decoder"
+
+AXES = (
+    "batch",  # sequences decoded together, 1 here
+    "windows",  # 30-second pieces of a recording
+    "mel_bins",
+    "frames",  # log-mel frames of a window, one per hop
+    "window_tokens",  # audio tokens of a whole window
+    "tokens",  # tokens in a row, text or audio
+    "hidden",  # width of the language model
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "past",  # cache positions going in
+    "total",  # cache positions coming out, past + tokens
+    "last",  # positions with logits: the last one
+    "vocab",
+)
+"""The one vocabulary of axis names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dimensions:
+    """Sizes of the axes that a checkpoint fixes.
+
+    Attributes:
+        mel_bins: log-mel bins, 80 or 128.
+        frames: log-mel frames of one window, 3000 for 30 s.
+        window_tokens: audio tokens of one window, 750 for Qwen2-Audio.
+        hidden: width of the language model.
+        layers: its decoder layers.
+        heads: its query heads.
+        kv_heads: its key and value heads; fewer than ``heads`` when grouped.
+        head_dim: width of a head.
+        vocab: its vocabulary.
+        context: positions that it was trained for.
+    """
+
+    mel_bins: int
+    frames: int
+    window_tokens: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    context: int
+
+
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+}
+"""ONNX Runtime's type names as numpy's."""
+
+
+class GraphTensor(Protocol):
+    """An input or output as ``onnxruntime.InferenceSession`` describes it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def type(self) -> str:
+        """Its type in ONNX Runtime's words, such as ``tensor(float)``."""
+
+    @property
+    def shape(self) -> Sequence[object]:
+        """Its dimensions: an int where fixed, anything else where dynamic."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of a graph.
+
+    Attributes:
+        name: of the tensor in the graph.
+        dtype: numpy name, such as ``float32``.
+        axes: an axis name per dimension, all from ``AXES``.
+        shape: the size per dimension, None where it varies.
+    """
+
+    name: str
+    dtype: str
+    axes: tuple[str, ...]
+    shape: tuple[int | None, ...]
+
+    def mismatch(self, found: GraphTensor) -> str | None:
+        """What differs between this spec and a tensor of a graph.
+
+        Returns:
+            A phrase such as ``"has dtype float16, expected float32"``; None if all agrees.
+        """
+        dtype = DTYPES.get(found.type, found.type)
+        if dtype != self.dtype:
+            return f"has dtype {dtype}, expected {self.dtype}"
+        if len(found.shape) != len(self.shape):
+            axes = ", ".join(self.axes)
+            return f"has {len(found.shape)} axes, expected {len(self.shape)} ({axes})"
+        for axis, size, expected in zip(self.axes, found.shape, self.shape, strict=True):
+            # A graph may leave open what we know to be fixed, never the other way round.
+            if isinstance(size, int) and size != expected:
+                wanted = "a dynamic axis" if expected is None else str(expected)
+                return f"has {size} along {axis}, expected {wanted}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSpec:
+    """What goes into a graph and what comes out, in order."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def mismatch(self, inputs: Sequence[GraphTensor], outputs: Sequence[GraphTensor]) -> str | None:
+        """What differs between this spec and a graph: names first, then dtypes, then axes.
+
+        Args:
+            inputs: of the graph, in any order.
+            outputs: of the graph, in any order.
+
+        Returns:
+            A phrase that names the tensor; None if all agrees.
+        """
+        sides = (("input", self.inputs, inputs), ("output", self.outputs, outputs))
+        for side, specs, found in sides:
+            by_name = {tensor.name: tensor for tensor in found}
+            expected = sorted(spec.name for spec in specs)
+            if sorted(by_name) != expected:
+                return f"{side}s are {sorted(by_name)}, expected {expected}"
+        for side, specs, found in sides:
+            by_name = {tensor.name: tensor for tensor in found}
+            for spec in specs:
+                problem = spec.mismatch(by_name[spec.name])
+                if problem:
+                    return f"{side} {spec.name} {problem}"
+        return None
+
+
+def past_name(layer: int, kind: str) -> str:
+    """Decoder input that holds the cache of a layer; ``kind`` is ``key`` or ``value``."""
+    return f"past_key_values.{layer}.{kind}"
+
+
+def present_name(layer: int, kind: str) -> str:
+    """Decoder output that holds the cache of a layer; ``kind`` is ``key`` or ``value``."""
+    return f"present.{layer}.{kind}"
+
+
+def graph_specs(dims: Dimensions, float_dtype: str) -> dict[str, GraphSpec]:
+    """Every graph that a bundle may hold.
+
+    Args:
+        dims: sizes fixed by the checkpoint.
+        float_dtype: dtype of embeddings, cache and logits: ``float32`` on CPU, ``float16``
+            on CUDA, where grouped-query attention has no float32 kernel.
+
+    Returns:
+        Specs by graph name.
+    """
+    sizes: dict[str, int | None] = {
+        "mel_bins": dims.mel_bins,
+        "frames": dims.frames,
+        "window_tokens": dims.window_tokens,
+        "hidden": dims.hidden,
+        "heads": dims.heads,
+        "kv_heads": dims.kv_heads,
+        "head_dim": dims.head_dim,
+        "vocab": dims.vocab,
+        "last": 1,
+    }
+
+    def tensor(name: str, dtype: str, *axes: str) -> TensorSpec:
+        return TensorSpec(name, dtype, axes, tuple(sizes.get(axis) for axis in axes))
+
+    def projection(name: str) -> GraphSpec:
+        return GraphSpec(
+            name,
+            (tensor("audio_embeds", float_dtype, "tokens", "hidden"),),
+            (
+                tensor("query", "float32", "tokens", "heads", "head_dim"),
+                tensor("key", "float32", "tokens", "kv_heads", "head_dim"),
+            ),
+        )
+
+    def cache(names: Iterable[str], axis: str) -> tuple[TensorSpec, ...]:
+        return tuple(tensor(n, float_dtype, "batch", "kv_heads", axis, "head_dim") for n in names)
+
+    layers = [(layer, kind) for layer in range(dims.layers) for kind in ("key", "value")]
+    specs = (
+        GraphSpec(
+            AUDIO_ENCODER,
+            (
+                tensor("input_features", "float32", "windows", "mel_bins", "frames"),
+                tensor("feature_lengths", "int64", "windows"),
+            ),
+            (tensor("audio_embeds", float_dtype, "windows", "window_tokens", "hidden"),),
+        ),
+        GraphSpec(
+            EMBED_TOKENS,
+            (tensor("token_ids", "int64", "tokens"),),
+            (tensor("embeds", float_dtype, "tokens", "hidden"),),
+        ),
+        projection(FIRST_LAYER_QK),
+        projection(FIRST_LAYER_QK_FLOAT),
+        GraphSpec(
+            DECODER,
+            (
+                tensor("inputs_embeds", float_dtype, "batch", "tokens", "hidden"),
+                tensor("attention_mask", "int64", "batch", "total"),
+                tensor("position_ids", "int64", "batch", "tokens"),
+                *cache((past_name(*layer) for layer in layers), "past"),
+            ),
+            (
+                tensor("logits", float_dtype, "batch", "last", "vocab"),
+                *cache((present_name(*layer) for layer in layers), "total"),
+            ),
+        ),
+    )
+    return {spec.name: spec for spec in specs}

@@ -1,0 +1,75 @@
+"""Fixtures: tiny random checkpoints and their bundles, made once a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a bundle need torch and transformers to make one."""
+    for item in items:
+        if {"bundle", "bundles", "checkpoints"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.export)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what tests remember about bundles out of the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Folder of a tiny checkpoint, written on first use."""
+    from tiny import Tiny, write_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+    made: dict[Tiny, Path] = {}
+
+    def get(tiny: Tiny) -> Path:
+        if tiny not in made:
+            made[tiny] = write_checkpoint(folder / str(len(made)), tiny)
+        return made[tiny]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def bundles(checkpoints: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Bundle of a tiny checkpoint at a precision, exported on first use."""
+    from speechprune_ort.export.pipeline import export_bundle
+
+    folder = tmp_path_factory.mktemp("bundles")
+    made: dict[Any, Path] = {}
+
+    def get(tiny: Any, precision: str = "fp32") -> Path:
+        key = (tiny, precision)
+        if key not in made:
+            out = folder / str(len(made))
+            export_bundle(str(checkpoints(tiny)), out, precision=precision)
+            made[key] = out
+        return made[key]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def bundle(bundles: Any) -> Path:
+    """The fp32 bundle of the first tiny checkpoint."""
+    from tiny import TINY
+
+    folder: Path = bundles(TINY[0])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tone() -> NDArray[np.float32]:
+    """75 s of a signal that changes all the time, (samples,) float32 at 16 kHz."""
+    from signals import speech_like
+
+    return speech_like(75.0)

@@ -1,0 +1,60 @@
+"""Log-mel equals transformers' Whisper extractor: on golden files, and value by value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from signals import speech_like
+from speechprune_ort.runtime.audio import split_windows
+from speechprune_ort.runtime.features import LogMel
+
+GOLDEN = Path(__file__).parent / "golden" / "log_mel.npz"
+TOLERANCE = 1e-4
+
+
+@pytest.mark.parametrize("mel_bins", [80, 128])
+@pytest.mark.parametrize(
+    ("seconds", "windows"), [(1.0, 1), (29.9, 1), (30.0, 1), (30.1, 2), (75.0, 3)]
+)
+def test_golden_recordings(seconds: float, windows: int, mel_bins: int) -> None:
+    extract = LogMel(mel_bins=mel_bins)
+    features, lengths = extract.windows(split_windows(speech_like(seconds), 480_000))
+    assert features.shape == (windows, mel_bins, 3000)
+    assert features.dtype == np.float32
+    with np.load(GOLDEN) as golden:
+        for number in range(windows):
+            key = f"{mel_bins}/{seconds}/{number}"
+            np.testing.assert_allclose(
+                features[number, ::7, ::13], golden[f"{key}/values"], rtol=0, atol=TOLERANCE
+            )
+            total = features[number].sum(dtype=np.float64)
+            assert total == pytest.approx(float(golden[f"{key}/sum"]), rel=1e-6, abs=0.5)
+            assert lengths[number] == golden[f"{key}/frames"]
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("mel_bins", [80, 128])
+@pytest.mark.parametrize(
+    "samples", [1, 2, 159, 160, 161, 199, 200, 201, 400, 401, 16_001, 479_599, 479_799, 479_800,
+                479_801, 479_999, 480_000],
+)  # fmt: skip
+def test_every_value_of_awkward_lengths(samples: int, mel_bins: int) -> None:
+    from transformers import WhisperFeatureExtractor
+
+    window = speech_like(30.0)[-samples:] + np.float32(0.01)
+    out = WhisperFeatureExtractor(feature_size=mel_bins)(
+        window, sampling_rate=16_000, return_tensors="np", return_attention_mask=True
+    )
+    features, valid = LogMel(mel_bins=mel_bins)(window)
+    np.testing.assert_allclose(features, out["input_features"][0], rtol=0, atol=TOLERANCE)
+    assert valid == out["attention_mask"].sum()
+
+
+def test_silence_and_padding_are_the_same_floor() -> None:
+    silence: NDArray[np.float32] = np.zeros(16_000, np.float32)
+    features, valid = LogMel()(silence)
+    assert valid == 100
+    np.testing.assert_array_equal(features, features[0, 0])

@@ -1,0 +1,139 @@
+"""What is installed, what is imported, and what must never be."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+IMPORT_EVERYTHING = """
+import importlib, pkgutil, sys
+
+BANNED = ("torch", "transformers", "onnx", "onnxscript")
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in BANNED:
+            raise ImportError(f"the runtime tried to import {name}")
+
+sys.meta_path.insert(0, Refuse())
+import speechprune_ort
+names = [m.name for m in pkgutil.walk_packages(speechprune_ort.__path__, "speechprune_ort.")
+         if not m.name.startswith("speechprune_ort.export") and not m.name.endswith("__main__")]
+import speechprune_ort.runtime
+names += [m.name for m in pkgutil.iter_modules(speechprune_ort.runtime.__path__,
+                                               "speechprune_ort.runtime.")]
+for name in names:
+    importlib.import_module(name)
+speechprune_ort.SpeechLLM
+assert len(names) > 15, names
+print(sorted(set(BANNED) & set(sys.modules)))
+"""
+
+
+def test_the_runtime_never_imports_torch_or_transformers() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", IMPORT_EVERYTHING], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[]"
+
+
+def test_asking_never_imports_torch(bundle: Path) -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from speechprune_ort import SpeechLLM\n"
+        "model = SpeechLLM(sys.argv[1], 'cpu')\n"
+        "model.ask(np.zeros(16000, np.float32), 'Who?', sampling_rate=16000, max_new_tokens=2)\n"
+        "print([m for m in ('torch', 'transformers', 'onnx') if m in sys.modules])\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, check=False
+    )
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_without_onnxruntime_the_message_is_the_install_line() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['onnxruntime'] = None\n"
+        "import speechprune_ort\n"
+        "try:\n"
+        "    speechprune_ort.SpeechLLM\n"
+        "except speechprune_ort.DeviceError as error:\n"
+        "    print(error)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert "speechprune-ort[cpu]" in result.stdout, result.stderr
+
+
+def test_the_two_wings_never_import_each_other() -> None:
+    for wing, other in (("export", "runtime"), ("runtime", "export")):
+        for path in (ROOT / wing).rglob("*.py"):
+            assert f"speechprune_ort.{other}" not in path.read_text(), path
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    # Without isolation: setuptools of this environment, nothing fetched.
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return out
+
+
+def test_the_wheel_holds_one_package(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"speechprune_ort", "speechprune_ort-0.1.0.dist-info"}
+    for wanted in (
+        "py.typed",
+        "export/speech.flac",
+        "export/families/qwen2_audio.py",
+        "runtime/pruning.py",
+        "cli/ask.py",
+    ):
+        assert f"speechprune_ort/{wanted}" in names
+    modules = {
+        f"speechprune_ort/{p.relative_to(ROOT)}"
+        for wing in ("export", "runtime")
+        for p in (ROOT / wing).rglob("*.py")
+    }
+    modules |= {str(p.relative_to(ROOT)) for p in (ROOT / "speechprune_ort").rglob("*.py")}
+    assert modules == {name for name in names if name.endswith(".py")}
+
+
+def test_the_sdist_builds_what_the_wheel_holds(built: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = archive.getnames()
+    for wanted in ("export/pipeline.py", "runtime/decoder.py", "LICENSE", "README.md"):
+        assert f"speechprune_ort-0.1.0/{wanted}" in names
+
+
+def test_public_names_are_there_and_sorted() -> None:
+    import speechprune_ort
+    from speechprune_ort import errors
+
+    for module in (speechprune_ort, errors):
+        assert sorted(module.__all__) == list(module.__all__)
+        assert all(getattr(module, name) for name in module.__all__)
+    raised = {
+        c.__name__
+        for c in vars(errors).values()
+        if isinstance(c, type) and issubclass(c, errors.SpeechPruneError)
+    }
+    assert raised == set(errors.__all__)
+    assert all(name in str(errors.__doc__) for name in errors.__all__)

@@ -1,0 +1,137 @@
+"""Every method keeps exactly as many tokens as it should, in order, the same every time."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from speechprune_ort.runtime.pruning import (
+    keep_by_attention,
+    keep_by_similarity,
+    received_attention,
+    similarity_scores,
+)
+from speechprune_ort.runtime.selection import METHODS, Selection, select
+
+from speechprune_ort import OptionError, PruningOptions
+from speechprune_ort.options import Method
+
+HIDDEN = 8
+
+
+def embeddings(tokens: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((tokens, HIDDEN)).astype(np.float32)
+
+
+def project(audio: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return audio.reshape(len(audio), 2, 4) * 3, audio.reshape(len(audio), 2, 4)
+
+
+def never(_: NDArray[Any]) -> Any:
+    raise AssertionError("this method has no use for projections")
+
+
+def choose(options: PruningOptions, tokens: int, window: int = 50, with_: Any = None) -> Selection:
+    return select(
+        options, embeddings(tokens), embeddings(3, seed=1),
+        window_tokens=window, frame_tokens=5, project=with_ or project,
+    )  # fmt: skip
+
+
+def test_every_method_of_the_options_is_registered() -> None:
+    assert set(METHODS) == set(get_args(Method))
+
+
+@given(
+    method=st.sampled_from(get_args(Method)),
+    tokens=st.integers(1, 130),
+    rate=st.floats(0, 0.99),
+    budget=st.one_of(st.none(), st.integers(1, 200)),
+    seed=st.integers(0, 3),
+)
+@settings(max_examples=300, deadline=None)
+def test_exact_count_time_order_and_determinism(
+    method: Any, tokens: int, rate: float, budget: int | None, seed: int
+) -> None:
+    options = PruningOptions(method=method, pruning_rate=rate, budget=budget, seed=seed)
+    kept = choose(options, tokens).indices
+    assert len(kept) == options.kept_tokens(tokens, 50)
+    assert 1 <= len(kept) <= tokens
+    assert kept.dtype == np.int64
+    assert (np.diff(kept) > 0).all()
+    assert 0 <= kept[0] <= kept[-1] < tokens
+    assert kept.tolist() == choose(options, tokens).indices.tolist()
+
+
+def test_counts_are_the_papers() -> None:
+    for rate, kept in ((0.2, 600), (0.4, 450), (0.6, 300), (0.8, 150)):
+        assert PruningOptions(pruning_rate=rate).kept_tokens(2200, 750) == kept
+    assert PruningOptions(pruning_rate=0).kept_tokens(2200, 750) == 750
+    assert PruningOptions(pruning_rate=0.2).kept_tokens(100, 750) == 80
+    assert PruningOptions(method="none").kept_tokens(2200, 750) == 2200
+    assert PruningOptions(pruning_rate=0.99).kept_tokens(10, 750) == 1
+
+
+def test_speechprune_is_phase_2_among_what_phase_1_left() -> None:
+    found = choose(PruningOptions(pruning_rate=0.4), 120)
+    audio = embeddings(120)
+    scores = similarity_scores(audio, embeddings(3, seed=1))
+    first = keep_by_similarity(scores, 50, 5)
+    second = received_attention(*project(audio[first]))
+    np.testing.assert_array_equal(found.similarity, scores)
+    np.testing.assert_array_equal(found.candidates, first)
+    np.testing.assert_array_equal(found.attention, second)
+    np.testing.assert_array_equal(found.indices, first[keep_by_attention(second, 30)])
+
+
+def test_phase_2_is_left_out_when_it_has_nothing_to_remove() -> None:
+    found = choose(PruningOptions(pruning_rate=0.0), 120, with_=never)
+    assert found.attention is None
+    np.testing.assert_array_equal(
+        found.indices, choose(PruningOptions(method="similarity", pruning_rate=0), 120).indices
+    )
+
+
+def test_baselines_are_what_their_names_say() -> None:
+    options = {"pruning_rate": 0.2}
+    first = choose(PruningOptions(method="truncate", **options), 120, with_=never).indices
+    assert first.tolist() == list(range(40))
+    assert choose(PruningOptions(method="none"), 120, with_=never).indices.tolist() == list(
+        range(120)
+    )
+    starts, randoms = set(), set()
+    for seed in range(20):
+        crop = choose(PruningOptions(method="crop", seed=seed, **options), 120, with_=never).indices
+        assert (np.diff(crop) == 1).all()
+        starts.add(int(crop[0]))
+        random = choose(
+            PruningOptions(method="random", seed=seed, **options), 120, with_=never
+        ).indices
+        randoms.add(tuple(random.tolist()))
+    assert len(starts) > 10
+    assert len(randoms) == 20
+
+
+def test_only_similarity_reads_the_text() -> None:
+    nan = np.full((3, HIDDEN), np.nan, np.float32)
+    for method in get_args(Method):
+        options = PruningOptions(method=method, pruning_rate=0.5)
+        call = lambda options=options: select(  # noqa: E731
+            options, embeddings(60), nan, window_tokens=50, frame_tokens=5, project=project
+        )
+        if method in ("speechprune", "similarity"):
+            with pytest.raises(OptionError, match="text embeddings"):
+                call()
+        else:
+            call()
+
+
+def test_single_head_reaches_phase_2() -> None:
+    many = choose(PruningOptions(pruning_rate=0.4), 120)
+    one = choose(PruningOptions(pruning_rate=0.4, single_head=True), 120)
+    np.testing.assert_array_equal(many.candidates, one.candidates)
+    assert not np.allclose(np.asarray(many.attention), np.asarray(one.attention))

