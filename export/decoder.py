@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-from speechprune_ort.export.graph_file import quiet, save, store_half
-from speechprune_ort.export.precision import Plan, Target
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from speechprune_ort.errors import ExportError
+from speechprune_ort.export.graph_file import quiet, save, store_half
+from speechprune_ort.export.precision import Plan, Target
 
 __all__ = ["export_decoder"]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from speechprune_ort.export.graph_file import OPSET, save
-from speechprune_ort.export.precision import Plan
 from torch import Tensor
 
+from speechprune_ort.export.graph_file import OPSET, save
+from speechprune_ort.export.precision import Plan
 from speechprune_ort.specs import GraphSpec
 
 __all__ = ["export_embed_tokens"]

@@ -13,11 +13,11 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
-from speechprune_ort.export.graph_file import OPSET, save, store_half, torch_to_ir
-from speechprune_ort.export.precision import Plan
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from speechprune_ort.export.graph_file import OPSET, save, store_half, torch_to_ir
+from speechprune_ort.export.precision import Plan
 from speechprune_ort.specs import Dimensions, GraphSpec
 
 __all__ = ["BinaryProjection", "FloatProjection", "export_binarized", "export_float"]

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import torch
-from speechprune_ort.export.precision import Weights
 from torch import Tensor, nn
 
+from speechprune_ort.export.precision import Weights
 from speechprune_ort.specs import GraphSpec
 
 __all__ = ["OPSET", "OPSET_CONTRIB", "quiet", "save", "store_half", "torch_to_ir", "with_weights"]

@@ -18,6 +18,9 @@ import numpy as np
 import soundfile
 import torch
 from numpy.typing import NDArray
+from transformers import WhisperFeatureExtractor
+
+from speechprune_ort.errors import ExportError
 from speechprune_ort.export.audio_encoder import export_audio_encoder
 from speechprune_ort.export.decoder import export_decoder
 from speechprune_ort.export.embed_tokens import export_embed_tokens
@@ -31,9 +34,6 @@ from speechprune_ort.export.first_layer_qk import (
 from speechprune_ort.export.graph_file import quiet
 from speechprune_ort.export.parity import Checked, verify_decoder, verify_graph
 from speechprune_ort.export.precision import WORDS, Plan, Target, plan
-from transformers import WhisperFeatureExtractor
-
-from speechprune_ort.errors import ExportError
 from speechprune_ort.manifest import (
     MANIFEST_FILE,
     TOKENIZER_FILE,

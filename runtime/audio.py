@@ -10,7 +10,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from speechprune_ort.errors import AudioError
+from speechprune_ort.errors import AudioError, OptionError
 
 __all__ = ["SAMPLING_RATE", "load_audio", "split_windows"]
 
@@ -32,7 +32,8 @@ def load_audio(
         (samples,) float32 at 16 kHz, channels averaged, full scale at 1.
 
     Raises:
-        AudioError: the source is missing, is no audio, is empty, or holds NaN or infinity.
+        AudioError: the source is missing, is no audio, is empty, holds NaN or infinity, or an
+            array comes without its rate.
     """
     if isinstance(source, np.ndarray):
         name = "The array"
@@ -50,6 +51,8 @@ def load_audio(
         raise AudioError(f"{name} holds NaN or infinite samples: repair or record it again.")
     if rate != SAMPLING_RATE:
         samples = soxr.resample(samples, rate, SAMPLING_RATE, quality="HQ")
+        if samples.size == 0:
+            raise AudioError(f"{name} is shorter than one sample at 16 kHz: give a longer one.")
     return np.ascontiguousarray(samples, np.float32)
 
 
@@ -88,7 +91,9 @@ def _explained(name: str) -> AudioError:
 
 
 def _from_array(array: NDArray[Any], rate: int | None) -> tuple[NDArray[np.float32], int]:
-    if rate is None or isinstance(rate, bool) or rate != int(rate) or rate <= 0:
+    # A remainder compares False for NaN and infinity, too, where int() would raise.
+    whole = isinstance(rate, (int, float, np.number)) and not isinstance(rate, bool)
+    if rate is None or not whole or not rate > 0 or not rate % 1 == 0:
         raise AudioError(
             f"An array needs its sampling rate in Hz as a positive whole number, not {rate!r}: "
             "give sampling_rate."
@@ -124,7 +129,12 @@ def split_windows(samples: NDArray[np.float32], window_samples: int) -> list[NDA
     Returns:
         Views of ``samples``, in order.
 
+    Raises:
+        OptionError: ``window_samples`` is below 1.
+
     >>> [len(w) for w in split_windows(np.zeros(10, np.float32), 4)]
     [4, 4, 2]
     """
+    if window_samples < 1:
+        raise OptionError(f"window_samples must be at least 1, not {window_samples}.")
     return [samples[at : at + window_samples] for at in range(0, len(samples), window_samples)]

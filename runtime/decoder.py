@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from speechprune_ort.runtime.device import Device
 
+from speechprune_ort.runtime.device import Device
 from speechprune_ort.specs import Dimensions, past_name, present_name
 
 __all__ = ["Decoder"]

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from speechprune_ort.errors import AudioError, OptionError
+
 __all__ = ["LogMel", "mel_filters"]
 
 FLOOR = 1e-10  # of the mel power, before the logarithm
@@ -36,7 +38,13 @@ def mel_filters(mel_bins: int, n_fft: int, sampling_rate: int) -> NDArray[np.flo
         sampling_rate: in Hz.
 
     Returns:
-        (mel_bins, n_fft // 2 + 1) float32.
+        (mel_bins, n_fft // 2 + 1) float32, 2 / width in Hz at each triangle's peak.
+
+    Four filters over bins of 1 kHz: the linear part of the scale ends at 1 kHz, and the
+    triangles grow wider and lower above it.
+
+    >>> mel_filters(4, 16, 16_000).argmax(axis=1).tolist()
+    [1, 1, 2, 4]
     """
     low, high = _hertz_to_mel(np.array([0.0, 8000.0]))
     edges = _mel_to_hertz(np.linspace(low, high, mel_bins + 2))
@@ -59,6 +67,16 @@ class LogMel:
         hop_length: samples from one frame to the next.
         mel_bins: filters.
         window_seconds: length that every window is padded to with silence.
+
+    Raises:
+        OptionError: a length or count is not positive.
+
+    One second of silence: every value is the floor, (log10(1e-10) + 4) / 4, and 100 of the 3000
+    frames are audio.
+
+    >>> features, valid = LogMel()(np.zeros(16_000, np.float32))
+    >>> features.shape, valid, np.unique(features).round(4).tolist()
+    ((80, 3000), 100, [-1.5])
     """
 
     sampling_rate: int = 16_000
@@ -70,6 +88,9 @@ class LogMel:
     _taper: NDArray[np.float32] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for name in ("sampling_rate", "n_fft", "hop_length", "mel_bins", "window_seconds"):
+            if not getattr(self, name) > 0:
+                raise OptionError(f"{name} must be positive, not {getattr(self, name)}.")
         filters = mel_filters(self.mel_bins, self.n_fft, self.sampling_rate)
         # Periodic Hann: one sample more than the frame, without the last.
         taper = np.hanning(self.n_fft + 1)[:-1].astype(np.float32)
@@ -89,7 +110,17 @@ class LogMel:
 
         Returns:
             (mel_bins, frames) float32, padded with silence; and how many frames are audio.
+
+        Raises:
+            AudioError: the window is empty, longer than one window, not one-dimensional, or
+                holds NaN or infinity.
         """
+        longest = self.frames * self.hop_length
+        if samples.ndim != 1 or not 1 <= len(samples) <= longest:
+            raise AudioError(
+                f"A window holds 1 to {longest} samples of one channel, not {samples.shape}: "
+                "cut the recording with split_windows."
+            )
         half, hop, frames = self.n_fft // 2, self.hop_length, self.frames
         valid = min(frames, -(-len(samples) // hop))
         # Frames that no sample reaches are silence, whose value is known: not computed.
@@ -107,7 +138,11 @@ class LogMel:
         power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
         mel = np.full((self.mel_bins, frames), np.log10(np.float32(FLOOR)), np.float32)
         np.log10(np.maximum(self._filters @ power.T, FLOOR), out=mel[:, :heard])
-        np.maximum(mel, mel.max() - DYNAMIC_RANGE, out=mel)
+        loudest = mel.max()
+        # NaN and infinity reach the maximum: no pass of its own over the samples.
+        if not np.isfinite(loudest):
+            raise AudioError("The window holds NaN, infinite or far too large samples: repair it.")
+        np.maximum(mel, loudest - DYNAMIC_RANGE, out=mel)
         mel += 4
         mel /= 4
         return mel, valid

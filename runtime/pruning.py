@@ -27,7 +27,7 @@ __all__ = [
 Floats = NDArray[np.floating[Any]]
 
 ROWS_AT_ONCE = 256  # embeddings widened at a time: stays in the cache at any hidden size
-QUERIES_AT_ONCE = 512  # rows of the attention matrix at a time: 5,000 tokens need 10 MB
+ATTENTION_AT_ONCE = 1 << 22  # values of the attention matrix at a time: 16 MB of float32
 
 
 def _check(name: str, array: NDArray[Any], axes: tuple[str, ...]) -> None:
@@ -40,6 +40,11 @@ def _check(name: str, array: NDArray[Any], axes: tuple[str, ...]) -> None:
 def _check_finite(name: str, array: NDArray[Any]) -> None:
     if not np.isfinite(array).all():
         raise OptionError(f"{name} holds NaN or infinity: nothing can be ranked by it.")
+
+
+def _check_at_least_1(name: str, count: int) -> None:
+    if count < 1:
+        raise OptionError(f"{name} must be at least 1, not {count}.")
 
 
 def similarity_scores(audio: Floats, text: Floats) -> NDArray[np.float32]:
@@ -75,7 +80,7 @@ def similarity_scores(audio: Floats, text: Floats) -> NDArray[np.float32]:
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
     direction = np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0).mean(axis=0)
 
-    scores = np.empty(len(audio), np.float32)
+    scores = np.zeros(len(audio), np.float32)  # what embeddings of zeros keep
     for start in range(0, len(audio), ROWS_AT_ONCE):
         rows = audio[start : start + ROWS_AT_ONCE].astype(np.float32, copy=False)
         norms = np.sqrt(np.einsum("nd,nd->n", rows, rows))
@@ -83,7 +88,6 @@ def similarity_scores(audio: Floats, text: Floats) -> NDArray[np.float32]:
         _check_finite("audio embeddings", norms)
         out = scores[start : start + len(rows)]
         np.divide(rows @ direction, norms, out=out, where=norms > 0)
-        out[norms == 0] = 0
     return scores
 
 
@@ -97,10 +101,15 @@ def frame_scores(scores: Floats, frame_tokens: int) -> NDArray[np.float64]:
     Returns:
         (frames,) float64.
 
+    Raises:
+        OptionError: a score is not finite, or a frame has no tokens.
+
     >>> frame_scores(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), 2).tolist()
     [3.0, 7.0, 5.0]
     """
     _check("token scores", scores, ("tokens",))
+    _check_finite("token scores", scores)
+    _check_at_least_1("frame_tokens", frame_tokens)
     return np.add.reduceat(scores.astype(np.float64), np.arange(0, len(scores), frame_tokens))
 
 
@@ -124,7 +133,8 @@ def frame_budgets(
         (frames,) int64, each at most its size.
 
     Raises:
-        OptionError: a score is not finite, or shapes differ.
+        OptionError: a score is not finite, shapes differ, ``n_keep`` is negative, or the
+            temperature is not positive.
 
     Two frames of 4 tokens: shares of 5 are 4.4 and 0.6, the first is full at 4, and the token
     that is over goes to the second.
@@ -136,9 +146,16 @@ def frame_budgets(
     _check_finite("frame scores", scores)
     if sizes.shape != scores.shape:
         raise OptionError(f"{len(scores)} frame scores need as many sizes, not {sizes.shape}.")
+    if n_keep < 0:
+        raise OptionError(f"n_keep must be at least 0, not {n_keep}.")
+    if not 0 < temperature < np.inf:
+        raise OptionError(f"temperature must be positive and finite, not {temperature}.")
     n_keep = min(int(n_keep), int(sizes.sum()))
-    warm = scores.astype(np.float64) / temperature
-    shares = np.exp(warm - warm.max())
+    below = scores.astype(np.float64)
+    below -= below.max()
+    # Divided after the subtraction: however low the temperature, the best frame stays at 0.
+    with np.errstate(over="ignore"):
+        shares = np.exp(below / temperature)
     shares *= n_keep / shares.sum()
     whole = np.floor(shares)
     budgets: NDArray[np.int64] = np.minimum(whole, sizes).astype(np.int64)
@@ -171,35 +188,50 @@ def keep_by_similarity(
         (min(n_keep, tokens),) int64 indices in time order.
 
     Raises:
-        OptionError: a score is not finite, or nothing is to be kept.
+        OptionError: a score is not finite, nothing is to be kept, or a frame has no tokens.
 
     >>> keep_by_similarity(np.array([0.1, 0.9, 0.8, 0.2]), 2, frame_tokens=2).tolist()
     [1, 2]
     """
     _check("token scores", scores, ("tokens",))
     _check_finite("token scores", scores)
-    if n_keep < 1:
-        raise OptionError(f"at least 1 token must be kept, not {n_keep}.")
+    _check_at_least_1("n_keep", n_keep)
+    _check_at_least_1("frame_tokens", frame_tokens)
     tokens = len(scores)
     if n_keep >= tokens:
         return np.arange(tokens)
-    frames = np.arange(tokens) // frame_tokens
-    sizes = np.bincount(frames)
+    frame_tokens = min(frame_tokens, tokens)
+    frames = -(-tokens // frame_tokens)
+    sizes = np.full(frames, frame_tokens)
+    sizes[-1] = tokens - (frames - 1) * frame_tokens
     budgets = frame_budgets(frame_scores(scores, frame_tokens), sizes, n_keep, temperature)
-    # Sorted by frame, then by score from high to low, then by time: a token's place in its
-    # frame is its place in that order less the tokens of earlier frames.
-    order = np.lexsort((-scores, frames))
-    place = np.arange(tokens) - (np.cumsum(sizes) - sizes)[frames[order]]
-    kept: NDArray[np.int64] = np.sort(order[place < budgets[frames[order]]])
-    return kept
+    # One row a frame, best first; what the last frame lacks is filled with infinitely bad ones,
+    # which no budget reaches.
+    badness = np.full((frames, frame_tokens), np.inf, scores.dtype)
+    badness.ravel()[:tokens] = -scores
+    order = np.argsort(badness, axis=1, kind="stable")
+    chosen = np.zeros((frames, frame_tokens), bool)
+    np.put_along_axis(chosen, order, np.arange(frame_tokens) < budgets[:, None], axis=1)
+    return np.flatnonzero(chosen)
 
 
 def binarize(x: NDArray[Any]) -> NDArray[np.int8]:
     """Signs, with sign(0) = +1 so that values stay binary, eq. 9.
 
+    Args:
+        x: of any shape.
+
+    Returns:
+        int8 of the same shape, each -1 or +1. Products of these are exact with int32 sums,
+        and in float32 up to a width of 2^24.
+
+    Raises:
+        OptionError: a value is not finite.
+
     >>> binarize(np.array([-0.5, 0.0, 2.0])).tolist()
     [-1, 1, 1]
     """
+    _check_finite("the array to binarize", x)
     return np.where(x >= 0, np.int8(1), np.int8(-1))
 
 
@@ -244,12 +276,16 @@ def received_attention(
 
     received = np.zeros(tokens, np.float64)
     scale = np.float32(1 / np.sqrt(head_dim))
+    rows = max(1, ATTENTION_AT_ONCE // tokens)
     for head in range(heads):
-        keys = np.ascontiguousarray(key[:, head // group].T, np.float32) * scale
+        keys = np.ascontiguousarray(key[:, head // group].T, np.float32)
         queries = np.ascontiguousarray(query[:, head], np.float32)
-        for start in range(0, tokens, QUERIES_AT_ONCE):
-            attention = queries[start : start + QUERIES_AT_ONCE] @ keys
+        for start in range(0, tokens, rows):
+            attention = queries[start : start + rows] @ keys
+            # Scaled last: binarized Q' and K' are whole numbers, and so are these products and
+            # differences, exact in float32 up to 2^24.
             attention -= attention.max(axis=1, keepdims=True)
+            attention *= scale
             np.exp(attention, out=attention)
             # Weights of the rows instead of a division of the whole matrix.
             received += (1 / attention.sum(axis=1)) @ attention
@@ -275,6 +311,5 @@ def keep_by_attention(scores: Floats, n_keep: int) -> NDArray[np.int64]:
     """
     _check("attention scores", scores, ("tokens",))
     _check_finite("attention scores", scores)
-    if n_keep < 1:
-        raise OptionError(f"at least 1 token must be kept, not {n_keep}.")
+    _check_at_least_1("n_keep", n_keep)
     return np.sort(np.argsort(-scores, kind="stable")[:n_keep])

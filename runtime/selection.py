@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from speechprune_ort.errors import OptionError
+from speechprune_ort.options import Method, PruningOptions
 from speechprune_ort.runtime.pruning import (
     keep_by_attention,
     keep_by_similarity,
     received_attention,
     similarity_scores,
 )
-
-from speechprune_ort.options import Method, PruningOptions
 
 __all__ = ["METHODS", "Projection", "Request", "Selection", "select"]
 
@@ -72,6 +73,10 @@ class Request:
         """Phase 2 among ``candidates``."""
         query, key = self.project(self.audio[candidates])
         scores = received_attention(query, key, single_head=self.options.single_head)
+        if len(scores) != len(candidates):
+            raise OptionError(
+                f"project gave {len(scores)} tokens for {len(candidates)}: it must keep each one."
+            )
         kept = keep_by_attention(scores, self.n_keep)
         return Selection(candidates[kept], attention=scores, candidates=candidates)
 
@@ -142,8 +147,17 @@ def select(
         Exactly ``options.kept_tokens(tokens, window_tokens)`` tokens, in time order.
 
     Raises:
-        OptionError: embeddings are empty, of different widths, or not finite.
+        OptionError: there are no audio tokens, a size is below 1, or a method that reads the
+            embeddings finds them of different widths or not finite.
     """
+    if audio.ndim != 2 or audio.size == 0:
+        raise OptionError(
+            "audio embeddings must be a non-empty array (tokens, hidden), not of shape "
+            f"{audio.shape}."
+        )
+    for name, size in (("window_tokens", window_tokens), ("frame_tokens", frame_tokens)):
+        if size < 1:
+            raise OptionError(f"{name} must be at least 1, not {size}.")
     tokens = len(audio)
     request = Request(
         options=options,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnxruntime as ort
-from speechprune_ort.runtime.device import Device
 
 from speechprune_ort.errors import BundleError, DeviceError
+from speechprune_ort.runtime.device import Device
 from speechprune_ort.specs import GraphSpec
 
 __all__ = ["open_session"]

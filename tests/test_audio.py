@@ -12,9 +12,9 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from speechprune_ort.runtime.audio import SAMPLING_RATE, load_audio, split_windows
 
-from speechprune_ort import AudioError
+from speechprune_ort import AudioError, OptionError
+from speechprune_ort.runtime.audio import SAMPLING_RATE, load_audio, split_windows
 
 
 def sine(rate: int, seconds: float = 1.0, hertz: float = 440.0) -> NDArray[np.float32]:
@@ -94,7 +94,7 @@ def test_an_array_is_never_changed() -> None:
     np.testing.assert_array_equal(before, sine(16_000))
 
 
-@pytest.mark.parametrize("rate", [None, 0, -1, 16_000.5, True])
+@pytest.mark.parametrize("rate", [None, 0, -1, 16_000.5, True, np.nan, np.inf, "16000"])
 def test_an_array_needs_its_rate(rate: Any) -> None:
     with pytest.raises(AudioError, match="sampling_rate"):
         load_audio(sine(16_000), rate)
@@ -108,12 +108,23 @@ def test_an_array_needs_its_rate(rate: Any) -> None:
         (np.array([0.1, np.inf]), "infinite"),
         (np.zeros((2, 3, 4)), "shape"),
         (np.zeros((2, 16_000)), "transpose"),
+        (np.zeros((16_000, 0)), "no samples"),
         (np.array(["a", "b"]), "numbers"),
     ],
 )
 def test_arrays_that_are_no_sound(array: NDArray[Any], words: str) -> None:
     with pytest.raises(AudioError, match=words):
         load_audio(array, 16_000)
+
+
+def test_too_short_to_resample_is_an_error_not_an_empty_array() -> None:
+    with pytest.raises(AudioError, match="shorter than one sample"):
+        load_audio(np.array([0.1], np.float32), 48_000)
+
+
+@pytest.mark.parametrize("rate", [16_000, np.int64(16_000), 16_000.0])
+def test_a_rate_may_be_any_whole_number(rate: Any) -> None:
+    np.testing.assert_array_equal(load_audio(sine(16_000), rate), sine(16_000))
 
 
 def test_files_that_are_no_sound(tmp_path: Path) -> None:
@@ -153,3 +164,10 @@ def test_windows_hold_every_sample_once(total: int, size: int) -> None:
     np.testing.assert_array_equal(np.concatenate(windows), samples)
     assert all(len(window) == size for window in windows[:-1])
     assert 1 <= len(windows[-1]) <= size
+    assert all(np.shares_memory(window, samples) for window in windows)
+
+
+@pytest.mark.parametrize("size", [0, -5])
+def test_a_window_has_a_length(size: int) -> None:
+    with pytest.raises(OptionError, match="window_samples"):
+        split_windows(sine(16_000), size)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from speechprune_ort.runtime import bundle as bundle_module
 from tiny import TINY, write_checkpoint
 
 from speechprune_ort import (
@@ -25,6 +24,7 @@ from speechprune_ort import (
     UnsupportedModelError,
 )
 from speechprune_ort.manifest import MANIFEST_FILE, Manifest
+from speechprune_ort.runtime import bundle as bundle_module
 
 
 @pytest.fixture
@@ -172,9 +172,8 @@ def test_a_failing_disk_leaves_nothing_behind(
 def test_a_parity_failure_fails_the_export(
     checkpoints: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from speechprune_ort.export import pipeline
-
     from speechprune_ort import ParityError
+    from speechprune_ort.export import pipeline
 
     good = pipeline.export_binarized
 
@@ -210,8 +209,9 @@ def test_an_interrupted_export_leaves_nothing_behind(
 
 
 def test_unknown_architectures_are_refused_by_name(tmp_path: Path) -> None:
-    from speechprune_ort.export.pipeline import export_bundle
     from transformers import LlamaConfig
+
+    from speechprune_ort.export.pipeline import export_bundle
 
     config = LlamaConfig()
     config.architectures = ["LlamaForCausalLM"]

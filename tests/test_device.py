@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from speechprune_ort import DeviceError, OptionError, SpeechLLM
 from speechprune_ort.runtime import device as device_module
 from speechprune_ort.runtime import session as session_module
 from speechprune_ort.runtime.decoder import Decoder
 from speechprune_ort.runtime.device import Device, cuda_problem, resolve_device
-
-from speechprune_ort import DeviceError, OptionError, SpeechLLM
 from speechprune_ort.specs import Dimensions, TensorSpec
 
 DIMS = Dimensions(

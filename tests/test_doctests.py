@@ -7,20 +7,20 @@ import importlib
 import pkgutil
 
 import pytest
-import speechprune_ort.runtime
 
 import speechprune_ort
+import speechprune_ort.runtime
 
 PACKAGES = (speechprune_ort, speechprune_ort.runtime)
 MODULES = sorted(
     {
         found.name
         for package in PACKAGES
-        for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
-        if found.name.split(".")[-1] not in ("__main__", "export")
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+        if found.name.split(".")[1] not in ("__main__", "export")
     }
 )
-WITH_EXAMPLES = {"options", "manifest", "results", "pruning", "audio", "sampling"}
+WITH_EXAMPLES = {"options", "manifest", "results", "pruning", "audio", "features", "sampling"}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -29,3 +29,8 @@ def test_examples(name: str) -> None:
     assert result.failed == 0
     if name.rsplit(".", 1)[-1] in WITH_EXAMPLES:
         assert result.attempted > 0
+
+
+def test_no_module_with_examples_is_missed() -> None:
+    assert {name.rsplit(".", 1)[-1] for name in MODULES} >= WITH_EXAMPLES
+    assert "speechprune_ort.cli.ask" in MODULES

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from speechprune_ort.runtime.decoder import Decoder
-from speechprune_ort.runtime.prompt import build_prompt
 from tiny import TINY, Tiny
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
 from speechprune_ort import GenerationOptions, PruningOptions, SpeechLLM
 from speechprune_ort.results import Timings
+from speechprune_ort.runtime.decoder import Decoder
+from speechprune_ort.runtime.prompt import build_prompt
 
 QUESTION = "Who owns the budget?"
 NEW_TOKENS = 32

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from speechprune_ort.runtime.prompt import build_prompt
-from speechprune_ort.runtime.sampling import Sampler
-from speechprune_ort.runtime.text_stream import TextStream
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from speechprune_ort import GenerationOptions, OptionError, PromptError, PruningOptions, SpeechLLM
 from speechprune_ort.manifest import PromptPiece
+from speechprune_ort.runtime.prompt import build_prompt
+from speechprune_ort.runtime.sampling import Sampler
+from speechprune_ort.runtime.text_stream import TextStream
 
 
 def byte_tokenizer() -> Tokenizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
+from speechprune_ort import OptionError, PruningOptions
+from speechprune_ort.options import Method
 from speechprune_ort.runtime.pruning import (
     keep_by_attention,
     keep_by_similarity,
@@ -16,9 +20,6 @@ from speechprune_ort.runtime.pruning import (
     similarity_scores,
 )
 from speechprune_ort.runtime.selection import METHODS, Selection, select
-
-from speechprune_ort import OptionError, PruningOptions
-from speechprune_ort.options import Method
 
 HIDDEN = 8
 
@@ -97,7 +98,7 @@ def test_phase_2_is_left_out_when_it_has_nothing_to_remove() -> None:
 
 
 def test_baselines_are_what_their_names_say() -> None:
-    options = {"pruning_rate": 0.2}
+    options: dict[str, Any] = {"pruning_rate": 0.2}
     first = choose(PruningOptions(method="truncate", **options), 120, with_=never).indices
     assert first.tolist() == list(range(40))
     assert choose(PruningOptions(method="none"), 120, with_=never).indices.tolist() == list(
@@ -120,14 +121,44 @@ def test_only_similarity_reads_the_text() -> None:
     nan = np.full((3, HIDDEN), np.nan, np.float32)
     for method in get_args(Method):
         options = PruningOptions(method=method, pruning_rate=0.5)
-        call = lambda options=options: select(  # noqa: E731
-            options, embeddings(60), nan, window_tokens=50, frame_tokens=5, project=project
+        call = partial(
+            select, options, embeddings(60), nan, window_tokens=50, frame_tokens=5, project=project
         )
         if method in ("speechprune", "similarity"):
             with pytest.raises(OptionError, match="text embeddings"):
                 call()
         else:
             call()
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+@pytest.mark.parametrize("change", ["tokens", "hidden", "axes", "window_tokens", "frame_tokens"])
+def test_nothing_to_choose_from_is_an_error(method: Any, change: str) -> None:
+    audio = {
+        "tokens": embeddings(0),
+        "hidden": embeddings(60)[:, :0],
+        "axes": embeddings(60)[0],
+    }.get(change, embeddings(60))
+    sizes = {"window_tokens": 50, "frame_tokens": 5}
+    if change in sizes:
+        sizes[change] = 0
+    with pytest.raises(OptionError, match=change if change in sizes else "audio embeddings"):
+        select(PruningOptions(method=method), audio, embeddings(3), project=project, **sizes)
+
+
+def test_a_projection_that_loses_tokens_is_an_error() -> None:
+    with pytest.raises(OptionError, match="project gave 49 tokens for 50"):
+        choose(PruningOptions(), 120, with_=lambda audio: project(audio[1:]))
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_inputs_are_never_changed(method: Any) -> None:
+    audio, text = embeddings(120), embeddings(3, seed=1)
+    audio.flags.writeable = text.flags.writeable = False  # numpy raises on a write
+    select(
+        PruningOptions(method=method), audio, text,
+        window_tokens=50, frame_tokens=5, project=project,
+    )  # fmt: skip
 
 
 def test_single_head_reaches_phase_2() -> None:

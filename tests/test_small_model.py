@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from speechprune_ort.runtime.audio import load_audio
 from test_equality import NEW_TOKENS, Reference
 
 from speechprune_ort import GenerationOptions, PruningOptions, SpeechLLM
+from speechprune_ort.runtime.audio import load_audio
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDING = ROOT / "scripts" / "recording" / "meeting.ogg"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from speechprune_ort.export.families import qwen2_audio
-from speechprune_ort.export.families.base import Checkpoint
 from transformers import AutoConfig
 
 from speechprune_ort.errors import ExportError, UnsupportedModelError
+from speechprune_ort.export.families import qwen2_audio
+from speechprune_ort.export.families.base import Checkpoint
 
 __all__ = ["FAMILIES", "Checkpoint", "load_checkpoint"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_prompt
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -20,6 +19,7 @@ from transformers import (
 )
 
 from speechprune_ort.errors import ExportError, UnsupportedModelError
+from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_prompt
 from speechprune_ort.manifest import AudioSpec
 from speechprune_ort.specs import Dimensions
 
