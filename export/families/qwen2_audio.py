@@ -133,7 +133,7 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
         prompt=split_prompt(_render(processor), processor.audio_token, tokenizer),
         stop_token_ids=_stop_tokens(model, tokenizer),
         revision=getattr(config, "_commit_hash", None),
-        notes=tuple(getattr(config, "notes", ()) or ()),
+        notes=tuple(getattr(config, "bundle_notes", ())),
     )
 
 

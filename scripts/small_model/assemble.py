@@ -49,6 +49,12 @@ def silence_transformers() -> None:
     library.utils.logging.disable_progress_bar()
 
 
+UNTRAINED = (
+    "the embedded default model is not trained yet: its projector is a seeded start, and what it "
+    "answers has nothing to do with the recording"
+)
+
+
 def checkpoint_config(parts: Parts, audio_token: int) -> Any:
     """The ``Qwen2AudioConfig``, with every size of the encoder read off its weights."""
     encoder, text = parts.encoder, parts.language_model.config
@@ -164,6 +170,8 @@ def write_checkpoint(parts: Parts, folder: Path, report: Report) -> None:
     # where they find nothing take 10,000 without a word.
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     written["text_config"]["rope_theta"] = text["rope_theta"]
+    # Export carries this into the bundle, and `ask` prints it.
+    written["bundle_notes"] = [UNTRAINED]
     write_json(folder / "config.json", written)
     # safetensors makes its file readable to its owner alone; the others follow the umask.
     (folder / WEIGHTS_FILE).chmod((folder / "config.json").stat().st_mode)
