@@ -1,25 +1,36 @@
-# Sourced by scripts/demo and scripts/test: makes .venv, or brings it up to date.
-# Everything is pinned in constraints.txt; a stamp says what an environment was made from, and
-# is written last, so a half-made one is completed.
+# Sourced by the scripts that need an environment: makes it, or brings it up to date.
 
-python=$(command -v python3.11 || command -v python3) || {
-  echo "error: no python3 found: install Python 3.11." >&2
-  exit 2
-}
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-  echo "error: $python is older than Python 3.11: install Python 3.11." >&2
-  exit 2
+# make_environment FOLDER STAMP INSTALL: a virtual environment in FOLDER, filled by the function
+# INSTALL, which is given its python. STAMP says what it is made from and is written last, so a
+# half-made environment is completed and an outdated one brought up to date.
+make_environment() {
+  local folder=$1 stamp=$2 install=$3 python
+  [ "$(cat "$folder/stamp" 2>/dev/null)" != "$stamp" ] || return 0
+  python=$(command -v python3.11 || command -v python3) || {
+    echo "error: no python3 found: install Python 3.11." >&2
+    exit 2
+  }
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "error: $python is older than Python 3.11: install Python 3.11." >&2
+    exit 2
+  }
+  echo "making the environment in $folder" >&2
+  [ -x "$folder/bin/python" ] || "$python" -m venv --clear "$folder"
+  rm -f "$folder/stamp"
+  "$install" "$folder/bin/python"
+  echo "$stamp" > "$folder/stamp"
 }
 
-stamp=$(cat pyproject.toml constraints.txt | sha256sum | cut -d' ' -f1)
-if [ "$(cat .venv/stamp 2>/dev/null)" != "$stamp" ]; then
-  echo "making the environment in .venv" >&2
-  [ -x .venv/bin/python ] || "$python" -m venv --clear .venv
-  rm -f .venv/stamp
-  # torch first and by itself: asked for together with the rest, a resolver may choose
-  # another build of it.
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+# torch comes first and by itself: asked for together with the rest, a resolver may choose
+# another build of it.
+install_project() {
+  "$1" -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+  "$1" -m pip install --quiet --disable-pip-version-check -c constraints.txt \
     --editable '.[export-cpu,test]'
-  echo "$stamp" > .venv/stamp
-fi
+}
+
+# The environment of scripts/demo and scripts/test, in .venv, pinned by constraints.txt.
+project_environment() {
+  make_environment .venv "$(cat pyproject.toml constraints.txt | sha256sum | cut -d' ' -f1)" \
+    install_project
+}

@@ -116,7 +116,8 @@ class GraphEntry:
         precision: what its weights are stored and computed in, in words.
         spec: its inputs and outputs.
         parity: comparisons made at export; empty where the graph could not be run.
-        unverified: why it could not be run, or None.
+        unverified: what the comparisons lack: made on another device than the target, or not
+            made at all, and why; None where nothing is lacking.
     """
 
     file: str

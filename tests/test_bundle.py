@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tiny import TINY, write_checkpoint
 
 from speechprune_ort import (
     BundleError,
+    DeviceError,
     ExportError,
     IntegrityError,
     SpeechLLM,
@@ -248,3 +250,27 @@ def test_impossible_plans_are_refused_before_anything_is_read(
 
     with pytest.raises(ExportError, match=word):
         export_bundle("no/such", tmp_path / "out", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int4"])
+def test_a_bundle_for_cuda_says_what_was_not_compared_on_cuda(
+    precision: str, checkpoints: Any, tmp_path: Path
+) -> None:
+    import onnxruntime
+
+    from speechprune_ort.export.pipeline import export_bundle
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this machine's wheel has CUDA: nothing is left uncompared")
+    # Narrow weights: in 4 bits, wide random ones are another model.
+    export_bundle(
+        str(checkpoints(replace(TINY[4], spread=0.05))), tmp_path / "bundle",
+        precision=precision, target="cuda",
+    )  # fmt: skip
+    manifest = Manifest.read(tmp_path / "bundle")
+    assert manifest.float_dtype == "float16"
+    for name, graph in manifest.graphs.items():
+        assert "no CUDA here" in str(graph.unverified), name
+        assert graph.parity, f"{name} runs on the CPU, too, and was not compared"
+    with pytest.raises(DeviceError, match="CUDA cannot be used here"):
+        SpeechLLM(tmp_path / "bundle")

@@ -198,3 +198,13 @@ def test_doctor_calls_no_wheel_and_two_wheels_broken(
     (finding,) = (f for f in doctor_module.examine() if f.what == "wheel")
     assert finding.broken
     assert words in str(finding.cure)
+
+
+def test_doctor_prints_install_lines_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    doctor_module = importlib.import_module("speechprune_ort.cli.doctor")
+    monkeypatch.setattr(doctor_module, "installed_version", lambda _: None)
+    monkeypatch.setenv("COLUMNS", "200")
+    doctor_module.doctor(as_json=False)
+    assert "speechprune-ort[export-cpu]" in capsys.readouterr().out

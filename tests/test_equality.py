@@ -123,6 +123,8 @@ def test_ids_and_logits_equal_transformers(
     assert list(answer.token_ids) == [i for i in expected if i not in stops]
     assert len(set(expected)) >= 8, "these weights repeat themselves: they would prove little"
     assert answer.pruning.total == answer.pruning.kept
+    # One placeholder has become exactly the tokens of every window.
+    assert answer.prompt_tokens == reference.inputs(samples)["input_ids"].shape[1]
 
     # And the numbers behind them, one teacher-forced step after the other.
     embeds = model._encode(samples, Timings())

@@ -40,6 +40,7 @@ class Tiny:
     head_dim: int = 16
     seed: int = 0
     negative_gains: bool = False
+    spread: float = 0.3  # of the weights: a narrow random model repeats one token
 
     @property
     def name(self) -> str:
@@ -75,8 +76,7 @@ def write_checkpoint(folder: Path, tiny: Tiny) -> Path:
         "tie_word_embeddings": tiny.tied,
         "eos_token_id": fast.convert_tokens_to_ids("<|im_end|>"),
         "bos_token_id": None,
-        # Wide weights: a narrow random model answers with one token over and over.
-        "initializer_range": 0.3,
+        "initializer_range": tiny.spread,
     }
     config = Qwen2AudioConfig(
         audio_config=Qwen2AudioEncoderConfig(

@@ -108,7 +108,7 @@ def ask(
     sys.stdout.flush()
     for note in model.manifest.notes:
         sys.stderr.write(f"note: {note}\n")
-    Console(stderr=True).print(summary(answer))
+    Console(stderr=True, markup=False).print(summary(answer))
 
 
 def summary(answer: Answer) -> Table:

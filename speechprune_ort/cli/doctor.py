@@ -53,7 +53,8 @@ def doctor(
         table = Table("", "found", "what to do")
         for finding in findings:
             table.add_row(finding.what, finding.found, finding.cure or "")
-        Console().print(table)
+        # Markup would take the extras in square brackets for styles.
+        Console(markup=False).print(table)
     if any(finding.broken for finding in findings):
         raise typer.Exit(1)
 

@@ -13,7 +13,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from speechprune_ort.errors import ExportError
-from speechprune_ort.manifest import Parity
+from speechprune_ort.manifest import GraphEntry, Parity
 
 if TYPE_CHECKING:
     from speechprune_ort.export.pipeline import ExportedGraph
@@ -44,7 +44,7 @@ def export(
             f"Export needs {', '.join(missing)}: pip install 'speechprune-ort[export-cpu]' "
             "(or [export-gpu] beside onnxruntime-gpu)."
         )
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console
     ) as progress:
@@ -80,7 +80,7 @@ def _table(rows: list[ExportedGraph]) -> Table:
             row.name,
             row.entry.precision,
             f"{row.bytes / 1e6:.1f}",
-            row.entry.unverified or _worst(row.entry.parity),
+            _found(row.entry),
             f"{row.seconds:.1f}",
         )
     table.add_section()
@@ -92,6 +92,11 @@ def _table(rows: list[ExportedGraph]) -> Table:
         f"{sum(row.seconds for row in rows):.1f}",
     )
     return table
+
+
+def _found(entry: GraphEntry) -> str:
+    words = [_worst(entry.parity)] if entry.parity else []
+    return "; ".join([*words, *([entry.unverified] if entry.unverified else [])])
 
 
 def _worst(parity: tuple[Parity, ...]) -> str:
