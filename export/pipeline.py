@@ -52,7 +52,7 @@ from speechprune_ort.specs import (
     graph_specs,
 )
 
-__all__ = ["ExportedGraph", "export_bundle"]
+__all__ = ["STEPS", "ExportedGraph", "export_bundle"]
 
 SPEECH = Path(__file__).with_name("speech.flac")
 """A few seconds of speech, 16 kHz, for parity on a real input."""
@@ -60,6 +60,8 @@ SPEECH = Path(__file__).with_name("speech.flac")
 QUESTION = "What is said in the recording?"
 
 Report = Callable[[str], None]
+STEPS = 9
+"""Steps that an export reports: load, five graphs, two long verifications, hashes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,14 @@ from speechprune_ort.errors import (
 )
 from speechprune_ort.manifest import Manifest
 from speechprune_ort.options import GenerationOptions, PruningOptions
-from speechprune_ort.results import Answer, Pruning, Span, Timings
+from speechprune_ort.results import Answer, AnswerStream, Pruning, Span, Timings
 
 if TYPE_CHECKING:
     from speechprune_ort.model import SpeechLLM
 
 __all__ = [
     "Answer",
+    "AnswerStream",
     "AudioError",
     "BundleError",
     "DeviceError",

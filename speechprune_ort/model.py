@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from speechprune_ort.errors import BundleError, OptionError, PromptError
 from speechprune_ort.manifest import TOKENIZER_FILE, Manifest
 from speechprune_ort.options import DeviceName, GenerationOptions, PruningOptions
-from speechprune_ort.results import Answer, Pruning, Timings, spans_of
+from speechprune_ort.results import Answer, AnswerStream, Pruning, Timings, spans_of
 from speechprune_ort.runtime.audio import load_audio, split_windows
 from speechprune_ort.runtime.bundle import verify_files
 from speechprune_ort.runtime.decoder import Decoder
@@ -119,20 +119,14 @@ class SpeechLLM:
             PromptError: the question is empty, or prompt and answer exceed the context.
             OptionError: an option has an impossible value.
         """
-        pieces = self.stream(
+        return self.stream(
             audio,
             question,
             sampling_rate=sampling_rate,
             pruning=pruning,
             generation=generation,
             **options,
-        )
-        while True:
-            try:
-                next(pieces)
-            except StopIteration as end:
-                answer: Answer = end.value
-                return answer
+        ).answer
 
     def stream(
         self,
@@ -143,12 +137,23 @@ class SpeechLLM:
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
         **options: Any,
-    ) -> Generator[str, None, Answer]:
-        """The same, yielding pieces of text as they come; returns the ``Answer``.
+    ) -> AnswerStream:
+        """The same, piece by piece as the text comes; ``.answer`` has the rest at the end.
 
-        Arguments and errors are those of ``ask``; they are checked at the first piece.
+        Arguments and errors are those of ``ask``. Options are checked at once, the recording
+        and the question at the first piece.
         """
         pruning, generation = _options(pruning, generation, options)
+        return AnswerStream(self._stream(audio, question, sampling_rate, pruning, generation))
+
+    def _stream(
+        self,
+        audio: Audio,
+        question: str,
+        sampling_rate: int | None,
+        pruning: PruningOptions,
+        generation: GenerationOptions,
+    ) -> Generator[str, None, Answer]:
         timings = Timings()
         with timings.measure("audio"):
             samples = load_audio(audio, sampling_rate)

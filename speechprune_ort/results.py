@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from speechprune_ort.options import GenerationOptions, PruningOptions
 
-__all__ = ["STAGES", "Answer", "Pruning", "Span", "Timings", "spans_of"]
+__all__ = ["STAGES", "Answer", "AnswerStream", "Pruning", "Span", "Timings", "spans_of"]
 
 STAGES = (
     "audio",  # decode and resample
@@ -177,3 +177,33 @@ class Answer:
             "timings": {name: round(s, 6) for name, s in self.timings.seconds.items()},
             "tokens_per_second": round(self.tokens_per_second, 2),
         }
+
+
+class AnswerStream(Iterator[str]):
+    """An answer on its way: iterate over pieces of text, then read ``answer``.
+
+    Args:
+        pieces: yields text and returns the ``Answer``.
+    """
+
+    def __init__(self, pieces: Generator[str, None, Answer]) -> None:
+        self._pieces = pieces
+        self._answer: Answer | None = None
+
+    def __next__(self) -> str:
+        """The next piece of text, as soon as it is there."""
+        try:
+            return next(self._pieces)
+        except StopIteration as end:
+            # An exhausted generator gives no value a second time.
+            self._answer = self._answer or end.value
+            raise
+
+    @property
+    def answer(self) -> Answer:
+        """The whole answer; waits for pieces that have not been read."""
+        for _ in self:
+            pass
+        if self._answer is None:
+            raise RuntimeError("the answer was not finished: an error ended it")
+        return self._answer

@@ -12,8 +12,14 @@ from numpy.typing import NDArray
 from tiny import TINY, Tiny
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
-from speechprune_ort import GenerationOptions, PruningOptions, SpeechLLM
-from speechprune_ort.results import Timings
+from speechprune_ort import (
+    AudioError,
+    GenerationOptions,
+    OptionError,
+    PruningOptions,
+    SpeechLLM,
+)
+from speechprune_ort.results import STAGES, Timings
 from speechprune_ort.runtime.decoder import Decoder
 from speechprune_ort.runtime.prompt import build_prompt
 
@@ -245,3 +251,25 @@ def test_negative_norm_gains_are_folded_into_the_binarized_weights(
         wanted = (normed @ weights.T).unflatten(-1, (tiny.heads, tiny.head_dim)).numpy()
     (found,) = model._sessions["first_layer_qk"].run(["query"], {"audio_embeds": embeds.numpy()})
     np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_stream_gives_the_same_answer_in_pieces(bundle: Any, tone: NDArray[np.float32]) -> None:
+    model = SpeechLLM(bundle, "cpu")
+    options = {"sampling_rate": 16_000, "max_new_tokens": 12, "temperature": 0.8, "seed": 5}
+    stream = model.stream(tone[:32_000], QUESTION, **options)
+    pieces = list(stream)
+    answer = model.ask(tone[:32_000], QUESTION, **options)
+    assert len(pieces) > 1
+    assert "".join(pieces) == stream.answer.text == answer.text
+    assert stream.answer.token_ids == answer.token_ids
+    assert set(answer.timings.seconds) == set(STAGES)
+    with pytest.raises(OptionError, match="no option 'pruning_rat'"):
+        model.stream(tone, QUESTION, sampling_rate=16_000, pruning_rat=0.1)
+
+
+def test_errors_in_a_stream_reach_its_reader(bundle: Any) -> None:
+    stream = SpeechLLM(bundle, "cpu").stream("no/such.wav", QUESTION)
+    with pytest.raises(AudioError, match="No recording"):
+        list(stream)
+    with pytest.raises(RuntimeError, match="not finished"):
+        _ = stream.answer

@@ -92,15 +92,11 @@ def ask(
         _provider_options(provider_option),
     )
     pieces = model.stream(audio, question, pruning=pruning, generation=generation)
-    while True:
-        try:
-            piece = next(pieces)
-        except StopIteration as end:
-            answer: Answer = end.value
-            break
+    for piece in pieces:
         if not as_json:
             sys.stdout.write(piece)
             sys.stdout.flush()
+    answer = pieces.answer
     if as_json:
         sys.stdout.write(json.dumps(answer.to_dict(), indent=1) + "\n")
         return

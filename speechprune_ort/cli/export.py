@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from speechprune_ort.errors import ExportError
@@ -45,16 +52,21 @@ def export(
             "(or [export-gpu] beside onnxruntime-gpu)."
         )
     console = Console(stderr=True, markup=False)
-    with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console
-    ) as progress:
-        progress.add_task("load torch and transformers")
-        from speechprune_ort.export.pipeline import export_bundle
+    columns = (
+        SpinnerColumn(),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("load torch and transformers", total=1)
+        from speechprune_ort.export.pipeline import STEPS, export_bundle
+
+        progress.update(task, total=STEPS + 1)
 
         def report(step: str) -> None:
-            task = progress.tasks[-1]
-            progress.update(task.id, total=1, completed=1)
-            progress.add_task(step, total=None)
+            progress.update(task, advance=1, description=step)
 
         rows = export_bundle(
             model,
@@ -66,7 +78,7 @@ def export(
             overwrite=overwrite,
             report=report,
         )
-        progress.update(progress.tasks[-1].id, total=1, completed=1)
+        progress.update(task, advance=1, description="done")
     console.print(_table(rows))
     sys.stdout.write(f"{out}\n")
 
