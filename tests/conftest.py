@@ -19,6 +19,7 @@ if importlib.util.find_spec("torch") is None:
         "test_small_model.py",
         "test_small_model_parts.py",
         "test_small_model_sources.py",
+        "test_training_parts.py",
     ]
 
 

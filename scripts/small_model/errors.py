@@ -1,5 +1,9 @@
-"""The exception of the checkpoint builder."""
+"""The exceptions of the small model's scripts."""
 
 
 class SmallModelError(Exception):
     """Something the user can act on; its text is one sentence naming the thing and the cure."""
+
+
+class UntimedError(SmallModelError):
+    """An engine spoke a word that cannot be found in the text: it has no times for labels."""

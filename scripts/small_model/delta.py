@@ -1,0 +1,180 @@
+"""What training changed, as one small file, and how to add it to the base checkpoint.
+
+A delta holds half-precision values of the trained encoder layers, LayerNorm and projector, which
+replace the base's, and the LoRA factors of the language model, whose product is added. The sum is
+made in an order that every machine keeps, so that the result has one sha256.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from small_model.errors import SmallModelError
+from small_model.parts import check_sha256, sha256_of
+
+WEIGHTS, DELTA, RECORD = "model.safetensors", "delta.safetensors", "delta.json"
+FACTOR_A, FACTOR_B = ".lora_a", ".lora_b"
+FORMAT = {"format": "pt"}  # what transformers writes and asks for
+
+Array = npt.NDArray[Any]
+
+
+def write_delta(
+    folder: Path,
+    base: Path,
+    replaced: Mapping[str, Array],
+    factors: Mapping[str, tuple[Array, Array]],
+    scale: float,
+) -> Path:
+    """Write ``delta.safetensors`` and ``delta.json`` for a base checkpoint.
+
+    Args:
+        folder: Made where missing.
+        base: The checkpoint folder that training started from.
+        replaced: New values by the checkpoint's names.
+        factors: (A (rank, in), B (out, rank)) by the name of the matrix they change.
+        scale: The change is ``scale * B A``.
+
+    Returns:
+        The path of the weights.
+
+    Raises:
+        SmallModelError: a name is not in the base checkpoint.
+    """
+    tensors = {name: values.astype(np.float16) for name, values in replaced.items()}
+    for name, (first, second) in factors.items():
+        tensors[name + FACTOR_A] = first.astype(np.float16)
+        tensors[name + FACTOR_B] = second.astype(np.float16)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / DELTA, metadata=FORMAT)
+    (folder / DELTA).chmod(0o644)  # safetensors makes it readable to its owner alone
+    weights = base / WEIGHTS
+    result = merge(load_file(weights), load_file(folder / DELTA), scale)
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        merged = Path(work) / WEIGHTS
+        save_file(result, merged, metadata=FORMAT)
+        digest = sha256_of(merged)
+    record = {
+        "scale": scale,
+        "sha256": {
+            "base": sha256_of(weights),
+            "delta": sha256_of(folder / DELTA),
+            "result": digest,
+        },
+    }
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return folder / DELTA
+
+
+def merge(
+    base: Mapping[str, Array], delta: Mapping[str, Array], scale: float
+) -> dict[str, npt.NDArray[np.float32]]:
+    """All weights of the trained checkpoint, float32.
+
+    >>> base = {"w": np.eye(2, dtype=np.float32), "v": np.zeros(1, dtype=np.float32)}
+    >>> delta = {"w.lora_a": np.float16([[1, 2]]), "w.lora_b": np.float16([[1], [0]])}
+    >>> merge(base, delta | {"v": np.float16([3])}, 0.5)["w"].tolist()
+    [[1.5, 1.0], [0.0, 1.0]]
+
+    Raises:
+        SmallModelError: the delta has a name or shape that the base does not have.
+    """
+    merged = {name: np.asarray(values, dtype=np.float32) for name, values in base.items()}
+    for name, values in delta.items():
+        if name.endswith(FACTOR_B):
+            continue
+        target = name.removesuffix(FACTOR_A)
+        if target not in merged:
+            raise SmallModelError(f"The base checkpoint has no {target}: it is another model.")
+        changed = values
+        if name.endswith(FACTOR_A):
+            changed = lora_sum(merged[target], values, delta[target + FACTOR_B], scale)
+        if changed.shape != merged[target].shape:
+            raise SmallModelError(
+                f"{target} has shape {changed.shape} in the delta and {merged[target].shape} in "
+                "the base checkpoint: they do not belong together."
+            )
+        merged[target] = np.asarray(changed, dtype=np.float32)
+    return merged
+
+
+def lora_sum(weight: Array, first: Array, second: Array, scale: float) -> Array:
+    """``weight + scale * second @ first``, (out, in), the same to the last bit everywhere.
+
+    Each step is one rounding of float64 per element in a fixed order; a matrix product would leave
+    the order to the library.
+    """
+    total = weight.astype(np.float64)
+    left, right = scale * second.astype(np.float64), first.astype(np.float64)
+    for index in range(len(right)):
+        total += left[:, index, None] * right[index]
+    return total
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The content of ``delta.json``.
+
+    Raises:
+        SmallModelError: it is missing or damaged.
+    """
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if set(record["sha256"]) != {"base", "delta", "result"}:
+            raise KeyError("sha256")
+    except (OSError, ValueError, KeyError) as error:
+        raise SmallModelError(
+            f"{folder / RECORD} cannot be used ({error}): take the folder of the release again."
+        ) from error
+    return record
+
+
+def apply_delta(base: Path, folder: Path, out: Path) -> Path:
+    """Copy a base checkpoint to ``out`` with the delta in it.
+
+    Args:
+        base: Checkpoint folder.
+        folder: With ``delta.safetensors`` and ``delta.json``.
+        out: Must not exist; it appears once it is complete and checked.
+
+    Returns:
+        The path of the weights file.
+
+    Raises:
+        SmallModelError: base, delta or result has another sha256 than the record says.
+    """
+    if out.exists():
+        raise SmallModelError(f"{out} exists already: give another folder.")
+    record = read_record(folder)
+    digests = record["sha256"]
+    check_sha256(folder / DELTA, digests["delta"], "The delta")
+    check_sha256(base / WEIGHTS, digests["base"], "The base checkpoint")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as work:
+        fresh = Path(work) / "new"
+        shutil.copytree(base, fresh, ignore=shutil.ignore_patterns(WEIGHTS))
+        merged = merge(load_file(base / WEIGHTS), load_file(folder / DELTA), record["scale"])
+        save_file(merged, fresh / WEIGHTS, metadata=FORMAT)
+        (fresh / WEIGHTS).chmod((fresh / "config.json").stat().st_mode)
+        check_sha256(fresh / WEIGHTS, digests["result"], "The sum of base and delta")
+        fresh.rename(out)
+    return out / WEIGHTS
+
+
+def delta_sizes(path: Path) -> dict[str, int]:
+    """Numbers of values in a delta: replaced and in LoRA factors."""
+    sizes = {"replaced": 0, "lora": 0}
+    with safe_open(path, framework="numpy") as tensors:
+        for name in tensors.keys():  # noqa: SIM118 - not a mapping
+            kind = "lora" if name.endswith((FACTOR_A, FACTOR_B)) else "replaced"
+            sizes[kind] += int(np.prod(tensors.get_slice(name).get_shape()))
+    return sizes

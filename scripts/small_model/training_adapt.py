@@ -1,0 +1,265 @@
+"""The stage adapt: the language model learns to read text at 25 tokens a second.
+
+LoRA on every linear layer of the language model: first on exact embeddings, spoilt by noise, then
+on what the trained encoder really makes of recordings that it was not trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from small_model.training_align import rate_factor
+from small_model.training_data import Clip, Labels, read_clips
+from small_model.training_features import Half
+from small_model.training_reader import Reader
+from small_model.training_text import chance
+
+TRANSCRIBE = "Repeat the speech."
+
+
+@dataclass(frozen=True)
+class AdaptOptions:
+    """Settings of the stage.
+
+    Attributes:
+        mode: ``exact`` embeddings with noise, or ``real`` encoder outputs.
+        minutes: Length of this part of the stage.
+        rank: Of the LoRA factors; alpha is twice as much.
+        rate: Learning rate.
+        step_tokens: Input tokens a step, at least.
+        whole_share: Share of samples that are whole recordings.
+        decay_from: Progress after which the rate falls linearly.
+        seed: Of all chance.
+        save_minutes: Between checkpoints.
+    """
+
+    mode: str = "exact"
+    minutes: float = 10.0
+    rank: int = 16
+    rate: float = 5e-4
+    step_tokens: int = 500
+    whole_share: float = 0.1
+    decay_from: float = 0.5
+    seed: int = 1
+    save_minutes: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("exact", "real"):
+            raise ValueError("mode must be exact or real.")
+        if self.minutes <= 0 or self.rank < 1:
+            raise ValueError("minutes and rank must be positive.")
+
+
+@dataclass
+class Sample:
+    """A clip ready for the language model.
+
+    Attributes:
+        clip: Text and questions.
+        windows: Stored features of its windows of 30 s.
+        labels: Text token of each audio token, (n,).
+        tokens: Encoder outputs (n, hidden) bfloat16, once they are made.
+    """
+
+    clip: Clip
+    windows: list[Half]
+    labels: Labels
+    tokens: torch.Tensor | None = None
+
+
+def load_samples(features: Path, kind: str) -> list[Sample]:
+    """Read all clips of a kind."""
+    samples = []
+    for file in sorted(features.glob(f"{kind}-[0-9][0-9][0-9].json")):
+        for clip, windows, labels in read_clips(file.with_suffix(".npy")):
+            if not windows:
+                continue
+            samples.append(Sample(clip, windows, np.concatenate(labels)))
+    return samples
+
+
+def exact_tokens(
+    labels: Labels, embeddings: torch.Tensor, rng: random.Random, noise: bool
+) -> torch.Tensor:
+    """Embeddings of the labels, spoilt in the ways in which an encoder is wrong.
+
+    A quarter of the runs of equal tokens is mixed with another token, neighbours run into each
+    other, and all is noisy.
+
+    Returns:
+        (n, hidden) float32.
+    """
+    wanted = torch.from_numpy(labels).long()
+    tokens = embeddings[wanted].clone()
+    if not noise:
+        return tokens
+    _, runs = torch.unique_consecutive(wanted, return_inverse=True)
+    count = int(runs.max()) + 1
+    wrong = torch.rand(count) < rng.uniform(0.1, 0.4)
+    share = torch.rand(count) * 0.9 * wrong
+    other = embeddings[torch.randint(200, 30000, (count,))]
+    tokens += share[runs, None] * (other[runs] - tokens)
+    blur, shifted = rng.uniform(0, 0.5), torch.roll(tokens, rng.choice([-1, 1]), 0)
+    mixed = (torch.rand(len(tokens), 1) < 0.35).float() * blur
+    tokens = tokens + mixed * (shifted - tokens)
+    spread = float(embeddings[:1000].std())
+    return tokens + torch.randn_like(tokens) * spread * rng.uniform(0, 0.5)
+
+
+def turns_of(clip: Clip, rng: random.Random) -> list[tuple[str, str, float]]:
+    """Questions in random order, then the transcript; sometimes the transcript alone."""
+    transcript = (TRANSCRIBE, clip.text, 0.5)
+    if clip.kind != "whole" and rng.random() < 0.12:
+        return [transcript]
+    questions = rng.sample(clip.questions, len(clip.questions))
+    asked = list(dict.fromkeys(questions))
+    turns = [(question, answer, 1.0 / len(asked)) for question, answer in asked]
+    return turns if clip.kind == "whole" and rng.random() < 0.5 else [*turns, transcript]
+
+
+def adapt(
+    reader: Reader,
+    train: list[Sample],
+    development: list[Sample],
+    out: Path,
+    options: AdaptOptions,
+    report: Callable[[dict[str, Any]], None],
+    start: Path | None = None,
+) -> Path:
+    """Train the LoRA factors and write ``out/adapt-MODE.pt``; an interrupted run goes on.
+
+    Args:
+        reader: Trained in place.
+        train: From :func:`load_samples`.
+        development: Likewise, to watch the loss.
+        out: Folder for the checkpoint and ``adapt.jsonl``, the curve.
+        options: Settings.
+        report: Called with each line of the curve.
+        start: Checkpoint of the part before.
+    """
+    parameters = list(reader.lora.values())
+    optimizer = torch.optim.AdamW(parameters, options.rate, betas=(0.9, 0.98), weight_decay=0.0)
+    path, step, seen, before = out / f"adapt-{options.mode}.pt", 0, 0, 0.0
+    source = path if path.exists() else start
+    if source is not None:
+        state = torch.load(source, map_location=reader.device)
+        for name, values in state["lora"].items():
+            reader.lora[name].data.copy_(values)
+        if source == path:
+            step, seen, before = state["step"], state["tokens"], state["elapsed"]
+            optimizer.load_state_dict(state["optimizer"])
+    rng = chance(f"{options.seed}-{options.mode}-{step}")
+    torch.manual_seed(options.seed + step)
+    pools = {w: [s for s in train if (s.clip.kind == "whole") == w] for w in (True, False)}
+    order: dict[bool, list[Sample]] = {True: [], False: []}
+    began, saved, running = time.monotonic(), before - options.save_minutes, [math.nan] * 2
+    while True:
+        elapsed = before + (time.monotonic() - began) / 60
+        progress = elapsed / options.minutes
+        if elapsed - saved >= options.save_minutes or progress >= 1:
+            saved = elapsed
+            line = {
+                "stage": f"adapt-{options.mode}",
+                "minutes": round(elapsed, 2),
+                "step": step,
+                "tokens": seen,
+                "train_answer": round(running[0], 4),
+                "train_transcript": round(running[1], 4),
+                **watch(reader, development, options),
+            }
+            save(path, reader, optimizer, step, seen, elapsed, options)
+            with (out / "adapt.jsonl").open("a", encoding="utf-8") as curve:
+                curve.write(json.dumps(line) + "\n")
+            report(line)
+        if progress >= 1:
+            return path
+        factor = rate_factor(progress, step, options.decay_from)
+        for group in optimizer.param_groups:
+            group["lr"] = options.rate * factor
+        optimizer.zero_grad()
+        count, samples = 0, 0
+        while count < options.step_tokens:
+            whole = bool(pools[True]) and rng.random() < options.whole_share
+            if not order[whole]:
+                order[whole] = rng.sample(pools[whole], len(pools[whole]))
+            sample = order[whole].pop()
+            audio = audio_of(sample, reader, rng, options)
+            turns = turns_of(sample.clip, rng)
+            total, each, length = reader.loss(audio, turns)
+            total.backward()  # type: ignore[no-untyped-call]
+            count, samples = count + length, samples + 1
+            for (question, _, _), value in zip(turns, each, strict=True):
+                place = int(question == TRANSCRIBE)
+                old = running[place]
+                running[place] = value if math.isnan(old) else 0.97 * old + 0.03 * value
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad /= samples
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        step, seen = step + 1, seen + count
+
+
+def audio_of(
+    sample: Sample, reader: Reader, rng: random.Random, options: AdaptOptions, noise: bool = True
+) -> torch.Tensor:
+    """The audio tokens of a sample in the mode of the options; encoder outputs are kept."""
+    if options.mode == "real":
+        if sample.tokens is None:
+            sample.tokens = reader.upper.encode(sample.windows).to(torch.bfloat16).cpu().clone()
+        return sample.tokens
+    return exact_tokens(sample.labels, reader.embeddings.cpu(), rng, noise)
+
+
+@torch.no_grad()
+def watch(reader: Reader, development: list[Sample], options: AdaptOptions) -> dict[str, float]:
+    """Held-out cross-entropy of answers and transcripts, short clips only, and without audio."""
+    sums: dict[str, list[float]] = {"held_answer": [], "held_transcript": [], "no_audio_answer": []}
+    rng = chance(0)
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    for sample in [s for s in development if s.clip.kind in ("key", "facts")][:8]:
+        audio = audio_of(sample, reader, rng, options)
+        question, answer = sample.clip.questions[0]
+        turns = [(question, answer, 1.0), (TRANSCRIBE, sample.clip.text, 1.0)]
+        _, each, _ = reader.loss(audio, turns)
+        sums["held_answer"].append(each[0])
+        sums["held_transcript"].append(each[1])
+        sums["no_audio_answer"].append(reader.loss(audio[:0], turns[:1])[1][0])
+    torch.set_rng_state(state)
+    return {name: round(float(np.mean(v)), 4) for name, v in sums.items() if v}
+
+
+def save(
+    path: Path,
+    reader: Reader,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    tokens: int,
+    elapsed: float,
+    options: AdaptOptions,
+) -> None:
+    """Write a checkpoint that appears at once."""
+    partial = path.with_suffix(".partial")
+    torch.save(
+        {
+            "lora": {name: values.detach() for name, values in reader.lora.items()},
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+            "tokens": tokens,
+            "elapsed": elapsed,
+            "options": asdict(options),
+        },
+        partial,
+    )
+    partial.replace(path)

@@ -1,0 +1,360 @@
+"""The stage align: every audio token learns to be the embedding of the text token spoken there.
+
+Frame cross-entropy of the projected audio against the language model's own token embeddings, with
+the embedding's squared error beside it. Trained are the upper encoder layers, the LayerNorm after
+pooling and the projector; the language model is not run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - its customary name
+
+from small_model.training_data import OUTSIDE
+from small_model.training_features import TOKEN_RATE, WINDOW_TOKENS, Upper
+from small_model.training_text import chance
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class AlignOptions:
+    """Settings of the stage.
+
+    Attributes:
+        hours: Audio to pass through, repetitions counted.
+        minutes: Stop and finish the schedule after this time, if earlier.
+        batch: Windows of 30 s a step.
+        share: Tokens of a window that enter the loss.
+        slices: Parts that full windows are cut into: attention gets cheaper.
+        whole_from: Progress after which windows are whole, as in use.
+        scale: Logits a unit of embedding product, at the start.
+        encoder_rate: Learning rate of the encoder layers.
+        projector_rate: Of the projector.
+        decay_from: Progress after which rates fall linearly to zero.
+        noise: Standard deviation of noise on the features, in units of theirs.
+        seed: Of order and choice of tokens.
+        save_minutes: Between checkpoints.
+    """
+
+    hours: float = 80.0
+    minutes: float = 60.0
+    batch: int = 2
+    share: float = 0.4
+    slices: int = 3
+    whole_from: float = 0.7
+    scale: float = 6.0
+    encoder_rate: float = 4e-4
+    projector_rate: float = 1.2e-3
+    decay_from: float = 0.4
+    noise: float = 0.05
+    seed: int = 1
+    save_minutes: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.hours <= 0 or self.minutes <= 0 or self.batch < 1:
+            raise ValueError("hours, minutes and batch must be positive.")
+        if not 0 < self.share <= 1:
+            raise ValueError("share must be above 0 and at most 1.")
+
+
+class Shards:
+    """Stored windows, read from disk as they are used.
+
+    Args:
+        folder: Folder of ``KIND-NNN.npy`` and ``KIND-NNN.labels.npy``.
+        kind: ``align`` or ``development``.
+    """
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        files = sorted(folder.glob(f"{kind}-[0-9][0-9][0-9].npy"))
+        self._features = [np.load(file, mmap_mode="r") for file in files]
+        self._labels = [np.load(file.with_suffix(".labels.npy")) for file in files]
+        self.index = [(s, w) for s, part in enumerate(self._labels) for w in range(len(part))]
+        self.tokens = [int((self._labels[s][w] != OUTSIDE).sum()) for s, w in self.index]
+        self.labels = np.concatenate([part[part != OUTSIDE] for part in self._labels])
+
+    @property
+    def hours(self) -> float:
+        """Audio in all windows."""
+        return sum(self.tokens) / TOKEN_RATE / 3600
+
+    def batch(self, windows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (batch, frames, width) float32 and labels (batch, frames / 2) int64."""
+        longest = max(self.tokens[window] for window in windows)
+        features, labels = [], []
+        for window in windows:
+            shard, place = self.index[window]
+            features.append(torch.from_numpy(np.array(self._features[shard][place, : 2 * longest])))
+            labels.append(torch.from_numpy(self._labels[shard][place, :longest]))
+        return torch.stack(features).float(), torch.stack(labels).long()
+
+
+def cut(
+    features: torch.Tensor, labels: torch.Tensor, parts: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Full windows as shorter ones: (batch, n, ...) to (batch * parts, n / parts, ...)."""
+    count = len(labels) * parts
+    return features.reshape(count, -1, features.shape[-1]), labels.reshape(count, -1)
+
+
+def padding_mask(labels: torch.Tensor) -> torch.Tensor | None:
+    """(batch, 1, 1, frames) with -1e4 at padding, or None where there is none."""
+    outside = labels == OUTSIDE
+    if not bool(outside.any()):
+        return None
+    return outside.repeat_interleave(2, dim=1)[:, None, None].float() * -1e4
+
+
+class Head(torch.nn.Module):
+    """Scores of the vocabulary in use: ``scale * (h - mean) . (embedding - mean) + bias``.
+
+    Only training needs it.
+
+    Args:
+        embeddings: All token embeddings, (vocabulary, hidden).
+        labels: All labels, to know which tokens are in use and how often.
+        scale: At the start.
+    """
+
+    def __init__(self, embeddings: torch.Tensor, labels: torch.Tensor, scale: float) -> None:
+        super().__init__()
+        used, counts = torch.unique(labels, return_counts=True)
+        inverse = torch.full((len(embeddings),), -1)
+        inverse[used] = torch.arange(len(used))
+        targets = embeddings[used]
+        mean = targets.mean(0)
+        self.register_buffer("used", used)
+        self.register_buffer("inverse", inverse)
+        self.register_buffer("targets", targets, persistent=False)
+        self.register_buffer("mean", mean)
+        self.register_buffer("centred", (targets - mean).to(torch.bfloat16), persistent=False)
+        self.variance = float((targets - mean).var())
+        self.scale = torch.nn.Parameter(torch.tensor(scale))
+        self.bias = torch.nn.Parameter(0.7 * (counts.float() / counts.sum()).log())
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(n, hidden) to logits (n, tokens in use)."""
+        mean, centred = self.get_buffer("mean"), self.get_buffer("centred")
+        with torch.autocast(tokens.device.type, torch.bfloat16):
+            logits = (self.scale * (tokens - mean)) @ centred.t()
+        return logits.float() + self.bias
+
+    def losses(
+        self, tokens: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Cross-entropy, squared error in units of the embeddings' variance, and accuracy."""
+        wanted = self.get_buffer("inverse")[labels]
+        known = wanted >= 0
+        logits = self(tokens)
+        right = (logits.argmax(-1) == wanted).float()
+        entropy = F.cross_entropy(logits[known], wanted[known])
+        targets = self.get_buffer("targets")[wanted[known]]
+        error = F.mse_loss(tokens[known], targets) / self.variance
+        return entropy, error, right
+
+
+def batches(shards: Shards, size: int, rng: random.Random) -> Iterator[list[int]]:
+    """Endless epochs: full windows in batches of ``size``, shorter ones three times as many."""
+    full = [i for i, count in enumerate(shards.tokens) if count == WINDOW_TOKENS]
+    short = [i for i, count in enumerate(shards.tokens) if count < WINDOW_TOKENS]
+    while True:
+        rng.shuffle(full)
+        rng.shuffle(short)
+        # Neighbours in a pool of 48 are of like length: little padding.
+        pools = [
+            sorted(short[i : i + 48], key=shards.tokens.__getitem__)
+            for i in range(0, len(short), 48)
+        ]
+        groups = [full[i : i + size] for i in range(0, len(full), size)]
+        groups += [pool[i : i + 3 * size] for pool in pools for i in range(0, len(pool), 3 * size)]
+        rng.shuffle(groups)
+        yield from groups
+
+
+def rate_factor(progress: float, step: int, decay_from: float) -> float:
+    """Warm-up of 20 steps, constant, then linear decay to 2 %.
+
+    >>> rate_factor(0.7, 1000, 0.4)
+    0.5
+    """
+    decay = min(1.0, (1.0 - progress) / (1.0 - decay_from))
+    return min(1.0, (step + 1) / 20) * max(0.02, round(decay, 6))
+
+
+@torch.no_grad()
+def held_out(
+    upper: Upper, head: Head, shards: Shards, silence: int, windows: int
+) -> dict[str, float]:
+    """Accuracy over all tokens and over those with speech, cross-entropy and squared error.
+
+    Args:
+        upper: Switched to its exact arithmetic for this.
+        head: Scores the tokens.
+        shards: What is held out.
+        silence: Label between words.
+        windows: How many to look at.
+    """
+    device = head.bias.device
+    sums = {"accuracy": 0.0, "speech_accuracy": 0.0, "entropy": 0.0, "error": 0.0}
+    tokens = speech = 0
+    upper.eval()
+    for window in range(min(windows, len(shards.index))):
+        features, labels = shards.batch([window])
+        hidden = upper(features.to(device))[0]
+        wanted = labels[0].to(device)
+        entropy, error, right = head.losses(hidden, wanted)
+        spoken = wanted != silence
+        sums["accuracy"] += float(right.sum())
+        sums["speech_accuracy"] += float(right[spoken].sum())
+        sums["entropy"] += float(entropy) * len(wanted)
+        sums["error"] += float(error) * len(wanted)
+        tokens, speech = tokens + len(wanted), speech + int(spoken.sum())
+    upper.train()
+    counts = {name: speech if name == "speech_accuracy" else tokens for name in sums}
+    return {name: round(value / counts[name], 4) for name, value in sums.items()}
+
+
+def align(
+    upper: Upper,
+    embeddings: torch.Tensor,
+    features: Path,
+    out: Path,
+    silence: int,
+    options: AlignOptions,
+    report: Report,
+    start: Path | None = None,
+) -> Path:
+    """Train ``upper`` and write ``out/align.pt``; an interrupted run goes on from it.
+
+    Args:
+        upper: Trained in place, on its own device.
+        embeddings: The language model's, (vocabulary, hidden).
+        features: Folder of shards.
+        out: Folder for the checkpoint and ``align.jsonl``, the curve.
+        silence: Label between words; half of such tokens are left out of the loss.
+        options: Settings.
+        report: Called with each line of the curve.
+        start: An earlier ``align.pt`` to take weights from, with a schedule of its own.
+    """
+    device = upper.layer_norm.weight.device
+    torch.manual_seed(options.seed)
+    train, development = Shards(features, "align"), Shards(features, "development")
+    head = Head(embeddings.cpu(), torch.from_numpy(train.labels).long(), options.scale).to(device)
+    upper.requires_grad_(True)
+    encoder = [*upper.layers.parameters(), *upper.layer_norm.parameters()]
+    groups = [
+        {"params": encoder, "lr": options.encoder_rate},
+        {"params": list(upper.projector.parameters()), "lr": options.projector_rate},
+        {"params": [head.scale], "lr": 1e-2, "weight_decay": 0.0},
+        {"params": [head.bias], "lr": 5e-3, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
+    rates = [group["lr"] for group in optimizer.param_groups]
+    path, step, heard, before = out / "align.pt", 0, 0.0, 0.0
+    if path.exists():
+        state = torch.load(path, map_location=device)
+        step, heard, before = state["step"], state["heard"], state["elapsed"]
+        upper.load_state_dict(state["upper"])
+        load_head(head, state["head"])
+        if len(state["head"]["used"]) == len(head.get_buffer("used")):
+            optimizer.load_state_dict(state["optimizer"])
+    elif start is not None:
+        state = torch.load(start, map_location=device)
+        upper.load_state_dict(state["upper"])
+        load_head(head, state["head"])
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    rng = chance(f"{options.seed}-{step}")
+    order = batches(train, options.batch, rng)
+    began, saved, running = time.monotonic(), before, [math.nan] * 3
+    while True:
+        elapsed = before + (time.monotonic() - began) / 60
+        progress = max(heard / options.hours, elapsed / options.minutes)
+        if elapsed - saved >= options.save_minutes or progress >= 1:
+            saved = elapsed
+            shown = 8 if progress < 1 else len(development.index)
+            held = held_out(upper, head, development, silence, shown)
+            line = {
+                "stage": "align",
+                "minutes": round(elapsed, 2),
+                "step": step,
+                "hours": round(heard, 2),
+                "train_entropy": round(running[0], 4),
+                "train_error": round(running[1], 4),
+                "train_accuracy": round(running[2], 4),
+                "scale": round(float(head.scale), 3),
+                **{f"held_{name}": value for name, value in held.items()},
+            }
+            save(path, upper, head, optimizer, step, heard, elapsed, options)
+            with (out / "align.jsonl").open("a", encoding="utf-8") as curve:
+                curve.write(json.dumps(line) + "\n")
+            report(line)
+        if progress >= 1:
+            return path
+        factor = rate_factor(progress, step, options.decay_from)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor
+        features_, labels = train.batch(next(order))
+        mask = padding_mask(labels)
+        if mask is None and progress < options.whole_from:
+            features_, labels = cut(features_, labels, options.slices)
+        noisy = features_ + options.noise * features_.std() * torch.randn_like(features_)
+        hidden = upper(noisy.to(device), None if mask is None else mask.to(device))
+        chosen = (labels != OUTSIDE) & (torch.rand(labels.shape) < options.share)
+        chosen &= (labels != silence) | (torch.rand(labels.shape) < 0.5)
+        entropy, error, right = head.losses(hidden[chosen.to(device)], labels[chosen].to(device))
+        optimizer.zero_grad()
+        (entropy + 0.5 * error).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        step += 1
+        heard += float((labels != OUTSIDE).sum()) / TOKEN_RATE / 3600
+        now = (float(entropy.detach()), float(error.detach()), float(right.mean()))
+        running = [
+            b if math.isnan(a) else 0.98 * a + 0.02 * b for a, b in zip(running, now, strict=True)
+        ]
+
+
+def load_head(head: Head, state: dict[str, torch.Tensor]) -> None:
+    """Take scale and biases over; tokens that were not in use keep their prior."""
+    head.scale.data.copy_(state["scale"])
+    places = head.get_buffer("inverse")[state["used"]]
+    known = places >= 0
+    head.bias.data[places[known]] = state["bias"][known]
+
+
+def save(
+    path: Path,
+    upper: Upper,
+    head: Head,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    heard: float,
+    elapsed: float,
+    options: AlignOptions,
+) -> None:
+    """Write a checkpoint that appears at once."""
+    partial = path.with_suffix(".partial")
+    torch.save(
+        {
+            "upper": upper.state_dict(),
+            "head": head.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+            "heard": heard,
+            "elapsed": elapsed,
+            "options": asdict(options),
+        },
+        partial,
+    )
+    partial.replace(path)

@@ -1,0 +1,306 @@
+"""The stage evaluate: four-choice accuracy by likelihood with controls, short answers, word errors.
+
+The rule was fixed before training: of four choices take the one with the highest
+``(log p(choice | audio, question) - log p(choice | question)) / tokens of the choice``. It does
+not see the order of the choices. Everything runs through the merged checkpoint's own class.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from small_model.training_adapt import TRANSCRIBE
+from small_model.training_data import Speaker, Stream, speak_clip
+from small_model.training_facts import FactMaker
+from small_model.training_features import WINDOW_S, library
+from small_model.training_reader import read_template
+from small_model.training_text import Dialogue, chance
+from small_model.training_voices import RATE, Samples
+
+RESAMPLES = 10_000
+CONDITIONS = ("question", "key", "key_other", "whole", "whole_other", "text", "key_text")
+
+
+class Listener:
+    """A merged checkpoint that scores and answers.
+
+    Args:
+        folder: Checkpoint folder.
+        device: Of torch.
+    """
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+        load = library.Qwen2AudioForConditionalGeneration.from_pretrained
+        self.model: Any = load(folder, dtype=torch.float32).eval().to(device)
+        self.processor: Any = library.AutoProcessor.from_pretrained(folder)
+        self.tokenizer: Any = self.processor.tokenizer
+        self.embeddings = self.model.get_input_embeddings().weight.detach().clone()
+        self.model.model.language_model.to(torch.bfloat16)
+        self.model.lm_head.to(torch.bfloat16)
+        self.template, self.device = read_template(self.tokenizer), device
+
+    @torch.inference_mode()
+    def encode(self, samples: Samples) -> torch.Tensor:
+        """A recording of any length to audio tokens, (tokens, hidden), in windows of 30 s.
+
+        The padding of the last window is masked, as ``Qwen2AudioModel.forward`` does.
+        """
+        tokens = []
+        tower, extractor = self.model.model.audio_tower, self.processor.feature_extractor
+        for start in range(0, len(samples), WINDOW_S * RATE):
+            piece = samples[start : start + WINDOW_S * RATE]
+            if len(piece) < RATE // 5:
+                continue
+            made = extractor(
+                piece,
+                sampling_rate=RATE,
+                padding="max_length",
+                return_attention_mask=True,
+                return_tensors="pt",
+            )
+            frames = (int(made["attention_mask"].sum()) - 1) // 2 + 1
+            mask = torch.zeros(1, 1, 1, WINDOW_S * 50, device=self.device)
+            mask[..., frames:] = torch.finfo(torch.float32).min
+            with torch.autocast(self.device, torch.bfloat16):
+                hidden = tower(
+                    made["input_features"].to(self.device), attention_mask=mask
+                ).last_hidden_state
+            projected = self.model.model.multi_modal_projector(hidden.float())
+            tokens.append(projected[0, : (frames - 2) // 2 + 1])
+        return torch.cat(tokens)
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a text."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def embed(self, text: str) -> torch.Tensor:
+        """Token embeddings of a text, (tokens, hidden)."""
+        rows: torch.Tensor = self.embeddings[self.ids(text)]
+        return rows
+
+    @torch.inference_mode()
+    def read(self, audio: torch.Tensor | None, question: str) -> tuple[torch.Tensor, Any]:
+        """Run the prompt; log-probabilities of the next token (vocabulary,) and the cache."""
+        if audio is None:
+            message = [{"role": "user", "content": question}]
+            prompt = self.embed(
+                self.tokenizer.apply_chat_template(
+                    message, add_generation_prompt=True, tokenize=False
+                )
+            )
+        else:
+            t = self.template
+            tail = self.embed(t.audio_end + question + t.after)
+            prompt = torch.cat([self.embeddings[list(t.before)], audio, tail])
+        output = self.model.model.language_model(
+            inputs_embeds=prompt[None].to(torch.bfloat16), use_cache=True
+        )
+        logits = self.model.lm_head(output.last_hidden_state[0, -1])
+        return logits.float().log_softmax(-1), output.past_key_values
+
+    @torch.inference_mode()
+    def likelihoods(
+        self, audio: torch.Tensor | None, question: str, choices: Sequence[str]
+    ) -> npt.NDArray[np.float64]:
+        """Mean log-probability of a token of each choice, (choices,)."""
+        first, cache = self.read(audio, question)
+        means = []
+        for choice in choices:
+            ids = self.ids(choice)
+            values = [float(first[ids[0]])]
+            if len(ids) > 1:
+                hidden = self.model.model.language_model(
+                    input_ids=torch.tensor([ids[:-1]], device=self.device),
+                    past_key_values=copy.deepcopy(cache),
+                ).last_hidden_state[0]
+                scores = self.model.lm_head(hidden).float().log_softmax(-1)
+                values += [float(scores[i, token]) for i, token in enumerate(ids[1:])]
+            means.append(float(np.mean(values)))
+        return np.array(means)
+
+    @torch.inference_mode()
+    def answer(self, audio: torch.Tensor | None, question: str, limit: int = 24) -> str:
+        """Greedy answer of at most ``limit`` tokens."""
+        scores, cache = self.read(audio, question)
+        ids: list[int] = []
+        while len(ids) < limit and (token := int(scores.argmax())) != self.template.end:
+            ids.append(token)
+            hidden = self.model.model.language_model(
+                input_ids=torch.tensor([[token]], device=self.device), past_key_values=cache
+            ).last_hidden_state[0, -1]
+            scores = self.model.lm_head(hidden).float().log_softmax(-1)
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """A dialogue spoken for a test: its key sentence alone, and all of it."""
+
+    key: Samples
+    whole: Samples
+
+
+def speak_dialogue(dialogue: Dialogue, speaker: Speaker, tokenizer: Any, voice: str) -> Recordings:
+    """Speak a dialogue plainly, without variation."""
+
+    def speak(sentences: Iterable[str]) -> Samples:
+        return speak_clip(list(sentences), Stream(speaker, tokenizer), [voice], vary=False)[0]
+
+    key = speak(dialogue.sentences[index] for index in dialogue.key)
+    return Recordings(key, speak(dialogue.sentences))
+
+
+def score_dialogue(
+    listener: Listener,
+    dialogue: Dialogue,
+    own: Recordings,
+    other: Recordings,
+    conditions: Sequence[str],
+) -> dict[str, Any]:
+    """Per condition whether the right choice wins, and the number of audio tokens."""
+    alone = listener.likelihoods(None, dialogue.question, dialogue.choices)
+    row: dict[str, Any] = {"id": dialogue.name}
+    for condition in conditions:
+        if condition == "question":
+            row["question"] = int(alone.argmax() == dialogue.answer)
+            continue
+        if condition == "text":
+            given = listener.embed(" ".join(dialogue.sentences))
+        elif condition == "key_text":
+            given = listener.embed(" ".join(dialogue.sentences[i] for i in dialogue.key))
+        else:
+            source = other if condition.endswith("_other") else own
+            given = listener.encode(source.key if condition.startswith("key") else source.whole)
+        scores = listener.likelihoods(given, dialogue.question, dialogue.choices)
+        row[condition] = int((scores - alone).argmax() == dialogue.answer)
+        row[condition + "_tokens"] = len(given)
+    return row
+
+
+def interval(values: Sequence[float], seed: int = 0) -> dict[str, float]:
+    """Mean with its 95 % interval by bootstrap over the samples.
+
+    >>> interval([1.0] * 10)
+    {'n': 10, 'mean': 1.0, 'low': 1.0, 'high': 1.0}
+    """
+    array = np.asarray(values, dtype=np.float64)
+    drawn = np.random.default_rng(seed).integers(0, len(array), (RESAMPLES, len(array)))
+    low, high = np.percentile(array[drawn].mean(axis=1), [2.5, 97.5])
+    return {
+        "n": len(array),
+        "mean": round(float(array.mean()), 4),
+        "low": round(float(low), 4),
+        "high": round(float(high), 4),
+    }
+
+
+def word_errors(said: str, heard: str) -> tuple[int, int]:
+    """Edit distance in words, case and punctuation ignored, and words said.
+
+    >>> word_errors("The roof is dry.", "the roof was dry now")
+    (2, 4)
+    """
+    left, right = (re.findall(r"[a-z0-9']+", text.lower()) for text in (said, heard))
+    row = list(range(len(right) + 1))
+    for i, word in enumerate(left, 1):
+        previous, row[0] = row[0], i
+        for j, other in enumerate(right, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (word != other))
+    return row[-1], len(left)
+
+
+def contained(answer: str, expected: str) -> bool:
+    """Whether an answer's words hold the expected words in order.
+
+    >>> contained("It is due on the 4th of May.", "On the 4th of may")
+    True
+    """
+    found, wanted = (" ".join(re.findall(r"\w+", text.lower())) for text in (answer, expected))
+    return f" {wanted} " in f" {found} "
+
+
+def evaluate_choices(
+    listener: Listener,
+    dialogues: Sequence[Dialogue],
+    speaker: Speaker,
+    voice: str,
+    conditions: Sequence[str],
+    path: Path,
+    report: Callable[[Mapping[str, Any]], None],
+) -> dict[str, dict[str, float]]:
+    """Score dialogues one by one into a JSON-lines file; those already there are kept.
+
+    Returns:
+        Accuracy of each condition with its interval.
+    """
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = {row["id"] for row in rows}
+    spoken = [None, *dialogues]
+    previous: Recordings | None = None
+    for before, dialogue in zip(spoken, dialogues, strict=False):
+        if dialogue.name in done:
+            previous = None
+            continue
+        if previous is None:
+            neighbour = before or dialogues[-1]
+            previous = speak_dialogue(neighbour, speaker, listener.tokenizer, voice)
+        own = speak_dialogue(dialogue, speaker, listener.tokenizer, voice)
+        row = score_dialogue(listener, dialogue, own, previous, conditions)
+        previous = own
+        rows.append(row)
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+        report(row)
+    return {name: interval([r[name] for r in rows if name in r]) for name in conditions}
+
+
+def evaluate_answers(
+    listener: Listener,
+    dialogues: Sequence[Dialogue],
+    speaker: Speaker,
+    voice: str,
+    facts: FactMaker,
+    count: int,
+) -> dict[str, Any]:
+    """Free questions about facts spoken between sentences of unseen dialogues."""
+    rng, rows = chance(99), []
+    for index in range(count):
+        made, dialogue = facts.fact(), dialogues[index % len(dialogues)]
+        sentences = rng.sample(dialogue.sentences, min(2, len(dialogue.sentences)))
+        sentences.insert(rng.randint(0, len(sentences)), made.sentence)
+        stream = Stream(speaker, listener.tokenizer)
+        samples, _ = speak_clip(sentences, stream, [voice], vary=False)
+        said = listener.answer(listener.encode(samples), made.question)
+        rows.append(
+            {"question": made.question, "expected": made.answer, "answer": said}
+            | {"right": contained(said, made.answer)}
+        )
+    return {"accuracy": interval([float(row["right"]) for row in rows]), "rows": rows}
+
+
+def evaluate_words(
+    listener: Listener, sentences: Sequence[str], speaker: Speaker, voice: str
+) -> dict[str, Any]:
+    """Word error rate of the transcription of single sentences."""
+    wrong = total = 0
+    rows = []
+    for sentence in sentences:
+        stream = Stream(speaker, listener.tokenizer)
+        samples, _ = speak_clip([sentence], stream, [voice], vary=False)
+        heard = listener.answer(listener.encode(samples), TRANSCRIBE, limit=80)
+        errors, words = word_errors(sentence, heard)
+        wrong, total = wrong + errors, total + words
+        rows.append({"said": sentence, "heard": heard})
+    return {"word_error_rate": round(wrong / max(1, total), 4), "words": total, "rows": rows}

@@ -1,0 +1,120 @@
+"""Parts of ``scripts/train_small_model.py`` that need neither voices nor weights."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from small_model.delta import apply_delta, merge, write_delta  # noqa: E402
+from small_model.errors import SmallModelError  # noqa: E402
+from small_model.training_data import token_labels  # noqa: E402
+from small_model.training_evaluate import contained, interval, word_errors  # noqa: E402
+from small_model.training_facts import FactMaker  # noqa: E402
+from small_model.training_text import Dialogue, chance, split_dialogues  # noqa: E402
+
+
+@pytest.mark.parametrize("name", ["delta", "training_evaluate", "training_facts"])
+def test_examples(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(f"small_model.{name}"))
+    assert result.failed == 0
+    assert result.attempted > 0
+
+
+def test_test_dialogues_are_listed_once_and_enough() -> None:
+    ids = (SCRIPTS / "small_model" / "test_ids.txt").read_text().split()
+    assert len(set(ids)) == len(ids) >= 120
+
+
+def dialogue(name: str, *sentences: str) -> Dialogue:
+    return Dialogue(name, sentences, (0,), "Who?", ("a", "b"), 0)
+
+
+def test_no_sentence_of_a_test_dialogue_is_left_for_training() -> None:
+    shared = "Everybody says this."
+    dialogues = [dialogue("test", "Only here.", shared)] + [
+        dialogue(f"train-{i}", f"Sentence {i}.", shared, "only HERE.") for i in range(80)
+    ]
+    split = split_dialogues(dialogues, ["test"])
+    assert [d.name for d in split.test] == ["test"]
+    rest = (*split.development, *split.adapt, *split.align)
+    assert len(rest) == 80
+    assert len({d.name for d in rest}) == 80
+    assert {s for d in rest for s in d.sentences} == {f"Sentence {i}." for i in range(80)}
+
+
+def test_labels_cover_each_token_and_silence_elsewhere() -> None:
+    labels = token_labels(25, [(7, 0.2, 0.4), (8, 0.4, 0.42), (9, 0.8, 5.0)], silence=1)
+    assert len(labels) == 25
+    assert set(labels[:4].tolist()) == {1}
+    assert set(labels[6:9].tolist()) == {7}
+    assert set(labels[21:].tolist()) == {9}
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    folder = tmp_path / "base"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    weights = {name: random.standard_normal((6, 4)).astype(np.float32) for name in ("w", "v", "u")}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_a_delta_is_added_and_checked(base: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    new = random.standard_normal((6, 4)).astype(np.float32)
+    first, second = random.standard_normal((2, 4)), random.standard_normal((6, 2))
+    write_delta(tmp_path / "delta", base, {"v": new}, {"w": (first, second)}, 2.0)
+    before = load_file(base / "model.safetensors")
+    after = load_file(apply_delta(base, tmp_path / "delta", tmp_path / "out"))
+    np.testing.assert_array_equal(after["v"], new.astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(after["u"], before["u"])
+    np.testing.assert_allclose(after["w"], before["w"] + 2 * second @ first, atol=0.02)
+    assert (tmp_path / "out" / "config.json").exists()
+
+    with pytest.raises(SmallModelError, match="exists already"):
+        apply_delta(base, tmp_path / "delta", tmp_path / "out")
+    content = bytearray((base / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (base / "model.safetensors").write_bytes(bytes(content))
+    with pytest.raises(SmallModelError, match="base checkpoint"):
+        apply_delta(base, tmp_path / "delta", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_delta_of_another_model_is_refused() -> None:
+    with pytest.raises(SmallModelError, match="has no w"):
+        merge({"v": np.zeros(1, np.float32)}, {"w": np.zeros(1, np.float16)}, 1.0)
+    with pytest.raises(SmallModelError, match="shape"):
+        merge({"w": np.zeros(1, np.float32)}, {"w": np.zeros(2, np.float16)}, 1.0)
+
+
+def test_facts_hold_their_answer_and_repeat_for_a_seed() -> None:
+    words = ("lantern", "marble", "sandal", "thistle")
+    made = [FactMaker(words, chance("seed")).fact() for _ in range(2)]
+    assert made[0] == made[1]
+    maker = FactMaker(words, chance(1))
+    for _ in range(200):
+        fact = maker.fact()
+        assert fact.question.endswith("?")
+        assert contained(fact.sentence, fact.answer) or fact.answer.split()[0] in (
+            "By", "On", "At", "In", "To",
+        )  # fmt: skip
+
+
+def test_scores_are_what_their_names_say() -> None:
+    assert word_errors("the cat sat", "the cat sat") == (0, 3)
+    assert word_errors("the cat sat", "a cat") == (2, 3)
+    found = interval([1.0] * 30 + [0.0] * 10)
+    assert found["mean"] == 0.75
+    assert found["low"] < 0.75 < found["high"]
