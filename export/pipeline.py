@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import importlib.metadata
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 from transformers import WhisperFeatureExtractor
 
 from speechprune_ort.errors import ExportError
+from speechprune_ort.export.atomic_folder import atomic_folder
 from speechprune_ort.export.audio_encoder import export_audio_encoder
 from speechprune_ort.export.decoder import export_decoder
 from speechprune_ort.export.embed_tokens import export_embed_tokens
@@ -115,7 +114,7 @@ def export_bundle(
         ParityError: a graph does not compute what torch computes.
     """
     chosen = plan(precision, target)
-    with _atomic_folder(out, overwrite) as folder:
+    with atomic_folder(out, overwrite) as folder:
         report("load checkpoint")
         with quiet():
             checkpoint = load_checkpoint(model, revision, trust_remote_code)
@@ -303,62 +302,6 @@ class _Work:
         text = piece.before + QUESTION + piece.after
         ids = piece.ids or self.checkpoint.tokenizer.encode(text, add_special_tokens=False)
         return table[np.array(ids, np.int64)]
-
-
-@contextlib.contextmanager
-def _atomic_folder(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary folder beside ``out`` that becomes ``out`` if the block succeeds."""
-    if out.exists() and not overwrite:
-        raise ExportError(f"{out} is already there: give another folder, or --overwrite.")
-    if out.exists() and not (out / MANIFEST_FILE).is_file() and not _empty_folder(out):
-        raise ExportError(
-            f"{out} is not a bundle, so --overwrite will not replace it: give another folder."
-        )
-    partial: Path | None = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-        # mkdtemp is for the owner alone; a bundle is read by whoever may read the folder.
-        partial.chmod(0o755)
-        yield partial
-        previous = None
-        if out.exists():
-            previous = Path(tempfile.mkdtemp(prefix=f".{out.name}.previous-", dir=out.parent))
-            out.rename(previous / out.name)
-        partial.rename(out)
-        if previous is not None:
-            shutil.rmtree(previous)
-    except OSError as error:
-        raise _explained(error, out) from error
-    except RuntimeError as error:
-        # Exporters wrap the operating system's errors in their own.
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, OSError):
-            cause = cause.__cause__ or cause.__context__
-        if isinstance(cause, OSError):
-            raise _explained(cause, out) from error
-        raise
-    finally:
-        if partial is not None and partial.exists():
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
-
-
-def _explained(error: OSError, out: Path) -> ExportError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(out.parent if out.parent.exists() else Path.cwd()).free
-        return ExportError(
-            f"The disk under {out.parent} is full ({free / 2**30:.1f} GiB free): free some "
-            "space or give a folder on another disk; nothing was left behind."
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-        return ExportError(
-            f"Cannot write to {out.parent} ({error.strerror}): give a folder that you may write."
-        )
-    return ExportError(f"Export to {out} failed ({error}): nothing was left behind.")
 
 
 def _file_entry(path: Path) -> FileEntry:
