@@ -59,12 +59,10 @@ class BinaryProjection:
     Attributes:
         query: (hidden, heads * head_dim) int8, +1 or -1.
         key: (hidden, kv_heads * head_dim) int8, +1 or -1.
-        negative_gains: how many gains of the layer's norm are negative.
     """
 
     query: NDArray[np.int8]
     key: NDArray[np.int8]
-    negative_gains: int
 
     @classmethod
     def of(cls, language_model: PreTrainedModel) -> BinaryProjection:
@@ -80,7 +78,6 @@ class BinaryProjection:
         return cls(
             binary(layer.self_attn.q_proj),
             binary(layer.self_attn.k_proj),
-            int((gains < 0).sum()),
         )
 
     def torch_reference(self, embeds: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from speechprune_ort.export.precision import Weights
 from speechprune_ort.specs import GraphSpec
 
-__all__ = ["OPSET", "OPSET_CONTRIB", "quiet", "save", "store_half", "torch_to_ir", "with_weights"]
+__all__ = ["OPSET", "quiet", "save", "store_half", "torch_to_ir", "with_weights"]
 
 OPSET = 20
-OPSET_CONTRIB = "com.microsoft"
 BLOCK = 32
 # Tables and scalars below this stay as they are: nothing is saved, and shapes must be exact.
 SMALL = 1024

