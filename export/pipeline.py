@@ -145,6 +145,7 @@ def export_bundle(
             files={p.name: _file_entry(p) for p in sorted(folder.iterdir())},
             versions=_versions(),
             notes=checkpoint.notes,
+            frame_temperature=checkpoint.frame_temperature,
         )
         (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
     return rows
@@ -192,9 +193,30 @@ class _Work:
         path = self.folder / f"{name}.onnx"
         spec = self.specs[name]
         checked = step(spec, path)
-        entry = GraphEntry(path.name, precision, spec, checked.parity, checked.unverified)
+        entry = GraphEntry(
+            path.name,
+            precision,
+            spec,
+            checked.parity,
+            checked.unverified,
+            self._parameters().get(name),
+        )
         size = sum(p.stat().st_size for p in self.folder.glob(f"{path.name}*"))
         return ExportedGraph(name, entry, size, time.perf_counter() - started)
+
+    def _parameters(self) -> dict[str, int]:
+        """Weights of the large parts, those that a cost is counted from."""
+        language_model = self.checkpoint.language_model
+        table = language_model.get_input_embeddings().weight
+        head = language_model.get_output_embeddings().weight
+        # Tied weights are one parameter, and count on both sides.
+        shared = table.numel() if head is table else 0
+        count = sum(p.numel() for p in language_model.parameters())
+        return {
+            AUDIO_ENCODER: sum(p.numel() for p in self.checkpoint.audio_encoder.parameters()),
+            EMBED_TOKENS: table.numel(),
+            DECODER: count - table.numel() + shared,
+        }
 
     def _audio_encoder(self, spec: GraphSpec, path: Path) -> Checked:
         export_audio_encoder(self.checkpoint, self.plan, spec, path)

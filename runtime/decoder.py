@@ -83,6 +83,16 @@ class Decoder:
         self._bind_input("inputs_embeds", self._device.put(batch))
         return self._run(positions)
 
+    def rewind(self, length: int) -> None:
+        """Forget all positions from ``length`` on; the next step writes over them.
+
+        Raises:
+            ValueError: the cache does not hold as many.
+        """
+        if not 0 <= length <= self._length:
+            raise ValueError(f"the cache holds {self._length} positions, not {length}")
+        self._length = length
+
     def step(self, token: int, position: int) -> NDArray[Any]:
         """Take one token of the answer.
 

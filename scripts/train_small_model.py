@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Train the small Speech LLM so that it uses the audio: one resumable program, stage by stage.
 
-    python scripts/build_small_model.py BASE
+    python scripts/build_small_model.py BASE --untrained
     python scripts/train_small_model.py all BASE WORK --spiral DIR     # or one stage after another:
     python scripts/train_small_model.py synthesize BASE WORK --spiral DIR
     python scripts/train_small_model.py label BASE WORK --spiral DIR
     python scripts/train_small_model.py align BASE WORK
-    python scripts/train_small_model.py adapt BASE WORK
+    python scripts/train_small_model.py adapt BASE WORK --spiral DIR
     python scripts/train_small_model.py delta BASE WORK
     python scripts/train_small_model.py evaluate BASE WORK --spiral DIR
     python scripts/train_small_model.py curve WORK
@@ -185,13 +185,16 @@ def align(
     embeddings = model.get_input_embeddings().weight.detach().clone()
     options = AlignOptions(hours=hours, minutes=minutes, seed=SEED)
     silence = silence_token(tokenizer)
-    print(train(upper, embeddings, work / "features", work, silence, options, print_line, start))
+    features = work / "features"
+    print(train(upper, embeddings, features, work, tokenizer, silence, options, print_line, start))
 
 
 @app.command()
 def adapt(
     base: Base,
     work: Work,
+    spiral: Spiral,
+    words: Words = WORDS,
     exact_minutes: Minutes = 15.0,
     real_minutes: Minutes = 90.0,
     threads: Threads = 2,
@@ -199,28 +202,54 @@ def adapt(
 ) -> None:
     """Train LoRA on exact embeddings with noise, then on outputs of the aligned encoder."""
     import torch
-    from small_model.training_adapt import AdaptOptions, load_samples
+    from small_model.training_adapt import AdaptOptions, load_samples, write_samples
     from small_model.training_adapt import adapt as train
+    from small_model.training_facts import FactMaker
+    from small_model.training_pieces import Pieces
     from small_model.training_reader import Reader
+    from small_model.training_synthesize import silence_token
+    from small_model.training_text import chance, read_lexicon, read_spiral, split_dialogues
 
     model, upper, tokenizer = load_parts(base, threads, device)
     upper.load_state_dict(torch.load(work / "align.pt", map_location=device)["upper"])
     reader = Reader(model, tokenizer, AdaptOptions().rank, upper)
-    samples = load_samples(work / "features", "adapt")
-    development = load_samples(work / "features", "devclips")
-    console.print(f"{len(samples)} recordings to train on")
+    pieces = Pieces.load(tokenizer, work / "pieces.json")
+    spoken = load_samples(work / "features", "adapt", pieces)
+    development = load_samples(work / "features", "devclips", pieces)
+    split = split_dialogues(read_spiral(spiral), test_ids())
+    lexicon = read_lexicon(words, (*split.align, *split.adapt), tokenizer)
+    rng = chance(SEED)
+    written = write_samples(
+        split.align,
+        FactMaker(lexicon.single + lexicon.double, rng),
+        tokenizer,
+        pieces,
+        silence_token(tokenizer),
+        rng,
+    )
+    console.print(f"{len(spoken)} recordings and {len(written)} texts to train on")
     done = None
     for mode, minutes in (("exact", exact_minutes), ("real", real_minutes)):
         # Long recordings take most of the time; on exact embeddings few of them are enough.
-        rate, whole = (6e-4, 0.04) if mode == "exact" else (5e-4, 0.05)
+        rate, whole = (6e-4, 0.02) if mode == "exact" else (5e-4, 0.05)
         options = AdaptOptions(mode=mode, minutes=minutes, rate=rate, whole_share=whole, seed=SEED)
+        samples = spoken + written if mode == "exact" else spoken
         done = train(reader, samples, development, work, options, print_line, done)
     print(done)
 
 
 @app.command()
-def delta(base: Base, work: Work) -> None:
-    """Write what training changed to WORK/delta, and the merged checkpoint to WORK/merged."""
+def delta(
+    base: Base,
+    work: Work,
+    note: Annotated[
+        list[str] | None, typer.Option(help="What users of the model are told; may be repeated.")
+    ] = None,
+) -> None:
+    """Write what training changed to WORK/delta, and the merged checkpoint to WORK/merged.
+
+    After the stage evaluate, once more: the temperature that it chose then goes with the delta.
+    """
     import shutil
 
     import torch
@@ -240,7 +269,10 @@ def delta(base: Base, work: Work) -> None:
         for name, values in lora.items()
         if name.endswith(".a")
     }
-    path = write_delta(work / "delta", base, replaced, factors, 2.0)
+    results = work / "results.json"
+    tuning = json.loads(results.read_text())["tuning"] if results.exists() else {}
+    temperature = float(tuning.get("temperature", 1.0))
+    path = write_delta(work / "delta", base, replaced, factors, 2.0, note or (), temperature)
     merged = work / "merged"
     shutil.rmtree(merged, ignore_errors=True)
     apply_delta(base, work / "delta", merged)
@@ -257,8 +289,10 @@ def evaluate(
     dialogues: Annotated[int, typer.Option(min=2, help="Test dialogues to use.")] = 120,
     voices: Annotated[str, typer.Option(help="Comma-separated.")] = "flite:slt,flite:awb",
     conditions: Annotated[str, typer.Option(help="Comma-separated; see the module.")] = (
-        "question,key,key_other,whole,whole_other,text,key_text"
+        "question,key,key_other,key_text,text,whole,whole_other,"
+        "speechprune@0.2,truncate@0.2,random@0.2,crop@0.2"
     ),
+    tuning: Annotated[int, typer.Option(min=1, help="Training dialogues for temperature.")] = 40,
     answers: Annotated[int, typer.Option(min=0, help="Free questions a voice.")] = 100,
     sentences: Annotated[int, typer.Option(min=0, help="Sentences to transcribe.")] = 60,
     threads: Threads = 2,
@@ -267,8 +301,8 @@ def evaluate(
     """Score WORK/merged on unseen dialogues, with controls; results go to WORK/results.json."""
     import torch
     from small_model import training_evaluate as stage
-    from small_model.training_data import Speaker
     from small_model.training_facts import FactMaker
+    from small_model.training_speaker import Speaker
     from small_model.training_synthesize import split_of
     from small_model.training_text import chance, read_lexicon
 
@@ -288,10 +322,18 @@ def evaluate(
         results.setdefault(voice, {})[name] = value
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
+    if "temperature" not in results.get("tuning", {}):
+        voice = voices.split(",")[0]
+        found = stage.compare_temperatures(listener, split.adapt[:tuning], speaker, voice, 0.2)
+        keep("tuning", "log_probability", found)
+        keep("tuning", "temperature", float(max(found, key=found.__getitem__)))
+    temperature = results["tuning"]["temperature"]
     for voice in voices.split(","):
         rows = folder / f"choices-{voice.replace(':', '-')}.jsonl"
         wanted = conditions.split(",")
-        scored = stage.evaluate_choices(listener, test, speaker, voice, wanted, rows, print_line)
+        scored = stage.evaluate_choices(
+            listener, test, speaker, voice, wanted, temperature, rows, print_line
+        )
         keep(voice, "choices", scored)
         spoken = chance(SEED).sample([s for d in test for s in d.sentences], sentences)
         if sentences:
@@ -327,7 +369,7 @@ def everything(base: Base, work: Work, spiral: Spiral, device: Device = "cpu") -
         lambda: synthesize(base, work, spiral),
         lambda: label(base, work),
         lambda: align(base, work, device=device),
-        lambda: adapt(base, work, device=device),
+        lambda: adapt(base, work, spiral, device=device),
         lambda: delta(base, work),
         lambda: evaluate(base, work, spiral, device=device),
         lambda: curve(work),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from speechprune_ort.errors import (
     AudioError,
     BundleError,
+    DataError,
     DeviceError,
     ExportError,
     IntegrityError,
@@ -23,16 +24,18 @@ from speechprune_ort.errors import (
 )
 from speechprune_ort.manifest import Manifest
 from speechprune_ort.options import GenerationOptions, PruningOptions
-from speechprune_ort.results import Answer, AnswerStream, Pruning, Span, Timings
+from speechprune_ort.results import Answer, AnswerStream, Pruning, Score, Span, Timings
 
 if TYPE_CHECKING:
     from speechprune_ort.model import SpeechLLM
+    from speechprune_ort.recording import Recording
 
 __all__ = [
     "Answer",
     "AnswerStream",
     "AudioError",
     "BundleError",
+    "DataError",
     "DeviceError",
     "ExportError",
     "GenerationOptions",
@@ -43,6 +46,8 @@ __all__ = [
     "PromptError",
     "Pruning",
     "PruningOptions",
+    "Recording",
+    "Score",
     "Span",
     "SpeechLLM",
     "SpeechPruneError",
@@ -57,9 +62,10 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     # ONNX Runtime is loaded when a model is wanted, so that `doctor`, export and the option
     # classes work, and say what is missing, where no wheel of it is installed.
-    if name == "SpeechLLM":
+    if name in ("SpeechLLM", "Recording"):
         try:
             from speechprune_ort.model import SpeechLLM
+            from speechprune_ort.recording import Recording
         except ModuleNotFoundError as error:
             if error.name != "onnxruntime":
                 raise
@@ -67,5 +73,5 @@ def __getattr__(name: str) -> Any:
                 "ONNX Runtime is not installed: pip install 'speechprune-ort[cpu]' or "
                 "'speechprune-ort[gpu]'."
             ) from error
-        return SpeechLLM
+        return SpeechLLM if name == "SpeechLLM" else Recording
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,6 +4,7 @@ SpeechPruneError                what a caller catches to catch them all
 ├── AudioError                  a recording cannot be read, is empty, or is too short
 ├── BundleError                 a bundle is missing, damaged, or of another schema
 │   └── IntegrityError          a file of the bundle is not the one that export wrote
+├── DataError                   a set of recordings with questions cannot be read
 ├── DeviceError                 the device asked for cannot be used on this machine
 ├── OptionError (ValueError)    an option has a value that it cannot have
 ├── PromptError                 a question is empty or does not fit the model's context
@@ -18,6 +19,7 @@ and exits with 2; a traceback means a defect of ours.
 __all__ = [
     "AudioError",
     "BundleError",
+    "DataError",
     "DeviceError",
     "ExportError",
     "IntegrityError",
@@ -43,6 +45,10 @@ class BundleError(SpeechPruneError):
 
 class IntegrityError(BundleError):
     """A file of a bundle differs from the one that export wrote."""
+
+
+class DataError(SpeechPruneError):
+    """A set of recordings with questions is missing, or a line of it is not of its form."""
 
 
 class DeviceError(SpeechPruneError):

@@ -118,6 +118,7 @@ class GraphEntry:
         parity: comparisons made at export; empty where the graph could not be run.
         unverified: what the comparisons lack: made on another device than the target, or not
             made at all, and why; None where nothing is lacking.
+        parameters: weights of the part of the model that it computes, None where not counted.
     """
 
     file: str
@@ -125,6 +126,7 @@ class GraphEntry:
     spec: GraphSpec
     parity: tuple[Parity, ...]
     unverified: str | None = None
+    parameters: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ class Manifest:
         files: every file but the manifest, by name.
         versions: of the packages that made the bundle.
         notes: what a user of the bundle should know, such as that it is not trained.
+        frame_temperature: of phase 1, where the caller sets none; 1.0 is the paper's.
     """
 
     family: str
@@ -170,6 +173,7 @@ class Manifest:
     files: Mapping[str, FileEntry]
     versions: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    frame_temperature: float = 1.0
 
     def to_json(self) -> str:
         """The manifest as text, digest included."""

@@ -53,7 +53,8 @@ class PruningOptions:
         budget: tokens that phase 1 leaves; None takes one window of the model (750 for
             Qwen2-Audio).
         frame_temperature: of the softmax over one-second frames, eq. 6; 1.0 is the paper's. Lower
-            concentrates the budget on the best frames, higher spreads it.
+            concentrates the budget on the best frames, higher spreads it. None takes the
+            bundle's, which is 1.0 unless its checkpoint names another.
         attention: phase 2 from sign-binarized projections (the paper's, eq. 9-10) or from
             the layer's own float ones (the ablation that shows what binarizing costs).
         single_head: phase 2 over the whole width instead of head by head.
@@ -68,7 +69,7 @@ class PruningOptions:
     method: Method = "speechprune"
     pruning_rate: float = 0.2
     budget: int | None = None
-    frame_temperature: float = 1.0
+    frame_temperature: float | None = None
     attention: AttentionForm = "binarized"
     single_head: bool = False
     seed: int = 0
@@ -86,12 +87,13 @@ class PruningOptions:
             "at least 0 and below 1",
         )
         warmth = self.frame_temperature
-        _number(
-            "frame_temperature",
-            warmth,
-            isinstance(warmth, (int, float)) and 0 < warmth < math.inf,
-            "positive and finite",
-        )
+        if warmth is not None:
+            _number(
+                "frame_temperature",
+                warmth,
+                isinstance(warmth, (int, float)) and 0 < warmth < math.inf,
+                "positive and finite",
+            )
         if self.budget is not None:
             _whole("budget", self.budget, 1)
         _whole("seed", self.seed, 0)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from speechprune_ort.options import GenerationOptions, PruningOptions
 
-__all__ = ["STAGES", "Answer", "AnswerStream", "Pruning", "Span", "Timings", "spans_of"]
+__all__ = ["STAGES", "Answer", "AnswerStream", "Pruning", "Score", "Span", "Timings", "spans_of"]
 
 STAGES = (
     "audio",  # decode and resample
@@ -87,8 +87,8 @@ class Pruning:
 
     @property
     def kept_share(self) -> float:
-        """Share of the recording's audio tokens that was kept."""
-        return self.kept / self.total
+        """Share of the recording's audio tokens that was kept; 0 where there is no audio."""
+        return self.kept / self.total if self.total else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +177,28 @@ class Answer:
             "timings": {name: round(s, 6) for name, s in self.timings.seconds.items()},
             "tokens_per_second": round(self.tokens_per_second, 2),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How likely the model found each of several continuations.
+
+    Attributes:
+        log_probabilities: natural logarithms, one tuple a continuation with one value a token.
+        prompt_tokens: positions of the prompt, kept audio included.
+        pruning: what was kept.
+        timings: seconds per stage; ``decode`` is the scoring.
+    """
+
+    log_probabilities: tuple[tuple[float, ...], ...]
+    prompt_tokens: int
+    pruning: Pruning
+    timings: Timings
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """Mean log-probability of a token of each continuation, (continuations,)."""
+        return np.array([np.mean(values) for values in self.log_probabilities])
 
 
 class AnswerStream(Iterator[str]):

@@ -16,12 +16,11 @@ from speechprune_ort import (
     AudioError,
     GenerationOptions,
     OptionError,
+    PromptError,
     PruningOptions,
     SpeechLLM,
 )
 from speechprune_ort.results import STAGES, Timings
-from speechprune_ort.runtime.decoder import Decoder
-from speechprune_ort.runtime.prompt import build_prompt
 
 QUESTION = "Who owns the budget?"
 NEW_TOKENS = 32
@@ -133,25 +132,15 @@ def test_ids_and_logits_equal_transformers(
     assert answer.prompt_tokens == reference.inputs(samples)["input_ids"].shape[1]
 
     # And the numbers behind them, one teacher-forced step after the other.
-    embeds = model._encode(samples, Timings())
-    prompt = build_prompt(model._tokenizer, model.manifest.prompt, QUESTION)
-    generation = GenerationOptions(max_new_tokens=NEW_TOKENS)
-    prefill, positions = model._assemble(
-        embeds,
-        np.arange(len(embeds)),
-        prompt,
+    recording = model.listen(samples, sampling_rate=16_000)
+    prefill, positions = recording._assemble(
+        np.arange(recording.tokens),
+        model.engine.prompt(QUESTION),
         PruningOptions(method="none"),
-        generation,
+        NEW_TOKENS,
         Timings(),
     )
-    decoder = Decoder(
-        model._sessions["decoder"],
-        model._sessions["embed_tokens"],
-        model.device,
-        model.manifest.dimensions,
-        model.manifest.float_dtype,
-        len(prefill) + NEW_TOKENS,
-    )
+    decoder = model.engine.decoder(len(prefill) + NEW_TOKENS)
     rows = [decoder.prefill(prefill, positions).copy()]
     for number, token in enumerate(expected[:-1]):
         rows.append(decoder.step(token, int(positions[-1]) + 1 + number).copy())
@@ -227,7 +216,7 @@ def test_narrow_precisions_stay_near_fp32(
     narrow = SpeechLLM(bundles(TINY[0], precision), "cpu")
     wide = SpeechLLM(bundles(TINY[0]), "cpu")
     samples = tone[: 12 * 16_000]
-    a, b = (model._encode(samples, Timings()).ravel() for model in (wide, narrow))
+    a, b = (model.listen(samples, sampling_rate=16_000).embeds.ravel() for model in (wide, narrow))
     assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > cosine
     figures = [p for p in narrow.manifest.graphs["decoder"].parity if p.measure == "cosine"]
     assert figures
@@ -249,7 +238,7 @@ def test_negative_norm_gains_are_folded_into_the_binarized_weights(
         normed = torch.where(layer.input_layernorm(embeds) >= 0, 1.0, -1.0)
         weights = torch.where(layer.self_attn.q_proj.weight >= 0, 1.0, -1.0)
         wanted = (normed @ weights.T).unflatten(-1, (tiny.heads, tiny.head_dim)).numpy()
-    (found,) = model._sessions["first_layer_qk"].run(["query"], {"audio_embeds": embeds.numpy()})
+    found, _ = model.engine.projection("binarized")(embeds.numpy())
     np.testing.assert_array_equal(found, wanted)
 
 
@@ -273,3 +262,54 @@ def test_errors_in_a_stream_reach_its_reader(bundle: Any) -> None:
         list(stream)
     with pytest.raises(RuntimeError, match="not finished"):
         _ = stream.answer
+
+
+def test_one_recording_answers_as_ask_does_for_every_question(
+    bundle: Any, tone: NDArray[np.float32]
+) -> None:
+    model = SpeechLLM(bundle, "cpu")
+    samples = tone[: 70 * 16_000]
+    recording = model.listen(samples, sampling_rate=16_000)
+    for question in (QUESTION, "And who was late?"):
+        once = recording.ask(question, max_new_tokens=6)
+        again = model.ask(samples, question, sampling_rate=16_000, max_new_tokens=6)
+        assert once.token_ids == again.token_ids
+        assert once.prompt_tokens == again.prompt_tokens
+        np.testing.assert_array_equal(once.pruning.indices, again.pruning.indices)
+        assert "encoder" not in once.timings.seconds
+        assert "encoder" in again.timings.seconds
+    recalled = model.recall(recording.embeds)
+    assert recalled.seconds == pytest.approx(recording.seconds, abs=0.04)
+    assert (
+        recalled.ask(QUESTION, max_new_tokens=6).token_ids
+        == recording.ask(QUESTION, max_new_tokens=6).token_ids
+    )
+    with pytest.raises(OptionError, match="Audio embeddings"):
+        model.recall(recording.embeds[:, 1:])
+
+
+@pytest.mark.parametrize("tokens", [0, 60])
+def test_scores_are_the_teacher_forced_log_probabilities_of_transformers(
+    tokens: int, checkpoints: Any, bundles: Any, tone: NDArray[np.float32]
+) -> None:
+    reference = Reference(str(checkpoints(TINY[0])))
+    model = SpeechLLM(bundles(TINY[0]), "cpu")
+    samples = tone[: 5 * 16_000]
+    before, after = reference.text_embeds(samples)
+    audio = reference.audio_embeds(samples)[:tokens]
+    choices = ["a ripe pear", "on Monday", "ripe"]
+    recording = model.recall(audio.numpy())
+    score = recording.score(QUESTION, choices, pruning=PruningOptions(method="none"))
+    embed = reference.model.get_input_embeddings()
+    for choice, found in zip(choices, score.log_probabilities, strict=True):
+        ids = model.engine.tokenizer.encode(choice, add_special_tokens=False).ids
+        with torch.no_grad():
+            tail = embed(torch.tensor(ids[:-1], dtype=torch.long))
+            inputs = torch.cat([before, audio, after, tail])[None]
+            hidden = reference.model.model.language_model(inputs_embeds=inputs).last_hidden_state
+            rows = reference.model.lm_head(hidden[0, -len(ids) :]).log_softmax(-1)
+        wanted = [float(row[token]) for row, token in zip(rows, ids, strict=True)]
+        np.testing.assert_allclose(found, wanted, atol=2e-4)
+    assert score.means.shape == (3,)
+    with pytest.raises(PromptError, match="no token"):
+        recording.score(QUESTION, ["a", ""])

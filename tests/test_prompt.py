@@ -62,7 +62,7 @@ def test_a_question_cannot_write_control_tokens() -> None:
 def test_a_real_bundles_question_cannot_either(bundle: Path) -> None:
     model = SpeechLLM(bundle, "cpu")
     stops = set(model.manifest.stop_token_ids)
-    prompt = build_prompt(model._tokenizer, model.manifest.prompt, "x<|im_end|>y")
+    prompt = build_prompt(model.engine.tokenizer, model.manifest.prompt, "x<|im_end|>y")
     assert stops.isdisjoint(prompt.query)
 
 

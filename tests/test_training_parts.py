@@ -19,6 +19,7 @@ from small_model.errors import SmallModelError  # noqa: E402
 from small_model.training_data import token_labels  # noqa: E402
 from small_model.training_evaluate import contained, interval, word_errors  # noqa: E402
 from small_model.training_facts import FactMaker  # noqa: E402
+from small_model.training_pieces import FIRST_MERGES, SPACE, Pieces  # noqa: E402
 from small_model.training_text import Dialogue, chance, split_dialogues  # noqa: E402
 
 
@@ -118,3 +119,27 @@ def test_scores_are_what_their_names_say() -> None:
     found = interval([1.0] * 30 + [0.0] * 10)
     assert found["mean"] == 0.75
     assert found["low"] < 0.75 < found["high"]
+
+
+def test_rare_tokens_are_spelled_in_few_pieces_over_the_same_time() -> None:
+    strings = [f"<{i}>" for i in range(FIRST_MERGES)]
+    for place, text in enumerate([*"abcdefgh", "de", f"{SPACE}a", "fg"]):
+        strings[place] = text
+    strings += [f"{SPACE}abcdefg", "abc", f"{SPACE}often", "\u00e9"]
+    rare, abc, often, foreign = range(FIRST_MERGES, FIRST_MERGES + 4)
+    pieces = Pieces(strings, [abc, often])
+    spelled = [strings[i] for i in pieces.spell(rare)]
+    assert spelled == [f"{SPACE}a", "b", "c", "de", "fg"]
+    assert pieces.spell(often) == (often,)
+    assert pieces.spell(foreign) == (foreign,)  # what cannot be spelled stays as it is
+
+    labels = np.array([often] * 3 + [rare] * 14 + [-1] * 2 + [rare], dtype=np.int32)
+    found = pieces.relabel(labels)
+    assert found.dtype == np.int32
+    wanted = 2 * f"{SPACE}a b c de de fg fg".split()
+    assert sorted(strings[i] for i in found[3:17]) == sorted(wanted)
+    assert found[:3].tolist() == [often] * 3
+    assert found[17:19].tolist() == [-1, -1]
+    # A run shorter than its pieces gets the middle ones.
+    assert found[19] in pieces.spell(rare)
+    assert len(pieces.relabel(labels[:0])) == 0

@@ -38,7 +38,8 @@ class Checkpoint:
         prompt: the chat template in pieces.
         stop_token_ids: any of these ends an answer.
         revision: commit that was loaded, or None for a local folder.
-        notes: for the bundle's user, from the checkpoint's own card.
+        notes: for the bundle's user, from ``bundle_notes`` of the checkpoint's config.
+        frame_temperature: of phase 1, from ``bundle_frame_temperature`` of it.
     """
 
     family: str
@@ -51,6 +52,7 @@ class Checkpoint:
     stop_token_ids: tuple[int, ...]
     revision: str | None
     notes: tuple[str, ...] = ()
+    frame_temperature: float = 1.0
 
 
 def split_prompt(

@@ -133,6 +133,7 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
         stop_token_ids=_stop_tokens(model, tokenizer),
         revision=getattr(config, "_commit_hash", None),
         notes=tuple(getattr(config, "bundle_notes", ())),
+        frame_temperature=float(getattr(config, "bundle_frame_temperature", 1.0)),
     )
 
 

@@ -14,6 +14,7 @@ import transformers
 
 from small_model.card import NOTICE, model_card
 from small_model.ctranslate2_whisper import Weights
+from small_model.delta import add_delta
 from small_model.errors import SmallModelError
 from small_model.parts import Report
 from small_model.sources import Parts
@@ -275,7 +276,9 @@ def check_target(out: Path, overwrite: bool) -> None:
         )
 
 
-def build(parts: Parts, out: Path, overwrite: bool, report: Report) -> Path:
+def build(
+    parts: Parts, out: Path, overwrite: bool, report: Report, trained: Path | None = None
+) -> Path:
     """Write and check the checkpoint next to ``out``, then rename it.
 
     Args:
@@ -283,13 +286,14 @@ def build(parts: Parts, out: Path, overwrite: bool, report: Report) -> Path:
         out: The checkpoint folder to make; its parent is made where missing.
         overwrite: Replace an earlier checkpoint there.
         report: Called with lines of progress.
+        trained: Folder of what training changed, to be added; None leaves it untrained.
 
     Returns:
         The path of the weights file.
 
     Raises:
-        SmallModelError: ``out`` must not be replaced, or the checkpoint fails its check; then
-            ``out`` is as it was.
+        SmallModelError: ``out`` must not be replaced, the checkpoint fails its check, or the
+            delta belongs to other weights; then ``out`` is as it was.
     """
     check_target(out, overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -300,6 +304,9 @@ def build(parts: Parts, out: Path, overwrite: bool, report: Report) -> Path:
         write_checkpoint(parts, fresh, report)
         report("Checking the checkpoint: keys, output layer, processor, one sentence")
         check_checkpoint(fresh)
+        if trained is not None:
+            report("Adding what training changed")
+            add_delta(fresh, trained)
         check_target(out, overwrite)
         if out.exists():
             out.rename(old)

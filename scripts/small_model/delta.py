@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from small_model.errors import SmallModelError
 from small_model.parts import check_sha256, sha256_of
 
 WEIGHTS, DELTA, RECORD = "model.safetensors", "delta.safetensors", "delta.json"
+CARD = "README.md"
 FACTOR_A, FACTOR_B = ".lora_a", ".lora_b"
 FORMAT = {"format": "pt"}  # what transformers writes and asks for
 
@@ -34,6 +35,8 @@ def write_delta(
     replaced: Mapping[str, Array],
     factors: Mapping[str, tuple[Array, Array]],
     scale: float,
+    notes: Sequence[str] = (),
+    frame_temperature: float = 1.0,
 ) -> Path:
     """Write ``delta.safetensors`` and ``delta.json`` for a base checkpoint.
 
@@ -43,6 +46,8 @@ def write_delta(
         replaced: New values by the checkpoint's names.
         factors: (A (rank, in), B (out, rank)) by the name of the matrix they change.
         scale: The change is ``scale * B A``.
+        notes: What ``speechprune-ort ask`` tells the user of the model.
+        frame_temperature: Of phase 1, chosen for this model.
 
     Returns:
         The path of the weights.
@@ -65,6 +70,8 @@ def write_delta(
         digest = sha256_of(merged)
     record = {
         "scale": scale,
+        "notes": list(notes),
+        "frame_temperature": frame_temperature,
         "sha256": {
             "base": sha256_of(weights),
             "delta": sha256_of(folder / DELTA),
@@ -128,13 +135,47 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if set(record["sha256"]) != {"base", "delta", "result"}:
-            raise KeyError("sha256")
+        absent = {"scale", "notes", "frame_temperature", "sha256"} - set(record)
+        absent |= {"base", "delta", "result"} - set(record.get("sha256", ()))
+        if absent:
+            raise KeyError(min(absent))
     except (OSError, ValueError, KeyError) as error:
         raise SmallModelError(
             f"{folder / RECORD} cannot be used ({error}): take the folder of the release again."
         ) from error
     return record
+
+
+def add_delta(checkpoint: Path, folder: Path) -> Path:
+    """Put a delta into a base checkpoint, in place.
+
+    Args:
+        checkpoint: Folder of the base checkpoint; what is in it is lost if this fails.
+        folder: With ``delta.safetensors`` and ``delta.json``.
+
+    Returns:
+        The path of the weights file.
+
+    Raises:
+        SmallModelError: base, delta or result has another sha256 than the record says.
+    """
+    record = read_record(folder)
+    digests, weights = record["sha256"], checkpoint / WEIGHTS
+    check_sha256(folder / DELTA, digests["delta"], "The delta")
+    check_sha256(weights, digests["base"], "The base checkpoint")
+    mode = weights.stat().st_mode
+    merged = merge(load_file(weights), load_file(folder / DELTA), record["scale"])
+    save_file(merged, weights, metadata=FORMAT)
+    weights.chmod(mode)
+    check_sha256(weights, digests["result"], "The sum of base and delta")
+    config = checkpoint / "config.json"
+    content = json.loads(config.read_text(encoding="utf-8"))
+    content["bundle_notes"] = record["notes"]
+    content["bundle_frame_temperature"] = record["frame_temperature"]
+    config.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    if (folder / CARD).exists():
+        shutil.copyfile(folder / CARD, checkpoint / CARD)
+    return weights
 
 
 def apply_delta(base: Path, folder: Path, out: Path) -> Path:
@@ -149,21 +190,14 @@ def apply_delta(base: Path, folder: Path, out: Path) -> Path:
         The path of the weights file.
 
     Raises:
-        SmallModelError: base, delta or result has another sha256 than the record says.
+        SmallModelError: ``out`` exists, or as :func:`add_delta`.
     """
     if out.exists():
         raise SmallModelError(f"{out} exists already: give another folder.")
-    record = read_record(folder)
-    digests = record["sha256"]
-    check_sha256(folder / DELTA, digests["delta"], "The delta")
-    check_sha256(base / WEIGHTS, digests["base"], "The base checkpoint")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as work:
         fresh = Path(work) / "new"
-        shutil.copytree(base, fresh, ignore=shutil.ignore_patterns(WEIGHTS))
-        merged = merge(load_file(base / WEIGHTS), load_file(folder / DELTA), record["scale"])
-        save_file(merged, fresh / WEIGHTS, metadata=FORMAT)
-        (fresh / WEIGHTS).chmod((fresh / "config.json").stat().st_mode)
-        check_sha256(fresh / WEIGHTS, digests["result"], "The sum of base and delta")
+        shutil.copytree(base, fresh)
+        add_delta(fresh, folder)
         fresh.rename(out)
     return out / WEIGHTS

@@ -10,7 +10,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ import numpy as np
 import torch
 
 from small_model.training_align import rate_factor
-from small_model.training_data import Clip, Labels, read_clips
+from small_model.training_data import Clip, Labels, clip_texts, read_clips
+from small_model.training_facts import FactMaker
 from small_model.training_features import Half
+from small_model.training_pieces import SPACE, Pieces
 from small_model.training_reader import Reader
-from small_model.training_text import chance
+from small_model.training_text import Dialogue, chance
 
 TRANSCRIBE = "Repeat the speech."
 
@@ -77,14 +79,46 @@ class Sample:
     tokens: torch.Tensor | None = None
 
 
-def load_samples(features: Path, kind: str) -> list[Sample]:
-    """Read all clips of a kind."""
+def load_samples(features: Path, kind: str, pieces: Pieces) -> list[Sample]:
+    """Read all clips of a kind, their labels as the audio side was taught them."""
     samples = []
     for file in sorted(features.glob(f"{kind}-[0-9][0-9][0-9].json")):
         for clip, windows, labels in read_clips(file.with_suffix(".npy")):
             if not windows:
                 continue
-            samples.append(Sample(clip, windows, np.concatenate(labels)))
+            samples.append(Sample(clip, windows, pieces.relabel(np.concatenate(labels))))
+    return samples
+
+
+def write_samples(
+    dialogues: Sequence[Dialogue],
+    facts: FactMaker,
+    tokenizer: Any,
+    pieces: Pieces,
+    silence: int,
+    rng: random.Random,
+) -> list[Sample]:
+    """Recordings that were never spoken: their labels alone, for the exact mode.
+
+    Each letter lasts about as long as in speech, drawn anew for each recording and word. Whole
+    dialogues are left to the recordings.
+    """
+    strings = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    letters = [len(string.removeprefix(SPACE)) for string in strings]
+    samples = []
+    for dialogue in dialogues:
+        for kind, sentences, questions in clip_texts(dialogue, facts, rng):
+            if kind == "whole":
+                continue
+            parts, letter = [], rng.uniform(1.3, 2.3)  # audio tokens
+            for sentence in sentences:
+                ids = tokenizer(" " + sentence, add_special_tokens=False)["input_ids"]
+                lengths = [max(1, round(letters[i] * letter * rng.uniform(0.7, 1.3))) for i in ids]
+                parts += [np.repeat(ids, lengths), np.full(rng.randint(2, 10), silence)]
+            labels = pieces.relabel(np.concatenate(parts).astype(np.int32))
+            text = " ".join(sentences)
+            clip = Clip(kind, dialogue.name, "none", text, tuple(questions), ())
+            samples.append(Sample(clip, [], labels))
     return samples
 
 

@@ -22,6 +22,7 @@ import torch.nn.functional as F  # noqa: N812 - its customary name
 
 from small_model.training_data import OUTSIDE
 from small_model.training_features import TOKEN_RATE, WINDOW_TOKENS, Upper
+from small_model.training_pieces import Pieces
 from small_model.training_text import chance
 
 Report = Callable[[dict[str, Any]], None]
@@ -42,6 +43,7 @@ class AlignOptions:
         encoder_rate: Learning rate of the encoder layers.
         projector_rate: Of the projector.
         decay_from: Progress after which rates fall linearly to zero.
+        piece_frames: Audio tokens that a text token must have to be taught as a whole.
         noise: Standard deviation of noise on the features, in units of theirs.
         seed: Of order and choice of tokens.
         save_minutes: Between checkpoints.
@@ -50,13 +52,14 @@ class AlignOptions:
     hours: float = 80.0
     minutes: float = 60.0
     batch: int = 2
-    share: float = 0.4
-    slices: int = 3
-    whole_from: float = 0.7
+    share: float = 1.0
+    slices: int = 5
+    whole_from: float = 0.85
     scale: float = 6.0
     encoder_rate: float = 4e-4
     projector_rate: float = 1.2e-3
     decay_from: float = 0.4
+    piece_frames: int = 400
     noise: float = 0.05
     seed: int = 1
     save_minutes: float = 2.0
@@ -82,6 +85,11 @@ class Shards:
         self._labels = [np.load(file.with_suffix(".labels.npy")) for file in files]
         self.index = [(s, w) for s, part in enumerate(self._labels) for w in range(len(part))]
         self.tokens = [int((self._labels[s][w] != OUTSIDE).sum()) for s, w in self.index]
+        self.labels = np.concatenate([part[part != OUTSIDE] for part in self._labels])
+
+    def relabel(self, pieces: Pieces) -> None:
+        """Spell rare tokens in frequent ones."""
+        self._labels = [np.stack([pieces.relabel(row) for row in part]) for part in self._labels]
         self.labels = np.concatenate([part[part != OUTSIDE] for part in self._labels])
 
     @property
@@ -230,6 +238,7 @@ def align(
     embeddings: torch.Tensor,
     features: Path,
     out: Path,
+    tokenizer: Any,
     silence: int,
     options: AlignOptions,
     report: Report,
@@ -241,7 +250,8 @@ def align(
         upper: Trained in place, on its own device.
         embeddings: The language model's, (vocabulary, hidden).
         features: Folder of shards.
-        out: Folder for the checkpoint and ``align.jsonl``, the curve.
+        out: Folder for the checkpoint, ``align.jsonl``, the curve, and ``pieces.json``.
+        tokenizer: Of the language model.
         silence: Label between words; half of such tokens are left out of the loss.
         options: Settings.
         report: Called with each line of the curve.
@@ -250,6 +260,11 @@ def align(
     device = upper.layer_norm.weight.device
     torch.manual_seed(options.seed)
     train, development = Shards(features, "align"), Shards(features, "development")
+    path = out / "pieces.json"
+    if not path.exists():
+        Pieces.count(tokenizer, train.labels, options.piece_frames).save(path)
+    for shards in (train, development):
+        shards.relabel(Pieces.load(tokenizer, path))
     head = Head(embeddings.cpu(), torch.from_numpy(train.labels).long(), options.scale).to(device)
     upper.requires_grad_(True)
     encoder = [*upper.layers.parameters(), *upper.layer_norm.parameters()]

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from small_model.errors import SmallModelError, UntimedError
+from small_model.errors import UntimedError
 from small_model.training_facts import Fact, FactMaker
 from small_model.training_features import TOKEN_RATE, WINDOW_S, WINDOW_TOKENS, Half, Lower
-from small_model.training_piper import Piper
+from small_model.training_speaker import Speaker
 from small_model.training_text import Dialogue, Lexicon, random_sentence
-from small_model.training_voices import RATE, Espeak, Flite, Samples, Spoken, plain
+from small_model.training_voices import RATE, Samples, Spoken, plain
 
 Labels = npt.NDArray[np.int32]
 
@@ -25,58 +25,7 @@ SHARD_WINDOWS = 24
 OUTSIDE = -1  # label of tokens past the end of a short window
 SPIRAL_PER_SHARD = 60  # sentences of SPIRAL that one shard uses up
 
-# Share of sentences. flite's awb is never trained on: evaluation speaks with it.
-VOICES = (
-    ("flite:slt", 0.30),
-    ("flite:rms", 0.22),
-    ("flite:kal16", 0.10),
-    ("espeak:en-us+m3", 0.06),
-    ("espeak:en-us+f2", 0.06),
-    ("espeak:en-us+m7", 0.06),
-    ("espeak:en-us+klatt2", 0.04),
-    ("piper:joe", 0.16),
-)
-# flite:awb is not among them: evaluation has it for a voice that was never trained on.
-
 TokenTime = tuple[int, float, float]  # id, start and end in seconds
-
-
-class Speaker:
-    """All engines behind one call, with random speed and level.
-
-    Args:
-        piper: The Piper voice's ``.onnx`` file; without it that voice is not used.
-        rng: Source of chance.
-    """
-
-    def __init__(self, piper: Path | None, rng: random.Random) -> None:
-        self._flite, self._espeak, self.rng = Flite(), Espeak(), rng
-        self._piper = Piper(piper, self._espeak) if piper else None
-        self._voices = [(name, share) for name, share in VOICES if piper or "piper" not in name]
-
-    def choose(self) -> str:
-        """A training voice by its share."""
-        names, shares = zip(*self._voices, strict=True)
-        return str(self.rng.choices(names, shares)[0])
-
-    def say(self, text: str, voice: str, vary: bool = True) -> Spoken:
-        """Speak plain text; with ``vary`` at another speed, pitch and level each time."""
-        engine, name = voice.split(":")
-        rng = self.rng
-        if engine == "flite":
-            spoken = self._flite.say(text, name)
-        elif engine == "espeak":
-            rate, pitch = (rng.randint(135, 190), rng.randint(30, 70)) if vary else (160, 50)
-            spoken = self._espeak.say(text, name, rate, pitch)
-        elif self._piper is not None:
-            spoken = self._piper.say(text, rng.uniform(0.9, 1.15) if vary else 1.0)
-        else:
-            raise SmallModelError(f"{voice} needs the Piper voice: give --piper-voice.")
-        if vary and engine != "espeak":
-            spoken = spoken.faster(rng.choice([1.0, 1.0, 0.92, 0.96, 1.04, 1.08, 1.14]))
-        rms = float(np.sqrt(np.mean(spoken.samples**2))) + 1e-6
-        level = 10 ** rng.uniform(-1.6, -0.9) if vary else 0.06
-        return Spoken(np.clip(spoken.samples * (level / rms), -1, 1), spoken.words)
 
 
 def token_times(tokenizer: Any, text: str, spoken: Spoken) -> list[TokenTime]:

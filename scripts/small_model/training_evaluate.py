@@ -1,8 +1,10 @@
 """The stage evaluate: four-choice accuracy by likelihood with controls, short answers, word errors.
 
 The rule was fixed before training: of four choices take the one with the highest
-``(log p(choice | audio, question) - log p(choice | question)) / tokens of the choice``. It does
-not see the order of the choices. Everything runs through the merged checkpoint's own class.
+``(log p(choice | audio, question) - log p(choice | question)) / tokens of the choice``, where the
+question alone is the same prompt with nothing in the audio's place. It does not see the order of
+the choices. Everything runs through the merged checkpoint's own class; which audio tokens are kept
+is chosen by the runtime's own code.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +23,20 @@ import numpy.typing as npt
 import torch
 
 from small_model.training_adapt import TRANSCRIBE
-from small_model.training_data import Speaker, Stream, speak_clip
+from small_model.training_data import Stream, speak_clip
 from small_model.training_facts import FactMaker
-from small_model.training_features import WINDOW_S, library
+from small_model.training_features import TOKEN_RATE, WINDOW_S, WINDOW_TOKENS, library
 from small_model.training_reader import read_template
+from small_model.training_speaker import Speaker
 from small_model.training_text import Dialogue, chance
 from small_model.training_voices import RATE, Samples
+from speechprune_ort import PruningOptions
+from speechprune_ort.runtime.pruning import binarize
+from speechprune_ort.runtime.selection import select
 
 RESAMPLES = 10_000
+PRUNED = re.compile(r"(truncate|random|crop|similarity|attention|speechprune)@(0?\.\d+)")
+TEMPERATURES = (1.0, 0.5, 0.25, 0.12, 0.06)
 
 
 class Listener:
@@ -80,6 +89,43 @@ class Listener:
             tokens.append(projected[0, : (frames - 2) // 2 + 1])
         return torch.cat(tokens)
 
+    @cached_property
+    def _signs(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Signs of the first layer's Q and K weights, (hidden, heads, head_dim) each.
+
+        A negative gain of the norm ahead of them turns the sign of its input over.
+        """
+        layer = self.model.model.language_model.layers[0]
+
+        def signs(weight: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(binarize(weight.float().numpy(force=True))).float()
+
+        gains, width = signs(layer.input_layernorm.weight), layer.self_attn.head_dim
+        query, key = (
+            (signs(part.weight) * gains).T.reshape(len(gains), -1, width)
+            for part in (layer.self_attn.q_proj, layer.self_attn.k_proj)
+        )
+        return query, key
+
+    def keep(self, audio: torch.Tensor, question: str, options: PruningOptions) -> torch.Tensor:
+        """The audio tokens (kept, hidden) that the runtime would keep of (tokens, hidden)."""
+        tokens = audio.numpy(force=True)
+
+        def project(part: npt.NDArray[Any]) -> tuple[Any, Any]:
+            signs = torch.from_numpy(binarize(part)).float()
+            query, key = (torch.tensordot(signs, weight, 1).numpy() for weight in self._signs)
+            return query, key
+
+        kept = select(
+            options,
+            tokens,
+            self.embed(question).numpy(force=True),
+            window_tokens=WINDOW_TOKENS,
+            frame_tokens=TOKEN_RATE,
+            project=project,
+        )
+        return audio[torch.from_numpy(kept.indices)]
+
     def ids(self, text: str) -> list[int]:
         """Token ids of a text."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -92,17 +138,10 @@ class Listener:
     @torch.inference_mode()
     def read(self, audio: torch.Tensor | None, question: str) -> tuple[torch.Tensor, Any]:
         """Run the prompt; log-probabilities of the next token (vocabulary,) and the cache."""
-        if audio is None:
-            message = [{"role": "user", "content": question}]
-            prompt = self.embed(
-                self.tokenizer.apply_chat_template(
-                    message, add_generation_prompt=True, tokenize=False
-                )
-            )
-        else:
-            t = self.template
-            tail = self.embed(t.audio_end + question + t.after)
-            prompt = torch.cat([self.embeddings[list(t.before)], audio, tail])
+        t = self.template
+        heard = [audio] if audio is not None else []
+        tail = self.embed(t.audio_end + question + t.after)
+        prompt = torch.cat([self.embeddings[list(t.before)], *heard, tail])
         output = self.model.model.language_model(
             inputs_embeds=prompt[None].to(torch.bfloat16), use_cache=True
         )
@@ -161,14 +200,47 @@ def speak_dialogue(dialogue: Dialogue, speaker: Speaker, tokenizer: Any, voice: 
     return Recordings(key, speak(dialogue.sentences))
 
 
+class Heard:
+    """A spoken dialogue as audio tokens, encoded when they are first asked for.
+
+    Args:
+        listener: Encodes.
+        recordings: What was spoken.
+    """
+
+    def __init__(self, listener: Listener, recordings: Recordings) -> None:
+        self._listener, self._recordings = listener, recordings
+
+    @cached_property
+    def key(self) -> torch.Tensor:
+        """(tokens, hidden) of the key sentence alone."""
+        return self._listener.encode(self._recordings.key)
+
+    @cached_property
+    def whole(self) -> torch.Tensor:
+        """(tokens, hidden) of all of it."""
+        return self._listener.encode(self._recordings.whole)
+
+
 def score_dialogue(
     listener: Listener,
     dialogue: Dialogue,
-    own: Recordings,
-    other: Recordings,
+    own: Heard,
+    other: Heard,
     conditions: Sequence[str],
+    temperature: float = 1.0,
 ) -> dict[str, Any]:
-    """Per condition whether the right choice wins, and the number of audio tokens."""
+    """Per condition whether the right choice wins, and the number of audio tokens.
+
+    Args:
+        listener: Scores.
+        dialogue: The question, its choices and the right one.
+        own: The dialogue's recordings.
+        other: Another dialogue's, for the mismatched controls.
+        conditions: ``question``, ``text``, ``key_text``, ``key``, ``whole``, ``key_other``,
+            ``whole_other``, or a method at a pruning rate, such as ``speechprune@0.2``.
+        temperature: Of the softmax over frames, eq. 6.
+    """
     alone = listener.likelihoods(None, dialogue.question, dialogue.choices)
     row: dict[str, Any] = {"id": dialogue.name}
     for condition in conditions:
@@ -179,13 +251,41 @@ def score_dialogue(
             given = listener.embed(" ".join(dialogue.sentences))
         elif condition == "key_text":
             given = listener.embed(" ".join(dialogue.sentences[i] for i in dialogue.key))
+        elif pruned := PRUNED.fullmatch(condition):
+            options = PruningOptions(
+                method=pruned[1],  # type: ignore[arg-type]
+                pruning_rate=float(pruned[2]),
+                frame_temperature=temperature,
+                seed=sum(map(ord, dialogue.name)),
+            )
+            given = listener.keep(own.whole, dialogue.question, options)
         else:
             source = other if condition.endswith("_other") else own
-            given = listener.encode(source.key if condition.startswith("key") else source.whole)
+            given = source.key if condition.startswith("key") else source.whole
         scores = listener.likelihoods(given, dialogue.question, dialogue.choices)
         row[condition] = int((scores - alone).argmax() == dialogue.answer)
         row[condition + "_tokens"] = len(given)
     return row
+
+
+def compare_temperatures(
+    listener: Listener, dialogues: Sequence[Dialogue], speaker: Speaker, voice: str, rate: float
+) -> dict[str, float]:
+    """Mean log-probability of the right choice under SpeechPrune at each temperature.
+
+    Of the four choices, by softmax over what the rule compares. For dialogues of training only.
+    """
+    sums: dict[str, list[float]] = {str(t): [] for t in TEMPERATURES}
+    for dialogue in dialogues:
+        heard = Heard(listener, speak_dialogue(dialogue, speaker, listener.tokenizer, voice))
+        alone = listener.likelihoods(None, dialogue.question, dialogue.choices)
+        for temperature in TEMPERATURES:
+            options = PruningOptions(pruning_rate=rate, frame_temperature=temperature)
+            given = listener.keep(heard.whole, dialogue.question, options)
+            scores = listener.likelihoods(given, dialogue.question, dialogue.choices) - alone
+            chances = scores - np.logaddexp.reduce(scores)
+            sums[str(temperature)].append(float(chances[dialogue.answer]))
+    return {name: round(float(np.mean(values)), 4) for name, values in sums.items()}
 
 
 def interval(values: Sequence[float], seed: int = 0) -> dict[str, float]:
@@ -236,33 +336,60 @@ def evaluate_choices(
     speaker: Speaker,
     voice: str,
     conditions: Sequence[str],
+    temperature: float,
     path: Path,
     report: Callable[[Mapping[str, Any]], None],
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Any]:
     """Score dialogues one by one into a JSON-lines file; those already there are kept.
 
     Returns:
-        Accuracy of each condition with its interval.
+        Accuracy of each condition with its interval, and of pairs of conditions the difference.
     """
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {row["id"] for row in rows}
-    spoken = [None, *dialogues]
-    previous: Recordings | None = None
-    for before, dialogue in zip(spoken, dialogues, strict=False):
+    previous: Heard | None = None
+
+    def hear(dialogue: Dialogue) -> Heard:
+        return Heard(listener, speak_dialogue(dialogue, speaker, listener.tokenizer, voice))
+
+    for place, dialogue in enumerate(dialogues):
         if dialogue.name in done:
             previous = None
             continue
-        if previous is None:
-            neighbour = before or dialogues[-1]
-            previous = speak_dialogue(neighbour, speaker, listener.tokenizer, voice)
-        own = speak_dialogue(dialogue, speaker, listener.tokenizer, voice)
-        row = score_dialogue(listener, dialogue, own, previous, conditions)
+        own = hear(dialogue)
+        other = previous or hear(dialogues[place - 1])  # the first one's neighbour is the last
+        row = score_dialogue(listener, dialogue, own, other, conditions, temperature)
         previous = own
         rows.append(row)
         with path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
         report(row)
-    return {name: interval([r[name] for r in rows if name in r]) for name in conditions}
+    return {name: interval([r[name] for r in rows if name in r]) for name in conditions} | {
+        f"{name} - {baseline}": interval(
+            [r[name] - r[baseline] for r in rows if name in r and baseline in r]
+        )
+        for name, baselines in compared(conditions).items()
+        for baseline in baselines
+    }
+
+
+def compared(conditions: Sequence[str]) -> dict[str, list[str]]:
+    """Which conditions are compared dialogue by dialogue.
+
+    >>> compared(["key", "key_other", "speechprune@0.2", "crop@0.2", "crop@0.4"])
+    {'key': ['key_other'], 'speechprune@0.2': ['crop@0.2']}
+    """
+    pairs = {
+        name: [c for c in conditions if c in (f"{name}_other", "question")]
+        for name in ("key", "whole")
+        if name in conditions
+    }
+    for name in conditions:
+        method, _, rate = name.partition("@")
+        if method == "speechprune":
+            baselines = (f"{m}@{rate}" for m in ("truncate", "random", "crop"))
+            pairs[name] = [c for c in baselines if c in conditions]
+    return pairs
 
 
 def evaluate_answers(

@@ -13,7 +13,6 @@ import torch
 
 from small_model.training_data import (
     SPIRAL_PER_SHARD,
-    Speaker,
     Stream,
     align_texts,
     make_align_shard,
@@ -21,6 +20,7 @@ from small_model.training_data import (
 )
 from small_model.training_facts import FactMaker
 from small_model.training_features import Lower, library, load_model
+from small_model.training_speaker import Speaker
 from small_model.training_text import Split, chance, read_lexicon, read_spiral, split_dialogues
 
 CLIP_DIALOGUES = 6  # dialogues a shard of clips

@@ -10,7 +10,9 @@ import typer
 
 from speechprune_ort import __version__
 from speechprune_ort.cli.ask import ask
+from speechprune_ort.cli.batch import batch
 from speechprune_ort.cli.doctor import doctor
+from speechprune_ort.cli.eval import evaluate
 from speechprune_ort.cli.export import export
 from speechprune_ort.errors import SpeechPruneError
 
@@ -27,6 +29,8 @@ app = typer.Typer(
 )
 app.command()(export)
 app.command()(ask)
+app.command()(batch)
+app.command(name="eval")(evaluate)
 app.command()(doctor)
 
 

@@ -1,4 +1,4 @@
-"""``speechprune-ort ask``: one question about one recording."""
+"""``speechprune-ort ask``: questions about one recording."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from speechprune_ort.errors import OptionError
+from speechprune_ort.cli.options import provider_options
 from speechprune_ort.options import (
     AttentionForm,
     DeviceName,
@@ -28,7 +28,9 @@ __all__ = ["ask", "summary"]
 def ask(
     bundle: Annotated[Path, typer.Argument(help="Folder that export wrote.")],
     audio: Annotated[Path, typer.Argument(help="Recording: wav, flac, ogg, mp3.")],
-    question: Annotated[str, typer.Argument(help="What to ask about it.")],
+    questions: Annotated[
+        list[str], typer.Argument(metavar="QUESTION...", help="What to ask about it.")
+    ],
     method: Annotated[
         Method,
         typer.Option(help="Which tokens are kept."),
@@ -41,8 +43,9 @@ def ask(
         typer.Option(help="Audio tokens that phase 1 leaves; one window (750) by default."),
     ] = None,
     frame_temperature: Annotated[
-        float, typer.Option(help="Of phase 1's softmax over seconds; lower concentrates.")
-    ] = 1.0,
+        float | None,
+        typer.Option(help="Of phase 1's softmax over seconds; the bundle's by default."),
+    ] = None,
     attention: Annotated[AttentionForm, typer.Option(help="Form of phase 2.")] = "binarized",
     single_head: Annotated[
         bool, typer.Option("--single-head", help="Phase 2 over the whole width.")
@@ -62,10 +65,13 @@ def ask(
         typer.Option(metavar="KEY=VALUE", help="For the CUDA provider; may be repeated."),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print answer, kept tokens and timings as JSON.")
+        bool, typer.Option("--json", help="Print answers, kept tokens and timings as JSON.")
     ] = False,
 ) -> None:
-    """Answer a question about a recording, from the audio tokens that matter for it."""
+    """Answer questions about a recording, each from the audio tokens that matter for it.
+
+    The recording is encoded once. With --json, one question gives an object, several a list.
+    """
     from speechprune_ort import SpeechLLM
 
     pruning = PruningOptions(
@@ -89,22 +95,30 @@ def ask(
         bundle,
         device,
         threads,
-        _provider_options(provider_option),
+        provider_options(provider_option),
     )
-    pieces = model.stream(audio, question, pruning=pruning, generation=generation)
-    for piece in pieces:
-        if not as_json:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-    answer = pieces.answer
+    if len(questions) == 1:
+        streams = [model.stream(audio, questions[0], pruning=pruning, generation=generation)]
+    else:
+        recording = model.listen(audio)
+        streams = [recording.stream(q, pruning=pruning, generation=generation) for q in questions]
     if as_json:
-        sys.stdout.write(json.dumps(answer.to_dict(), indent=1) + "\n")
+        found = [stream.answer.to_dict() for stream in streams]
+        content = found[0] if len(found) == 1 else found
+        sys.stdout.write(json.dumps(content, indent=1) + "\n")
         return
-    sys.stdout.write("\n")
-    sys.stdout.flush()
+    console = Console(stderr=True, markup=False, highlight=False)
     for note in model.manifest.notes:
         sys.stderr.write(f"note: {note}\n")
-    Console(stderr=True, markup=False).print(summary(answer))
+    for question, stream in zip(questions, streams, strict=True):
+        if len(questions) > 1:
+            sys.stderr.write(f"\n{question}\n")
+        for piece in stream:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+        console.print(summary(stream.answer))
 
 
 def summary(answer: Answer) -> Table:
@@ -139,13 +153,3 @@ def _joined(spans: tuple[Span, ...], gap: float = 1.0) -> list[Span]:
         else:
             joined.append(span)
     return joined
-
-
-def _provider_options(pairs: list[str] | None) -> dict[str, str] | None:
-    options = {}
-    for pair in pairs or ():
-        key, sign, value = pair.partition("=")
-        if not sign or not key:
-            raise OptionError(f"--provider-option takes KEY=VALUE, not {pair!r}.")
-        options[key] = value
-    return options or None

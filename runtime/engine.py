@@ -1,0 +1,162 @@
+"""A bundle opened for use: its sessions, its tokenizer, and what a single one of them does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from speechprune_ort.errors import BundleError
+from speechprune_ort.manifest import TOKENIZER_FILE, Manifest
+from speechprune_ort.options import AttentionForm, DeviceName
+from speechprune_ort.results import Timings
+from speechprune_ort.runtime.audio import split_windows
+from speechprune_ort.runtime.bundle import verify_files
+from speechprune_ort.runtime.decoder import Decoder
+from speechprune_ort.runtime.device import resolve_device
+from speechprune_ort.runtime.encoder import encode_windows
+from speechprune_ort.runtime.features import LogMel
+from speechprune_ort.runtime.prompt import Prompt, build_prompt
+from speechprune_ort.runtime.selection import Projection
+from speechprune_ort.runtime.session import open_session
+from speechprune_ort.specs import (
+    AUDIO_ENCODER,
+    DECODER,
+    EMBED_TOKENS,
+    FIRST_LAYER_QK,
+    FIRST_LAYER_QK_FLOAT,
+)
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """The graphs of a bundle on one device.
+
+    Args:
+        folder: The bundle.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        threads: within an operator; None lets ONNX Runtime choose.
+        provider_options: of the CUDA execution provider.
+
+    Attributes:
+        manifest: of the bundle.
+        device: where the graphs run.
+        tokenizer: of the bundle; control tokens in what it is given stay plain text.
+
+    Raises:
+        BundleError: the folder is no bundle, or of another schema, or incomplete.
+        IntegrityError: a file of it was changed.
+        DeviceError: the device cannot be used; the message says what is missing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: DeviceName,
+        threads: int | None,
+        provider_options: Mapping[str, str] | None,
+    ) -> None:
+        self.manifest = manifest = Manifest.read(folder)
+        self.device = resolve_device(device, manifest.target, provider_options)
+        verify_files(folder, manifest)
+        self._folder, self._threads = folder, threads
+        try:
+            self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+        except Exception as error:  # the library raises a bare Exception
+            raise BundleError(
+                f"{folder / TOKENIZER_FILE} cannot be read ({error}): export the bundle again."
+            ) from None
+        # A question must not be able to write control tokens into the prompt.
+        self.tokenizer.encode_special_tokens = True
+        self._log_mel = LogMel(
+            sampling_rate=manifest.audio.sampling_rate,
+            n_fft=manifest.audio.n_fft,
+            hop_length=manifest.audio.hop_length,
+            mel_bins=manifest.dimensions.mel_bins,
+            window_seconds=manifest.audio.window_seconds,
+        )
+        self._sessions: dict[str, ort.InferenceSession] = {}
+        for name in (AUDIO_ENCODER, EMBED_TOKENS, FIRST_LAYER_QK, DECODER):
+            self.session(name)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Audio tokens of a second of sound."""
+        audio = self.manifest.audio
+        return self.manifest.dimensions.window_tokens / audio.window_seconds
+
+    def session(self, name: str) -> ort.InferenceSession:
+        """The session of a graph, opened when it is first wanted.
+
+        Raises:
+            BundleError: the bundle has no such graph.
+        """
+        if name not in self._sessions:
+            entry = self.manifest.graphs.get(name)
+            if entry is None:
+                raise BundleError(
+                    f"The bundle {self._folder} has no {name} graph: export it again."
+                )
+            self._sessions[name] = open_session(
+                self._folder / entry.file,
+                entry.spec,
+                self.device,
+                self._threads,
+                spinning=name == DECODER,
+            )
+        return self._sessions[name]
+
+    def encode(self, samples: NDArray[np.float32], timings: Timings) -> NDArray[Any]:
+        """A recording (samples,) float32 to audio embeddings (tokens, hidden).
+
+        Raises:
+            AudioError: it is too short for a single token.
+        """
+        audio = self.manifest.audio
+        with timings.measure("log_mel"):
+            windows = split_windows(samples, audio.window_samples)
+            features, lengths = self._log_mel.windows(windows)
+        with timings.measure("encoder"):
+            return encode_windows(self.session(AUDIO_ENCODER), features, lengths, audio)
+
+    def embed(self, ids: tuple[int, ...]) -> NDArray[Any]:
+        """Token ids to embeddings (tokens, hidden)."""
+        session = self.session(EMBED_TOKENS)
+        embeds: NDArray[Any] = session.run(["embeds"], {"token_ids": np.array(ids, np.int64)})[0]
+        return embeds
+
+    def prompt(self, question: str) -> Prompt:
+        """The template around a question.
+
+        Raises:
+            PromptError: the question is empty or gives no token.
+        """
+        return build_prompt(self.tokenizer, self.manifest.prompt, question)
+
+    def projection(self, form: AttentionForm) -> Projection:
+        """First-layer Q' and K' of audio embeddings, binarized or float."""
+        # The ablation's graph is opened when it is asked for.
+        session = self.session(FIRST_LAYER_QK if form == "binarized" else FIRST_LAYER_QK_FLOAT)
+
+        def project(audio: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            query, key = session.run(["query", "key"], {"audio_embeds": audio})
+            return query, key
+
+        return project
+
+    def decoder(self, capacity: int) -> Decoder:
+        """A decoder with an empty cache of ``capacity`` positions."""
+        return Decoder(
+            self.session(DECODER),
+            self.session(EMBED_TOKENS),
+            self.device,
+            self.manifest.dimensions,
+            self.manifest.float_dtype,
+            capacity,
+        )

@@ -1,0 +1,226 @@
+"""``speechprune-ort eval``: accuracy of a bundle on recordings with choices."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from speechprune_ort import __version__
+from speechprune_ort.cli.options import provider_options
+from speechprune_ort.errors import OptionError
+from speechprune_ort.options import AttentionForm, DeviceName, Method, Positions, PruningOptions
+
+if TYPE_CHECKING:
+    from speechprune_ort.evaluation.executor import Executor
+
+__all__ = ["evaluate"]
+
+
+def _numbers(name: str, text: str, kind: type[int] | type[float]) -> list[float]:
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise OptionError(f"{name} takes numbers separated by commas, not {text!r}.") from None
+
+
+def _methods(text: str) -> list[Method]:
+    known = get_args(Method)
+    for method in text.split(","):
+        if method not in known:
+            raise OptionError(f"--methods takes {', '.join(known)}, not {method!r}.")
+    return text.split(",")  # type: ignore[return-value]
+
+
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="Folder that export wrote.")],
+    data: Annotated[
+        Path, typer.Option(help="SPIRAL's folder, or a JSONL of recordings with choices.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for results; an interrupted run goes on.")] = (
+        Path("results")
+    ),
+    methods: Annotated[str, typer.Option(help="Comma-separated.")] = (
+        "none,random,crop,speechprune"
+    ),
+    pruning_rates: Annotated[str, typer.Option(help="Comma-separated.")] = "0.2,0.4,0.6,0.8",
+    seeds: Annotated[str, typer.Option(help="Of random and crop, comma-separated.")] = "0",
+    scoring: Annotated[
+        str, typer.Option(help="likelihood, letter or generate; see docs/eval.md.")
+    ] = "likelihood",
+    shuffle_choices: Annotated[
+        bool,
+        typer.Option("--shuffle-choices/--as-published", help="Order of the choices."),
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Of the choices' order, samples and noise.")] = 0,
+    limit: Annotated[int | None, typer.Option(help="Only the first samples.")] = None,
+    sample: Annotated[
+        int | None, typer.Option(help="A random subset, stratified by type of recording.")
+    ] = None,
+    noise: Annotated[
+        str | None, typer.Option(help="snr=20,10,5,0: white, babble at these, and a room.")
+    ] = None,
+    speed: Annotated[str | None, typer.Option(help="Factors, such as 0.9,1.1.")] = None,
+    telephone: Annotated[bool, typer.Option("--telephone", help="300 to 3400 Hz.")] = False,
+    controls: Annotated[
+        bool, typer.Option(help="Without audio, another recording, transcript as text.")
+    ] = True,
+    costs: Annotated[bool, typer.Option(help="Measure time and memory of the prompts.")] = True,
+    plots: Annotated[bool, typer.Option(help="Draw pictures; needs [eval].")] = True,
+    budget: Annotated[int | None, typer.Option(help="Tokens that phase 1 leaves.")] = None,
+    frame_temperature: Annotated[
+        float | None, typer.Option(help="Of phase 1's softmax; the bundle's by default.")
+    ] = None,
+    attention: Annotated[AttentionForm, typer.Option(help="Form of phase 2.")] = "binarized",
+    single_head: Annotated[
+        bool, typer.Option("--single-head", help="Phase 2 over the whole width.")
+    ] = False,
+    positions: Annotated[Positions, typer.Option(help="Of kept tokens.")] = "renumbered",
+    engine: Annotated[str, typer.Option(help="local, or ray: workers on a cluster.")] = "local",
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster.")] = None,
+    workers: Annotated[int, typer.Option(help="Workers on the Ray cluster.")] = 2,
+    device: Annotated[DeviceName, typer.Option(help="Where graphs run.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Threads within an operator.")] = None,
+    provider_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="For the CUDA provider; may be repeated."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
+) -> None:
+    """Score a bundle on recordings with choices, every accuracy with its interval."""
+    from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation, parse_noise
+    from speechprune_ort.evaluation.plan import Plan
+    from speechprune_ort.evaluation.plots import draw_plots, draw_tokens, require_plots
+    from speechprune_ort.evaluation.report import terminal_tables, write_reports
+    from speechprune_ort.evaluation.run import evaluate as run
+    from speechprune_ort.evaluation.samples import read_samples, sample_by_kind, shuffled
+    from speechprune_ort.evaluation.scoring import Scoring
+    from speechprune_ort.evaluation.settings import settings_of
+    from speechprune_ort.evaluation.summary import summarize
+
+    if scoring not in get_args(Scoring):
+        raise OptionError(f"--scoring takes {', '.join(get_args(Scoring))}, not {scoring!r}.")
+    for name, number in (("--limit", limit), ("--sample", sample), ("--workers", workers)):
+        if number is not None and number < 1:
+            raise OptionError(f"{name} must be at least 1, not {number}.")
+    if plots:
+        require_plots()
+    executor = _executor(engine, address, workers)
+    samples = read_samples(data)[:limit]
+    if sample is not None:
+        samples = sample_by_kind(samples, sample, seed)
+    if shuffle_choices:
+        samples = [shuffled(item, seed) for item in samples]
+    perturbations = [CLEAN, *(parse_noise(noise) if noise else [])]
+    for factor in _numbers("--speed", speed, float) if speed else []:
+        if not 0.25 <= factor <= 4:
+            raise OptionError(f"--speed takes factors from 0.25 to 4, not {factor:g}.")
+        perturbations.append(Perturbation("speed", factor))
+    if telephone:
+        perturbations.append(Perturbation("telephone"))
+    base = PruningOptions(
+        budget=budget,
+        frame_temperature=frame_temperature,
+        attention=attention,
+        single_head=single_head,
+        positions=positions,
+    )
+    settings = settings_of(
+        _methods(methods),
+        _numbers("--pruning-rates", pruning_rates, float),
+        [int(value) for value in _numbers("--seeds", seeds, int)],
+        base,
+    )
+    plan = Plan(
+        bundle=bundle,
+        samples=tuple(samples),
+        settings=tuple(settings),
+        scoring=scoring,  # type: ignore[arg-type]
+        perturbations=tuple(perturbations),
+        controls=controls,
+        seed=seed,
+        device=device,
+        threads=threads,
+        provider_options=provider_options(provider_option) or {},
+    )
+    console = Console(stderr=True, markup=False, soft_wrap=True)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    ) as display:
+        task = display.add_task("samples", total=len(samples))
+        rows = run(
+            plan,
+            out,
+            executor,
+            lambda done, _: display.update(task, completed=done),
+        )
+    summary = summarize(rows, settings)
+    for name, reason in summary.failed.items():
+        sys.stderr.write(f"not used: {name}: {reason}\n")
+
+    from speechprune_ort.model import SpeechLLM
+
+    pictures: list[Path] = []
+    measured = {}
+    if costs or plots:
+        model = SpeechLLM(bundle, device, threads, dict(plan.provider_options) or None)
+        if costs:
+            from speechprune_ort.evaluation.costs import measure_costs
+
+            lines = next(iter(summary.subsets.values()))[0].settings
+            kept = {line.name: round(line.kept or 0) for line in lines}
+            text = model.engine.prompt(samples[0].question)
+            measured = measure_costs(model, kept, len(text.before) + len(text.after))
+        if plots:
+            pictures = draw_plots(out, summary, rows, settings)
+            shown = next(s for s in samples if s.name not in summary.failed)
+            recording = model.listen(shown.audio)
+            pruning = next((s.options for s in settings if s.options.method == "speechprune"), base)
+            indices = recording.prune(shown.question, pruning).indices
+            text_embeds = model.embed_text(shown.question)
+            title = f"{shown.name}: {shown.question}"
+            path = out / "tokens_tsne.png"
+            pictures.append(draw_tokens(path, recording.embeds, indices, text_embeds, title))
+    about = {
+        "command": shlex.join(["speechprune-ort", *sys.argv[1:]]),
+        "version": __version__,
+        "bundle": bundle.name,
+        "bundle digest": plan.about()["bundle"],
+        "data": f"{data.name}, {len(samples)} samples, {len(summary.failed)} not used",
+        "scoring": scoring,
+        "choices": f"shuffled with seed {seed}" if shuffle_choices else "as published",
+        "machine": f"{platform.processor() or platform.machine()}, {platform.system()}, {device}",
+    }
+    write_reports(out, summary, measured, about, pictures)
+    if as_json:
+        sys.stdout.write((out / "results.json").read_text(encoding="utf-8"))
+        return
+    # Into a file or a pipe the tables go whole.
+    terminal = Console(markup=False, width=None if sys.stdout.isatty() else 150)
+    for table in terminal_tables(summary, measured):
+        terminal.print(table)
+    console.print(f"results.json, results.csv, report.md and plots are in {out}")
+
+
+def _executor(name: str, address: str | None, workers: int) -> Executor:
+    from speechprune_ort.evaluation.executor import LocalExecutor
+
+    if name == "local":
+        if address is not None:
+            raise OptionError("--address is of --engine ray: give both or none.")
+        return LocalExecutor()
+    if name != "ray":
+        raise OptionError(f"--engine takes local or ray, not {name!r}.")
+    from speechprune_ort.evaluation.ray_executor import RayExecutor
+
+    return RayExecutor(address, workers)

@@ -1,0 +1,22 @@
+"""Reading of options that several subcommands share."""
+
+from __future__ import annotations
+
+from speechprune_ort.errors import OptionError
+
+__all__ = ["provider_options"]
+
+
+def provider_options(pairs: list[str] | None) -> dict[str, str] | None:
+    """``KEY=VALUE`` pairs for the CUDA execution provider; None where there are none.
+
+    Raises:
+        OptionError: one is not of this form.
+    """
+    options = {}
+    for pair in pairs or ():
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise OptionError(f"--provider-option takes KEY=VALUE, not {pair!r}.")
+        options[key] = value
+    return options or None

@@ -1,0 +1,136 @@
+"""What a prompt costs on this machine: arithmetic, time, memory."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from speechprune_ort.manifest import Manifest
+from speechprune_ort.model import SpeechLLM
+from speechprune_ort.specs import DECODER
+
+__all__ = ["Cost", "measure_costs", "prefill_tflops"]
+
+REPEATS = 5
+GIGA = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of reading a prompt of a certain length.
+
+    Attributes:
+        prompt_tokens: positions of the prompt.
+        tflops: floating point operations of the decoder, in 1e12; None where the bundle does
+            not say how many parameters it has.
+        prefill_ms: median time to read the prompt, in milliseconds.
+        memory_gb: resident memory of the process at its peak, in 1e9 bytes; CPU only.
+        activation_gb: how much of that reading the prompt added; CPU only.
+    """
+
+    prompt_tokens: int
+    tflops: float | None
+    prefill_ms: float
+    memory_gb: float | None
+    activation_gb: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def prefill_tflops(manifest: Manifest, tokens: int) -> float | None:
+    """Operations to read a prompt, in 1e12: two per weight and token, and attention.
+
+    The output layer reads the last position alone. Attention is causal: half of the products of
+    queries with keys, and of weights with values.
+
+    Args:
+        manifest: of the bundle.
+        tokens: positions of the prompt.
+
+    Returns:
+        None where the bundle does not say how many parameters its decoder has.
+    """
+    dims, parameters = manifest.dimensions, manifest.graphs[DECODER].parameters
+    if not parameters:
+        return None
+    head = dims.hidden * dims.vocab
+    linear = 2 * ((parameters - head) * tokens + head)
+    attention = 2 * tokens * tokens * dims.heads * dims.head_dim * dims.layers
+    return (linear + attention) / 1e12
+
+
+def measure_costs(
+    model: SpeechLLM, kept: Mapping[str, int], prompt_tokens: int, repeats: int = REPEATS
+) -> dict[str, Cost]:
+    """Time and weigh prompts of several lengths.
+
+    Memory first, shortest to longest, as a runtime keeps what it once took; then time, warmed
+    up, settings taking turns so that a busy moment of the machine meets all of them.
+
+    Args:
+        model: the bundle.
+        kept: audio tokens by name of setting.
+        prompt_tokens: positions of the prompt without audio.
+        repeats: measurements of time a setting.
+    """
+    manifest = model.manifest
+    text = model.embed_text("What was said in the meeting, and by whom, and when was it said?")
+    lengths = sorted(set(kept.values()))
+
+    def read(audio_tokens: int) -> float:
+        embeds = np.resize(text, (audio_tokens + prompt_tokens, text.shape[1]))
+        decoder = model.engine.decoder(len(embeds) + 1)
+        started = perf_counter()
+        decoder.prefill(embeds, np.arange(len(embeds)))
+        return perf_counter() - started
+
+    memory = {length: _peak(model, lambda n=length: read(n)) for length in lengths}
+    times: dict[int, list[float]] = {length: [] for length in lengths}
+    for _ in range(repeats):
+        for length in lengths:
+            times[length].append(read(length))
+    return {
+        name: Cost(
+            prompt_tokens=count + prompt_tokens,
+            tflops=prefill_tflops(manifest, count + prompt_tokens),
+            prefill_ms=1000 * statistics.median(times[count]),
+            memory_gb=memory[count][0],
+            activation_gb=memory[count][1],
+        )
+        for name, count in kept.items()
+    }
+
+
+def _peak(model: SpeechLLM, work: Any) -> tuple[float | None, float | None]:
+    """Peak resident memory during ``work`` and its rise, in 1e9 bytes.
+
+    None on a device of its own, and where the system does not tell (it is Linux that does).
+    """
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    try:
+        reset.write_text("5")
+        before = _resident(status, "VmRSS")
+        work()
+        peak = _resident(status, "VmHWM")
+    except OSError:
+        work()
+        return None, None
+    if model.device.name != "cpu":
+        return None, None
+    return peak / GIGA, max(0, peak - before) / GIGA
+
+
+def _resident(status: Path, field: str) -> int:
+    for line in status.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) * 1024
+    raise OSError(f"{status} has no {field}")

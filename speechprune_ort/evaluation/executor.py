@@ -1,0 +1,36 @@
+"""Where the samples of a plan are judged: in this process, or by workers on a Ray cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, Protocol
+
+from speechprune_ort.evaluation.judge import Judge
+from speechprune_ort.evaluation.plan import Plan
+
+__all__ = ["Executor", "ExecutorName", "Judged", "LocalExecutor"]
+
+ExecutorName = Literal["local", "ray"]
+
+Judged = tuple[int, dict[str, dict[str, Any]]]
+"""Index of a sample and its rows, by perturbation."""
+
+
+class Executor(Protocol):
+    """Judges samples in any order."""
+
+    def run(self, plan: Plan, indices: Sequence[int]) -> Iterator[Judged]:
+        """Judge the samples at ``indices``; each comes as soon as it is done."""
+        ...
+
+
+class LocalExecutor:
+    """In this process, one sample after the other."""
+
+    def run(self, plan: Plan, indices: Sequence[int]) -> Iterator[Judged]:
+        """See ``Executor``."""
+        if not indices:
+            return
+        judge = Judge(plan)
+        for index in indices:
+            yield index, judge.rows(index)

@@ -1,0 +1,171 @@
+"""One sample under every setting: what a worker does, wherever it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechprune_ort.errors import AudioError, PromptError
+from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation, perturb
+from speechprune_ort.evaluation.plan import Plan
+from speechprune_ort.evaluation.samples import Sample, chance
+from speechprune_ort.evaluation.scoring import Chooser
+from speechprune_ort.evaluation.settings import Setting
+from speechprune_ort.model import SpeechLLM
+from speechprune_ort.options import PruningOptions
+from speechprune_ort.recording import Recording
+from speechprune_ort.results import Pruning
+from speechprune_ort.runtime.audio import load_audio
+
+__all__ = ["Judge"]
+
+EVERYTHING = PruningOptions(method="none")
+
+Other = TypeVar("Other")
+
+
+class Judge:
+    """A bundle that answers the samples of a plan, one at a time.
+
+    Each recording is encoded once for all settings and seeds.
+
+    Args:
+        plan: what to do.
+
+    Raises:
+        BundleError: and what else ``SpeechLLM`` raises.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._model = SpeechLLM(
+            plan.bundle, plan.device, plan.threads, dict(plan.provider_options) or None
+        )
+        hidden = self._model.manifest.dimensions.hidden
+        self._silence = self._model.recall(np.zeros((0, hidden), np.float32))
+        # The neighbour's recording, for the mismatched control, is often the one just heard.
+        self._heard = lru_cache(maxsize=3)(self._hear_clean)
+
+    @property
+    def model(self) -> SpeechLLM:
+        """The bundle."""
+        return self._model
+
+    def rows(self, index: int) -> dict[str, dict[str, Any]]:
+        """Judge a sample under every setting and perturbation.
+
+        Args:
+            index: of the sample in the plan.
+
+        Returns:
+            One row a perturbation, by its name: plain data. A recording that cannot be used
+            gives one row with its ``error``.
+        """
+        sample = self._plan.samples[index]
+        try:
+            return {p.name: self._row(index, sample, p) for p in self._plan.perturbations}
+        except (AudioError, PromptError) as error:
+            return {CLEAN.name: {"sample": sample.name, "error": str(error)}}
+
+    def hear(self, index: int, perturbation: Perturbation = CLEAN) -> Recording:
+        """Encode the recording of a sample."""
+        if perturbation == CLEAN:
+            return self._heard(index)
+
+        def other(number: int) -> NDArray[np.float32]:
+            step = chance(self._plan.seed, index, number).randrange(len(self._plan.samples))
+            return self._other(index, step, lambda i: load_audio(self._plan.samples[i].audio, None))
+
+        audio = self._plan.samples[index].audio
+        rate = self._model.manifest.audio.sampling_rate
+        seed = chance(self._plan.seed, perturbation.name, index).getrandbits(32)
+        harder = perturb(load_audio(audio, None), perturbation, rate, seed, other)
+        return self._model.listen(harder, sampling_rate=rate)
+
+    def _other(self, index: int, step: int, load: Callable[[int], Other]) -> Other:
+        """What ``load`` makes of another recording: the first usable one from ``step`` on.
+
+        Raises:
+            AudioError: no other recording can be used.
+        """
+        count = len(self._plan.samples)
+        error = AudioError("There is no other recording: give more than one sample.")
+        for place in range(count):
+            other = (index + step + place) % count
+            if other == index:
+                continue
+            try:
+                return load(other)
+            except AudioError as unusable:
+                error = unusable
+        raise error
+
+    def _hear_clean(self, index: int) -> Recording:
+        return self._model.listen(self._plan.samples[index].audio)
+
+    def _row(self, index: int, sample: Sample, perturbation: Perturbation) -> dict[str, Any]:
+        recording = self.hear(index, perturbation)
+        chooser = Chooser(sample, self._plan.scoring, self._silence)
+        row: dict[str, Any] = {
+            "sample": sample.name,
+            "kind": sample.kind,
+            "hard": sample.hard,
+            "seconds": round(recording.seconds, 3),
+            "tokens": recording.tokens,
+            "answer": sample.answer,
+            "choices": len(sample.choices),
+            "longest": max(range(len(sample.choices)), key=lambda i: len(sample.choices[i])),
+            "settings": {
+                setting.name: self._judge(chooser, recording, setting, sample, perturbation)
+                for setting in self._plan.settings
+            },
+        }
+        if sample.key is not None:
+            row["key"] = list(sample.key)
+        if self._plan.controls and perturbation == CLEAN:
+            row["controls"] = self._controls(chooser, index, sample)
+        return row
+
+    def _judge(
+        self,
+        chooser: Chooser,
+        recording: Recording,
+        setting: Setting,
+        sample: Sample,
+        perturbation: Perturbation,
+    ) -> dict[str, Any]:
+        chosen, kept, covered = [], 0, []
+        for seed in setting.seeds:
+            choice = chooser(recording, setting.with_seed(seed))
+            chosen.append(choice.index)
+            kept = choice.pruning.kept
+            if sample.key is not None and perturbation.kind != "speed":
+                covered.append(self._covered(choice.pruning, sample.key))
+        result: dict[str, Any] = {"chosen": chosen, "kept": kept}
+        if covered:
+            result["key_kept"] = round(float(np.mean(covered)), 4)
+        return result
+
+    def _covered(self, pruning: Pruning, key: tuple[float, float]) -> float:
+        """Share of the key sentence's tokens that was kept."""
+        rate = self._model.manifest.dimensions.window_tokens
+        per_second = rate / self._model.manifest.audio.window_seconds
+        first, last = (round(time * per_second) for time in key)
+        inside = (pruning.indices >= first) & (pruning.indices < last)
+        return float(inside.sum()) / max(1, min(last, pruning.total) - first)
+
+    def _controls(self, chooser: Chooser, index: int, sample: Sample) -> dict[str, int | None]:
+        """Choices without this recording: what it adds shows beside them."""
+        controls = {"question": chooser.without_audio()}
+        if len(self._plan.samples) > 1:
+            # The one before, as it has just been heard; all of it.
+            other = self._other(index, len(self._plan.samples) - 1, self._heard)
+            controls["mismatched"] = chooser(other, EVERYTHING).index
+        if sample.transcript:
+            text = self._model.recall(self._model.embed_text(sample.transcript))
+            controls["transcript"] = chooser(text, EVERYTHING).index
+        return controls

@@ -1,0 +1,169 @@
+"""Pictures of an evaluation. Needs the extra ``[eval]`` (matplotlib, scikit-learn)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechprune_ort.errors import OptionError
+from speechprune_ort.evaluation.run import Rows
+from speechprune_ort.evaluation.settings import ORIGINAL, Setting
+from speechprune_ort.evaluation.statistics import bootstrap
+from speechprune_ort.evaluation.summary import Line, Summary
+
+__all__ = ["draw_plots", "draw_tokens", "require_plots"]
+
+PHASES = ("similarity", "attention", "speechprune")
+THIRDS = 5  # parts of a recording, by where its key sentence begins
+
+
+def require_plots() -> None:
+    """Say what is missing before hours of evaluation, not after.
+
+    Raises:
+        OptionError: matplotlib or scikit-learn is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+        import sklearn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            f"Plots need {error.name}: pip install 'speechprune-ort[eval]', or take --no-plots."
+        ) from None
+
+
+def _figure() -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _curve(axes: Any, x: Sequence[float], lines: Sequence[Line], label: str) -> None:
+    means = np.array([line.accuracy.mean for line in lines])
+    low = means - [line.accuracy.low for line in lines]
+    high = np.array([line.accuracy.high for line in lines]) - means
+    axes.errorbar(x, 100 * means, 100 * np.array([low, high]), marker="o", capsize=3, label=label)
+
+
+def draw_plots(out: Path, summary: Summary, rows: Rows, settings: Sequence[Setting]) -> list[Path]:
+    """Accuracy over kept tokens, the phases, and over the place of the key sentence.
+
+    Args:
+        out: folder for PNG files.
+        summary: what was found.
+        rows: behind it.
+        settings: of the plan.
+
+    Returns:
+        The files that were drawn; what the settings do not give is left out.
+    """
+    perturbation = next(iter(summary.subsets))
+    subset = summary.subsets[perturbation][0]
+    lines = {line.name: line for line in subset.settings}
+    methods: dict[str, list[Setting]] = {}
+    for setting in settings:
+        if setting.name != ORIGINAL.name or "truncate" not in methods:
+            methods.setdefault(setting.options.method, []).append(setting)
+    paths = [_draw_accuracy(out / "accuracy_over_kept_tokens.png", methods, lines, subset.controls)]
+    phases = {method: methods[method] for method in PHASES if method in methods}
+    if len(phases) > 1:
+        paths.append(_draw_accuracy(out / "phase_ablation.png", phases, lines, ()))
+    usable = [item[perturbation] for item in rows if perturbation in item]
+    if sum("key" in row for row in usable) >= THIRDS:
+        paths.append(_draw_places(out / "accuracy_over_key_position.png", usable, settings))
+    return paths
+
+
+def _draw_accuracy(
+    path: Path,
+    methods: Mapping[str, Sequence[Setting]],
+    lines: Mapping[str, Line],
+    controls: Sequence[Line],
+) -> Path:
+    figure, axes = _figure()
+    for method, settings in methods.items():
+        ordered = sorted((lines[s.name] for s in settings), key=lambda line: line.kept or 0)
+        _curve(axes, [line.kept or 0 for line in ordered], ordered, method)
+    for control in controls:
+        if control.name in ("question only", "another recording", "transcript as text"):
+            axes.axhline(100 * control.accuracy.mean, linestyle=":", linewidth=1, color="grey")
+            axes.annotate(
+                control.name,
+                (1, 100 * control.accuracy.mean),
+                xycoords=("axes fraction", "data"),
+                fontsize=7,
+                ha="right",
+                va="bottom",
+            )
+    axes.set_xlabel("audio tokens kept (mean)")
+    axes.set_ylabel("accuracy, %")
+    axes.legend(fontsize=8)
+    figure.savefig(path)
+    return path
+
+
+def _draw_places(
+    path: Path, rows: Sequence[Mapping[str, Any]], settings: Sequence[Setting]
+) -> Path:
+    """Accuracy by the fifth of the recording in which the key sentence begins."""
+    figure, axes = _figure()
+    keyed = [row for row in rows if "key" in row]
+    places = [min(THIRDS - 1, int(THIRDS * row["key"][0] / row["seconds"])) for row in keyed]
+    for setting in settings:
+        x, means, spread = [], [], []
+        for place in range(THIRDS):
+            rights = [
+                float(np.mean([c == r["answer"] for c in r["settings"][setting.name]["chosen"]]))
+                for r, p in zip(keyed, places, strict=True)
+                if p == place
+            ]
+            if rights:
+                found = bootstrap(rights)
+                x.append((place + 0.5) / THIRDS)
+                means.append(100 * found.mean)
+                spread.append((100 * (found.mean - found.low), 100 * (found.high - found.mean)))
+        axes.errorbar(x, means, np.transpose(spread), marker="o", capsize=3, label=setting.name)
+    axes.set_xlabel("where the key sentence begins, as a share of the recording")
+    axes.set_ylabel("accuracy, %")
+    axes.legend(fontsize=7)
+    figure.savefig(path)
+    return path
+
+
+def draw_tokens(
+    path: Path, embeds: NDArray[Any], kept: NDArray[np.int64], text: NDArray[Any], title: str
+) -> Path:
+    """Audio tokens of one recording in two dimensions, kept and dropped, with the question's.
+
+    As figure 4 of arXiv:2412.12009: t-SNE of the embeddings, by cosine.
+
+    Args:
+        path: PNG file to write.
+        embeds: (tokens, hidden) audio embeddings.
+        kept: indices of those that were kept.
+        text: (query, hidden) embeddings of the question.
+        title: of the picture.
+    """
+    from sklearn.manifold import TSNE
+
+    points = np.concatenate([embeds, text]).astype(np.float32)
+    perplexity = min(30.0, (len(points) - 1) / 3)
+    placed = TSNE(metric="cosine", init="random", random_state=0, perplexity=perplexity)
+    flat = placed.fit_transform(points)
+    audio, query = flat[: len(embeds)], flat[len(embeds) :]
+    dropped = np.setdiff1d(np.arange(len(embeds)), kept)
+    figure, axes = _figure()
+    axes.scatter(*audio[dropped].T, s=4, color="lightgrey", label="dropped")
+    axes.scatter(*audio[kept].T, s=6, color="tab:blue", label="kept")
+    axes.scatter(*query.T, s=18, color="tab:red", marker="x", label="question")
+    axes.set_title(title, fontsize=9)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.legend(fontsize=8)
+    figure.savefig(path)
+    return path

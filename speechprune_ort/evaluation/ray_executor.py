@@ -1,0 +1,46 @@
+"""Samples judged by workers on a Ray cluster. Needs the extra ``[ray]``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from speechprune_ort.evaluation.executor import Judged
+from speechprune_ort.evaluation.judge import Judge
+from speechprune_ort.evaluation.plan import Plan
+from speechprune_ort.ray_workers import RayWorkers
+
+__all__ = ["RayExecutor"]
+
+
+class RayExecutor:
+    """One bundle a worker; a sample whose worker dies is given to another.
+
+    Args:
+        address: of the cluster; None starts one on this machine.
+        workers: how many.
+
+    Raises:
+        OptionError: Ray is not installed.
+    """
+
+    def __init__(self, address: str | None, workers: int) -> None:
+        self._workers = RayWorkers(address, workers)
+
+    def run(self, plan: Plan, indices: Sequence[int]) -> Iterator[Judged]:
+        """See ``Executor``."""
+        yield from self._workers.map(_Rows(plan), indices)
+
+
+class _Rows:
+    """Made on the driver, opened on the worker."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    @property
+    def uses_cuda(self) -> bool:
+        return self._plan.device == "cuda"
+
+    def open(self) -> Any:
+        return Judge(self._plan).rows

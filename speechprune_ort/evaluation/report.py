@@ -1,0 +1,201 @@
+"""What an evaluation leaves behind: a table for the terminal, JSON, CSV and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from speechprune_ort.evaluation.costs import Cost
+from speechprune_ort.evaluation.statistics import Estimate
+from speechprune_ort.evaluation.summary import Line, Subset, Summary
+
+__all__ = ["terminal_tables", "write_reports"]
+
+COLUMNS = (
+    "setting",
+    "pruning rate",
+    "tokens kept",
+    "of recording",
+    "accuracy",
+    "95 % interval",
+    "vs all tokens",
+    "vs truncated",
+    "key kept",
+)
+COST_COLUMNS = ("setting", "prompt tokens", "TFLOPs", "prefill ms", "memory GB", "activation GB")
+
+Cells = Sequence[str]
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{_percent(estimate.low)} to {_percent(estimate.high)}"
+
+
+def _difference(line: Line, other: str) -> str:
+    found = line.versus.get(other)
+    if found is None:
+        return ""
+    return f"{100 * found.mean:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+
+
+def _cells(line: Line) -> Cells:
+    return (
+        line.name,
+        "" if line.pruning_rate is None else f"{line.pruning_rate:g}",
+        "" if line.kept is None else f"{line.kept:.0f}",
+        "" if line.kept_share is None else f"{_percent(line.kept_share)} %",
+        _percent(line.accuracy.mean),
+        _interval(line.accuracy),
+        _difference(line, "none"),
+        _difference(line, "truncate@0"),
+        "" if line.key_kept is None else f"{_percent(line.key_kept)} %",
+    )
+
+
+def _cost_cells(name: str, cost: Cost) -> Cells:
+    def gigabytes(value: float | None) -> str:
+        return "" if value is None else f"{value:.3f}"
+
+    return (
+        name,
+        f"{cost.prompt_tokens}",
+        "" if cost.tflops is None else f"{cost.tflops:.3f}",
+        f"{cost.prefill_ms:.0f}",
+        gigabytes(cost.memory_gb),
+        gigabytes(cost.activation_gb),
+    )
+
+
+def _title(perturbation: str, subset: Subset) -> str:
+    n = subset.settings[0].accuracy.n
+    return f"{perturbation} recordings, {subset.name}, n = {n}"
+
+
+def terminal_tables(summary: Summary, costs: Mapping[str, Cost]) -> list[Table]:
+    """One table a perturbation and subset, and one of costs."""
+    tables = []
+    for perturbation, subsets in summary.subsets.items():
+        for subset in subsets:
+            table = Table(title=_title(perturbation, subset), caption=subset.note or None)
+            for index, column in enumerate(COLUMNS):
+                table.add_column(column, justify="left" if index == 0 else "right")
+            for line in subset.settings:
+                table.add_row(*_cells(line))
+            table.add_section()
+            for line in subset.controls:
+                table.add_row(*_cells(line))
+            tables.append(table)
+    if costs:
+        table = Table(title="cost of the prompt, measured")
+        for index, column in enumerate(COST_COLUMNS):
+            table.add_column(column, justify="left" if index == 0 else "right")
+        for name, cost in costs.items():
+            table.add_row(*_cost_cells(name, cost))
+        tables.append(table)
+    return tables
+
+
+def write_reports(
+    out: Path,
+    summary: Summary,
+    costs: Mapping[str, Cost],
+    about: Mapping[str, Any],
+    plots: Sequence[Path] = (),
+) -> None:
+    """Write ``results.json``, ``results.csv`` and ``report.md``, each whole or not at all.
+
+    Args:
+        out: folder of results.
+        summary: what was found.
+        costs: by setting.
+        about: what was evaluated, and how: command, bundle, machine.
+        plots: pictures to show in the report.
+    """
+    content = {
+        "about": about,
+        **summary.to_dict(),
+        "costs": {name: cost.to_dict() for name, cost in costs.items()},
+    }
+    _write(out / "results.json", json.dumps(content, indent=1) + "\n")
+    _write(out / "results.csv", _csv(summary))
+    _write(out / "report.md", _markdown(summary, costs, about, plots))
+
+
+def _write(path: Path, content: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(content, encoding="utf-8")
+    partial.replace(path)
+
+
+def _csv(summary: Summary) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(
+        ["recordings", "subset", "setting", "compared_with", "n", "mean", "low", "high",
+         "kept", "kept_share", "pruning_rate", "key_kept"]
+    )  # fmt: skip
+    for perturbation, subsets in summary.subsets.items():
+        for subset in subsets:
+            for line in (*subset.settings, *subset.controls):
+                own = [perturbation, subset.name, line.name]
+                extras = (line.kept, line.kept_share, line.pruning_rate, line.key_kept)
+                writer.writerow([*own, "", *_values(line.accuracy), *map(_rounded, extras)])
+                for other, estimate in line.versus.items():
+                    writer.writerow([*own, other, *_values(estimate), "", "", "", ""])
+    return text.getvalue()
+
+
+def _values(estimate: Estimate) -> list[Any]:
+    return [estimate.n, *(round(v, 4) for v in (estimate.mean, estimate.low, estimate.high))]
+
+
+def _rounded(value: float | None) -> Any:
+    return "" if value is None else round(value, 4)
+
+
+def _markdown(
+    summary: Summary,
+    costs: Mapping[str, Cost],
+    about: Mapping[str, Any],
+    plots: Sequence[Path],
+) -> str:
+    lines = ["# Accuracy", ""]
+    lines += [f"- {key}: {value}" for key, value in about.items()] + [""]
+    lines += [
+        "A pruning rate is the share of one window's tokens that is removed; what it leaves of a",
+        "longer recording stands beside it. Intervals are 95 %, by bootstrap over samples;",
+        "differences are paired, sample by sample, in percentage points.",
+        "",
+    ]
+    for perturbation, subsets in summary.subsets.items():
+        for subset in subsets:
+            lines += [f"## {_title(perturbation, subset)}", ""]
+            if subset.note:
+                lines += [subset.note, ""]
+            lines += _rows(COLUMNS, [_cells(line) for line in subset.settings + subset.controls])
+    if costs:
+        lines += ["## Cost of the prompt, measured", ""]
+        lines += _rows(COST_COLUMNS, [_cost_cells(*item) for item in costs.items()])
+    if summary.failed:
+        lines += [f"## {len(summary.failed)} samples could not be used", ""]
+        lines += [f"- {name}: {reason}" for name, reason in summary.failed.items()] + [""]
+    for plot in plots:
+        lines += [f"![{plot.stem.replace('_', ' ')}]({plot.name})", ""]
+    return "\n".join(lines)
+
+
+def _rows(columns: Cells, rows: Sequence[Cells]) -> list[str]:
+    def line(cells: Cells) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    return [line(columns), line(["---"] * len(columns)), *map(line, rows), ""]

@@ -1,0 +1,54 @@
+"""How sure a mean is: bootstrap intervals, of single conditions and of paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Estimate", "bootstrap"]
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over samples with its 95 % interval.
+
+    Attributes:
+        n: number of samples.
+        mean: their mean.
+        low: lower end of the interval.
+        high: upper end.
+    """
+
+    n: int
+    mean: float
+    low: float
+    high: float
+
+
+def bootstrap(values: Sequence[float], seed: int = 0) -> Estimate:
+    """Mean and percentile bootstrap interval over samples.
+
+    For a paired difference give the differences, sample by sample: what makes one sample harder
+    than another for both conditions then cancels out.
+
+    Args:
+        values: one a sample, at least one.
+        seed: of the resampling.
+
+    >>> bootstrap([1.0, 1.0, 1.0])
+    Estimate(n=3, mean=1.0, low=1.0, high=1.0)
+    """
+    array = np.asarray(values, dtype=np.float64)
+    random, means = np.random.default_rng(seed), []
+    rows = max(1, 2_000_000 // len(array))  # at a time: bounded memory for any set
+    for start in range(0, RESAMPLES, rows):
+        size = (min(rows, RESAMPLES - start), len(array))
+        means.append(array[random.integers(0, len(array), size)].mean(axis=1))
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    return Estimate(len(array), float(array.mean()), float(low), float(high))

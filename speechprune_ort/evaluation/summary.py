@@ -1,0 +1,208 @@
+"""Rows to accuracies: every setting and every control with its interval, per subset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from string import ascii_uppercase
+from typing import Any
+
+import numpy as np
+
+from speechprune_ort.errors import DataError
+from speechprune_ort.evaluation.run import Rows
+from speechprune_ort.evaluation.settings import ORIGINAL, Setting
+from speechprune_ort.evaluation.statistics import Estimate, bootstrap
+
+__all__ = ["Line", "Subset", "Summary", "summarize"]
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One setting or control in a table.
+
+    Attributes:
+        name: of the setting or control.
+        accuracy: share of right choices; seeds of a sample are averaged first.
+        kept: mean number of audio tokens that reached the language model, None for controls.
+        kept_share: mean share of the recording's tokens.
+        pruning_rate: share of the budget that was removed.
+        key_kept: mean share of the key sentence's tokens that was kept, where its time is known.
+        unanswered: share of choices in which the answer named none.
+        versus: paired difference to other settings, by their names.
+    """
+
+    name: str
+    accuracy: Estimate
+    kept: float | None = None
+    kept_share: float | None = None
+    pruning_rate: float | None = None
+    key_kept: float | None = None
+    unanswered: float = 0.0
+    versus: Mapping[str, Estimate] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A part of the samples.
+
+    Attributes:
+        name: ``all``, ``hard (SPIRAL-H)``, ``hard (this bundle)`` or a kind of recording.
+        note: what a reader must know of it.
+        settings: one line a setting.
+        controls: one line a control.
+    """
+
+    name: str
+    note: str
+    settings: tuple[Line, ...]
+    controls: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything that was found.
+
+    Attributes:
+        subsets: by perturbation, clean recordings first.
+        failed: samples that could not be used, with the reason.
+    """
+
+    subsets: Mapping[str, tuple[Subset, ...]]
+    failed: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+HARD_NOTE = (
+    "SPIRAL-H is the part of SPIRAL on which one model, Qwen2-Audio cut to 30 s, failed: its "
+    "Original accuracy is 0 by definition for that model, and for another model it is just a "
+    "subset."
+)
+OWN_NOTE = (
+    "The samples on which this bundle fails when the recording is cut to its first window: the "
+    "truncated accuracy is 0 by definition."
+)
+
+
+def summarize(rows: Rows, settings: Sequence[Setting]) -> Summary:
+    """Aggregate the rows of an evaluation.
+
+    Args:
+        rows: from ``evaluate``.
+        settings: of the plan.
+
+    Raises:
+        DataError: no sample could be used.
+    """
+    failed = {
+        row["sample"]: row["error"] for item in rows for row in item.values() if "error" in row
+    }
+    usable = [item for item in rows if not any("error" in row for row in item.values())]
+    if not usable:
+        raise DataError(
+            f"None of the {len(rows)} samples could be used; the first: "
+            f"{next(iter(failed.values()), 'there is none')}"
+        )
+    own = {
+        row["sample"]
+        for item in usable
+        if (row := item.get("clean")) and not _right(row, row["settings"].get(ORIGINAL.name))
+    }
+    perturbations = list(usable[0])
+    subsets: dict[str, tuple[Subset, ...]] = {}
+    for perturbation in perturbations:
+        every = [item[perturbation] for item in usable]
+        parts = [_subset("all", "", every, settings)]
+        hard = [row for row in every if row["hard"]]
+        if hard:
+            parts.append(_subset("hard (SPIRAL-H)", HARD_NOTE, hard, settings))
+        mine = [row for row in every if row["sample"] in own]
+        if mine:
+            parts.append(_subset("hard (this bundle)", OWN_NOTE, mine, settings))
+        kinds = sorted({row["kind"] for row in every})
+        if len(kinds) > 1:
+            parts += [
+                _subset(kind or "(no kind)", "", [r for r in every if r["kind"] == kind], settings)
+                for kind in kinds
+            ]
+        subsets[perturbation] = tuple(parts)
+    return Summary(subsets, failed)
+
+
+def _right(row: Row, result: Mapping[str, Any] | None) -> float:
+    """Share of a sample's seeds that chose rightly."""
+    if result is None:
+        return 0.0
+    return float(np.mean([chosen == row["answer"] for chosen in result["chosen"]]))
+
+
+def _subset(name: str, note: str, rows: Sequence[Row], settings: Sequence[Setting]) -> Subset:
+    rights = {s.name: [_right(r, r["settings"][s.name]) for r in rows] for s in settings}
+    lines = []
+    for setting in settings:
+        results = [row["settings"][setting.name] for row in rows]
+        versus = {
+            other: bootstrap(np.subtract(rights[setting.name], rights[other]).tolist())
+            for other in _compared(setting, settings)
+        }
+        covered = [result["key_kept"] for result in results if "key_kept" in result]
+        lines.append(
+            Line(
+                setting.name,
+                bootstrap(rights[setting.name]),
+                kept=float(np.mean([result["kept"] for result in results])),
+                kept_share=float(
+                    np.mean([s["kept"] / r["tokens"] for s, r in zip(results, rows, strict=True)])
+                ),
+                pruning_rate=None
+                if setting.options.method == "none"
+                else setting.options.pruning_rate,
+                key_kept=float(np.mean(covered)) if covered else None,
+                unanswered=float(np.mean([c is None for r in results for c in r["chosen"]])),
+                versus=versus,
+            )
+        )
+    return Subset(name, note, tuple(lines), tuple(_controls(rows)))
+
+
+def _compared(setting: Setting, settings: Sequence[Setting]) -> list[str]:
+    """What a setting is compared with, sample by sample.
+
+    All tokens, the truncated recording, and SpeechPrune with its rivals at the same rate.
+    """
+    method, rate = setting.options.method, setting.options.pruning_rate
+    names = ["none", ORIGINAL.name]
+    if method == "speechprune":
+        names += [s.name for s in settings if s.options.pruning_rate == rate]
+    known = {s.name for s in settings}
+    return [name for name in dict.fromkeys(names) if name in known and name != setting.name]
+
+
+def _controls(rows: Sequence[Row]) -> list[Line]:
+    lines = []
+    for name in ("question", "mismatched", "transcript"):
+        with_it = [row for row in rows if name in row.get("controls", {})]
+        if with_it:
+            values = [float(row["controls"][name] == row["answer"]) for row in with_it]
+            lines.append(Line(CONTROL_NAMES[name], bootstrap(values)))
+    longest = [float(row["longest"] == row["answer"]) for row in rows]
+    lines.append(Line("longest choice", bootstrap(longest)))
+    counts = np.bincount([row["answer"] for row in rows])
+    best = int(counts.argmax())
+    always = [float(row["answer"] == best) for row in rows]
+    lines.append(Line(f"always {ascii_uppercase[best]}", bootstrap(always)))
+    chance = [1 / row["choices"] for row in rows]
+    lines.append(Line("chance", bootstrap(chance)))
+    return lines
+
+
+CONTROL_NAMES = {
+    "question": "question only",
+    "mismatched": "another recording",
+    "transcript": "transcript as text",
+}

@@ -1,0 +1,117 @@
+"""Work spread over a Ray cluster: one open model a worker, lost workers replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+from speechprune_ort.errors import DeviceError, OptionError, SpeechPruneError
+
+__all__ = ["RayWorkers", "Task"]
+
+ATTEMPTS = 3  # of one item: what kills this many workers would kill them all
+
+
+class Task(Protocol):
+    """What a worker does; it is pickled to get there."""
+
+    @property
+    def uses_cuda(self) -> bool:
+        """Whether a worker needs a GPU of its own."""
+        ...
+
+    def open(self) -> Callable[[int], Any]:
+        """Load what is needed, once a worker, and give the function of one item."""
+        ...
+
+
+class RayWorkers:
+    """Actors on a cluster.
+
+    Args:
+        address: of the cluster, such as ``auto`` or ``ray://host:10001``; None starts one on
+            this machine.
+        workers: number of actors.
+
+    Raises:
+        OptionError: Ray is not installed.
+        DeviceError: the cluster cannot be reached.
+    """
+
+    def __init__(self, address: str | None, workers: int) -> None:
+        try:
+            import ray
+        except ModuleNotFoundError:
+            raise OptionError(
+                "--engine ray needs Ray: pip install 'speechprune-ort[ray]'."
+            ) from None
+        self._ray, self._workers = ray, workers
+        if not ray.is_initialized():
+            try:
+                ray.init(
+                    address=address,
+                    num_cpus=None if address else workers,
+                    include_dashboard=None if address else False,
+                    log_to_driver=False,
+                    configure_logging=False,
+                )
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise DeviceError(
+                    f"The Ray cluster at {address or 'this machine'} cannot be used "
+                    f"({error}): check --address."
+                ) from None
+
+    def map(self, task: Task, items: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """Do every item; results come as they are ready.
+
+        An item whose worker dies is done again by a new one, at most ``ATTEMPTS`` times.
+
+        Raises:
+            SpeechPruneError: what the task raises on purpose.
+            DeviceError: workers died again and again over one item.
+        """
+        ray = self._ray
+        actor = ray.remote(num_cpus=1, num_gpus=1 if task.uses_cuda else 0)(_Worker)
+        waiting, attempts = list(reversed(items)), dict.fromkeys(items, 0)
+        idle = [actor.remote(task) for _ in range(min(self._workers, len(items)))]
+        running: dict[Any, tuple[Any, int]] = {}
+        while waiting or running:
+            while waiting and idle:
+                worker, item = idle.pop(), waiting.pop()
+                attempts[item] += 1
+                running[worker.do.remote(item)] = (worker, item)
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            worker, item = running.pop(done)
+            try:
+                result = ray.get(done)
+            except ray.exceptions.ActorDiedError as error:
+                if attempts[item] == ATTEMPTS:
+                    raise DeviceError(
+                        f"{ATTEMPTS} workers died over item {item}: look at their memory ({error})."
+                    ) from None
+                waiting.append(item)
+                idle.append(actor.remote(task))
+                continue
+            except ray.exceptions.RayTaskError as error:
+                cause = error.cause
+                if isinstance(cause, SpeechPruneError):
+                    raise type(cause)(str(cause)) from None
+                raise
+            idle.append(worker)
+            yield item, result
+        for worker in idle:
+            ray.kill(worker)
+
+
+class _Worker:
+    """An actor's body."""
+
+    def __init__(self, task: Task) -> None:
+        self._do: Callable[[int], Any] | None = None
+        self._task = task
+
+    def do(self, item: int) -> Any:
+        # Opened with the first item: an error of opening then reaches the driver as it is.
+        if self._do is None:
+            self._do = self._task.open()
+        return self._do(item)

@@ -1,0 +1,334 @@
+"""``Recording``: audio that was encoded once, and can be asked any number of questions."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechprune_ort.errors import OptionError, PromptError
+from speechprune_ort.options import GenerationOptions, PruningOptions
+from speechprune_ort.results import Answer, AnswerStream, Pruning, Score, Timings, spans_of
+from speechprune_ort.runtime.engine import Engine
+from speechprune_ort.runtime.prompt import Prompt
+from speechprune_ort.runtime.sampling import Sampler
+from speechprune_ort.runtime.selection import Selection, select
+from speechprune_ort.runtime.text_stream import TextStream
+
+__all__ = ["Recording", "sort_options"]
+
+Reason = Literal["stop", "length", "stop_string"]
+
+
+class Recording:
+    """A recording as audio embeddings; pruning and decoding run per question.
+
+    Made by ``SpeechLLM.listen``. Safe to use from several threads at once.
+
+    Args:
+        engine: the bundle.
+        embeds: (tokens, hidden) audio embeddings of all of it; without rows it is no audio.
+        seconds: its length.
+        timings: what encoding took.
+
+    Attributes:
+        embeds: as given.
+        seconds: as given.
+        timings: as given; answers to ``ask`` count their own stages alone.
+    """
+
+    def __init__(
+        self, engine: Engine, embeds: NDArray[Any], seconds: float, timings: Timings
+    ) -> None:
+        self._engine = engine
+        self.embeds, self.seconds, self.timings = embeds, seconds, timings
+
+    @property
+    def tokens(self) -> int:
+        """Audio tokens of the recording."""
+        return len(self.embeds)
+
+    def ask(
+        self,
+        question: str,
+        *,
+        pruning: PruningOptions | None = None,
+        generation: GenerationOptions | None = None,
+        **options: Any,
+    ) -> Answer:
+        """Answer a question about the recording.
+
+        Args:
+            question: what to ask.
+            pruning: what is kept of the audio.
+            generation: how the answer's tokens are chosen.
+            **options: fields of either, for short: ``pruning_rate=0.4, max_new_tokens=20``;
+                ``seed`` is set in both.
+
+        Raises:
+            PromptError: the question is empty, or prompt and answer exceed the context.
+            OptionError: an option has an impossible value.
+        """
+        return self.stream(question, pruning=pruning, generation=generation, **options).answer
+
+    def stream(
+        self,
+        question: str,
+        *,
+        pruning: PruningOptions | None = None,
+        generation: GenerationOptions | None = None,
+        **options: Any,
+    ) -> AnswerStream:
+        """The same, piece by piece as the text comes; ``.answer`` has the rest at the end.
+
+        Arguments and errors are those of ``ask``. Options are checked at once, the question at
+        the first piece.
+        """
+        pruning, generation = sort_options(pruning, generation, options)
+        return AnswerStream(self.pieces(question, pruning, generation, Timings()))
+
+    def prune(self, question: str, pruning: PruningOptions | None = None) -> Pruning:
+        """What would be kept of the audio for a question, without answering it.
+
+        Args:
+            question: what is asked.
+            pruning: what is kept of the audio.
+
+        Raises:
+            PromptError: the question is empty.
+        """
+        pruning = self._resolved(pruning or PruningOptions())
+        selection = self._select(self._engine.prompt(question), pruning, Timings())
+        return self._pruning(pruning, selection)
+
+    def score(
+        self,
+        question: str,
+        continuations: Sequence[str],
+        *,
+        pruning: PruningOptions | None = None,
+    ) -> Score:
+        """How likely the model finds each of several answers, without generating any.
+
+        The prompt is read once; each continuation is then tried from its end.
+
+        Args:
+            question: what is asked.
+            continuations: answers to try, such as the choices of a question.
+            pruning: what is kept of the audio.
+
+        Raises:
+            PromptError: the question or a continuation is empty, or they exceed the context.
+        """
+        engine, timings = self._engine, Timings()
+        tokenized = [
+            engine.tokenizer.encode(c, add_special_tokens=False).ids for c in continuations
+        ]
+        if not tokenized or not all(tokenized):
+            raise PromptError("A continuation to score has no token: give it a text.")
+        longest = max(map(len, tokenized))
+        pruning = self._resolved(pruning or PruningOptions())
+        prompt = engine.prompt(question)
+        selection = self._select(prompt, pruning, timings)
+        prefill, positions = self._assemble(selection.indices, prompt, pruning, longest, timings)
+        decoder = engine.decoder(len(prefill) + longest)
+        with timings.measure("prefill"):
+            # The decoder's own logits are overwritten by its next step.
+            first = _log_softmax(decoder.prefill(prefill, positions))
+        found = []
+        with timings.measure("decode"):
+            for ids in tokenized:
+                decoder.rewind(len(prefill))
+                scores, position = first, int(positions[-1])
+                values = [float(scores[ids[0]])]
+                for token, after in pairwise(ids):
+                    position += 1
+                    scores = _log_softmax(decoder.step(token, position))
+                    values.append(float(scores[after]))
+                found.append(tuple(values))
+        return Score(
+            log_probabilities=tuple(found),
+            prompt_tokens=len(prefill),
+            pruning=self._pruning(pruning, selection),
+            timings=timings,
+        )
+
+    def pieces(
+        self,
+        question: str,
+        pruning: PruningOptions,
+        generation: GenerationOptions,
+        timings: Timings,
+    ) -> Generator[str, None, Answer]:
+        """Yield the answer's text and return the ``Answer``; stages are added to ``timings``."""
+        pruning = self._resolved(pruning)
+        prompt = self._engine.prompt(question)
+        selection = self._select(prompt, pruning, timings)
+        prefill, positions = self._assemble(
+            selection.indices, prompt, pruning, generation.max_new_tokens, timings
+        )
+        text, ids, reason = yield from self._generate(prefill, positions, generation, timings)
+        return Answer(
+            text=text,
+            token_ids=tuple(ids),
+            finish_reason=reason,
+            question=question,
+            seconds=self.seconds,
+            prompt_tokens=len(prefill),
+            pruning=self._pruning(pruning, selection),
+            generation=generation,
+            timings=timings,
+            device=self._engine.device.name,
+        )
+
+    def _resolved(self, pruning: PruningOptions) -> PruningOptions:
+        """Options with the bundle's choices where the caller left them open."""
+        if pruning.frame_temperature is not None:
+            return pruning
+        return replace(pruning, frame_temperature=self._engine.manifest.frame_temperature)
+
+    def _pruning(self, options: PruningOptions, selection: Selection) -> Pruning:
+        return Pruning(
+            options=options,
+            indices=selection.indices,
+            total=self.tokens,
+            spans=spans_of(selection.indices, self._engine.tokens_per_second),
+            similarity=selection.similarity,
+            attention=selection.attention,
+            candidates=selection.candidates,
+        )
+
+    def _select(self, prompt: Prompt, pruning: PruningOptions, timings: Timings) -> Selection:
+        if not self.tokens:
+            return Selection(np.zeros(0, np.int64))
+        manifest = self._engine.manifest
+        project = self._engine.projection(pruning.attention)
+        with timings.measure("embed"):
+            text = self._engine.embed(prompt.query)
+        with timings.measure("prune"):
+            return select(
+                pruning,
+                self.embeds,
+                text,
+                window_tokens=manifest.dimensions.window_tokens,
+                frame_tokens=manifest.audio.frame_tokens,
+                project=project,
+            )
+
+    def _assemble(
+        self,
+        indices: NDArray[np.int64],
+        prompt: Prompt,
+        pruning: PruningOptions,
+        new_tokens: int,
+        timings: Timings,
+    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Prompt embeddings (tokens, hidden) and their positions (tokens,)."""
+        engine = self._engine
+        with timings.measure("embed"):
+            before, after = engine.embed(prompt.before), engine.embed(prompt.after)
+        with timings.measure("assemble"):
+            prefill = np.concatenate([before, self.embeds[indices], after])
+            positions = np.arange(len(prefill))
+            if pruning.positions == "original":
+                first, behind = len(before), len(before) + self.tokens
+                positions = np.concatenate(
+                    [np.arange(first), first + indices, behind + np.arange(len(after))]
+                )
+        context = engine.manifest.dimensions.context
+        needed = int(positions[-1]) + 1 + new_tokens
+        if needed > context:
+            raise PromptError(
+                f"Prompt and answer need {needed} positions and the model has {context}: "
+                f"{_cure(pruning, len(indices), needed - context)}."
+            )
+        return prefill, positions.astype(np.int64)
+
+    def _generate(
+        self,
+        prefill: NDArray[Any],
+        positions: NDArray[np.int64],
+        generation: GenerationOptions,
+        timings: Timings,
+    ) -> Generator[str, None, tuple[str, list[int], Reason]]:
+        engine = self._engine
+        decoder = engine.decoder(len(prefill) + generation.max_new_tokens)
+        sampler = Sampler(generation)
+        out = TextStream(engine.tokenizer, generation.stop)
+        ids: list[int] = []
+        reason: Reason = "length"
+        with timings.measure("prefill"):
+            logits = decoder.prefill(prefill, positions)
+        position = int(positions[-1])
+        while True:
+            with timings.measure("decode"):
+                token = sampler(logits)
+                if token in engine.manifest.stop_token_ids:
+                    reason = "stop"
+                    break
+                ids.append(token)
+                piece = out.push(token)
+            if piece:
+                yield piece
+            if out.stopped:
+                return out.text, ids, "stop_string"
+            if len(ids) == generation.max_new_tokens:
+                break
+            position += 1
+            with timings.measure("decode"):
+                logits = decoder.step(token, position)
+        rest = out.finish()
+        if rest:
+            yield rest
+        return out.text, ids, reason
+
+
+def sort_options(
+    pruning: PruningOptions | None, generation: GenerationOptions | None, given: dict[str, Any]
+) -> tuple[PruningOptions, GenerationOptions]:
+    """Sort short-hand options to the dataclass that they belong to.
+
+    Raises:
+        OptionError: an option is unknown, or given beside the dataclass that it belongs to.
+    """
+    pruning_names = set(PruningOptions.__dataclass_fields__)
+    generation_names = set(GenerationOptions.__dataclass_fields__)
+    unknown = sorted(set(given) - pruning_names - generation_names)
+    if unknown:
+        known = ", ".join(sorted(pruning_names | generation_names))
+        raise OptionError(f"There is no option {unknown[0]!r}: the options are {known}.")
+    for_generation = {k: v for k, v in given.items() if k in generation_names}
+    for_pruning = {k: v for k, v in given.items() if k in pruning_names}
+    for kind, options, short in (
+        ("pruning", pruning, for_pruning),
+        ("generation", generation, for_generation),
+    ):
+        if options is not None and short:
+            raise OptionError(
+                f"{next(iter(short))} is given beside {kind}=: set it in one of the two."
+            )
+    return (
+        pruning or PruningOptions(**for_pruning),
+        generation or GenerationOptions(**for_generation),
+    )
+
+
+def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    wide = logits.astype(np.float64)
+    wide -= wide.max()
+    wide -= np.log(np.exp(wide).sum())
+    return wide
+
+
+def _cure(pruning: PruningOptions, kept: int, excess: int) -> str:
+    if pruning.method == "none":
+        return "prune (method='speechprune'), or give a shorter recording"
+    if pruning.positions == "original":
+        return "use positions='renumbered', or give a shorter recording"
+    if kept > excess:
+        return f"lower the budget or max_new_tokens by {excess}, or raise the pruning rate"
+    return "lower max_new_tokens, or ask a shorter question"

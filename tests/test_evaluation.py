@@ -1,0 +1,254 @@
+"""``eval`` and ``batch`` from end to end, on a tiny bundle: resumed, repeated, spread out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from speechprune_ort.evaluation.executor import LocalExecutor
+from speechprune_ort.evaluation.judge import Judge
+from speechprune_ort.evaluation.plan import Plan
+from speechprune_ort.evaluation.run import evaluate
+from speechprune_ort.evaluation.samples import read_samples
+from speechprune_ort.evaluation.settings import settings_of
+
+SAMPLES = 6
+BROKEN = "s4"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, tone: NDArray[np.float32]) -> Path:
+    """Recordings of 32 to 42 s with choices, one of them not audio at all."""
+    folder = tmp_path_factory.mktemp("set")
+    lines = []
+    for index in range(SAMPLES):
+        name = f"s{index}"
+        wav = folder / f"{name}.wav"
+        if name == BROKEN:
+            wav.write_text("no sound")
+        else:
+            soundfile.write(wav, tone[index * 16_000 :][: (32 + 2 * index) * 16_000], 16_000)
+        lines.append(
+            {
+                "id": name, "audio": wav.name, "question": f"Who said {index}?",
+                "choices": ["a tin", "a red cat", "on Monday", "nobody"], "answer": index % 4,
+                "kind": ("lecture", "meeting")[index % 2], "transcript": "Nobody said it.",
+                "key": [3.0, 6.0],
+            }
+        )  # fmt: skip
+    path = folder / "set.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def plan_of(bundle: Path, data: Path, **changes: Any) -> Plan:
+    settings = settings_of(["none", "random", "speechprune"], [0.2, 0.6], [0, 1])
+    return Plan(bundle, tuple(read_samples(data)), tuple(settings), device="cpu", **changes)
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "speechprune_ort", *map(str, arguments)]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=280, check=False
+    )
+
+
+def eval_arguments(bundle: Path, data: Path, out: Path, *more: object) -> list[object]:
+    return [
+        "eval", bundle, "--data", data, "--out", out, "--methods", "none,crop,speechprune",
+        "--pruning-rates", "0.4", "--seeds", "0,1", "--device", "cpu", *more,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("scoring", ["likelihood", "letter", "generate"])
+def test_every_scoring_judges_every_setting_and_control(
+    scoring: Any, bundle: Path, data: Path
+) -> None:
+    judge = Judge(plan_of(bundle, data, scoring=scoring))
+    row = judge.rows(1)["clean"]
+    assert row["tokens"] == pytest.approx(34 * 25, abs=1)
+    assert set(row["settings"]) == {
+        "none", "truncate@0", "random@0.2", "speechprune@0.2", "random@0.6", "speechprune@0.6",
+    }  # fmt: skip
+    for name, result in row["settings"].items():
+        assert len(result["chosen"]) == (2 if "random" in name else 1)
+        assert all(chosen in (*range(4), None) for chosen in result["chosen"])
+    assert row["settings"]["none"]["kept"] == row["tokens"]
+    assert row["settings"]["none"]["key_kept"] == 1.0
+    assert row["settings"]["truncate@0"]["kept"] == 750
+    assert row["settings"]["speechprune@0.6"]["kept"] == 300
+    assert set(row["controls"]) == {"question", "mismatched", "transcript"}
+
+
+def test_a_recording_is_encoded_once_for_all_settings(
+    bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Judge(plan_of(bundle, data))
+    heard: list[Any] = []
+    listen = type(judge.model).listen
+    monkeypatch.setattr(
+        type(judge.model), "listen", lambda self, *a, **k: heard.append(a) or listen(self, *a, **k)
+    )
+    judge.rows(0)  # its own, and its neighbour's for the mismatched control
+    judge.rows(1)
+    assert len(heard) == 3
+
+
+def test_the_command_line_writes_every_report(bundle: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run(*eval_arguments(bundle, data, out, "--noise", "snr=10", "--telephone"))
+    assert result.returncode == 0, result.stderr
+    assert f"not used: {BROKEN}: " in result.stderr
+    assert "speechprune@0.4" in result.stdout
+    content = json.loads((out / "results.json").read_text())
+    assert list(content["subsets"]) == ["clean", "white 10 dB", "babble 10 dB", "room", "telephone"]
+    assert list(content["failed"]) == [BROKEN]
+    clean = content["subsets"]["clean"][0]
+    assert clean["settings"][0]["accuracy"]["n"] == SAMPLES - 1
+    assert {line["name"] for line in clean["controls"]} >= {
+        "question only", "another recording", "transcript as text", "longest choice", "chance",
+    }  # fmt: skip
+    costs = content["costs"]
+    assert costs["none"]["tflops"] > costs["speechprune@0.4"]["tflops"] > 0
+    assert all(cost["prefill_ms"] > 0 for cost in costs.values())
+    assert "| speechprune@0.4 |" in (out / "report.md").read_text()
+    assert (out / "results.csv").read_text().startswith("recordings,subset,setting")
+    for picture in ("accuracy_over_kept_tokens", "accuracy_over_key_position", "tokens_tsne"):
+        assert (out / f"{picture}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_table(
+    bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    quick = ("--no-costs", "--no-plots")
+    straight = tmp_path / "straight"
+    assert run(*eval_arguments(bundle, data, straight, *quick)).returncode == 0
+    wanted = (straight / "results.csv").read_text()
+    out = tmp_path / "killed"
+    random = np.random.default_rng(5)
+    kills = 0
+    for _ in range(4):
+        process = subprocess.Popen(
+            command(*eval_arguments(bundle, data, out, *quick)),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        rows = out / "rows.jsonl"
+        before = rows.read_text().count("\n") if rows.exists() else 0
+        # Until it has done something new, and then a random moment longer.
+        while process.poll() is None and (
+            not rows.exists() or rows.read_text().count("\n") <= max(before, 1)
+        ):
+            time.sleep(0.02)
+        time.sleep(random.uniform(0, 0.2))
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+        assert not (out / "results.csv").exists() or kills == 0 or process.returncode == 0
+    assert kills
+    assert run(*eval_arguments(bundle, data, out, *quick)).returncode == 0
+    assert (out / "results.csv").read_text() == wanted
+    other = run(*eval_arguments(bundle, data, out, *quick, "--seed", "9"))
+    assert other.returncode == 2
+    assert "begun with other" in other.stderr
+
+
+def test_resuming_does_only_what_is_missing(bundle: Path, data: Path, tmp_path: Path) -> None:
+    plan = plan_of(bundle, data)
+    asked: list[list[int]] = []
+
+    class Half(LocalExecutor):
+        def run(self, plan: Plan, indices: Any) -> Any:
+            asked.append(list(indices))
+            yield from super().run(plan, list(indices)[:2])
+
+    with pytest.raises(KeyError):
+        evaluate(plan, tmp_path, Half())
+    rows = evaluate(plan, tmp_path, LocalExecutor())
+    assert asked == [list(range(SAMPLES))]
+    assert [next(iter(row.values()))["sample"] for row in rows] == [f"s{i}" for i in range(SAMPLES)]
+    evaluate(plan, tmp_path, Half())
+    assert asked[1] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--scoring", "best"), "--scoring takes likelihood, letter, generate"),
+        (("--methods", "none,magic"), "not 'magic'"),
+        (("--pruning-rates", "0.2,x"), "--pruning-rates takes numbers"),
+        (("--pruning-rates", "1.2"), "pruning_rate must be"),
+        (("--limit", "0"), "--limit must be at least 1"),
+        (("--engine", "spark"), "--engine takes local or ray"),
+        (("--address", "auto"), "--address is of --engine ray"),
+        (("--speed", "9"), "--speed takes factors"),
+        (("--data", "/nowhere"), "/nowhere holds neither"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence_and_writes_nothing(
+    options: tuple[str, ...], message: str, bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    result = run("eval", bundle, "--data", data, "--out", tmp_path / "out", *options)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def requests_of(data: Path, path: Path) -> Path:
+    lines = [json.loads(line) for line in data.read_text().splitlines()]
+    asked = [
+        {"id": f"{line['id']}-{number}", "audio": str(data.parent / line["audio"]), "question": q}
+        for line in lines
+        for number, q in enumerate((line["question"], "What now?"))
+    ]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in asked))
+    return path
+
+
+def test_batch_answers_each_line_in_order_and_goes_on(
+    bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    requests, out = requests_of(data, tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    arguments = ("batch", bundle, requests, out, "--max-new-tokens", "4", "--device", "cpu")
+    result = run(*arguments)
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["id"] for line in lines] == [f"s{i}-{n}" for i in range(SAMPLES) for n in (0, 1)]
+    failed = [line["id"] for line in lines if "error" in line]
+    assert failed == [f"{BROKEN}-0", f"{BROKEN}-1"]
+    assert "2 of them errors" in result.stderr
+    first = out.read_text()
+    # A run that was cut in the middle keeps what it has, half a line not counted.
+    (tmp_path / "out.jsonl.partial").write_text(first[: len(first) // 2])
+    out.unlink()
+    assert run(*arguments).returncode == 0
+    assert out.read_text() == first
+
+
+@pytest.mark.parametrize(
+    "lines", ["{}\n", "nonsense\n", "", '{"audio": "a", "question": "b"}\n' * 2]
+)
+def test_batch_refuses_what_is_no_list_of_requests(
+    lines: str, bundle: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text(lines.replace('"b"}', '"b", "id": 1}'))
+    result = run("batch", bundle, path, tmp_path / "out.jsonl")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert not list(tmp_path.glob("out*"))

@@ -1,0 +1,289 @@
+"""Parts of ``eval`` that need no model: reading, drawing, intervals, noise, the journal."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from speechprune_ort import DataError, OptionError
+from speechprune_ort.evaluation.journal import Journal
+from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation, parse_noise, perturb
+from speechprune_ort.evaluation.samples import (
+    Sample,
+    read_samples,
+    sample_by_kind,
+    shuffled,
+)
+from speechprune_ort.evaluation.scoring import choice_in, letter_prompt
+from speechprune_ort.evaluation.settings import settings_of
+from speechprune_ort.evaluation.statistics import bootstrap
+from speechprune_ort.evaluation.summary import summarize
+
+RATE = 16_000
+
+
+def spiral_entry(name: str, kind: str = "lecture") -> dict[str, Any]:
+    return {
+        "transcript": [{"speaker": "spk_1", "text": ["One.", "The bus is red."]}],
+        "original_key_sentence": "The bus is red.",
+        "test_question": {
+            "question": "What colour is the bus?",
+            "choices": ["A. Blue", "B. Red", "C. Green", "D. White"],
+            "correct_answer": "B. Red",
+        },
+        "metadata": {"id": name, "transcript_type": kind},
+        "audio_data": {
+            "combined": {
+                "audio_files": [f"{name}.wav"],
+                "audio_folder": "spiral/wavs",
+                "sentences": ["One.", "The bus is red."],
+            }
+        },
+    }
+
+
+def write_lines(path: Path, entries: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return path
+
+
+def samples(count: int, kinds: tuple[str, ...] = ("lecture", "meeting")) -> list[Sample]:
+    return [
+        Sample(f"s{i}", Path("a.wav"), "Who?", ("Ann", "Bob", "Cid"), i % 3, kinds[i % len(kinds)])
+        for i in range(count)
+    ]
+
+
+def test_spirals_own_format_is_read(tmp_path: Path) -> None:
+    write_lines(tmp_path / "data.jsonl", [spiral_entry("a"), spiral_entry("b", "meeting")])
+    write_lines(tmp_path / "data_h.jsonl", [spiral_entry("b", "meeting"), spiral_entry("c")])
+    (tmp_path / "key_times.json").write_text(json.dumps({"a": [1.0, 2.5]}))
+    found = {sample.name: sample for sample in read_samples(tmp_path)}
+    assert list(found) == ["a", "b", "c"]
+    assert found["a"].choices == ("Blue", "Red", "Green", "White")
+    assert found["a"].answer == 1
+    assert found["a"].key == (1.0, 2.5)
+    assert found["a"].audio == tmp_path / "wavs" / "a.wav"
+    assert found["b"].kind == "meeting"
+    assert found["b"].transcript == "One. The bus is red."
+    assert [found[name].hard for name in "abc"] == [False, True, True]
+
+
+def test_the_published_place_of_the_audio_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "spiral"
+    (folder / "wavs").mkdir(parents=True)
+    text = tmp_path / "text"
+    text.mkdir()
+    write_lines(text / "data.jsonl", [spiral_entry("a")])
+    (folder / "wavs" / "a.wav").touch()
+    assert read_samples(text)[0].audio == folder / "wavs" / "a.wav"
+
+
+@pytest.mark.parametrize(
+    ("answer", "index"), [("Red", 1), ("B", 1), ("(B) Red", 1), (0, 0), ("Green", 2)]
+)
+def test_a_plain_set_is_read(tmp_path: Path, answer: str | int, index: int) -> None:
+    entry = {
+        "audio": "x/a.wav", "question": " What? ", "choices": ["Blue", "B. Red", "(C) Green"],
+        "answer": answer, "key": [1, 2],
+    }  # fmt: skip
+    (sample,) = read_samples(write_lines(tmp_path / "set.jsonl", [entry]))
+    assert sample.answer == index
+    assert sample.choices == ("Blue", "Red", "Green")
+    assert sample.audio == tmp_path / "x" / "a.wav"
+    assert (sample.name, sample.question, sample.key) == ("1", "What?", (1.0, 2.0))
+
+
+GOOD = {"audio": "a.wav", "question": "Q?", "choices": ["a", "b"], "answer": 0}
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([GOOD, {**GOOD, "answer": "z"}], "Line 2 .* none of the choices"),
+        ([{**GOOD, "answer": 2}], "no choice 2"),
+        ([{**GOOD, "choices": ["a"]}], "at least two"),
+        ([{"audio": "a.wav"}], "Line 1 .*choices"),
+        ([{**GOOD, "question": "  "}], "question is empty"),
+        ([{**GOOD, "id": "x"}, {**GOOD, "id": "x"}], "'x' more than once"),
+        ([], "holds no sample"),
+        ([[1]], "Line 1"),
+    ],
+)
+def test_what_is_no_set_is_one_sentence(tmp_path: Path, lines: list[Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_samples(write_lines(tmp_path / "set.jsonl", lines))
+
+
+def test_a_folder_without_data_says_what_is_wanted(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"neither data\.jsonl"):
+        read_samples(tmp_path)
+
+
+def test_shuffling_keeps_the_right_text_and_spreads_it_evenly() -> None:
+    many = [
+        Sample(str(i), Path("a"), "Q", ("right", "b", "c", "d"), 0, "lecture") for i in range(400)
+    ]
+    drawn = [shuffled(sample, seed=3) for sample in many]
+    assert all(s.choices[s.answer] == "right" for s in drawn)
+    assert drawn == [shuffled(sample, seed=3) for sample in many]
+    assert drawn != [shuffled(sample, seed=4) for sample in many]
+    counts = np.bincount([s.answer for s in drawn], minlength=4)
+    assert counts.min() > 60
+
+
+def test_a_stratified_subset_keeps_shares_and_order() -> None:
+    every = samples(90, ("lecture", "lecture", "meeting"))
+    drawn = sample_by_kind(every, 31, seed=1)
+    assert len(drawn) == len({s.name for s in drawn}) == 31
+    assert sum(s.kind == "meeting" for s in drawn) in (10, 11)
+    assert [s for s in every if s in drawn] == drawn
+    assert drawn == sample_by_kind(every, 31, seed=1)
+    assert sample_by_kind(every, 100, seed=1) == every
+
+
+def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    covered = 0
+    for trial in range(60):
+        found = bootstrap((random.random(80) < 0.6).astype(float).tolist(), seed=trial)
+        covered += found.low <= 0.6 <= found.high
+    assert 50 <= covered <= 60
+    paired = bootstrap([1.0] * 5 + [0.0] * 5)
+    assert paired.low < 0.5 < paired.high
+
+
+def test_settings_are_the_grid_with_seeds_where_chance_decides() -> None:
+    found = {s.name: s for s in settings_of(["none", "crop", "speechprune"], [0.2, 0.4], [1, 2])}
+    assert list(found) == [
+        "none", "truncate@0", "crop@0.2", "speechprune@0.2", "crop@0.4", "speechprune@0.4",
+    ]  # fmt: skip
+    assert found["crop@0.4"].seeds == (1, 2)
+    assert found["speechprune@0.4"].seeds == (0,)
+    with pytest.raises(OptionError, match="at least one"):
+        settings_of([], [0.2], [0])
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [("B", 1), ("B.", 1), ("(B) Bob", 1), ("A. Ann", 0), ("I think it was Cid", 2),
+     ("Ann or Bob", None), ("A man", None), ("", None), ("nobody", None)],
+)  # fmt: skip
+def test_a_choice_is_found_in_an_answer_or_not_at_all(text: str, index: int | None) -> None:
+    sample = samples(1)[0]
+    assert choice_in(text, sample) == index
+    assert all(f"{letter}. " in letter_prompt(sample) for letter in "ABC")
+
+
+def signal(seconds: float = 2.0, hz: float = 440.0) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.sin(2 * np.pi * hz * np.arange(int(seconds * RATE)) / RATE).astype(np.float32)
+
+
+def power(x: Any) -> float:
+    return float(np.mean(np.square(x, dtype=np.float64)))
+
+
+@pytest.mark.parametrize("ratio", [20.0, 0.0])
+@pytest.mark.parametrize("kind", ["white", "babble"])
+def test_noise_has_the_ratio_that_it_says(kind: str, ratio: float) -> None:
+    samples = signal()
+
+    def other(number: int) -> Any:
+        return signal(0.7, 300.0 + 50 * number)
+
+    harder = perturb(samples, Perturbation(kind, ratio), RATE, 1, other)
+    added = harder - samples
+    assert 10 * np.log10(power(samples) / power(added)) == pytest.approx(ratio, abs=0.01)
+    again = perturb(samples, Perturbation(kind, ratio), RATE, 1, other)
+    np.testing.assert_array_equal(harder, again)
+    assert (perturb(samples, Perturbation(kind, ratio), RATE, 2, other) != harder).any()
+
+
+def test_a_telephone_keeps_its_band_alone_and_a_room_the_level() -> None:
+    low, inside = signal(hz=100.0), signal(hz=1000.0)
+    heard = perturb(low + inside, Perturbation("telephone"), RATE, 0, lambda _: low)
+    spectrum = np.abs(np.fft.rfft(heard))
+    hz = np.fft.rfftfreq(len(heard), 1 / RATE)
+    assert spectrum[np.argmin(abs(hz - 100))] < 1e-3 * spectrum[np.argmin(abs(hz - 1000))]
+    room = perturb(inside, Perturbation("room"), RATE, 0, lambda _: low)
+    assert len(room) == len(inside)
+    assert power(room) == pytest.approx(power(inside), rel=1e-3)
+    assert np.abs(room - inside).max() > 0.01
+
+
+def test_speed_changes_length_and_pitch_and_clean_nothing() -> None:
+    samples = signal()
+    faster = perturb(samples, Perturbation("speed", 1.25), RATE, 0, lambda _: samples)
+    assert len(faster) == pytest.approx(len(samples) / 1.25, abs=2)
+    peak = np.fft.rfftfreq(len(faster), 1 / RATE)[np.abs(np.fft.rfft(faster)).argmax()]
+    assert peak == pytest.approx(550, abs=1)
+    assert perturb(samples, CLEAN, RATE, 0, lambda _: samples) is samples
+
+
+@pytest.mark.parametrize("text", ["20,10", "snr=", "snr=a", "db=3", "snr=nan"])
+def test_noise_that_cannot_be_read_says_its_form(text: str) -> None:
+    with pytest.raises(OptionError, match="snr=20,10,5,0"):
+        parse_noise(text)
+
+
+def test_a_journal_goes_on_after_a_cut_line_and_refuses_another_plan(tmp_path: Path) -> None:
+    path = tmp_path / "out" / "rows.jsonl"
+    journal = Journal(path, {"seed": 1})
+    journal.add("a", {"x": 1})
+    journal.add("b", {"x": 2})
+    os.truncate(path, path.stat().st_size - 4)  # as a kill would leave it
+    again = Journal(path, {"seed": 1})
+    assert again.rows == {"a": {"x": 1}}
+    again.add("b", {"x": 2})
+    assert Journal(path, {"seed": 1}).rows == {"a": {"x": 1}, "b": {"x": 2}}
+    with pytest.raises(OptionError, match="other seed"):
+        Journal(path, {"seed": 2})
+    os.truncate(path, 3)  # not even the first line is whole
+    assert Journal(path, {"seed": 2}).rows == {}
+    path.write_text('{"seed": 2}\nnonsense\n')
+    with pytest.raises(DataError, match="damaged"):
+        Journal(path, {"seed": 2})
+
+
+def judged(name: str, chosen: dict[str, list[int]], answer: int = 0, hard: bool = False) -> Any:
+    return {
+        "clean": {
+            "sample": name, "kind": "lecture", "hard": hard, "seconds": 80.0, "tokens": 2000,
+            "answer": answer, "choices": 4, "longest": 1,
+            "settings": {n: {"chosen": c, "kept": 600} for n, c in chosen.items()},
+            "controls": {"question": 0},
+        }
+    }  # fmt: skip
+
+
+def test_a_summary_counts_seeds_pairs_and_failures_right() -> None:
+    settings = settings_of(["crop", "speechprune"], [0.2], [0, 1])
+    rows = [
+        judged("a", {"truncate@0": [1], "crop@0.2": [0, 1], "speechprune@0.2": [0]}, hard=True),
+        judged("b", {"truncate@0": [0], "crop@0.2": [1, 1], "speechprune@0.2": [0]}),
+        {"clean": {"sample": "c", "error": "c.wav is empty."}},
+    ]
+    summary = summarize(rows, settings)
+    assert summary.failed == {"c": "c.wav is empty."}
+    every, spiral_h, own = summary.subsets["clean"]
+    lines = {line.name: line for line in every.settings}
+    assert lines["crop@0.2"].accuracy.mean == 0.25
+    assert lines["speechprune@0.2"].accuracy.mean == 1.0
+    assert lines["speechprune@0.2"].versus["crop@0.2"].mean == 0.75
+    assert lines["speechprune@0.2"].versus["truncate@0"].mean == 0.5
+    assert lines["crop@0.2"].kept_share == pytest.approx(0.3)
+    assert spiral_h.settings[0].accuracy.n == 1
+    assert "one model" in spiral_h.note
+    # The bundle's own hard subset is what it fails on when the recording is cut.
+    assert own.settings[0].accuracy == bootstrap([0.0])
+    controls = {line.name: line.accuracy.mean for line in every.controls}
+    assert controls == {
+        "question only": 1.0, "longest choice": 0.0, "always A": 1.0, "chance": 0.25,
+    }  # fmt: skip
+    with pytest.raises(DataError, match="None of the 1 samples"):
+        summarize(rows[2:], settings)

@@ -1,0 +1,115 @@
+"""Evaluation and batch on a local Ray cluster of two workers: as in one process, and tougher."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from speechprune_ort import DataError, DeviceError
+from speechprune_ort.batch import BatchTask, answer_all, read_requests
+from speechprune_ort.evaluation.executor import LocalExecutor
+from speechprune_ort.evaluation.plan import Plan
+from speechprune_ort.evaluation.run import evaluate
+from speechprune_ort.evaluation.samples import read_samples
+from speechprune_ort.evaluation.settings import settings_of
+from speechprune_ort.options import GenerationOptions, PruningOptions
+from speechprune_ort.ray_workers import RayWorkers
+
+ray = pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[RayWorkers]:
+    # Workers do not have this file on their path.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield RayWorkers(None, 2)
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, tone: NDArray[np.float32]) -> Path:
+    folder = tmp_path_factory.mktemp("ray-set")
+    lines = []
+    for index in range(4):
+        soundfile.write(folder / f"{index}.wav", tone[index * 16_000 :][: 5 * 16_000], 16_000)
+        lines.append(
+            {"audio": f"{index}.wav", "question": f"Who {index}?", "choices": ["a", "b cat"],
+             "answer": index % 2}
+        )  # fmt: skip
+    path = folder / "set.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_rows_are_those_of_one_process(
+    workers: RayWorkers, bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    from speechprune_ort.evaluation.ray_executor import RayExecutor
+
+    settings = settings_of(["none", "random", "speechprune"], [0.4], [0])
+    plan = Plan(bundle, tuple(read_samples(data)), tuple(settings), device="cpu", threads=1)
+    spread = evaluate(plan, tmp_path / "ray", RayExecutor(None, 2))
+    assert spread == evaluate(plan, tmp_path / "local", LocalExecutor())
+
+
+def test_batch_answers_are_those_of_one_process(
+    workers: RayWorkers, bundle: Path, data: Path
+) -> None:
+    task = BatchTask(
+        bundle, tuple(read_requests(data)), PruningOptions(),
+        GenerationOptions(max_new_tokens=4), "cpu", 1,
+    )  # fmt: skip
+    spread = sorted(answer_all(task, (), workers), key=lambda lines: lines[0]["id"])
+    assert spread == list(answer_all(task, ()))
+
+
+class Fragile:
+    """Items that kill their worker the first time they are done, or each time."""
+
+    uses_cuda = False
+
+    def __init__(self, folder: Path, always: bool = False) -> None:
+        self.folder, self.always = folder, always
+
+    def open(self) -> Callable[[int], int]:
+        return self.square
+
+    def square(self, item: int) -> int:
+        mark = self.folder / str(item)
+        if item % 3 == 1 and (self.always or not mark.exists()):
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item * item
+
+
+class Wrong:
+    uses_cuda = False
+
+    def open(self) -> Any:
+        raise DataError("Nothing is here.")
+
+
+def test_a_killed_worker_costs_its_item_nothing(workers: RayWorkers, tmp_path: Path) -> None:
+    found = dict(workers.map(Fragile(tmp_path), range(8)))
+    assert found == {item: item * item for item in range(8)}
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "4", "7"}
+
+
+def test_an_item_that_kills_every_worker_is_named(workers: RayWorkers, tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="workers died over item 1"):
+        dict(workers.map(Fragile(tmp_path, always=True), [0, 1, 2]))
+
+
+def test_what_a_task_raises_on_purpose_reaches_the_caller(workers: RayWorkers) -> None:
+    with pytest.raises(DataError, match="Nothing is here"):
+        dict(workers.map(Wrong(), [0]))
