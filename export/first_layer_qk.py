@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from speechprune_ort.export.graph_file import OPSET, save, store_half, torch_to_ir
+from speechprune_ort.export.graph_file import GraphMaker, save, store_half, torch_to_ir
 from speechprune_ort.export.precision import Plan
 from speechprune_ort.specs import Dimensions, GraphSpec
 
@@ -99,58 +99,21 @@ def export_binarized(
         spec: ``first_layer_qk``.
         path: graph file to write.
     """
+    make = GraphMaker(spec)
     (source,) = spec.inputs
-    dtype = ir.DataType.from_numpy(np.dtype(source.dtype))
-    embeds = ir.Value(
-        name=source.name, type=ir.TensorType(dtype), shape=ir.Shape(["tokens", dims.hidden])
-    )
-
-    initializers: list[ir.Value] = []
-
-    def constant(name: str, array: NDArray[np.generic]) -> ir.Value:
-        tensor = ir.tensor(array, name=name)
-        value = ir.Value(
-            name=name,
-            type=ir.TensorType(tensor.dtype),
-            shape=ir.Shape(array.shape),
-            const_value=tensor,
-        )
-        initializers.append(value)
-        return value
-
-    nodes: list[ir.Node] = []
-
-    def add(op: str, inputs: list[ir.Value], **attributes: int) -> ir.Value:
-        node = ir.node(op, inputs, attributes)
-        nodes.append(node)
-        return node.outputs[0]
-
-    zero = constant("zero", np.zeros((), np.dtype(source.dtype)))
-    plus, minus = (
-        constant("plus", np.array([1], np.int8)),
-        constant("minus", np.array([-1], np.int8)),
-    )
-    binary = add("Where", [add("GreaterOrEqual", [embeds, zero]), plus, minus])
+    zero = make.constant("zero", np.zeros((), np.dtype(source.dtype)))
+    plus = make.constant("plus", np.array([1], np.int8))
+    minus = make.constant("minus", np.array([-1], np.int8))
+    positive = make.add("GreaterOrEqual", [make.inputs[source.name], zero])
+    binary = make.add("Where", [positive, plus, minus])
     outputs = []
-    for spec_out, weights in zip(spec.outputs, (projection.query, projection.key), strict=True):
-        product = add("MatMulInteger", [binary, constant(f"{spec_out.name}.signs", weights)])
-        wide = add("Cast", [product], to=ir.DataType.FLOAT.value)
+    for out, weights in zip(spec.outputs, (projection.query, projection.key), strict=True):
+        product = make.add("MatMulInteger", [binary, make.constant(f"{out.name}.signs", weights)])
+        wide = make.add("Cast", [product], to=ir.DataType.FLOAT.value)
         heads = weights.shape[1] // dims.head_dim
-        shape = constant(f"{spec_out.name}.shape", np.array([-1, heads, dims.head_dim], np.int64))
-        out = add("Reshape", [wide, shape])
-        out.name = spec_out.name
-        out.type = ir.TensorType(ir.DataType.FLOAT)
-        out.shape = ir.Shape(["tokens", heads, dims.head_dim])
-        outputs.append(out)
-    graph = ir.Graph(
-        [embeds],
-        outputs,
-        nodes=nodes,
-        initializers=initializers,
-        opset_imports={"": OPSET},
-        name=spec.name,
-    )
-    save(ir.Model(graph, ir_version=10), path)
+        sizes = np.array([-1, heads, dims.head_dim], np.int64)
+        outputs.append(make.add("Reshape", [wide, make.constant(f"{out.name}.shape", sizes)]))
+    make.save(path, outputs)
 
 
 def export_float(

@@ -6,18 +6,20 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from speechprune_ort.export.precision import Weights
-from speechprune_ort.specs import GraphSpec
+from speechprune_ort.specs import GraphSpec, TensorSpec
 
-__all__ = ["OPSET", "quiet", "save", "store_half", "torch_to_ir", "with_weights"]
+__all__ = ["GraphMaker", "quiet", "save", "store_half", "torch_to_ir", "with_weights"]
 
 OPSET = 20
 BLOCK = 32
@@ -134,3 +136,67 @@ def _quantize_matmuls(model: ir.Model, bits: int) -> ir.Model:
 def save(model: ir.Model, path: Path) -> None:
     """Write ``path`` and its weights beside it in ``<path>.data``."""
     ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=SMALL)
+
+
+class GraphMaker:
+    """Builds a graph node by node, between the inputs and outputs of its spec.
+
+    Args:
+        spec: names, dtypes, axes.
+
+    Attributes:
+        inputs: by name.
+    """
+
+    def __init__(self, spec: GraphSpec) -> None:
+        self._spec = spec
+        self.inputs = {tensor.name: _value(tensor) for tensor in spec.inputs}
+        self._nodes: list[ir.Node] = []
+        self._initializers: list[ir.Value] = []
+
+    def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
+        """A weight or a fixed operand."""
+        tensor = ir.tensor(array, name=name)
+        value = ir.Value(
+            name=name,
+            type=ir.TensorType(tensor.dtype),
+            shape=ir.Shape(array.shape),
+            const_value=tensor,
+        )
+        self._initializers.append(value)
+        return value
+
+    def add(self, op: str, inputs: Sequence[ir.Value], **attributes: Any) -> ir.Value:
+        """A node with one output."""
+        node = ir.node(op, list(inputs), attributes)
+        self._nodes.append(node)
+        return node.outputs[0]
+
+    def widen(self, value: ir.Value) -> ir.Value:
+        """The value as float32; itself where it is."""
+        if value.dtype == ir.DataType.FLOAT:
+            return value
+        return self.add("Cast", [value], to=ir.DataType.FLOAT.value)
+
+    def save(self, path: Path, outputs: Sequence[ir.Value]) -> None:
+        """Write the graph with ``outputs`` in the spec's order."""
+        for value, tensor in zip(outputs, self._spec.outputs, strict=True):
+            described = _value(tensor)
+            value.name, value.type, value.shape = described.name, described.type, described.shape
+        graph = ir.Graph(
+            list(self.inputs.values()),
+            list(outputs),
+            nodes=self._nodes,
+            initializers=self._initializers,
+            opset_imports={"": OPSET},
+            name=self._spec.name,
+        )
+        save(ir.Model(graph, ir_version=10), path)
+
+
+def _value(tensor: TensorSpec) -> ir.Value:
+    dtype = ir.DataType.from_numpy(np.dtype(tensor.dtype))
+    sizes = [
+        axis if size is None else size for axis, size in zip(tensor.axes, tensor.shape, strict=True)
+    ]
+    return ir.Value(name=tensor.name, type=ir.TensorType(dtype), shape=ir.Shape(sizes))

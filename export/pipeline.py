@@ -33,6 +33,13 @@ from speechprune_ort.export.first_layer_qk import (
 from speechprune_ort.export.graph_file import quiet
 from speechprune_ort.export.parity import Checked, verify_decoder, verify_graph
 from speechprune_ort.export.precision import WORDS, Plan, Target, plan
+from speechprune_ort.export.pruning_graphs import (
+    attention_reference,
+    export_assemble,
+    export_received_attention,
+    export_similarity,
+    similarity_reference,
+)
 from speechprune_ort.manifest import (
     MANIFEST_FILE,
     TOKENIZER_FILE,
@@ -42,11 +49,14 @@ from speechprune_ort.manifest import (
     PromptPiece,
 )
 from speechprune_ort.specs import (
+    ASSEMBLE,
     AUDIO_ENCODER,
     DECODER,
     EMBED_TOKENS,
     FIRST_LAYER_QK,
     FIRST_LAYER_QK_FLOAT,
+    RECEIVED_ATTENTION,
+    SIMILARITY,
     GraphSpec,
     graph_specs,
 )
@@ -59,8 +69,11 @@ SPEECH = Path(__file__).with_name("speech.flac")
 QUESTION = "What is said in the recording?"
 
 Report = Callable[[str], None]
-STEPS = 9
-"""Steps that an export reports: load, five graphs, two long verifications, hashes."""
+STEPS = 12
+"""Steps that an export reports: load, eight graphs, two long verifications, hashes."""
+
+EXACT = 1 - 1e-9
+"""Least cosine of graphs that only reorder sums."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +192,9 @@ class _Work:
             self._graph(EMBED_TOKENS, self._embed_tokens, WORDS[self.plan.embedding]),
             self._graph(FIRST_LAYER_QK, self._binarized, "signs in int8"),
             self._graph(FIRST_LAYER_QK_FLOAT, self._float, self._float_words()),
+            self._graph(SIMILARITY, self._similarity, WORDS["float32"]),
+            self._graph(RECEIVED_ATTENTION, self._received_attention, WORDS["float32"]),
+            self._graph(ASSEMBLE, self._assemble, WORDS["float32"]),
             self._graph(DECODER, self._decoder, WORDS[self.plan.decoder]),
         ]
 
@@ -261,7 +277,7 @@ class _Work:
         expected = table.detach().numpy()[ids]
         case = {"random ids": ({"token_ids": ids}, {"embeds": expected})}
         # A look-up is exact up to the width of what is stored.
-        exact = min(self.plan.min_cosine, 0.9999) if self.plan.embedding != "float32" else 1 - 1e-9
+        exact = min(self.plan.min_cosine, 0.9999) if self.plan.embedding != "float32" else EXACT
         return verify_graph(path, spec, self.target, case, exact)
 
     def _qk_cases(
@@ -282,7 +298,7 @@ class _Work:
         projection = BinaryProjection.of(self.checkpoint.language_model)
         export_binarized(projection, dims, spec, path)
         cases = self._qk_cases(lambda x: projection.torch_reference(x, dims.head_dim))
-        return verify_graph(path, spec, self.target, cases, 1 - 1e-9)
+        return verify_graph(path, spec, self.target, cases, EXACT)
 
     def _float(self, spec: GraphSpec, path: Path) -> Checked:
         dims = self.checkpoint.dimensions
@@ -290,6 +306,47 @@ class _Work:
         export_float(projection, self.plan, dims, spec, path)
         exact = 0.999999 if self.plan.embedding == "float32" else 0.9999
         return verify_graph(path, spec, self.target, self._qk_cases(projection), exact)
+
+    def _similarity(self, spec: GraphSpec, path: Path) -> Checked:
+        export_similarity(spec, path)
+        cases = {}
+        for case, embeds in self.embeds.items():
+            rounded = embeds.astype(self.plan.float_dtype)
+            direction = self.random.standard_normal(embeds.shape[1]).astype(np.float32)
+            scores = similarity_reference(torch.from_numpy(rounded), torch.from_numpy(direction))
+            inputs = {"audio_embeds": rounded, "direction": direction}
+            cases[case] = (inputs, {"scores": scores.numpy()})
+        return verify_graph(path, spec, self.target, cases, EXACT)
+
+    def _received_attention(self, spec: GraphSpec, path: Path) -> Checked:
+        dims = self.checkpoint.dimensions
+        export_received_attention(dims, spec, path)
+        projection = BinaryProjection.of(self.checkpoint.language_model)
+        cases = {}
+        projected = self._qk_cases(lambda x: projection.torch_reference(x, dims.head_dim))
+        for case, (_, outputs) in projected.items():
+            query, key = (torch.from_numpy(outputs[n][:300]).float() for n in ("query", "key"))
+            rows = query[:200]
+            received = attention_reference(rows, key).numpy()
+            given = {"query": rows.numpy(), "key": key.numpy()}
+            cases[case] = (given, {"received": received})
+        return verify_graph(path, spec, self.target, cases, EXACT)
+
+    def _assemble(self, spec: GraphSpec, path: Path) -> Checked:
+        export_assemble(spec, path)
+        cases = {}
+        for case, embeds in self.embeds.items():
+            rounded = embeds.astype(self.plan.float_dtype)
+            indices = np.sort(self.random.choice(len(rounded), len(rounded) // 2, replace=False))
+            inputs = {
+                "before_embeds": rounded[:3],
+                "audio_embeds": rounded,
+                "indices": indices,
+                "after_embeds": rounded[5:7],
+            }
+            expected = np.concatenate([rounded[:3], rounded[indices], rounded[5:7]])[None]
+            cases[case] = (inputs, {"inputs_embeds": expected})
+        return verify_graph(path, spec, self.target, cases, EXACT)
 
     def _decoder(self, spec: GraphSpec, path: Path) -> Checked:
         checkpoint = self.checkpoint

@@ -68,19 +68,22 @@ class Decoder:
         """Positions in the cache."""
         return self._length
 
-    def prefill(self, embeds: NDArray[Any], positions: NDArray[np.int64]) -> NDArray[Any]:
+    def prefill(
+        self, embeds: NDArray[Any] | ort.OrtValue, positions: NDArray[np.int64]
+    ) -> NDArray[Any]:
         """Take the whole prompt.
 
         Args:
-            embeds: (tokens, hidden).
+            embeds: (tokens, hidden) on the host, or (1, tokens, hidden) on the device.
             positions: (tokens,) int64, true positions, increasing.
 
         Returns:
             (vocab,) logits of the last position; overwritten by the next step.
         """
         self._length = 0
-        batch = np.ascontiguousarray(embeds[None], self._dtype)
-        self._bind_input("inputs_embeds", self._device.put(batch))
+        if isinstance(embeds, np.ndarray):
+            embeds = self._device.put(np.ascontiguousarray(embeds[None], self._dtype))
+        self._bind_input("inputs_embeds", embeds)
         return self._run(positions)
 
     def rewind(self, length: int) -> None:

@@ -13,23 +13,27 @@ from tokenizers import Tokenizer
 
 from speechprune_ort.errors import BundleError
 from speechprune_ort.manifest import TOKENIZER_FILE, Manifest
-from speechprune_ort.options import AttentionForm, DeviceName
+from speechprune_ort.options import Backend, DeviceName, PruningOptions
 from speechprune_ort.results import Timings
 from speechprune_ort.runtime.audio import split_windows
 from speechprune_ort.runtime.bundle import verify_files
 from speechprune_ort.runtime.decoder import Decoder
 from speechprune_ort.runtime.device import resolve_device
+from speechprune_ort.runtime.embeddings import AudioEmbeds
 from speechprune_ort.runtime.encoder import encode_windows
 from speechprune_ort.runtime.features import LogMel
 from speechprune_ort.runtime.prompt import Prompt, build_prompt
-from speechprune_ort.runtime.selection import Projection
+from speechprune_ort.runtime.scoring import NumpyScorer, OrtScorer, Scorer, assemble
 from speechprune_ort.runtime.session import open_session
 from speechprune_ort.specs import (
+    ASSEMBLE,
     AUDIO_ENCODER,
     DECODER,
     EMBED_TOKENS,
     FIRST_LAYER_QK,
     FIRST_LAYER_QK_FLOAT,
+    RECEIVED_ATTENTION,
+    SIMILARITY,
 )
 
 __all__ = ["Engine"]
@@ -112,18 +116,26 @@ class Engine:
             )
         return self._sessions[name]
 
-    def encode(self, samples: NDArray[np.float32], timings: Timings) -> NDArray[Any]:
-        """A recording (samples,) float32 to audio embeddings (tokens, hidden).
+    def encode(self, samples: NDArray[np.float32], timings: Timings) -> AudioEmbeds:
+        """A recording (samples,) float32 to audio embeddings, on the device.
 
         Raises:
             AudioError: it is too short for a single token.
         """
-        audio = self.manifest.audio
+        audio, dims = self.manifest.audio, self.manifest.dimensions
         with timings.measure("log_mel"):
             windows = split_windows(samples, audio.window_samples)
             features, lengths = self._log_mel.windows(windows)
         with timings.measure("encoder"):
-            return encode_windows(self.session(AUDIO_ENCODER), features, lengths, audio)
+            return encode_windows(
+                self.session(AUDIO_ENCODER),
+                features,
+                lengths,
+                audio,
+                self.device,
+                (dims.window_tokens, dims.hidden),
+                np.dtype(self.manifest.float_dtype),
+            )
 
     def embed(self, ids: tuple[int, ...]) -> NDArray[Any]:
         """Token ids to embeddings (tokens, hidden)."""
@@ -139,16 +151,48 @@ class Engine:
         """
         return build_prompt(self.tokenizer, self.manifest.prompt, question)
 
-    def projection(self, form: AttentionForm) -> Projection:
-        """First-layer Q' and K' of audio embeddings, binarized or float."""
-        # The ablation's graph is opened when it is asked for.
-        session = self.session(FIRST_LAYER_QK if form == "binarized" else FIRST_LAYER_QK_FLOAT)
+    def scorer(self, audio: AudioEmbeds, prompt: Prompt, options: PruningOptions) -> Scorer:
+        """Scores of a recording's tokens for a prompt's question, by the chosen backend.
 
-        def project(audio: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            query, key = session.run(["query", "key"], {"audio_embeds": audio})
+        Raises:
+            BundleError: the bundle lacks a graph that is needed.
+        """
+        text = self.embed(prompt.query)
+        # The ablation's graph is opened when it is asked for.
+        projection = FIRST_LAYER_QK if options.attention == "binarized" else FIRST_LAYER_QK_FLOAT
+        if options.backend == "ort":
+            dims = self.manifest.dimensions
+            names = (SIMILARITY, projection, RECEIVED_ATTENTION, ASSEMBLE)
+            sizes = (dims.heads, dims.kv_heads, dims.head_dim)
+            return OrtScorer(self.session, names, audio, text, sizes, self.device)
+        session = self.session(projection)
+
+        def project(part: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            query, key = session.run(["query", "key"], {"audio_embeds": part})
             return query, key
 
-        return project
+        return NumpyScorer(audio.host, text, project)
+
+    def assemble(
+        self,
+        prompt: Prompt,
+        audio: AudioEmbeds,
+        indices: NDArray[np.int64],
+        backend: Backend,
+        timings: Timings,
+    ) -> NDArray[Any] | ort.OrtValue:
+        """Kept audio tokens between the prompt's own.
+
+        Returns:
+            (prompt, hidden) on the host, or (1, prompt, hidden) on the device by ``ort``.
+        """
+        with timings.measure("embed"):
+            before, after = self.embed(prompt.before), self.embed(prompt.after)
+        with timings.measure("assemble"):
+            if backend == "ort":
+                session = self.session(ASSEMBLE)
+                return assemble(session, self.device, before, audio, indices, after)
+            return np.concatenate([before, audio.host[indices], after])
 
     def decoder(self, capacity: int) -> Decoder:
         """A decoder with an empty cache of ``capacity`` positions."""

@@ -22,6 +22,7 @@ __all__ = [
     "keep_by_similarity",
     "received_attention",
     "similarity_scores",
+    "text_direction",
 ]
 
 Floats = NDArray[np.floating[Any]]
@@ -75,10 +76,7 @@ def similarity_scores(audio: Floats, text: Floats) -> NDArray[np.float32]:
             f"audio embeddings are {audio.shape[1]} wide and text embeddings {text.shape[1]}: "
             "both must come from one model."
         )
-    _check_finite("text embeddings", text)
-    wide = text.astype(np.float32)
-    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
-    direction = np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0).mean(axis=0)
+    direction = text_direction(text)
 
     scores = np.zeros(len(audio), np.float32)  # what embeddings of zeros keep
     for start in range(0, len(audio), ROWS_AT_ONCE):
@@ -89,6 +87,30 @@ def similarity_scores(audio: Floats, text: Floats) -> NDArray[np.float32]:
         out = scores[start : start + len(rows)]
         np.divide(rows @ direction, norms, out=out, where=norms > 0)
     return scores
+
+
+def text_direction(text: Floats) -> NDArray[np.float32]:
+    """Mean of the unit vectors of a text's embeddings.
+
+    Args:
+        text: (query, hidden).
+
+    Returns:
+        (hidden,) float32.
+
+    Raises:
+        OptionError: the array is empty, or a value is not finite.
+
+    >>> text_direction(np.array([[2.0, 0.0], [0.0, 5.0]])).tolist()
+    [0.5, 0.5]
+    """
+    _check("text embeddings", text, ("query", "hidden"))
+    _check_finite("text embeddings", text)
+    wide = text.astype(np.float32)
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    units = np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0)
+    direction: NDArray[np.float32] = units.mean(axis=0)
+    return direction
 
 
 def frame_scores(scores: Floats, frame_tokens: int) -> NDArray[np.float64]:

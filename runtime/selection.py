@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import Method, PruningOptions
-from speechprune_ort.runtime.pruning import (
-    keep_by_attention,
-    keep_by_similarity,
-    received_attention,
-    similarity_scores,
-)
+from speechprune_ort.runtime.pruning import keep_by_attention, keep_by_similarity
+from speechprune_ort.runtime.scoring import Scorer
 
-__all__ = ["METHODS", "Projection", "Request", "Selection", "select"]
+__all__ = ["METHODS", "Request", "Selection", "select"]
 
-Projection = Callable[[NDArray[Any]], tuple[NDArray[np.float32], NDArray[np.float32]]]
-"""(tokens, hidden) to Q' (tokens, heads, head_dim) and K' (tokens, kv_heads, head_dim)."""
 
 PAPER_TEMPERATURE = 1.0
 
@@ -49,33 +42,33 @@ class Request:
 
     Attributes:
         options: as the caller set them.
-        audio: (tokens, hidden) audio embeddings.
-        text: (query, hidden) embeddings of the query's own tokens.
+        scorer: scores tokens, wherever the embeddings lie.
         n_keep: tokens to keep, at least 1 and at most ``tokens``.
         budget: tokens that phase 1 leaves to phase 2, at least ``n_keep``.
         frame_tokens: tokens of a one-second frame.
-        project: to first-layer Q' and K'.
     """
 
     options: PruningOptions
-    audio: NDArray[Any]
-    text: NDArray[Any]
+    scorer: Scorer
     n_keep: int
     budget: int
     frame_tokens: int
-    project: Projection
+
+    @property
+    def tokens(self) -> int:
+        """Audio tokens of the recording."""
+        return self.scorer.tokens
 
     def by_similarity(self, n_keep: int) -> Selection:
         """Phase 1 over all tokens."""
-        scores = similarity_scores(self.audio, self.text)
+        scores = self.scorer.similarity()
         temperature = self.options.frame_temperature or PAPER_TEMPERATURE
         kept = keep_by_similarity(scores, n_keep, self.frame_tokens, temperature)
         return Selection(kept, similarity=scores)
 
     def by_attention(self, candidates: NDArray[np.int64]) -> Selection:
         """Phase 2 among ``candidates``."""
-        query, key = self.project(self.audio[candidates])
-        scores = received_attention(query, key, single_head=self.options.single_head)
+        scores = self.scorer.attention(candidates, self.options.single_head)
         if len(scores) != len(candidates):
             raise OptionError(
                 f"project gave {len(scores)} tokens for {len(candidates)}: it must keep each one."
@@ -97,18 +90,18 @@ def _similarity(request: Request) -> Selection:
 
 
 def _attention(request: Request) -> Selection:
-    return request.by_attention(np.arange(len(request.audio)))
+    return request.by_attention(np.arange(request.tokens))
 
 
 def _random(request: Request) -> Selection:
     random = np.random.default_rng(request.options.seed)
-    kept = random.choice(len(request.audio), request.n_keep, replace=False)
+    kept = random.choice(request.tokens, request.n_keep, replace=False)
     return Selection(np.sort(kept).astype(np.int64))
 
 
 def _crop(request: Request) -> Selection:
     random = np.random.default_rng(request.options.seed)
-    start = int(random.integers(0, len(request.audio) - request.n_keep + 1))
+    start = int(random.integers(0, request.tokens - request.n_keep + 1))
     return Selection(np.arange(start, start + request.n_keep))
 
 
@@ -128,23 +121,15 @@ METHODS: Mapping[Method, Callable[[Request], Selection]] = {
 
 
 def select(
-    options: PruningOptions,
-    audio: NDArray[Any],
-    text: NDArray[Any],
-    *,
-    window_tokens: int,
-    frame_tokens: int,
-    project: Projection,
+    options: PruningOptions, scorer: Scorer, *, window_tokens: int, frame_tokens: int
 ) -> Selection:
     """Choose which audio tokens reach the language model.
 
     Args:
         options: method, rate, budget and the rest.
-        audio: (tokens, hidden) audio embeddings of the whole recording.
-        text: (query, hidden) embeddings of the query's own tokens.
+        scorer: of the recording's tokens for the question; asked only by methods that need it.
         window_tokens: tokens of one window, the default budget.
         frame_tokens: tokens of a one-second frame.
-        project: to first-layer Q' and K'; called only by methods that need it.
 
     Returns:
         Exactly ``options.kept_tokens(tokens, window_tokens)`` tokens, in time order.
@@ -153,22 +138,19 @@ def select(
         OptionError: there are no audio tokens, a size is below 1, or a method that reads the
             embeddings finds them of different widths or not finite.
     """
-    if audio.ndim != 2 or audio.size == 0:
-        raise OptionError(
-            "audio embeddings must be a non-empty array (tokens, hidden), not of shape "
-            f"{audio.shape}."
-        )
-    for name, size in (("window_tokens", window_tokens), ("frame_tokens", frame_tokens)):
+    tokens = scorer.tokens
+    for name, size in (
+        ("audio tokens", tokens),
+        ("window_tokens", window_tokens),
+        ("frame_tokens", frame_tokens),
+    ):
         if size < 1:
             raise OptionError(f"{name} must be at least 1, not {size}.")
-    tokens = len(audio)
     request = Request(
         options=options,
-        audio=audio,
-        text=text,
+        scorer=scorer,
         n_keep=options.kept_tokens(tokens, window_tokens),
         budget=min(options.budget or window_tokens, tokens),
         frame_tokens=frame_tokens,
-        project=project,
     )
     return METHODS[options.method](request)

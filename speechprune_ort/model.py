@@ -17,6 +17,7 @@ from speechprune_ort.recording import Recording, sort_options
 from speechprune_ort.results import Answer, AnswerStream, Timings
 from speechprune_ort.runtime.audio import load_audio
 from speechprune_ort.runtime.device import Device
+from speechprune_ort.runtime.embeddings import AudioEmbeds
 from speechprune_ort.runtime.engine import Engine
 
 __all__ = ["Audio", "SpeechLLM"]
@@ -81,9 +82,9 @@ class SpeechLLM:
         timings = Timings()
         with timings.measure("audio"):
             samples = load_audio(audio, sampling_rate)
-        embeds = self.engine.encode(samples, timings)
+        heard = self.engine.encode(samples, timings)
         seconds = len(samples) / self.manifest.audio.sampling_rate
-        return Recording(self.engine, embeds, seconds, timings)
+        return Recording(self.engine, heard, seconds, timings)
 
     def recall(self, embeds: NDArray[Any], seconds: float | None = None) -> Recording:
         """A recording from audio embeddings that were kept, such as ``recording.embeds``.
@@ -105,8 +106,9 @@ class SpeechLLM:
             )
         if seconds is None:
             seconds = len(embeds) / self.engine.tokens_per_second
-        embeds = embeds.astype(self.manifest.float_dtype, copy=False)
-        return Recording(self.engine, embeds, seconds, Timings())
+        typed = embeds.astype(self.manifest.float_dtype, copy=False)
+        heard = AudioEmbeds.of(typed, self.engine.device)
+        return Recording(self.engine, heard, seconds, Timings())
 
     def embed_text(self, text: str) -> NDArray[Any]:
         """Token embeddings of a text, (tokens, hidden)."""

@@ -10,6 +10,7 @@ from speechprune_ort.errors import OptionError
 
 __all__ = [
     "AttentionForm",
+    "Backend",
     "DeviceName",
     "GenerationOptions",
     "Method",
@@ -20,6 +21,7 @@ __all__ = [
 Method = Literal["speechprune", "similarity", "attention", "random", "crop", "truncate", "none"]
 Positions = Literal["renumbered", "original"]
 AttentionForm = Literal["binarized", "float"]
+Backend = Literal["auto", "numpy", "ort"]
 DeviceName = Literal["auto", "cuda", "cpu"]
 
 
@@ -61,6 +63,9 @@ class PruningOptions:
         seed: of ``random`` and ``crop``.
         positions: ``renumbered`` gives kept tokens consecutive positions (what the paper's
             setting amounts to); ``original`` leaves each at the position that it had.
+        backend: what scores the tokens: ``numpy`` on the host, or ``ort``: the bundle's graphs on
+            its device, where embeddings then stay. ``auto`` takes ``ort`` on CUDA and ``numpy``
+            on the CPU, the faster each (``scripts/bench_pruning.py``).
 
     Raises:
         OptionError: a value is out of range.
@@ -74,11 +79,13 @@ class PruningOptions:
     single_head: bool = False
     seed: int = 0
     positions: Positions = "renumbered"
+    backend: Backend = "auto"
 
     def __post_init__(self) -> None:
         _choice("method", self.method, get_args(Method))
         _choice("attention", self.attention, get_args(AttentionForm))
         _choice("positions", self.positions, get_args(Positions))
+        _choice("backend", self.backend, get_args(Backend))
         rate = self.pruning_rate
         _number(
             "pruning_rate",

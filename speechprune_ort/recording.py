@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from speechprune_ort.errors import OptionError, PromptError
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.results import Answer, AnswerStream, Pruning, Score, Timings, spans_of
+from speechprune_ort.runtime.embeddings import AudioEmbeds
 from speechprune_ort.runtime.engine import Engine
 from speechprune_ort.runtime.prompt import Prompt
 from speechprune_ort.runtime.sampling import Sampler
@@ -31,26 +32,30 @@ class Recording:
 
     Args:
         engine: the bundle.
-        embeds: (tokens, hidden) audio embeddings of all of it; without rows it is no audio.
+        audio: embeddings of all of it; without tokens it is no audio.
         seconds: its length.
         timings: what encoding took.
 
     Attributes:
-        embeds: as given.
         seconds: as given.
         timings: as given; answers to ``ask`` count their own stages alone.
     """
 
     def __init__(
-        self, engine: Engine, embeds: NDArray[Any], seconds: float, timings: Timings
+        self, engine: Engine, audio: AudioEmbeds, seconds: float, timings: Timings
     ) -> None:
-        self._engine = engine
-        self.embeds, self.seconds, self.timings = embeds, seconds, timings
+        self._engine, self._audio = engine, audio
+        self.seconds, self.timings = seconds, timings
 
     @property
     def tokens(self) -> int:
         """Audio tokens of the recording."""
-        return len(self.embeds)
+        return self._audio.tokens
+
+    @property
+    def embeds(self) -> NDArray[Any]:
+        """Audio embeddings (tokens, hidden), on the host."""
+        return self._audio.host
 
     def ask(
         self,
@@ -135,14 +140,14 @@ class Recording:
         prompt = engine.prompt(question)
         selection = self._select(prompt, pruning, timings)
         prefill, positions = self._assemble(selection.indices, prompt, pruning, longest, timings)
-        decoder = engine.decoder(len(prefill) + longest)
+        decoder = engine.decoder(len(positions) + longest)
         with timings.measure("prefill"):
             # The decoder's own logits are overwritten by its next step.
             first = _log_softmax(decoder.prefill(prefill, positions))
         found = []
         with timings.measure("decode"):
             for ids in tokenized:
-                decoder.rewind(len(prefill))
+                decoder.rewind(len(positions))
                 scores, position = first, int(positions[-1])
                 values = [float(scores[ids[0]])]
                 for token, after in pairwise(ids):
@@ -152,7 +157,7 @@ class Recording:
                 found.append(tuple(values))
         return Score(
             log_probabilities=tuple(found),
-            prompt_tokens=len(prefill),
+            prompt_tokens=len(positions),
             pruning=self._pruning(pruning, selection),
             timings=timings,
         )
@@ -178,7 +183,7 @@ class Recording:
             finish_reason=reason,
             question=question,
             seconds=self.seconds,
-            prompt_tokens=len(prefill),
+            prompt_tokens=len(positions),
             pruning=self._pruning(pruning, selection),
             generation=generation,
             timings=timings,
@@ -186,10 +191,13 @@ class Recording:
         )
 
     def _resolved(self, pruning: PruningOptions) -> PruningOptions:
-        """Options with the bundle's choices where the caller left them open."""
-        if pruning.frame_temperature is not None:
-            return pruning
-        return replace(pruning, frame_temperature=self._engine.manifest.frame_temperature)
+        """Options with the bundle's and the device's choices where the caller left them open."""
+        temperature, backend = pruning.frame_temperature, pruning.backend
+        if temperature is None:
+            temperature = self._engine.manifest.frame_temperature
+        if backend == "auto":
+            backend = "ort" if self._engine.device.name == "cuda" else "numpy"
+        return replace(pruning, frame_temperature=temperature, backend=backend)
 
     def _pruning(self, options: PruningOptions, selection: Selection) -> Pruning:
         return Pruning(
@@ -206,17 +214,14 @@ class Recording:
         if not self.tokens:
             return Selection(np.zeros(0, np.int64))
         manifest = self._engine.manifest
-        project = self._engine.projection(pruning.attention)
         with timings.measure("embed"):
-            text = self._engine.embed(prompt.query)
+            scorer = self._engine.scorer(self._audio, prompt, pruning)
         with timings.measure("prune"):
             return select(
                 pruning,
-                self.embeds,
-                text,
+                scorer,
                 window_tokens=manifest.dimensions.window_tokens,
                 frame_tokens=manifest.audio.frame_tokens,
-                project=project,
             )
 
     def _assemble(
@@ -226,19 +231,17 @@ class Recording:
         pruning: PruningOptions,
         new_tokens: int,
         timings: Timings,
-    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """Prompt embeddings (tokens, hidden) and their positions (tokens,)."""
+    ) -> tuple[Any, NDArray[np.int64]]:
+        """Prompt embeddings, on the host or the device, and their positions (tokens,)."""
         engine = self._engine
-        with timings.measure("embed"):
-            before, after = engine.embed(prompt.before), engine.embed(prompt.after)
-        with timings.measure("assemble"):
-            prefill = np.concatenate([before, self.embeds[indices], after])
-            positions = np.arange(len(prefill))
-            if pruning.positions == "original":
-                first, behind = len(before), len(before) + self.tokens
-                positions = np.concatenate(
-                    [np.arange(first), first + indices, behind + np.arange(len(after))]
-                )
+        prefill = engine.assemble(prompt, self._audio, indices, pruning.backend, timings)
+        first = len(prompt.before)
+        positions = np.arange(first + len(indices) + len(prompt.after))
+        if pruning.positions == "original":
+            behind = first + self.tokens
+            positions = np.concatenate(
+                [np.arange(first), first + indices, behind + np.arange(len(prompt.after))]
+            )
         context = engine.manifest.dimensions.context
         needed = int(positions[-1]) + 1 + new_tokens
         if needed > context:
@@ -250,13 +253,13 @@ class Recording:
 
     def _generate(
         self,
-        prefill: NDArray[Any],
+        prefill: Any,
         positions: NDArray[np.int64],
         generation: GenerationOptions,
         timings: Timings,
     ) -> Generator[str, None, tuple[str, list[int], Reason]]:
         engine = self._engine
-        decoder = engine.decoder(len(prefill) + generation.max_new_tokens)
+        decoder = engine.decoder(len(positions) + generation.max_new_tokens)
         sampler = Sampler(generation)
         out = TextStream(engine.tokenizer, generation.stop)
         ids: list[int] = []

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 __all__ = [
+    "ASSEMBLE",
     "AUDIO_ENCODER",
     "AXES",
     "DECODER",
     "EMBED_TOKENS",
     "FIRST_LAYER_QK",
     "FIRST_LAYER_QK_FLOAT",
+    "RECEIVED_ATTENTION",
+    "SIMILARITY",
     "Dimensions",
     "GraphSpec",
     "TensorSpec",
@@ -29,15 +32,24 @@ AUDIO_ENCODER = "audio_encoder"
 EMBED_TOKENS = "embed_tokens"
 FIRST_LAYER_QK = "first_layer_qk"
 FIRST_LAYER_QK_FLOAT = "first_layer_qk_float"
+SIMILARITY = "similarity"
+RECEIVED_ATTENTION = "received_attention"
+ASSEMBLE = "assemble"
 DECODER = "decoder"
 
 AXES = (
     "batch",  # sequences decoded together, 1 here
+    "single",  # always 1
     "windows",  # 30-second pieces of a recording
     "mel_bins",
     "frames",  # log-mel frames of a window, one per hop
     "window_tokens",  # audio tokens of a whole window
     "tokens",  # tokens in a row, text or audio
+    "rows",  # tokens whose attention is looked at together
+    "before",  # tokens of the prompt ahead of the audio
+    "kept",  # audio tokens that are kept
+    "after",  # tokens of the prompt behind the audio
+    "prompt",  # all of the prompt
     "hidden",  # width of the language model
     "heads",
     "kv_heads",
@@ -203,6 +215,7 @@ def graph_specs(dims: Dimensions, float_dtype: str) -> dict[str, GraphSpec]:
         "head_dim": dims.head_dim,
         "vocab": dims.vocab,
         "last": 1,
+        "single": 1,
     }
 
     def tensor(name: str, dtype: str, *axes: str) -> TensorSpec:
@@ -238,6 +251,32 @@ def graph_specs(dims: Dimensions, float_dtype: str) -> dict[str, GraphSpec]:
         ),
         projection(FIRST_LAYER_QK),
         projection(FIRST_LAYER_QK_FLOAT),
+        GraphSpec(
+            SIMILARITY,
+            (
+                tensor("audio_embeds", float_dtype, "tokens", "hidden"),
+                tensor("direction", "float32", "hidden"),
+            ),
+            (tensor("scores", "float32", "tokens"),),
+        ),
+        GraphSpec(
+            RECEIVED_ATTENTION,
+            (
+                tensor("query", "float32", "rows", "heads", "head_dim"),
+                tensor("key", "float32", "tokens", "kv_heads", "head_dim"),
+            ),
+            (tensor("received", "float32", "tokens"),),
+        ),
+        GraphSpec(
+            ASSEMBLE,
+            (
+                tensor("before_embeds", float_dtype, "before", "hidden"),
+                tensor("audio_embeds", float_dtype, "tokens", "hidden"),
+                tensor("indices", "int64", "kept"),
+                tensor("after_embeds", float_dtype, "after", "hidden"),
+            ),
+            (tensor("inputs_embeds", float_dtype, "single", "prompt", "hidden"),),
+        ),
         GraphSpec(
             DECODER,
             (

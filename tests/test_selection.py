@@ -19,6 +19,7 @@ from speechprune_ort.runtime.pruning import (
     received_attention,
     similarity_scores,
 )
+from speechprune_ort.runtime.scoring import NumpyScorer
 from speechprune_ort.runtime.selection import METHODS, Selection, select
 
 HIDDEN = 8
@@ -37,10 +38,8 @@ def never(_: NDArray[Any]) -> Any:
 
 
 def choose(options: PruningOptions, tokens: int, window: int = 50, with_: Any = None) -> Selection:
-    return select(
-        options, embeddings(tokens), embeddings(3, seed=1),
-        window_tokens=window, frame_tokens=5, project=with_ or project,
-    )  # fmt: skip
+    scorer = NumpyScorer(embeddings(tokens), embeddings(3, seed=1), with_ or project)
+    return select(options, scorer, window_tokens=window, frame_tokens=5)
 
 
 def test_every_method_of_the_options_is_registered() -> None:
@@ -121,9 +120,8 @@ def test_only_similarity_reads_the_text() -> None:
     nan = np.full((3, HIDDEN), np.nan, np.float32)
     for method in get_args(Method):
         options = PruningOptions(method=method, pruning_rate=0.5)
-        call = partial(
-            select, options, embeddings(60), nan, window_tokens=50, frame_tokens=5, project=project
-        )
+        scorer = NumpyScorer(embeddings(60), nan, project)
+        call = partial(select, options, scorer, window_tokens=50, frame_tokens=5)
         if method in ("speechprune", "similarity"):
             with pytest.raises(OptionError, match="text embeddings"):
                 call()
@@ -143,7 +141,7 @@ def test_nothing_to_choose_from_is_an_error(method: Any, change: str) -> None:
     if change in sizes:
         sizes[change] = 0
     with pytest.raises(OptionError, match=change if change in sizes else "audio embeddings"):
-        select(PruningOptions(method=method), audio, embeddings(3), project=project, **sizes)
+        select(PruningOptions(method=method), NumpyScorer(audio, embeddings(3), project), **sizes)
 
 
 def test_a_projection_that_loses_tokens_is_an_error() -> None:
@@ -155,10 +153,8 @@ def test_a_projection_that_loses_tokens_is_an_error() -> None:
 def test_inputs_are_never_changed(method: Any) -> None:
     audio, text = embeddings(120), embeddings(3, seed=1)
     audio.flags.writeable = text.flags.writeable = False  # numpy raises on a write
-    select(
-        PruningOptions(method=method), audio, text,
-        window_tokens=50, frame_tokens=5, project=project,
-    )  # fmt: skip
+    scorer = NumpyScorer(audio, text, project)
+    select(PruningOptions(method=method), scorer, window_tokens=50, frame_tokens=5)
 
 
 def test_single_head_reaches_phase_2() -> None:

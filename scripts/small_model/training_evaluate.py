@@ -32,6 +32,7 @@ from small_model.training_text import Dialogue, chance
 from small_model.training_voices import RATE, Samples
 from speechprune_ort import PruningOptions
 from speechprune_ort.runtime.pruning import binarize
+from speechprune_ort.runtime.scoring import NumpyScorer
 from speechprune_ort.runtime.selection import select
 
 RESAMPLES = 10_000
@@ -116,14 +117,8 @@ class Listener:
             query, key = (torch.tensordot(signs, weight, 1).numpy() for weight in self._signs)
             return query, key
 
-        kept = select(
-            options,
-            tokens,
-            self.embed(question).numpy(force=True),
-            window_tokens=WINDOW_TOKENS,
-            frame_tokens=TOKEN_RATE,
-            project=project,
-        )
+        scorer = NumpyScorer(tokens, self.embed(question).numpy(force=True), project)
+        kept = select(options, scorer, window_tokens=WINDOW_TOKENS, frame_tokens=TOKEN_RATE)
         return audio[torch.from_numpy(kept.indices)]
 
     def ids(self, text: str) -> list[int]:
