@@ -312,7 +312,7 @@ class _Work:
         cases = {}
         for case, embeds in self.embeds.items():
             rounded = embeds.astype(self.plan.float_dtype)
-            direction = self.random.standard_normal(embeds.shape[1]).astype(np.float32)
+            direction = self.random.standard_normal((embeds.shape[1],)).astype(np.float32)
             scores = similarity_reference(torch.from_numpy(rounded), torch.from_numpy(direction))
             inputs = {"audio_embeds": rounded, "direction": direction}
             cases[case] = (inputs, {"scores": scores.numpy()})

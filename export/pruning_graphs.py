@@ -74,7 +74,8 @@ def attention_reference(query: Tensor, key: Tensor) -> Tensor:
     group = query.shape[1] // key.shape[1]
     wide = key.repeat_interleave(group, dim=1)
     products = torch.einsum("rhd,thd->hrt", query, wide) / query.shape[2] ** 0.5
-    return products.softmax(-1).sum(dim=(0, 1))
+    received: Tensor = products.softmax(-1).sum(dim=(0, 1))
+    return received
 
 
 def export_assemble(spec: GraphSpec, path: Path) -> None:

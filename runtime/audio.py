@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from os import PathLike, fspath
 from typing import Any, BinaryIO
 
@@ -12,15 +13,16 @@ from numpy.typing import NDArray
 
 from speechprune_ort.errors import AudioError, OptionError
 
-__all__ = ["SAMPLING_RATE", "load_audio", "split_windows"]
+__all__ = ["SAMPLING_RATE", "Source", "load_audio", "stream_audio", "stream_windows"]
 
 SAMPLING_RATE = 16_000
 BLOCK_FRAMES = 1 << 18  # read at a time: a long stereo file is never in memory twice
 
 
-def load_audio(
-    source: str | PathLike[str] | BinaryIO | NDArray[Any], sampling_rate: int | None = None
-) -> NDArray[np.float32]:
+Source = str | PathLike[str] | BinaryIO | NDArray[Any]
+
+
+def load_audio(source: Source, sampling_rate: int | None = None) -> NDArray[np.float32]:
     """Decode, mix to mono and resample a recording.
 
     Args:
@@ -35,36 +37,35 @@ def load_audio(
         AudioError: the source is missing, is no audio, is empty, holds NaN or infinity, or an
             array comes without its rate.
     """
+    return np.concatenate(list(stream_audio(source, sampling_rate)))
+
+
+def stream_audio(source: Source, sampling_rate: int | None = None) -> Iterator[NDArray[np.float32]]:
+    """The same in blocks, whatever their length: a recording of hours is never in memory whole.
+
+    Arguments and errors are those of ``load_audio``; what is wrong with a block is raised when
+    it is reached.
+
+    Yields:
+        (samples,) float32 at 16 kHz, none of them empty.
+    """
     if isinstance(source, np.ndarray):
         name = "The array"
         samples, rate = _from_array(source, sampling_rate)
-    else:
-        name = fspath(source) if isinstance(source, (str, PathLike)) else "The file object"
-        if sampling_rate is not None:
-            raise AudioError(
-                f"{name} says its own sampling rate: leave sampling_rate out for files."
-            )
-        samples, rate = _from_file(source, name)
-    if samples.size == 0:
-        raise AudioError(f"{name} holds no samples: give a recording with sound in it.")
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{name} holds NaN or infinite samples: repair or record it again.")
-    if rate != SAMPLING_RATE:
-        samples = soxr.resample(samples, rate, SAMPLING_RATE, quality="HQ")
-        if samples.size == 0:
-            raise AudioError(f"{name} is shorter than one sample at 16 kHz: give a longer one.")
-    return np.ascontiguousarray(samples, np.float32)
-
-
-def _from_file(source: Any, name: str) -> tuple[NDArray[np.float32], int]:
+        blocks = (samples[at : at + BLOCK_FRAMES] for at in range(0, len(samples), BLOCK_FRAMES))
+        yield from _resampled(blocks, rate, name)
+        return
+    name = fspath(source) if isinstance(source, (str, PathLike)) else "The file object"
+    if sampling_rate is not None:
+        raise AudioError(f"{name} says its own sampling rate: leave sampling_rate out for files.")
     try:
         with soundfile.SoundFile(source) as file:
             # Compressed files may not know their length: blocks, not one buffer of that size.
-            blocks = [
+            blocks = (
                 block.mean(axis=1, dtype=np.float32)
                 for block in file.blocks(BLOCK_FRAMES, dtype="float32", always_2d=True)
-            ]
-            rate = file.samplerate
+            )
+            yield from _resampled(blocks, file.samplerate, name)
     except FileNotFoundError:
         raise AudioError(f"No recording at {name}: check the path.") from None
     except (OSError, RuntimeError, TypeError, ValueError) as error:
@@ -74,7 +75,33 @@ def _from_file(source: Any, name: str) -> tuple[NDArray[np.float32], int]:
         raise AudioError(
             f"{name} cannot be decoded: give wav, flac, ogg or mp3, opened in binary mode."
         ) from error
-    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32), rate
+
+
+def _resampled(
+    blocks: Iterable[NDArray[np.float32]], rate: int, name: str
+) -> Iterator[NDArray[np.float32]]:
+    """Blocks at 16 kHz; where they are cut does not change a sample."""
+    resampler = None
+    if rate != SAMPLING_RATE:
+        resampler = soxr.ResampleStream(rate, SAMPLING_RATE, 1, dtype="float32", quality="HQ")
+    read = given = 0
+    for block in blocks:
+        if not np.isfinite(block).all():
+            raise AudioError(f"{name} holds NaN or infinite samples: repair or record it again.")
+        read += len(block)
+        out = block if resampler is None else resampler.resample_chunk(block)
+        given += len(out)
+        if len(out):
+            yield np.ascontiguousarray(out, np.float32)
+    if read == 0:
+        raise AudioError(f"{name} holds no samples: give a recording with sound in it.")
+    if resampler is not None:
+        rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        given += len(rest)
+        if len(rest):
+            yield np.ascontiguousarray(rest, np.float32)
+    if given == 0:
+        raise AudioError(f"{name} is shorter than one sample at 16 kHz: give a longer one.")
 
 
 def _explained(name: str) -> AudioError:
@@ -119,22 +146,35 @@ def _from_array(array: NDArray[Any], rate: int | None) -> tuple[NDArray[np.float
     return samples, int(rate)
 
 
-def split_windows(samples: NDArray[np.float32], window_samples: int) -> list[NDArray[np.float32]]:
+def stream_windows(
+    blocks: Iterable[NDArray[np.float32]], window_samples: int
+) -> Iterator[NDArray[np.float32]]:
     """Cut a recording into windows, all of it: the last one is what remains.
 
     Args:
-        samples: (samples,) float32.
+        blocks: (samples,) float32 each, of any length.
         window_samples: length of a window.
 
-    Returns:
-        Views of ``samples``, in order.
+    Yields:
+        (samples,) float32, whole windows and then the rest, none of them empty.
 
     Raises:
         OptionError: ``window_samples`` is below 1.
 
-    >>> [len(w) for w in split_windows(np.zeros(10, np.float32), 4)]
+    >>> [len(w) for w in stream_windows([np.zeros(7, np.float32), np.zeros(3, np.float32)], 4)]
     [4, 4, 2]
     """
     if window_samples < 1:
         raise OptionError(f"window_samples must be at least 1, not {window_samples}.")
-    return [samples[at : at + window_samples] for at in range(0, len(samples), window_samples)]
+    window, filled = np.empty(window_samples, np.float32), 0
+    for block in blocks:
+        start = 0
+        while start < len(block):
+            count = min(window_samples - filled, len(block) - start)
+            window[filled : filled + count] = block[start : start + count]
+            filled, start = filled + count, start + count
+            if filled == window_samples:
+                yield window
+                window, filled = np.empty(window_samples, np.float32), 0
+    if filled:
+        yield window[:filled]

@@ -1,20 +1,88 @@
-"""Audio embeddings where the encoder left them: on the host or on the device."""
+"""Audio embeddings where they fit: on the device that made them, or in a temporary file."""
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from speechprune_ort.errors import OptionError
 from speechprune_ort.runtime.device import Device
 
-__all__ = ["AudioEmbeds"]
+__all__ = ["AudioEmbeds", "DeviceEmbeds", "EmbedsBuilder", "HostEmbeds", "SpilledEmbeds"]
+
+BLOCK_BYTES = 1 << 20  # of a file at a time
 
 
-class AudioEmbeds:
+class AudioEmbeds(Protocol):
+    """Embeddings of a recording, (tokens, hidden), wherever they are."""
+
+    @property
+    def tokens(self) -> int:
+        """Audio tokens of the recording."""
+        ...
+
+    @property
+    def hidden(self) -> int:
+        """Width of an embedding."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values."""
+        ...
+
+    @property
+    def host(self) -> NDArray[Any]:
+        """All of them in host memory."""
+        ...
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """All rows in order, some at a time, in host memory."""
+        ...
+
+    def take(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """The rows at ascending indices, in host memory."""
+        ...
+
+
+class HostEmbeds:
+    """An array in host memory.
+
+    Args:
+        array: (tokens, hidden).
+
+    Raises:
+        OptionError: the array has other axes, or is empty.
+    """
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        if array.ndim != 2 or array.size == 0:
+            raise OptionError(
+                "audio embeddings must be a non-empty array (tokens, hidden), not of shape "
+                f"{array.shape}."
+            )
+        self.host = array
+        self.tokens, self.hidden = array.shape
+        self.dtype = array.dtype
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """See ``AudioEmbeds``: all at once."""
+        yield self.host
+
+    def take(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """See ``AudioEmbeds``."""
+        rows: NDArray[Any] = self.host[indices]
+        return rows
+
+
+class DeviceEmbeds:
     """Rows of a buffer that lies on a device; copied to the host when they are first read there.
 
     Args:
@@ -39,7 +107,7 @@ class AudioEmbeds:
         )
 
     @classmethod
-    def of(cls, array: NDArray[Any], device: Device) -> AudioEmbeds:
+    def of(cls, array: NDArray[Any], device: Device) -> DeviceEmbeds:
         """Put a host array (tokens, hidden) on a device."""
         embeds = cls(len(array), len(array), array.shape[1], array.dtype, device)
         if embeds._array is not None:
@@ -50,9 +118,22 @@ class AudioEmbeds:
 
     @cached_property
     def host(self) -> NDArray[Any]:
-        """(tokens, hidden) in host memory; on the CPU the same memory."""
+        """See ``AudioEmbeds``; on the CPU the same memory."""
+        return self.rows(self.tokens)
+
+    def rows(self, count: int) -> NDArray[Any]:
+        """The first rows of the buffer, on the host."""
         array = self._buffer.numpy() if self._array is None else self._array
-        rows: NDArray[Any] = array[: self.tokens]
+        rows: NDArray[Any] = array[:count]
+        return rows
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """See ``AudioEmbeds``: all at once."""
+        yield self.host
+
+    def take(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """See ``AudioEmbeds``."""
+        rows: NDArray[Any] = self.host[indices]
         return rows
 
     def bind(
@@ -63,25 +144,131 @@ class AudioEmbeds:
         The buffer must live until the session has run.
         """
         end = self.tokens if stop is None else stop
-        row = self.hidden * self.dtype.itemsize
-        binding.bind_input(
-            name,
-            self._device.name,
-            self._device.index,
-            self.dtype.type,
-            [end - start, self.hidden],
-            self._buffer.data_ptr() + start * row,
-        )
+        shape = [end - start, self.hidden]
+        binding.bind_input(name, *self._place, shape, self._address(start))
 
-    def bind_rows_as_output(
+    def bind_output(
         self, binding: ort.IOBinding, name: str, start: int, shape: tuple[int, ...]
     ) -> None:
         """Let a session write an output of ``shape`` from row ``start`` on."""
-        binding.bind_output(
-            name,
-            self._device.name,
-            self._device.index,
-            self.dtype.type,
-            list(shape),
-            self._buffer.data_ptr() + start * self.hidden * self.dtype.itemsize,
-        )
+        binding.bind_output(name, *self._place, list(shape), self._address(start))
+
+    @property
+    def _place(self) -> tuple[Any, ...]:
+        return self._device.name, self._device.index, self.dtype.type
+
+    def _address(self, row: int) -> int:
+        address: int = self._buffer.data_ptr() + row * self.hidden * self.dtype.itemsize
+        return address
+
+
+class SpilledEmbeds:
+    """Rows of a temporary file, which goes with the object.
+
+    Args:
+        file: with the rows one behind the other.
+        tokens: rows.
+        hidden: width.
+        dtype: of the values.
+    """
+
+    def __init__(self, file: IO[bytes], tokens: int, hidden: int, dtype: np.dtype[Any]) -> None:
+        self._file = file
+        self.tokens, self.hidden, self.dtype = tokens, hidden, dtype
+
+    @property
+    def host(self) -> NDArray[Any]:
+        """See ``AudioEmbeds``; read anew each time, as it may be large."""
+        return self._read(0, self.tokens)
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """See ``AudioEmbeds``."""
+        rows = max(1, BLOCK_BYTES // (self.hidden * self.dtype.itemsize))
+        for start in range(0, self.tokens, rows):
+            yield self._read(start, min(start + rows, self.tokens))
+
+    def take(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """See ``AudioEmbeds``."""
+        if not len(indices):
+            return np.zeros((0, self.hidden), self.dtype)
+        runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
+        return np.concatenate([self._read(int(run[0]), int(run[-1]) + 1) for run in runs])
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        row = self.hidden * self.dtype.itemsize
+        # Reading at a place, not from the file's own: several threads may ask at once.
+        content = bytearray()
+        while len(content) < (stop - start) * row:
+            wanted = (stop - start) * row - len(content)
+            content += os.pread(self._file.fileno(), wanted, start * row + len(content))
+        return np.frombuffer(content, self.dtype).reshape(stop - start, self.hidden)
+
+
+class EmbedsBuilder:
+    """Takes windows of embeddings from the encoder, one behind the other.
+
+    Each window is written behind the tokens of the one before, over its padding.
+
+    Args:
+        shape: of a window, (window_tokens, hidden).
+        dtype: of the values.
+        device: where the encoder runs.
+        budget: bytes that all embeddings together may take on the device; what is longer goes
+            to a temporary file.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int], dtype: np.dtype[Any], device: Device, budget: int
+    ) -> None:
+        self._window_tokens, self._hidden = shape
+        self._dtype, self._device = dtype, device
+        self._most = max(self._window_tokens, budget // (self._hidden * dtype.itemsize))
+        # On the CPU pages are only touched when written; elsewhere the buffer grows.
+        rows = self._most if device.name == "cpu" else min(self._most, 4 * self._window_tokens)
+        self._embeds = self._buffer(rows)
+        self._rows = rows
+        self._tokens = self._written = 0
+        self._file: IO[bytes] | None = None
+
+    def bind_next(self, binding: ort.IOBinding, name: str) -> None:
+        """Let a session write the next window where it belongs."""
+        if self._tokens - self._written + self._window_tokens > self._rows:
+            self._make_room()
+        shape = (1, self._window_tokens, self._hidden)
+        self._embeds.bind_output(binding, name, self._tokens - self._written, shape)
+
+    def commit(self, count: int) -> None:
+        """Keep the first tokens of the window that was written."""
+        self._tokens += count
+        if self._file is not None:
+            self._spill()
+
+    def finish(self) -> AudioEmbeds:
+        """All embeddings."""
+        if self._file is not None:
+            self._file.flush()
+            return SpilledEmbeds(self._file, self._tokens, self._hidden, self._dtype)
+        self._embeds.tokens = self._tokens
+        return self._embeds
+
+    def _buffer(self, rows: int) -> DeviceEmbeds:
+        return DeviceEmbeds(rows, 0, self._hidden, self._dtype, self._device)
+
+    def _make_room(self) -> None:
+        if self._rows < self._most:
+            rows = min(self._most, 2 * self._rows)
+            grown = np.empty((rows, self._hidden), self._dtype)
+            grown[: self._tokens] = self._embeds.rows(self._tokens)
+            self._embeds, self._rows = DeviceEmbeds.of(grown, self._device), rows
+            if self._tokens + self._window_tokens <= rows:
+                return
+        self._file = tempfile.TemporaryFile(prefix="speechprune-ort-")  # noqa: SIM115 - kept
+        self._spill()
+        self._rows = self._window_tokens
+        self._embeds = self._buffer(self._rows)
+
+    def _spill(self) -> None:
+        if self._file is not None:
+            fresh = self._embeds.rows(self._tokens - self._written)
+            self._file.write(np.ascontiguousarray(fresh).data)
+            self._written = self._tokens

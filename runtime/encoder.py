@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -10,31 +11,37 @@ from numpy.typing import NDArray
 
 from speechprune_ort.errors import AudioError
 from speechprune_ort.manifest import AudioSpec
+from speechprune_ort.results import Timings
 from speechprune_ort.runtime.device import Device
-from speechprune_ort.runtime.embeddings import AudioEmbeds
+from speechprune_ort.runtime.embeddings import AudioEmbeds, EmbedsBuilder
+from speechprune_ort.runtime.features import LogMel
 
 __all__ = ["encode_windows"]
 
 
 def encode_windows(
     session: ort.InferenceSession,
-    features: NDArray[np.float32],
-    lengths: NDArray[np.int64],
+    windows: Iterable[NDArray[np.float32]],
+    log_mel: LogMel,
     audio: AudioSpec,
+    builder: EmbedsBuilder,
     device: Device,
-    shape: tuple[int, int],
-    dtype: np.dtype[Any],
+    timings: Timings,
+    progress: Callable[[float], None] | None = None,
 ) -> AudioEmbeds:
-    """Run the audio encoder and lay the windows' tokens end to end, on its device.
+    """Run the audio encoder and lay the windows' tokens end to end.
+
+    One window at a time: a batch is no faster on a CPU and needs its memory at once.
 
     Args:
         session: ``audio_encoder``.
-        features: (windows, mel_bins, frames) float32.
-        lengths: (windows,) int64, frames of each window that are audio.
+        windows: (samples,) float32 each; read one by one.
+        log_mel: makes features of a window.
         audio: how frames become tokens.
+        builder: keeps the embeddings.
         device: where the session runs.
-        shape: of a window's embeddings, (window_tokens, hidden).
-        dtype: of the embeddings.
+        timings: ``log_mel`` and ``encoder`` are added to it.
+        progress: called with the seconds heard after each window.
 
     Returns:
         The tokens of all windows, padding left out.
@@ -42,29 +49,41 @@ def encode_windows(
     Raises:
         AudioError: the recording is too short for a single token.
     """
-    counts = [audio.tokens(int(length)) for length in lengths]
-    if sum(counts) == 0:
+    total, heard = 0, 0.0
+    for window in windows:
+        with timings.measure("log_mel"):
+            features, length = log_mel(window)
+        count = audio.tokens(length)
+        heard += len(window) / audio.sampling_rate
+        if count:
+            with timings.measure("encoder"):
+                _encode(session, features, length, builder, device)
+                builder.commit(count)
+        total += count
+        if progress:
+            progress(heard)
+    if total == 0:
         raise AudioError(
             "The recording is too short for one audio token: give at least "
             f"{_least_seconds(audio):.2f} seconds."
         )
-    # Each window is written behind the tokens of the one before, over its padding.
-    window_tokens, hidden = shape
-    rows = sum(counts) + window_tokens
-    embeds = AudioEmbeds(rows, sum(counts), hidden, dtype, device)
-    start = 0
-    # One window at a time: a batch is no faster on a CPU and needs its memory at once.
-    for window, length, count in zip(features, lengths, counts, strict=True):
-        if count == 0:
-            continue
-        binding = session.io_binding()
-        inputs = (device.put(window[None]), device.put(np.array([length], np.int64)))
-        binding.bind_ortvalue_input("input_features", inputs[0])
-        binding.bind_ortvalue_input("feature_lengths", inputs[1])
-        embeds.bind_rows_as_output(binding, "audio_embeds", start, (1, window_tokens, hidden))
-        session.run_with_iobinding(binding)
-        start += count
-    return embeds
+    return builder.finish()
+
+
+def _encode(
+    session: ort.InferenceSession,
+    features: NDArray[np.float32],
+    length: int,
+    builder: EmbedsBuilder,
+    device: Device,
+) -> None:
+    binding: Any = session.io_binding()
+    # A binding holds addresses; what they point to is held here until the run is over.
+    inputs = (device.put(features[None]), device.put(np.array([length], np.int64)))
+    binding.bind_ortvalue_input("input_features", inputs[0])
+    binding.bind_ortvalue_input("feature_lengths", inputs[1])
+    builder.bind_next(binding, "audio_embeds")
+    session.run_with_iobinding(binding)
 
 
 def _least_seconds(audio: AudioSpec) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from speechprune_ort.errors import BundleError
 from speechprune_ort.manifest import TOKENIZER_FILE, Manifest
 from speechprune_ort.options import Backend, DeviceName, PruningOptions
 from speechprune_ort.results import Timings
-from speechprune_ort.runtime.audio import split_windows
+from speechprune_ort.runtime.audio import stream_windows
 from speechprune_ort.runtime.bundle import verify_files
 from speechprune_ort.runtime.decoder import Decoder
 from speechprune_ort.runtime.device import resolve_device
-from speechprune_ort.runtime.embeddings import AudioEmbeds
+from speechprune_ort.runtime.embeddings import AudioEmbeds, EmbedsBuilder
 from speechprune_ort.runtime.encoder import encode_windows
 from speechprune_ort.runtime.features import LogMel
 from speechprune_ort.runtime.prompt import Prompt, build_prompt
@@ -116,26 +116,37 @@ class Engine:
             )
         return self._sessions[name]
 
-    def encode(self, samples: NDArray[np.float32], timings: Timings) -> AudioEmbeds:
-        """A recording (samples,) float32 to audio embeddings, on the device.
+    def encode(
+        self,
+        blocks: Iterable[NDArray[np.float32]],
+        timings: Timings,
+        budget: int,
+        progress: Callable[[float], None] | None = None,
+    ) -> AudioEmbeds:
+        """A recording to audio embeddings, window by window.
+
+        Args:
+            blocks: (samples,) float32 each, in order.
+            timings: stages are added to it; decoding of the blocks is ``audio``.
+            budget: bytes that the embeddings may take; longer ones go to a temporary file.
+            progress: called with the seconds heard after each window.
 
         Raises:
-            AudioError: it is too short for a single token.
+            AudioError: a block cannot be had, or the recording is too short for a single token.
         """
         audio, dims = self.manifest.audio, self.manifest.dimensions
-        with timings.measure("log_mel"):
-            windows = split_windows(samples, audio.window_samples)
-            features, lengths = self._log_mel.windows(windows)
-        with timings.measure("encoder"):
-            return encode_windows(
-                self.session(AUDIO_ENCODER),
-                features,
-                lengths,
-                audio,
-                self.device,
-                (dims.window_tokens, dims.hidden),
-                np.dtype(self.manifest.float_dtype),
-            )
+        dtype = np.dtype(self.manifest.float_dtype)
+        shape = (dims.window_tokens, dims.hidden)
+        return encode_windows(
+            self.session(AUDIO_ENCODER),
+            stream_windows(timings.each("audio", blocks), audio.window_samples),
+            self._log_mel,
+            audio,
+            EmbedsBuilder(shape, dtype, self.device, budget),
+            self.device,
+            timings,
+            progress,
+        )
 
     def embed(self, ids: tuple[int, ...]) -> NDArray[Any]:
         """Token ids to embeddings (tokens, hidden)."""
@@ -171,7 +182,7 @@ class Engine:
             query, key = session.run(["query", "key"], {"audio_embeds": part})
             return query, key
 
-        return NumpyScorer(audio.host, text, project)
+        return NumpyScorer(audio, text, project)
 
     def assemble(
         self,
@@ -192,7 +203,7 @@ class Engine:
             if backend == "ort":
                 session = self.session(ASSEMBLE)
                 return assemble(session, self.device, before, audio, indices, after)
-            return np.concatenate([before, audio.host[indices], after])
+            return np.concatenate([before, audio.take(indices), after])
 
     def decoder(self, capacity: int) -> Decoder:
         """A decoder with an empty cache of ``capacity`` positions."""

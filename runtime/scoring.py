@@ -6,7 +6,7 @@ have to be. The graphs leave them on the device; scores, one float a token, come
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from speechprune_ort.errors import OptionError
 from speechprune_ort.runtime.device import Device
-from speechprune_ort.runtime.embeddings import AudioEmbeds
+from speechprune_ort.runtime.embeddings import AudioEmbeds, DeviceEmbeds
 from speechprune_ort.runtime.pruning import received_attention, similarity_scores, text_direction
 
 __all__ = ["NumpyScorer", "OrtScorer", "Projection", "Scorer", "assemble"]
@@ -49,34 +49,26 @@ class NumpyScorer:
     """On the host.
 
     Args:
-        audio: (tokens, hidden) audio embeddings.
+        audio: embeddings of the recording.
         text: (query, hidden) embeddings of the question's own tokens.
         project: to first-layer Q' and K'; called by phase 2 alone.
-
-    Raises:
-        OptionError: the audio is no array (tokens, hidden), or empty.
     """
 
-    def __init__(self, audio: NDArray[Any], text: NDArray[Any], project: Projection) -> None:
-        if audio.ndim != 2 or audio.size == 0:
-            raise OptionError(
-                "audio embeddings must be a non-empty array (tokens, hidden), not of shape "
-                f"{audio.shape}."
-            )
+    def __init__(self, audio: AudioEmbeds, text: NDArray[Any], project: Projection) -> None:
         self._audio, self._text, self._project = audio, text, project
 
     @property
     def tokens(self) -> int:
         """See ``Scorer``."""
-        return len(self._audio)
+        return self._audio.tokens
 
     def similarity(self) -> Scores:
         """See ``Scorer``."""
-        return similarity_scores(self._audio, self._text)
+        return np.concatenate([similarity_scores(b, self._text) for b in self._audio.blocks()])
 
     def attention(self, candidates: NDArray[np.int64], single_head: bool) -> Scores:
         """See ``Scorer``."""
-        query, key = self._project(self._audio[candidates])
+        query, key = self._project(self._audio.take(candidates))
         return received_attention(query, key, single_head=single_head)
 
 
@@ -113,12 +105,24 @@ class OrtScorer:
     def similarity(self) -> Scores:
         """See ``Scorer``."""
         session = self._session(self._similarity)
-        binding = session.io_binding()
         direction = self._device.put(text_direction(self._text))
-        self._audio.bind(binding, "audio_embeds")
-        binding.bind_ortvalue_input("direction", direction)
         scores = np.empty(self.tokens, np.float32)
-        return _run(session, binding, "scores", scores)
+        start = 0
+        for block in self._on_device():
+            binding = session.io_binding()
+            block.bind(binding, "audio_embeds")
+            binding.bind_ortvalue_input("direction", direction)
+            _run(session, binding, "scores", scores[start : start + block.tokens])
+            start += block.tokens
+        return scores
+
+    def _on_device(self) -> Iterator[DeviceEmbeds]:
+        """All embeddings on the device: as they lie there, or block by block."""
+        if isinstance(self._audio, DeviceEmbeds):
+            yield self._audio
+            return
+        for block in self._audio.blocks():
+            yield DeviceEmbeds.of(block, self._device)
 
     def attention(self, candidates: NDArray[np.int64], single_head: bool) -> Scores:
         """See ``Scorer``.
@@ -187,6 +191,9 @@ def assemble(
         (1, prompt, hidden).
     """
     binding = session.io_binding()
+    if not isinstance(audio, DeviceEmbeds):  # what lies elsewhere brings its kept rows alone
+        audio = DeviceEmbeds.of(audio.take(indices), device)
+        indices = np.arange(audio.tokens)
     held = [device.put(array) for array in (before, indices, after)]
     for name, value in zip(("before_embeds", "indices", "after_embeds"), held, strict=True):
         binding.bind_ortvalue_input(name, value)

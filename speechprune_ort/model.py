@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +15,18 @@ from speechprune_ort.manifest import Manifest
 from speechprune_ort.options import DeviceName, GenerationOptions, PruningOptions
 from speechprune_ort.recording import Recording, sort_options
 from speechprune_ort.results import Answer, AnswerStream, Timings
-from speechprune_ort.runtime.audio import load_audio
+from speechprune_ort.runtime.audio import Source, stream_audio
 from speechprune_ort.runtime.device import Device
-from speechprune_ort.runtime.embeddings import AudioEmbeds
+from speechprune_ort.runtime.embeddings import DeviceEmbeds
 from speechprune_ort.runtime.engine import Engine
 
 __all__ = ["Audio", "SpeechLLM"]
 
-Audio = str | PathLike[str] | BinaryIO | NDArray[Any]
+Audio = Source
 """A path, a binary file object, or samples (samples,) or (samples, channels)."""
+
+MEMORY_BUDGET_MB = 192.0
+"""Of a recording's embeddings."""
 
 
 class SpeechLLM:
@@ -69,21 +72,43 @@ class SpeechLLM:
         """Where the graphs run."""
         return self.engine.device
 
-    def listen(self, audio: Audio, *, sampling_rate: int | None = None) -> Recording:
+    def listen(
+        self,
+        audio: Audio,
+        *,
+        sampling_rate: int | None = None,
+        memory_budget_mb: float = MEMORY_BUDGET_MB,
+        progress: Callable[[float], None] | None = None,
+    ) -> Recording:
         """Encode a recording once, for any number of questions.
+
+        It is read, encoded and kept window by window: hours need no more memory than minutes.
 
         Args:
             audio: path, binary file object or samples.
             sampling_rate: of ``audio`` where it is an array.
+            memory_budget_mb: what its embeddings may take on the device, in 1e6 bytes; longer
+                ones go to a temporary file, and answers are the same.
+            progress: called with the seconds heard after each window.
 
         Raises:
             AudioError: the recording cannot be used.
+            OptionError: the budget is not positive.
         """
+        if not memory_budget_mb > 0:
+            raise OptionError(f"memory_budget_mb must be positive, not {memory_budget_mb!r}.")
         timings = Timings()
-        with timings.measure("audio"):
-            samples = load_audio(audio, sampling_rate)
-        heard = self.engine.encode(samples, timings)
-        seconds = len(samples) / self.manifest.audio.sampling_rate
+        samples = 0
+
+        def counted() -> Iterator[NDArray[np.float32]]:
+            nonlocal samples
+            for block in stream_audio(audio, sampling_rate):
+                samples += len(block)
+                yield block
+
+        budget = int(memory_budget_mb * 1e6)
+        heard = self.engine.encode(counted(), timings, budget, progress)
+        seconds = samples / self.manifest.audio.sampling_rate
         return Recording(self.engine, heard, seconds, timings)
 
     def recall(self, embeds: NDArray[Any], seconds: float | None = None) -> Recording:
@@ -107,7 +132,7 @@ class SpeechLLM:
         if seconds is None:
             seconds = len(embeds) / self.engine.tokens_per_second
         typed = embeds.astype(self.manifest.float_dtype, copy=False)
-        heard = AudioEmbeds.of(typed, self.engine.device)
+        heard = DeviceEmbeds.of(typed, self.engine.device)
         return Recording(self.engine, heard, seconds, Timings())
 
     def embed_text(self, text: str) -> NDArray[Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from speechprune_ort.options import GenerationOptions, PruningOptions
 
 __all__ = ["STAGES", "Answer", "AnswerStream", "Pruning", "Score", "Span", "Timings", "spans_of"]
+
+Item = TypeVar("Item")
 
 STAGES = (
     "audio",  # decode and resample
@@ -116,6 +118,16 @@ class Timings:
         finally:
             spent = perf_counter() - started
             self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+
+    def each(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
+        """The items, with the time that it takes to get each added to a stage."""
+        source = iter(items)
+        while True:
+            with self.measure(stage):
+                item = next(source, None)
+            if item is None:
+                return
+            yield item
 
 
 @dataclass(frozen=True, slots=True)

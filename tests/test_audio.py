@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from speechprune_ort import AudioError, OptionError
-from speechprune_ort.runtime.audio import SAMPLING_RATE, load_audio, split_windows
+from speechprune_ort.runtime.audio import SAMPLING_RATE, load_audio, stream_audio, stream_windows
 
 
 def sine(rate: int, seconds: float = 1.0, hertz: float = 440.0) -> NDArray[np.float32]:
@@ -60,6 +60,16 @@ def test_a_long_file_is_read_in_blocks(tmp_path: Path) -> None:
     path = tmp_path / "long.wav"
     soundfile.write(path, long, 16_000, subtype="FLOAT")
     np.testing.assert_array_equal(load_audio(path), long)
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_a_stream_is_the_whole_in_pieces(rate: int, tmp_path: Path) -> None:
+    long = np.random.default_rng(0).uniform(-0.5, 0.5, 700_000).astype(np.float32)
+    path = tmp_path / "long.wav"
+    soundfile.write(path, long, rate, subtype="FLOAT")
+    blocks = list(stream_audio(path))
+    assert len(blocks) > 2
+    np.testing.assert_array_equal(np.concatenate(blocks), load_audio(long, rate))
 
 
 def test_paths_strings_and_file_objects_are_the_same(tmp_path: Path) -> None:
@@ -160,14 +170,13 @@ def test_files_that_are_no_sound(tmp_path: Path) -> None:
 @given(st.integers(1, 500), st.integers(1, 60))
 def test_windows_hold_every_sample_once(total: int, size: int) -> None:
     samples = np.arange(total, dtype=np.float32)
-    windows = split_windows(samples, size)
+    windows = list(stream_windows(np.split(samples, [total // 3, total // 2]), size))
     np.testing.assert_array_equal(np.concatenate(windows), samples)
     assert all(len(window) == size for window in windows[:-1])
     assert 1 <= len(windows[-1]) <= size
-    assert all(np.shares_memory(window, samples) for window in windows)
 
 
 @pytest.mark.parametrize("size", [0, -5])
 def test_a_window_has_a_length(size: int) -> None:
     with pytest.raises(OptionError, match="window_samples"):
-        split_windows(sine(16_000), size)
+        list(stream_windows([sine(16_000)], size))

@@ -20,7 +20,7 @@ from speechprune_ort.export.pruning_graphs import (
 )
 from speechprune_ort.runtime import scoring
 from speechprune_ort.runtime.device import Device
-from speechprune_ort.runtime.embeddings import AudioEmbeds
+from speechprune_ort.runtime.embeddings import DeviceEmbeds
 from speechprune_ort.runtime.pruning import (
     keep_by_attention,
     keep_by_similarity,
@@ -207,13 +207,13 @@ class Recorder:
 
 def test_rows_are_bound_where_they_lie_on_the_device() -> None:
     device: Any = FakeDevice()
-    embeds = AudioEmbeds(100, 90, 16, np.dtype(np.float16), device)
+    embeds = DeviceEmbeds(100, 90, 16, np.dtype(np.float16), device)
     assert device.made == [(100, 16)]
     address = embeds._buffer.data_ptr()
     recorder: Any = Recorder()
     embeds.bind(recorder, "audio_embeds")
     embeds.bind(recorder, "audio_embeds", 10, 20)
-    embeds.bind_rows_as_output(recorder, "audio_embeds", 50, (1, 30, 16))
+    embeds.bind_output(recorder, "audio_embeds", 50, (1, 30, 16))
     half = np.float16
     assert recorder.calls == [
         ("audio_embeds", "cuda", 0, half, [90, 16], address),
@@ -226,7 +226,7 @@ def test_rows_are_bound_where_they_lie_on_the_device() -> None:
 def test_the_prompt_is_assembled_around_the_kept_rows(tmp_path: Path) -> None:
     session = graph(ASSEMBLE, dimensions(8, 2, 2, 4), tmp_path, "float16")
     rows = np.arange(80, dtype=np.float16).reshape(10, 8)
-    audio = AudioEmbeds.of(rows, CPU)
+    audio = DeviceEmbeds.of(rows, CPU)
     for before, after in ((2, 1), (0, 3), (0, 0)):
         indices = np.array([1, 4, 9])
         found = scoring.assemble(session, CPU, rows[:before], audio, indices, rows[:after]).numpy()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from speechprune_ort import OptionError, PruningOptions
 from speechprune_ort.options import Method
+from speechprune_ort.runtime.embeddings import HostEmbeds
 from speechprune_ort.runtime.pruning import (
     keep_by_attention,
     keep_by_similarity,
@@ -38,7 +39,7 @@ def never(_: NDArray[Any]) -> Any:
 
 
 def choose(options: PruningOptions, tokens: int, window: int = 50, with_: Any = None) -> Selection:
-    scorer = NumpyScorer(embeddings(tokens), embeddings(3, seed=1), with_ or project)
+    scorer = NumpyScorer(HostEmbeds(embeddings(tokens)), embeddings(3, seed=1), with_ or project)
     return select(options, scorer, window_tokens=window, frame_tokens=5)
 
 
@@ -120,7 +121,7 @@ def test_only_similarity_reads_the_text() -> None:
     nan = np.full((3, HIDDEN), np.nan, np.float32)
     for method in get_args(Method):
         options = PruningOptions(method=method, pruning_rate=0.5)
-        scorer = NumpyScorer(embeddings(60), nan, project)
+        scorer = NumpyScorer(HostEmbeds(embeddings(60)), nan, project)
         call = partial(select, options, scorer, window_tokens=50, frame_tokens=5)
         if method in ("speechprune", "similarity"):
             with pytest.raises(OptionError, match="text embeddings"):
@@ -140,8 +141,13 @@ def test_nothing_to_choose_from_is_an_error(method: Any, change: str) -> None:
     sizes = {"window_tokens": 50, "frame_tokens": 5}
     if change in sizes:
         sizes[change] = 0
+
+    def call() -> None:
+        scorer = NumpyScorer(HostEmbeds(audio), embeddings(3), project)
+        select(PruningOptions(method=method), scorer, **sizes)
+
     with pytest.raises(OptionError, match=change if change in sizes else "audio embeddings"):
-        select(PruningOptions(method=method), NumpyScorer(audio, embeddings(3), project), **sizes)
+        call()
 
 
 def test_a_projection_that_loses_tokens_is_an_error() -> None:
@@ -153,7 +159,7 @@ def test_a_projection_that_loses_tokens_is_an_error() -> None:
 def test_inputs_are_never_changed(method: Any) -> None:
     audio, text = embeddings(120), embeddings(3, seed=1)
     audio.flags.writeable = text.flags.writeable = False  # numpy raises on a write
-    scorer = NumpyScorer(audio, text, project)
+    scorer = NumpyScorer(HostEmbeds(audio), text, project)
     select(PruningOptions(method=method), scorer, window_tokens=50, frame_tokens=5)
 
 

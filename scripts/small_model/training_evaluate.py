@@ -31,6 +31,7 @@ from small_model.training_speaker import Speaker
 from small_model.training_text import Dialogue, chance
 from small_model.training_voices import RATE, Samples
 from speechprune_ort import PruningOptions
+from speechprune_ort.runtime.embeddings import HostEmbeds
 from speechprune_ort.runtime.pruning import binarize
 from speechprune_ort.runtime.scoring import NumpyScorer
 from speechprune_ort.runtime.selection import select
@@ -117,7 +118,7 @@ class Listener:
             query, key = (torch.tensordot(signs, weight, 1).numpy() for weight in self._signs)
             return query, key
 
-        scorer = NumpyScorer(tokens, self.embed(question).numpy(force=True), project)
+        scorer = NumpyScorer(HostEmbeds(tokens), self.embed(question).numpy(force=True), project)
         kept = select(options, scorer, window_tokens=WINDOW_TOKENS, frame_tokens=TOKEN_RATE)
         return audio[torch.from_numpy(kept.indices)]
 

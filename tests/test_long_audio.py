@@ -1,0 +1,140 @@
+"""Recordings that do not fit: read as a stream, spilled to a file, answered the same."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from speechprune_ort import AudioError, OptionError, PruningOptions, SpeechLLM
+from speechprune_ort.runtime.device import Device
+from speechprune_ort.runtime.embeddings import (
+    DeviceEmbeds,
+    EmbedsBuilder,
+    HostEmbeds,
+    SpilledEmbeds,
+)
+
+QUESTION = "Who owns the budget?"
+SHAPE = (30, 8)  # window_tokens, hidden
+
+
+class Written:
+    """A session's binding that writes a window at once, as a run would."""
+
+    def __init__(self, window: NDArray[np.float32]) -> None:
+        self.window = window
+
+    def bind_output(self, *where: Any) -> None:
+        import ctypes
+
+        *_, shape, address = where
+        assert shape == [1, *SHAPE]
+        ctypes.memmove(address, self.window.ctypes.data, self.window.nbytes)
+
+
+def build(device: Any, counts: list[int], budget: int) -> tuple[Any, NDArray[np.float32]]:
+    random = np.random.default_rng(0)
+    builder = EmbedsBuilder(SHAPE, np.dtype(np.float32), device, budget)
+    kept = []
+    for count in counts:
+        window = random.standard_normal(SHAPE).astype(np.float32)
+        builder.bind_next(Written(window), "audio_embeds")  # type: ignore[arg-type]
+        builder.commit(count)
+        kept.append(window[:count])
+    return builder.finish(), np.concatenate(kept)
+
+
+class Elsewhere:
+    """A device whose memory is not the host's: values are copied to be read."""
+
+    name, index = "cuda", 0
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return Device("cpu").put(np.zeros(shape, dtype))
+
+    def put(self, array: NDArray[Any]) -> Any:
+        return Device("cpu").put(array.copy())
+
+
+@pytest.mark.parametrize("device", [Device("cpu"), Elsewhere()], ids=["cpu", "elsewhere"])
+@pytest.mark.parametrize("budget", [10**6, 0, 5 * 30 * 8 * 4])
+def test_rows_are_the_same_in_memory_in_a_file_and_after_growing(device: Any, budget: int) -> None:
+    counts = [30, 30, 17, 30, 1, 30, 30, 30, 30, 30, 5]
+    embeds, wanted = build(device, counts, budget)
+    assert isinstance(embeds, DeviceEmbeds if budget == 10**6 else SpilledEmbeds)
+    assert (embeds.tokens, embeds.hidden) == wanted.shape
+    np.testing.assert_array_equal(embeds.host, wanted)
+    np.testing.assert_array_equal(np.concatenate(list(embeds.blocks())), wanted)
+    for indices in ([0, 1, 2, 40, 41, len(wanted) - 1], [7], []):
+        rows = np.array(indices, np.int64)
+        np.testing.assert_array_equal(embeds.take(rows), wanted[rows])
+
+
+def test_a_file_may_be_read_by_several_threads_at_once() -> None:
+    embeds, wanted = build(Device("cpu"), [30] * 40, 0)
+    random = np.random.default_rng(1)
+    wrong: list[int] = []
+
+    def read() -> None:
+        for _ in range(50):
+            rows = np.sort(random.choice(len(wanted), 100, replace=False))
+            if (embeds.take(rows) != wanted[rows]).any():
+                wrong.append(1)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("backend", ["numpy", "ort"])
+@pytest.mark.parametrize("method", ["speechprune", "similarity", "attention", "random"])
+def test_a_spilled_recording_answers_as_one_in_memory(
+    method: Any, backend: Any, bundle: Path, tone: NDArray[np.float32], tmp_path: Path
+) -> None:
+    model = SpeechLLM(bundle, "cpu")
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.tile(tone, 2), 16_000, subtype="FLOAT")
+    options = PruningOptions(method=method, pruning_rate=0.4, backend=backend)
+    whole, spilled = (model.listen(path, memory_budget_mb=mb) for mb in (192, 0.01))
+    assert spilled.tokens == whole.tokens == 3750
+    a, b = (r.ask(QUESTION, pruning=options, max_new_tokens=5) for r in (whole, spilled))
+    np.testing.assert_array_equal(a.pruning.indices, b.pruning.indices)
+    assert a.token_ids == b.token_ids
+    np.testing.assert_array_equal(whole.embeds, spilled.embeds)
+
+
+def test_progress_and_stages_cover_the_whole_recording(
+    bundle: Path, tone: NDArray[np.float32]
+) -> None:
+    heard: list[float] = []
+    recording = SpeechLLM(bundle, "cpu").listen(tone, sampling_rate=16_000, progress=heard.append)
+    assert heard == [30.0, 60.0, 75.0]
+    assert recording.seconds == 75.0
+    assert set(recording.timings.seconds) == {"audio", "log_mel", "encoder"}
+
+
+def test_a_budget_must_be_positive_and_a_broken_end_is_an_error(
+    bundle: Path, tone: NDArray[np.float32]
+) -> None:
+    model = SpeechLLM(bundle, "cpu")
+    with pytest.raises(OptionError, match="memory_budget_mb"):
+        model.listen(tone, sampling_rate=16_000, memory_budget_mb=0)
+    broken = tone.copy()
+    broken[-1] = np.nan
+    with pytest.raises(AudioError, match="NaN"):
+        model.listen(broken, sampling_rate=16_000)
+
+
+@pytest.mark.parametrize("array", [np.zeros((0, 4)), np.zeros(4), np.zeros((4, 0))])
+def test_what_is_no_table_of_embeddings_is_refused(array: NDArray[Any]) -> None:
+    with pytest.raises(OptionError, match="audio embeddings"):
+        HostEmbeds(array)
