@@ -127,6 +127,16 @@ class DeviceEmbeds:
         rows: NDArray[Any] = array[:count]
         return rows
 
+    def write(self, rows: NDArray[Any], start: int) -> None:
+        """Put host rows into the buffer from row ``start`` on."""
+        if self._array is not None:
+            self._array[start : start + len(rows)] = rows
+            return
+        # There is no copy into a part of a value: all of it goes up again.
+        array = self._buffer.numpy()
+        array[start : start + len(rows)] = rows
+        self._buffer.update_inplace(array)
+
     def blocks(self) -> Iterator[NDArray[Any]]:
         """See ``AudioEmbeds``: all at once."""
         yield self.host
@@ -236,6 +246,13 @@ class EmbedsBuilder:
             self._make_room()
         shape = (1, self._window_tokens, self._hidden)
         self._embeds.bind_output(binding, name, self._tokens - self._written, shape)
+
+    def append(self, rows: NDArray[Any]) -> None:
+        """Keep rows (at most window_tokens, hidden) that are on the host."""
+        if self._tokens - self._written + self._window_tokens > self._rows:
+            self._make_room()
+        self._embeds.write(rows, self._tokens - self._written)
+        self.commit(len(rows))
 
     def commit(self, count: int) -> None:
         """Keep the first tokens of the window that was written."""

@@ -19,6 +19,7 @@ from speechprune_ort.errors import (
     OptionError,
     ParityError,
     PromptError,
+    RecordingError,
     SpeechPruneError,
     UnsupportedModelError,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "Pruning",
     "PruningOptions",
     "Recording",
+    "RecordingError",
     "Score",
     "Span",
     "SpeechLLM",

@@ -8,6 +8,7 @@ SpeechPruneError                what a caller catches to catch them all
 ├── DeviceError                 the device asked for cannot be used on this machine
 ├── OptionError (ValueError)    an option has a value that it cannot have
 ├── PromptError                 a question is empty or does not fit the model's context
+├── RecordingError              a saved recording cannot be read, or is of another bundle
 └── ExportError                 a checkpoint cannot be exported
     ├── UnsupportedModelError   no family of ours knows this architecture
     └── ParityError             an exported graph does not compute what torch computes
@@ -26,6 +27,7 @@ __all__ = [
     "OptionError",
     "ParityError",
     "PromptError",
+    "RecordingError",
     "SpeechPruneError",
     "UnsupportedModelError",
 ]
@@ -61,6 +63,10 @@ class OptionError(SpeechPruneError, ValueError):
 
 class PromptError(SpeechPruneError):
     """A question is empty, or prompt and answer together exceed the model's context."""
+
+
+class RecordingError(SpeechPruneError):
+    """A saved recording is missing, damaged, or was made with another bundle."""
 
 
 class ExportError(SpeechPruneError):

@@ -19,6 +19,7 @@ from speechprune_ort.runtime.audio import Source, stream_audio
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.runtime.embeddings import DeviceEmbeds
 from speechprune_ort.runtime.engine import Engine
+from speechprune_ort.runtime.recording_file import load_embeds
 
 __all__ = ["Audio", "SpeechLLM"]
 
@@ -95,8 +96,7 @@ class SpeechLLM:
             AudioError: the recording cannot be used.
             OptionError: the budget is not positive.
         """
-        if not memory_budget_mb > 0:
-            raise OptionError(f"memory_budget_mb must be positive, not {memory_budget_mb!r}.")
+        budget = _budget(memory_budget_mb)
         timings = Timings()
         samples = 0
 
@@ -106,10 +106,32 @@ class SpeechLLM:
                 samples += len(block)
                 yield block
 
-        budget = int(memory_budget_mb * 1e6)
         heard = self.engine.encode(counted(), timings, budget, progress)
         seconds = samples / self.manifest.audio.sampling_rate
         return Recording(self.engine, heard, seconds, timings)
+
+    def load_recording(
+        self, path: str | PathLike[str], *, memory_budget_mb: float = MEMORY_BUDGET_MB
+    ) -> Recording:
+        """A recording that ``Recording.save`` kept; nothing is encoded.
+
+        Args:
+            path: the file.
+            memory_budget_mb: as in ``listen``.
+
+        Raises:
+            RecordingError: there is no such file, it is damaged, or of another bundle.
+            OptionError: the budget is not positive.
+        """
+        heard, seconds = load_embeds(
+            Path(path),
+            self.manifest.digest,
+            self.manifest.dimensions.hidden,
+            np.dtype(self.manifest.float_dtype),
+            self.engine.device,
+            _budget(memory_budget_mb),
+        )
+        return Recording(self.engine, heard, seconds, Timings())
 
     def recall(self, embeds: NDArray[Any], seconds: float | None = None) -> Recording:
         """A recording from audio embeddings that were kept, such as ``recording.embeds``.
@@ -206,3 +228,9 @@ class SpeechLLM:
         recording = self.listen(audio, sampling_rate=sampling_rate)
         # Its stages count for this answer, the only one.
         return (yield from recording.pieces(question, pruning, generation, recording.timings))
+
+
+def _budget(megabytes: float) -> int:
+    if not megabytes > 0:
+        raise OptionError(f"memory_budget_mb must be positive, not {megabytes!r}.")
+    return int(megabytes * 1e6)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from os import PathLike
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +18,7 @@ from speechprune_ort.results import Answer, AnswerStream, Pruning, Score, Timing
 from speechprune_ort.runtime.embeddings import AudioEmbeds
 from speechprune_ort.runtime.engine import Engine
 from speechprune_ort.runtime.prompt import Prompt
+from speechprune_ort.runtime.recording_file import save_embeds
 from speechprune_ort.runtime.sampling import Sampler
 from speechprune_ort.runtime.selection import Selection, select
 from speechprune_ort.runtime.text_stream import TextStream
@@ -95,6 +98,17 @@ class Recording:
         """
         pruning, generation = sort_options(pruning, generation, options)
         return AnswerStream(self.pieces(question, pruning, generation, Timings()))
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Keep the recording in a file, for ``SpeechLLM.load_recording`` of the same bundle.
+
+        Args:
+            path: file to write; an earlier one is replaced.
+
+        Raises:
+            RecordingError: the file cannot be written.
+        """
+        save_embeds(Path(path), self._audio, self._engine.manifest.digest, self.seconds)
 
     def prune(self, question: str, pruning: PruningOptions | None = None) -> Pruning:
         """What would be kept of the audio for a question, without answering it.

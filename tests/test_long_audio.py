@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from speechprune_ort import AudioError, OptionError, PruningOptions, SpeechLLM
+from speechprune_ort import AudioError, OptionError, PruningOptions, RecordingError, SpeechLLM
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.runtime.embeddings import (
     DeviceEmbeds,
@@ -138,3 +138,47 @@ def test_a_budget_must_be_positive_and_a_broken_end_is_an_error(
 def test_what_is_no_table_of_embeddings_is_refused(array: NDArray[Any]) -> None:
     with pytest.raises(OptionError, match="audio embeddings"):
         HostEmbeds(array)
+
+
+@pytest.mark.parametrize("budget", [192, 0.01])
+def test_a_saved_recording_answers_as_the_one_that_was_heard(
+    budget: float, bundle: Path, tone: NDArray[np.float32], tmp_path: Path
+) -> None:
+    model = SpeechLLM(bundle, "cpu")
+    heard = model.listen(tone, sampling_rate=16_000, memory_budget_mb=budget)
+    path = tmp_path / "meeting.recording"
+    heard.save(path)
+    for mb in (192, 0.01):
+        again = model.load_recording(path, memory_budget_mb=mb)
+        assert again.seconds == heard.seconds
+        np.testing.assert_array_equal(again.embeds, heard.embeds)
+        a, b = (r.ask(QUESTION, max_new_tokens=5) for r in (heard, again))
+        assert a.token_ids == b.token_ids
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_recording_of_another_bundle_or_none_at_all_is_refused(
+    bundle: Path, bundles: Any, tone: NDArray[np.float32], tmp_path: Path
+) -> None:
+    from tiny import TINY
+
+    model, other = SpeechLLM(bundle, "cpu"), SpeechLLM(bundles(TINY[0], "fp16"), "cpu")
+    path = tmp_path / "a.recording"
+    model.listen(tone[:32_000], sampling_rate=16_000).save(path)
+    with pytest.raises(RecordingError, match="another bundle"):
+        other.load_recording(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged = tmp_path / "b.recording"
+    damaged.write_bytes(bytes(content))
+    cut = tmp_path / "c.recording"
+    cut.write_bytes(bytes(content[:300]))
+    text = tmp_path / "d.recording"
+    text.write_text("no recording")
+    for wrong in (damaged, cut, text, tmp_path):
+        with pytest.raises(RecordingError, match="damaged"):
+            model.load_recording(wrong)
+    with pytest.raises(RecordingError, match="check the path"):
+        model.load_recording(tmp_path / "gone")
+    with pytest.raises(RecordingError, match="cannot be written"):
+        model.load_recording(path).save(tmp_path / "no" / "folder")
