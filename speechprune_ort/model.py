@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from speechprune_ort.errors import OptionError
 from speechprune_ort.manifest import Manifest
 from speechprune_ort.options import DeviceName, GenerationOptions, PruningOptions
+from speechprune_ort.pool import in_order
 from speechprune_ort.recording import Recording, sort_options
 from speechprune_ort.results import Answer, AnswerStream, Timings
 from speechprune_ort.runtime.audio import Source, stream_audio
@@ -198,6 +199,43 @@ class SpeechLLM:
             generation=generation,
             **options,
         ).answer
+
+    def ask_many(
+        self,
+        requests: Iterable[tuple[Audio, str]],
+        *,
+        workers: int = 2,
+        pruning: PruningOptions | None = None,
+        generation: GenerationOptions | None = None,
+        **options: Any,
+    ) -> Iterator[Answer]:
+        """Answer questions about several recordings, a few at a time, in order.
+
+        Requests are taken as workers become free: an endless source is no problem.
+
+        Args:
+            requests: recordings (paths or file objects) with a question each.
+            workers: answers worked on at once.
+            pruning: what is kept of the audio.
+            generation: how the answers' tokens are chosen.
+            **options: fields of either, for short.
+
+        Yields:
+            One answer a request. What ``ask`` raises is raised in the request's turn, and ends
+            the rest.
+
+        Raises:
+            OptionError: an option has an impossible value; at once.
+        """
+        if isinstance(workers, bool) or workers < 1:
+            raise OptionError(f"workers must be at least 1, not {workers!r}.")
+        pruning, generation = sort_options(pruning, generation, options)
+
+        def answer(request: tuple[Audio, str]) -> Answer:
+            audio, question = request
+            return self.ask(audio, question, pruning=pruning, generation=generation)
+
+        return in_order(answer, requests, workers)
 
     def stream(
         self,

@@ -12,6 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from speechprune_ort import AudioError, OptionError, PruningOptions, RecordingError, SpeechLLM
+from speechprune_ort.pool import in_order
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.runtime.embeddings import (
     DeviceEmbeds,
@@ -182,3 +183,43 @@ def test_a_recording_of_another_bundle_or_none_at_all_is_refused(
         model.load_recording(tmp_path / "gone")
     with pytest.raises(RecordingError, match="cannot be written"):
         model.load_recording(path).save(tmp_path / "no" / "folder")
+
+
+def test_many_are_answered_in_order_and_a_wrong_one_in_its_turn(
+    bundle: Path, tone: NDArray[np.float32], tmp_path: Path
+) -> None:
+    model = SpeechLLM(bundle, "cpu")
+    paths = []
+    for number in range(4):
+        path = tmp_path / f"{number}.wav"
+        soundfile.write(path, tone[: (2 + 5 * (3 - number)) * 16_000], 16_000)
+        paths.append(path)
+    requests = [(path, f"Who was number {number}?") for number, path in enumerate(paths)]
+    options = {"max_new_tokens": 4, "pruning_rate": 0.4}
+    found = list(model.ask_many(requests, workers=3, **options))
+    for answer, (path, question) in zip(found, requests, strict=True):
+        alone = model.ask(path, question, **options)
+        assert (answer.question, answer.token_ids) == (question, alone.token_ids)
+    late = model.ask_many([requests[0], (tmp_path / "gone.wav", "Who?"), requests[1]], **options)
+    assert next(late).token_ids == found[0].token_ids
+    with pytest.raises(AudioError, match=r"gone\.wav"):
+        next(late)
+    with pytest.raises(OptionError, match="workers"):
+        model.ask_many(requests, workers=0)
+    with pytest.raises(OptionError, match="pruning_rate"):
+        model.ask_many(requests, pruning_rate=2)
+
+
+def test_no_more_is_taken_than_can_be_worked_on() -> None:
+    taken: list[int] = []
+
+    def source() -> Any:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    results = in_order(lambda n: n + 1, source(), workers=3)
+    assert next(results) == 1
+    assert len(taken) <= 4
+    results.close()
+    assert len(taken) <= 4
