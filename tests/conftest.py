@@ -14,8 +14,10 @@ if importlib.util.find_spec("torch") is None:
     # Where the runtime alone is installed, what makes checkpoints cannot even be imported.
     collect_ignore = [
         "test_bundle.py",
+        "test_backends.py",
         "test_cli.py",
         "test_equality.py",
+        "test_explain.py",
         "test_small_model.py",
         "test_small_model_parts.py",
         "test_small_model_sources.py",

@@ -52,6 +52,9 @@ def test_manifest_survives_the_round_trip(bundle: Path) -> None:
         "embed_tokens",
         "first_layer_qk",
         "first_layer_qk_float",
+        "similarity",
+        "received_attention",
+        "assemble",
         "decoder",
     } == set(manifest.graphs)
     for name, graph in manifest.graphs.items():

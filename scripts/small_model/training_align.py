@@ -60,7 +60,7 @@ class AlignOptions:
     projector_rate: float = 1.2e-3
     decay_from: float = 0.4
     piece_frames: int = 400
-    noise: float = 0.05
+    noise: float = 0.15
     seed: int = 1
     save_minutes: float = 2.0
 

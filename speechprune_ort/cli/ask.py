@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from speechprune_ort.cli.options import provider_options
+from speechprune_ort.errors import OptionError
 from speechprune_ort.options import (
     AttentionForm,
     DeviceName,
@@ -64,6 +65,14 @@ def ask(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="For the CUDA provider; may be repeated."),
     ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option(help="Show what was kept: a page (.html), a picture (.png), data (.json)."),
+    ] = None,
+    transcript: Annotated[
+        Path | None,
+        typer.Option(help='For --explain: JSON list of {"start", "end", "text"}.'),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print answers, kept tokens and timings as JSON.")
     ] = False,
@@ -74,6 +83,10 @@ def ask(
     """
     from speechprune_ort import SpeechLLM
 
+    if explain is not None and len(questions) > 1:
+        raise OptionError("--explain shows one question: ask one at a time.")
+    if transcript is not None and explain is None:
+        raise OptionError("--transcript is of --explain: give both.")
     pruning = PruningOptions(
         method=method,
         pruning_rate=pruning_rate,
@@ -102,6 +115,11 @@ def ask(
     else:
         recording = model.listen(audio)
         streams = [recording.stream(q, pruning=pruning, generation=generation) for q in questions]
+    if explain is not None:
+        from speechprune_ort.explain import explain as beside
+        from speechprune_ort.explain import write_explanation
+
+        write_explanation(beside(streams[0].answer, audio, transcript=transcript), explain)
     if as_json:
         found = [stream.answer.to_dict() for stream in streams]
         content = found[0] if len(found) == 1 else found

@@ -1,0 +1,112 @@
+"""What ``ask --explain`` writes: the data, a page and a picture, all of the same answer."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+from test_cli import run
+
+from speechprune_ort import OptionError, SpeechLLM
+from speechprune_ort.explain import explain, write_explanation
+
+QUESTION = 'Who said "x < y" & why?'
+
+
+@pytest.fixture(scope="module")
+def wav(tmp_path_factory: pytest.TempPathFactory, tone: NDArray[np.float32]) -> Path:
+    path = tmp_path_factory.mktemp("explain") / "recording.wav"
+    soundfile.write(path, tone[: 40 * 16_000], 16_000, subtype="FLOAT")
+    return path
+
+
+@pytest.fixture(scope="module")
+def transcript(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("transcript") / "said.json"
+    lines = [{"start": 0, "end": 20, "text": "First <b>half</b>"}, {"start": 20, "end": 40,
+             "text": "Second"}]  # fmt: skip
+    path.write_text(json.dumps(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def explanation(bundle: Path, wav: Path, transcript: Path) -> Any:
+    answer = SpeechLLM(bundle, "cpu").ask(wav, QUESTION, pruning_rate=0.4, max_new_tokens=4)
+    return explain(answer, wav, transcript=transcript)
+
+
+def test_the_data_has_every_score_and_the_waveform(
+    explanation: Any, tmp_path: Path, tone: NDArray[np.float32]
+) -> None:
+    path = tmp_path / "out.json"
+    write_explanation(explanation, path)
+    content = json.loads(path.read_text())
+    assert len(content["similarity"]) == content["pruning"]["total"] == 1000
+    assert len(content["attention"]) == len(content["candidates"]) == 750
+    assert set(content["pruning"]["indices"]) <= set(content["candidates"])
+    assert sum(content["attention"]) == pytest.approx(1, abs=1e-3)
+    low, high = content["waveform"]["low"], content["waveform"]["high"]
+    assert len(low) == len(high) <= 1201
+    assert max(high) == pytest.approx(tone[: 40 * 16_000].max(), abs=1e-3)
+    assert min(low) == pytest.approx(tone[: 40 * 16_000].min(), abs=1e-3)
+
+
+def test_the_page_is_whole_and_what_is_said_cannot_break_it(
+    explanation: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "out.html"
+    write_explanation(explanation, path)
+    page = path.read_text()
+    assert "First &lt;b&gt;half" in page
+    assert "x &lt; y" in page
+    assert "http" not in page, "the page must need nothing else"
+    svg = ElementTree.fromstring(page[page.index("<svg") : page.index("</svg>") + 6])  # noqa: S314
+    kept = [node for node in svg if node.get("class") == "kept"]
+    assert len(kept) == len(explanation.answer.pruning.spans)
+    assert [node.tag for node in svg if node.get("class") in ("curve", "dots", "wave")] == [
+        "polygon", "polyline", "path",
+    ]  # fmt: skip
+
+
+def test_the_picture_is_one_and_other_endings_are_refused(explanation: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    write_explanation(explanation, tmp_path / "out.png")
+    assert (tmp_path / "out.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(OptionError, match=r"must end in \.html, \.png, \.json"):
+        write_explanation(explanation, tmp_path / "out.pdf")
+    with pytest.raises(OptionError, match="cannot be written"):
+        write_explanation(explanation, tmp_path / "no" / "out.html")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.png"]
+
+
+def test_the_command_line_explains_one_question(
+    bundle: Path, wav: Path, transcript: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.html"
+    options = ("--device", "cpu", "--max-new-tokens", "4", "--explain", out)
+    result = run("ask", bundle, wav, "Who?", *options, "--transcript", transcript)
+    assert result.returncode == 0, result.stderr
+    assert "Second" in out.read_text()
+    for wrong in (
+        ("ask", bundle, wav, "Who?", "Why?", *options),
+        ("ask", bundle, wav, "Who?", "--transcript", transcript),
+        ("ask", bundle, wav, "Who?", *options, "--transcript", wav),
+    ):
+        result = run(*wrong)
+        assert result.returncode == 2
+        assert result.stderr.count("error: ") == 1
+
+
+def test_several_questions_are_answered_from_one_encoding(bundle: Path, wav: Path) -> None:
+    options = ("--device", "cpu", "--max-new-tokens", "4", "--json")
+    content = json.loads(run("ask", bundle, wav, "Who?", "Why?", *options).stdout)
+    assert [entry["question"] for entry in content] == ["Who?", "Why?"]
+    assert all("encoder" not in entry["timings"] for entry in content)
+    alone = json.loads(run("ask", bundle, wav, "Why?", *options).stdout)
+    assert content[1]["token_ids"] == alone["token_ids"]
