@@ -48,7 +48,7 @@ def save_embeds(path: Path, embeds: AudioEmbeds, digest: str, seconds: float) ->
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
             archive.writestr(ABOUT, json.dumps(about))
             with archive.open(EMBEDS, "w", force_zip64=True) as stream:
-                np.lib.format.write_array_header_1_0(stream, header)  # type: ignore[arg-type]
+                np.lib.format.write_array_header_1_0(stream, header)
                 for block in embeds.blocks():
                     stream.write(np.ascontiguousarray(block).data)
         partial.replace(path)

@@ -166,7 +166,7 @@ def _write_png(explanation: Explanation, path: Path) -> None:
     figure.savefig(path)
 
 
-Curve = tuple[str, NDArray[np.float64], NDArray[np.float64]]
+Curve = tuple[str, NDArray[np.floating[Any]], NDArray[np.floating[Any]]]
 
 
 def _curves(explanation: Explanation) -> list[Curve]:
@@ -262,7 +262,9 @@ def _wave(explanation: Explanation) -> str:
     return f'<polygon class="wave" points="{" ".join(points)}"/>'
 
 
-def _panel(name: str, x: NDArray[np.float64], values: NDArray[np.float64], top: int) -> str:
+def _panel(
+    name: str, x: NDArray[np.floating[Any]], values: NDArray[np.floating[Any]], top: int
+) -> str:
     low, high = float(values.min()), float(values.max())
     y = top + CURVE * (1 - (values - low) / (high - low or 1.0))
     scale = (

@@ -336,30 +336,35 @@ def evaluate_choices(
     path: Path,
     report: Callable[[Mapping[str, Any]], None],
 ) -> dict[str, Any]:
-    """Score dialogues one by one into a JSON-lines file; those already there are kept.
+    """Score dialogues one by one into a JSON-lines file; what is already there is kept.
 
     Returns:
         Accuracy of each condition with its interval, and of pairs of conditions the difference.
     """
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {row["id"] for row in rows}
+    found: dict[str, dict[str, Any]] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        entry = json.loads(line)
+        found.setdefault(entry["id"], {}).update(entry)
     previous: Heard | None = None
 
     def hear(dialogue: Dialogue) -> Heard:
         return Heard(listener, speak_dialogue(dialogue, speaker, listener.tokenizer, voice))
 
     for place, dialogue in enumerate(dialogues):
-        if dialogue.name in done:
+        row = found.setdefault(dialogue.name, {})
+        missing = [name for name in conditions if name not in row]
+        if not missing:
             previous = None
             continue
         own = hear(dialogue)
         other = previous or hear(dialogues[place - 1])  # the first one's neighbour is the last
-        row = score_dialogue(listener, dialogue, own, other, conditions, temperature)
+        scored = score_dialogue(listener, dialogue, own, other, missing, temperature)
         previous = own
-        rows.append(row)
+        row.update(scored)
         with path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
-        report(row)
+            stream.write(json.dumps(scored) + "\n")
+        report(scored)
+    rows = [found[dialogue.name] for dialogue in dialogues]
     return {name: interval([r[name] for r in rows if name in r]) for name in conditions} | {
         f"{name} - {baseline}": interval(
             [r[name] - r[baseline] for r in rows if name in r and baseline in r]
