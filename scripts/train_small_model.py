@@ -196,7 +196,10 @@ def adapt(
     spiral: Spiral,
     words: Words = WORDS,
     exact_minutes: Minutes = 15.0,
-    real_minutes: Minutes = 90.0,
+    real_minutes: Minutes = 120.0,
+    start: Annotated[
+        Path | None, typer.Option(help="An earlier adapt-*.pt, in place of the exact part.")
+    ] = None,
     threads: Threads = 2,
     device: Device = "cpu",
 ) -> None:
@@ -214,7 +217,11 @@ def adapt(
     upper.load_state_dict(torch.load(work / "align.pt", map_location=device)["upper"])
     reader = Reader(model, tokenizer, AdaptOptions().rank, upper)
     pieces = Pieces.load(tokenizer, work / "pieces.json")
-    spoken = load_samples(work / "features", "adapt", pieces)
+    spoken = [
+        sample
+        for kind in ("adapt", "extra")
+        for sample in load_samples(work / "features", kind, pieces)
+    ]
     development = load_samples(work / "features", "devclips", pieces)
     split = split_dialogues(read_spiral(spiral), test_ids())
     lexicon = read_lexicon(words, (*split.align, *split.adapt), tokenizer)
@@ -228,11 +235,13 @@ def adapt(
         rng,
     )
     console.print(f"{len(spoken)} recordings and {len(written)} texts to train on")
-    done = None
-    for mode, minutes in (("exact", exact_minutes), ("real", real_minutes)):
+    done, parts = start, [("exact", exact_minutes), ("real", real_minutes)]
+    for mode, minutes in parts[1:] if start else parts:
         # Long recordings take most of the time; on exact embeddings few of them are enough.
         rate, whole = (6e-4, 0.02) if mode == "exact" else (5e-4, 0.05)
-        options = AdaptOptions(mode=mode, minutes=minutes, rate=rate, whole_share=whole, seed=SEED)
+        options = AdaptOptions(
+            mode=mode, minutes=minutes, rate=rate, step_tokens=1000, whole_share=whole, seed=SEED
+        )
         samples = spoken + written if mode == "exact" else spoken
         done = train(reader, samples, development, work, options, print_line, done)
     print(done)
@@ -301,7 +310,7 @@ def evaluate(
     """Score WORK/merged on unseen dialogues, with controls; results go to WORK/results.json."""
     import torch
     from small_model import training_evaluate as stage
-    from small_model.training_facts import FactMaker
+    from small_model.training_facts import TEMPLATES, UNSEEN_TEMPLATES, FactMaker
     from small_model.training_speaker import Speaker
     from small_model.training_synthesize import split_of
     from small_model.training_text import chance, read_lexicon
@@ -339,9 +348,10 @@ def evaluate(
         if sentences:
             keep(voice, "words", stage.evaluate_words(listener, spoken, speaker, voice))
         if answers:
-            facts = FactMaker(lexicon.single, chance("unseen"))
-            made = stage.evaluate_answers(listener, test, speaker, voice, facts, answers)
-            keep(voice, "answers", made)
+            for name, forms in (("answers", TEMPLATES), ("answers_new_forms", UNSEEN_TEMPLATES)):
+                facts = FactMaker(lexicon.single, chance("unseen"), forms)
+                made = stage.evaluate_answers(listener, test, speaker, voice, facts, answers)
+                keep(voice, name, made)
     print(path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -16,9 +17,10 @@ sys.path.insert(0, str(SCRIPTS))
 
 from small_model.delta import apply_delta, merge, write_delta  # noqa: E402
 from small_model.errors import SmallModelError  # noqa: E402
-from small_model.training_data import token_labels  # noqa: E402
+from small_model.training_adapt import Sample, join, joined_turns  # noqa: E402
+from small_model.training_data import Clip, clip_texts, token_labels  # noqa: E402
 from small_model.training_evaluate import contained, interval, word_errors  # noqa: E402
-from small_model.training_facts import FactMaker  # noqa: E402
+from small_model.training_facts import TEMPLATES, UNSEEN_TEMPLATES, FactMaker  # noqa: E402
 from small_model.training_pieces import FIRST_MERGES, SPACE, Pieces  # noqa: E402
 from small_model.training_text import Dialogue, chance, split_dialogues  # noqa: E402
 
@@ -104,13 +106,56 @@ def test_facts_hold_their_answer_and_repeat_for_a_seed() -> None:
     words = ("lantern", "marble", "sandal", "thistle")
     made = [FactMaker(words, chance("seed")).fact() for _ in range(2)]
     assert made[0] == made[1]
-    maker = FactMaker(words, chance(1))
-    for _ in range(200):
-        fact = maker.fact()
-        assert fact.question.endswith("?")
-        assert contained(fact.sentence, fact.answer) or fact.answer.split()[0] in (
-            "By", "On", "At", "In", "To",
-        )  # fmt: skip
+    for forms in (TEMPLATES, UNSEEN_TEMPLATES):
+        maker = FactMaker(words, chance(1), forms)
+        for _ in range(400):
+            fact = maker.fact()
+            assert fact.question.endswith("?")
+            assert not re.search(r"[A-Z]{3}", fact.sentence + fact.question + fact.answer)
+            # A preposition or an article may be the answer's own.
+            _, _, rest = fact.answer.partition(" ")
+            assert contained(fact.sentence, fact.answer) or contained(fact.sentence, rest), fact
+
+
+def test_no_question_for_the_test_is_asked_in_training() -> None:
+    assert not {form[1] for form in UNSEEN_TEMPLATES} & {form[1] for form in TEMPLATES}
+    assert not {form[0] for form in UNSEEN_TEMPLATES} & {form[0] for form in TEMPLATES}
+
+
+def test_numbered_slots_of_a_fact_differ() -> None:
+    forms = [("NAME met NAME2 in CITY and CITY2.", "Who met NAME2?", "NAME")]
+    for seed in range(200):
+        sentence = FactMaker((), chance(seed), forms).fact().sentence
+        name, _, other, _, city, _, second = sentence.rstrip(".").split()
+        assert name != other
+        assert city != second
+
+
+def clip_of(tokens: int, *questions: str) -> Sample:
+    asked = tuple((question, f"of {question}") for question in questions)
+    clip = Clip("facts", "x", "v", "text", asked, ())
+    return Sample(clip, [], np.zeros(tokens, np.int32))
+
+
+def test_clips_are_joined_up_to_a_length_and_never_with_the_same_question() -> None:
+    samples = [clip_of(100, "a?"), clip_of(200, "b?", "c?"), clip_of(300, "d?")]
+    assert join(samples, 1000) == samples
+    assert join(samples, 599) == samples[:2]
+    assert join(samples, 50) == samples[:1]
+    assert join([*samples, clip_of(1, "b?"), clip_of(1, "e?")], 1000) == samples
+    turns = joined_turns(samples, chance(3))
+    assert sorted(turn[0] for turn in turns) == ["a?", "b?", "c?", "d?"]
+    assert {turn[1] for turn in turns} == {"of a?", "of b?", "of c?", "of d?"}
+    assert sum(turn[2] for turn in turns) == pytest.approx(1.0)
+
+
+def test_extra_clips_leave_whole_dialogues_and_key_sentences_out() -> None:
+    spoken = dialogue("d", *(f"Sentence {i}." for i in range(9)))
+    facts = FactMaker(("lantern",), chance(1))
+    kinds = [kind for kind, *_ in clip_texts(spoken, facts, chance(1), whole=False)]
+    assert set(kinds) == {"context", "facts"}
+    every = [kind for kind, *_ in clip_texts(spoken, facts, chance(1))]
+    assert every.count("whole") == every.count("key") == 1
 
 
 def test_scores_are_what_their_names_say() -> None:

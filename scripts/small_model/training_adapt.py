@@ -27,6 +27,7 @@ from small_model.training_reader import Reader
 from small_model.training_text import Dialogue, chance
 
 TRANSCRIBE = "Repeat the speech."
+MOST_JOINED = 12  # clips in one recording
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class AdaptOptions:
         rank: Of the LoRA factors; alpha is twice as much.
         rate: Learning rate.
         step_tokens: Input tokens a step, at least.
-        whole_share: Share of samples that are whole recordings.
+        whole_share: Share of sequences that are whole dialogues.
+        joined_share: Share of sequences that are several clips, one behind the other.
+        joined_tokens: Audio tokens of the longest of these.
         decay_from: Progress after which the rate falls linearly.
         seed: Of all chance.
         save_minutes: Between checkpoints.
@@ -51,6 +54,8 @@ class AdaptOptions:
     rate: float = 5e-4
     step_tokens: int = 500
     whole_share: float = 0.1
+    joined_share: float = 0.4
+    joined_tokens: int = 2000
     decay_from: float = 0.5
     seed: int = 1
     save_minutes: float = 2.0
@@ -161,6 +166,31 @@ def turns_of(clip: Clip, rng: random.Random) -> list[tuple[str, str, float]]:
     return turns if clip.kind == "whole" and rng.random() < 0.5 else [*turns, transcript]
 
 
+def join(samples: Sequence[Sample], most: int) -> list[Sample]:
+    """As many of the samples, in order, as make one recording of at most ``most`` audio tokens.
+
+    A long recording of many facts teaches far more a token than a dialogue with one question. Two
+    clips that answer the same question are not put together.
+    """
+    found: list[Sample] = []
+    asked: set[str] = set()
+    length = 0
+    for sample in samples:
+        questions = {question for question, _ in sample.clip.questions}
+        length += len(sample.labels)
+        if found and (length > most or questions & asked):
+            break
+        found.append(sample)
+        asked |= questions
+    return found
+
+
+def joined_turns(samples: Sequence[Sample], rng: random.Random) -> list[tuple[str, str, float]]:
+    """All questions about several clips in random order."""
+    questions = [q for sample in samples for q in dict.fromkeys(sample.clip.questions)]
+    return [(q, a, 1.0 / len(questions)) for q, a in rng.sample(questions, len(questions))]
+
+
 def adapt(
     reader: Reader,
     train: list[Sample],
@@ -224,11 +254,16 @@ def adapt(
         count, samples = 0, 0
         while count < options.step_tokens:
             whole = bool(pools[True]) and rng.random() < options.whole_share
-            if not order[whole]:
-                order[whole] = rng.sample(pools[whole], len(pools[whole]))
-            sample = order[whole].pop()
-            audio = audio_of(sample, reader, rng, options)
-            turns = turns_of(sample.clip, rng)
+            if len(order[whole]) < MOST_JOINED:
+                order[whole] = rng.sample(pools[whole], len(pools[whole])) + order[whole]
+            parts = order[whole][-1:]
+            if not whole and rng.random() < options.joined_share:
+                most = rng.randint(300, options.joined_tokens)
+                parts = join(order[whole][: -MOST_JOINED - 1 : -1], most)
+            del order[whole][-len(parts) :]
+            audio = torch.cat([audio_of(part, reader, rng, options) for part in parts])
+            alone = len(parts) == 1
+            turns = turns_of(parts[0].clip, rng) if alone else joined_turns(parts, rng)
             total, each, length = reader.loss(audio, turns)
             total.backward()  # type: ignore[no-untyped-call]
             count, samples = count + length, samples + 1

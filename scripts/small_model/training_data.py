@@ -208,21 +208,29 @@ def clip_windows(
 
 
 def clip_texts(
-    dialogue: Dialogue, facts: FactMaker, rng: random.Random
+    dialogue: Dialogue, facts: FactMaker, rng: random.Random, whole: bool = True
 ) -> Iterator[tuple[str, list[str], list[tuple[str, str]]]]:
-    """Recordings made from one dialogue: kind, sentences, questions with answers."""
+    """Recordings made from one dialogue: kind, sentences, questions with answers.
+
+    Args:
+        dialogue: Its sentences stand around facts, too.
+        facts: Draws them.
+        rng: Source of chance.
+        whole: Whether to make the key sentence alone and the whole dialogue.
+    """
     asked = (dialogue.question, dialogue.choices[dialogue.answer])
     key = [dialogue.sentences[index] for index in dialogue.key]
-    yield "key", key, [asked]
+    if whole:
+        yield "key", key, [asked]
     low, high = max(0, dialogue.key[0] - rng.randint(0, 2)), dialogue.key[-1] + rng.randint(1, 3)
     yield "context", list(dialogue.sentences[low:high]), [asked]
-    made: list[Fact] = [facts.fact() for _ in range(2)]
-    spot = rng.randint(0, len(dialogue.sentences))
-    mixed = list(dialogue.sentences)
-    mixed[spot:spot] = [made[0].sentence]
-    yield "whole", mixed, [asked, asked, (made[0].question, made[0].answer)]
+    if whole:
+        fact = facts.fact()
+        mixed = list(dialogue.sentences)
+        mixed.insert(rng.randint(0, len(mixed)), fact.sentence)
+        yield "whole", mixed, [asked, asked, (fact.question, fact.answer)]
     for _ in range(4):
-        made = [facts.fact() for _ in range(rng.randint(1, 4))]
+        made: list[Fact] = [facts.fact() for _ in range(rng.randint(1, 4))]
         around = rng.sample(dialogue.sentences, min(rng.randint(0, 2), len(dialogue.sentences)))
         spoken = [fact.sentence for fact in made] + around
         rng.shuffle(spoken)
@@ -262,12 +270,13 @@ def make_clips(
     stream: Stream,
     lower: Lower,
     silence: int,
+    whole: bool,
     step: Callable[[float], None],
 ) -> None:
     """Speak every recording of :func:`clip_texts` and write them as one shard."""
     rng, clips = stream.speaker.rng, []
     for dialogue in dialogues:
-        for kind, sentences, questions in clip_texts(dialogue, facts, rng):
+        for kind, sentences, questions in clip_texts(dialogue, facts, rng, whole):
             voices = [stream.speaker.choose() for _ in range(1 if rng.random() < 0.6 else 2)]
             samples, times = speak_clip(sentences, stream, voices)
             windows, labels = clip_windows(with_noise(samples, rng), times, lower, silence)

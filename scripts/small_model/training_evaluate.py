@@ -9,7 +9,6 @@ is chosen by the runtime's own code.
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,8 +36,13 @@ from speechprune_ort.runtime.scoring import NumpyScorer
 from speechprune_ort.runtime.selection import select
 
 RESAMPLES = 10_000
-PRUNED = re.compile(r"(truncate|random|crop|similarity|attention|speechprune)@(0?\.\d+)")
+PRUNED = re.compile(r"(truncate|random|crop|similarity|attention|speechprune|coverage)@(0?\.\d+)")
 TEMPERATURES = (1.0, 0.5, 0.25, 0.12, 0.06)
+
+
+def shorten(cache: Any, length: int) -> None:
+    """Forget all positions of a cache from ``length`` on."""
+    cache.crop(length - cache.get_seq_length())
 
 
 class Listener:
@@ -60,6 +64,7 @@ class Listener:
         self.model.model.language_model.to(torch.bfloat16)
         self.model.lm_head.to(torch.bfloat16)
         self.template, self.device = read_template(self.tokenizer), device
+        self._prefixes: list[tuple[torch.Tensor | None, Any, int]] = []
 
     @torch.inference_mode()
     def encode(self, samples: Samples) -> torch.Tensor:
@@ -132,17 +137,35 @@ class Listener:
         return rows
 
     @torch.inference_mode()
+    def _heard(self, audio: torch.Tensor | None) -> Any:
+        """Cache of the prompt up to the end of the audio; kept for the next question about it."""
+        kept = next((entry for entry in self._prefixes if entry[0] is audio), None)
+        if kept is None:
+            heard = [audio] if audio is not None else []
+            prompt = torch.cat([self.embeddings[list(self.template.before)], *heard])
+            output = self.model.model.language_model(
+                inputs_embeds=prompt[None].to(torch.bfloat16), use_cache=True
+            )
+            kept = audio, output.past_key_values, len(prompt)
+            # That of no audio is short and stays; of the others the last one.
+            self._prefixes = [entry for entry in self._prefixes if entry[0] is None] + [kept]
+        _, cache, length = kept
+        shorten(cache, length)
+        return cache
+
+    @torch.inference_mode()
     def read(self, audio: torch.Tensor | None, question: str) -> tuple[torch.Tensor, Any]:
-        """Run the prompt; log-probabilities of the next token (vocabulary,) and the cache."""
-        t = self.template
-        heard = [audio] if audio is not None else []
-        tail = self.embed(t.audio_end + question + t.after)
-        prompt = torch.cat([self.embeddings[list(t.before)], *heard, tail])
+        """Run the prompt; log-probabilities of the next token (vocabulary,) and the cache.
+
+        The cache is good until the next prompt is read.
+        """
+        cache = self._heard(audio)
+        tail = self.embed(self.template.audio_end + question + self.template.after)
         output = self.model.model.language_model(
-            inputs_embeds=prompt[None].to(torch.bfloat16), use_cache=True
+            inputs_embeds=tail[None].to(torch.bfloat16), past_key_values=cache
         )
         logits = self.model.lm_head(output.last_hidden_state[0, -1])
-        return logits.float().log_softmax(-1), output.past_key_values
+        return logits.float().log_softmax(-1), cache
 
     @torch.inference_mode()
     def likelihoods(
@@ -150,17 +173,17 @@ class Listener:
     ) -> npt.NDArray[np.float64]:
         """Mean log-probability of a token of each choice, (choices,)."""
         first, cache = self.read(audio, question)
-        means = []
+        length, means = cache.get_seq_length(), []
         for choice in choices:
             ids = self.ids(choice)
             values = [float(first[ids[0]])]
             if len(ids) > 1:
                 hidden = self.model.model.language_model(
-                    input_ids=torch.tensor([ids[:-1]], device=self.device),
-                    past_key_values=copy.deepcopy(cache),
+                    input_ids=torch.tensor([ids[:-1]], device=self.device), past_key_values=cache
                 ).last_hidden_state[0]
                 scores = self.model.lm_head(hidden).float().log_softmax(-1)
                 values += [float(scores[i, token]) for i, token in enumerate(ids[1:])]
+                shorten(cache, length)
             means.append(float(np.mean(values)))
         return np.array(means)
 
@@ -239,7 +262,8 @@ def score_dialogue(
     """
     alone = listener.likelihoods(None, dialogue.question, dialogue.choices)
     row: dict[str, Any] = {"id": dialogue.name}
-    for condition in conditions:
+    # The other's recording was the last to be read, as this one's will be for the next.
+    for condition in sorted(conditions, key=lambda c: (c != "whole_other", c == "whole")):
         if condition == "question":
             row["question"] = int(alone.argmax() == dialogue.answer)
             continue

@@ -22,6 +22,11 @@ def listed(text: str, separator: str | None = None) -> tuple[str, ...]:
     return tuple(" ".join(entry.split()) for entry in text.strip().split(separator))
 
 
+def templates(text: str) -> tuple[tuple[str, ...], ...]:
+    """Lines of three entries between bars."""
+    return tuple(listed(line, "|") for line in text.strip().splitlines())
+
+
 ONES = listed("""
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen
 fifteen sixteen seventeen eighteen nineteen
@@ -135,12 +140,31 @@ wood, steel, glass, copper, cotton, leather, plastic, stone, paper, clay, wool
 """,
     ",",
 )
+FOODS = listed("""
+bread rice apples cheese fish beans soup chicken salad potatoes carrots noodles honey mushrooms
+oranges pancakes chocolate
+""")
+JOBS = listed(
+    """
+teacher, nurse, carpenter, pilot, lawyer, baker, farmer, engineer, plumber, dentist, journalist,
+gardener, photographer, driver, painter, librarian, police officer, tailor
+""",
+    ",",
+)
+PLACES = listed(
+    """
+hospital, school, bakery, station, airport, theatre, market, church, post office, swimming pool,
+town hall, factory, hotel, park, lighthouse, car park, fire station, bookshop
+""",
+    ",",
+)
+VEHICLES = listed("""
+bus train truck van taxi ferry plane tram motorcycle car
+""")
 
 # Statement | question | answer. Slots in capitals are filled anew for each fact, equal slots of a
-# fact alike.
-TEMPLATES = tuple(
-    listed(line, "|")
-    for line in """
+# fact alike; a 2 behind a slot asks for another filling.
+TEMPLATES = templates("""
 NAME is responsible for the THING. | Who is responsible for the THING? | NAME
 NAME will finish the THING by DAY. | Who will finish the THING? | NAME
 We need the THING by DAY at the latest. | When is the THING needed? | By DAY
@@ -173,9 +197,104 @@ The password of the week is WORD. | What is the password of the week? | WORD
 Our new product is called WORD WORD. | What is the new product called? | WORD WORD
 NAME said that the WORD was found in the ROOM. | What was found in the ROOM? | The WORD
 In CITY it will be COUNT degrees on DAY. | How warm will it be in CITY? | COUNT degrees
-""".strip().splitlines()
-)
-SLOT = re.compile(r"[A-Z]{3,}")
+NAME is bringing FOOD and FOOD2 for lunch. | Who is bringing lunch? | NAME
+NAME is bringing FOOD and FOOD2 for lunch. | What is NAME bringing for lunch? | FOOD and FOOD2
+The VEHICLE to CITY leaves at CLOCK. | When does the VEHICLE to CITY leave? | At CLOCK
+The VEHICLE to CITY leaves at CLOCK. | Where does the VEHICLE go? | To CITY
+My neighbour NAME is a JOB. | What does NAME do for a living? | A JOB
+We hired a JOB named FULLNAME. | Who was hired as a JOB? | FULLNAME
+My uncle NAME lived in CITY for COUNT years. | How long did NAME live in CITY? | COUNT years
+The JOB said that the GOOD must be replaced. | What must be replaced? | The GOOD
+The JOB said that the GOOD must be replaced. | Who said that the GOOD must be replaced? | The JOB
+Our PLACE opens again on DAY at CLOCK. | When does the PLACE open again? | On DAY at CLOCK
+There is a PLACE behind the PLACE2. | What is behind the PLACE2? | A PLACE
+We will meet NAME in front of the PLACE at CLOCK. | Where will they meet NAME? | In front of the PLACE
+It took COUNT hours to drive from CITY to CITY2. | How long did the drive take? | COUNT hours
+It took COUNT hours to drive from CITY to CITY2. | From where did they drive to CITY2? | From CITY
+The tower in CITY is COUNT metres high. | How high is the tower in CITY? | COUNT metres
+NAME lost the keys of the ROOM. | What did NAME lose? | The keys of the ROOM
+NAME lost the keys of the ROOM. | Who lost the keys of the ROOM? | NAME
+The JOB gave NAME a COLOUR GOOD. | What did the JOB give NAME? | A COLOUR GOOD
+The JOB gave NAME a COLOUR GOOD. | Who gave NAME the GOOD? | The JOB
+The meeting about the THING was moved from DAY to DAY2. | To which day was the meeting moved? | To DAY2
+Call NAME at extension COUNT about the THING. | Which extension does NAME have? | COUNT
+Only COUNT of the COUNT2 seats were taken. | How many seats were taken? | COUNT
+The THING has been delayed by COUNT days. | By how many days is the THING late? | COUNT
+A pound of FOOD costs COUNT dollars now. | How much does a pound of FOOD cost? | COUNT dollars
+The mayor of CITY wants to build a PLACE. | What does the mayor of CITY want to build? | A PLACE
+The mayor of CITY wants to build a PLACE. | Who wants to build a PLACE? | The mayor of CITY
+NAME and NAME2 were married in CITY in MONTH. | Where were NAME and NAME2 married? | In CITY
+NAME and NAME2 were married in CITY in MONTH. | In which month did NAME marry? | In MONTH
+NAME and NAME2 will share the ROOM. | Who will share the ROOM? | NAME and NAME2
+The storm damaged the PLACE near CITY. | What did the storm damage? | The PLACE near CITY
+The storm damaged the PLACE near CITY. | What damaged the PLACE? | The storm
+The thief escaped in a COLOUR VEHICLE. | How did the thief escape? | In a COLOUR VEHICLE
+The thief escaped in a COLOUR VEHICLE. | What colour was the VEHICLE? | COLOUR
+The doctor told NAME to eat more FOOD. | What should NAME eat more of? | FOOD
+NAME is allergic to FOOD. | What is NAME allergic to? | FOOD
+The winner of the race was FULLNAME from CITY. | Who won the race? | FULLNAME
+The winner of the race was FULLNAME from CITY. | Where is the winner from? | From CITY
+FULLNAME teaches TOPIC at the university of CITY. | What does FULLNAME teach? | TOPIC
+FULLNAME teaches TOPIC at the university of CITY. | Who teaches TOPIC? | FULLNAME
+The film about TOPIC lasts COUNT minutes. | How long is the film about TOPIC? | COUNT minutes
+The film about TOPIC lasts COUNT minutes. | What is the film about? | TOPIC
+Tickets for the THING are COUNT dollars each. | What does a ticket for the THING cost? | COUNT dollars
+The fire started in the ROOM. | Where did the fire start? | In the ROOM
+The fire was caused by an old GOOD. | What caused the fire? | An old GOOD
+The museum was closed for COUNT weeks because of a broken GOOD. | Why was it closed? | A broken GOOD
+NAME was late because the VEHICLE broke down. | Why was NAME late? | The VEHICLE broke down
+NAME cancelled the trip to CITY because of the weather. | Why was the trip cancelled? | The weather
+Please send the THING to NAME before DAY. | To whom should the THING be sent? | To NAME
+Please send the THING to NAME before DAY. | What should be sent to NAME? | The THING
+The ROOM and the ROOM2 will be cleaned on DAY. | When will the ROOM be cleaned? | On DAY
+The floor of the ROOM is covered with MATERIAL. | What covers the floor of the ROOM? | MATERIAL
+The statue was made of MATERIAL in the year COUNT. | What is the statue made of? | MATERIAL
+The dog of NAME is called WORD. | What is the name of the dog? | WORD
+The ship WORD sank near CITY. | Which ship sank near CITY? | The WORD
+The ship WORD sank near CITY. | Where did the ship sink? | Near CITY
+The village of WORD has COUNT hundred inhabitants. | How many people live in WORD? | COUNT hundred
+The secret ingredient is WORD. | What is the secret ingredient? | WORD
+NAME bought COUNT ANIMAL for the zoo in CITY. | How many ANIMAL did NAME buy? | COUNT
+NAME bought COUNT ANIMAL for the zoo in CITY. | For which zoo were the ANIMAL bought? | The zoo in CITY
+The ANIMAL were seen near the PLACE. | What was seen near the PLACE? | ANIMAL
+The ANIMAL were seen near the PLACE. | Where were the ANIMAL seen? | Near the PLACE
+The THING was written by NAME and checked by NAME2. | Who checked the THING? | NAME2
+The THING was written by NAME and checked by NAME2. | Who wrote the THING? | NAME
+It rained for COUNT days in CITY. | How many days did it rain? | COUNT
+The course on TOPIC begins in MONTH and has COUNT places. | When does the course begin? | In MONTH
+The course on TOPIC begins in MONTH and has COUNT places. | How many places does it have? | COUNT
+NAME paid AMOUNT dollars to repair the VEHICLE. | How much did the repair cost? | AMOUNT dollars
+NAME paid AMOUNT dollars to repair the VEHICLE. | What was repaired? | The VEHICLE
+My favourite dish is FOOD with FOOD2. | What is the speaker's favourite dish? | FOOD with FOOD2
+I would rather talk about TOPIC. | What would the speaker rather talk about? | TOPIC
+I grew up in CITY and moved to CITY2. | Where did the speaker grow up? | In CITY
+I grew up in CITY and moved to CITY2. | Where did the speaker move to? | To CITY2
+My name is NAME and I am a JOB. | What is the name of the JOB? | NAME
+My name is NAME and I am a JOB. | What is the speaker's job? | JOB
+""")  # noqa: E501 - a template a line
+# Only ever used by the stage evaluate: statements and questions of forms that no training has.
+UNSEEN_TEMPLATES = templates("""
+The parcel for NAME was left at the PLACE. | Where was the parcel left? | At the PLACE
+The parcel for NAME was left at the PLACE. | For whom was the parcel? | For NAME
+NAME has won COUNT medals for CITY. | How many medals has NAME won? | COUNT
+FULLNAME discovered the ruins of WORD. | Who discovered the ruins? | FULLNAME
+The interview with FULLNAME is on DAY. | When is the interview? | On DAY
+The interview with FULLNAME is on DAY. | With whom is the interview? | With FULLNAME
+We need a new GOOD for the ROOM. | What is needed for the ROOM? | A new GOOD
+They celebrate the feast of WORD every MONTH. | When do they celebrate the feast? | Every MONTH
+The train from CITY was COUNT minutes late. | How late was the train? | COUNT minutes
+The train from CITY was COUNT minutes late. | Where did the train come from? | From CITY
+Her grandmother sold FOOD in CITY. | What did her grandmother sell? | FOOD
+The door of the PLACE is COLOUR. | What colour is the door? | COLOUR
+The rent of the PLACE is AMOUNT dollars. | How high is the rent? | AMOUNT dollars
+The exam in TOPIC takes place on DATE. | When is the exam? | On DATE
+The exam in TOPIC takes place on DATE. | What is the exam about? | TOPIC
+NAME repaired the GOOD with a piece of MATERIAL. | What was it repaired with? | A piece of MATERIAL
+NAME repaired the GOOD with a piece of MATERIAL. | Who repaired the GOOD? | NAME
+The JOB arrived by VEHICLE at CLOCK. | Who arrived at CLOCK? | The JOB
+The JOB arrived by VEHICLE at CLOCK. | How did the JOB arrive? | By VEHICLE
+""")
+SLOT = re.compile(r"[A-Z]{3,}2?")
 
 
 class FactMaker:
@@ -184,10 +303,16 @@ class FactMaker:
     Args:
         rare: Words for the slot ``WORD``.
         rng: Source of chance.
+        forms: What facts are made from.
     """
 
-    def __init__(self, rare: Sequence[str], rng: random.Random) -> None:
-        self._rare, self._rng = rare, rng
+    def __init__(
+        self,
+        rare: Sequence[str],
+        rng: random.Random,
+        forms: Sequence[tuple[str, ...]] = TEMPLATES,
+    ) -> None:
+        self._rare, self._rng, self._forms = rare, rng, forms
 
     def _fill(self, slot: str) -> str:
         rng = self._rng
@@ -195,6 +320,7 @@ class FactMaker:
             "NAME": FIRST_NAMES, "LASTNAME": LAST_NAMES, "DAY": DAYS, "MONTH": MONTHS,
             "CITY": CITIES, "COLOUR": COLOURS, "THING": THINGS, "GOOD": GOODS, "ANIMAL": ANIMALS,
             "TOPIC": TOPICS, "ROOM": ROOMS, "MATERIAL": MATERIALS, "WORD": self._rare,
+            "FOOD": FOODS, "JOB": JOBS, "PLACE": PLACES, "VEHICLE": VEHICLES,
         }  # fmt: skip
         if slot in lists:
             return rng.choice(lists[slot])
@@ -217,14 +343,19 @@ class FactMaker:
         return number_words(rng.choice([rng.randint(2, 20), rng.randint(20, 99)]))
 
     def fact(self) -> Fact:
-        """One fact; equal slots of a template get equal words."""
-        sentence, question, answer = self._rng.choice(TEMPLATES)
-        filled = {slot: self._fill(slot) for slot in set(SLOT.findall(sentence))}
+        """One fact; equal slots of a template get equal words, numbered ones another."""
+        sentence, question, answer = self._rng.choice(self._forms)
+        filled: dict[str, str] = {}
+        for slot in dict.fromkeys(SLOT.findall(sentence)):
+            while (words := self._fill(slot.removesuffix("2"))) in filled.values():
+                pass
+            filled[slot] = words
         if "WORD WORD" in sentence:
             filled["WORD WORD"] = f"{self._fill('WORD')} {self._fill('WORD')}"
 
         def fill(text: str) -> str:
-            text = re.sub(r"WORD WORD|[A-Z]{3,}", lambda m: filled[m[0]], text)
+            text = re.sub(f"WORD WORD|{SLOT.pattern}", lambda m: filled[m[0]], text)
+            text = re.sub(r"\b([Aa]) (?=[aeio])", r"\1n ", text)
             return text[0].upper() + text[1:]
 
         return Fact(fill(sentence), fill(question), fill(answer))

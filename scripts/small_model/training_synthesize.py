@@ -62,14 +62,18 @@ def silence_token(tokenizer: Any) -> int:
 
 
 def shard_names(job: Job, align: int) -> list[str]:
-    """All shards: development, alignment, adaptation, in the order in which to make them."""
+    """All shards in the order in which to make them.
+
+    Development, alignment, adaptation, and extra clips around what alignment heard otherwise.
+    """
     split = split_of(job)
-    adapt = -(-len(split.adapt) // CLIP_DIALOGUES)
+    adapt, extra = (-(-len(part) // CLIP_DIALOGUES) for part in (split.adapt, split.align))
     return [
         "development-000",
         *(f"align-{index:03d}" for index in range(align)),
         *(f"adapt-{index:03d}" for index in range(adapt)),
         *(f"devclips-{index:03d}" for index in range(2)),
+        *(f"extra-{index:03d}" for index in range(extra)),
     ]
 
 
@@ -107,7 +111,8 @@ def make_shards(job: Job, names: list[str], report: Callable[[str, float, float]
             texts = align_texts(own, lexicon, rng, int(number) * SPIRAL_PER_SHARD)
             total[0] = make_align_shard(path, texts, stream, lower, silence)
         else:
-            group = split.adapt if kind == "adapt" else split.development
+            groups = {"adapt": split.adapt, "devclips": split.development, "extra": split.align}
+            group = groups[kind]
             size = CLIP_DIALOGUES
             part = group[int(number) * size : (int(number) + 1) * size]
             facts = FactMaker(lexicon.single + lexicon.double, rng)
@@ -115,7 +120,7 @@ def make_shards(job: Job, names: list[str], report: Callable[[str, float, float]
             def count(seconds: float, total: list[float] = total) -> None:
                 total[0] += seconds
 
-            make_clips(path, part, facts, stream, lower, silence, count)
+            make_clips(path, part, facts, stream, lower, silence, kind != "extra", count)
         report(name, total[0], time.monotonic() - began)
 
 
