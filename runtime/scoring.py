@@ -14,6 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from speechprune_ort.errors import OptionError
+from speechprune_ort.runtime.coverage import cosine_matrix, unit_rows
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.runtime.embeddings import AudioEmbeds, DeviceEmbeds
 from speechprune_ort.runtime.pruning import received_attention, similarity_scores, text_direction
@@ -38,6 +39,10 @@ class Scorer(Protocol):
 
     def similarity(self) -> Scores:
         """Phase 1 score of every token, (tokens,)."""
+        ...
+
+    def cosines(self) -> Scores:
+        """Cosine of every token to every token of the question, (tokens, query)."""
         ...
 
     def attention(self, candidates: NDArray[np.int64], single_head: bool) -> Scores:
@@ -65,6 +70,10 @@ class NumpyScorer:
     def similarity(self) -> Scores:
         """See ``Scorer``."""
         return np.concatenate([similarity_scores(b, self._text) for b in self._audio.blocks()])
+
+    def cosines(self) -> Scores:
+        """See ``Scorer``."""
+        return np.concatenate([cosine_matrix(b, self._text) for b in self._audio.blocks()])
 
     def attention(self, candidates: NDArray[np.int64], single_head: bool) -> Scores:
         """See ``Scorer``."""
@@ -104,8 +113,16 @@ class OrtScorer:
 
     def similarity(self) -> Scores:
         """See ``Scorer``."""
+        return self._products(text_direction(self._text))
+
+    def cosines(self) -> Scores:
+        """See ``Scorer``: one run a token of the question, and one column of floats comes down."""
+        return np.stack([self._products(row) for row in unit_rows(self._text)], axis=1)
+
+    def _products(self, vector: NDArray[np.float32]) -> Scores:
+        """Product of every token's unit vector with a vector (hidden,)."""
         session = self._session(self._similarity)
-        direction = self._device.put(text_direction(self._text))
+        direction = self._device.put(vector)
         scores = np.empty(self.tokens, np.float32)
         start = 0
         for block in self._on_device():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import Method, PruningOptions
+from speechprune_ort.runtime.coverage import coverage_scores
 from speechprune_ort.runtime.pruning import keep_by_attention, keep_by_similarity
 from speechprune_ort.runtime.scoring import Scorer
 
@@ -17,6 +19,15 @@ __all__ = ["METHODS", "Request", "Selection", "select"]
 
 
 PAPER_TEMPERATURE = 1.0
+PASSAGE_SECONDS = 10
+COVERAGE_TEMPERATURE = 0.05  # nearly the best frames alone: passages stay whole
+
+Measure = Callable[[str], AbstractContextManager[None]]
+"""Times a block under a name, such as ``Timings.measure``."""
+
+
+def _untimed(_: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,7 @@ class Request:
         n_keep: tokens to keep, at least 1 and at most ``tokens``.
         budget: tokens that phase 1 leaves to phase 2, at least ``n_keep``.
         frame_tokens: tokens of a one-second frame.
+        measure: times ``phase_1`` and ``phase_2``.
     """
 
     options: PruningOptions
@@ -53,6 +65,7 @@ class Request:
     n_keep: int
     budget: int
     frame_tokens: int
+    measure: Measure = _untimed
 
     @property
     def tokens(self) -> int:
@@ -61,19 +74,22 @@ class Request:
 
     def by_similarity(self, n_keep: int) -> Selection:
         """Phase 1 over all tokens."""
-        scores = self.scorer.similarity()
         temperature = self.options.frame_temperature or PAPER_TEMPERATURE
-        kept = keep_by_similarity(scores, n_keep, self.frame_tokens, temperature)
+        with self.measure("phase_1"):
+            scores = self.scorer.similarity()
+            kept = keep_by_similarity(scores, n_keep, self.frame_tokens, temperature)
         return Selection(kept, similarity=scores)
 
     def by_attention(self, candidates: NDArray[np.int64]) -> Selection:
         """Phase 2 among ``candidates``."""
-        scores = self.scorer.attention(candidates, self.options.single_head)
-        if len(scores) != len(candidates):
-            raise OptionError(
-                f"project gave {len(scores)} tokens for {len(candidates)}: it must keep each one."
-            )
-        kept = keep_by_attention(scores, self.n_keep)
+        with self.measure("phase_2"):
+            scores = self.scorer.attention(candidates, self.options.single_head)
+            if len(scores) != len(candidates):
+                raise OptionError(
+                    f"project gave {len(scores)} tokens for {len(candidates)}: "
+                    "it must keep each one."
+                )
+            kept = keep_by_attention(scores, self.n_keep)
         return Selection(candidates[kept], attention=scores, candidates=candidates)
 
 
@@ -91,6 +107,14 @@ def _similarity(request: Request) -> Selection:
 
 def _attention(request: Request) -> Selection:
     return request.by_attention(np.arange(request.tokens))
+
+
+def _coverage(request: Request) -> Selection:
+    frame = request.frame_tokens
+    with request.measure("phase_1"):
+        scores = coverage_scores(request.scorer.cosines(), PASSAGE_SECONDS * frame)
+        kept = keep_by_similarity(scores, request.n_keep, frame, COVERAGE_TEMPERATURE)
+    return Selection(kept, similarity=scores)
 
 
 def _random(request: Request) -> Selection:
@@ -113,6 +137,7 @@ METHODS: Mapping[Method, Callable[[Request], Selection]] = {
     "speechprune": _speechprune,
     "similarity": _similarity,
     "attention": _attention,
+    "coverage": _coverage,
     "random": _random,
     "crop": _crop,
     "truncate": _first,
@@ -121,7 +146,12 @@ METHODS: Mapping[Method, Callable[[Request], Selection]] = {
 
 
 def select(
-    options: PruningOptions, scorer: Scorer, *, window_tokens: int, frame_tokens: int
+    options: PruningOptions,
+    scorer: Scorer,
+    *,
+    window_tokens: int,
+    frame_tokens: int,
+    measure: Measure = _untimed,
 ) -> Selection:
     """Choose which audio tokens reach the language model.
 
@@ -130,6 +160,7 @@ def select(
         scorer: of the recording's tokens for the question; asked only by methods that need it.
         window_tokens: tokens of one window, the default budget.
         frame_tokens: tokens of a one-second frame.
+        measure: times ``phase_1`` and ``phase_2``, where the method has them.
 
     Returns:
         Exactly ``options.kept_tokens(tokens, window_tokens)`` tokens, in time order.
@@ -152,5 +183,6 @@ def select(
         n_keep=options.kept_tokens(tokens, window_tokens),
         budget=min(options.budget or window_tokens, tokens),
         frame_tokens=frame_tokens,
+        measure=measure,
     )
     return METHODS[options.method](request)

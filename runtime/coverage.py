@@ -1,0 +1,117 @@
+"""Coverage: how many of the question's words are spoken around a token. A method of our own.
+
+SpeechPrune's phase 1 (arXiv:2412.12009, eq. 3-4) averages the cosines of a token to all words of
+the question. Two things mislead it. Some audio tokens resemble every word a little (cosines of
+embeddings share a large common part), and a token stands for a piece of one word, while a passage
+that answers a question holds several of its words. So cosines are compared within the recording,
+question token by question token, and a passage is scored by the best match of each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechprune_ort.errors import OptionError
+
+__all__ = ["cosine_matrix", "coverage_scores", "moving_max", "unit_rows"]
+
+ROWS_AT_ONCE = 256  # embeddings widened at a time
+
+
+def unit_rows(embeds: NDArray[Any]) -> NDArray[np.float32]:
+    """Rows (n, hidden) divided by their lengths; a row of zeros stays."""
+    wide = embeds.astype(np.float32)
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    units: NDArray[np.float32] = np.divide(
+        wide, lengths, out=np.zeros_like(wide), where=lengths > 0
+    )
+    return units
+
+
+def cosine_matrix(audio: NDArray[Any], text: NDArray[Any]) -> NDArray[np.float32]:
+    """Cosine of every audio token to every token of a text.
+
+    Args:
+        audio: (tokens, hidden).
+        text: (query, hidden).
+
+    Returns:
+        (tokens, query) float32; 0 for embeddings of zeros.
+    """
+    columns = np.ascontiguousarray(unit_rows(text).T)
+    return np.concatenate(
+        [
+            unit_rows(audio[start : start + ROWS_AT_ONCE]) @ columns
+            for start in range(0, len(audio), ROWS_AT_ONCE)
+        ]
+    )
+
+
+def moving_max(values: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """Largest value within ``width`` rows around each row; at the ends, of those that there are.
+
+    Args:
+        values: (tokens, columns).
+        width: rows, at least 1; an even width reaches one row further back than ahead.
+
+    Returns:
+        (tokens, columns).
+
+    >>> moving_max(np.array([[0.0], [3.0], [1.0], [0.0], [0.0]], np.float32), 3).ravel().tolist()
+    [3.0, 3.0, 3.0, 1.0, 0.0]
+    """
+    tokens = len(values)
+    back = width // 2
+    padded = np.full((tokens + width - 1, values.shape[1]), -np.inf, np.float32)
+    padded[back : back + tokens] = values
+    # Maxima of 1, 2, 4, ... rows; two that overlap make any width.
+    reach = 1
+    while 2 * reach <= width:
+        padded = np.maximum(padded[: len(padded) - reach], padded[reach:])
+        reach *= 2
+    rest = width - reach
+    widest: NDArray[np.float32] = np.maximum(padded[:tokens], padded[rest : rest + tokens])
+    return widest
+
+
+def coverage_scores(cosines: NDArray[Any], width: int) -> NDArray[np.float32]:
+    """Mean over the question's tokens of their best match within ``width`` audio tokens.
+
+    A match is a cosine in standard deviations above the mean of that question token over the
+    recording: what is alike everywhere counts nothing anywhere. Below the mean counts as 0.
+
+    Args:
+        cosines: (tokens, query) of every audio token to every token of the question.
+        width: of a passage, in audio tokens.
+
+    Returns:
+        (tokens,) float32, at least 0.
+
+    Raises:
+        OptionError: the array is empty, a value is not finite, or the width is below 1.
+
+    The first token of the question is heard at the end; the other is everywhere:
+
+    >>> cosines = np.array([[0.1, 0.5], [0.1, 0.5], [0.1, 0.5], [0.1, 0.5], [0.9, 0.5]])
+    >>> coverage_scores(cosines, 3).tolist()
+    [0.0, 0.0, 0.0, 1.0, 1.0]
+    """
+    if cosines.ndim != 2 or cosines.size == 0:
+        raise OptionError(
+            f"cosines must be a non-empty array (tokens, query), not of shape {cosines.shape}."
+        )
+    if width < 1:
+        raise OptionError(f"width must be at least 1, not {width}.")
+    wide = cosines.astype(np.float64)
+    if not np.isfinite(wide).all():
+        raise OptionError("cosines hold NaN or infinity: nothing can be ranked by them.")
+    spread = wide.std(axis=0)
+    above = np.divide(
+        wide - wide.mean(axis=0), spread, out=np.zeros_like(wide), where=spread > 1e-9
+    ).astype(np.float32)
+    best = np.maximum(moving_max(above, width), 0)
+    scores: NDArray[np.float32] = best.mean(axis=1, dtype=np.float64).astype(np.float32)
+    return scores
