@@ -15,7 +15,7 @@ __all__ = ["export_audio_encoder"]
 
 
 def export_audio_encoder(checkpoint: Checkpoint, plan: Plan, spec: GraphSpec, path: Path) -> None:
-    """Trace encoder, pooling and projector; every 30 s window of a batch on its own.
+    """Trace encoder, pooling and projector; every window of a batch on its own.
 
     Args:
         checkpoint: the loaded checkpoint.

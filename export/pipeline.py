@@ -137,7 +137,7 @@ def export_bundle(
                 f"The tokenizer has {len(checkpoint.tokenizer)} tokens and the embedding table "
                 f"{dims.vocab} rows: resize the model's embeddings first."
             )
-        specs = graph_specs(dims, chosen.float_dtype)
+        specs = graph_specs(dims, chosen.float_dtype, checkpoint.short_windows)
         work = _Work(checkpoint, chosen, target, specs, folder, report)
         rows = work.run()
         checkpoint.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_FILE))
@@ -258,6 +258,10 @@ class _Work:
             "speech": (mel["input_features"], mel["attention_mask"].sum(-1)),
             "random, 2 windows": (noise, np.array([dims.frames, dims.frames // 3])),
         }
+        if self.checkpoint.short_windows:
+            frames = dims.frames // 3 // 4 * 4
+            short = noise[:, :, :frames].copy()
+            features["random, short windows"] = (short, np.array([frames - 4, frames // 2]))
         session_cases = {}
         for case, (windows, lengths) in features.items():
             inputs = {"input_features": windows, "feature_lengths": lengths.astype(np.int64)}

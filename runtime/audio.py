@@ -13,9 +13,17 @@ from numpy.typing import NDArray
 
 from speechprune_ort.errors import AudioError, OptionError
 
-__all__ = ["SAMPLING_RATE", "Source", "load_audio", "stream_audio", "stream_windows"]
+__all__ = [
+    "SAMPLING_RATE",
+    "Source",
+    "audio_seconds",
+    "load_audio",
+    "stream_audio",
+    "stream_windows",
+]
 
 SAMPLING_RATE = 16_000
+LONGEST_STATED = 30 * 86_400.0  # seconds
 BLOCK_FRAMES = 1 << 18  # read at a time: a long stereo file is never in memory twice
 
 
@@ -38,6 +46,17 @@ def load_audio(source: Source, sampling_rate: int | None = None) -> NDArray[np.f
             array comes without its rate.
     """
     return np.concatenate(list(stream_audio(source, sampling_rate)))
+
+
+def audio_seconds(path: str | PathLike[str]) -> float | None:
+    """Length of a recording by its header; None where it does not say, or cannot be read."""
+    try:
+        info = soundfile.info(fspath(path))
+    except (OSError, RuntimeError):
+        return None
+    seconds = info.frames / info.samplerate
+    # A stream of unknown length states the largest number that there is.
+    return seconds if 0 < seconds < LONGEST_STATED else None
 
 
 def stream_audio(source: Source, sampling_rate: int | None = None) -> Iterator[NDArray[np.float32]]:

@@ -225,34 +225,48 @@ class EmbedsBuilder:
         device: where the encoder runs.
         budget: bytes that all embeddings together may take on the device; what is longer goes
             to a temporary file.
+
+    Attributes:
+        window_tokens: rows of a whole window.
     """
 
     def __init__(
         self, shape: tuple[int, int], dtype: np.dtype[Any], device: Device, budget: int
     ) -> None:
-        self._window_tokens, self._hidden = shape
+        self.window_tokens, self._hidden = shape
         self._dtype, self._device = dtype, device
-        self._most = max(self._window_tokens, budget // (self._hidden * dtype.itemsize))
+        self._most = max(self.window_tokens, budget // (self._hidden * dtype.itemsize))
         # On the CPU pages are only touched when written; elsewhere the buffer grows.
-        rows = self._most if device.name == "cpu" else min(self._most, 4 * self._window_tokens)
+        rows = self._most if device.name == "cpu" else min(self._most, 4 * self.window_tokens)
         self._embeds = self._buffer(rows)
         self._rows = rows
         self._tokens = self._written = 0
         self._file: IO[bytes] | None = None
 
-    def bind_next(self, binding: ort.IOBinding, name: str) -> None:
-        """Let a session write the next window where it belongs."""
-        if self._tokens - self._written + self._window_tokens > self._rows:
+    def bind_next(self, binding: ort.IOBinding, name: str, tokens: int | None = None) -> None:
+        """Let a session write the next window where it belongs.
+
+        Args:
+            binding: of the session.
+            name: of its output.
+            tokens: that it will write, at most and by default a whole window's.
+        """
+        if self._tokens - self._written + self.window_tokens > self._rows:
             self._make_room()
-        shape = (1, self._window_tokens, self._hidden)
+        shape = (1, self.window_tokens if tokens is None else tokens, self._hidden)
         self._embeds.bind_output(binding, name, self._tokens - self._written, shape)
 
     def append(self, rows: NDArray[Any]) -> None:
         """Keep rows (at most window_tokens, hidden) that are on the host."""
-        if self._tokens - self._written + self._window_tokens > self._rows:
+        if self._tokens - self._written + self.window_tokens > self._rows:
             self._make_room()
         self._embeds.write(rows, self._tokens - self._written)
         self.commit(len(rows))
+
+    def peek(self, count: int) -> NDArray[Any]:
+        """A copy of the first tokens of the window that was written, before they are kept."""
+        start = self._tokens - self._written
+        return self._embeds.rows(start + count)[start:].copy()
 
     def commit(self, count: int) -> None:
         """Keep the first tokens of the window that was written."""
@@ -277,11 +291,11 @@ class EmbedsBuilder:
             grown = np.empty((rows, self._hidden), self._dtype)
             grown[: self._tokens] = self._embeds.rows(self._tokens)
             self._embeds, self._rows = DeviceEmbeds.of(grown, self._device), rows
-            if self._tokens + self._window_tokens <= rows:
+            if self._tokens + self.window_tokens <= rows:
                 return
         self._file = tempfile.TemporaryFile(prefix="speechprune-ort-")  # noqa: SIM115 - kept
         self._spill()
-        self._rows = self._window_tokens
+        self._rows = self.window_tokens
         self._embeds = self._buffer(self._rows)
 
     def _spill(self) -> None:

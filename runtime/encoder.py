@@ -18,6 +18,8 @@ from speechprune_ort.runtime.features import LogMel
 
 __all__ = ["encode_windows"]
 
+REACH = 4  # frames behind the last one that convolutions may look at
+
 
 def encode_windows(
     session: ort.InferenceSession,
@@ -31,7 +33,9 @@ def encode_windows(
 ) -> AudioEmbeds:
     """Run the audio encoder and lay the windows' tokens end to end.
 
-    One window at a time: a batch is no faster on a CPU and needs its memory at once.
+    One window at a time: a batch is no faster on a CPU and needs its memory at once. Windows
+    without a sound (every sample 0) are all alike and encoded once; where the graph takes short
+    windows, the last one is not padded to its full length.
 
     Args:
         session: ``audio_encoder``.
@@ -50,16 +54,31 @@ def encode_windows(
         AudioError: the recording is too short for a single token.
     """
     total, heard = 0, 0.0
+    silent: dict[int, NDArray[Any]] = {}  # by length in samples
+    inputs = {tensor.name: tensor for tensor in session.get_inputs()}
+    takes_short = not isinstance(inputs["input_features"].shape[-1], int)
+    per_token = log_mel.frames // builder.window_tokens
     for window in windows:
-        with timings.measure("log_mel"):
-            features, length = log_mel(window)
-        count = audio.tokens(length)
         heard += len(window) / audio.sampling_rate
-        if count:
+        is_silent = not window.any()
+        if is_silent and len(window) in silent:
             with timings.measure("encoder"):
-                _encode(session, features, length, builder, device)
-                builder.commit(count)
-        total += count
+                builder.append(silent[len(window)])
+            total += len(silent[len(window)])
+        else:
+            with timings.measure("log_mel"):
+                features, length = log_mel(window)
+                if takes_short:
+                    features = _unpadded(features, length, per_token)
+            count = audio.tokens(length)
+            if count:
+                with timings.measure("encoder"):
+                    tokens = features.shape[1] // per_token
+                    _encode(session, features, length, tokens, builder, device)
+                    if is_silent:
+                        silent[len(window)] = builder.peek(count)
+                    builder.commit(count)
+            total += count
         if progress:
             progress(heard)
     if total == 0:
@@ -74,6 +93,7 @@ def _encode(
     session: ort.InferenceSession,
     features: NDArray[np.float32],
     length: int,
+    tokens: int,
     builder: EmbedsBuilder,
     device: Device,
 ) -> None:
@@ -82,8 +102,14 @@ def _encode(
     inputs = (device.put(features[None]), device.put(np.array([length], np.int64)))
     binding.bind_ortvalue_input("input_features", inputs[0])
     binding.bind_ortvalue_input("feature_lengths", inputs[1])
-    builder.bind_next(binding, "audio_embeds")
+    builder.bind_next(binding, "audio_embeds", tokens)
     session.run_with_iobinding(binding)
+
+
+def _unpadded(features: NDArray[np.float32], length: int, per_token: int) -> NDArray[np.float32]:
+    """Features without frames of padding that no token of the recording depends on."""
+    needed = -(-(length + REACH) // per_token) * per_token
+    return np.ascontiguousarray(features[:, : min(needed, features.shape[1])])
 
 
 def _least_seconds(audio: AudioSpec) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from speechprune_ort.manifest import TOKENIZER_FILE, Manifest
 from speechprune_ort.options import Backend, DeviceName, PruningOptions
 from speechprune_ort.results import Timings
 from speechprune_ort.runtime.audio import stream_windows
+from speechprune_ort.runtime.budget import PrefillTime
 from speechprune_ort.runtime.bundle import verify_files
 from speechprune_ort.runtime.decoder import Decoder
 from speechprune_ort.runtime.device import resolve_device
@@ -37,6 +40,9 @@ from speechprune_ort.specs import (
 )
 
 __all__ = ["Engine"]
+
+TIMED_LENGTHS = (32, 128, 512)  # positions, to measure how long a prompt takes
+LONGEST_TIMED = 2.0  # seconds after which no longer prompt is tried
 
 
 class Engine:
@@ -204,6 +210,27 @@ class Engine:
                 session = self.session(ASSEMBLE)
                 return assemble(session, self.device, before, audio, indices, after)
             return np.concatenate([before, audio.take(indices), after])
+
+    @cached_property
+    def prefill_time(self) -> PrefillTime:
+        """How long reading a prompt takes here: measured, the better of two, a second or so."""
+        seconds: dict[int, float] = {}
+        vocab = self.manifest.dimensions.vocab
+        for length in TIMED_LENGTHS:
+            if length > self.manifest.dimensions.context:
+                break
+            embeds = self.embed(tuple(range(min(length, vocab))))
+            embeds = np.resize(embeds, (length, embeds.shape[1]))
+            decoder = self.decoder(length)
+            taken = []
+            for _ in range(3):  # the first warms up
+                started = perf_counter()
+                decoder.prefill(embeds, np.arange(length))
+                taken.append(perf_counter() - started)
+            seconds[length] = min(taken[1:])
+            if seconds[length] > LONGEST_TIMED:
+                break
+        return PrefillTime.fit(seconds)
 
     def decoder(self, capacity: int) -> Decoder:
         """A decoder with an empty cache of ``capacity`` positions."""

@@ -25,19 +25,19 @@ ABOUT, EMBEDS = "about.json", "embeds.npy"
 ROWS_AT_ONCE = 4096
 
 
-def save_embeds(path: Path, embeds: AudioEmbeds, digest: str, seconds: float) -> None:
+def save_embeds(path: Path, embeds: AudioEmbeds, digest: str, seconds: tuple[float, float]) -> None:
     """Write a recording; the file appears once it is whole.
 
     Args:
         path: file to write; an earlier one is replaced.
         embeds: of the recording.
         digest: of the bundle that made them.
-        seconds: length of the recording.
+        seconds: length of the recording, and of what was heard of it.
 
     Raises:
         RecordingError: the file cannot be written.
     """
-    about = {"format": FORMAT, "bundle": digest, "seconds": seconds}
+    about = {"format": FORMAT, "bundle": digest, "seconds": seconds[0], "seconds_heard": seconds[1]}
     partial = path.with_name(f".{path.name}.partial")
     header = {
         "descr": np.lib.format.dtype_to_descr(embeds.dtype),
@@ -61,7 +61,7 @@ def save_embeds(path: Path, embeds: AudioEmbeds, digest: str, seconds: float) ->
 
 def load_embeds(
     path: Path, digest: str, hidden: int, dtype: np.dtype[Any], device: Device, budget: int
-) -> tuple[AudioEmbeds, float]:
+) -> tuple[AudioEmbeds, tuple[float, float]]:
     """Read a recording of this bundle.
 
     Args:
@@ -73,7 +73,7 @@ def load_embeds(
         budget: bytes that they may take there; longer ones go to a temporary file.
 
     Returns:
-        The embeddings, and the length of the recording in seconds.
+        The embeddings, and in seconds the length of the recording and of what was heard of it.
 
     Raises:
         RecordingError: there is no such file, it is none of these, or of another bundle.
@@ -87,7 +87,7 @@ def load_embeds(
                 raise RecordingError(
                     f"{path} was made with another bundle: listen to the recording again."
                 )
-            seconds = float(about["seconds"])
+            seconds = float(about["seconds"]), float(about["seconds_heard"])
             with archive.open(EMBEDS) as stream:
                 if np.lib.format.read_magic(stream) != (1, 0):
                     raise ValueError("its array has another version")

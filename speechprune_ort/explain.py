@@ -50,7 +50,7 @@ class Explanation:
     @property
     def token_seconds(self) -> float:
         """Length of an audio token."""
-        return self.answer.seconds / max(1, self.answer.pruning.total)
+        return self.answer.seconds_heard / max(1, self.answer.pruning.total)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: the answer, every score, kept tokens and spans."""
@@ -213,7 +213,7 @@ def _page(explanation: Explanation) -> str:
     facts = {
         "heard": f"{answer.seconds:.1f} s, {pruning.total} audio tokens",
         "kept": f"{pruning.kept} tokens, {pruning.kept_share:.1%} of the recording; pruning rate "
-        f"{pruning.options.pruning_rate:g} of the budget",
+        f"{pruning.options.rate:g} of the budget",
         "method": f"{pruning.options.method}, {pruning.options.backend}",
         "time": f"first token {answer.timings.first_token:.2f} s, all {answer.timings.total:.2f} s",
     }

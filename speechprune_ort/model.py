@@ -10,9 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprune_ort.errors import OptionError
+from speechprune_ort.errors import AudioError, OptionError
 from speechprune_ort.manifest import Manifest
-from speechprune_ort.options import DeviceName, GenerationOptions, PruningOptions
+from speechprune_ort.options import (
+    DeviceName,
+    GenerationOptions,
+    LongAudio,
+    PruningOptions,
+    check_long_audio,
+)
 from speechprune_ort.pool import in_order
 from speechprune_ort.recording import Recording, sort_options
 from speechprune_ort.results import Answer, AnswerStream, Timings
@@ -79,6 +85,7 @@ class SpeechLLM:
         audio: Audio,
         *,
         sampling_rate: int | None = None,
+        long_audio: LongAudio = "prune",
         memory_budget_mb: float = MEMORY_BUDGET_MB,
         progress: Callable[[float], None] | None = None,
     ) -> Recording:
@@ -89,27 +96,41 @@ class SpeechLLM:
         Args:
             audio: path, binary file object or samples.
             sampling_rate: of ``audio`` where it is an array.
+            long_audio: what becomes of a recording longer than the model's window (30 s):
+                ``prune`` hears all of it, ``truncate`` only the window, as today's stacks do
+                (``seconds_heard`` then says so), ``error`` refuses it.
             memory_budget_mb: what its embeddings may take on the device, in 1e6 bytes; longer
                 ones go to a temporary file, and answers are the same.
             progress: called with the seconds heard after each window.
 
         Raises:
-            AudioError: the recording cannot be used.
-            OptionError: the budget is not positive.
+            AudioError: the recording cannot be used, or is too long for ``error``.
+            OptionError: the budget is not positive, or ``long_audio`` is none of the three.
         """
         budget = _budget(memory_budget_mb)
-        timings = Timings()
+        check_long_audio(long_audio)
+        timings, window = Timings(), self.manifest.audio.window_samples
         samples = 0
 
         def counted() -> Iterator[NDArray[np.float32]]:
             nonlocal samples
             for block in stream_audio(audio, sampling_rate):
+                room = window - samples
                 samples += len(block)
-                yield block
+                if len(block) <= room or long_audio == "prune":
+                    yield block
+                elif long_audio == "error":
+                    raise AudioError(
+                        f"The recording is longer than {self.manifest.audio.window_seconds:.0f} "
+                        "seconds: with long_audio='prune' all of it is heard."
+                    )
+                elif room > 0:  # the rest is read for its length alone
+                    yield block[:room]
 
-        heard = self.engine.encode(counted(), timings, budget, progress)
-        seconds = samples / self.manifest.audio.sampling_rate
-        return Recording(self.engine, heard, seconds, timings)
+        embeds = self.engine.encode(counted(), timings, budget, progress)
+        heard = min(samples, window) if long_audio == "truncate" else samples
+        rate = self.manifest.audio.sampling_rate
+        return Recording(self.engine, embeds, samples / rate, timings, heard / rate)
 
     def load_recording(
         self, path: str | PathLike[str], *, memory_budget_mb: float = MEMORY_BUDGET_MB
@@ -132,7 +153,7 @@ class SpeechLLM:
             self.engine.device,
             _budget(memory_budget_mb),
         )
-        return Recording(self.engine, heard, seconds, Timings())
+        return Recording(self.engine, heard, seconds[0], Timings(), seconds[1])
 
     def recall(self, embeds: NDArray[Any], seconds: float | None = None) -> Recording:
         """A recording from audio embeddings that were kept, such as ``recording.embeds``.
@@ -171,6 +192,7 @@ class SpeechLLM:
         question: str,
         *,
         sampling_rate: int | None = None,
+        long_audio: LongAudio = "prune",
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
         **options: Any,
@@ -181,6 +203,7 @@ class SpeechLLM:
             audio: path, binary file object or samples.
             question: what to ask.
             sampling_rate: of ``audio`` where it is an array.
+            long_audio: as in ``listen``.
             pruning: what is kept of the audio.
             generation: how the answer's tokens are chosen.
             **options: fields of either, for short: ``pruning_rate=0.4, max_new_tokens=20``;
@@ -195,6 +218,7 @@ class SpeechLLM:
             audio,
             question,
             sampling_rate=sampling_rate,
+            long_audio=long_audio,
             pruning=pruning,
             generation=generation,
             **options,
@@ -205,6 +229,7 @@ class SpeechLLM:
         requests: Iterable[tuple[Audio, str]],
         *,
         workers: int = 2,
+        long_audio: LongAudio = "prune",
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
         **options: Any,
@@ -216,6 +241,7 @@ class SpeechLLM:
         Args:
             requests: recordings (paths or file objects) with a question each.
             workers: answers worked on at once.
+            long_audio: as in ``listen``.
             pruning: what is kept of the audio.
             generation: how the answers' tokens are chosen.
             **options: fields of either, for short.
@@ -230,10 +256,13 @@ class SpeechLLM:
         if isinstance(workers, bool) or workers < 1:
             raise OptionError(f"workers must be at least 1, not {workers!r}.")
         pruning, generation = sort_options(pruning, generation, options)
+        check_long_audio(long_audio)
 
         def answer(request: tuple[Audio, str]) -> Answer:
             audio, question = request
-            return self.ask(audio, question, pruning=pruning, generation=generation)
+            return self.ask(
+                audio, question, long_audio=long_audio, pruning=pruning, generation=generation
+            )
 
         return in_order(answer, requests, workers)
 
@@ -243,6 +272,7 @@ class SpeechLLM:
         question: str,
         *,
         sampling_rate: int | None = None,
+        long_audio: LongAudio = "prune",
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
         **options: Any,
@@ -253,17 +283,21 @@ class SpeechLLM:
         and the question at the first piece.
         """
         pruning, generation = sort_options(pruning, generation, options)
-        return AnswerStream(self._pieces(audio, question, sampling_rate, pruning, generation))
+        check_long_audio(long_audio)
+        return AnswerStream(
+            self._pieces(audio, question, sampling_rate, long_audio, pruning, generation)
+        )
 
     def _pieces(
         self,
         audio: Audio,
         question: str,
         sampling_rate: int | None,
+        long_audio: LongAudio,
         pruning: PruningOptions,
         generation: GenerationOptions,
     ) -> Generator[str, None, Answer]:
-        recording = self.listen(audio, sampling_rate=sampling_rate)
+        recording = self.listen(audio, sampling_rate=sampling_rate, long_audio=long_audio)
         # Its stages count for this answer, the only one.
         return (yield from recording.pieces(question, pruning, generation, recording.timings))
 

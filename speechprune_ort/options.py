@@ -13,16 +13,23 @@ __all__ = [
     "Backend",
     "DeviceName",
     "GenerationOptions",
+    "LongAudio",
     "Method",
     "Positions",
     "PruningOptions",
+    "check_long_audio",
 ]
 
-Method = Literal["speechprune", "similarity", "attention", "random", "crop", "truncate", "none"]
+Method = Literal[
+    "speechprune", "similarity", "attention", "coverage", "random", "crop", "truncate", "none"
+]
 Positions = Literal["renumbered", "original"]
 AttentionForm = Literal["binarized", "float"]
 Backend = Literal["auto", "numpy", "ort"]
 DeviceName = Literal["auto", "cuda", "cpu"]
+LongAudio = Literal["prune", "truncate", "error"]
+"""What is done with a recording longer than the model's window: all of it is heard and pruned, it
+is cut to the window, or it is refused."""
 
 
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -41,17 +48,29 @@ def _whole(name: str, value: object, least: int) -> None:
         raise OptionError(f"{name} must be a whole number of at least {least}, not {value!r}.")
 
 
+def check_long_audio(value: str) -> None:
+    """Refuse what is none of ``LongAudio``.
+
+    Raises:
+        OptionError: it is not.
+    """
+    _choice("long_audio", value, get_args(LongAudio))
+
+
 @dataclass(frozen=True, slots=True)
 class PruningOptions:
     """Which audio tokens reach the language model.
 
     Attributes:
         method: ``speechprune`` (both phases of arXiv:2412.12009), ``similarity`` (phase 1
-            alone), ``attention`` (phase 2 alone), ``random`` tokens, ``crop`` (one random
+            alone), ``attention`` (phase 2 alone), ``coverage`` (our own: passages in which the
+            most words of the question are spoken), ``random`` tokens, ``crop`` (one random
             contiguous stretch), ``truncate`` (the beginning of the recording, as today's
             stacks do it), ``none`` (every token).
         pruning_rate: share of the budget that is removed, 0 <= rate < 1, the paper's PR. Of
-            a 750-token budget 0.2 leaves 600 tokens, however long the recording is.
+            a 750-token budget 0.2 leaves 600 tokens, however long the recording is. ``auto`` keeps
+            as many as fit the model's context beside prompt and answer, and both targets below;
+            results say how many these are and what bounded them.
         budget: tokens that phase 1 leaves; None takes one window of the model (750 for
             Qwen2-Audio).
         frame_temperature: of the softmax over one-second frames, eq. 6; 1.0 is the paper's. Lower
@@ -66,13 +85,17 @@ class PruningOptions:
         backend: what scores the tokens: ``numpy`` on the host, or ``ort``: the bundle's graphs on
             its device, where embeddings then stay. ``auto`` takes ``ort`` on CUDA and ``numpy``
             on the CPU, the faster each (``scripts/bench_pruning.py``).
+        latency_target: seconds that reading the prompt may take, for ``auto``; how long it takes
+            on this device is measured once, when it is first wanted.
+        memory_target_mb: 1e6 bytes that the decoder's cache and activations may take, for
+            ``auto``.
 
     Raises:
         OptionError: a value is out of range.
     """
 
     method: Method = "speechprune"
-    pruning_rate: float = 0.2
+    pruning_rate: float | Literal["auto"] = 0.2
     budget: int | None = None
     frame_temperature: float | None = None
     attention: AttentionForm = "binarized"
@@ -80,6 +103,8 @@ class PruningOptions:
     seed: int = 0
     positions: Positions = "renumbered"
     backend: Backend = "auto"
+    latency_target: float | None = None
+    memory_target_mb: float | None = None
 
     def __post_init__(self) -> None:
         _choice("method", self.method, get_args(Method))
@@ -87,23 +112,35 @@ class PruningOptions:
         _choice("positions", self.positions, get_args(Positions))
         _choice("backend", self.backend, get_args(Backend))
         rate = self.pruning_rate
-        _number(
-            "pruning_rate",
-            rate,
-            isinstance(rate, (int, float)) and 0 <= rate < 1,
-            "at least 0 and below 1",
-        )
-        warmth = self.frame_temperature
-        if warmth is not None:
+        if rate != "auto":
             _number(
-                "frame_temperature",
-                warmth,
-                isinstance(warmth, (int, float)) and 0 < warmth < math.inf,
-                "positive and finite",
+                "pruning_rate",
+                rate,
+                isinstance(rate, (int, float)) and 0 <= rate < 1,
+                "at least 0 and below 1, or auto",
             )
+        for name in ("frame_temperature", "latency_target", "memory_target_mb"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            ok = isinstance(value, (int, float)) and 0 < value < math.inf
+            _number(name, value, ok, "positive and finite")
+            if "target" in name and rate != "auto":
+                raise OptionError(f"{name} is for pruning_rate='auto': give both or neither.")
         if self.budget is not None:
             _whole("budget", self.budget, 1)
         _whole("seed", self.seed, 0)
+
+    @property
+    def rate(self) -> float:
+        """The pruning rate as a number.
+
+        Raises:
+            OptionError: it is ``auto``, which only a recording and a question settle.
+        """
+        if isinstance(self.pruning_rate, str):
+            raise OptionError("pruning_rate='auto' is settled with a recording: give a number.")
+        return self.pruning_rate
 
     def kept_tokens(self, total: int, window_tokens: int) -> int:
         """How many of ``total`` audio tokens these options keep.
@@ -124,7 +161,7 @@ class PruningOptions:
         if self.method == "none":
             return total
         budget = min(self.budget or window_tokens, total)
-        return max(1, min(total, round(budget * (1 - self.pruning_rate))))
+        return max(1, min(total, round(budget * (1 - self.rate))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from speechprune_ort.errors import OptionError, PromptError
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.results import Answer, AnswerStream, Pruning, Score, Timings, spans_of
+from speechprune_ort.runtime.budget import pick_tokens
 from speechprune_ort.runtime.embeddings import AudioEmbeds
 from speechprune_ort.runtime.engine import Engine
 from speechprune_ort.runtime.prompt import Prompt
@@ -38,17 +39,25 @@ class Recording:
         audio: embeddings of all of it; without tokens it is no audio.
         seconds: its length.
         timings: what encoding took.
+        seconds_heard: length of the part that was encoded; None where it is all of it.
 
     Attributes:
         seconds: as given.
+        seconds_heard: less than ``seconds`` where ``long_audio`` was ``truncate``.
         timings: as given; answers to ``ask`` count their own stages alone.
     """
 
     def __init__(
-        self, engine: Engine, audio: AudioEmbeds, seconds: float, timings: Timings
+        self,
+        engine: Engine,
+        audio: AudioEmbeds,
+        seconds: float,
+        timings: Timings,
+        seconds_heard: float | None = None,
     ) -> None:
         self._engine, self._audio = engine, audio
         self.seconds, self.timings = seconds, timings
+        self.seconds_heard = seconds if seconds_heard is None else seconds_heard
 
     @property
     def tokens(self) -> int:
@@ -108,7 +117,8 @@ class Recording:
         Raises:
             RecordingError: the file cannot be written.
         """
-        save_embeds(Path(path), self._audio, self._engine.manifest.digest, self.seconds)
+        seconds = self.seconds, self.seconds_heard
+        save_embeds(Path(path), self._audio, self._engine.manifest.digest, seconds)
 
     def prune(self, question: str, pruning: PruningOptions | None = None) -> Pruning:
         """What would be kept of the audio for a question, without answering it.
@@ -120,9 +130,10 @@ class Recording:
         Raises:
             PromptError: the question is empty.
         """
-        pruning = self._resolved(pruning or PruningOptions())
-        selection = self._select(self._engine.prompt(question), pruning, Timings())
-        return self._pruning(pruning, selection)
+        prompt = self._engine.prompt(question)
+        new_tokens = GenerationOptions().max_new_tokens
+        settled, picked = self._settled(pruning or PruningOptions(), prompt, new_tokens)
+        return self._pruning(settled, self._select(prompt, settled, Timings()), picked)
 
     def score(
         self,
@@ -150,10 +161,10 @@ class Recording:
         if not tokenized or not all(tokenized):
             raise PromptError("A continuation to score has no token: give it a text.")
         longest = max(map(len, tokenized))
-        pruning = self._resolved(pruning or PruningOptions())
         prompt = engine.prompt(question)
-        selection = self._select(prompt, pruning, timings)
-        prefill, positions = self._assemble(selection.indices, prompt, pruning, longest, timings)
+        settled, picked = self._settled(pruning or PruningOptions(), prompt, longest)
+        selection = self._select(prompt, settled, timings)
+        prefill, positions = self._assemble(selection.indices, prompt, settled, longest, timings)
         decoder = engine.decoder(len(positions) + longest)
         with timings.measure("prefill"):
             # The decoder's own logits are overwritten by its next step.
@@ -172,7 +183,7 @@ class Recording:
         return Score(
             log_probabilities=tuple(found),
             prompt_tokens=len(positions),
-            pruning=self._pruning(pruning, selection),
+            pruning=self._pruning(settled, selection, picked),
             timings=timings,
         )
 
@@ -184,8 +195,8 @@ class Recording:
         timings: Timings,
     ) -> Generator[str, None, Answer]:
         """Yield the answer's text and return the ``Answer``; stages are added to ``timings``."""
-        pruning = self._resolved(pruning)
         prompt = self._engine.prompt(question)
+        pruning, picked = self._settled(pruning, prompt, generation.max_new_tokens)
         selection = self._select(prompt, pruning, timings)
         prefill, positions = self._assemble(
             selection.indices, prompt, pruning, generation.max_new_tokens, timings
@@ -197,23 +208,54 @@ class Recording:
             finish_reason=reason,
             question=question,
             seconds=self.seconds,
+            seconds_heard=self.seconds_heard,
             prompt_tokens=len(positions),
-            pruning=self._pruning(pruning, selection),
+            pruning=self._pruning(pruning, selection, picked),
             generation=generation,
             timings=timings,
             device=self._engine.device.name,
         )
 
-    def _resolved(self, pruning: PruningOptions) -> PruningOptions:
-        """Options with the bundle's and the device's choices where the caller left them open."""
+    def _settled(
+        self, pruning: PruningOptions, prompt: Prompt, new_tokens: int
+    ) -> tuple[PruningOptions, str | None]:
+        """Options with the bundle's and the device's choices where the caller left them open.
+
+        Returns:
+            The options, and for ``pruning_rate="auto"`` what bounded the number of tokens.
+        """
+        engine, picked = self._engine, None
+        if pruning.pruning_rate == "auto" and not self.tokens:
+            pruning = replace(pruning, pruning_rate=0.0, latency_target=None, memory_target_mb=None)
+        elif pruning.pruning_rate == "auto":
+            pick = pick_tokens(
+                self.tokens,
+                len(prompt.before) + len(prompt.after),
+                new_tokens,
+                engine.manifest,
+                lambda: engine.prefill_time,
+                pruning.latency_target,
+                pruning.memory_target_mb,
+            )
+            window = pruning.budget or engine.manifest.dimensions.window_tokens
+            budget, picked = min(self.tokens, max(window, pick.tokens)), pick.limit
+            pruning = replace(
+                pruning,
+                pruning_rate=1 - pick.tokens / budget,
+                budget=budget,
+                latency_target=None,
+                memory_target_mb=None,
+            )
         temperature, backend = pruning.frame_temperature, pruning.backend
         if temperature is None:
-            temperature = self._engine.manifest.frame_temperature
+            temperature = engine.manifest.frame_temperature
         if backend == "auto":
-            backend = "ort" if self._engine.device.name == "cuda" else "numpy"
-        return replace(pruning, frame_temperature=temperature, backend=backend)
+            backend = "ort" if engine.device.name == "cuda" else "numpy"
+        return replace(pruning, frame_temperature=temperature, backend=backend), picked
 
-    def _pruning(self, options: PruningOptions, selection: Selection) -> Pruning:
+    def _pruning(
+        self, options: PruningOptions, selection: Selection, picked: str | None
+    ) -> Pruning:
         return Pruning(
             options=options,
             indices=selection.indices,
@@ -222,6 +264,7 @@ class Recording:
             similarity=selection.similarity,
             attention=selection.attention,
             candidates=selection.candidates,
+            picked=picked,
         )
 
     def _select(self, prompt: Prompt, pruning: PruningOptions, timings: Timings) -> Selection:
@@ -230,13 +273,13 @@ class Recording:
         manifest = self._engine.manifest
         with timings.measure("embed"):
             scorer = self._engine.scorer(self._audio, prompt, pruning)
-        with timings.measure("prune"):
-            return select(
-                pruning,
-                scorer,
-                window_tokens=manifest.dimensions.window_tokens,
-                frame_tokens=manifest.audio.frame_tokens,
-            )
+        return select(
+            pruning,
+            scorer,
+            window_tokens=manifest.dimensions.window_tokens,
+            frame_tokens=manifest.audio.frame_tokens,
+            measure=timings.measure,
+        )
 
     def _assemble(
         self,

@@ -22,7 +22,8 @@ STAGES = (
     "log_mel",
     "encoder",
     "embed",  # the prompt's own tokens
-    "prune",  # both phases, first-layer projections included
+    "phase_1",  # similarity to the question, and what it keeps
+    "phase_2",  # first-layer projections, attention received, and what it keeps
     "assemble",
     "prefill",
     "decode",
@@ -65,13 +66,15 @@ class Pruning:
     """What pruning kept.
 
     Attributes:
-        options: as used.
+        options: as used; what was left open is settled.
         indices: (kept,) int64, ascending, of the recording's audio tokens.
         total: audio tokens of the recording.
         spans: the kept stretches in seconds.
         similarity: (total,) float32 phase 1 score of every token, or None.
         attention: float32 phase 2 score of every token that phase 1 left, or None.
         candidates: int64 indices of the tokens that ``attention`` belongs to, or None.
+        picked: for ``pruning_rate="auto"`` what bounded the number of tokens: ``recording`` (all
+            of them fit), ``context``, ``latency_target`` or ``memory_target_mb``; or None.
     """
 
     options: PruningOptions
@@ -81,6 +84,7 @@ class Pruning:
     similarity: NDArray[np.float32] | None = None
     attention: NDArray[np.float32] | None = None
     candidates: NDArray[np.int64] | None = None
+    picked: str | None = None
 
     @property
     def kept(self) -> int:
@@ -140,7 +144,8 @@ class Answer:
         finish_reason: ``stop`` (the model ended), ``length`` (max_new_tokens) or
             ``stop_string``.
         question: what was asked.
-        seconds: length of the recording.
+        seconds: length of the recording that was given.
+        seconds_heard: length of what was encoded of it: all, unless the caller had it truncated.
         prompt_tokens: positions of the prompt, kept audio included.
         pruning: what was kept.
         generation: options as used.
@@ -153,6 +158,7 @@ class Answer:
     finish_reason: Literal["stop", "length", "stop_string"]
     question: str
     seconds: float
+    seconds_heard: float
     prompt_tokens: int
     pruning: Pruning
     generation: GenerationOptions
@@ -174,6 +180,7 @@ class Answer:
             "finish_reason": self.finish_reason,
             "question": self.question,
             "seconds": round(self.seconds, 3),
+            "seconds_heard": round(self.seconds_heard, 3),
             "device": self.device,
             "prompt_tokens": self.prompt_tokens,
             "pruning": {
@@ -182,6 +189,7 @@ class Answer:
                 "kept": pruning.kept,
                 "kept_share": round(pruning.kept_share, 4),
                 "rate_of_budget": pruning.options.pruning_rate,
+                "picked": pruning.picked,
                 "indices": pruning.indices.tolist(),
                 "spans": [[span.start, span.end] for span in pruning.spans],
             },

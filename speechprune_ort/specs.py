@@ -194,21 +194,24 @@ def present_name(layer: int, kind: str) -> str:
     return f"present.{layer}.{kind}"
 
 
-def graph_specs(dims: Dimensions, float_dtype: str) -> dict[str, GraphSpec]:
+def graph_specs(
+    dims: Dimensions, float_dtype: str, short_windows: bool = False
+) -> dict[str, GraphSpec]:
     """Every graph that a bundle may hold.
 
     Args:
         dims: sizes fixed by the checkpoint.
         float_dtype: dtype of embeddings, cache and logits: ``float32`` on CPU, ``float16``
             on CUDA, where grouped-query attention has no float32 kernel.
+        short_windows: whether the audio encoder takes windows of fewer frames.
 
     Returns:
         Specs by graph name.
     """
     sizes: dict[str, int | None] = {
         "mel_bins": dims.mel_bins,
-        "frames": dims.frames,
-        "window_tokens": dims.window_tokens,
+        "frames": None if short_windows else dims.frames,
+        "window_tokens": None if short_windows else dims.window_tokens,
         "hidden": dims.hidden,
         "heads": dims.heads,
         "kv_heads": dims.kv_heads,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tiny import TINY
 
 from speechprune_ort.manifest import MANIFEST_FILE
+from speechprune_ort.results import STAGES
 
 
 def run(*arguments: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
@@ -39,7 +40,7 @@ def test_ask_prints_the_answer_and_what_was_kept(bundle: Path, wav: Path) -> Non
     assert result.stdout.strip()
     assert "450 of 1875 tokens" in result.stderr
     assert "device auto took cpu" in result.stderr
-    for stage in ("audio", "log_mel", "encoder", "embed", "prune", "assemble", "prefill", "decode"):
+    for stage in STAGES:
         assert stage in result.stderr
 
 
@@ -101,6 +102,8 @@ def bad_inputs(bundle: Path, wav: Path, folder: Path) -> dict[str, tuple[list[ob
         "no such method": ([*ask, wav, "Who?", "--method", "best"], "best"),
         "cuda bundle": ([*ask, wav, "Who?", "--device", "cuda"], "--target cuda"),
         "beyond context": ([*ask, wav, "Who?", "--max-new-tokens", "9000"], "max_new_tokens"),
+        "no such rate": ([*ask, wav, "Who?", "--pruning-rate", "much"], "a number or auto"),
+        "too long": ([*ask, wav, "Who?", "--long-audio", "error"], "longer than 30 seconds"),
         "provider option": ([*ask, wav, "Who?", "--provider-option", "x"], "KEY=VALUE"),
     }
 
@@ -108,7 +111,8 @@ def bad_inputs(bundle: Path, wav: Path, folder: Path) -> dict[str, tuple[list[ob
 CASES = (
     "text file", "empty file", "0-sample wav", "too short", "folder as audio", "missing audio",
     "missing bundle", "changed byte", "unknown schema", "empty question", "rate of 1",
-    "no such method", "cuda bundle", "beyond context", "provider option",
+    "no such method", "cuda bundle", "beyond context", "no such rate", "too long",
+    "provider option",
 )  # fmt: skip
 
 

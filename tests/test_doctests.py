@@ -25,7 +25,8 @@ WITH_EXAMPLES = {
     for name in (
         "evaluation.perturbation", "evaluation.samples", "evaluation.scoring",
         "evaluation.settings", "evaluation.statistics", "manifest", "options", "pool", "results",
-        "runtime.audio", "runtime.features", "runtime.pruning", "runtime.sampling",
+        "runtime.audio", "runtime.budget", "runtime.coverage", "runtime.features",
+        "runtime.pruning", "runtime.sampling",
     )
 }  # fmt: skip
 

@@ -20,6 +20,8 @@ from speechprune_ort.runtime.embeddings import (
     HostEmbeds,
     SpilledEmbeds,
 )
+from speechprune_ort.runtime.features import LogMel
+from speechprune_ort.specs import AUDIO_ENCODER
 
 QUESTION = "Who owns the budget?"
 SHAPE = (30, 8)  # window_tokens, hidden
@@ -97,7 +99,7 @@ def test_a_file_may_be_read_by_several_threads_at_once() -> None:
 
 
 @pytest.mark.parametrize("backend", ["numpy", "ort"])
-@pytest.mark.parametrize("method", ["speechprune", "similarity", "attention", "random"])
+@pytest.mark.parametrize("method", ["speechprune", "similarity", "attention", "coverage", "random"])
 def test_a_spilled_recording_answers_as_one_in_memory(
     method: Any, backend: Any, bundle: Path, tone: NDArray[np.float32], tmp_path: Path
 ) -> None:
@@ -121,6 +123,42 @@ def test_progress_and_stages_cover_the_whole_recording(
     assert heard == [30.0, 60.0, 75.0]
     assert recording.seconds == 75.0
     assert set(recording.timings.seconds) == {"audio", "log_mel", "encoder"}
+
+
+@pytest.mark.parametrize("seconds", [0.06, 0.1, 1.0, 5.03, 29.9, 29.99, 30.0])
+def test_a_short_window_gives_the_tokens_that_it_gives_padded(
+    bundle: Path, tone: NDArray[np.float32], seconds: float
+) -> None:
+    model = SpeechLLM(bundle, "cpu")
+    samples = tone[: round(seconds * 16_000)]
+    features, length = LogMel(mel_bins=model.manifest.dimensions.mel_bins)(samples)
+    inputs = {"input_features": features[None], "feature_lengths": np.array([length])}
+    padded = model.engine.session(AUDIO_ENCODER).run(["audio_embeds"], inputs)[0][0]
+    found = model.listen(samples, sampling_rate=16_000).embeds
+    assert len(found) == model.manifest.audio.tokens(length)
+    np.testing.assert_allclose(found, padded[: len(found)], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("budget_mb", [192, 0.01])
+def test_silent_windows_are_encoded_once_and_count_as_any(
+    bundle: Path, tone: NDArray[np.float32], budget_mb: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from speechprune_ort.runtime import encoder
+
+    window = 30 * 16_000
+    silence = np.zeros(3 * window, np.float32)
+    samples = np.concatenate([silence, tone[:window], silence, np.zeros(5 * 16_000, np.float32)])
+    model = SpeechLLM(bundle, "cpu")
+    alone = model.listen(silence[:window], sampling_rate=16_000).embeds
+    sound = model.listen(tone[:window], sampling_rate=16_000).embeds
+    runs: list[int] = []
+    encode = encoder._encode
+    monkeypatch.setattr(encoder, "_encode", lambda *given: (runs.append(1), encode(*given)))
+    heard = model.listen(samples, sampling_rate=16_000, memory_budget_mb=budget_mb)
+    assert len(runs) == 3
+    assert heard.tokens == 7 * 750 + 125
+    wanted = np.concatenate([alone] * 3 + [sound] + [alone] * 3)
+    np.testing.assert_array_equal(heard.embeds[: 7 * 750], wanted)
 
 
 def test_a_budget_must_be_positive_and_a_broken_end_is_an_error(
@@ -223,3 +261,27 @@ def test_no_more_is_taken_than_can_be_worked_on() -> None:
     assert len(taken) <= 4
     results.close()
     assert len(taken) <= 4
+
+
+def test_what_is_longer_than_a_window_is_pruned_truncated_or_refused(
+    bundle: Path, tone: NDArray[np.float32]
+) -> None:
+    model = SpeechLLM(bundle, device="cpu")
+    heard = {
+        name: model.listen(tone, sampling_rate=16_000, long_audio=name)  # type: ignore[arg-type]
+        for name in ("prune", "truncate")
+    }
+    assert (heard["prune"].seconds, heard["prune"].seconds_heard) == (75.0, 75.0)
+    cut = heard["truncate"]
+    assert (cut.seconds, cut.seconds_heard, cut.tokens) == (75.0, 30.0, 750)
+    np.testing.assert_array_equal(cut.embeds, heard["prune"].embeds[:750])
+    answer = cut.ask(QUESTION, max_new_tokens=2)
+    assert (answer.seconds, answer.seconds_heard) == (75.0, 30.0)
+    with pytest.raises(AudioError, match="longer than 30 seconds"):
+        model.ask(tone, QUESTION, sampling_rate=16_000, long_audio="error")
+    short = tone[: 30 * 16_000]
+    for name in ("truncate", "error"):
+        whole = model.listen(short, sampling_rate=16_000, long_audio=name)  # type: ignore[arg-type]
+        assert (whole.seconds_heard, whole.tokens) == (30.0, 750)
+    with pytest.raises(OptionError, match="prune, truncate, error"):
+        model.stream(tone, QUESTION, sampling_rate=16_000, long_audio="cut")  # type: ignore[arg-type]

@@ -40,6 +40,9 @@ class Checkpoint:
         revision: commit that was loaded, or None for a local folder.
         notes: for the bundle's user, from ``bundle_notes`` of the checkpoint's config.
         frame_temperature: of phase 1, from ``bundle_frame_temperature`` of it.
+        short_windows: whether ``audio_encoder`` takes fewer frames than a window has, any multiple
+            of those under a token, and gives the tokens of the padded window, if at least 4 frames
+            of padding are left.
     """
 
     family: str
@@ -53,6 +56,7 @@ class Checkpoint:
     revision: str | None
     notes: tuple[str, ...] = ()
     frame_temperature: float = 1.0
+    short_windows: bool = False
 
 
 def split_prompt(

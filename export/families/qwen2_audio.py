@@ -32,7 +32,11 @@ LENGTH_STEPS = ((-1, 2, 1), (-2, 2, 1))
 
 
 class AudioEncoder(nn.Module):
-    """Encoder, pooling and projector as one module, its padding mask built inside."""
+    """Encoder, pooling and projector as one module, its padding mask built inside.
+
+    What ``Qwen2AudioEncoder.forward`` computes, without its demand for whole windows: the positions
+    are learned one by one and padding is masked, so that a short window needs no padding.
+    """
 
     def __init__(self, model: Qwen2AudioForConditionalGeneration) -> None:
         super().__init__()
@@ -40,15 +44,21 @@ class AudioEncoder(nn.Module):
         self.projector = model.model.multi_modal_projector
 
     def forward(self, input_features: Tensor, feature_lengths: Tensor) -> Tensor:
-        """(windows, mel_bins, frames), (windows,) -> (windows, window_tokens, hidden)."""
-        positions = torch.arange(self.tower.max_source_positions, device=feature_lengths.device)
+        """(windows, mel_bins, frames), (windows,) -> (windows, frames // 4, hidden)."""
+        tower = self.tower
+        dtype = tower.conv1.weight.dtype
+        hidden = nn.functional.gelu(tower.conv1(input_features.to(dtype)))
+        hidden = nn.functional.gelu(tower.conv2(hidden)).transpose(1, 2)
+        positions = torch.arange(hidden.shape[1], device=feature_lengths.device)
+        hidden = hidden + tower.embed_positions(positions)
         lengths = (feature_lengths - 1) // 2 + 1
         padding = positions[None, :] >= lengths[:, None]
-        dtype = self.tower.conv1.weight.dtype
         # Additive and finite: a softmax over minus infinities alone would be NaN.
         mask = padding[:, None, None, :].to(dtype) * torch.finfo(dtype).min
-        hidden = self.tower(input_features.to(dtype), attention_mask=mask).last_hidden_state
-        embeds: Tensor = self.projector(hidden)
+        for layer in tower.layers:
+            hidden = layer(hidden, mask)
+        pooled = tower.avg_pooler(hidden.transpose(1, 2)).transpose(1, 2)
+        embeds: Tensor = self.projector(tower.layer_norm(pooled))
         return embeds
 
 
@@ -134,6 +144,7 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
         revision=getattr(config, "_commit_hash", None),
         notes=tuple(getattr(config, "bundle_notes", ())),
         frame_temperature=float(getattr(config, "bundle_frame_temperature", 1.0)),
+        short_windows=True,
     )
 
 

@@ -5,25 +5,32 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from speechprune_ort.cli.options import provider_options
+from speechprune_ort.cli.options import provider_options, pruning_rate_of
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import (
     AttentionForm,
     DeviceName,
     GenerationOptions,
+    LongAudio,
     Method,
     Positions,
     PruningOptions,
 )
-from speechprune_ort.results import Answer, Span
+from speechprune_ort.results import Answer, AnswerStream, Span
+
+if TYPE_CHECKING:
+    from speechprune_ort import Recording, SpeechLLM
 
 __all__ = ["ask", "summary"]
+
+SHOWN_FROM_S = 60.0  # seconds of audio that are worth a progress bar
 
 
 def ask(
@@ -37,8 +44,25 @@ def ask(
         typer.Option(help="Which tokens are kept."),
     ] = "speechprune",
     pruning_rate: Annotated[
-        float, typer.Option(help="Share of the budget that is removed, 0 <= rate < 1.")
-    ] = 0.2,
+        str,
+        typer.Option(
+            help="Share of the budget that is removed, 0 <= rate < 1; or auto: as many tokens as "
+            "fit the context and the targets."
+        ),
+    ] = "0.2",
+    latency_target: Annotated[
+        float | None, typer.Option(help="For auto: seconds that reading the prompt may take.")
+    ] = None,
+    memory_target_mb: Annotated[
+        float | None, typer.Option(help="For auto: what cache and activations may take.")
+    ] = None,
+    long_audio: Annotated[
+        LongAudio,
+        typer.Option(help="Longer than the model's window: prune, truncate to it, or error."),
+    ] = "prune",
+    memory_budget_mb: Annotated[
+        float, typer.Option(help="Of audio embeddings; the rest goes to a temporary file.")
+    ] = 192.0,
     budget: Annotated[
         int | None,
         typer.Option(help="Audio tokens that phase 1 leaves; one window (750) by default."),
@@ -89,13 +113,15 @@ def ask(
         raise OptionError("--transcript is of --explain: give both.")
     pruning = PruningOptions(
         method=method,
-        pruning_rate=pruning_rate,
+        pruning_rate=pruning_rate_of(pruning_rate),
         budget=budget,
         frame_temperature=frame_temperature,
         attention=attention,
         single_head=single_head,
         seed=seed,
         positions=positions,
+        latency_target=latency_target,
+        memory_target_mb=memory_target_mb,
     )
     generation = GenerationOptions(
         max_new_tokens=max_new_tokens,
@@ -110,11 +136,14 @@ def ask(
         threads,
         provider_options(provider_option),
     )
-    if len(questions) == 1:
-        streams = [model.stream(audio, questions[0], pruning=pruning, generation=generation)]
-    else:
-        recording = model.listen(audio)
-        streams = [recording.stream(q, pruning=pruning, generation=generation) for q in questions]
+    recording = _listen(model, audio, long_audio, memory_budget_mb)
+    streams = [
+        # Of several questions none has the encoding to itself.
+        AnswerStream(recording.pieces(q, pruning, generation, recording.timings))
+        if len(questions) == 1
+        else recording.stream(q, pruning=pruning, generation=generation)
+        for q in questions
+    ]
     if explain is not None:
         from speechprune_ort.explain import explain as beside
         from speechprune_ort.explain import write_explanation
@@ -139,16 +168,41 @@ def ask(
         console.print(summary(stream.answer))
 
 
+def _listen(
+    model: SpeechLLM, audio: Path, long_audio: LongAudio, memory_budget_mb: float
+) -> Recording:
+    """Encode a recording, with a bar and the time left where that takes a while."""
+    from speechprune_ort.runtime.audio import audio_seconds
+
+    seconds = audio_seconds(audio)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    console = Console(stderr=True, markup=False)
+    hidden = not console.is_terminal or (seconds or 0.0) < SHOWN_FROM_S
+    with Progress(*columns, console=console, transient=True, disable=hidden) as display:
+        task = display.add_task("listening", total=seconds)
+        return model.listen(
+            audio,
+            long_audio=long_audio,
+            memory_budget_mb=memory_budget_mb,
+            progress=lambda heard: display.update(task, completed=heard),
+        )
+
+
 def summary(answer: Answer) -> Table:
     """What was kept and what each stage took, as a table for the terminal."""
     pruning, timings = answer.pruning, answer.timings
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("heard", f"{answer.seconds:.1f} s, {pruning.total} audio tokens")
+    cut = answer.seconds_heard < answer.seconds
+    given = f"{answer.seconds:.1f} s" if not cut else f"{answer.seconds_heard:.1f} s"
+    rest = f", the first of {answer.seconds:.1f} s" if cut else ""
+    table.add_row("heard", f"{given}, {pruning.total} audio tokens{rest}")
     table.add_row(
         "kept",
         f"{pruning.kept} of {pruning.total} tokens ({pruning.kept_share:.0%} of the recording; "
-        f"pruning rate {pruning.options.pruning_rate} of the budget; {pruning.options.method})",
+        f"pruning rate {pruning.options.rate:.3g} of the budget; {pruning.options.method})",
     )
+    if pruning.picked:
+        table.add_row("picked", f"{pruning.kept} tokens, bounded by {pruning.picked}")
     spans = [f"{span.start:.1f}-{span.end:.1f}" for span in _joined(pruning.spans)]
     shown = " ".join(spans[:24]) + (f" and {len(spans) - 24} more" if len(spans) > 24 else "")
     table.add_row("spans", f"{shown} s")

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from speechprune_ort.errors import OptionError
 
-__all__ = ["provider_options"]
+__all__ = ["provider_options", "pruning_rate_of"]
+
+
+def pruning_rate_of(text: str) -> float | Literal["auto"]:
+    """A pruning rate as typed: a number, or ``auto``.
+
+    Raises:
+        OptionError: it is neither.
+    """
+    if text == "auto":
+        return "auto"
+    try:
+        return float(text)
+    except ValueError:
+        raise OptionError(f"--pruning-rate takes a number or auto, not {text!r}.") from None
 
 
 def provider_options(pairs: list[str] | None) -> dict[str, str] | None:

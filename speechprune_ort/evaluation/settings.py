@@ -29,7 +29,7 @@ class Setting:
     @property
     def name(self) -> str:
         """``speechprune@0.2``; ``none`` and ``truncate@0`` have their plain names."""
-        method, rate = self.options.method, self.options.pruning_rate
+        method, rate = self.options.method, self.options.rate
         return method if method == "none" else f"{method}@{rate:g}"
 
     def with_seed(self, seed: int) -> PruningOptions:

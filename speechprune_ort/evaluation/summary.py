@@ -159,9 +159,7 @@ def _subset(name: str, note: str, rows: Sequence[Row], settings: Sequence[Settin
                 kept_share=float(
                     np.mean([s["kept"] / r["tokens"] for s, r in zip(results, rows, strict=True)])
                 ),
-                pruning_rate=None
-                if setting.options.method == "none"
-                else setting.options.pruning_rate,
+                pruning_rate=None if setting.options.method == "none" else setting.options.rate,
                 key_kept=float(np.mean(covered)) if covered else None,
                 unanswered=float(np.mean([c is None for r in results for c in r["chosen"]])),
                 versus=versus,
@@ -175,10 +173,10 @@ def _compared(setting: Setting, settings: Sequence[Setting]) -> list[str]:
 
     All tokens, the truncated recording, and SpeechPrune with its rivals at the same rate.
     """
-    method, rate = setting.options.method, setting.options.pruning_rate
+    method, rate = setting.options.method, setting.options.rate
     names = ["none", ORIGINAL.name]
     if method == "speechprune":
-        names += [s.name for s in settings if s.options.pruning_rate == rate]
+        names += [s.name for s in settings if s.options.rate == rate]
     known = {s.name for s in settings}
     return [name for name in dict.fromkeys(names) if name in known and name != setting.name]
 
