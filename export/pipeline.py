@@ -364,9 +364,16 @@ class _Work:
         )
         self.report(f"verify {spec.name}")
         table = checkpoint.language_model.get_input_embeddings().weight.detach().numpy()
-        prompts = {
+        # Both within the template: a model that was trained with it need not be stable without.
+        audio = {
             "random ids": table[self.random.integers(0, len(table), 40)],
-            "speech prompt": np.concatenate([self._piece(p, table) for p in checkpoint.prompt]),
+            "speech": self.embeds["speech"],
+        }
+        prompts = {
+            f"prompt with {name}": np.concatenate(
+                [self._piece(piece, heard, table) for piece in checkpoint.prompt]
+            )
+            for name, heard in audio.items()
         }
         return verify_decoder(
             path,
@@ -378,10 +385,12 @@ class _Work:
             self.plan.min_cosine,
         )
 
-    def _piece(self, piece: PromptPiece, table: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _piece(
+        self, piece: PromptPiece, audio: NDArray[np.float32], table: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
         """Embeddings (tokens, hidden) of a piece of the prompt."""
         if piece.kind == "audio":
-            return self.embeds["speech"]
+            return audio
         text = piece.before + QUESTION + piece.after
         ids = piece.ids or self.checkpoint.tokenizer.encode(text, add_special_tokens=False)
         return table[np.array(ids, np.int64)]
