@@ -125,7 +125,7 @@ QUESTIONS: tuple[Question, ...] = (
     Question(
         "How large is the budget that the city council has approved?",
         "42,000 dollars",
-        ("forty two thousand", "forty-two thousand", "42,000", "42000"),
+        ("forty two thousand", "forty-two thousand", "42 thousand", "42,000", "42000"),
         "approved a budget",
     ),
     Question(
