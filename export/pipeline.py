@@ -300,7 +300,7 @@ class _Work:
     def _binarized(self, spec: GraphSpec, path: Path) -> Checked:
         dims = self.checkpoint.dimensions
         projection = BinaryProjection.of(self.checkpoint.language_model)
-        export_binarized(projection, dims, spec, path)
+        export_binarized(projection, dims, self.target, spec, path)
         cases = self._qk_cases(lambda x: projection.torch_reference(x, dims.head_dim))
         return verify_graph(path, spec, self.target, cases, EXACT)
 
