@@ -94,8 +94,8 @@ def export_binarized(
     """Write sign(S) W^b as 8-bit products with int32 sums: exact at any width.
 
     On the CPU the signs of S are 2 and 0 around a zero point of 1: its kernels for unsigned by
-    signed bytes are 12 times as fast as those for signed by signed ones
-    (``scripts/bench_pruning.py``). CUDA has kernels for signed bytes alone.
+    signed bytes are eight times as fast as those for signed by signed ones (``docs/pruning.md``).
+    For CUDA both stay signed.
 
     Args:
         projection: binarized weights.

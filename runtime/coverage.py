@@ -15,20 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort.errors import OptionError
+from speechprune_ort.runtime.pruning import ROWS_AT_ONCE, unit_rows
 
-__all__ = ["cosine_matrix", "coverage_scores", "moving_max", "unit_rows"]
-
-ROWS_AT_ONCE = 256  # embeddings widened at a time
-
-
-def unit_rows(embeds: NDArray[Any]) -> NDArray[np.float32]:
-    """Rows (n, hidden) divided by their lengths; a row of zeros stays."""
-    wide = embeds.astype(np.float32)
-    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
-    units: NDArray[np.float32] = np.divide(
-        wide, lengths, out=np.zeros_like(wide), where=lengths > 0
-    )
-    return units
+__all__ = ["cosine_matrix", "coverage_scores", "moving_max"]
 
 
 def cosine_matrix(audio: NDArray[Any], text: NDArray[Any]) -> NDArray[np.float32]:

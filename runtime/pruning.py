@@ -23,6 +23,7 @@ __all__ = [
     "received_attention",
     "similarity_scores",
     "text_direction",
+    "unit_rows",
 ]
 
 Floats = NDArray[np.floating[Any]]
@@ -89,6 +90,16 @@ def similarity_scores(audio: Floats, text: Floats) -> NDArray[np.float32]:
     return scores
 
 
+def unit_rows(embeds: NDArray[Any]) -> NDArray[np.float32]:
+    """Rows (n, hidden) divided by their lengths; a row of zeros stays."""
+    wide = embeds.astype(np.float32)
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    units: NDArray[np.float32] = np.divide(
+        wide, lengths, out=np.zeros_like(wide), where=lengths > 0
+    )
+    return units
+
+
 def text_direction(text: Floats) -> NDArray[np.float32]:
     """Mean of the unit vectors of a text's embeddings.
 
@@ -106,10 +117,7 @@ def text_direction(text: Floats) -> NDArray[np.float32]:
     """
     _check("text embeddings", text, ("query", "hidden"))
     _check_finite("text embeddings", text)
-    wide = text.astype(np.float32)
-    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
-    units = np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0)
-    direction: NDArray[np.float32] = units.mean(axis=0)
+    direction: NDArray[np.float32] = unit_rows(text).mean(axis=0)
     return direction
 
 

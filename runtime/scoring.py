@@ -14,10 +14,15 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from speechprune_ort.errors import OptionError
-from speechprune_ort.runtime.coverage import cosine_matrix, unit_rows
+from speechprune_ort.runtime.coverage import cosine_matrix
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.runtime.embeddings import AudioEmbeds, DeviceEmbeds
-from speechprune_ort.runtime.pruning import received_attention, similarity_scores, text_direction
+from speechprune_ort.runtime.pruning import (
+    received_attention,
+    similarity_scores,
+    text_direction,
+    unit_rows,
+)
 
 __all__ = ["NumpyScorer", "OrtScorer", "Projection", "Scorer", "assemble"]
 

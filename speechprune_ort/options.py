@@ -125,7 +125,8 @@ class PruningOptions:
                 continue
             ok = isinstance(value, (int, float)) and 0 < value < math.inf
             _number(name, value, ok, "positive and finite")
-            if "target" in name and rate != "auto":
+        for name in ("latency_target", "memory_target_mb"):
+            if getattr(self, name) is not None and rate != "auto":
                 raise OptionError(f"{name} is for pruning_rate='auto': give both or neither.")
         if self.budget is not None:
             _whole("budget", self.budget, 1)

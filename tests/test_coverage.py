@@ -12,10 +12,9 @@ from speechprune_ort.runtime.coverage import (
     cosine_matrix,
     coverage_scores,
     moving_max,
-    unit_rows,
 )
 from speechprune_ort.runtime.embeddings import HostEmbeds
-from speechprune_ort.runtime.pruning import similarity_scores
+from speechprune_ort.runtime.pruning import similarity_scores, unit_rows
 from speechprune_ort.runtime.scoring import NumpyScorer
 from speechprune_ort.runtime.selection import select
 
