@@ -225,13 +225,13 @@ def adapt(
     development = load_samples(work / "features", "devclips", pieces)
     split = split_dialogues(read_spiral(spiral), test_ids())
     lexicon = read_lexicon(words, (*split.align, *split.adapt), tokenizer)
-    rng = chance(SEED)
+    rng, silence = chance(SEED), silence_token(tokenizer)
     written = write_samples(
         split.align,
         FactMaker(lexicon.single + lexicon.double, rng),
         tokenizer,
         pieces,
-        silence_token(tokenizer),
+        silence,
         rng,
     )
     console.print(f"{len(spoken)} recordings and {len(written)} texts to train on")
@@ -243,7 +243,7 @@ def adapt(
             mode=mode, minutes=minutes, rate=rate, step_tokens=1000, whole_share=whole, seed=SEED
         )
         samples = spoken + written if mode == "exact" else spoken
-        done = train(reader, samples, development, work, options, print_line, done)
+        done = train(reader, samples, development, silence, work, options, print_line, done)
     print(done)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
@@ -22,10 +23,19 @@ from small_model.training_data import Clip, clip_texts, token_labels  # noqa: E4
 from small_model.training_evaluate import contained, interval, word_errors  # noqa: E402
 from small_model.training_facts import TEMPLATES, UNSEEN_TEMPLATES, FactMaker  # noqa: E402
 from small_model.training_pieces import FIRST_MERGES, SPACE, Pieces  # noqa: E402
+from small_model.training_spikes import (  # noqa: E402
+    drop_blanks,
+    one_each,
+    runs,
+    spike,
+    with_blank,
+)
 from small_model.training_text import Dialogue, chance, split_dialogues  # noqa: E402
 
 
-@pytest.mark.parametrize("name", ["delta", "training_evaluate", "training_facts"])
+@pytest.mark.parametrize(
+    "name", ["delta", "training_evaluate", "training_facts", "training_spikes"]
+)
 def test_examples(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"small_model.{name}"))
     assert result.failed == 0
@@ -188,3 +198,63 @@ def test_rare_tokens_are_spelled_in_few_pieces_over_the_same_time() -> None:
     # A run shorter than its pieces gets the middle ones.
     assert found[19] in pieces.spell(rare)
     assert len(pieces.relabel(labels[:0])) == 0
+
+
+def test_a_run_is_likely_where_one_of_its_tokens_writes_it_and_the_others_are_blank() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(9, 4, generator=generator).log_softmax(-1)
+    labels, run, blank = [1, 1, 1, 2, 2, 3, 1, 1, 1], [4, 4, 4, 5, 5, 6, 9, 9, 9], 0
+    own = scores[torch.arange(9), torch.tensor(labels)]
+    likelihood, share = one_each(own, scores[:, blank], torch.tensor(run))
+    p = scores.exp().double()
+    for place, (start, end) in enumerate([(0, 3), (3, 5), (5, 6), (6, 9)]):
+        paths = []
+        for writer in range(start, end):  # every way of writing it once
+            others = [p[t, blank] for t in range(start, end) if t != writer]
+            paths.append(p[writer, labels[start]] * torch.tensor(others).prod())
+        wanted = torch.stack(paths)
+        assert float(likelihood[place].exp()) == pytest.approx(float(wanted.sum()), rel=1e-5)
+        np.testing.assert_allclose(share[start:end], wanted / wanted.sum(), rtol=1e-5)
+    nothing, none = one_each(own[:0], own[:0], torch.tensor(run[:0]))
+    assert len(nothing) == len(none) == 0
+
+
+def test_the_likelihood_of_a_run_teaches_one_of_its_tokens_to_write_it() -> None:
+    logits = (0.1 * torch.randn(12, 3, generator=torch.Generator().manual_seed(1))).requires_grad_()
+    run = torch.tensor([0] * 5 + [1] * 7)
+    optimizer = torch.optim.Adam([logits], 0.3)
+    for _ in range(150):
+        scores = logits.log_softmax(-1)
+        own = torch.where(run == 0, scores[:, 1], scores[:, 2])
+        optimizer.zero_grad()
+        (-one_each(own, scores[:, 0], run)[0].sum()).backward()
+        optimizer.step()
+    assert sorted(logits.argmax(-1)[:5].tolist()) == [0, 0, 0, 0, 1]
+    assert sorted(logits.argmax(-1)[5:].tolist()) == [0] * 6 + [2]
+
+
+def test_each_run_is_spiked_once_within_its_time() -> None:
+    labels = np.array([9, 9, 4, 4, 4, 5, 9, 9, 9, 4, 4], np.int32)
+    places = set()
+    for seed in range(40):
+        found = spike(labels, 9, chance(seed))
+        spoken = np.flatnonzero(found != 9)
+        assert found[spoken].tolist() == [4, 5, 4]
+        assert (found[spoken] == labels[spoken]).all()
+        places.add(int(spoken[0]))
+    assert places == {2, 3, 4}
+    assert len(spike(labels[:0], 9, chance(0))) == 0
+    assert runs(torch.from_numpy(labels)[None]).max() == 4
+
+
+def test_dropping_takes_blanks_only() -> None:
+    generator = torch.Generator().manual_seed(2)
+    embeddings = 1.0 + torch.randn(50, 16, generator=generator)
+    targets = with_blank(embeddings, 3)
+    torch.testing.assert_close(targets[3], -embeddings.mean(0))
+    assert torch.equal(targets[4:], embeddings[4:])
+    words = targets[[7, 9, 11]]
+    tokens = torch.cat([targets[[3] * 500], words, targets[[3] * 500]])
+    torch.testing.assert_close(drop_blanks(tokens, targets[3], 1.0), words)
+    assert len(drop_blanks(tokens, targets[3], 0.0)) == 1003
+    assert 350 < len(drop_blanks(tokens, targets[3], 0.6)) < 450

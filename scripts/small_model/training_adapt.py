@@ -1,7 +1,8 @@
-"""The stage adapt: the language model learns to read text at 25 tokens a second.
+"""The stage adapt: the language model learns to read words with blanks between them.
 
 LoRA on every linear layer of the language model: first on exact embeddings, spoilt by noise, then
-on what the trained encoder really makes of recordings that it was not trained on.
+on what the trained encoder really makes of recordings that it was not trained on. From part of the
+recordings most blanks are taken out: what is left is short to train on, and what pruning leaves.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from small_model.training_facts import FactMaker
 from small_model.training_features import Half
 from small_model.training_pieces import SPACE, Pieces
 from small_model.training_reader import Reader
+from small_model.training_spikes import drop_blanks, spike, with_blank
 from small_model.training_text import Dialogue, chance
 
 TRANSCRIBE = "Repeat the speech."
@@ -43,6 +45,7 @@ class AdaptOptions:
         whole_share: Share of sequences that are whole dialogues.
         joined_share: Share of sequences that are several clips, one behind the other.
         joined_tokens: Audio tokens of the longest of these.
+        dropped_share: Share of sequences from which half to all of the blanks are taken out.
         decay_from: Progress after which the rate falls linearly.
         seed: Of all chance.
         save_minutes: Between checkpoints.
@@ -56,6 +59,7 @@ class AdaptOptions:
     whole_share: float = 0.1
     joined_share: float = 0.4
     joined_tokens: int = 2000
+    dropped_share: float = 0.7
     decay_from: float = 0.5
     seed: int = 1
     save_minutes: float = 2.0
@@ -128,30 +132,32 @@ def write_samples(
 
 
 def exact_tokens(
-    labels: Labels, embeddings: torch.Tensor, rng: random.Random, noise: bool
+    labels: Labels, targets: torch.Tensor, silence: int, rng: random.Random
 ) -> torch.Tensor:
-    """Embeddings of the labels, spoilt in the ways in which an encoder is wrong.
+    """What an encoder would ideally say, spoilt in the ways in which it is wrong.
 
-    A quarter of the runs of equal tokens is mixed with another token, neighbours run into each
-    other, and all is noisy.
+    A quarter of the words' tokens is mixed with another word, neighbours run into each other, and
+    all is noisy.
+
+    Args:
+        labels: (n,), the run of each text token as long as it is spoken.
+        targets: From :func:`~small_model.training_spikes.with_blank`.
+        silence: Label of the blank.
+        rng: Source of chance.
 
     Returns:
         (n, hidden) float32.
     """
-    wanted = torch.from_numpy(labels).long()
-    tokens = embeddings[wanted].clone()
-    if not noise:
-        return tokens
-    _, runs = torch.unique_consecutive(wanted, return_inverse=True)
-    count = int(runs.max()) + 1
-    wrong = torch.rand(count) < rng.uniform(0.1, 0.4)
-    share = torch.rand(count) * 0.9 * wrong
-    other = embeddings[torch.randint(200, 30000, (count,))]
-    tokens += share[runs, None] * (other[runs] - tokens)
+    wanted = torch.from_numpy(spike(labels, silence, rng)).long()
+    tokens = targets[wanted].clone()
+    wrong = (wanted != silence) & (torch.rand(len(wanted)) < rng.uniform(0.1, 0.4))
+    share = torch.rand(len(wanted)) * 0.9 * wrong
+    other = targets[torch.randint(200, min(30000, len(targets)), (len(wanted),))]
+    tokens += share[:, None] * (other - tokens)
     blur, shifted = rng.uniform(0, 0.5), torch.roll(tokens, rng.choice([-1, 1]), 0)
     mixed = (torch.rand(len(tokens), 1) < 0.35).float() * blur
     tokens = tokens + mixed * (shifted - tokens)
-    spread = float(embeddings[:1000].std())
+    spread = float(targets[:1000].std())
     return tokens + torch.randn_like(tokens) * spread * rng.uniform(0, 0.5)
 
 
@@ -195,6 +201,7 @@ def adapt(
     reader: Reader,
     train: list[Sample],
     development: list[Sample],
+    silence: int,
     out: Path,
     options: AdaptOptions,
     report: Callable[[dict[str, Any]], None],
@@ -206,6 +213,7 @@ def adapt(
         reader: Trained in place.
         train: From :func:`load_samples`.
         development: Likewise, to watch the loss.
+        silence: Label of the blank.
         out: Folder for the checkpoint and ``adapt.jsonl``, the curve.
         options: Settings.
         report: Called with each line of the curve.
@@ -222,6 +230,7 @@ def adapt(
         if source == path:
             step, seen, before = state["step"], state["tokens"], state["elapsed"]
             optimizer.load_state_dict(state["optimizer"])
+    targets = with_blank(reader.embeddings, silence).cpu()
     rng = chance(f"{options.seed}-{options.mode}-{step}")
     torch.manual_seed(options.seed + step)
     pools = {w: [s for s in train if (s.clip.kind == "whole") == w] for w in (True, False)}
@@ -239,7 +248,7 @@ def adapt(
                 "tokens": seen,
                 "train_answer": round(running[0], 4),
                 "train_transcript": round(running[1], 4),
-                **watch(reader, development, options),
+                **watch(reader, development, targets, silence, options),
             }
             save(path, reader, optimizer, step, seen, elapsed, options)
             with (out / "adapt.jsonl").open("a", encoding="utf-8") as curve:
@@ -261,7 +270,10 @@ def adapt(
                 most = rng.randint(300, options.joined_tokens)
                 parts = join(order[whole][: -MOST_JOINED - 1 : -1], most)
             del order[whole][-len(parts) :]
-            audio = torch.cat([audio_of(part, reader, rng, options) for part in parts])
+            heard = [audio_of(part, reader, targets, silence, rng, options) for part in parts]
+            audio = torch.cat(heard)
+            if rng.random() < options.dropped_share:
+                audio = drop_blanks(audio, targets[silence], rng.uniform(0.5, 1.0))
             alone = len(parts) == 1
             turns = turns_of(parts[0].clip, rng) if alone else joined_turns(parts, rng)
             total, each, length = reader.loss(audio, turns)
@@ -280,30 +292,47 @@ def adapt(
 
 
 def audio_of(
-    sample: Sample, reader: Reader, rng: random.Random, options: AdaptOptions, noise: bool = True
+    sample: Sample,
+    reader: Reader,
+    targets: torch.Tensor,
+    silence: int,
+    rng: random.Random,
+    options: AdaptOptions,
 ) -> torch.Tensor:
     """The audio tokens of a sample in the mode of the options; encoder outputs are kept."""
     if options.mode == "real":
         if sample.tokens is None:
             sample.tokens = reader.upper.encode(sample.windows).to(torch.bfloat16).cpu().clone()
         return sample.tokens
-    return exact_tokens(sample.labels, reader.embeddings.cpu(), rng, noise)
+    return exact_tokens(sample.labels, targets, silence, rng)
 
 
 @torch.no_grad()
-def watch(reader: Reader, development: list[Sample], options: AdaptOptions) -> dict[str, float]:
-    """Held-out cross-entropy of answers and transcripts, short clips only, and without audio."""
-    sums: dict[str, list[float]] = {"held_answer": [], "held_transcript": [], "no_audio_answer": []}
+def watch(
+    reader: Reader,
+    development: list[Sample],
+    targets: torch.Tensor,
+    silence: int,
+    options: AdaptOptions,
+) -> dict[str, float]:
+    """Held-out cross-entropy of answers and transcripts, short clips only.
+
+    Of all audio tokens, of those that are not blank ("dropped"), and of the answer without audio.
+    """
+    names = ("held_answer", "held_transcript", "dropped_answer", "no_audio_answer")
+    sums: dict[str, list[float]] = {name: [] for name in names}
     rng = chance(0)
     state = torch.get_rng_state()
     torch.manual_seed(0)
     for sample in [s for s in development if s.clip.kind in ("key", "facts")][:8]:
-        audio = audio_of(sample, reader, rng, options)
+        audio = audio_of(sample, reader, targets, silence, rng, options)
         question, answer = sample.clip.questions[0]
         turns = [(question, answer, 1.0), (TRANSCRIBE, sample.clip.text, 1.0)]
         _, each, _ = reader.loss(audio, turns)
         sums["held_answer"].append(each[0])
         sums["held_transcript"].append(each[1])
+        dropped = drop_blanks(audio, targets[silence], 1.0)
+        sums["dropped_answer"].append(reader.loss(dropped, turns[:1])[1][0])
         sums["no_audio_answer"].append(reader.loss(audio[:0], turns[:1])[1][0])
     torch.set_rng_state(state)
     return {name: round(float(np.mean(v)), 4) for name, v in sums.items() if v}

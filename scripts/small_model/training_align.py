@@ -1,8 +1,9 @@
-"""The stage align: every audio token learns to be the embedding of the text token spoken there.
+"""The stage align: one audio token of each text token learns to be its embedding, the others blank.
 
-Frame cross-entropy of the projected audio against the language model's own token embeddings, with
-the embedding's squared error beside it. Trained are the upper encoder layers, the LayerNorm after
-pooling and the projector; the language model is not run.
+Likelihood of the projected audio under the language model's own token embeddings, the place of
+each text token free within the time in which it is spoken, with the embedding's squared error
+beside it. Trained are the upper encoder layers, the LayerNorm after pooling and the projector; the
+language model is not run.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - its customary name
 
 from small_model.training_data import OUTSIDE
 from small_model.training_features import TOKEN_RATE, WINDOW_TOKENS, Upper
 from small_model.training_pieces import Pieces
+from small_model.training_spikes import one_each, runs, with_blank
 from small_model.training_text import chance
 
 Report = Callable[[dict[str, Any]], None]
@@ -36,7 +37,6 @@ class AlignOptions:
         hours: Audio to pass through, repetitions counted.
         minutes: Stop and finish the schedule after this time, if earlier.
         batch: Windows of 30 s a step.
-        share: Tokens of a window that enter the loss.
         slices: Parts that full windows are cut into: attention gets cheaper.
         whole_from: Progress after which windows are whole, as in use.
         scale: Logits a unit of embedding product, at the start.
@@ -52,7 +52,6 @@ class AlignOptions:
     hours: float = 80.0
     minutes: float = 60.0
     batch: int = 2
-    share: float = 1.0
     slices: int = 5
     whole_from: float = 0.85
     scale: float = 6.0
@@ -67,8 +66,6 @@ class AlignOptions:
     def __post_init__(self) -> None:
         if self.hours <= 0 or self.minutes <= 0 or self.batch < 1:
             raise ValueError("hours, minutes and batch must be positive.")
-        if not 0 < self.share <= 1:
-            raise ValueError("share must be above 0 and at most 1.")
 
 
 class Shards:
@@ -125,31 +122,38 @@ def padding_mask(labels: torch.Tensor) -> torch.Tensor | None:
 
 
 class Head(torch.nn.Module):
-    """Scores of the vocabulary in use: ``scale * (h - mean) . (embedding - mean) + bias``.
+    """Scores of the vocabulary in use: ``scale * (h - mean) . (target - mean) + bias``.
 
     Only training needs it.
 
     Args:
         embeddings: All token embeddings, (vocabulary, hidden).
-        labels: All labels, to know which tokens are in use and how often.
+        labels: All labels, (windows, tokens), to know which tokens are in use and how often.
+        silence: Label of the blank.
         scale: At the start.
     """
 
-    def __init__(self, embeddings: torch.Tensor, labels: torch.Tensor, scale: float) -> None:
+    def __init__(
+        self, embeddings: torch.Tensor, labels: torch.Tensor, silence: int, scale: float
+    ) -> None:
         super().__init__()
-        used, counts = torch.unique(labels, return_counts=True)
+        used, counts = torch.unique(labels[labels != OUTSIDE], return_counts=True)
         inverse = torch.full((len(embeddings),), -1)
         inverse[used] = torch.arange(len(used))
-        targets = embeddings[used]
-        mean = targets.mean(0)
+        targets = with_blank(embeddings, silence)[used]
+        mean = embeddings[used].mean(0)
+        self.silence = silence
         self.register_buffer("used", used)
         self.register_buffer("inverse", inverse)
         self.register_buffer("targets", targets, persistent=False)
         self.register_buffer("mean", mean)
         self.register_buffer("centred", (targets - mean).to(torch.bfloat16), persistent=False)
-        self.variance = float((targets - mean).var())
+        self.variance = float((embeddings[used] - mean).var())
         self.scale = torch.nn.Parameter(torch.tensor(scale))
-        self.bias = torch.nn.Parameter(0.7 * (counts.float() / counts.sum()).log())
+        # A text token is written once; the blank has all the rest.
+        runs_of = counts.float() / 8
+        runs_of[inverse[silence]] = counts.sum()
+        self.bias = torch.nn.Parameter(0.7 * (runs_of / runs_of.sum()).log())
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(n, hidden) to logits (n, tokens in use)."""
@@ -159,17 +163,47 @@ class Head(torch.nn.Module):
         return logits.float() + self.bias
 
     def losses(
-        self, tokens: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Cross-entropy, squared error in units of the embeddings' variance, and accuracy."""
-        wanted = self.get_buffer("inverse")[labels]
+        self, hidden: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
+        """Losses and counts of a batch.
+
+        Args:
+            hidden: Projected audio, (batch, tokens, hidden).
+            labels: (batch, tokens), ``OUTSIDE`` past a window's end.
+
+        Returns:
+            Negative log-likelihood a run; squared error of written and blank tokens in units of
+            the embeddings' variance; and the numbers of runs, of those in which the best token
+            has the right label ("found"), of tokens that are not blank ("written"), and of those
+            with the label of their run ("right").
+        """
+        inverse = self.get_buffer("inverse")
+        run = runs(labels).flatten()
+        wanted = torch.where(labels >= 0, inverse[labels], -1).flatten()
         known = wanted >= 0
-        logits = self(tokens)
-        right = (logits.argmax(-1) == wanted).float()
-        entropy = F.cross_entropy(logits[known], wanted[known])
-        targets = self.get_buffer("targets")[wanted[known]]
-        error = F.mse_loss(tokens[known], targets) / self.variance
-        return entropy, error, right
+        tokens, wanted, run = hidden.flatten(0, 1)[known], wanted[known], run[known]
+        scores = self(tokens).log_softmax(-1)
+        blank_label = int(inverse[self.silence])
+        blank, spoken = scores[:, blank_label], wanted != blank_label
+        own = scores.gather(1, wanted[:, None])[:, 0]
+        likelihood, shares = one_each(own[spoken], blank[spoken], run[spoken])
+        targets, count = self.get_buffer("targets"), max(1, len(likelihood))
+        loss = -(likelihood.sum() + blank[~spoken].sum()) / count
+        share = torch.zeros_like(own)
+        share[spoken] = shares
+        written = (tokens - targets[wanted]).square().mean(-1)
+        silent = (tokens - targets[blank_label]).square().mean(-1)
+        error = (share * written).sum() / count
+        error = error + ((1 - share) * silent).sum() / max(1, len(own) - count)
+        best = scores.detach().argmax(-1)
+        right = spoken & (best == wanted)
+        counts = {
+            "runs": float(len(likelihood)),
+            "found": float(len(torch.unique(run[right]))),
+            "written": float((best != blank_label).sum()),
+            "right": float(right.sum()),
+        }
+        return loss, error / (2 * self.variance), counts
 
 
 def batches(shards: Shards, size: int, rng: random.Random) -> Iterator[list[int]]:
@@ -201,36 +235,34 @@ def rate_factor(progress: float, step: int, decay_from: float) -> float:
 
 
 @torch.no_grad()
-def held_out(
-    upper: Upper, head: Head, shards: Shards, silence: int, windows: int
-) -> dict[str, float]:
-    """Accuracy over all tokens and over those with speech, cross-entropy and squared error.
+def held_out(upper: Upper, head: Head, shards: Shards, windows: int) -> dict[str, float]:
+    """Both losses, recall of runs, and precision of the tokens that are not blank.
 
     Args:
         upper: Switched to its exact arithmetic for this.
         head: Scores the tokens.
         shards: What is held out.
-        silence: Label between words.
         windows: How many to look at.
     """
     device = head.bias.device
-    sums = {"accuracy": 0.0, "speech_accuracy": 0.0, "entropy": 0.0, "error": 0.0}
-    tokens = speech = 0
+    sums = {"loss": 0.0, "error": 0.0, "runs": 0.0, "found": 0.0, "written": 0.0, "right": 0.0}
     upper.eval()
     for window in range(min(windows, len(shards.index))):
         features, labels = shards.batch([window])
-        hidden = upper(features.to(device))[0]
-        wanted = labels[0].to(device)
-        entropy, error, right = head.losses(hidden, wanted)
-        spoken = wanted != silence
-        sums["accuracy"] += float(right.sum())
-        sums["speech_accuracy"] += float(right[spoken].sum())
-        sums["entropy"] += float(entropy) * len(wanted)
-        sums["error"] += float(error) * len(wanted)
-        tokens, speech = tokens + len(wanted), speech + int(spoken.sum())
+        loss, error, counts = head.losses(upper(features.to(device)), labels.to(device))
+        sums["loss"] += float(loss) * counts["runs"]
+        sums["error"] += float(error) * counts["runs"]
+        for name, count in counts.items():
+            sums[name] += count
     upper.train()
-    counts = {name: speech if name == "speech_accuracy" else tokens for name in sums}
-    return {name: round(value / counts[name], 4) for name, value in sums.items()}
+    total = max(1.0, sums["runs"])
+    return {
+        "loss": round(sums["loss"] / total, 4),
+        "error": round(sums["error"] / total, 4),
+        "recall": round(sums["found"] / total, 4),
+        "precision": round(sums["right"] / max(1.0, sums["written"]), 4),
+        "written_a_run": round(sums["written"] / total, 4),
+    }
 
 
 def align(
@@ -252,7 +284,7 @@ def align(
         features: Folder of shards.
         out: Folder for the checkpoint, ``align.jsonl``, the curve, and ``pieces.json``.
         tokenizer: Of the language model.
-        silence: Label between words; half of such tokens are left out of the loss.
+        silence: Label between words: the blank's.
         options: Settings.
         report: Called with each line of the curve.
         start: An earlier ``align.pt`` to take weights from, with a schedule of its own.
@@ -265,7 +297,8 @@ def align(
         Pieces.count(tokenizer, train.labels, options.piece_frames).save(path)
     for shards in (train, development):
         shards.relabel(Pieces.load(tokenizer, path))
-    head = Head(embeddings.cpu(), torch.from_numpy(train.labels).long(), options.scale).to(device)
+    labels = torch.from_numpy(train.labels).long()
+    head = Head(embeddings.cpu(), labels, silence, options.scale).to(device)
     upper.requires_grad_(True)
     encoder = [*upper.layers.parameters(), *upper.layer_norm.parameters()]
     groups = [
@@ -291,23 +324,22 @@ def align(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     rng = chance(f"{options.seed}-{step}")
     order = batches(train, options.batch, rng)
-    began, saved, running = time.monotonic(), before, [math.nan] * 3
+    began, saved, running = time.monotonic(), before, [math.nan] * 2
     while True:
         elapsed = before + (time.monotonic() - began) / 60
         progress = max(heard / options.hours, elapsed / options.minutes)
         if elapsed - saved >= options.save_minutes or progress >= 1:
             saved = elapsed
             shown = 8 if progress < 1 else len(development.index)
-            held = held_out(upper, head, development, silence, shown)
+            held = held_out(upper, head, development, shown)
             line = {
                 "stage": "align",
                 "minutes": round(elapsed, 2),
                 "step": step,
                 "hours": round(heard, 2),
-                "train_entropy": round(running[0], 4),
+                "train_loss": round(running[0], 4),
                 "train_error": round(running[1], 4),
-                "train_accuracy": round(running[2], 4),
-                "scale": round(float(head.scale), 3),
+                "scale": round(float(head.scale.detach()), 3),
                 **{f"held_{name}": value for name, value in held.items()},
             }
             save(path, upper, head, optimizer, step, heard, elapsed, options)
@@ -325,16 +357,14 @@ def align(
             features_, labels = cut(features_, labels, options.slices)
         noisy = features_ + options.noise * features_.std() * torch.randn_like(features_)
         hidden = upper(noisy.to(device), None if mask is None else mask.to(device))
-        chosen = (labels != OUTSIDE) & (torch.rand(labels.shape) < options.share)
-        chosen &= (labels != silence) | (torch.rand(labels.shape) < 0.5)
-        entropy, error, right = head.losses(hidden[chosen.to(device)], labels[chosen].to(device))
+        loss, error, _ = head.losses(hidden, labels.to(device))
         optimizer.zero_grad()
-        (entropy + 0.5 * error).backward()  # type: ignore[no-untyped-call]
+        (loss + error).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         step += 1
         heard += float((labels != OUTSIDE).sum()) / TOKEN_RATE / 3600
-        now = (float(entropy.detach()), float(error.detach()), float(right.mean()))
+        now = (float(loss.detach()), float(error.detach()))
         running = [
             b if math.isnan(a) else 0.98 * a + 0.02 * b for a, b in zip(running, now, strict=True)
         ]
