@@ -101,6 +101,16 @@ class Engine:
         audio = self.manifest.audio
         return self.manifest.dimensions.window_tokens / audio.window_seconds
 
+    def path(self, name: str) -> Path:
+        """The file of a graph.
+
+        Raises:
+            BundleError: the bundle has no such graph.
+        """
+        if name not in self.manifest.graphs:
+            raise BundleError(f"The bundle {self._folder} has no {name} graph: export it again.")
+        return self._folder / self.manifest.graphs[name].file
+
     def session(self, name: str) -> ort.InferenceSession:
         """The session of a graph, opened when it is first wanted.
 
@@ -108,14 +118,9 @@ class Engine:
             BundleError: the bundle has no such graph.
         """
         if name not in self._sessions:
-            entry = self.manifest.graphs.get(name)
-            if entry is None:
-                raise BundleError(
-                    f"The bundle {self._folder} has no {name} graph: export it again."
-                )
             self._sessions[name] = open_session(
-                self._folder / entry.file,
-                entry.spec,
+                self.path(name),
+                self.manifest.graphs[name].spec,
                 self.device,
                 self._threads,
                 spinning=name == DECODER,

@@ -176,6 +176,8 @@ class GenerationOptions:
             0 < top_p <= 1. Without effect when greedy.
         seed: of sampling.
         stop: the answer ends before the first of these strings; the string is not returned.
+        ignore_stop: go on behind the model's own end of the answer, up to ``max_new_tokens``: for
+            measurements that need answers of one length.
 
     Raises:
         OptionError: a value is out of range.
@@ -186,6 +188,7 @@ class GenerationOptions:
     top_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    ignore_stop: bool = False
 
     def __post_init__(self) -> None:
         _whole("max_new_tokens", self.max_new_tokens, 1)

@@ -327,7 +327,7 @@ class Recording:
         while True:
             with timings.measure("decode"):
                 token = sampler(logits)
-                if token in engine.manifest.stop_token_ids:
+                if token in engine.manifest.stop_token_ids and not generation.ignore_stop:
                     reason = "stop"
                     break
                 ids.append(token)

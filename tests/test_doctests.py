@@ -24,7 +24,9 @@ WITH_EXAMPLES = {
     f"speechprune_ort.{name}"
     for name in (
         "evaluation.perturbation", "evaluation.samples", "evaluation.scoring",
-        "evaluation.settings", "evaluation.statistics", "manifest", "options", "pool", "results",
+        "evaluation.settings", "evaluation.statistics", "manifest", "options", "pool",
+        "profiling.break_even", "profiling.distribution", "profiling.operations",
+        "profiling.workload", "results",
         "runtime.audio", "runtime.budget", "runtime.coverage", "runtime.features",
         "runtime.pruning", "runtime.sampling",
     )

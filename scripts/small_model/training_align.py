@@ -39,7 +39,9 @@ class AlignOptions:
         batch: Windows of 30 s a step.
         slices: Parts that full windows are cut into: attention gets cheaper.
         whole_from: Progress after which windows are whole, as in use.
-        scale: Logits a unit of embedding product, at the start.
+        scale: Logits a unit of embedding product. With a large one tokens are told apart long
+            before they are near their targets: words that stay near each other, and blanks that
+            still look like the word around them.
         encoder_rate: Learning rate of the encoder layers.
         projector_rate: Of the projector.
         decay_from: Progress after which rates fall linearly to zero.
@@ -54,7 +56,7 @@ class AlignOptions:
     batch: int = 2
     slices: int = 5
     whole_from: float = 0.85
-    scale: float = 6.0
+    scale: float = 1.5
     encoder_rate: float = 4e-4
     projector_rate: float = 1.2e-3
     decay_from: float = 0.4
@@ -124,13 +126,14 @@ def padding_mask(labels: torch.Tensor) -> torch.Tensor | None:
 class Head(torch.nn.Module):
     """Scores of the vocabulary in use: ``scale * (h - mean) . (target - mean) + bias``.
 
-    Only training needs it.
+    Only training needs it. The blank's bias is the mean of all: it is most frequent, and would need
+    no likeness to its target otherwise.
 
     Args:
         embeddings: All token embeddings, (vocabulary, hidden).
         labels: All labels, (windows, tokens), to know which tokens are in use and how often.
         silence: Label of the blank.
-        scale: At the start.
+        scale: Logits a unit of embedding product.
     """
 
     def __init__(
@@ -142,25 +145,23 @@ class Head(torch.nn.Module):
         inverse[used] = torch.arange(len(used))
         targets = with_blank(embeddings, silence)[used]
         mean = embeddings[used].mean(0)
-        self.silence = silence
+        self.silence, self.scale = silence, scale
         self.register_buffer("used", used)
         self.register_buffer("inverse", inverse)
         self.register_buffer("targets", targets, persistent=False)
         self.register_buffer("mean", mean)
         self.register_buffer("centred", (targets - mean).to(torch.bfloat16), persistent=False)
         self.variance = float((embeddings[used] - mean).var())
-        self.scale = torch.nn.Parameter(torch.tensor(scale))
-        # A text token is written once; the blank has all the rest.
-        runs_of = counts.float() / 8
-        runs_of[inverse[silence]] = counts.sum()
-        self.bias = torch.nn.Parameter(0.7 * (runs_of / runs_of.sum()).log())
+        self.bias = torch.nn.Parameter(0.7 * (counts.float() / counts.sum()).log())
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(n, hidden) to logits (n, tokens in use)."""
         mean, centred = self.get_buffer("mean"), self.get_buffer("centred")
         with torch.autocast(tokens.device.type, torch.bfloat16):
             logits = (self.scale * (tokens - mean)) @ centred.t()
-        return logits.float() + self.bias
+        blank = int(self.get_buffer("inverse")[self.silence])
+        bias = torch.cat([self.bias[:blank], self.bias.mean()[None], self.bias[blank + 1 :]])
+        return logits.float() + bias
 
     def losses(
         self, hidden: torch.Tensor, labels: torch.Tensor
@@ -172,10 +173,10 @@ class Head(torch.nn.Module):
             labels: (batch, tokens), ``OUTSIDE`` past a window's end.
 
         Returns:
-            Negative log-likelihood a run; squared error of written and blank tokens in units of
-            the embeddings' variance; and the numbers of runs, of those in which the best token
-            has the right label ("found"), of tokens that are not blank ("written"), and of those
-            with the label of their run ("right").
+            Negative log-likelihood a run; half the squared error a run, of its written token and
+            of the blank ones, in units of the embeddings' variance; and the numbers of runs, of
+            those in which the best token has the right label ("found"), of tokens that are not
+            blank ("written"), and of those with the label of their run ("right").
         """
         inverse = self.get_buffer("inverse")
         run = runs(labels).flatten()
@@ -193,8 +194,7 @@ class Head(torch.nn.Module):
         share[spoken] = shares
         written = (tokens - targets[wanted]).square().mean(-1)
         silent = (tokens - targets[blank_label]).square().mean(-1)
-        error = (share * written).sum() / count
-        error = error + ((1 - share) * silent).sum() / max(1, len(own) - count)
+        error = (share * written + (1 - share) * silent).sum() / count
         best = scores.detach().argmax(-1)
         right = spoken & (best == wanted)
         counts = {
@@ -304,7 +304,6 @@ def align(
     groups = [
         {"params": encoder, "lr": options.encoder_rate},
         {"params": list(upper.projector.parameters()), "lr": options.projector_rate},
-        {"params": [head.scale], "lr": 1e-2, "weight_decay": 0.0},
         {"params": [head.bias], "lr": 5e-3, "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
@@ -339,7 +338,6 @@ def align(
                 "hours": round(heard, 2),
                 "train_loss": round(running[0], 4),
                 "train_error": round(running[1], 4),
-                "scale": round(float(head.scale.detach()), 3),
                 **{f"held_{name}": value for name, value in held.items()},
             }
             save(path, upper, head, optimizer, step, heard, elapsed, options)
@@ -371,8 +369,7 @@ def align(
 
 
 def load_head(head: Head, state: dict[str, torch.Tensor]) -> None:
-    """Take scale and biases over; tokens that were not in use keep their prior."""
-    head.scale.data.copy_(state["scale"])
+    """Take biases over; tokens that were not in use keep their prior."""
     places = head.get_buffer("inverse")[state["used"]]
     known = places >= 0
     head.bias.data[places[known]] = state["bias"][known]

@@ -14,6 +14,7 @@ from speechprune_ort.cli.batch import batch
 from speechprune_ort.cli.doctor import doctor
 from speechprune_ort.cli.eval import evaluate
 from speechprune_ort.cli.export import export
+from speechprune_ort.cli.profile import profile
 from speechprune_ort.errors import SpeechPruneError
 
 __all__ = ["app", "main"]
@@ -31,6 +32,7 @@ app.command()(export)
 app.command()(ask)
 app.command()(batch)
 app.command(name="eval")(evaluate)
+app.command()(profile)
 app.command()(doctor)
 
 

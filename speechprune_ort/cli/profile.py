@@ -1,0 +1,134 @@
+"""``speechprune-ort profile``: time, memory and arithmetic of a bundle on this machine."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from speechprune_ort.cli.options import provider_options
+from speechprune_ort.errors import OptionError
+from speechprune_ort.options import DeviceName, Method
+
+__all__ = ["profile"]
+
+FAILED = 1
+
+
+def profile(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Folder that export wrote; none with --compare.")
+    ] = None,
+    audio: Annotated[
+        list[Path] | None, typer.Option(help="Recording to ask about; may be repeated.")
+    ] = None,
+    durations: Annotated[
+        str | None,
+        typer.Option(help="Seconds of speech to make instead, such as 30,90,600."),
+    ] = None,
+    pruning_rates: Annotated[
+        str, typer.Option(help="Comma-separated; none is every token.")
+    ] = "none,0,0.2,0.4,0.6,0.8",
+    method: Annotated[Method, typer.Option(help="Which tokens are kept.")] = "speechprune",
+    question: Annotated[str | None, typer.Option(help="What is asked.")] = None,
+    new_tokens: Annotated[int, typer.Option(help="Length of every answer, in tokens.")] = 32,
+    repeats: Annotated[int, typer.Option(help="Measurements of every figure.")] = 5,
+    warmup: Annotated[int, typer.Option(help="Rounds before them that do not count.")] = 1,
+    loads: Annotated[int, typer.Option(help="Times that the bundle is opened.")] = 3,
+    device: Annotated[DeviceName, typer.Option(help="Where graphs run.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Threads within an operator.")] = None,
+    provider_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="For the CUDA provider; may be repeated."),
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="On stdout: table, md, csv, json or jsonl.")
+    ] = "table",
+    plot: Annotated[Path | None, typer.Option(help="Picture to write; needs [eval].")] = None,
+    html: Annotated[Path | None, typer.Option(help="Page to write.")] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="BEFORE AFTER", help="Two JSON profiles; nothing is measured."),
+    ] = None,
+    fail_over: Annotated[
+        float | None,
+        typer.Option(help="For --compare: exit with 1 where a ratio is surely above this."),
+    ] = None,
+) -> None:
+    """Measure every stage of answering, with and without pruning, on this machine.
+
+    Rounds pass through all recordings and rates in turn. Figures are medians; --format json has
+    every sample.
+    """
+    from speechprune_ort.profiling.report import FORMATS, render, tables
+
+    if compare is not None:
+        _compare(compare, fail_over)
+        return
+    if fail_over is not None:
+        raise OptionError("--fail-over is of --compare: give both.")
+    if bundle is None:
+        raise OptionError("profile takes a bundle, or --compare BEFORE AFTER.")
+    if form not in FORMATS:
+        raise OptionError(f"--format takes {', '.join(FORMATS)}, not {form!r}.")
+    counts = (("--new-tokens", new_tokens), ("--repeats", repeats), ("--loads", loads))
+    for name, number in counts:
+        if number < 1:
+            raise OptionError(f"{name} must be at least 1, not {number}.")
+    if warmup < 0:
+        raise OptionError(f"--warmup must be at least 0, not {warmup}.")
+
+    from speechprune_ort.model import SpeechLLM
+    from speechprune_ort.profiling.page import draw, page, require_matplotlib
+    from speechprune_ort.profiling.run import ProfileOptions
+    from speechprune_ort.profiling.run import profile as measure
+    from speechprune_ort.profiling.workload import QUESTION, parse_rates, sounds_of
+
+    if plot is not None:
+        require_matplotlib()
+    for path in (plot, html):
+        if path is not None and not path.parent.is_dir():
+            raise OptionError(f"{path.parent} is no folder: make it, or write elsewhere.")
+    settings = parse_rates(pruning_rates, method)
+    sounds = sounds_of(audio or [], durations)
+    chosen = provider_options(provider_option)
+    console = Console(stderr=True, markup=False)
+    with console.status("starting") as status:
+        found = measure(
+            lambda: SpeechLLM(bundle, device, threads, chosen),
+            sounds,
+            settings,
+            ProfileOptions(question or QUESTION, new_tokens, repeats, warmup, loads),
+            lambda words: status.update(words),
+        )
+    found.about["command"] = shlex.join(["speechprune-ort", *sys.argv[1:]])
+    found.about["threads"] = threads
+    if plot is not None:
+        draw(found, plot)
+    if html is not None:
+        html.write_text(page(found), encoding="utf-8")
+    if form != "table":
+        sys.stdout.write(render(found, form))
+        return
+    terminal = Console(markup=False, width=None if sys.stdout.isatty() else 170)
+    for table in tables(found):
+        terminal.print(table)
+
+
+def _compare(paths: tuple[Path, Path], limit: float | None) -> None:
+    from speechprune_ort.profiling.compare import compare, read_profile, regressions
+    from speechprune_ort.profiling.report import changes_table
+
+    if limit is not None and not limit >= 1:
+        raise OptionError(f"--fail-over takes a ratio of at least 1, not {limit:g}.")
+    changes = compare(*(read_profile(path) for path in paths))
+    worse = [] if limit is None else regressions(changes, limit)
+    terminal = Console(markup=False, width=None if sys.stdout.isatty() else 150)
+    terminal.print(changes_table(changes, worse))
+    if worse:
+        sys.stderr.write(f"{len(worse)} figures are above {limit:g} times what they were\n")
+        raise typer.Exit(FAILED)

@@ -1,0 +1,237 @@
+"""Floating point operations of a bundle's graphs, counted by running them.
+
+ONNX Runtime's own profiler writes the shapes that went into every operator that it ran, fused ones
+included. What multiplies matrices is counted, two operations a multiplication and addition; the
+rest (norms, activations, softmax) is less than a hundredth of that and is not. Each graph is run at
+three small sizes, and the polynomial through them says the rest: operators are at most quadratic in
+their length.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from speechprune_ort.model import SpeechLLM
+from speechprune_ort.options import PruningOptions
+from speechprune_ort.specs import (
+    AUDIO_ENCODER,
+    DECODER,
+    FIRST_LAYER_QK,
+    Dimensions,
+    past_name,
+)
+
+if TYPE_CHECKING:
+    from speechprune_ort.profiling.run import Condition, ProfileOptions
+
+__all__ = ["Operations", "polynomial"]
+
+PRODUCTS = frozenset(
+    {
+        "DynamicQuantizeMatMul",
+        "FusedGemm",
+        "FusedMatMul",
+        "Gemm",
+        "MatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "MatMulNBits",
+        "QLinearMatMul",
+    }
+)
+CONVOLUTIONS = frozenset({"Conv", "FusedConv", "NhwcFusedConv"})
+WITHIN = frozenset({"Attention", "MultiHeadAttention"})
+CAUSAL = frozenset({"GroupQueryAttention"})
+SIZES = (8, 16, 24)  # tokens; frames of the encoder are a hundred times as many
+
+Shapes = Sequence[Mapping[str, Sequence[int]]]
+
+
+def _shape(entry: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
+    return tuple(next(iter(entry.values())))
+
+
+def operator_count(name: str, inputs: Shapes, outputs: Shapes, past: int) -> int:
+    """Operations of one operator.
+
+    Args:
+        name: its type.
+        inputs: as the profiler writes them: one mapping of a type to a shape each.
+        outputs: likewise.
+        past: positions that are in the cache before.
+
+    >>> operator_count("MatMul", [{"float": [1, 5, 4]}, {"float": [4, 3]}],
+    ...                [{"float": [1, 5, 3]}], 0)
+    120
+    """
+    if name in PRODUCTS:
+        left, out = _shape(inputs[0]), _shape(outputs[0])
+        # Gemm may take its left side transposed: the length that is summed over is what is left.
+        summed = left[-1] if len(left) > 2 else prod(left) // out[0]
+        return 2 * prod(out) * summed
+    if name in CONVOLUTIONS:
+        return 2 * prod(_shape(outputs[0])) * prod(_shape(inputs[1])[1:])
+    if name in WITHIN:
+        query, key = _shape(inputs[0]), _shape(inputs[1])
+        batch, length, width = query[0], query[1], query[2]
+        keys = key[1] if len(key) == 3 else key[2]
+        return 2 * 2 * batch * length * keys * width
+    if name in CAUSAL:
+        _, length, width = _shape(inputs[0])
+        pairs = length * past + length * (length + 1) // 2
+        return 2 * 2 * pairs * width
+    return 0
+
+
+def polynomial(sizes: Sequence[int], counts: Sequence[int]) -> Callable[[int], int]:
+    """The polynomial through three points, exact in whole numbers.
+
+    >>> polynomial([1, 2, 3], [6, 11, 18])(10)
+    123
+    """
+    from fractions import Fraction
+
+    def value(x: int) -> int:
+        total = Fraction(0)
+        for i, y in enumerate(counts):
+            term = Fraction(y)
+            for j, other in enumerate(sizes):
+                if i != j:
+                    term *= Fraction(x - other, sizes[i] - other)
+            total += term
+        return round(total)
+
+    return value
+
+
+class Operations:
+    """Counts of a bundle's stages.
+
+    Args:
+        model: the bundle.
+    """
+
+    def __init__(self, model: SpeechLLM) -> None:
+        self._engine, self._dims = model.engine, model.manifest.dimensions
+        self._dtype = np.dtype(model.manifest.float_dtype)
+
+    def _counted(self, name: str, runs: Sequence[tuple[Mapping[str, NDArray[Any]], int]]
+                 ) -> list[int]:  # fmt: skip
+        """Operations of a graph, for each of several inputs and what its cache holds before."""
+        counts = []
+        for feeds, past in runs:
+            with tempfile.TemporaryDirectory(prefix="speechprune-profile-") as folder:
+                options = ort.SessionOptions()
+                options.log_severity_level = 3
+                options.enable_profiling = True
+                options.profile_file_prefix = str(Path(folder) / "run")
+                path, providers = self._engine.path(name), self._engine.device.providers
+                session = ort.InferenceSession(path, options, providers=providers)
+                session.run(None, dict(feeds))
+                events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+            total = 0
+            for event in events:
+                found = event.get("args", {})
+                if event.get("cat") == "Node" and "input_type_shape" in found:
+                    shapes = found["input_type_shape"], found["output_type_shape"]
+                    total += operator_count(found["op_name"], *shapes, past)
+            counts.append(total)
+        return counts
+
+    @cached_property
+    def _encoder(self) -> Callable[[int], int]:
+        """Of one window, by its audio tokens."""
+        dims, session = self._dims, self._engine.session(AUDIO_ENCODER)
+        frames = session.get_inputs()[0].shape[-1]
+        if isinstance(frames, int):  # every window has its full length
+            count = self._counted(AUDIO_ENCODER, [(self._window(frames), 0)])[0]
+            return lambda _: count
+        step = dims.frames // dims.window_tokens
+        tokens = [size * max(1, dims.window_tokens // 32) for size in SIZES]
+        runs = [(self._window(step * count), 0) for count in tokens]
+        return polynomial(tokens, self._counted(AUDIO_ENCODER, runs))
+
+    def _window(self, frames: int) -> dict[str, NDArray[Any]]:
+        features, lengths = self._engine.session(AUDIO_ENCODER).get_inputs()
+        dtype = np.float16 if "float16" in features.type else np.float32
+        return {
+            features.name: np.zeros((1, self._dims.mel_bins, frames), dtype),
+            lengths.name: np.array([frames], np.int64),
+        }
+
+    def _prompt(self, tokens: int, past: int) -> dict[str, NDArray[Any]]:
+        dims: Dimensions = self._dims
+        capacity = max(SIZES) + tokens + past
+        cache = np.zeros((1, dims.kv_heads, capacity, dims.head_dim), self._dtype)
+        feeds: dict[str, NDArray[Any]] = {
+            past_name(layer, kind): cache
+            for layer in range(dims.layers)
+            for kind in ("key", "value")
+        }
+        feeds["inputs_embeds"] = np.zeros((1, tokens, dims.hidden), self._dtype)
+        feeds["attention_mask"] = np.ones((1, past + tokens), np.int64)
+        feeds["position_ids"] = np.arange(past, past + tokens)[None]
+        return feeds
+
+    @cached_property
+    def _prefill(self) -> Callable[[int], int]:
+        runs = [(self._prompt(size, 0), 0) for size in SIZES]
+        return polynomial(SIZES, self._counted(DECODER, runs))
+
+    @cached_property
+    def _step(self) -> Callable[[int], int]:
+        runs = [(self._prompt(1, size), size) for size in SIZES]
+        return polynomial(SIZES, self._counted(DECODER, runs))
+
+    @cached_property
+    def _projection(self) -> Callable[[int], int]:
+        runs = [
+            ({"audio_embeds": np.zeros((size, self._dims.hidden), self._dtype)}, 0)
+            for size in SIZES
+        ]
+        return polynomial(SIZES, self._counted(FIRST_LAYER_QK, runs))
+
+    def by_stage(
+        self, condition: Condition, pruning: PruningOptions, options: ProfileOptions
+    ) -> dict[str, int]:
+        """Operations of one answer.
+
+        Both phases of pruning run in numpy but for the projections, and are counted in closed
+        form: a product and a norm a token, and the products of all queries with all keys.
+
+        Args:
+            condition: recording and setting, with the lengths that were measured.
+            pruning: the setting.
+            options: question and length of the answer.
+        """
+        dims, tokens, method = self._dims, condition.tokens, pruning.method
+        windows, rest = divmod(tokens, dims.window_tokens)
+        encoder = windows * self._encoder(dims.window_tokens)
+        encoder += self._encoder(rest) if rest else 0
+        counts = {"encoder": encoder}
+        if method in ("speechprune", "similarity"):
+            counts["phase_1"] = 4 * tokens * dims.hidden
+        elif method == "coverage":
+            words = len(self._engine.prompt(options.question).query)
+            counts["phase_1"] = 2 * tokens * dims.hidden * (words + 1)
+        if method in ("speechprune", "attention"):
+            budget = min(pruning.budget or dims.window_tokens, tokens)
+            candidates = budget if method == "speechprune" else tokens
+            if condition.kept < candidates:  # otherwise there is nothing to choose
+                pairs = 2 * candidates * candidates * dims.heads * dims.head_dim
+                counts["phase_2"] = self._projection(candidates) + pairs
+        prompt = condition.prompt_tokens
+        counts["prefill"] = self._prefill(prompt)
+        steps = range(prompt, prompt + options.new_tokens - 1)
+        counts["decode"] = sum(self._step(past) for past in steps)
+        return counts

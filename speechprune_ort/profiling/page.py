@@ -1,0 +1,148 @@
+"""A profile to look at: a picture of the stages, or a page of one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from rich.table import Table
+
+from speechprune_ort.errors import OptionError
+from speechprune_ort.profiling.break_even import break_even
+from speechprune_ort.profiling.report import tables
+from speechprune_ort.profiling.run import Condition, Profile
+from speechprune_ort.results import STAGES
+
+__all__ = ["draw", "page", "require_matplotlib"]
+
+COLOURS = ("#8c8c8c", "#bdb76b", "#4c72b0", "#c0c0c0", "#dd8452", "#c44e52", "#da8bc3", "#55a868",
+           "#8172b3")  # fmt: skip
+WIDTH, BAR, GAP, LEFT, RIGHT = 1100, 20, 8, 210, 90
+
+STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1120px;color:#222}
+table{border-collapse:collapse;margin:.6rem 0 1.6rem;font-variant-numeric:tabular-nums}
+td,th{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right;font-size:13px}
+td:nth-child(-n+2),th:nth-child(-n+2){text-align:left}caption{caption-side:bottom;text-align:left;
+font-size:12px;color:#555;padding-top:.4rem}.key span{display:inline-block;margin-right:1rem}
+.key i{display:inline-block;width:.8rem;height:.8rem;margin-right:.3rem;vertical-align:-1px}
+svg{max-width:100%;height:auto}dl{display:grid;grid-template-columns:max-content auto;
+gap:.1rem 1rem;font-size:13px}dd{margin:0}"""
+
+
+def require_matplotlib() -> None:
+    """Say what is missing before the measurement, not after.
+
+    Raises:
+        OptionError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError:
+        raise OptionError(
+            "--plot needs matplotlib: pip install 'speechprune-ort[eval]', or take --html."
+        ) from None
+
+
+def _stages(condition: Condition) -> list[float]:
+    return [condition.figures[f"{stage}_ms"].p50 for stage in STAGES]
+
+
+def draw(profile: Profile, path: Path) -> None:
+    """Stages of every condition as bars, and what pruning gains over length.
+
+    Args:
+        profile: what was measured.
+        path: picture to write; its ending says which kind.
+    """
+    from matplotlib.figure import Figure
+
+    shown = [c for c in profile.conditions if c.figures]
+    trades = break_even(profile.conditions)
+    figure = Figure(figsize=(9, 1.2 + 0.32 * len(shown) + (3.2 if trades else 0)), dpi=140,
+                    layout="constrained")  # fmt: skip
+    heights = [1 + 0.32 * len(shown), 3.2] if trades else [1]
+    parts = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    bars = parts[0]
+    left = [0.0] * len(shown)
+    names = [condition.name for condition in shown]
+    for number, stage in enumerate(STAGES):
+        widths = [_stages(condition)[number] for condition in shown]
+        bars.barh(names, widths, left=left, label=stage, color=COLOURS[number])
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    bars.invert_yaxis()
+    bars.set_xlabel("ms, medians")
+    bars.legend(fontsize=7, ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    if trades:
+        gains = parts[1]
+        for setting in dict.fromkeys(trade.setting for trade in trades):
+            of_rate = sorted((t for t in trades if t.setting == setting), key=lambda t: t.seconds)
+            x, y = [t.seconds for t in of_rate], [t.net_ms for t in of_rate]
+            gains.plot(x, y, marker="o", label=f"rate {setting}")
+        gains.axhline(0, color="black", linewidth=0.8)
+        gains.set_xlabel("seconds of audio")
+        gains.set_ylabel("gained by pruning, ms")
+        gains.legend(fontsize=7)
+    figure.savefig(path)
+
+
+def _bars(shown: Sequence[Condition]) -> str:
+    longest = max(sum(_stages(condition)) for condition in shown) or 1.0
+    scale = (WIDTH - LEFT - RIGHT) / longest
+    parts, height = [], len(shown) * (BAR + GAP)
+    for row, condition in enumerate(shown):
+        top, left = row * (BAR + GAP), float(LEFT)
+        middle = top + BAR / 2 + 4
+        parts.append(
+            f'<text x="{LEFT - 8}" y="{middle}" text-anchor="end">{escape(condition.name)}</text>'
+        )
+        for number, (stage, value) in enumerate(zip(STAGES, _stages(condition), strict=True)):
+            parts.append(
+                f'<rect x="{left:.1f}" y="{top}" width="{value * scale:.2f}" height="{BAR}" '
+                f'fill="{COLOURS[number]}"><title>{stage}: {value:.2f} ms</title></rect>'
+            )
+            left += value * scale
+        parts.append(f'<text x="{left + 6:.1f}" y="{middle}">{_sum(condition)}</text>')
+    body = "".join(parts)
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height}" font-size="12" role="img" '
+        f'aria-label="stages of each condition">{body}</svg>'
+    )
+
+
+def _sum(condition: Condition) -> str:
+    return f"{sum(_stages(condition)):,.0f} ms"
+
+
+def _html_table(table: Table) -> str:
+    heads = "".join(f"<th>{escape(str(column.header))}</th>" for column in table.columns)
+    rows = zip(*(list(column.cells) for column in table.columns), strict=True)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows
+    )
+    caption = escape(str(table.caption or ""))
+    return (
+        f"<h2>{escape(str(table.title))}</h2><table><caption>{caption}</caption>"
+        f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+    )
+
+
+def page(profile: Profile) -> str:
+    """The profile as one HTML file that needs nothing else."""
+    shown = [c for c in profile.conditions if c.figures]
+    key = "".join(
+        f'<span><i style="background:{colour}"></i>{stage}</span>'
+        for stage, colour in zip(STAGES, COLOURS, strict=True)
+    )
+    about = "".join(
+        f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>"
+        for name, value in profile.about.items()
+    )
+    found = "".join(_html_table(table) for table in tables(profile))
+    picture = f'<h2>stages, medians</h2><p class="key">{key}</p>{_bars(shown)}' if shown else ""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>speechprune-ort profile</title><style>{STYLE}</style></head><body>"
+        f"<h1>speechprune-ort profile</h1>{picture}{found}<h2>about</h2><dl>{about}</dl>"
+        "</body></html>\n"
+    )

@@ -1,0 +1,157 @@
+"""A profile as a table, Markdown, CSV, JSON or JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from speechprune_ort.profiling.break_even import break_even, shortest_that_pays
+from speechprune_ort.profiling.compare import Change
+from speechprune_ort.profiling.run import Condition, Profile
+
+__all__ = ["FORMATS", "changes_table", "render", "tables"]
+
+FORMATS = ("table", "md", "csv", "json", "jsonl")
+SHOWN = (
+    ("kept", None),
+    ("encoder", "encoder_ms"),
+    ("phase 1", "phase_1_ms"),
+    ("phase 2", "phase_2_ms"),
+    ("prefill", "prefill_ms"),
+    ("first token", "ttft_ms"),
+    ("from embeds", "ttft_embeds_ms"),
+    ("a token", "tpot_ms"),
+    ("end to end", "end_to_end_ms"),
+    ("p95", "end_to_end_ms"),
+    ("x real time", "rtf"),
+    ("peak MB", "peak_rss_mb"),
+    ("GFLOPs", None),
+)
+STATISTICS = ("n", "mean", "p50", "p90", "p95", "p99", "stdev", "min", "max")
+
+
+def _number(value: float) -> str:
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f}"
+
+
+def _cells(condition: Condition) -> list[str]:
+    if condition.skipped is not None:
+        return [condition.sound, condition.setting, f"skipped: {condition.skipped}"]
+    cells = [condition.sound, condition.setting]
+    for title, figure in SHOWN:
+        if title == "kept":
+            cells.append(f"{condition.kept} of {condition.tokens}")
+        elif title == "GFLOPs":
+            cells.append(_number(sum(condition.operations.values()) / 1e9))
+        elif figure not in condition.figures:
+            cells.append("-")
+        else:
+            found = condition.figures[figure]
+            cells.append(_number(found.p95 if title == "p95" else found.p50))
+    return cells
+
+
+def tables(profile: Profile) -> list[Table]:
+    """For the terminal: medians by condition, and where pruning pays."""
+    about = profile.about
+    caption = (
+        f"Medians of {about['repeats']}, milliseconds where no unit stands; {about['device']}, "
+        f"{about['machine']['processor']}. Bundle opened in {_number(profile.load.p50)} ms."
+    )
+    table = Table(title="profile", caption=caption)
+    for place, title in enumerate(("recording", "rate", *(title for title, _ in SHOWN))):
+        table.add_column(title, justify="left" if place < 2 else "right")
+    for condition in profile.conditions:
+        table.add_row(*_cells(condition))
+    found = [table]
+    trades = break_even(profile.conditions)
+    if trades:
+        pays = shortest_that_pays(trades)
+        words = ", ".join(
+            f"{rate}: {'at none of these' if s is None else f'from {_number(s)} s'}"
+            for rate, s in pays.items()
+        )
+        table = Table(title="what pruning costs and saves, ms", caption=f"It pays at {words}")
+        for place, title in enumerate(("recording", "rate", "costs", "saves", "gains")):
+            table.add_column(title, justify="left" if place < 2 else "right")
+        for trade in trades:
+            figures = (trade.cost_ms, trade.saved_ms, trade.net_ms)
+            table.add_row(trade.sound, trade.setting, *(_signed(value) for value in figures))
+        found.append(table)
+    return found
+
+
+def _signed(value: float) -> str:
+    return f"-{_number(-value)}" if value < 0 else _number(value)
+
+
+def _markdown(table: Table) -> list[str]:
+    heads = [str(column.header) for column in table.columns]
+    columns = [list(column.cells) for column in table.columns]
+    lines = [f"| {' | '.join(heads)} |", f"| {' | '.join(['---'] * len(heads))} |"]
+    for row in zip(*columns, strict=True):
+        lines.append(f"| {' | '.join(str(cell) for cell in row)} |")
+    return [f"## {table.title}", "", *lines, "", str(table.caption), ""]
+
+
+def _csv(profile: Profile) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["sound", "setting", "seconds", "tokens", "kept", "figure", *STATISTICS])
+    for condition in profile.conditions:
+        own = [condition.sound, condition.setting, f"{condition.seconds:.3f}", condition.tokens,
+               condition.kept]  # fmt: skip
+        for name, found in condition.figures.items():
+            writer.writerow([*own, name, *(getattr(found, s) for s in STATISTICS)])
+    return text.getvalue()
+
+
+def render(profile: Profile, form: str) -> str:
+    """A profile as text in any of the forms but ``table``.
+
+    Args:
+        profile: what was measured.
+        form: ``md``, ``csv``, ``json`` (with all samples) or ``jsonl`` (a line a condition).
+    """
+    if form == "csv":
+        return _csv(profile)
+    if form == "md":
+        lines = ["# Profile", ""]
+        for table in tables(profile):
+            lines += _markdown(table)
+        return "\n".join(lines)
+    if form == "jsonl":
+        return "".join(
+            json.dumps({"about": profile.about, **condition.to_dict()}) + "\n"
+            for condition in profile.conditions
+        )
+    trades = break_even(profile.conditions)
+    content = {
+        **profile.to_dict(),
+        "break_even": [trade.to_dict() for trade in trades],
+        "shortest_that_pays_s": shortest_that_pays(trades),
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def changes_table(changes: Sequence[Change], worse: Sequence[Change]) -> Table:
+    """Two profiles side by side; what became worse is marked."""
+    table = Table(title="after / before, medians", caption="95 % intervals by bootstrap")
+    for place, title in enumerate(("condition", "figure", "before", "after", "ratio", "")):
+        table.add_column(title, justify="left" if place in (0, 1, 5) else "right")
+    for change in changes:
+        ratio = change.ratio
+        table.add_row(
+            change.condition,
+            change.figure,
+            _number(change.before),
+            _number(change.after),
+            f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]",
+            "WORSE" if change in worse else "",
+        )
+    return table

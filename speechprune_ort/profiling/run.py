@@ -1,0 +1,261 @@
+"""Measure a bundle: every recording at every setting, in turns, warmed up."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import onnxruntime as ort
+
+from speechprune_ort import __version__
+from speechprune_ort.errors import PromptError
+from speechprune_ort.model import SpeechLLM
+from speechprune_ort.options import GenerationOptions
+from speechprune_ort.profiling.distribution import Distribution
+from speechprune_ort.profiling.meters import EnergyMeter, MemoryMeter, Reading
+from speechprune_ort.profiling.operations import Operations
+from speechprune_ort.profiling.workload import Setting, Sound
+from speechprune_ort.recording import Recording
+from speechprune_ort.results import STAGES, Answer, Timings
+from speechprune_ort.runtime.audio import SAMPLING_RATE
+
+__all__ = ["Condition", "Profile", "ProfileOptions", "profile"]
+
+LISTENING = ("audio", "log_mel", "encoder")
+FROM_EMBEDDINGS = ("embed", "phase_1", "phase_2", "assemble", "prefill")
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileOptions:
+    """How to measure.
+
+    Attributes:
+        question: that is asked.
+        new_tokens: length of every answer, whatever the model would say.
+        repeats: measurements of each figure.
+        warmup: rounds before them that do not count.
+        loads: times that the bundle is opened.
+    """
+
+    question: str
+    new_tokens: int = 32
+    repeats: int = 5
+    warmup: int = 1
+    loads: int = 3
+
+
+@dataclass(slots=True)
+class Condition:
+    """A recording at a setting.
+
+    Attributes:
+        sound: name of the recording.
+        setting: ``none``, or the pruning rate.
+        seconds: length of the recording.
+        tokens: audio tokens of it.
+        kept: that reach the language model.
+        prompt_tokens: positions of the prompt.
+        figures: by name: ``audio_ms`` to ``decode_ms``; ``ttft_ms`` and ``ttft_embeds_ms``, time
+            to the first token from the recording and from its embeddings; ``tpot_ms``, per token
+            of the answer after the first; ``tokens_per_s``; ``end_to_end_ms``; ``rtf``, that over
+            the recording's length; memory and energy where they can be read.
+        operations: floating point operations by stage, two a multiplication and addition.
+        skipped: why it was not measured; None where it was.
+    """
+
+    sound: str
+    setting: str
+    seconds: float
+    tokens: int
+    kept: int = 0
+    prompt_tokens: int = 0
+    figures: dict[str, Distribution] = field(default_factory=dict)
+    operations: dict[str, int] = field(default_factory=dict)
+    skipped: str | None = None
+
+    @property
+    def name(self) -> str:
+        """For tables and comparisons."""
+        return f"{self.sound} @ {self.setting}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "sound": self.sound,
+            "setting": self.setting,
+            "seconds": round(self.seconds, 3),
+            "tokens": self.tokens,
+            "kept": self.kept,
+            "prompt_tokens": self.prompt_tokens,
+            "skipped": self.skipped,
+            "operations": self.operations,
+            "figures": {name: found.to_dict() for name, found in self.figures.items()},
+        }
+
+
+@dataclass(slots=True)
+class Profile:
+    """Everything that was measured.
+
+    Attributes:
+        about: bundle, machine, versions, options; and what each meter reads.
+        load: opening the bundle, checksums of its files included, in milliseconds.
+        conditions: recordings in order, settings in order within.
+    """
+
+    about: dict[str, Any]
+    load: Distribution
+    conditions: list[Condition]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "about": self.about,
+            "load_ms": self.load.to_dict(),
+            "conditions": [condition.to_dict() for condition in self.conditions],
+        }
+
+
+def profile(
+    open_bundle: Callable[[], SpeechLLM],
+    sounds: Sequence[Sound],
+    settings: Sequence[Setting],
+    options: ProfileOptions,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Profile:
+    """Measure every recording at every setting.
+
+    A round passes through all of them once, and rounds follow each other: a busy moment of the
+    machine meets all. A recording is encoded once a round, for all of its settings.
+
+    Args:
+        open_bundle: opens the bundle anew.
+        sounds: recordings.
+        settings: how much is kept of each.
+        options: how to measure.
+        progress: called with a few words before each step.
+
+    Raises:
+        AudioError: a recording cannot be read.
+        PromptError: the question is empty.
+    """
+    loads, model = [], None
+    for number in range(options.loads):
+        progress(f"opening {number + 1} of {options.loads}")
+        model = None  # the one before goes first
+        gc.collect()
+        started = perf_counter()
+        model = open_bundle()
+        loads.append(1000 * (perf_counter() - started))
+    assert model is not None, "loads is at least 1"  # noqa: S101 - options are checked
+    memory, energy = MemoryMeter(model.device.name), EnergyMeter(model.device.name)
+    samples: dict[tuple[str, str], dict[str, list[float]]] = {}
+    found: dict[tuple[str, str], Condition] = {}
+    for turn in range(options.warmup + options.repeats):
+        warm = turn < options.warmup
+        for sound in sounds:
+            said = "warming up" if warm else f"round {turn + 1 - options.warmup}"
+            progress(f"{said}, {sound.name}")
+            heard = Reading()
+            with energy.measure(heard), memory.measure(heard):
+                recording = _listen(model, sound)
+            for setting in settings:
+                place = (sound.name, setting.name)
+                condition = found.setdefault(
+                    place,
+                    Condition(sound.name, setting.name, recording.seconds, recording.tokens),
+                )
+                if condition.skipped is not None:
+                    continue
+                asked = Reading()
+                try:
+                    with energy.measure(asked), memory.measure(asked):
+                        answer = _ask(recording, setting, options)
+                except PromptError as error:
+                    condition.skipped = str(error)
+                    continue
+                condition.kept = answer.pruning.kept
+                condition.prompt_tokens = answer.prompt_tokens
+                if not warm:
+                    figures = _figures(recording.timings, answer, heard, asked)
+                    for name, value in figures.items():
+                        samples.setdefault(place, {}).setdefault(name, []).append(value)
+    progress("counting operations")
+    counted = Operations(model)
+    for place, condition in found.items():
+        condition.figures = {n: Distribution.of(v) for n, v in samples.get(place, {}).items()}
+        if condition.skipped is None:
+            setting = next(s for s in settings if s.name == condition.setting)
+            condition.operations = counted.by_stage(condition, setting.options, options)
+    about = {
+        "version": __version__,
+        "bundle": model.manifest.source,
+        "bundle_digest": model.manifest.digest,
+        "precision": model.manifest.precision,
+        "device": model.device.name,
+        "machine": machine(),
+        "onnxruntime": ort.__version__,
+        "question": options.question,
+        "new_tokens": options.new_tokens,
+        "repeats": options.repeats,
+        "warmup": options.warmup,
+        "meters": {**memory.notes, **energy.notes},
+    }
+    return Profile(about, Distribution.of(loads), list(found.values()))
+
+
+def _listen(model: SpeechLLM, sound: Sound) -> Recording:
+    if isinstance(sound.source, Path):
+        return model.listen(sound.source)
+    return model.listen(sound.source, sampling_rate=SAMPLING_RATE)
+
+
+def _ask(recording: Recording, setting: Setting, options: ProfileOptions) -> Answer:
+    generation = GenerationOptions(max_new_tokens=options.new_tokens, ignore_stop=True)
+    return recording.ask(options.question, pruning=setting.options, generation=generation)
+
+
+def _figures(
+    heard: Timings, answer: Answer, listening: Reading, asking: Reading
+) -> dict[str, float]:
+    """Figures of one answer, milliseconds unless their names say otherwise."""
+    seconds = {**dict.fromkeys(STAGES, 0.0), **heard.seconds, **answer.timings.seconds}
+    listened = sum(seconds[stage] for stage in LISTENING)
+    first = sum(seconds[stage] for stage in FROM_EMBEDDINGS)
+    whole = listened + first + seconds["decode"]
+    # The first token comes from the prompt; every further one takes a step.
+    steps = max(1, len(answer.token_ids) - 1)
+    figures = {f"{stage}_ms": 1000 * seconds[stage] for stage in STAGES}
+    figures |= {
+        "ttft_ms": 1000 * (listened + first),
+        "ttft_embeds_ms": 1000 * first,
+        "tpot_ms": 1000 * seconds["decode"] / steps,
+        "tokens_per_s": steps / seconds["decode"] if seconds["decode"] else 0.0,
+        "end_to_end_ms": 1000 * whole,
+        "rtf": whole / answer.seconds,
+    }
+    for name, value in asking.values.items():
+        before = listening.values.get(name, 0.0)
+        # Energy adds up over both parts; of memory the larger peak counts.
+        figures[name] = value + before if name.endswith("_j") else max(value, before)
+    return figures
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores and system of this machine."""
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n"):
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                model = value.strip()
+                break
+    except OSError:
+        pass  # not Linux: the platform's own word for it stands
+    return {"processor": model, "cores": os.cpu_count(), "system": platform.platform(terse=True)}
