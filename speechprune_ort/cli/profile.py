@@ -48,7 +48,7 @@ def profile(
     form: Annotated[
         str, typer.Option("--format", help="On stdout: table, md, csv, json or jsonl.")
     ] = "table",
-    plot: Annotated[Path | None, typer.Option(help="Picture to write; needs [eval].")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture to write; needs [profile].")] = None,
     html: Annotated[Path | None, typer.Option(help="Page to write.")] = None,
     compare: Annotated[
         tuple[Path, Path] | None,

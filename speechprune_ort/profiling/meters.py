@@ -81,7 +81,7 @@ class MemoryMeter:
             board = DEVICE_TREE.read_text(errors="replace").strip("\0\n")
             return f"not read apart: {board} shares its memory with the host, see peak_rss_mb"
         if self._library is None:
-            return "not read: pip install nvidia-ml-py, and a driver is needed"
+            return "not read: pip install 'speechprune-ort[profile]', and a driver is needed"
         return "of this process by NVML, after each answer"
 
     @contextmanager

@@ -40,7 +40,7 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
         raise OptionError(
-            "--plot needs matplotlib: pip install 'speechprune-ort[eval]', or take --html."
+            "--plot needs matplotlib: pip install 'speechprune-ort[profile]', or take --html."
         ) from None
 
 
