@@ -158,7 +158,9 @@ def test_killed_at_any_moment_it_ends_with_the_same_table(
             os.kill(process.pid, signal.SIGKILL)
             kills += 1
         process.wait()
-        assert not (out / "results.csv").exists() or kills == 0 or process.returncode == 0
+        # Killed on its way out it has written all of the table, otherwise none of it.
+        table = out / "results.csv"
+        assert not table.exists() or table.read_text() == wanted
     assert kills
     assert run(*eval_arguments(bundle, data, out, *quick)).returncode == 0
     assert (out / "results.csv").read_text() == wanted
