@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -22,7 +22,8 @@ WIDTH, BAR, GAP, LEFT, RIGHT = 1100, 20, 8, 210, 90
 
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1120px;color:#222}
 table{border-collapse:collapse;margin:.6rem 0 1.6rem;font-variant-numeric:tabular-nums}
-td,th{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right;font-size:13px}
+td,th{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right;font-size:13px;
+white-space:nowrap}th{white-space:normal}
 td:nth-child(-n+2),th:nth-child(-n+2){text-align:left}caption{caption-side:bottom;text-align:left;
 font-size:12px;color:#555;padding-top:.4rem}.key span{display:inline-block;margin-right:1rem}
 .key i{display:inline-block;width:.8rem;height:.8rem;margin-right:.3rem;vertical-align:-1px}
@@ -72,7 +73,8 @@ def draw(profile: Profile, path: Path) -> None:
         left = [a + b for a, b in zip(left, widths, strict=True)]
     bars.invert_yaxis()
     bars.set_xlabel("ms, medians")
-    bars.legend(fontsize=7, ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    bars.legend(fontsize=7, ncols=len(STAGES), loc="lower left", bbox_to_anchor=(0, 1),
+                frameon=False, handlelength=1)  # fmt: skip
     if trades:
         gains = parts[1]
         for setting in dict.fromkeys(trade.setting for trade in trades):
@@ -127,6 +129,12 @@ def _html_table(table: Table) -> str:
     )
 
 
+def _said(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name}: {part}" for name, part in value.items())
+    return str(value)
+
+
 def page(profile: Profile) -> str:
     """The profile as one HTML file that needs nothing else."""
     shown = [c for c in profile.conditions if c.figures]
@@ -135,7 +143,7 @@ def page(profile: Profile) -> str:
         for stage, colour in zip(STAGES, COLOURS, strict=True)
     )
     about = "".join(
-        f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>"
+        f"<dt>{escape(str(name))}</dt><dd>{escape(_said(value))}</dd>"
         for name, value in profile.about.items()
     )
     found = "".join(_html_table(table) for table in tables(profile))

@@ -41,7 +41,7 @@ def _number(value: float) -> str:
 
 def _cells(condition: Condition) -> list[str]:
     if condition.skipped is not None:
-        return [condition.sound, condition.setting, f"skipped: {condition.skipped}"]
+        return [condition.sound, condition.setting, "skipped"]
     cells = [condition.sound, condition.setting]
     for title, figure in SHOWN:
         if title == "kept":
@@ -63,6 +63,9 @@ def tables(profile: Profile) -> list[Table]:
         f"Medians of {about['repeats']}, milliseconds where no unit stands; {about['device']}, "
         f"{about['machine']['processor']}. Bundle opened in {_number(profile.load.p50)} ms."
     )
+    for condition in profile.conditions:
+        if condition.skipped is not None:
+            caption += f" {condition.name} was skipped: {condition.skipped}"
     table = Table(title="profile", caption=caption)
     for place, title in enumerate(("recording", "rate", *(title for title, _ in SHOWN))):
         table.add_column(title, justify="left" if place < 2 else "right")
@@ -71,12 +74,12 @@ def tables(profile: Profile) -> list[Table]:
     found = [table]
     trades = break_even(profile.conditions)
     if trades:
-        pays = shortest_that_pays(trades)
-        words = ", ".join(
-            f"{rate}: {'at none of these' if s is None else f'from {_number(s)} s'}"
-            for rate, s in pays.items()
+        shortest = min(trade.seconds for trade in trades)
+        words = "; ".join(
+            f"rate {rate} {_from(seconds, shortest)}"
+            for rate, seconds in shortest_that_pays(trades).items()
         )
-        table = Table(title="what pruning costs and saves, ms", caption=f"It pays at {words}")
+        table = Table(title="what pruning costs and saves, ms", caption=f"It pays: {words}.")
         for place, title in enumerate(("recording", "rate", "costs", "saves", "gains")):
             table.add_column(title, justify="left" if place < 2 else "right")
         for trade in trades:
@@ -84,6 +87,13 @@ def tables(profile: Profile) -> list[Table]:
             table.add_row(trade.sound, trade.setting, *(_signed(value) for value in figures))
         found.append(table)
     return found
+
+
+def _from(seconds: float | None, shortest: float) -> str:
+    if seconds is None:
+        return "at none of these lengths"
+    measured = ", the shortest measured" if seconds <= shortest else ""
+    return f"from {_number(seconds)} s{measured}"
 
 
 def _signed(value: float) -> str:
