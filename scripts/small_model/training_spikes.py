@@ -12,10 +12,9 @@ from __future__ import annotations
 import random
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-Labels = npt.NDArray[np.int32]
+from small_model.training_pieces import Labels
 
 DROP_NOISE = 0.15
 

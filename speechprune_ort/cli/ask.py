@@ -12,11 +12,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from speechprune_ort.cli.options import provider_options, pruning_rate_of
+from speechprune_ort.cli.options import (
+    Device,
+    ProviderOption,
+    Threads,
+    provider_options,
+    pruning_rate_of,
+)
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import (
     AttentionForm,
-    DeviceName,
     GenerationOptions,
     LongAudio,
     Method,
@@ -83,12 +88,9 @@ def ask(
         list[str] | None, typer.Option(help="End the answer before this text; may be repeated.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of sampling, random and crop.")] = 0,
-    device: Annotated[DeviceName, typer.Option(help="Where graphs run.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Threads within an operator.")] = None,
-    provider_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="For the CUDA provider; may be repeated."),
-    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    provider_option: ProviderOption = None,
     explain: Annotated[
         Path | None,
         typer.Option(help="Show what was kept: a page (.html), a picture (.png), data (.json)."),

@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from speechprune_ort.cli.options import provider_options
+from speechprune_ort.cli.options import Device, ProviderOption, Threads, provider_options
 from speechprune_ort.errors import OptionError
-from speechprune_ort.options import DeviceName, GenerationOptions, Method, PruningOptions
+from speechprune_ort.options import GenerationOptions, Method, PruningOptions
 
 __all__ = ["batch"]
 
@@ -33,12 +33,9 @@ def batch(
     engine: Annotated[str, typer.Option(help="local, or ray: workers on a cluster.")] = "local",
     address: Annotated[str | None, typer.Option(help="Of the Ray cluster.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Workers on the Ray cluster.")] = 2,
-    device: Annotated[DeviceName, typer.Option(help="Where graphs run.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Threads within an operator.")] = None,
-    provider_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="For the CUDA provider; may be repeated."),
-    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    provider_option: ProviderOption = None,
 ) -> None:
     """Answer a file of questions; each recording is encoded once for neighbouring lines."""
     from speechprune_ort.batch import BatchTask, answer_all, read_requests

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from speechprune_ort import __version__
-from speechprune_ort.cli.options import provider_options
+from speechprune_ort.cli.options import Device, ProviderOption, Threads, provider_options
 from speechprune_ort.errors import OptionError
-from speechprune_ort.options import AttentionForm, DeviceName, Method, Positions, PruningOptions
+from speechprune_ort.options import AttentionForm, Method, Positions, PruningOptions
 
 if TYPE_CHECKING:
     from speechprune_ort.evaluation.executor import Executor
@@ -85,12 +85,9 @@ def evaluate(
     engine: Annotated[str, typer.Option(help="local, or ray: workers on a cluster.")] = "local",
     address: Annotated[str | None, typer.Option(help="Of the Ray cluster.")] = None,
     workers: Annotated[int, typer.Option(help="Workers on the Ray cluster.")] = 2,
-    device: Annotated[DeviceName, typer.Option(help="Where graphs run.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Threads within an operator.")] = None,
-    provider_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="For the CUDA provider; may be repeated."),
-    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    provider_option: ProviderOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
 ) -> None:
     """Score a bundle on recordings with choices, every accuracy with its interval."""

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+import typer
 
 from speechprune_ort.errors import OptionError
+from speechprune_ort.options import DeviceName
 
-__all__ = ["provider_options", "pruning_rate_of"]
+__all__ = ["Device", "ProviderOption", "Threads", "provider_options", "pruning_rate_of"]
+
+Device = Annotated[DeviceName, typer.Option(help="Where graphs run.")]
+Threads = Annotated[int | None, typer.Option(help="Threads within an operator.")]
+ProviderOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="For the CUDA provider; may be repeated."),
+]
 
 
 def pruning_rate_of(text: str) -> float | Literal["auto"]:

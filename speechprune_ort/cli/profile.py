@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from speechprune_ort.cli.options import provider_options
+from speechprune_ort.cli.options import Device, ProviderOption, Threads, provider_options
 from speechprune_ort.errors import OptionError
-from speechprune_ort.options import DeviceName, Method
+from speechprune_ort.options import Method
 
 __all__ = ["profile"]
 
@@ -39,12 +39,9 @@ def profile(
     repeats: Annotated[int, typer.Option(help="Measurements of every figure.")] = 5,
     warmup: Annotated[int, typer.Option(help="Rounds before them that do not count.")] = 1,
     loads: Annotated[int, typer.Option(help="Times that the bundle is opened.")] = 3,
-    device: Annotated[DeviceName, typer.Option(help="Where graphs run.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Threads within an operator.")] = None,
-    provider_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="For the CUDA provider; may be repeated."),
-    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    provider_option: ProviderOption = None,
     form: Annotated[
         str, typer.Option("--format", help="On stdout: table, md, csv, json or jsonl.")
     ] = "table",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from speechprune_ort.manifest import Manifest
 from speechprune_ort.model import SpeechLLM
+from speechprune_ort.profiling.meters import reset_peak, resident
 from speechprune_ort.specs import DECODER
 
 __all__ = ["Cost", "measure_costs", "prefill_tflops"]
@@ -114,23 +114,14 @@ def _peak(model: SpeechLLM, work: Any) -> tuple[float | None, float | None]:
 
     None on a device of its own, and where the system does not tell (it is Linux that does).
     """
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     try:
-        reset.write_text("5")
-        before = _resident(status, "VmRSS")
+        reset_peak()
+        before = resident("VmRSS")
         work()
-        peak = _resident(status, "VmHWM")
+        peak = resident("VmHWM")
     except OSError:
         work()
         return None, None
     if model.device.name != "cpu":
         return None, None
     return peak / GIGA, max(0, peak - before) / GIGA
-
-
-def _resident(status: Path, field: str) -> int:
-    for line in status.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == field:
-            return int(value.split()[0]) * 1024
-    raise OSError(f"{status} has no {field}")

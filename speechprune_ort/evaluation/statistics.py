@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Estimate", "bootstrap"]
+__all__ = ["LEVEL", "RESAMPLES", "Estimate", "bootstrap"]
 
 RESAMPLES = 10_000
 LEVEL = 0.95

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Distribution", "Ratio", "ratio_of"]
+from speechprune_ort.evaluation.statistics import LEVEL, RESAMPLES
 
-RESAMPLES = 10_000
-LEVEL = 0.95
+__all__ = ["Distribution", "Ratio", "ratio_of"]
 
 
 @dataclass(frozen=True, slots=True)

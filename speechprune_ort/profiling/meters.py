@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EnergyMeter", "MemoryMeter", "Reading"]
+__all__ = ["EnergyMeter", "MemoryMeter", "Reading", "reset_peak", "resident"]
 
 PROC = Path("/proc/self")
 POWERCAP = Path("/sys/class/powercap")
@@ -30,12 +30,33 @@ class Reading:
     values: dict[str, float] = field(default_factory=dict)
 
 
-def _status(proc: Path, name: str) -> float:
+def resident(name: str, proc: Path = PROC) -> int:
+    """Memory of this process in bytes: ``VmRSS`` now, or ``VmHWM`` at its peak; Linux only.
+
+    Args:
+        name: of the line in its status.
+        proc: folder of the process, for tests.
+
+    Raises:
+        OSError: the system does not tell.
+    """
     for line in (proc / "status").read_text(encoding="ascii", errors="replace").splitlines():
         key, _, value = line.partition(":")
         if key == name:
-            return int(value.split()[0]) * 1024 / MEGA
+            return int(value.split()[0]) * 1024
     raise OSError(f"{proc}/status has no {name}")
+
+
+def reset_peak(proc: Path = PROC) -> None:
+    """Let ``VmHWM`` start again from what is resident now.
+
+    Args:
+        proc: folder of the process, for tests.
+
+    Raises:
+        OSError: the system does not let it.
+    """
+    (proc / "clear_refs").write_text("5", encoding="ascii")
 
 
 def _nvml() -> Any:
@@ -65,8 +86,8 @@ class MemoryMeter:
         self._proc, self._index = proc, index
         self.notes: dict[str, str] = {}
         try:
-            (proc / "clear_refs").write_text("5", encoding="ascii")
-            _status(proc, "VmHWM")
+            reset_peak(proc)
+            resident("VmHWM", proc)
             self.notes["peak_rss_mb"] = "VmHWM of the process, reset before each answer"
             self._resident = True
         except OSError as error:
@@ -88,10 +109,10 @@ class MemoryMeter:
     def measure(self, reading: Reading) -> Iterator[None]:
         """Add the peaks of a block to a reading."""
         if self._resident:
-            (self._proc / "clear_refs").write_text("5", encoding="ascii")
+            reset_peak(self._proc)
         yield
         if self._resident:
-            reading.values["peak_rss_mb"] = _status(self._proc, "VmHWM")
+            reading.values["peak_rss_mb"] = resident("VmHWM", self._proc) / MEGA
         used = self._on_device()
         if used is not None:
             reading.values["device_mb"] = used
