@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from speechprune_ort.evaluation.executor import LocalExecutor
 from speechprune_ort.evaluation.judge import Judge
-from speechprune_ort.evaluation.plan import Plan
+from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation
+from speechprune_ort.evaluation.plan import Plan, Work
 from speechprune_ort.evaluation.run import evaluate
 from speechprune_ort.evaluation.samples import read_samples
 from speechprune_ort.evaluation.settings import settings_of
+from speechprune_ort.evaluation.summary import summarize
 
 SAMPLES = 6
 BROKEN = "s4"
@@ -57,6 +59,12 @@ def plan_of(bundle: Path, data: Path, **changes: Any) -> Plan:
     return Plan(bundle, tuple(read_samples(data)), tuple(settings), device="cpu", **changes)
 
 
+def work_of(plan: Plan, index: int) -> Work:
+    work = plan.work(index)
+    assert work
+    return work
+
+
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "speechprune_ort", *map(str, arguments)]
 
@@ -78,8 +86,9 @@ def eval_arguments(bundle: Path, data: Path, out: Path, *more: object) -> list[o
 def test_every_scoring_judges_every_setting_and_control(
     scoring: Any, bundle: Path, data: Path
 ) -> None:
-    judge = Judge(plan_of(bundle, data, scoring=scoring))
-    row = judge.rows(1)["clean"]
+    plan = plan_of(bundle, data, scoring=scoring)
+    judge = Judge(plan)
+    row = judge.rows(work_of(plan, 1))["clean"]
     assert row["tokens"] == pytest.approx(34 * 25, abs=1)
     assert set(row["settings"]) == {
         "none", "truncate@0", "random@0.2", "speechprune@0.2", "random@0.6", "speechprune@0.6",
@@ -97,14 +106,15 @@ def test_every_scoring_judges_every_setting_and_control(
 def test_a_recording_is_encoded_once_for_all_settings(
     bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = Judge(plan_of(bundle, data))
+    plan = plan_of(bundle, data)
+    judge = Judge(plan)
     heard: list[Any] = []
     listen = type(judge.model).listen
     monkeypatch.setattr(
         type(judge.model), "listen", lambda self, *a, **k: heard.append(a) or listen(self, *a, **k)
     )
-    judge.rows(0)  # its own, and its neighbour's for the mismatched control
-    judge.rows(1)
+    judge.rows(work_of(plan, 0))  # its own, and its neighbour's for the mismatched control
+    judge.rows(work_of(plan, 1))
     assert len(heard) == 3
 
 
@@ -174,17 +184,62 @@ def test_resuming_does_only_what_is_missing(bundle: Path, data: Path, tmp_path: 
     asked: list[list[int]] = []
 
     class Half(LocalExecutor):
-        def run(self, plan: Plan, indices: Any) -> Any:
-            asked.append(list(indices))
-            yield from super().run(plan, list(indices)[:2])
+        def run(self, plan: Plan, works: Any) -> Any:
+            asked.append([work.index for work in works])
+            yield from super().run(plan, works[:2])
 
     with pytest.raises(KeyError):
-        evaluate(plan, tmp_path, Half())
+        evaluate(plan, tmp_path, Half())  # which leaves without having done all
     rows = evaluate(plan, tmp_path, LocalExecutor())
     assert asked == [list(range(SAMPLES))]
     assert [next(iter(row.values()))["sample"] for row in rows] == [f"s{i}" for i in range(SAMPLES)]
     evaluate(plan, tmp_path, Half())
     assert asked[1] == []
+
+
+def test_more_settings_later_are_all_that_is_judged(
+    bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    asked: list[Work] = []
+
+    class Noted(LocalExecutor):
+        def run(self, plan: Plan, works: Any) -> Any:
+            asked.extend(works)
+            yield from super().run(plan, works)
+
+    samples = tuple(read_samples(data))[:2]
+
+    def plan(methods: list[Any], seeds: list[int], **changes: Any) -> Plan:
+        settings = tuple(settings_of(methods, [0.6], seeds))
+        return Plan(bundle, samples, settings, device="cpu", **changes)
+
+    few = plan(["random"], [0], controls=False)
+    rows = evaluate(few, tmp_path / "grown", Noted())
+    assert {work.index for work in asked} == {0, 1}
+    assert all("controls" not in row["clean"] for row in rows)
+    asked.clear()
+    telephone = (CLEAN, Perturbation("telephone"))
+    many = plan(["none", "random"], [0, 1], perturbations=telephone)
+    grown = evaluate(many, tmp_path / "grown", Noted())
+    assert [dict(work.settings) for work in asked] == 2 * [
+        {"clean": ("none", "random@0.6"), "telephone": ("none", "truncate@0", "random@0.6")}
+    ]
+    assert all(work.controls for work in asked)
+    straight = evaluate(many, tmp_path / "straight", LocalExecutor())
+    assert summarize(grown, many.settings) == summarize(straight, many.settings)
+    # A recording more: it is judged, and the first, whose neighbour for the control it becomes.
+    asked.clear()
+    samples = tuple(read_samples(data))[:3]
+    more = plan(["random"], [0, 1], perturbations=telephone[:1])
+    assert len(evaluate(more, tmp_path / "grown", Noted())) == 3
+    assert [work.index for work in asked] == [0, 2]
+    samples = samples[:2]
+    # The smaller plan finds all it asks for, and sees nothing of the rest.
+    asked.clear()
+    assert evaluate(plan(["none"], [0], controls=False), tmp_path / "grown", Noted())[0].keys() == {
+        "clean"
+    }
+    assert asked == []
 
 
 @pytest.mark.parametrize(

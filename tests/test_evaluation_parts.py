@@ -240,7 +240,8 @@ def test_a_journal_goes_on_after_a_cut_line_and_refuses_another_plan(tmp_path: P
     again = Journal(path, {"seed": 1})
     assert again.rows == {"a": {"x": 1}}
     again.add("b", {"x": 2})
-    assert Journal(path, {"seed": 1}).rows == {"a": {"x": 1}, "b": {"x": 2}}
+    again.add("b", {"y": {"z": 3}})
+    assert Journal(path, {"seed": 1}).rows == {"a": {"x": 1}, "b": {"x": 2, "y": {"z": 3}}}
     with pytest.raises(OptionError, match="other seed"):
         Journal(path, {"seed": 2})
     os.truncate(path, 3)  # not even the first line is whole

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 from speechprune_ort.evaluation.judge import Judge
-from speechprune_ort.evaluation.plan import Plan
+from speechprune_ort.evaluation.plan import Plan, Work
 
 __all__ = ["Executor", "ExecutorName", "Judged", "LocalExecutor"]
 
@@ -19,18 +19,18 @@ Judged = tuple[int, dict[str, dict[str, Any]]]
 class Executor(Protocol):
     """Judges samples in any order."""
 
-    def run(self, plan: Plan, indices: Sequence[int]) -> Iterator[Judged]:
-        """Judge the samples at ``indices``; each comes as soon as it is done."""
+    def run(self, plan: Plan, works: Sequence[Work]) -> Iterator[Judged]:
+        """Do all works; each comes as soon as it is done."""
         ...
 
 
 class LocalExecutor:
     """In this process, one sample after the other."""
 
-    def run(self, plan: Plan, indices: Sequence[int]) -> Iterator[Judged]:
+    def run(self, plan: Plan, works: Sequence[Work]) -> Iterator[Judged]:
         """See ``Executor``."""
-        if not indices:
+        if not works:
             return
         judge = Judge(plan)
-        for index in indices:
-            yield index, judge.rows(index)
+        for work in works:
+            yield work.index, judge.rows(work)

@@ -16,7 +16,8 @@ __all__ = ["Journal"]
 class Journal:
     """``rows.jsonl`` of a results folder: what it is about in its first line, then a row a line.
 
-    A line counts once its end is written; half a line, left by a kill, is cut off.
+    A line counts once its end is written; half a line, left by a kill, is cut off. Lines of one
+    row complete each other, the later one being right where both speak.
 
     Args:
         path: the file; made where missing.
@@ -39,8 +40,11 @@ class Journal:
 
     def add(self, key: str, row: Mapping[str, Any]) -> None:
         """Write a row; it is on disk when this returns."""
-        self.rows[key] = dict(row)
+        self._complete(key, row)
         self._append(json.dumps({"row": key, **row}))
+
+    def _complete(self, key: str, row: Mapping[str, Any]) -> None:
+        self.rows[key] = _merged(self.rows.get(key, {}), row)
 
     def _append(self, line: str) -> None:
         with self.path.open("a", encoding="utf-8") as stream:
@@ -62,7 +66,7 @@ class Journal:
         try:
             for line in lines:
                 row = json.loads(line)
-                self.rows[row.pop("row")] = row
+                self._complete(row.pop("row"), row)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{self.path} is damaged ({error}): remove it to begin anew.") from None
 
@@ -78,3 +82,18 @@ class Journal:
             f"{self.path} was begun with other {', '.join(changed)}: take the same, or another "
             "folder with --out."
         )
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Both mappings in one, nested ones too.
+
+    >>> _merged({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}, "b": 4})
+    {'a': {'x': 1, 'y': 3}, 'b': 4}
+    """
+    both = dict(old)
+    for key, value in new.items():
+        before = both.get(key)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            value = _merged(before, value)
+        both[key] = value
+    return both

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from speechprune_ort.errors import AudioError, PromptError
 from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation, perturb
-from speechprune_ort.evaluation.plan import Plan
+from speechprune_ort.evaluation.plan import Plan, Work
 from speechprune_ort.evaluation.samples import Sample, chance
 from speechprune_ort.evaluation.scoring import Chooser
 from speechprune_ort.evaluation.settings import Setting
@@ -55,19 +55,23 @@ class Judge:
         """The bundle."""
         return self._model
 
-    def rows(self, index: int) -> dict[str, dict[str, Any]]:
-        """Judge a sample under every setting and perturbation.
+    def rows(self, work: Work) -> dict[str, dict[str, Any]]:
+        """Judge a sample under settings and perturbations.
 
         Args:
-            index: of the sample in the plan.
+            work: which of them; see ``Plan.work``.
 
         Returns:
             One row a perturbation, by its name: plain data. A recording that cannot be used
             gives one row with its ``error``.
         """
-        sample = self._plan.samples[index]
+        sample = self._plan.samples[work.index]
         try:
-            return {p.name: self._row(index, sample, p) for p in self._plan.perturbations}
+            return {
+                p.name: self._row(work, sample, p)
+                for p in self._plan.perturbations
+                if p.name in work.settings or (p == CLEAN and work.controls)
+            }
         except (AudioError, PromptError) as error:
             return {CLEAN.name: {"sample": sample.name, "error": str(error)}}
 
@@ -107,8 +111,9 @@ class Judge:
     def _hear_clean(self, index: int) -> Recording:
         return self._model.listen(self._plan.samples[index].audio)
 
-    def _row(self, index: int, sample: Sample, perturbation: Perturbation) -> dict[str, Any]:
-        recording = self.hear(index, perturbation)
+    def _row(self, work: Work, sample: Sample, perturbation: Perturbation) -> dict[str, Any]:
+        recording = self.hear(work.index, perturbation)
+        wanted = work.settings.get(perturbation.name, ())
         chooser = Chooser(sample, self._plan.scoring, self._silence)
         row: dict[str, Any] = {
             "sample": sample.name,
@@ -122,12 +127,13 @@ class Judge:
             "settings": {
                 setting.name: self._judge(chooser, recording, setting, sample, perturbation)
                 for setting in self._plan.settings
+                if setting.name in wanted
             },
         }
         if sample.key is not None:
             row["key"] = list(sample.key)
-        if self._plan.controls and perturbation == CLEAN:
-            row["controls"] = self._controls(chooser, index, sample)
+        if work.controls and perturbation == CLEAN:
+            row["controls"] = self._controls(chooser, work.index, sample)
         return row
 
     def _judge(
@@ -145,7 +151,7 @@ class Judge:
             kept = choice.pruning.kept
             if sample.key is not None and perturbation.kind != "speed":
                 covered.append(self._covered(choice.pruning, sample.key))
-        result: dict[str, Any] = {"chosen": chosen, "kept": kept}
+        result: dict[str, Any] = {"seeds": list(setting.seeds), "chosen": chosen, "kept": kept}
         if covered:
             result["key_kept"] = round(float(np.mean(covered)), 4)
         return result

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,24 @@ from speechprune_ort.evaluation.settings import Setting
 from speechprune_ort.manifest import Manifest
 from speechprune_ort.options import DeviceName
 
-__all__ = ["Plan"]
+__all__ = ["Plan", "Work"]
+
+CHOSEN_PER_SETTING = ("method", "pruning_rate", "seed")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What of one sample is still to be judged.
+
+    Attributes:
+        index: of the sample in the plan.
+        settings: names of settings, by the name of the perturbation.
+        controls: whether the controls are, too.
+    """
+
+    index: int
+    settings: Mapping[str, tuple[str, ...]]
+    controls: bool
 
 
 @dataclass(frozen=True)
@@ -48,18 +66,80 @@ class Plan:
     provider_options: Mapping[str, str] = field(default_factory=dict)
 
     def about(self) -> dict[str, Any]:
-        """What the rows depend on, as plain data: rows of another plan do not belong to it."""
-        samples = [asdict(s) | {"audio": s.audio.name} for s in self.samples]
-        digest = hashlib.sha256(json.dumps(samples, sort_keys=True).encode()).hexdigest()
+        """What the rows depend on, as plain data: rows of another plan do not belong to it.
+
+        Samples, methods, rates, seeds and perturbations are not in it: a row says itself which it
+        has, and those that are added later complete it.
+        """
         return {
             "bundle": Manifest.read(self.bundle).digest,
-            "samples": digest,
-            "settings": [asdict(setting) for setting in self.settings],
+            "pruning": self._shared_options(),
             "scoring": self.scoring,
-            "perturbations": [p.name for p in self.perturbations],
-            "controls": self.controls,
             "seed": self.seed,
             # Another device or thread count rounds differently: rows are not mixed.
             "device": self.device,
             "threads": self.threads,
         }
+
+    def _shared_options(self) -> list[dict[str, Any]]:
+        """Options of pruning that a setting's name does not say."""
+        found = []
+        for setting in self.settings:
+            options = asdict(setting.options)
+            for name in CHOSEN_PER_SETTING:
+                del options[name]
+            if options not in found:
+                found.append(options)
+        return found
+
+    def key(self, index: int, perturbation: str) -> str:
+        """Name of a row: of the sample, and of the recordings that others put into it."""
+        own, every = self._digests[index], self._digests
+        # The control takes the recording before; babble is made of any.
+        others = every[index - 1 : index] or every[-1:] if perturbation == CLEAN.name else every
+        digest = hashlib.sha256("".join((own, *others)).encode()).hexdigest()
+        return f"{self.samples[index].name} {perturbation} {digest[:12]}"
+
+    @cached_property
+    def _digests(self) -> list[str]:
+        """What the rows of each sample depend on."""
+        contents = (asdict(sample) | {"audio": sample.audio.name} for sample in self.samples)
+        dumped = (json.dumps(content, sort_keys=True).encode() for content in contents)
+        return [hashlib.sha256(content).hexdigest() for content in dumped]
+
+    def work(self, index: int, row: Mapping[str, Any] | None = None) -> Work | None:
+        """What is to be done for a sample.
+
+        Args:
+            index: of the sample.
+            row: what has been found out already, by perturbation.
+
+        Returns:
+            The work, or None where nothing is missing.
+        """
+        row = row or {}
+        if any("error" in part for part in row.values()):
+            return None
+        missing = {}
+        for perturbation in self.perturbations:
+            done = row.get(perturbation.name, {}).get("settings", {})
+            names = tuple(
+                setting.name
+                for setting in self.settings
+                if done.get(setting.name, {}).get("seeds") != list(setting.seeds)
+            )
+            if names:
+                missing[perturbation.name] = names
+        clean = row.get(CLEAN.name, {})
+        controls = self.controls and CLEAN in self.perturbations and "controls" not in clean
+        return Work(index, missing, controls) if missing or controls else None
+
+    def asked_for(self, row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """The part of a sample's row that this plan asks for, in its order."""
+        if any("error" in part for part in row.values()):
+            return dict(row)
+        asked = {p.name: dict(row[p.name]) for p in self.perturbations}
+        if not self.controls:
+            for part in asked.values():
+                part.pop("controls", None)
+        return asked

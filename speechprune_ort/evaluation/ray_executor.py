@@ -7,7 +7,8 @@ from typing import Any
 
 from speechprune_ort.evaluation.executor import Judged
 from speechprune_ort.evaluation.judge import Judge
-from speechprune_ort.evaluation.plan import Plan
+from speechprune_ort.evaluation.plan import Plan, Work
+from speechprune_ort.options import ON_GPU
 from speechprune_ort.ray_workers import RayWorkers
 
 __all__ = ["RayExecutor"]
@@ -27,20 +28,22 @@ class RayExecutor:
     def __init__(self, address: str | None, workers: int) -> None:
         self._workers = RayWorkers(address, workers)
 
-    def run(self, plan: Plan, indices: Sequence[int]) -> Iterator[Judged]:
+    def run(self, plan: Plan, works: Sequence[Work]) -> Iterator[Judged]:
         """See ``Executor``."""
-        yield from self._workers.map(_Rows(plan), indices)
+        for place, rows in self._workers.map(_Rows(plan, works), range(len(works))):
+            yield works[place].index, rows
 
 
 class _Rows:
     """Made on the driver, opened on the worker."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, plan: Plan, works: Sequence[Work]) -> None:
+        self._plan, self._works = plan, works
 
     @property
     def uses_cuda(self) -> bool:
-        return self._plan.device == "cuda"
+        return self._plan.device in ON_GPU
 
     def open(self) -> Any:
-        return Judge(self._plan).rows
+        judge = Judge(self._plan)
+        return lambda place: judge.rows(self._works[place])

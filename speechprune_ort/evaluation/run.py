@@ -8,6 +8,7 @@ from typing import Any
 
 from speechprune_ort.evaluation.executor import Executor
 from speechprune_ort.evaluation.journal import Journal
+from speechprune_ort.evaluation.perturbation import CLEAN
 from speechprune_ort.evaluation.plan import Plan
 
 __all__ = ["Rows", "evaluate"]
@@ -23,8 +24,9 @@ def evaluate(
 
     Args:
         plan: what to do.
-        out: folder of results; ``rows.jsonl`` in it keeps what is done, and what is there of
-            the same plan is not done again.
+        out: folder of results; ``rows.jsonl`` in it keeps what is done. What is there of the
+            same bundle and options is not done again: with more samples, methods, rates, seeds or
+            perturbations only those are.
         executor: where.
         progress: called with the number of samples done and of all.
 
@@ -32,15 +34,24 @@ def evaluate(
         The rows in the order of the samples, however they came.
 
     Raises:
-        OptionError: ``out`` holds rows of another plan.
+        OptionError: ``out`` holds rows of another bundle or of other options.
     """
     journal = Journal(out / "rows.jsonl", plan.about())
-    names = [sample.name for sample in plan.samples]
-    missing = [index for index, name in enumerate(names) if name not in journal.rows]
+
+    def row(index: int) -> dict[str, dict[str, Any]]:
+        names = dict.fromkeys((CLEAN.name, *(p.name for p in plan.perturbations)))
+        keys = {name: plan.key(index, name) for name in names}
+        return {name: journal.rows[key] for name, key in keys.items() if key in journal.rows}
+
+    indices = range(len(plan.samples))
+    missing = [work for index in indices if (work := plan.work(index, row(index)))]
+    done = len(indices) - len(missing)
     if progress:
-        progress(len(names) - len(missing), len(names))
+        progress(done, len(indices))
     for index, rows in executor.run(plan, missing):
-        journal.add(names[index], rows)
+        for name, found in rows.items():
+            journal.add(plan.key(index, name), found)
+        done += 1
         if progress:
-            progress(sum(name in journal.rows for name in names), len(names))
-    return [journal.rows[name] for name in names]
+            progress(done, len(indices))
+    return [plan.asked_for(row(index)) for index in indices]
