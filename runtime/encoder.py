@@ -68,12 +68,13 @@ def encode_windows(
         else:
             with timings.measure("log_mel"):
                 features, length = log_mel(window)
+                tokens = builder.window_tokens
                 if takes_short:
                     features = _unpadded(features, length, per_token)
+                    tokens = features.shape[1] // per_token
             count = audio.tokens(length)
             if count:
                 with timings.measure("encoder"):
-                    tokens = features.shape[1] // per_token
                     _encode(session, features, length, tokens, builder, device)
                     if is_silent:
                         silent[len(window)] = builder.peek(count)

@@ -26,6 +26,7 @@ __all__ = [
     "Manifest",
     "Parity",
     "PromptPiece",
+    "whole_windows",
 ]
 
 SCHEMA_VERSION = 1
@@ -45,6 +46,8 @@ class AudioSpec:
         frame_tokens: audio tokens of one second, f in arXiv:2412.12009, section III.
         length_steps: how ``frames`` log-mel frames become tokens: for each (a, b, c) in
             turn, n = (n + a) // b + c.
+        span_tokens: tokens that share one stretch of time: 1 where a token is a stretch of its
+            own, all of a window where the encoder mixes its time (a Q-Former).
     """
 
     sampling_rate: int
@@ -53,6 +56,7 @@ class AudioSpec:
     window_seconds: float
     frame_tokens: int
     length_steps: tuple[tuple[int, int, int], ...]
+    span_tokens: int = 1
 
     @property
     def window_samples(self) -> int:
@@ -69,6 +73,20 @@ class AudioSpec:
         for add, divide, plus in self.length_steps:
             frames = (frames + add) // divide + plus
         return max(0, frames)
+
+
+def whole_windows(frames: int, tokens: int) -> tuple[tuple[int, int, int], ...]:
+    """``length_steps`` of an encoder that gives all tokens of a window however full it is.
+
+    Args:
+        frames: log-mel frames of a window.
+        tokens: audio tokens of it.
+
+    >>> spec = AudioSpec(16000, 400, 160, 30.0, 25, whole_windows(3000, 375))
+    >>> spec.tokens(3000), spec.tokens(1)
+    (375, 375)
+    """
+    return ((0, frames + 1, tokens),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -260,7 +260,12 @@ class Recording:
             options=options,
             indices=selection.indices,
             total=self.tokens,
-            spans=spans_of(selection.indices, self._engine.tokens_per_second),
+            spans=spans_of(
+                selection.indices,
+                self._engine.tokens_per_second,
+                self.seconds,
+                self._engine.manifest.audio.span_tokens,
+            ),
             similarity=selection.similarity,
             attention=selection.attention,
             candidates=selection.candidates,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort.options import GenerationOptions, PruningOptions
+from speechprune_ort.ranges import stage_range
 
 __all__ = ["STAGES", "Answer", "AnswerStream", "Pruning", "Score", "Span", "Timings", "spans_of"]
 
@@ -39,26 +40,37 @@ class Span:
     end: float
 
 
-def spans_of(indices: NDArray[np.int64], tokens_per_second: float) -> tuple[Span, ...]:
+def spans_of(
+    indices: NDArray[np.int64],
+    tokens_per_second: float,
+    seconds: float = float("inf"),
+    span_tokens: int = 1,
+) -> tuple[Span, ...]:
     """Stretches of time that runs of neighbouring tokens cover.
 
     Args:
         indices: ascending token indices.
         tokens_per_second: of the model.
+        seconds: length of the recording: tokens of the silence behind it cover nothing of it.
+        span_tokens: tokens that share one stretch; see ``AudioSpec``.
 
     >>> spans_of(np.array([0, 1, 2, 50]), 25.0)
     (Span(start=0.0, end=0.12), Span(start=2.0, end=2.04))
+    >>> spans_of(np.array([3, 900, 1400]), 448 / 30, 70.5, 448)
+    (Span(start=0.0, end=30.0), Span(start=60.0, end=70.5))
     """
     if not len(indices):
         return ()
+    indices, tokens_per_second = np.unique(indices // span_tokens), tokens_per_second / span_tokens
     runs = np.split(indices, np.flatnonzero(np.diff(indices) > 1) + 1)
-    return tuple(
+    spans = (
         Span(
             round(float(run[0]) / tokens_per_second, 3),
-            round(float(run[-1] + 1) / tokens_per_second, 3),
+            round(min(float(run[-1] + 1) / tokens_per_second, seconds), 3),
         )
         for run in runs
     )
+    return tuple(span for span in spans if span.end > span.start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +130,8 @@ class Timings:
         """Add the time spent in the block to a stage."""
         started = perf_counter()
         try:
-            yield
+            with stage_range(stage):
+                yield
         finally:
             spent = perf_counter() - started
             self.seconds[stage] = self.seconds.get(stage, 0.0) + spent

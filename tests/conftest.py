@@ -18,6 +18,7 @@ if importlib.util.find_spec("torch") is None:
         "test_cli.py",
         "test_equality.py",
         "test_explain.py",
+        "test_families.py",
         "test_small_model.py",
         "test_small_model_parts.py",
         "test_small_model_sources.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,23 +49,26 @@ class Tiny:
         return f"{self.text}-{grouped}-{'tied' if self.tied else 'untied'}-{self.mel_bins}"
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte and the control tokens: nothing to download, every text works."""
+def byte_tokenizer(controls: Sequence[str], **names: str) -> PreTrainedTokenizerFast:
+    """One token per byte and the control tokens: nothing to download, every text works.
+
+    Args:
+        controls: texts of control tokens.
+        **names: ``eos_token`` and the like.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {character: i for i, character in enumerate(alphabet)}
     backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(c, special=True, normalized=False) for c in CONTROLS])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
+    backend.add_special_tokens([AddedToken(c, special=True, normalized=False) for c in controls])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
 
 
 def write_checkpoint(folder: Path, tiny: Tiny) -> Path:
     """Write a random checkpoint whose answers vary from token to token."""
     torch.manual_seed(tiny.seed)
-    fast = tokenizer()
+    fast = byte_tokenizer(CONTROLS, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     text = {
         "hidden_size": tiny.heads * tiny.head_dim,
         "intermediate_size": 96,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from transformers import AutoConfig
+from transformers import PreTrainedConfig
 
 from speechprune_ort.errors import ExportError, UnsupportedModelError
-from speechprune_ort.export.families import qwen2_audio
+from speechprune_ort.export.families import diva, qwen2_audio, voxtral
 from speechprune_ort.export.families.base import Checkpoint
 
 __all__ = ["FAMILIES", "Checkpoint", "load_checkpoint"]
@@ -17,6 +17,8 @@ Loader = Callable[[str, str | None, bool], Checkpoint]
 
 FAMILIES: Mapping[str, Loader] = {
     "Qwen2AudioForConditionalGeneration": qwen2_audio.load,
+    "DiVAModel": diva.load,
+    "VoxtralForConditionalGeneration": voxtral.load,
 }
 """How to load a checkpoint, by the architecture that its config names."""
 
@@ -40,20 +42,19 @@ def load_checkpoint(model: str, revision: str | None, trust_remote_code: bool) -
         )
     location = str(folder) if folder.exists() else model
     try:
-        config = AutoConfig.from_pretrained(
-            location, revision=revision, trust_remote_code=trust_remote_code
-        )
+        config, _ = PreTrainedConfig.get_config_dict(location, revision=revision)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ExportError(
             f"Cannot read a checkpoint from {model!r} ({reason}): "
             "give a local folder, or a hub id while the hub can be reached."
         ) from error
-    architectures = list(config.architectures or [])
+    architectures = list(config.get("architectures") or [])
     for architecture in architectures:
         if architecture in FAMILIES:
             return FAMILIES[architecture](location, revision, trust_remote_code)
     raise UnsupportedModelError(
-        f"{model!r} is a {', '.join(architectures) or config.model_type} checkpoint, which export "
-        f"does not know: it knows {', '.join(FAMILIES)}."
+        f"{model!r} is a {', '.join(architectures) or config.get('model_type')} checkpoint, which "
+        f"export does not know: it knows {', '.join(FAMILIES)}. How to add a family is told in "
+        "docs/families.md."
     )

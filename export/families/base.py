@@ -95,7 +95,9 @@ def split_prompt(
         return [PromptPiece("ids", ids=ids(text))] if text else []
 
     controls = sorted(
-        (str(token) for token in tokenizer.added_tokens_decoder.values()), key=len, reverse=True
+        {audio_token, *(str(token) for token in tokenizer.added_tokens_decoder.values())},
+        key=len,
+        reverse=True,
     )
     before_query, after_query = rendered.split(QUERY_MARK)
     start = max((before_query.rfind(c) + len(c) for c in controls if c in before_query), default=0)
@@ -121,7 +123,8 @@ def split_prompt(
                 joined += ids(audio_token)
             else:
                 joined += piece.ids
-        if tuple(joined) != ids(rendered.replace(QUERY_MARK, question)):
+        ahead, behind = rendered.replace(QUERY_MARK, question).split(audio_token)
+        if tuple(joined) != ids(ahead) + ids(audio_token) + ids(behind):
             raise ExportError(
                 "The tokenizer does not split this chat template at its control tokens: "
                 "only templates whose parts tokenize on their own can be exported."

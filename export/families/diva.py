@@ -1,0 +1,229 @@
+"""DiVA: Whisper encoder, a copy of Whisper's decoder as Q-Former, linear map, Llama text.
+
+Source: arXiv:2410.02678 (Distilling an End-to-End Voice Assistant). The checkpoint holds the
+learned queries, the Q-Former and the linear map; the encoder and the language model are
+checkpoints of their own, which its config names (``reference_encoder``, ``reference_decoder``).
+The classes here are ours, for that layout; no code of a checkpoint is run. What could not be
+checked against the published weights is listed in docs/families.md.
+
+The Q-Former mixes time: every token has looked at all of its 30 s window. A frame, the unit of
+phase 1's budgets, is therefore one of 28 equal blocks of queries, in their order; and kept spans
+are whole windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    WhisperFeatureExtractor,
+    WhisperModel,
+)
+from transformers.utils import cached_file
+
+from speechprune_ort.errors import ExportError
+from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_prompt
+from speechprune_ort.export.families.loading import (
+    dimensions_of,
+    in_float32,
+    language_model_of,
+    notes_of,
+    require_fast,
+    require_known_text,
+    stop_tokens,
+    unreadable,
+)
+from speechprune_ort.export.families.whisper import (
+    additive_mask,
+    encoder_frames,
+    encoder_layers,
+)
+from speechprune_ort.manifest import AudioSpec, whole_windows
+
+__all__ = ["load"]
+
+AUDIO_MARK = "SPEECHPRUNEAUDIO"
+"""Stands for the audio while the prompt is laid out."""
+
+BLOCKS = 28
+"""Blocks of queries in a window: the divisor of 448 and 112 that is nearest to 30 seconds."""
+
+TEXT_FIRST, AUDIO_FIRST = "text_first", "audio_first"
+
+
+class AudioEncoder(nn.Module):
+    """Encoder, Q-Former and linear map as one module.
+
+    Args:
+        whisper: encoder, and the Q-Former's weights in its decoder.
+        queries: (queries, width) learned inputs of the Q-Former.
+        weight: (in, hidden) of the linear map, as the checkpoint stores it.
+        bias: (hidden,) of it.
+    """
+
+    def __init__(self, whisper: Any, queries: Tensor, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.tower, self.former = whisper.encoder, whisper.decoder
+        self.queries = nn.Parameter(queries, requires_grad=False)
+        self.projection = nn.Linear(weight.shape[0], weight.shape[1])
+        self.projection.weight = nn.Parameter(weight.T.contiguous(), requires_grad=False)
+        self.projection.bias = nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, input_features: Tensor, feature_lengths: Tensor) -> Tensor:
+        """(windows, mel_bins, frames), (windows,) -> (windows, window_tokens, hidden)."""
+        heard = encoder_layers(self.tower, encoder_frames(self.tower, input_features))
+        heard = self.tower.layer_norm(heard)
+        former, count = self.former, self.queries.shape[0]
+        rows = torch.arange(count, device=heard.device)
+        hidden = self.queries + former.embed_positions.weight[:count]
+        hidden = hidden[None].expand(heard.shape[0], -1, -1)
+        causal = additive_mask(hidden, rows[None, :] > rows[:, None])[None, None]
+        for layer in former.layers:
+            hidden = layer(
+                hidden, attention_mask=causal, encoder_hidden_states=heard, use_cache=False
+            )
+        hidden = former.layer_norm(hidden)
+        width = self.projection.in_features
+        joined = hidden.reshape(hidden.shape[0], count * hidden.shape[2] // width, width)
+        # A window of no frames has no tokens: the only thing that its length decides.
+        present = (feature_lengths > 0).to(hidden.dtype)[:, None, None]
+        embeds: Tensor = self.projection(joined) * present
+        return embeds
+
+
+def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
+    """Load a DiVA checkpoint and the two that it refers to, in float32.
+
+    Args:
+        location: hub id or local folder with ``config.json`` and ``model.safetensors``. A
+            reference that is a folder may be given relative to it.
+        revision: branch, tag or commit of it on the hub; the references are taken as they are.
+        trust_remote_code: passed on to transformers for the references.
+
+    Raises:
+        ExportError: a part is missing or does not fit the others.
+        UnsupportedModelError: the language model is neither qwen2 nor llama.
+    """
+    config, _ = PreTrainedConfig.get_config_dict(location, revision=revision)
+    encoder_at = _reference(config, "reference_encoder", location)
+    decoder_at = _reference(config, "reference_decoder", location)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    try:
+        extractor = WhisperFeatureExtractor.from_pretrained(encoder_at, **options)
+        tokenizer = require_fast(decoder_at, AutoTokenizer.from_pretrained(decoder_at, **options))
+        file = cached_file(location, "model.safetensors", revision=revision)
+    except (OSError, ValueError) as error:
+        raise ExportError(unreadable(location, error)) from error
+    model = in_float32(AutoModelForCausalLM, decoder_at, **options)
+    text = model.config
+    require_known_text(decoder_at, text)
+    whisper = in_float32(WhisperModel, encoder_at, **options)
+    weights = {name: value.float() for name, value in load_file(file).items()}
+    module = _audio_encoder(location, whisper, weights, text.hidden_size)
+    frames = 2 * whisper.config.max_source_positions
+    width = module.queries.shape[1]
+    tokens = len(module.queries) * width // module.projection.in_features
+    if tokens % BLOCKS:
+        raise ExportError(
+            f"{location!r} has {tokens} tokens a window, which {BLOCKS} blocks do not divide: "
+            "this is no layout of DiVA that export knows."
+        )
+    audio = AudioSpec(
+        sampling_rate=extractor.sampling_rate,
+        n_fft=extractor.n_fft,
+        hop_length=extractor.hop_length,
+        window_seconds=frames * extractor.hop_length / extractor.sampling_rate,
+        frame_tokens=tokens // BLOCKS,
+        length_steps=whole_windows(frames, tokens),
+        span_tokens=tokens,
+    )
+    order = config.get("bundle_prompt_order", TEXT_FIRST)
+    return Checkpoint(
+        family="diva",
+        audio_encoder=module.eval().requires_grad_(False),
+        language_model=language_model_of(model.model, model.lm_head, text),
+        tokenizer=tokenizer,
+        audio=audio,
+        dimensions=dimensions_of(text, audio, whisper.config.num_mel_bins, frames),
+        prompt=split_prompt(_render(tokenizer, order), AUDIO_MARK, tokenizer),
+        stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
+        revision=config.get("_commit_hash"),
+        **notes_of(config),
+    )
+
+
+def _reference(config: Mapping[str, Any], key: str, location: str) -> str:
+    """Hub id or folder that the config names; a folder also relative to the checkpoint."""
+    named = config.get(key)
+    if not named:
+        raise ExportError(
+            f"The config of {location!r} names no {key}: DiVA's encoder and language model are "
+            "checkpoints of their own."
+        )
+    beside = Path(location) / str(named)
+    return str(beside) if beside.is_dir() else str(named)
+
+
+def _audio_encoder(
+    location: str, whisper: Any, weights: Mapping[str, Tensor], hidden: int
+) -> AudioEncoder:
+    try:
+        queries, weight = weights["query_tokens"], weights["projection.weight"]
+        bias = weights["projection.bias"]
+    except KeyError as error:
+        raise ExportError(
+            f"The checkpoint {location!r} lacks {error}: give a complete one."
+        ) from None
+    connector = {
+        name.removeprefix("connector."): value
+        for name, value in weights.items()
+        if name.startswith("connector.")
+    }
+    if weight.shape[1] != hidden or weight.shape[0] % queries.shape[1]:
+        raise ExportError(
+            f"The projection of {location!r} is {tuple(weight.shape)}, which does not lead from "
+            f"{queries.shape[1]} wide queries to a language model {hidden} wide."
+        )
+    try:
+        whisper.decoder.load_state_dict(connector)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(
+            f"The Q-Former of {location!r} does not fit its reference encoder ({reason})."
+        ) from None
+    return AudioEncoder(whisper, queries, weight, bias)
+
+
+def _render(tokenizer: Any, order: str) -> str:
+    """The prompt of one of DiVA's two published forms.
+
+    ``text_first``: the user's text as a system message, then the audio. ``audio_first``: the
+    user's turn is the audio, an empty line, and the text.
+
+    Raises:
+        ExportError: another order, or a chat template that cannot be split.
+    """
+    mark = f"{AUDIO_MARK}{QUERY_MARK}"
+    rendered: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True
+    )
+    prefix, found, suffix = rendered.partition(mark)
+    lines = [line for line in prefix.split("\n") if line.strip()]
+    if not found or not lines:
+        raise ExportError("The chat template does not show the user's text: give it one that does.")
+    if order == AUDIO_FIRST:
+        return f"{prefix}{AUDIO_MARK}\n\n{QUERY_MARK}{suffix}"
+    if order != TEXT_FIRST:
+        raise ExportError(
+            f"bundle_prompt_order is {TEXT_FIRST} or {AUDIO_FIRST}, not {order!r}: mend the "
+            "checkpoint's config.json."
+        )
+    return f"{lines[0]}\n{QUERY_MARK}\n{lines[-1]}\n{AUDIO_MARK}{suffix}"

@@ -1,0 +1,116 @@
+"""Voxtral: Whisper encoder, four frames joined, two-layer projector, Llama-style text.
+
+Any ``VoxtralForConditionalGeneration`` checkpoint. What differs from Qwen2-Audio: 375 audio tokens
+a window, no padding mask (a window that is not full is heard with its silence, all 375 tokens of
+it, as transformers does), and the prompt of Mistral's tokenizers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AutoFeatureExtractor, AutoTokenizer, VoxtralForConditionalGeneration
+
+from speechprune_ort.errors import ExportError
+from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_prompt
+from speechprune_ort.export.families.loading import (
+    dimensions_of,
+    in_float32,
+    language_model_of,
+    notes_of,
+    require_fast,
+    require_known_text,
+    stop_tokens,
+    unreadable,
+)
+from speechprune_ort.export.families.whisper import encoder_frames, encoder_layers
+from speechprune_ort.manifest import AudioSpec, whole_windows
+
+__all__ = ["load"]
+
+TEMPLATE = ("[INST]", "[BEGIN_AUDIO]", "[/INST]")
+FRAME_SECONDS = 2
+"""Of a frame: 12.5 tokens a second are no whole number, 25 in two seconds are."""
+
+
+class AudioEncoder(nn.Module):
+    """Encoder and projector as one module."""
+
+    def __init__(self, model: VoxtralForConditionalGeneration) -> None:
+        super().__init__()
+        self.tower = model.model.audio_tower
+        self.projector = model.model.multi_modal_projector
+        self.width = self.projector.linear_1.in_features
+
+    def forward(self, input_features: Tensor, feature_lengths: Tensor) -> Tensor:
+        """(windows, mel_bins, frames), (windows,) -> (windows, frames // 8, hidden)."""
+        hidden = encoder_layers(self.tower, encoder_frames(self.tower, input_features))
+        hidden = self.tower.layer_norm(hidden)
+        windows, frames, width = hidden.shape
+        joined = hidden.reshape(windows, frames * width // self.width, self.width)
+        # A window of no frames has no tokens: the only thing that its length decides.
+        heard = (feature_lengths > 0).to(hidden.dtype)[:, None, None]
+        embeds: Tensor = self.projector(joined) * heard
+        return embeds
+
+
+def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
+    """Load a Voxtral checkpoint in float32.
+
+    Args:
+        location: hub id or local folder; its tokenizer as ``tokenizer.json``.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: passed on to transformers.
+
+    Raises:
+        ExportError: weights are missing, or the tokenizer cannot be used.
+        UnsupportedModelError: the text model is neither qwen2 nor llama.
+    """
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        extractor = AutoFeatureExtractor.from_pretrained(location, **options)
+        tokenizer = require_fast(location, AutoTokenizer.from_pretrained(location, **options))
+    except (OSError, ValueError) as error:
+        raise ExportError(unreadable(location, error)) from error
+    model = in_float32(VoxtralForConditionalGeneration, location, **options)
+    config = model.config
+    text, encoder = config.text_config, config.audio_config
+    require_known_text(location, text)
+    frames = 2 * encoder.max_source_positions
+    window_seconds = frames * extractor.hop_length / extractor.sampling_rate
+    joined = encoder.intermediate_size // encoder.hidden_size
+    tokens = encoder.max_source_positions // joined
+    audio = AudioSpec(
+        sampling_rate=extractor.sampling_rate,
+        n_fft=extractor.n_fft,
+        hop_length=extractor.hop_length,
+        window_seconds=window_seconds,
+        frame_tokens=round(FRAME_SECONDS * tokens / window_seconds),
+        length_steps=whole_windows(frames, tokens),
+    )
+    audio_token = tokenizer.convert_ids_to_tokens(config.audio_token_id)
+    return Checkpoint(
+        family="voxtral",
+        audio_encoder=AudioEncoder(model).eval(),
+        language_model=language_model_of(model.model.language_model, model.lm_head, text),
+        tokenizer=tokenizer,
+        audio=audio,
+        dimensions=dimensions_of(text, audio, encoder.num_mel_bins, frames),
+        prompt=split_prompt(_render(tokenizer, audio_token), audio_token, tokenizer),
+        stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
+        revision=getattr(config, "_commit_hash", None),
+        **notes_of(config.to_dict()),
+    )
+
+
+def _render(tokenizer: Any, audio_token: str) -> str:
+    """One turn of the user: the audio, then the text, as Mistral's own encoder lays it out."""
+    missing = [part for part in TEMPLATE if part not in tokenizer.get_vocab()]
+    if missing or tokenizer.bos_token is None:
+        raise ExportError(
+            f"The tokenizer has no {', '.join(missing) or 'begin token'}: give one of Mistral's, "
+            "version 7 or later, as tokenizer.json."
+        )
+    instruct, begin, end = TEMPLATE
+    return f"{tokenizer.bos_token}{instruct}{begin}{audio_token}{QUERY_MARK}{end}"
