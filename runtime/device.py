@@ -24,6 +24,8 @@ __all__ = [
 
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
+TENSORRT_PROVIDER = "TensorrtExecutionProvider"
+TENSORRT_LIBRARY = "libnvinfer.so.10"  # what onnxruntime-gpu 1.31 links against
 # What onnxruntime-gpu 1.31 links against: CUDA 13 and cuDNN 9.
 CUDA_LIBRARIES = ("libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcudnn.so.9")
 
@@ -36,20 +38,24 @@ class Device:
         name: ``cpu`` or ``cuda``.
         index: which one, where there are several.
         provider_options: passed to the CUDA execution provider.
+        tensorrt: TensorRT takes what it can compile, CUDA the rest.
     """
 
     name: Literal["cpu", "cuda"]
     index: int = 0
     provider_options: tuple[tuple[str, str], ...] = ()
+    tensorrt: bool = False
 
     @property
     def provider(self) -> str:
         """ONNX Runtime's name of the execution provider."""
+        if self.tensorrt:
+            return TENSORRT_PROVIDER
         return CUDA_PROVIDER if self.name == "cuda" else "CPUExecutionProvider"
 
     @property
     def providers(self) -> list[Any]:
-        """Argument for ``InferenceSession``: this provider alone, so nothing falls back."""
+        """Argument for ``InferenceSession``: what was asked for alone, so nothing falls back."""
         if self.name == "cpu":
             return [self.provider]
         options = {
@@ -58,7 +64,11 @@ class Device:
             "device_id": str(self.index),
             **dict(self.provider_options),
         }
-        return [(self.provider, options)]
+        cuda = (CUDA_PROVIDER, options)
+        if not self.tensorrt:
+            return [cuda]
+        # Grouped-query attention and 4-bit matrices are ONNX Runtime's own, for CUDA alone.
+        return [(TENSORRT_PROVIDER, {"device_id": str(self.index)}), cuda]
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> ort.OrtValue:
         """An uninitialised tensor on this device."""
@@ -129,38 +139,59 @@ def cuda_problem() -> str | None:
     return None
 
 
+def tensorrt_problem() -> str | None:
+    """What keeps this machine from using TensorRT, with its cure; None where nothing does."""
+    problem = cuda_problem()
+    if problem is not None:
+        return problem
+    if TENSORRT_PROVIDER not in ort.get_available_providers():
+        return "the installed ONNX Runtime has no TensorRT provider: take device='cuda'"
+    try:
+        ctypes.CDLL(TENSORRT_LIBRARY)
+    except OSError as error:
+        return (
+            f"{TENSORRT_LIBRARY} cannot be loaded ({error}): install TensorRT 10 (pip install "
+            "'tensorrt-cu13<11') and put its folder on LD_LIBRARY_PATH, or take device='cuda'"
+        )
+    return None
+
+
 def resolve_device(
     asked: str, target: str, provider_options: Mapping[str, str] | None = None
 ) -> Device:
     """Choose the device of a bundle, or say why it cannot be had.
 
     Args:
-        asked: ``auto``, ``cuda`` or ``cpu``.
+        asked: ``auto``, ``cuda``, ``tensorrt`` or ``cpu``.
         target: what the bundle's graphs were built for, ``cpu`` or ``cuda``.
         provider_options: of the CUDA execution provider; ``device_id`` picks a GPU.
 
     Raises:
-        OptionError: ``asked`` is none of the three, or options were given for the CPU.
-        DeviceError: the bundle was built for another device, or CUDA cannot be used here.
+        OptionError: ``asked`` is none of these, or options were given for the CPU.
+        DeviceError: the bundle was built for another device, or CUDA or TensorRT cannot be used
+            here.
 
     ``auto`` takes what the bundle was built for and says so on stderr.
     """
-    if asked not in ("auto", "cuda", "cpu"):
-        raise OptionError(f"device must be auto, cuda or cpu, not {asked!r}.")
-    wanted = target if asked == "auto" else asked
+    if asked not in ("auto", "cuda", "tensorrt", "cpu"):
+        raise OptionError(f"device must be auto, cuda, tensorrt or cpu, not {asked!r}.")
+    tensorrt = asked == "tensorrt"
+    wanted = {"auto": target, "tensorrt": "cuda"}.get(asked, asked)
     if wanted != target:
         raise DeviceError(
             f"This bundle was exported for {target} and device={asked!r} was asked for: "
-            f"export it again with --target {asked}, or use device={target!r}."
+            f"export it again with --target {wanted}, or use device={target!r}."
         )
     if wanted == "cpu":
         if provider_options:
             raise OptionError("provider_options are for CUDA: leave them out on the CPU.")
         device = Device("cpu")
     else:
-        problem = cuda_problem()
+        problem = tensorrt_problem() if tensorrt else cuda_problem()
         if problem is not None:
-            raise DeviceError(f"CUDA cannot be used here: {problem}.")
+            raise DeviceError(
+                f"{'TensorRT' if tensorrt else 'CUDA'} cannot be used here: {problem}."
+            )
         options = {str(k): str(v) for k, v in (provider_options or {}).items()}
         try:
             index = int(options.get("device_id", "0"))
@@ -168,7 +199,7 @@ def resolve_device(
             raise OptionError(
                 f"device_id must be a whole number, not {options['device_id']!r}."
             ) from None
-        device = Device("cuda", index, tuple(sorted(options.items())))
+        device = Device("cuda", index, tuple(sorted(options.items())), tensorrt)
     if asked == "auto":
         sys.stderr.write(f"speechprune-ort: device auto took {device.name}\n")
     return device

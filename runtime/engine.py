@@ -50,9 +50,11 @@ class Engine:
 
     Args:
         folder: The bundle.
-        device: ``cpu``, ``cuda`` or ``auto``.
+        device: ``cpu``, ``cuda``, ``tensorrt`` or ``auto``.
         threads: within an operator; None lets ONNX Runtime choose.
         provider_options: of the CUDA execution provider.
+        traces: folder for ONNX Runtime's own traces of every graph, see ``write_traces``; None
+            for none, as they cost time.
 
     Attributes:
         manifest: of the bundle.
@@ -71,11 +73,12 @@ class Engine:
         device: DeviceName,
         threads: int | None,
         provider_options: Mapping[str, str] | None,
+        traces: Path | None = None,
     ) -> None:
         self.manifest = manifest = Manifest.read(folder)
         self.device = resolve_device(device, manifest.target, provider_options)
         verify_files(folder, manifest)
-        self._folder, self._threads = folder, threads
+        self._folder, self._threads, self._traces = folder, threads, traces
         try:
             self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
         except Exception as error:  # the library raises a bare Exception
@@ -124,8 +127,23 @@ class Engine:
                 self.device,
                 self._threads,
                 spinning=name == DECODER,
+                trace=None if self._traces is None else self._traces / name,
             )
         return self._sessions[name]
+
+    def write_traces(self) -> list[Path]:
+        """End tracing and write one file a graph, ``NAME.json``; they open in Perfetto.
+
+        Returns:
+            The files; none where no folder for traces was given.
+        """
+        written = []
+        if self._traces is not None:
+            for name, session in self._sessions.items():
+                path = self._traces / f"{name}.json"
+                Path(session.end_profiling()).replace(path)
+                written.append(path)
+        return written
 
     def encode(
         self,

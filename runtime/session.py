@@ -14,7 +14,13 @@ __all__ = ["open_session"]
 
 
 def open_session(
-    path: Path, spec: GraphSpec, device: Device, threads: int | None, *, spinning: bool = False
+    path: Path,
+    spec: GraphSpec,
+    device: Device,
+    threads: int | None,
+    *,
+    spinning: bool = False,
+    trace: Path | None = None,
 ) -> ort.InferenceSession:
     """Open a graph and check it against its spec.
 
@@ -25,6 +31,7 @@ def open_session(
         threads: threads within an operator; None lets ONNX Runtime choose.
         spinning: let idle threads spin between operators. Worth it for the decoder, whose
             steps follow each other; several spinning pools would fight for the same cores.
+        trace: beginning of the name of a file for ONNX Runtime's own trace, or None.
 
     Raises:
         BundleError: the graph does not load, or has other inputs or outputs.
@@ -33,6 +40,9 @@ def open_session(
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    if trace is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(trace)
     if threads is not None:
         options.intra_op_num_threads = threads
     try:

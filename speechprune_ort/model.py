@@ -42,10 +42,12 @@ class SpeechLLM:
 
     Args:
         bundle: folder that ``speechprune-ort export`` wrote.
-        device: ``cpu``, ``cuda`` or ``auto`` (what the bundle was exported for; says on
-            stderr which it took). Never falls back.
+        device: ``cpu``, ``cuda``, ``tensorrt`` (TensorRT for what it can compile, CUDA for the
+            rest) or ``auto`` (what the bundle was exported for; says on stderr which it took).
+            Never falls back.
         threads: threads within an operator; None lets ONNX Runtime choose.
         provider_options: of the CUDA execution provider, such as ``{"device_id": "1"}``.
+        traces: folder for ONNX Runtime's own traces, written by ``engine.write_traces()``.
 
     Attributes:
         engine: the opened graphs, one by one: for profiling and for building other stages.
@@ -65,10 +67,12 @@ class SpeechLLM:
         device: DeviceName = "auto",
         threads: int | None = None,
         provider_options: Mapping[str, str] | None = None,
+        traces: str | PathLike[str] | None = None,
     ) -> None:
         if threads is not None and (isinstance(threads, bool) or threads < 1):
             raise OptionError(f"threads must be at least 1, not {threads!r}.")
-        self.engine = Engine(Path(bundle).expanduser(), device, threads, provider_options)
+        folder = None if traces is None else Path(traces)
+        self.engine = Engine(Path(bundle).expanduser(), device, threads, provider_options, folder)
 
     @property
     def manifest(self) -> Manifest:

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from speechprune_ort.errors import OptionError
 
 __all__ = [
+    "ON_GPU",
     "AttentionForm",
     "Backend",
     "DeviceName",
@@ -26,7 +27,8 @@ Method = Literal[
 Positions = Literal["renumbered", "original"]
 AttentionForm = Literal["binarized", "float"]
 Backend = Literal["auto", "numpy", "ort"]
-DeviceName = Literal["auto", "cuda", "cpu"]
+DeviceName = Literal["auto", "cuda", "tensorrt", "cpu"]
+ON_GPU = ("cuda", "tensorrt")
 LongAudio = Literal["prune", "truncate", "error"]
 """What is done with a recording longer than the model's window: all of it is heard and pruned, it
 is cut to the window, or it is refused."""

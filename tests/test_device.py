@@ -32,6 +32,8 @@ DIMS = Dimensions(
 def pretend(monkeypatch: pytest.MonkeyPatch, **found: Any) -> None:
     """Make the machine look as if it had, or lacked, what CUDA needs."""
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    if found.get("tensorrt"):
+        providers.append("TensorrtExecutionProvider")
     monkeypatch.setattr(
         device_module.ort,
         "get_available_providers",
@@ -83,6 +85,29 @@ def test_cuda_device_index_must_be_a_number(monkeypatch: pytest.MonkeyPatch) -> 
         resolve_device("cuda", "cuda", {"device_id": "first"})
 
 
+def test_tensorrt_is_taken_before_cuda_or_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend(monkeypatch)
+    with pytest.raises(DeviceError, match="no TensorRT provider"):
+        resolve_device("tensorrt", "cuda")
+    pretend(monkeypatch, driver="no NVIDIA driver is installed")
+    with pytest.raises(DeviceError, match="TensorRT cannot be used here: no NVIDIA driver"):
+        resolve_device("tensorrt", "cuda")
+    with pytest.raises(DeviceError, match="--target cuda"):
+        resolve_device("tensorrt", "cpu")
+    pretend(monkeypatch, tensorrt=True)
+    monkeypatch.setattr(device_module, "TENSORRT_LIBRARY", "libnothing-like-this.so.1")
+    with pytest.raises(DeviceError, match=r"libnothing-like-this\.so\.1 cannot be loaded"):
+        resolve_device("tensorrt", "cuda")
+    monkeypatch.setattr(device_module.ctypes, "CDLL", lambda _: None)
+    device = resolve_device("tensorrt", "cuda", {"device_id": "1"})
+    first, second = device.providers
+    assert first == ("TensorrtExecutionProvider", {"device_id": "1"})
+    assert second[0] == "CUDAExecutionProvider"
+    assert (device.name, device.provider) == ("cuda", "TensorrtExecutionProvider")
+
+
 def test_auto_says_what_it_took_and_explicit_devices_are_quiet(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -99,7 +124,7 @@ def test_a_bundle_for_another_device_is_an_error(asked: str, target: str) -> Non
 
 
 def test_unknown_devices_and_misplaced_options_are_errors() -> None:
-    with pytest.raises(OptionError, match="auto, cuda or cpu"):
+    with pytest.raises(OptionError, match="auto, cuda, tensorrt or cpu"):
         resolve_device("tpu", "cpu")
     with pytest.raises(OptionError, match="CUDA"):
         resolve_device("cpu", "cpu", {"device_id": "0"})

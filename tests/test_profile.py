@@ -5,7 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +18,7 @@ import soundfile
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from speechprune_ort import SpeechLLM
+from speechprune_ort import SpeechLLM, ranges
 from speechprune_ort.cli import app
 from speechprune_ort.errors import OptionError
 from speechprune_ort.evaluation.costs import prefill_tflops
@@ -110,6 +114,55 @@ def test_counted_operations_of_the_encoder_are_those_of_its_layers(bundle: Path)
         projector = 2 * tokens * width * dims.hidden
         closed = convolutions + layers * (linear + attention) + projector
         assert Operations(model)._encoder(tokens) == pytest.approx(closed, rel=0.001)
+
+
+def test_every_graph_says_who_ran_its_operators(bundle: Path, found: Profile) -> None:
+    graphs = SpeechLLM(bundle, "cpu").manifest.graphs
+    assert found.about["operators"].keys() == graphs.keys()
+    for counts in found.about["operators"].values():
+        assert counts.keys() == {"CPUExecutionProvider"}
+        assert counts["CPUExecutionProvider"] >= 1
+    assert "all by CPUExecutionProvider" in str(tables(found)[0].caption)
+    found.about["operators"]["decoder"] |= {"CUDAExecutionProvider": 7}
+    assert "7 by CUDAExecutionProvider" in str(tables(found)[0].caption)
+    del found.about["operators"]["decoder"]["CUDAExecutionProvider"]
+
+
+def test_traces_are_those_of_onnxruntime(bundle: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        app,
+        [
+            "profile", str(bundle), "--durations", "5", "--pruning-rates", "0.8", "--repeats", "1",
+            "--warmup", "0", "--loads", "1", "--new-tokens", "2", "--device", "cpu",
+            "--ort-profile", str(tmp_path / "traces"),
+        ],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    files = {path.stem for path in (tmp_path / "traces").iterdir()}
+    assert {"audio_encoder", "embed_tokens", "first_layer_qk", "decoder"} <= files
+    events = json.loads((tmp_path / "traces" / "decoder.json").read_text())
+    assert sum(event["name"] == "model_run" for event in events) == 2  # prefill and a step
+
+
+def test_stages_are_marked_where_nvtx_is_wanted(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    @contextmanager
+    def annotate(name: str) -> Iterator[None]:
+        opened.append(name)
+        yield
+
+    monkeypatch.setattr(ranges, "_open", ranges._open)  # put back afterwards
+    monkeypatch.setitem(sys.modules, "nvtx", None)
+    with pytest.raises(OptionError, match="pip install"):
+        ranges.use_nvtx()
+    monkeypatch.setitem(sys.modules, "nvtx", SimpleNamespace(annotate=annotate))
+    ranges.use_nvtx()
+    samples = np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
+    SpeechLLM(bundle, "cpu").ask(samples, "Who?", sampling_rate=16_000, max_new_tokens=2)
+    assert {f"speechprune-ort {stage}" for stage in ("encoder", "prefill")} <= set(opened)
 
 
 def test_every_form_has_every_condition(found: Profile) -> None:

@@ -11,7 +11,7 @@ from speechprune_ort.options import DeviceName
 
 __all__ = ["Device", "ProviderOption", "Threads", "provider_options", "pruning_rate_of"]
 
-Device = Annotated[DeviceName, typer.Option(help="Where graphs run.")]
+Device = Annotated[DeviceName, typer.Option("--device", "--provider", help="Where graphs run.")]
 Threads = Annotated[int | None, typer.Option(help="Threads within an operator.")]
 ProviderOption = Annotated[
     list[str] | None,

@@ -13,6 +13,7 @@ from rich.console import Console
 from speechprune_ort.cli.options import Device, ProviderOption, Threads, provider_options
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import Method
+from speechprune_ort.ranges import use_nvtx
 
 __all__ = ["profile"]
 
@@ -47,6 +48,13 @@ def profile(
     ] = "table",
     plot: Annotated[Path | None, typer.Option(help="Picture to write; needs [profile].")] = None,
     html: Annotated[Path | None, typer.Option(help="Page to write.")] = None,
+    ort_profile: Annotated[
+        Path | None,
+        typer.Option(help="Folder for ONNX Runtime's own traces, of answers that do not count."),
+    ] = None,
+    nvtx: Annotated[
+        bool, typer.Option("--nvtx", help="Mark stages for Nsight Systems; needs [profile].")
+    ] = False,
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(metavar="BEFORE AFTER", help="Two JSON profiles; nothing is measured."),
@@ -81,7 +89,7 @@ def profile(
 
     from speechprune_ort.model import SpeechLLM
     from speechprune_ort.profiling.page import draw, page, require_matplotlib
-    from speechprune_ort.profiling.run import ProfileOptions
+    from speechprune_ort.profiling.run import ProfileOptions, write_traces
     from speechprune_ort.profiling.run import profile as measure
     from speechprune_ort.profiling.workload import QUESTION, parse_rates, sounds_of
 
@@ -90,18 +98,28 @@ def profile(
     for path in (plot, html):
         if path is not None and not path.parent.is_dir():
             raise OptionError(f"{path.parent} is no folder: make it, or write elsewhere.")
+    if ort_profile is not None:
+        ort_profile.mkdir(parents=True, exist_ok=True)
+    if nvtx:
+        use_nvtx()
     settings = parse_rates(pruning_rates, method)
     sounds = sounds_of(audio or [], durations)
     chosen = provider_options(provider_option)
+    options = ProfileOptions(question or QUESTION, new_tokens, repeats, warmup, loads)
     console = Console(stderr=True, markup=False)
     with console.status("starting") as status:
         found = measure(
             lambda: SpeechLLM(bundle, device, threads, chosen),
             sounds,
             settings,
-            ProfileOptions(question or QUESTION, new_tokens, repeats, warmup, loads),
+            options,
             lambda words: status.update(words),
         )
+        if ort_profile is not None:
+            status.update("writing traces")
+            model = SpeechLLM(bundle, device, threads, chosen, ort_profile)
+            for path in write_traces(model, sounds[0], settings, options):
+                console.print(f"trace: {path}")
     found.about["command"] = shlex.join(["speechprune-ort", *sys.argv[1:]])
     found.about["threads"] = threads
     if plot is not None:

@@ -9,26 +9,18 @@ their length.
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from math import prod
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import onnxruntime as ort
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from speechprune_ort.model import SpeechLLM
 from speechprune_ort.options import PruningOptions
+from speechprune_ort.profiling.trace import feeds_of, traced
 from speechprune_ort.specs import (
     AUDIO_ENCODER,
     DECODER,
     FIRST_LAYER_QK,
-    Dimensions,
-    past_name,
 )
 
 if TYPE_CHECKING:
@@ -114,6 +106,12 @@ def polynomial(sizes: Sequence[int], counts: Sequence[int]) -> Callable[[int], i
     return value
 
 
+def _prompt(tokens: int, past: int) -> dict[str, int]:
+    """Sizes of a decoder's axes: tokens behind what its cache holds, in a buffer with room."""
+    room = max(SIZES) + tokens + past
+    return {"batch": 1, "tokens": tokens, "past": room, "total": past + tokens}
+
+
 class Operations:
     """Counts of a bundle's stages.
 
@@ -123,82 +121,54 @@ class Operations:
 
     def __init__(self, model: SpeechLLM) -> None:
         self._engine, self._dims = model.engine, model.manifest.dimensions
-        self._dtype = np.dtype(model.manifest.float_dtype)
 
-    def _counted(self, name: str, runs: Sequence[tuple[Mapping[str, NDArray[Any]], int]]
-                 ) -> list[int]:  # fmt: skip
-        """Operations of a graph, for each of several inputs and what its cache holds before."""
+    def _counted(
+        self, name: str, runs: Sequence[Mapping[str, int]], pasts: Sequence[int] = (0, 0, 0)
+    ) -> list[int]:
+        """Operations of a graph at several sizes of its axes.
+
+        Args:
+            name: of the graph.
+            runs: the sizes.
+            pasts: positions that the cache holds before each.
+        """
+        spec = self._engine.manifest.graphs[name].spec
         counts = []
-        for feeds, past in runs:
-            with tempfile.TemporaryDirectory(prefix="speechprune-profile-") as folder:
-                options = ort.SessionOptions()
-                options.log_severity_level = 3
-                options.enable_profiling = True
-                options.profile_file_prefix = str(Path(folder) / "run")
-                path, providers = self._engine.path(name), self._engine.device.providers
-                session = ort.InferenceSession(path, options, providers=providers)
-                session.run(None, dict(feeds))
-                events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        events = traced(self._engine, name, [feeds_of(spec, sizes) for sizes in runs])
+        for found, past in zip(events, pasts, strict=False):
             total = 0
-            for event in events:
-                found = event.get("args", {})
-                if event.get("cat") == "Node" and "input_type_shape" in found:
-                    shapes = found["input_type_shape"], found["output_type_shape"]
-                    total += operator_count(found["op_name"], *shapes, past)
+            for event in found:
+                said = event["args"]
+                shapes = said["input_type_shape"], said["output_type_shape"]
+                total += operator_count(said["op_name"], *shapes, past)
             counts.append(total)
         return counts
 
     @cached_property
     def _encoder(self) -> Callable[[int], int]:
         """Of one window, by its audio tokens."""
-        dims, session = self._dims, self._engine.session(AUDIO_ENCODER)
-        frames = session.get_inputs()[0].shape[-1]
+        dims = self._dims
+        frames = self._engine.session(AUDIO_ENCODER).get_inputs()[0].shape[-1]
         if isinstance(frames, int):  # every window has its full length
-            count = self._counted(AUDIO_ENCODER, [(self._window(frames), 0)])[0]
+            count = self._counted(AUDIO_ENCODER, [{"windows": 1}])[0]
             return lambda _: count
         step = dims.frames // dims.window_tokens
         tokens = [size * max(1, dims.window_tokens // 32) for size in SIZES]
-        runs = [(self._window(step * count), 0) for count in tokens]
+        runs = [{"windows": 1, "frames": step * count} for count in tokens]
         return polynomial(tokens, self._counted(AUDIO_ENCODER, runs))
-
-    def _window(self, frames: int) -> dict[str, NDArray[Any]]:
-        features, lengths = self._engine.session(AUDIO_ENCODER).get_inputs()
-        dtype = np.float16 if "float16" in features.type else np.float32
-        return {
-            features.name: np.zeros((1, self._dims.mel_bins, frames), dtype),
-            lengths.name: np.array([frames], np.int64),
-        }
-
-    def _prompt(self, tokens: int, past: int) -> dict[str, NDArray[Any]]:
-        dims: Dimensions = self._dims
-        capacity = max(SIZES) + tokens + past
-        cache = np.zeros((1, dims.kv_heads, capacity, dims.head_dim), self._dtype)
-        feeds: dict[str, NDArray[Any]] = {
-            past_name(layer, kind): cache
-            for layer in range(dims.layers)
-            for kind in ("key", "value")
-        }
-        feeds["inputs_embeds"] = np.zeros((1, tokens, dims.hidden), self._dtype)
-        feeds["attention_mask"] = np.ones((1, past + tokens), np.int64)
-        feeds["position_ids"] = np.arange(past, past + tokens)[None]
-        return feeds
 
     @cached_property
     def _prefill(self) -> Callable[[int], int]:
-        runs = [(self._prompt(size, 0), 0) for size in SIZES]
-        return polynomial(SIZES, self._counted(DECODER, runs))
+        return polynomial(SIZES, self._counted(DECODER, [_prompt(size, 0) for size in SIZES]))
 
     @cached_property
     def _step(self) -> Callable[[int], int]:
-        runs = [(self._prompt(1, size), size) for size in SIZES]
-        return polynomial(SIZES, self._counted(DECODER, runs))
+        runs = [_prompt(1, size) for size in SIZES]
+        return polynomial(SIZES, self._counted(DECODER, runs, SIZES))
 
     @cached_property
     def _projection(self) -> Callable[[int], int]:
-        runs = [
-            ({"audio_embeds": np.zeros((size, self._dims.hidden), self._dtype)}, 0)
-            for size in SIZES
-        ]
+        runs = [{"tokens": size} for size in SIZES]
         return polynomial(SIZES, self._counted(FIRST_LAYER_QK, runs))
 
     def by_stage(

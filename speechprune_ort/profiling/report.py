@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
@@ -13,7 +13,7 @@ from speechprune_ort.profiling.break_even import break_even, shortest_that_pays
 from speechprune_ort.profiling.compare import Change
 from speechprune_ort.profiling.run import Condition, Profile
 
-__all__ = ["FORMATS", "changes_table", "render", "tables"]
+__all__ = ["FORMATS", "changes_table", "markdown", "render", "tables"]
 
 FORMATS = ("table", "md", "csv", "json", "jsonl")
 SHOWN = (
@@ -63,6 +63,7 @@ def tables(profile: Profile) -> list[Table]:
         f"Medians of {about['repeats']}, milliseconds where no unit stands; {about['device']}, "
         f"{about['machine']['processor']}. Bundle opened in {_number(profile.load.p50)} ms."
     )
+    caption += f" Operators: {_places(about['operators'])}."
     for condition in profile.conditions:
         if condition.skipped is not None:
             caption += f" {condition.name} was skipped: {condition.skipped}"
@@ -89,6 +90,17 @@ def tables(profile: Profile) -> list[Table]:
     return found
 
 
+def _places(operators: Mapping[str, Mapping[str, int]]) -> str:
+    """Who ran the operators; graph by graph where it was more than one provider."""
+    everywhere = {provider for counts in operators.values() for provider in counts}
+    if len(everywhere) == 1:
+        return f"all by {everywhere.pop()}"
+    return "; ".join(
+        f"{name} {', '.join(f'{count} by {provider}' for provider, count in counts.items())}"
+        for name, counts in operators.items()
+    )
+
+
 def _from(seconds: float | None, shortest: float) -> str:
     if seconds is None:
         return "at none of these lengths"
@@ -100,13 +112,15 @@ def _signed(value: float) -> str:
     return f"-{_number(-value)}" if value < 0 else _number(value)
 
 
-def _markdown(table: Table) -> list[str]:
+def markdown(table: Table) -> list[str]:
+    """A table as lines of Markdown, title and caption included."""
     heads = [str(column.header) for column in table.columns]
     columns = [list(column.cells) for column in table.columns]
     lines = [f"| {' | '.join(heads)} |", f"| {' | '.join(['---'] * len(heads))} |"]
     for row in zip(*columns, strict=True):
         lines.append(f"| {' | '.join(str(cell) for cell in row)} |")
-    return [f"## {table.title}", "", *lines, "", str(table.caption), ""]
+    caption = ["", str(table.caption)] if table.caption else []
+    return [f"## {table.title}", "", *lines, *caption, ""]
 
 
 def _csv(profile: Profile) -> str:
@@ -133,7 +147,7 @@ def render(profile: Profile, form: str) -> str:
     if form == "md":
         lines = ["# Profile", ""]
         for table in tables(profile):
-            lines += _markdown(table)
+            lines += markdown(table)
         return "\n".join(lines)
     if form == "jsonl":
         return "".join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import platform
@@ -20,12 +21,13 @@ from speechprune_ort.options import GenerationOptions
 from speechprune_ort.profiling.distribution import Distribution
 from speechprune_ort.profiling.meters import EnergyMeter, MemoryMeter, Reading
 from speechprune_ort.profiling.operations import Operations
+from speechprune_ort.profiling.trace import placements
 from speechprune_ort.profiling.workload import Setting, Sound
 from speechprune_ort.recording import Recording
 from speechprune_ort.results import STAGES, Answer, Timings
 from speechprune_ort.runtime.audio import SAMPLING_RATE
 
-__all__ = ["Condition", "Profile", "ProfileOptions", "profile"]
+__all__ = ["Condition", "Profile", "ProfileOptions", "profile", "write_traces"]
 
 LISTENING = ("audio", "log_mel", "encoder")
 FROM_EMBEDDINGS = ("embed", "phase_1", "phase_2", "assemble", "prefill")
@@ -199,6 +201,7 @@ def profile(
         "bundle_digest": model.manifest.digest,
         "precision": model.manifest.precision,
         "device": model.device.name,
+        "operators": placements(model.engine),
         "machine": machine(),
         "onnxruntime": ort.__version__,
         "question": options.question,
@@ -208,6 +211,27 @@ def profile(
         "meters": {**memory.notes, **energy.notes},
     }
     return Profile(about, Distribution.of(loads), list(found.values()))
+
+
+def write_traces(
+    model: SpeechLLM, sound: Sound, settings: Sequence[Setting], options: ProfileOptions
+) -> list[Path]:
+    """One answer at each setting with ONNX Runtime's own profiler on.
+
+    Args:
+        model: opened with a folder for traces; of no use for measuring.
+        sound: recording.
+        settings: how much is kept of it.
+        options: question and length of the answers.
+
+    Returns:
+        The files, one a graph.
+    """
+    recording = _listen(model, sound)
+    for setting in settings:
+        with contextlib.suppress(PromptError):  # a prompt that does not fit is a row of the table
+            _ask(recording, setting, options)
+    return model.engine.write_traces()
 
 
 def _listen(model: SpeechLLM, sound: Sound) -> Recording:

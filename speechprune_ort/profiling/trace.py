@@ -1,0 +1,95 @@
+"""What ONNX Runtime's own profiler tells of a graph: every operator, its shapes, its provider."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from speechprune_ort.runtime.engine import Engine
+from speechprune_ort.specs import GraphSpec
+
+__all__ = ["feeds_of", "placements", "traced"]
+
+Event = Mapping[str, Any]
+
+TOKENS = 8
+SMALL = {
+    "batch": 1, "single": 1, "windows": 1, "tokens": TOKENS, "rows": TOKENS, "before": 2, "kept": 4,
+    "after": 2, "past": 3 * TOKENS, "total": TOKENS,
+}  # fmt: skip
+"""Sizes of axes that a graph leaves open, for a run that only has to happen."""
+
+
+def feeds_of(spec: GraphSpec, sizes: Mapping[str, int]) -> dict[str, NDArray[Any]]:
+    """Inputs of a graph with nothing in them.
+
+    Args:
+        spec: of the graph.
+        sizes: of the axes that it leaves open.
+    """
+    feeds: dict[str, NDArray[Any]] = {}
+    for tensor in spec.inputs:
+        axes = zip(tensor.axes, tensor.shape, strict=True)
+        shape = [sizes[axis] if size is None else size for axis, size in axes]
+        feeds[tensor.name] = np.zeros(shape, tensor.dtype)
+    if "attention_mask" in feeds:
+        feeds["attention_mask"][:] = 1
+    if "feature_lengths" in feeds:
+        feeds["feature_lengths"][:] = feeds["input_features"].shape[-1]
+    return feeds
+
+
+def traced(
+    engine: Engine, name: str, runs: Sequence[Mapping[str, NDArray[Any]]]
+) -> list[list[Event]]:
+    """The operators of each run of a graph, in a session of its own.
+
+    Args:
+        engine: of the bundle.
+        name: of the graph.
+        runs: inputs.
+    """
+    with tempfile.TemporaryDirectory(prefix="speechprune-trace-") as folder:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "run")
+        session = ort.InferenceSession(
+            engine.path(name), options, providers=engine.device.providers
+        )
+        for feeds in runs:
+            session.run(None, dict(feeds))
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    starts = sorted(event["ts"] for event in events if event["name"] == "model_run")
+    found: list[list[Event]] = [[] for _ in runs]
+    for event in events:
+        if event.get("cat") == "Node" and "input_type_shape" in event.get("args", {}):
+            found[bisect_right(starts, event["ts"]) - 1].append(event)
+    return found
+
+
+def placements(engine: Engine) -> dict[str, dict[str, int]]:
+    """Operators by the provider that ran them, for every graph of a bundle.
+
+    More than one provider means that nodes fell to another one than was asked for, as those that
+    compute shapes do on a GPU.
+
+    Args:
+        engine: of the bundle.
+    """
+    sizes = SMALL | {"frames": engine.manifest.dimensions.frames}
+    counts = {}
+    for name, entry in engine.manifest.graphs.items():
+        (events,) = traced(engine, name, [feeds_of(entry.spec, sizes)])
+        by_provider = Counter(event["args"].get("provider", "unknown") for event in events)
+        counts[name] = dict(by_provider.most_common())
+    return counts
