@@ -18,7 +18,7 @@ sys.path.insert(0, str(SCRIPTS))
 
 from small_model.delta import apply_delta, merge, write_delta  # noqa: E402
 from small_model.errors import SmallModelError  # noqa: E402
-from small_model.training_adapt import Sample, join, joined_turns  # noqa: E402
+from small_model.training_adapt import Sample, join, joined_turns, mean_of_factors  # noqa: E402
 from small_model.training_data import Clip, clip_texts, token_labels  # noqa: E402
 from small_model.training_evaluate import contained, interval, word_errors  # noqa: E402
 from small_model.training_facts import TEMPLATES, UNSEEN_TEMPLATES, FactMaker  # noqa: E402
@@ -260,3 +260,10 @@ def test_dropping_takes_blanks_first() -> None:
     half = drop_blanks(tokens, targets[3], 0.5)
     assert len(half) == 50
     assert [row.tolist() for row in words] == [r for r in half.tolist() if r != targets[3].tolist()]
+
+
+def test_two_parts_of_a_training_have_a_mean() -> None:
+    left, right = {"q.a": torch.tensor([1.0, 3.0])}, {"q.a": torch.tensor([3.0, 5.0])}
+    assert mean_of_factors(left, right)["q.a"].tolist() == [2.0, 4.0]
+    with pytest.raises(ValueError, match="different matrices"):
+        mean_of_factors(left, {"v.a": torch.zeros(2)})

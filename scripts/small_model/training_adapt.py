@@ -11,7 +11,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -337,6 +337,19 @@ def watch(
         sums["no_audio_answer"].append(reader.loss(audio[:0], turns[:1])[1][0])
     torch.set_rng_state(state)
     return {name: round(float(np.mean(v)), 4) for name, v in sums.items() if v}
+
+
+def mean_of_factors(
+    left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Mean of two sets of LoRA factors, of which one was trained from the other.
+
+    Raises:
+        ValueError: they are not of the same matrices.
+    """
+    if left.keys() != right.keys():
+        raise ValueError("the factors are of different matrices: take two parts of one training.")
+    return {name: (values + right[name]) / 2 for name, values in left.items()}
 
 
 def save(
