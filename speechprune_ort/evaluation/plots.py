@@ -18,7 +18,9 @@ from speechprune_ort.evaluation.summary import Line, Summary
 __all__ = ["draw_plots", "draw_tokens", "require_plots"]
 
 PHASES = ("similarity", "attention", "speechprune")
-THIRDS = 5  # parts of a recording, by where its key sentence begins
+FIFTHS = 5  # parts of a recording, by where its key sentence begins
+DODGE = 0.006  # from one method to the next, of the axis
+DRAWN_CONTROLS = ("question only", "another recording", "transcript as text")
 
 
 def require_plots() -> None:
@@ -74,7 +76,7 @@ def draw_plots(out: Path, summary: Summary, rows: Rows, settings: Sequence[Setti
     if len(phases) > 1:
         paths.append(_draw_accuracy(out / "phase_ablation.png", phases, lines, ()))
     usable = [item[perturbation] for item in rows if perturbation in item]
-    if sum("key" in row for row in usable) >= THIRDS:
+    if sum("key" in row for row in usable) >= FIFTHS:
         paths.append(_draw_places(out / "accuracy_over_key_position.png", usable, settings))
     return paths
 
@@ -86,20 +88,22 @@ def _draw_accuracy(
     controls: Sequence[Line],
 ) -> Path:
     figure, axes = _figure()
-    for method, settings in methods.items():
+    widest = max((line.kept or 0) for line in lines.values())
+    for number, (method, settings) in enumerate(methods.items()):
         ordered = sorted((lines[s.name] for s in settings), key=lambda line: line.kept or 0)
-        _curve(axes, [line.kept or 0 for line in ordered], ordered, method)
-    for control in controls:
-        if control.name in ("question only", "another recording", "transcript as text"):
-            axes.axhline(100 * control.accuracy.mean, linestyle=":", linewidth=1, color="grey")
-            axes.annotate(
-                control.name,
-                (1, 100 * control.accuracy.mean),
-                xycoords=("axes fraction", "data"),
-                fontsize=7,
-                ha="right",
-                va="bottom",
-            )
+        # Methods keep the same numbers of tokens: side by side their intervals can be read.
+        aside = DODGE * widest * (number - (len(methods) - 1) / 2)
+        _curve(axes, [(line.kept or 0) + aside for line in ordered], ordered, method)
+    for number, control in enumerate(c for c in controls if c.name in DRAWN_CONTROLS):
+        axes.axhline(100 * control.accuracy.mean, linestyle=":", linewidth=1, color="grey")
+        axes.annotate(
+            control.name,
+            (1 - number / len(DRAWN_CONTROLS), 100 * control.accuracy.mean),
+            xycoords=("axes fraction", "data"),
+            fontsize=7,
+            ha="right",
+            va="bottom",
+        )
     axes.set_xlabel("audio tokens kept (mean)")
     axes.set_ylabel("accuracy, %")
     axes.legend(fontsize=8)
@@ -110,13 +114,20 @@ def _draw_accuracy(
 def _draw_places(
     path: Path, rows: Sequence[Mapping[str, Any]], settings: Sequence[Setting]
 ) -> Path:
-    """Accuracy by the fifth of the recording in which the key sentence begins."""
+    """Accuracy by the fifth of the recording in which the key sentence begins, lowest rate."""
+    rates = [s.options.rate for s in settings if s.options.method != "none" and s.options.rate]
+    shown = [
+        setting
+        for setting in settings
+        if setting.options.method == "none" or setting.options.rate in (0, min(rates, default=0))
+    ]
     figure, axes = _figure()
     keyed = [row for row in rows if "key" in row]
-    places = [min(THIRDS - 1, int(THIRDS * row["key"][0] / row["seconds"])) for row in keyed]
-    for setting in settings:
+    places = [min(FIFTHS - 1, int(FIFTHS * row["key"][0] / row["seconds"])) for row in keyed]
+    for number, setting in enumerate(shown):
         x, means, spread = [], [], []
-        for place in range(THIRDS):
+        aside = DODGE * (number - (len(shown) - 1) / 2)
+        for place in range(FIFTHS):
             rights = [
                 float(np.mean([c == r["answer"] for c in r["settings"][setting.name]["chosen"]]))
                 for r, p in zip(keyed, places, strict=True)
@@ -124,7 +135,7 @@ def _draw_places(
             ]
             if rights:
                 found = bootstrap(rights)
-                x.append((place + 0.5) / THIRDS)
+                x.append((place + 0.5) / FIFTHS + aside)
                 means.append(100 * found.mean)
                 spread.append((100 * (found.mean - found.low), 100 * (found.high - found.mean)))
         axes.errorbar(x, means, np.transpose(spread), marker="o", capsize=3, label=setting.name)
