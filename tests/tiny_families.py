@@ -216,7 +216,7 @@ class Case:
         write: writes the checkpoint.
         ids: greedy ids by torch, of a checkpoint, samples, question and count.
         window_tokens: audio tokens of a window.
-        architecture: that the manifest names.
+        family: that the manifest names.
     """
 
     name: str
