@@ -32,6 +32,7 @@ from transformers.utils import cached_file
 from speechprune_ort.errors import ExportError
 from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_prompt
 from speechprune_ort.export.families.loading import (
+    audio_spec_of,
     dimensions_of,
     in_float32,
     language_model_of,
@@ -45,8 +46,9 @@ from speechprune_ort.export.families.whisper import (
     additive_mask,
     encoder_frames,
     encoder_layers,
+    heard_windows,
 )
-from speechprune_ort.manifest import AudioSpec, whole_windows
+from speechprune_ort.manifest import whole_windows
 
 __all__ = ["load"]
 
@@ -93,10 +95,7 @@ class AudioEncoder(nn.Module):
         hidden = former.layer_norm(hidden)
         width = self.projection.in_features
         joined = hidden.reshape(hidden.shape[0], count * hidden.shape[2] // width, width)
-        # A window of no frames has no tokens: the only thing that its length decides.
-        present = (feature_lengths > 0).to(hidden.dtype)[:, None, None]
-        embeds: Tensor = self.projection(joined) * present
-        return embeds
+        return heard_windows(self.projection(joined), feature_lengths)
 
 
 def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
@@ -136,15 +135,8 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
             f"{location!r} has {tokens} tokens a window, which {BLOCKS} blocks do not divide: "
             "this is no layout of DiVA that export knows."
         )
-    audio = AudioSpec(
-        sampling_rate=extractor.sampling_rate,
-        n_fft=extractor.n_fft,
-        hop_length=extractor.hop_length,
-        window_seconds=frames * extractor.hop_length / extractor.sampling_rate,
-        frame_tokens=tokens // BLOCKS,
-        length_steps=whole_windows(frames, tokens),
-        span_tokens=tokens,
-    )
+    steps = whole_windows(frames, tokens)
+    audio = audio_spec_of(extractor, frames, tokens // BLOCKS, steps, span_tokens=tokens)
     order = config.get("bundle_prompt_order", TEXT_FIRST)
     return Checkpoint(
         family="diva",

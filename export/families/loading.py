@@ -14,6 +14,7 @@ from speechprune_ort.specs import Dimensions
 
 __all__ = [
     "TEXT_MODELS",
+    "audio_spec_of",
     "dimensions_of",
     "in_float32",
     "language_model_of",
@@ -111,6 +112,33 @@ def language_model_of(inner: Any, head: Any, text: Any) -> PreTrainedModel:
     # Its head is a tensor of its own here, whatever it was tied to when it was trained.
     language_model.config.tie_word_embeddings = False
     return language_model.eval()
+
+
+def audio_spec_of(
+    extractor: Any,
+    frames: int,
+    frame_tokens: int,
+    length_steps: tuple[tuple[int, int, int], ...],
+    span_tokens: int = 1,
+) -> AudioSpec:
+    """How sound becomes audio tokens; see ``AudioSpec``.
+
+    Args:
+        extractor: the checkpoint's feature extractor.
+        frames: log-mel frames of a window.
+        frame_tokens: audio tokens of a frame of phase 1.
+        length_steps: from log-mel frames to tokens.
+        span_tokens: tokens that share one stretch of time.
+    """
+    return AudioSpec(
+        sampling_rate=extractor.sampling_rate,
+        n_fft=extractor.n_fft,
+        hop_length=extractor.hop_length,
+        window_seconds=frames * extractor.hop_length / extractor.sampling_rate,
+        frame_tokens=frame_tokens,
+        length_steps=length_steps,
+        span_tokens=span_tokens,
+    )
 
 
 def dimensions_of(text: Any, audio: AudioSpec, mel_bins: int, frames: int) -> Dimensions:

@@ -15,6 +15,7 @@ from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 from speechprune_ort.errors import ExportError
 from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_prompt
 from speechprune_ort.export.families.loading import (
+    audio_spec_of,
     dimensions_of,
     in_float32,
     language_model_of,
@@ -29,7 +30,6 @@ from speechprune_ort.export.families.whisper import (
     encoder_frames,
     encoder_layers,
 )
-from speechprune_ort.manifest import AudioSpec
 
 __all__ = ["load"]
 
@@ -88,14 +88,8 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
     extractor = processor.feature_extractor
     encoder = config.audio_config
     frames = 2 * encoder.max_source_positions
-    audio = AudioSpec(
-        sampling_rate=extractor.sampling_rate,
-        n_fft=extractor.n_fft,
-        hop_length=extractor.hop_length,
-        window_seconds=frames * extractor.hop_length / extractor.sampling_rate,
-        frame_tokens=extractor.sampling_rate // extractor.hop_length // 4,
-        length_steps=LENGTH_STEPS,
-    )
+    frame_tokens = extractor.sampling_rate // extractor.hop_length // 4
+    audio = audio_spec_of(extractor, frames, frame_tokens, LENGTH_STEPS)
     return Checkpoint(
         family="qwen2_audio",
         audio_encoder=AudioEncoder(model).eval(),

@@ -15,6 +15,7 @@ from transformers import AutoFeatureExtractor, AutoTokenizer, VoxtralForConditio
 from speechprune_ort.errors import ExportError
 from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_prompt
 from speechprune_ort.export.families.loading import (
+    audio_spec_of,
     dimensions_of,
     in_float32,
     language_model_of,
@@ -24,8 +25,8 @@ from speechprune_ort.export.families.loading import (
     stop_tokens,
     unreadable,
 )
-from speechprune_ort.export.families.whisper import encoder_frames, encoder_layers
-from speechprune_ort.manifest import AudioSpec, whole_windows
+from speechprune_ort.export.families.whisper import encoder_frames, encoder_layers, heard_windows
+from speechprune_ort.manifest import whole_windows
 
 __all__ = ["load"]
 
@@ -49,10 +50,7 @@ class AudioEncoder(nn.Module):
         hidden = self.tower.layer_norm(hidden)
         windows, frames, width = hidden.shape
         joined = hidden.reshape(windows, frames * width // self.width, self.width)
-        # A window of no frames has no tokens: the only thing that its length decides.
-        heard = (feature_lengths > 0).to(hidden.dtype)[:, None, None]
-        embeds: Tensor = self.projector(joined) * heard
-        return embeds
+        return heard_windows(self.projector(joined), feature_lengths)
 
 
 def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
@@ -81,14 +79,8 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
     window_seconds = frames * extractor.hop_length / extractor.sampling_rate
     joined = encoder.intermediate_size // encoder.hidden_size
     tokens = encoder.max_source_positions // joined
-    audio = AudioSpec(
-        sampling_rate=extractor.sampling_rate,
-        n_fft=extractor.n_fft,
-        hop_length=extractor.hop_length,
-        window_seconds=window_seconds,
-        frame_tokens=round(FRAME_SECONDS * tokens / window_seconds),
-        length_steps=whole_windows(frames, tokens),
-    )
+    frame_tokens = round(FRAME_SECONDS * tokens / window_seconds)
+    audio = audio_spec_of(extractor, frames, frame_tokens, whole_windows(frames, tokens))
     audio_token = tokenizer.convert_ids_to_tokens(config.audio_token_id)
     return Checkpoint(
         family="voxtral",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["additive_mask", "encoder_frames", "encoder_layers"]
+__all__ = ["additive_mask", "encoder_frames", "encoder_layers", "heard_windows"]
 
 
 def additive_mask(hidden: Tensor, barred: Tensor) -> Tensor:
@@ -49,3 +49,13 @@ def encoder_layers(tower: Any, hidden: Tensor, mask: Tensor | None = None) -> Te
     for layer in tower.layers:
         hidden = layer(hidden, mask)
     return hidden
+
+
+def heard_windows(embeds: Tensor, feature_lengths: Tensor) -> Tensor:
+    """Zeros for windows of no frames, where nothing else depends on how full a window is.
+
+    Args:
+        embeds: (windows, tokens, hidden).
+        feature_lengths: (windows,), in frames.
+    """
+    return embeds * (feature_lengths > 0).to(embeds.dtype)[:, None, None]
