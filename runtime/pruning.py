@@ -82,7 +82,7 @@ def similarity_scores(audio: Floats, text: Floats) -> NDArray[np.float32]:
     scores = np.zeros(len(audio), np.float32)  # what embeddings of zeros keep
     for start in range(0, len(audio), ROWS_AT_ONCE):
         rows = audio[start : start + ROWS_AT_ONCE].astype(np.float32, copy=False)
-        norms = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+        norms = np.sqrt(np.vecdot(rows, rows))
         # A NaN or infinity anywhere in a row reaches its norm: no second pass over the data.
         _check_finite("audio embeddings", norms)
         out = scores[start : start + len(rows)]

@@ -22,13 +22,13 @@ from time import perf_counter
 from typing import Annotated, Any
 
 import numpy as np
-import soundfile
 import typer
+from join_recordings import join
 from rich.console import Console
 from rich.table import Table
 
 from speechprune_ort import SpeechLLM
-from speechprune_ort.runtime.audio import SAMPLING_RATE, load_audio
+from speechprune_ort.runtime.audio import SAMPLING_RATE
 
 QUESTIONS = tuple(
     f"What was said about {topic}?"
@@ -41,16 +41,6 @@ HEADINGS = ("minutes", "listen s", "x realtime", "ask s", "peak MB", "over the f
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console(stderr=True)
-
-
-def write_repeated(source: Path, minutes: float, out: Path) -> None:
-    """A recording repeated up to a length, 16-bit, written piece by piece."""
-    samples = load_audio(source)
-    left = round(minutes * 60 * SAMPLING_RATE)
-    with soundfile.SoundFile(out, "w", SAMPLING_RATE, 1, "PCM_16") as file:
-        while left > 0:
-            file.write(samples[:left])
-            left -= len(samples)
 
 
 @app.command()
@@ -117,10 +107,10 @@ def every(
         audio = Path(folder) / "recording.wav"
         for length in map(float, minutes.split(",")):
             with console.status(f"{length:g} minutes"):
-                write_repeated(recording, length, audio)
+                join([recording], audio, length)
                 rows.append(run("one", bundle, audio, threads))
         with console.status("ten questions"):
-            write_repeated(recording, 10.0, audio)
+            join([recording], audio, 10.0)
             questions = run("ten", bundle, audio, threads)
     table = Table(*HEADINGS)
     for row in rows:

@@ -85,7 +85,7 @@ def test_the_picture_is_one_and_other_endings_are_refused(explanation: Any, tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.png"]
 
 
-def test_the_command_line_explains_one_question(
+def test_the_command_line_explains_every_question(
     bundle: Path, wav: Path, transcript: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.html"
@@ -93,8 +93,11 @@ def test_the_command_line_explains_one_question(
     result = run("ask", bundle, wav, "Who?", *options, "--transcript", transcript)
     assert result.returncode == 0, result.stderr
     assert "Second" in out.read_text()
+    result = run("ask", bundle, wav, "Who?", "Why?", *options)
+    assert result.returncode == 0, result.stderr
+    assert "<h1>Who?</h1>" in (tmp_path / "out-1.html").read_text()
+    assert "<h1>Why?</h1>" in (tmp_path / "out-2.html").read_text()
     for wrong in (
-        ("ask", bundle, wav, "Who?", "Why?", *options),
         ("ask", bundle, wav, "Who?", "--transcript", transcript),
         ("ask", bundle, wav, "Who?", *options, "--transcript", wav),
     ):

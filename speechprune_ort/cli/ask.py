@@ -93,7 +93,10 @@ def ask(
     provider_option: ProviderOption = None,
     explain: Annotated[
         Path | None,
-        typer.Option(help="Show what was kept: a page (.html), a picture (.png), data (.json)."),
+        typer.Option(
+            help="Show what was kept: a page (.html), a picture (.png), data (.json). Of several "
+            "questions each gets its own: page-1.html, page-2.html."
+        ),
     ] = None,
     transcript: Annotated[
         Path | None,
@@ -109,8 +112,6 @@ def ask(
     """
     from speechprune_ort import SpeechLLM
 
-    if explain is not None and len(questions) > 1:
-        raise OptionError("--explain shows one question: ask one at a time.")
     if transcript is not None and explain is None:
         raise OptionError("--transcript is of --explain: give both.")
     pruning = PruningOptions(
@@ -150,7 +151,8 @@ def ask(
         from speechprune_ort.explain import explain as beside
         from speechprune_ort.explain import write_explanation
 
-        write_explanation(beside(streams[0].answer, audio, transcript=transcript), explain)
+        for stream, path in zip(streams, explanation_paths(explain, len(questions)), strict=True):
+            write_explanation(beside(stream.answer, audio, transcript=transcript), path)
     if as_json:
         found = [stream.answer.to_dict() for stream in streams]
         content = found[0] if len(found) == 1 else found
@@ -188,6 +190,17 @@ def _listen(
             memory_budget_mb=memory_budget_mb,
             progress=lambda heard: display.update(task, completed=heard),
         )
+
+
+def explanation_paths(path: Path, questions: int) -> list[Path]:
+    """A file for each question's explanation.
+
+    >>> [path.name for path in explanation_paths(Path("page.html"), 2)]
+    ['page-1.html', 'page-2.html']
+    """
+    if questions == 1:
+        return [path]
+    return [path.with_stem(f"{path.stem}-{number + 1}") for number in range(questions)]
 
 
 def summary(answer: Answer) -> Table:
