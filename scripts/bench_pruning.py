@@ -109,9 +109,10 @@ def rows_of(found: dict[str, float], base: str) -> list[Row]:
 
 
 def session_of(path: Path, threads: int) -> ort.InferenceSession:
-    """A graph on the CPU."""
+    """A graph on the CPU, its threads asleep between runs: the others' turns are their own."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 

@@ -16,7 +16,14 @@ from speechprune_ort.errors import OptionError
 from speechprune_ort.results import Answer
 from speechprune_ort.runtime.audio import SAMPLING_RATE, Source, stream_audio
 
-__all__ = ["Explanation", "Line", "explain", "read_transcript", "write_explanation"]
+__all__ = [
+    "Explanation",
+    "Line",
+    "check_ending",
+    "explain",
+    "read_transcript",
+    "write_explanation",
+]
 
 BINS = 1200  # of the waveform: more than a page has pixels
 WIDTH, WAVE, CURVE, GAP, LEFT = 1200, 110, 90, 26, 46  # of the picture, in pixels
@@ -119,6 +126,16 @@ def read_transcript(path: Path) -> tuple[Line, ...]:
         ) from None
 
 
+def check_ending(path: Path) -> None:
+    """Refuse a file of a kind that ``write_explanation`` does not write.
+
+    Raises:
+        OptionError: it is one.
+    """
+    if path.suffix.lower() not in WRITERS:
+        raise OptionError(f"{path} must end in {', '.join(WRITERS)}.")
+
+
 def write_explanation(explanation: Explanation, path: Path) -> None:
     """Write a page (``.html``), a picture (``.png``) or the data (``.json``), by the ending.
 
@@ -126,12 +143,10 @@ def write_explanation(explanation: Explanation, path: Path) -> None:
         OptionError: the ending is another, the file cannot be written, or a picture needs
             matplotlib, which is not installed.
     """
-    writer = WRITERS.get(path.suffix.lower())
-    if writer is None:
-        raise OptionError(f"{path} must end in {', '.join(WRITERS)}.")
+    check_ending(path)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        writer(explanation, partial)
+        WRITERS[path.suffix.lower()](explanation, partial)
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -284,9 +299,17 @@ def _axis(seconds: float, scale: float, y: int) -> str:
     marks = [f'<line class="axis" x1="{LEFT}" x2="{WIDTH}" y1="{y}" y2="{y}"/>']
     for second in range(0, int(seconds) + 1, step):
         x = LEFT + second * scale
-        label = f"{second // 60}:{second % 60:02d}" if seconds > 120 else f"{second} s"
-        marks.append(f'<text x="{x:.1f}" y="{y + 16}" text-anchor="middle">{label}</text>')
+        anchor = "middle" if x < WIDTH - 20 else "end"
+        label = _clock(second, seconds) if seconds > 120 else f"{second} s"
+        marks.append(f'<text x="{x:.1f}" y="{y + 16}" text-anchor="{anchor}">{label}</text>')
     return "".join(marks)
+
+
+def _clock(second: float, length: float) -> str:
+    """A time in a recording: seconds of a short one, minutes and seconds of a long one."""
+    if length <= 120:
+        return f"{second:.1f}"
+    return f"{int(second) // 60}:{int(second) % 60:02d}"
 
 
 def _transcript(explanation: Explanation) -> str:
@@ -294,6 +317,7 @@ def _transcript(explanation: Explanation) -> str:
     if not explanation.transcript:
         return ""
     pruning, length = explanation.answer.pruning, explanation.token_seconds
+    seconds = explanation.answer.seconds
     places = (pruning.indices + 0.5) * length
     rows = []
     for line in explanation.transcript:
@@ -301,8 +325,8 @@ def _transcript(explanation: Explanation) -> str:
         share = min(1.0, kept * length / max(line.end - line.start, length))
         style = "in" if share >= 0.5 else "out" if share < 0.1 else ""
         rows.append(
-            f'<tr class="{style}"><td>{line.start:.1f}</td><td>{share:.0%}</td>'
+            f'<tr class="{style}"><td>{_clock(line.start, seconds)}</td><td>{share:.0%}</td>'
             f"<td>{escape(line.text)}</td></tr>"
         )
-    head = "<tr><td>second</td><td>kept</td><td></td></tr>"
+    head = "<tr><td>from</td><td>kept</td><td></td></tr>"
     return f"<table>{head}{''.join(rows)}</table>\n"

@@ -93,6 +93,7 @@ def test_the_command_line_explains_every_question(
     result = run("ask", bundle, wav, "Who?", *options, "--transcript", transcript)
     assert result.returncode == 0, result.stderr
     assert "Second" in out.read_text()
+    assert result.stdout == run("ask", bundle, wav, "Who?", *options[:4]).stdout != "\n"
     result = run("ask", bundle, wav, "Who?", "Why?", *options)
     assert result.returncode == 0, result.stderr
     assert "<h1>Who?</h1>" in (tmp_path / "out-1.html").read_text()
@@ -100,10 +101,12 @@ def test_the_command_line_explains_every_question(
     for wrong in (
         ("ask", bundle, wav, "Who?", "--transcript", transcript),
         ("ask", bundle, wav, "Who?", *options, "--transcript", wav),
+        ("ask", bundle, wav, "Who?", *options[:-1], tmp_path / "out.pdf"),
     ):
         result = run(*wrong)
         assert result.returncode == 2
         assert result.stderr.count("error: ") == 1
+        assert not result.stdout, "it is said before the recording is heard"
 
 
 def test_several_questions_are_answered_from_one_encoding(bundle: Path, wav: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -114,6 +115,12 @@ def ask(
 
     if transcript is not None and explain is None:
         raise OptionError("--transcript is of --explain: give both.")
+    if explain is not None:  # what cannot be written is said before an hour is heard
+        from speechprune_ort.explain import check_ending, read_transcript
+
+        check_ending(explain)
+        if transcript is not None:
+            read_transcript(transcript)
     pruning = PruningOptions(
         method=method,
         pruning_rate=pruning_rate_of(pruning_rate),
@@ -147,19 +154,26 @@ def ask(
         else recording.stream(q, pruning=pruning, generation=generation)
         for q in questions
     ]
+    if as_json:
+        found = [stream.answer.to_dict() for stream in streams]
+        content = found[0] if len(found) == 1 else found
+        sys.stdout.write(json.dumps(content, indent=1) + "\n")
+    else:
+        _print_answers(model.manifest.notes, questions, streams)
     if explain is not None:
         from speechprune_ort.explain import explain as beside
         from speechprune_ort.explain import write_explanation
 
         for stream, path in zip(streams, explanation_paths(explain, len(questions)), strict=True):
             write_explanation(beside(stream.answer, audio, transcript=transcript), path)
-    if as_json:
-        found = [stream.answer.to_dict() for stream in streams]
-        content = found[0] if len(found) == 1 else found
-        sys.stdout.write(json.dumps(content, indent=1) + "\n")
-        return
+
+
+def _print_answers(
+    notes: Sequence[str], questions: Sequence[str], streams: Sequence[AnswerStream]
+) -> None:
+    """Answers as they come to stdout, the rest to stderr."""
     console = Console(stderr=True, markup=False, highlight=False)
-    for note in model.manifest.notes:
+    for note in notes:
         sys.stderr.write(f"note: {note}\n")
     for question, stream in zip(questions, streams, strict=True):
         if len(questions) > 1:
