@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import torch
 from torch import Tensor
 
 from speechprune_ort.export.graph_file import OPSET, save
@@ -22,13 +23,13 @@ def export_embed_tokens(table: Tensor, plan: Plan, spec: GraphSpec, path: Path) 
     that were looked up are cast, so memory stays that of the narrow table.
 
     Args:
-        table: (vocab, hidden) float32.
+        table: (vocab, hidden), as stored.
         plan: how weights are stored.
         spec: ``embed_tokens``.
         path: graph file to write.
     """
-    stored = np.float32 if plan.embedding == "float32" else np.float16
-    weights = table.detach().numpy().astype(stored)
+    stored = torch.float32 if plan.embedding == "float32" else torch.float16
+    weights = table.detach().to(stored).numpy()
     (ids,), (out,) = spec.inputs, spec.outputs
     wanted = ir.DataType.from_numpy(np.dtype(out.dtype))
 

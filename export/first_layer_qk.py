@@ -6,6 +6,7 @@ embeddings are binarized by sign; their product stands in for the real projectio
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +35,11 @@ class FloatProjection(nn.Module):
     def __init__(self, language_model: PreTrainedModel, dims: Dimensions) -> None:
         super().__init__()
         layer = language_model.model.layers[0]
-        self.norm = layer.input_layernorm
-        self.q_proj = layer.self_attn.q_proj
-        self.k_proj = layer.self_attn.k_proj
+        # Copies where they are stored narrower: arithmetic is float32 in every precision.
+        self.norm, self.q_proj, self.k_proj = (
+            part if part.weight.dtype == torch.float32 else copy.deepcopy(part).float()
+            for part in (layer.input_layernorm, layer.self_attn.q_proj, layer.self_attn.k_proj)
+        )
         self.head_dim = dims.head_dim
 
     def forward(self, audio_embeds: Tensor) -> tuple[Tensor, Tensor]:

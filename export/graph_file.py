@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from speechprune_ort.export.precision import Weights
+from speechprune_ort.export.quantize import quantize_matmuls, quantize_with_activations
 from speechprune_ort.specs import GraphSpec, TensorSpec
 
 __all__ = ["GraphMaker", "quiet", "save", "store_half", "torch_to_ir", "with_weights"]
 
 OPSET = 20
 BLOCK = 32
+HEAD = ("/lm_head/MatMul",)  # one row a run, and what ranks the answers: weights alone
 # Tables and scalars below this stay as they are: nothing is saved, and shapes must be exact.
 SMALL = 1024
 
@@ -115,22 +117,11 @@ def with_weights(model: ir.Model, weights: Weights) -> ir.Model:
     """
     if weights == "half_stored":
         return store_half(model)
-    if weights == "int8":
-        return _quantize_matmuls(model, bits=8)
+    if weights == "w8a8":
+        quantize_with_activations(model, leave=HEAD)
+    if weights in ("int8", "w8a8"):
+        return quantize_matmuls(model, 8, block_size=BLOCK, accuracy_level=4)
     return model
-
-
-def _quantize_matmuls(model: ir.Model, bits: int) -> ir.Model:
-    """Weight-only block quantization of every constant MatMul (MatMulNBits)."""
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-
-    with quiet():
-        quantizer = MatMulNBitsQuantizer(
-            ir.to_proto(model), bits=bits, block_size=BLOCK, is_symmetric=True, accuracy_level=4
-        )
-        quantizer.process()
-    quantized: ir.Model = ir.from_proto(quantizer.model.model)
-    return quantized
 
 
 def save(model: ir.Model, path: Path) -> None:

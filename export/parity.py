@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from speechprune_ort.errors import ParityError
+from speechprune_ort.export.memory import in_float32
 from speechprune_ort.manifest import Parity
 from speechprune_ort.specs import Dimensions, GraphSpec, past_name, present_name
 
@@ -186,20 +187,25 @@ def verify_decoder(
         min_cosine: see ``compare``.
         steps: decode steps after the prefill.
     """
+    table = language_model.get_input_embeddings().weight.detach()
+    # All of torch before the session opens: both at once need not fit in memory.
+    references = []
+    for case, embeds in prompts.items():
+        count = len(embeds)
+        gap = np.arange(count) + np.where(np.arange(count) >= count // 2, 7, 0)
+        for name, positions in ((case, np.arange(count)), (f"{case}, gapped positions", gap)):
+            expected, ids = _torch_logits(language_model, embeds, positions, steps)
+            following = table[torch.from_numpy(ids)].float().numpy()
+            references.append((name, embeds, positions, expected, following))
     session, on_target = open_graph(path, spec, target)
-    table = language_model.get_input_embeddings().weight.detach().numpy()
 
     def figures() -> list[Parity]:
         found: list[Parity] = []
-        for case, embeds in prompts.items():
-            count = len(embeds)
-            gap = np.arange(count) + np.where(np.arange(count) >= count // 2, 7, 0)
-            for name, positions in ((case, np.arange(count)), (f"{case}, gapped positions", gap)):
-                expected, ids = _torch_logits(language_model, embeds, positions, steps)
-                rows = _graph_logits(session, spec, dims, embeds, positions, table[ids])
-                found += compare(path.stem, name, "logits", expected, rows, min_cosine)
-                same = float(expected[0].argmax() == rows[0].argmax())
-                found.append(Parity(f"{name}: logits", "first_token", same, 0.0))
+        for name, embeds, positions, expected, following in references:
+            rows = _graph_logits(session, spec, dims, embeds, positions, following)
+            found += compare(path.stem, name, "logits", expected, rows, min_cosine)
+            same = float(expected[0].argmax() == rows[0].argmax())
+            found.append(Parity(f"{name}: logits", "first_token", same, 0.0))
         return found
 
     return _checked(on_target, figures)
@@ -213,7 +219,7 @@ def _torch_logits(
     step: Any = torch.from_numpy(np.asarray(embeds, np.float32))[None]
     at = torch.from_numpy(np.asarray(positions, np.int64))[None]
     cache = None
-    with torch.no_grad():
+    with torch.no_grad(), in_float32(language_model):
         for _ in range(steps + 1):
             out = language_model(
                 inputs_embeds=step,

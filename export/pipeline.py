@@ -8,7 +8,7 @@ import importlib.metadata
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from speechprune_ort.export.audio_encoder import export_audio_encoder
 from speechprune_ort.export.decoder import export_decoder
 from speechprune_ort.export.embed_tokens import export_embed_tokens
 from speechprune_ort.export.families import Checkpoint, load_checkpoint
+from speechprune_ort.export.families.base import EmbedsAlone
 from speechprune_ort.export.first_layer_qk import (
     BinaryProjection,
     FloatProjection,
@@ -31,6 +32,7 @@ from speechprune_ort.export.first_layer_qk import (
     export_float,
 )
 from speechprune_ort.export.graph_file import quiet
+from speechprune_ort.export.memory import give_back_memory
 from speechprune_ort.export.parity import Checked, verify_decoder, verify_graph
 from speechprune_ort.export.precision import WORDS, Plan, Target, plan
 from speechprune_ort.export.pruning_graphs import (
@@ -102,6 +104,7 @@ def export_bundle(
     revision: str | None = None,
     trust_remote_code: bool = False,
     overwrite: bool = False,
+    encoder_attention: bool = False,
     report: Report = lambda _: None,
 ) -> list[ExportedGraph]:
     """Turn a checkpoint into a bundle.
@@ -117,6 +120,8 @@ def export_bundle(
         revision: branch, tag or commit on the hub.
         trust_remote_code: let transformers run code that comes with the checkpoint.
         overwrite: replace ``out`` if it is there.
+        encoder_attention: let the audio encoder also give what its last layer attends to, for the
+            methods that go by it; it then always costs a little more.
         report: called with the name of each step as it begins.
 
     Returns:
@@ -131,13 +136,16 @@ def export_bundle(
         report("load checkpoint")
         with quiet():
             checkpoint = load_checkpoint(model, revision, trust_remote_code)
+        checkpoint = _with_attention(checkpoint, encoder_attention)
         dims = checkpoint.dimensions
         if len(checkpoint.tokenizer) > dims.vocab:
             raise ExportError(
                 f"The tokenizer has {len(checkpoint.tokenizer)} tokens and the embedding table "
                 f"{dims.vocab} rows: resize the model's embeddings first."
             )
-        specs = graph_specs(dims, chosen.float_dtype, checkpoint.short_windows)
+        specs = graph_specs(
+            dims, chosen.float_dtype, checkpoint.short_windows, checkpoint.encoder_attention
+        )
         work = _Work(checkpoint, chosen, target, specs, folder, report)
         rows = work.run()
         checkpoint.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_FILE))
@@ -164,6 +172,19 @@ def export_bundle(
     return rows
 
 
+def _with_attention(checkpoint: Checkpoint, wanted: bool) -> Checkpoint:
+    """The checkpoint whose audio encoder gives its attention, or does not."""
+    if wanted and not checkpoint.encoder_attention:
+        raise ExportError(
+            f"The audio encoder of {checkpoint.family} has no attention that belongs to single "
+            "tokens: leave out --encoder-attention."
+        )
+    if wanted or not checkpoint.encoder_attention:
+        return checkpoint
+    encoder = EmbedsAlone(checkpoint.audio_encoder).eval()
+    return replace(checkpoint, audio_encoder=encoder, encoder_attention=False)
+
+
 class _Work:
     """The steps of one export, sharing checkpoint, plan and test inputs."""
 
@@ -176,6 +197,8 @@ class _Work:
         folder: Path,
         report: Report,
     ) -> None:
+        # Small enough to be widened whole; the language model stays as it is stored.
+        checkpoint.audio_encoder.float()
         self.checkpoint = checkpoint
         self.plan = chosen
         self.target: Target = "cuda" if target == "cuda" else "cpu"
@@ -187,8 +210,10 @@ class _Work:
 
     def run(self) -> list[ExportedGraph]:
         # The encoder goes first: its verification leaves real audio embeddings for the others.
+        encoder = self._graph(AUDIO_ENCODER, self._audio_encoder, WORDS[self.plan.encoder])
+        self.checkpoint.audio_encoder.to("meta")  # nothing needs its weights again
         return [
-            self._graph(AUDIO_ENCODER, self._audio_encoder, WORDS[self.plan.encoder]),
+            encoder,
             self._graph(EMBED_TOKENS, self._embed_tokens, WORDS[self.plan.embedding]),
             self._graph(FIRST_LAYER_QK, self._binarized, "signs in int8"),
             self._graph(FIRST_LAYER_QK_FLOAT, self._float, self._float_words()),
@@ -205,6 +230,7 @@ class _Work:
         self, name: str, step: Callable[[GraphSpec, Path], Checked], precision: str
     ) -> ExportedGraph:
         self.report(f"export {name}")
+        give_back_memory()
         started = time.perf_counter()
         path = self.folder / f"{name}.onnx"
         spec = self.specs[name]
@@ -266,10 +292,14 @@ class _Work:
         for case, (windows, lengths) in features.items():
             inputs = {"input_features": windows, "feature_lengths": lengths.astype(np.int64)}
             with torch.no_grad():
-                expected = self.checkpoint.audio_encoder(
+                found = self.checkpoint.audio_encoder(
                     *(torch.from_numpy(value) for value in inputs.values())
-                ).numpy()
-            session_cases[case] = (inputs, {"audio_embeds": expected})
+                )
+            outputs = found if isinstance(found, tuple) else (found,)
+            named = zip((t.name for t in spec.outputs), outputs, strict=True)
+            computed = {name: value.numpy() for name, value in named}
+            session_cases[case] = (inputs, computed)
+            expected = computed["audio_embeds"]
             kept = [row[: audio.tokens(int(n))] for row, n in zip(expected, lengths, strict=True)]
             self.embeds[case] = np.concatenate(kept)
         return verify_graph(path, spec, self.target, session_cases, self.plan.min_cosine)
@@ -278,7 +308,7 @@ class _Work:
         table = self.checkpoint.language_model.get_input_embeddings().weight
         export_embed_tokens(table, self.plan, spec, path)
         ids = self.random.integers(0, len(table), 64)
-        expected = table.detach().numpy()[ids]
+        expected = self._rows(ids)
         case = {"random ids": ({"token_ids": ids}, {"embeds": expected})}
         # A look-up is exact up to the width of what is stored.
         exact = min(self.plan.min_cosine, 0.9999) if self.plan.embedding != "float32" else EXACT
@@ -362,16 +392,16 @@ class _Work:
             path,
             Path(tempfile.mkdtemp(prefix="decoder-", dir=self.folder)),
         )
+        give_back_memory()
         self.report(f"verify {spec.name}")
-        table = checkpoint.language_model.get_input_embeddings().weight.detach().numpy()
         # Both within the template: a model that was trained with it need not be stable without.
         audio = {
-            "random ids": table[self.random.integers(0, len(table), 40)],
+            "random ids": self._rows(self.random.integers(0, checkpoint.dimensions.vocab, 40)),
             "speech": self.embeds["speech"],
         }
         prompts = {
             f"prompt with {name}": np.concatenate(
-                [self._piece(piece, heard, table) for piece in checkpoint.prompt]
+                [self._piece(piece, heard) for piece in checkpoint.prompt]
             )
             for name, heard in audio.items()
         }
@@ -385,15 +415,19 @@ class _Work:
             self.plan.min_cosine,
         )
 
-    def _piece(
-        self, piece: PromptPiece, audio: NDArray[np.float32], table: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+    def _rows(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Rows (ids, hidden) of the token embedding."""
+        table = self.checkpoint.language_model.get_input_embeddings().weight.detach()
+        rows: NDArray[np.float32] = table[torch.from_numpy(ids)].float().numpy()
+        return rows
+
+    def _piece(self, piece: PromptPiece, audio: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embeddings (tokens, hidden) of a piece of the prompt."""
         if piece.kind == "audio":
             return audio
         text = piece.before + QUESTION + piece.after
         ids = piece.ids or self.checkpoint.tokenizer.encode(text, add_special_tokens=False)
-        return table[np.array(ids, np.int64)]
+        return self._rows(np.array(ids, np.int64))
 
 
 def _file_entry(path: Path) -> FileEntry:

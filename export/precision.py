@@ -7,6 +7,7 @@
 | fp16, cuda | float16 | float16 | float16 |
 | int8, cpu | 8-bit blocks of 32 | float16 stored | 8-bit blocks of 32 |
 | int8, cuda | float16 | float16 | 8-bit blocks of 32 |
+| w8a8, cpu | 8-bit columns and activations | float16 stored | the same, output head 8-bit |
 | int4, cpu | 8-bit blocks of 32 | float16 stored | 4-bit blocks of 32, output head 8-bit |
 | int4, cuda | float16 | float16 | 4-bit blocks of 32, output head 8-bit |
 
@@ -23,15 +24,16 @@ from speechprune_ort.errors import ExportError
 
 __all__ = ["Plan", "Precision", "Target", "Weights", "plan"]
 
-Precision = Literal["fp32", "fp16", "int8", "int4"]
+Precision = Literal["fp32", "fp16", "int8", "w8a8", "int4"]
 Target = Literal["cpu", "cuda"]
-Weights = Literal["float32", "float16", "half_stored", "int8", "int4"]
+Weights = Literal["float32", "float16", "half_stored", "int8", "w8a8", "int4"]
 
 WORDS: dict[Weights, str] = {
     "float32": "float32",
     "float16": "float16",
     "half_stored": "float16 stored, float32 computed",
     "int8": "8-bit blocks of 32",
+    "w8a8": "8-bit columns, 8-bit activations",
     "int4": "4-bit blocks of 32, output head 8-bit",
 }
 
@@ -59,10 +61,15 @@ _PLANS: dict[tuple[str, str], Plan] = {
     ("fp32", "cpu"): Plan("float32", "float32", "float32", "float32", 0.999999),
     ("fp16", "cpu"): Plan("float32", "half_stored", "half_stored", "half_stored", 0.9999),
     ("int8", "cpu"): Plan("float32", "int8", "half_stored", "int8", 0.99),
+    ("w8a8", "cpu"): Plan("float32", "w8a8", "half_stored", "w8a8", 0.97),
     ("int4", "cpu"): Plan("float32", "int8", "half_stored", "int4", 0.9),
     ("fp16", "cuda"): Plan("float16", "float16", "float16", "float16", 0.999),
     ("int8", "cuda"): Plan("float16", "float16", "float16", "int8", 0.99),
     ("int4", "cuda"): Plan("float16", "float16", "float16", "int4", 0.9),
+}
+_MISSING = {
+    "fp32": "grouped-query attention has no float32 kernel there",
+    "w8a8": "products of 8-bit activations have no kernel there",
 }
 
 
@@ -78,9 +85,9 @@ def plan(precision: str, target: str) -> Plan:
     ):
         if value not in allowed:
             raise ExportError(f"--{name} must be one of {', '.join(allowed)}, not {value!r}.")
-    if (precision, target) == ("fp32", "cuda"):
+    if (precision, target) not in _PLANS:
         raise ExportError(
-            "--precision fp32 does not go with --target cuda (grouped-query attention has no "
-            "float32 kernel there): take --precision fp16."
+            f"--precision {precision} does not go with --target {target} ({_MISSING[precision]}): "
+            "take --precision fp16 or int8."
         )
     return _PLANS[precision, target]

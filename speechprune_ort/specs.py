@@ -12,6 +12,7 @@ from typing import Protocol
 
 __all__ = [
     "ASSEMBLE",
+    "ATTENTION",
     "AUDIO_ENCODER",
     "AXES",
     "DECODER",
@@ -36,6 +37,9 @@ SIMILARITY = "similarity"
 RECEIVED_ATTENTION = "received_attention"
 ASSEMBLE = "assemble"
 DECODER = "decoder"
+
+ATTENTION = "attention"
+"""Output of the audio encoder, where export was asked for it."""
 
 AXES = (
     "batch",  # sequences decoded together, 1 here
@@ -195,7 +199,10 @@ def present_name(layer: int, kind: str) -> str:
 
 
 def graph_specs(
-    dims: Dimensions, float_dtype: str, short_windows: bool = False
+    dims: Dimensions,
+    float_dtype: str,
+    short_windows: bool = False,
+    encoder_attention: bool = False,
 ) -> dict[str, GraphSpec]:
     """Every graph that a bundle may hold.
 
@@ -204,6 +211,7 @@ def graph_specs(
         float_dtype: dtype of embeddings, cache and logits: ``float32`` on CPU, ``float16``
             on CUDA, where grouped-query attention has no float32 kernel.
         short_windows: whether the audio encoder takes windows of fewer frames.
+        encoder_attention: whether it also gives the attention that each token receives.
 
     Returns:
         Specs by graph name.
@@ -245,7 +253,10 @@ def graph_specs(
                 tensor("input_features", "float32", "windows", "mel_bins", "frames"),
                 tensor("feature_lengths", "int64", "windows"),
             ),
-            (tensor("audio_embeds", float_dtype, "windows", "window_tokens", "hidden"),),
+            (
+                tensor("audio_embeds", float_dtype, "windows", "window_tokens", "hidden"),
+                *([tensor(ATTENTION, "float32", "windows", "window_tokens")] * encoder_attention),
+            ),
         ),
         GraphSpec(
             EMBED_TOKENS,

@@ -244,6 +244,7 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path: Path) -> None:
         ({"precision": "fp8"}, "--precision"),
         ({"target": "tpu"}, "--target"),
         ({"precision": "fp32", "target": "cuda"}, "fp16"),
+        ({"precision": "w8a8", "target": "cuda"}, "fp16"),
     ],
 )
 def test_impossible_plans_are_refused_before_anything_is_read(

@@ -82,7 +82,7 @@ def test_ids_equal_transformers_on_real_speech(
 
 
 @pytest.mark.export
-@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp16", "int8", "w8a8", "int4"])
 def test_narrow_bundles_carry_their_figures_and_answer(precision: str, small: Any) -> None:
     model = small(precision)
     figures = model.manifest.graphs["decoder"].parity
@@ -93,6 +93,7 @@ def test_narrow_bundles_carry_their_figures_and_answer(precision: str, small: An
         for m in (small("fp32"), model)
     )
     assert narrow.token_ids
-    # Encoder and first-layer signs barely move: most of what was kept is the same.
+    # Encoder and first-layer signs barely move: most of what was kept is the same. They move more
+    # where the encoder's activations have 8 bits, too.
     shared = np.intersect1d(wide.pruning.indices, narrow.pruning.indices)
-    assert len(shared) > 0.8 * 450
+    assert len(shared) > (0.7 if precision == "w8a8" else 0.8) * 450

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from speechprune_ort.errors import ExportError
@@ -15,10 +15,27 @@ from speechprune_ort.specs import Dimensions
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["Checkpoint", "split_prompt"]
+__all__ = ["Checkpoint", "EmbedsAlone", "split_prompt"]
 
 QUERY_MARK = "SPEECHPRUNEQUERY"
 """Stands for the user's text while a chat template is rendered and split."""
+
+
+class EmbedsAlone(nn.Module):
+    """An audio encoder without its attention: what is not given out is not traced.
+
+    Args:
+        encoder: of a checkpoint with ``encoder_attention``.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_features: Tensor, feature_lengths: Tensor) -> Tensor:
+        """Its embeddings."""
+        embeds: Tensor = self.encoder(input_features, feature_lengths)[0]
+        return embeds
 
 
 @dataclass(frozen=True)
@@ -29,7 +46,8 @@ class Checkpoint:
         family: name of the family.
         audio_encoder: module from ``input_features`` (windows, mel_bins, frames) float32 and
             ``feature_lengths`` (windows,) int64, in frames, to audio embeddings
-            (windows, window_tokens, hidden). Tokens past a window's length are arbitrary.
+            (windows, window_tokens, hidden). Tokens past a window's length are arbitrary. With
+            ``encoder_attention`` also to (windows, window_tokens) float32.
         language_model: causal language model of its own (``LlamaForCausalLM``, ...), with
             ``get_input_embeddings()``, output head included; float32, in eval mode.
         tokenizer: of the language model.
@@ -43,6 +61,8 @@ class Checkpoint:
         short_windows: whether ``audio_encoder`` takes fewer frames than a window has, any multiple
             of those under a token, and gives the tokens of the padded window, if at least 4 frames
             of padding are left.
+        encoder_attention: whether ``audio_encoder`` also gives the attention that each token
+            receives in its last layer, mean over heads and queries, 1 where it is even.
     """
 
     family: str
@@ -57,6 +77,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     frame_temperature: float = 1.0
     short_windows: bool = False
+    encoder_attention: bool = False
 
 
 def split_prompt(

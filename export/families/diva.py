@@ -34,8 +34,8 @@ from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_p
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
     dimensions_of,
-    in_float32,
     language_model_of,
+    load_model,
     notes_of,
     require_fast,
     require_known_text,
@@ -121,10 +121,10 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
         file = cached_file(location, "model.safetensors", revision=revision)
     except (OSError, ValueError) as error:
         raise ExportError(unreadable(location, error)) from error
-    model = in_float32(AutoModelForCausalLM, decoder_at, **options)
+    model = load_model(AutoModelForCausalLM, decoder_at, **options)
     text = model.config
     require_known_text(decoder_at, text)
-    whisper = in_float32(WhisperModel, encoder_at, **options)
+    whisper = load_model(WhisperModel, encoder_at, **options)
     weights = {name: value.float() for name, value in load_file(file).items()}
     module = _audio_encoder(location, whisper, weights, text.hidden_size)
     frames = 2 * whisper.config.max_source_positions

@@ -16,8 +16,8 @@ __all__ = [
     "TEXT_MODELS",
     "audio_spec_of",
     "dimensions_of",
-    "in_float32",
     "language_model_of",
+    "load_model",
     "notes_of",
     "require_fast",
     "require_known_text",
@@ -29,8 +29,10 @@ TEXT_MODELS = ("qwen2", "llama")
 """Language models whose first layer's projections are known to export."""
 
 
-def in_float32(cls: Any, location: str, **options: Any) -> Any:
-    """Load all weights of a checkpoint, for inference.
+def load_model(cls: Any, location: str, **options: Any) -> Any:
+    """Load a checkpoint for inference, its weights in the dtype in which they are stored.
+
+    They are mapped from its files: what is never looked at costs no memory.
 
     Args:
         cls: class of transformers with ``from_pretrained``.
@@ -44,7 +46,7 @@ def in_float32(cls: Any, location: str, **options: Any) -> Any:
         model, info = cls.from_pretrained(
             location,
             **options,
-            dtype=torch.float32,
+            dtype="auto",
             output_loading_info=True,
             attn_implementation="sdpa",
         )

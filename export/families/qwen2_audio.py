@@ -17,8 +17,8 @@ from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_p
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
     dimensions_of,
-    in_float32,
     language_model_of,
+    load_model,
     notes_of,
     require_fast,
     require_known_text,
@@ -27,8 +27,8 @@ from speechprune_ort.export.families.loading import (
 )
 from speechprune_ort.export.families.whisper import (
     additive_mask,
+    attended_layers,
     encoder_frames,
-    encoder_layers,
 )
 
 __all__ = ["load"]
@@ -36,6 +36,7 @@ __all__ = ["load"]
 # Convolution of stride 2 with padding 1 and width 3, then average pooling of 2:
 # Qwen2AudioEncoder._get_feat_extract_output_lengths.
 LENGTH_STEPS = ((-1, 2, 1), (-2, 2, 1))
+POOLED = 2  # frames behind the convolutions that make a token
 
 
 class AudioEncoder(nn.Module):
@@ -50,17 +51,20 @@ class AudioEncoder(nn.Module):
         self.tower = model.model.audio_tower
         self.projector = model.model.multi_modal_projector
 
-    def forward(self, input_features: Tensor, feature_lengths: Tensor) -> Tensor:
-        """(windows, mel_bins, frames), (windows,) -> (windows, frames // 4, hidden)."""
+    def forward(self, input_features: Tensor, feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(windows, mel_bins, frames), (windows,) -> (windows, frames // 4, hidden).
+
+        And (windows, frames // 4), the attention that each token receives.
+        """
         tower = self.tower
         hidden = encoder_frames(tower, input_features)
         positions = torch.arange(hidden.shape[1], device=feature_lengths.device)
         lengths = (feature_lengths - 1) // 2 + 1
         padding = positions[None, :] >= lengths[:, None]
-        hidden = encoder_layers(tower, hidden, additive_mask(hidden, padding[:, None, None, :]))
+        mask = additive_mask(hidden, padding[:, None, None, :])
+        hidden, attention = attended_layers(tower, hidden, POOLED, mask)
         pooled = tower.avg_pooler(hidden.transpose(1, 2)).transpose(1, 2)
-        embeds: Tensor = self.projector(tower.layer_norm(pooled))
-        return embeds
+        return self.projector(tower.layer_norm(pooled)), attention
 
 
 def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
@@ -80,7 +84,7 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
         processor = AutoProcessor.from_pretrained(location, **options)
     except (OSError, ValueError) as error:
         raise ExportError(unreadable(location, error)) from error
-    model = in_float32(Qwen2AudioForConditionalGeneration, location, **options)
+    model = load_model(Qwen2AudioForConditionalGeneration, location, **options)
     config = model.config
     text = config.text_config
     require_known_text(location, text)
@@ -101,6 +105,7 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
         stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
         revision=getattr(config, "_commit_hash", None),
         short_windows=True,
+        encoder_attention=True,
         **notes_of(config.to_dict()),
     )
 

@@ -17,15 +17,15 @@ from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_p
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
     dimensions_of,
-    in_float32,
     language_model_of,
+    load_model,
     notes_of,
     require_fast,
     require_known_text,
     stop_tokens,
     unreadable,
 )
-from speechprune_ort.export.families.whisper import encoder_frames, encoder_layers, heard_windows
+from speechprune_ort.export.families.whisper import attended_layers, encoder_frames, heard_windows
 from speechprune_ort.manifest import whole_windows
 
 __all__ = ["load"]
@@ -44,13 +44,18 @@ class AudioEncoder(nn.Module):
         self.projector = model.model.multi_modal_projector
         self.width = self.projector.linear_1.in_features
 
-    def forward(self, input_features: Tensor, feature_lengths: Tensor) -> Tensor:
-        """(windows, mel_bins, frames), (windows,) -> (windows, frames // 8, hidden)."""
-        hidden = encoder_layers(self.tower, encoder_frames(self.tower, input_features))
+    def forward(self, input_features: Tensor, feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(windows, mel_bins, frames), (windows,) -> (windows, frames // 8, hidden).
+
+        And (windows, frames // 8), the attention that each token receives.
+        """
+        hidden = encoder_frames(self.tower, input_features)
+        joined_frames = self.width // hidden.shape[2]
+        hidden, attention = attended_layers(self.tower, hidden, joined_frames)
         hidden = self.tower.layer_norm(hidden)
         windows, frames, width = hidden.shape
         joined = hidden.reshape(windows, frames * width // self.width, self.width)
-        return heard_windows(self.projector(joined), feature_lengths)
+        return heard_windows(self.projector(joined), feature_lengths), attention
 
 
 def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
@@ -71,7 +76,7 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
         tokenizer = require_fast(location, AutoTokenizer.from_pretrained(location, **options))
     except (OSError, ValueError) as error:
         raise ExportError(unreadable(location, error)) from error
-    model = in_float32(VoxtralForConditionalGeneration, location, **options)
+    model = load_model(VoxtralForConditionalGeneration, location, **options)
     config = model.config
     text, encoder = config.text_config, config.audio_config
     require_known_text(location, text)
@@ -92,6 +97,7 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
         prompt=split_prompt(_render(tokenizer, audio_token), audio_token, tokenizer),
         stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
         revision=getattr(config, "_commit_hash", None),
+        encoder_attention=True,
         **notes_of(config.to_dict()),
     )
 

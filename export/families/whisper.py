@@ -7,7 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["additive_mask", "encoder_frames", "encoder_layers", "heard_windows"]
+__all__ = [
+    "additive_mask",
+    "attended_layers",
+    "encoder_frames",
+    "encoder_layers",
+    "heard_windows",
+]
 
 
 def additive_mask(hidden: Tensor, barred: Tensor) -> Tensor:
@@ -49,6 +55,45 @@ def encoder_layers(tower: Any, hidden: Tensor, mask: Tensor | None = None) -> Te
     for layer in tower.layers:
         hidden = layer(hidden, mask)
     return hidden
+
+
+def attended_layers(
+    tower: Any, hidden: Tensor, frames_of_token: int, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """All layers, and what the last one attends to.
+
+    Args:
+        tower: encoder of any Whisper-like class.
+        hidden: from ``encoder_frames``.
+        frames_of_token: frames that one audio token is made from.
+        mask: as in ``encoder_layers``.
+
+    Returns:
+        (windows, frames // 2, width), and (windows, tokens) float32: the attention that a token's
+        frames receive in the last layer, mean over heads and over the frames that attend, 1 where
+        it is even.
+    """
+    *layers, last = tower.layers
+    for layer in layers:
+        hidden = layer(hidden, mask)
+    attention = last.self_attn
+    source = last.self_attn_layer_norm(hidden)
+    windows, frames, width = source.shape
+    shape = (windows, frames, attention.num_heads, width // attention.num_heads)
+    query, key = (
+        projection(source).reshape(shape).transpose(1, 2).float()
+        for projection in (attention.q_proj, attention.k_proj)
+    )
+    scores = query @ key.transpose(2, 3) * attention.scaling
+    heard = torch.ones(windows, frames, 1)
+    if mask is not None:
+        scores = scores + mask.float()
+        heard = (mask[:, 0, 0, :, None] == 0).float()
+    shares = scores.softmax(3).mean(1)
+    received = (shares * heard).sum(1)
+    tokens = frames // frames_of_token
+    pooled = received[:, : tokens * frames_of_token].reshape(windows, tokens, frames_of_token)
+    return last(hidden, mask), pooled.mean(2)
 
 
 def heard_windows(embeds: Tensor, feature_lengths: Tensor) -> Tensor:

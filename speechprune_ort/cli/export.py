@@ -33,7 +33,7 @@ NEEDED = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "onnxrun
 def export(
     model: Annotated[str, typer.Argument(help="Hub id or checkpoint folder.")],
     out: Annotated[Path, typer.Argument(help="Bundle folder to write.")],
-    precision: Annotated[str, typer.Option(help="fp32, fp16, int8 or int4.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, int8, w8a8 or int4.")] = "fp32",
     target: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
     trust_remote_code: Annotated[
@@ -42,6 +42,10 @@ def export(
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the bundle that is there.")
+    ] = False,
+    encoder_attention: Annotated[
+        bool,
+        typer.Option("--encoder-attention", help="For methods that go by the encoder's attention."),
     ] = False,
 ) -> None:
     """Convert a Hugging Face checkpoint to a bundle, each graph checked against torch."""
@@ -76,6 +80,7 @@ def export(
             revision=revision,
             trust_remote_code=trust_remote_code,
             overwrite=overwrite,
+            encoder_attention=encoder_attention,
             report=report,
         )
         progress.update(task, advance=1, description="done")
