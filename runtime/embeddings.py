@@ -225,41 +225,52 @@ class EmbedsBuilder:
         device: where the encoder runs.
         budget: bytes that all embeddings together may take on the device; what is longer goes
             to a temporary file.
+        at_once: windows that one run may write.
 
     Attributes:
         window_tokens: rows of a whole window.
+        at_once: as given.
     """
 
     def __init__(
-        self, shape: tuple[int, int], dtype: np.dtype[Any], device: Device, budget: int
+        self,
+        shape: tuple[int, int],
+        dtype: np.dtype[Any],
+        device: Device,
+        budget: int,
+        at_once: int = 1,
     ) -> None:
         self.window_tokens, self._hidden = shape
+        self.at_once = at_once
         self._dtype, self._device = dtype, device
-        self._most = max(self.window_tokens, budget // (self._hidden * dtype.itemsize))
+        least = at_once * self.window_tokens
+        self._most = max(least, budget // (self._hidden * dtype.itemsize))
         # On the CPU pages are only touched when written; elsewhere the buffer grows.
-        rows = self._most if device.name == "cpu" else min(self._most, 4 * self.window_tokens)
+        first = max(least, 4 * self.window_tokens)
+        rows = self._most if device.name == "cpu" else min(self._most, first)
         self._embeds = self._buffer(rows)
         self._rows = rows
         self._tokens = self._written = 0
         self._file: IO[bytes] | None = None
 
-    def bind_next(self, binding: ort.IOBinding, name: str, tokens: int | None = None) -> None:
-        """Let a session write the next window where it belongs.
+    def bind_next(
+        self, binding: ort.IOBinding, name: str, tokens: int | None = None, windows: int = 1
+    ) -> None:
+        """Let a session write the next windows where they belong.
 
         Args:
             binding: of the session.
             name: of its output.
-            tokens: that it will write, at most and by default a whole window's.
+            tokens: of a window that it will write, at most and by default a whole window's.
+            windows: that it will write, at most ``at_once``; several must be whole.
         """
-        if self._tokens - self._written + self.window_tokens > self._rows:
-            self._make_room()
-        shape = (1, self.window_tokens if tokens is None else tokens, self._hidden)
+        self._make_room(windows)
+        shape = (windows, self.window_tokens if tokens is None else tokens, self._hidden)
         self._embeds.bind_output(binding, name, self._tokens - self._written, shape)
 
     def append(self, rows: NDArray[Any]) -> None:
         """Keep rows (at most window_tokens, hidden) that are on the host."""
-        if self._tokens - self._written + self.window_tokens > self._rows:
-            self._make_room()
+        self._make_room(1)
         self._embeds.write(rows, self._tokens - self._written)
         self.commit(len(rows))
 
@@ -269,7 +280,7 @@ class EmbedsBuilder:
         return self._embeds.rows(start + count)[start:].copy()
 
     def commit(self, count: int) -> None:
-        """Keep the first tokens of the window that was written."""
+        """Keep the first tokens of what was written."""
         self._tokens += count
         if self._file is not None:
             self._spill()
@@ -285,17 +296,20 @@ class EmbedsBuilder:
     def _buffer(self, rows: int) -> DeviceEmbeds:
         return DeviceEmbeds(rows, 0, self._hidden, self._dtype, self._device)
 
-    def _make_room(self) -> None:
+    def _make_room(self, windows: int) -> None:
+        needed = windows * self.window_tokens
+        if self._tokens - self._written + needed <= self._rows:
+            return
         if self._rows < self._most:
             rows = min(self._most, 2 * self._rows)
             grown = np.empty((rows, self._hidden), self._dtype)
             grown[: self._tokens] = self._embeds.rows(self._tokens)
             self._embeds, self._rows = DeviceEmbeds.of(grown, self._device), rows
-            if self._tokens + self.window_tokens <= rows:
+            if self._tokens + needed <= rows:
                 return
         self._file = tempfile.TemporaryFile(prefix="speechprune-ort-")  # noqa: SIM115 - kept
         self._spill()
-        self._rows = self.window_tokens
+        self._rows = self.at_once * self.window_tokens
         self._embeds = self._buffer(self._rows)
 
     def _spill(self) -> None:

@@ -13,7 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from speechprune_ort.errors import BundleError
+from speechprune_ort.errors import BundleError, OptionError
 from speechprune_ort.manifest import TOKENIZER_FILE, Manifest
 from speechprune_ort.options import Backend, DeviceName, PruningOptions
 from speechprune_ort.results import Timings
@@ -30,6 +30,7 @@ from speechprune_ort.runtime.scoring import NumpyScorer, OrtScorer, Scorer, asse
 from speechprune_ort.runtime.session import open_session
 from speechprune_ort.specs import (
     ASSEMBLE,
+    ATTENTION,
     AUDIO_ENCODER,
     DECODER,
     EMBED_TOKENS,
@@ -42,6 +43,7 @@ from speechprune_ort.specs import (
 __all__ = ["Engine"]
 
 TIMED_LENGTHS = (32, 128, 512)  # positions, to measure how long a prompt takes
+WINDOWS_ON_GPU = 8  # encoded together
 LONGEST_TIMED = 2.0  # seconds after which no longer prompt is tried
 
 
@@ -60,6 +62,7 @@ class Engine:
         manifest: of the bundle.
         device: where the graphs run.
         tokenizer: of the bundle; control tokens in what it is given stay plain text.
+        windows_at_once: that the audio encoder is given together.
 
     Raises:
         BundleError: the folder is no bundle, or of another schema, or incomplete.
@@ -94,6 +97,8 @@ class Engine:
             mel_bins=manifest.dimensions.mel_bins,
             window_seconds=manifest.audio.window_seconds,
         )
+        # A CPU is busy with one: a batch is no faster there, and needs its memory at once.
+        self.windows_at_once = 1 if self.device.name == "cpu" else WINDOWS_ON_GPU
         self._sessions: dict[str, ort.InferenceSession] = {}
         for name in (AUDIO_ENCODER, EMBED_TOKENS, FIRST_LAYER_QK, DECODER):
             self.session(name)
@@ -151,6 +156,7 @@ class Engine:
         timings: Timings,
         budget: int,
         progress: Callable[[float], None] | None = None,
+        attention: list[NDArray[np.float32]] | None = None,
     ) -> AudioEmbeds:
         """A recording to audio embeddings, window by window.
 
@@ -159,22 +165,32 @@ class Engine:
             timings: stages are added to it; decoding of the blocks is ``audio``.
             budget: bytes that the embeddings may take; longer ones go to a temporary file.
             progress: called with the seconds heard after each window.
+            attention: a list that takes (tokens,) attention received in the encoder's last layer,
+                window by window; None where nobody wants it.
 
         Raises:
+            OptionError: attention is wanted and the bundle's encoder does not tell it.
             AudioError: a block cannot be had, or the recording is too short for a single token.
         """
         audio, dims = self.manifest.audio, self.manifest.dimensions
         dtype = np.dtype(self.manifest.float_dtype)
         shape = (dims.window_tokens, dims.hidden)
+        outputs = [tensor.name for tensor in self.manifest.graphs[AUDIO_ENCODER].spec.outputs]
+        if attention is not None and ATTENTION not in outputs:
+            raise OptionError(
+                f"The audio encoder of {self._folder} does not tell its attention: export with "
+                "--encoder-attention, or take another method."
+            )
         return encode_windows(
             self.session(AUDIO_ENCODER),
             stream_windows(timings.each("audio", blocks), audio.window_samples),
             self._log_mel,
             audio,
-            EmbedsBuilder(shape, dtype, self.device, budget),
+            EmbedsBuilder(shape, dtype, self.device, budget, self.windows_at_once),
             self.device,
             timings,
             progress,
+            attention,
         )
 
     def embed(self, ids: tuple[int, ...]) -> NDArray[Any]:

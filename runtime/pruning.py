@@ -16,6 +16,7 @@ from speechprune_ort.errors import OptionError
 
 __all__ = [
     "binarize",
+    "cosine_matrix",
     "frame_budgets",
     "frame_scores",
     "keep_by_attention",
@@ -98,6 +99,25 @@ def unit_rows(embeds: NDArray[Any]) -> NDArray[np.float32]:
         wide, lengths, out=np.zeros_like(wide), where=lengths > 0
     )
     return units
+
+
+def cosine_matrix(audio: NDArray[Any], text: NDArray[Any]) -> NDArray[np.float32]:
+    """Cosine of every audio token to every token of a text.
+
+    Args:
+        audio: (tokens, hidden).
+        text: (query, hidden).
+
+    Returns:
+        (tokens, query) float32; 0 for embeddings of zeros.
+    """
+    columns = np.ascontiguousarray(unit_rows(text).T)
+    return np.concatenate(
+        [
+            unit_rows(audio[start : start + ROWS_AT_ONCE]) @ columns
+            for start in range(0, len(audio), ROWS_AT_ONCE)
+        ]
+    )
 
 
 def text_direction(text: Floats) -> NDArray[np.float32]:

@@ -21,11 +21,17 @@ from speechprune_ort.runtime.embeddings import AudioEmbeds, EmbedsBuilder
 __all__ = ["load_embeds", "save_embeds"]
 
 FORMAT = "speechprune-ort recording 1"
-ABOUT, EMBEDS = "about.json", "embeds.npy"
+ABOUT, EMBEDS, ATTENTION = "about.json", "embeds.npy", "attention.npy"
 ROWS_AT_ONCE = 4096
 
 
-def save_embeds(path: Path, embeds: AudioEmbeds, digest: str, seconds: tuple[float, float]) -> None:
+def save_embeds(
+    path: Path,
+    embeds: AudioEmbeds,
+    digest: str,
+    seconds: tuple[float, float],
+    attention: NDArray[np.float32] | None = None,
+) -> None:
     """Write a recording; the file appears once it is whole.
 
     Args:
@@ -33,6 +39,7 @@ def save_embeds(path: Path, embeds: AudioEmbeds, digest: str, seconds: tuple[flo
         embeds: of the recording.
         digest: of the bundle that made them.
         seconds: length of the recording, and of what was heard of it.
+        attention: (tokens,) that was received in the audio encoder, where it was kept.
 
     Raises:
         RecordingError: the file cannot be written.
@@ -51,6 +58,9 @@ def save_embeds(path: Path, embeds: AudioEmbeds, digest: str, seconds: tuple[flo
                 np.lib.format.write_array_header_1_0(stream, header)
                 for block in embeds.blocks():
                     stream.write(np.ascontiguousarray(block).data)
+            if attention is not None:
+                with archive.open(ATTENTION, "w") as stream:
+                    np.lib.format.write_array(stream, attention, (1, 0), allow_pickle=False)
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -61,7 +71,7 @@ def save_embeds(path: Path, embeds: AudioEmbeds, digest: str, seconds: tuple[flo
 
 def load_embeds(
     path: Path, digest: str, hidden: int, dtype: np.dtype[Any], device: Device, budget: int
-) -> tuple[AudioEmbeds, tuple[float, float]]:
+) -> tuple[AudioEmbeds, tuple[float, float], NDArray[np.float32] | None]:
     """Read a recording of this bundle.
 
     Args:
@@ -73,7 +83,8 @@ def load_embeds(
         budget: bytes that they may take there; longer ones go to a temporary file.
 
     Returns:
-        The embeddings, and in seconds the length of the recording and of what was heard of it.
+        The embeddings; in seconds the length of the recording and of what was heard of it; and
+        (tokens,) attention received in the audio encoder, where it was kept.
 
     Raises:
         RecordingError: there is no such file, it is none of these, or of another bundle.
@@ -95,6 +106,12 @@ def load_embeds(
                 if len(shape) != 2 or shape[1] != hidden or found != dtype:
                     raise ValueError(f"its array is {shape} of {found}")
                 embeds = _read(stream, shape[0], hidden, dtype, device, budget)
+            attention = None
+            if ATTENTION in archive.namelist():
+                with archive.open(ATTENTION) as stream:
+                    attention = np.lib.format.read_array(stream, allow_pickle=False)
+                if attention.shape != (embeds.tokens,):
+                    raise ValueError(f"its attention is {attention.shape}")
             # The zip's checksum has been compared by now: a changed byte is an error.
     except FileNotFoundError:
         raise RecordingError(f"No recording at {path}: check the path.") from None
@@ -105,7 +122,7 @@ def load_embeds(
             f"{path} is no recording that speechprune-ort saved, or is damaged ({error}): listen "
             "to the recording again."
         ) from None
-    return embeds, seconds
+    return embeds, seconds, attention
 
 
 def _read(

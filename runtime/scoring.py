@@ -14,10 +14,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from speechprune_ort.errors import OptionError
-from speechprune_ort.runtime.coverage import cosine_matrix
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.runtime.embeddings import AudioEmbeds, DeviceEmbeds
 from speechprune_ort.runtime.pruning import (
+    cosine_matrix,
     received_attention,
     similarity_scores,
     text_direction,
@@ -42,6 +42,16 @@ class Scorer(Protocol):
         """Audio tokens of the recording."""
         ...
 
+    @property
+    def embeds(self) -> NDArray[Any]:
+        """Audio embeddings (tokens, hidden), on the host."""
+        ...
+
+    @property
+    def text(self) -> NDArray[Any]:
+        """Embeddings (query, hidden) of the question's own tokens, on the host."""
+        ...
+
     def similarity(self) -> Scores:
         """Phase 1 score of every token, (tokens,)."""
         ...
@@ -55,7 +65,29 @@ class Scorer(Protocol):
         ...
 
 
-class NumpyScorer:
+class _Scored:
+    """What both scorers know of the recording and the question."""
+
+    def __init__(self, audio: AudioEmbeds, text: NDArray[Any]) -> None:
+        self._audio, self._text = audio, text
+
+    @property
+    def tokens(self) -> int:
+        """See ``Scorer``."""
+        return self._audio.tokens
+
+    @property
+    def embeds(self) -> NDArray[Any]:
+        """See ``Scorer``."""
+        return self._audio.host
+
+    @property
+    def text(self) -> NDArray[Any]:
+        """See ``Scorer``."""
+        return self._text
+
+
+class NumpyScorer(_Scored):
     """On the host.
 
     Args:
@@ -65,12 +97,8 @@ class NumpyScorer:
     """
 
     def __init__(self, audio: AudioEmbeds, text: NDArray[Any], project: Projection) -> None:
-        self._audio, self._text, self._project = audio, text, project
-
-    @property
-    def tokens(self) -> int:
-        """See ``Scorer``."""
-        return self._audio.tokens
+        super().__init__(audio, text)
+        self._project = project
 
     def similarity(self) -> Scores:
         """See ``Scorer``."""
@@ -86,7 +114,7 @@ class NumpyScorer:
         return received_attention(query, key, single_head=single_head)
 
 
-class OrtScorer:
+class OrtScorer(_Scored):
     """By graphs, on the device on which the embeddings lie.
 
     Args:
@@ -107,14 +135,10 @@ class OrtScorer:
         sizes: tuple[int, int, int],
         device: Device,
     ) -> None:
-        self._session, self._audio, self._text = session, audio, text
+        super().__init__(audio, text)
+        self._session = session
         self._similarity, self._projection, self._received, self._assemble = names
         self._sizes, self._device = sizes, device
-
-    @property
-    def tokens(self) -> int:
-        """See ``Scorer``."""
-        return self._audio.tokens
 
     def similarity(self) -> Scores:
         """See ``Scorer``."""

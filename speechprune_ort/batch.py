@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from speechprune_ort.errors import AudioError, DataError, PromptError
+from speechprune_ort.methods import load_plugins, needs_encoder
 from speechprune_ort.model import SpeechLLM
 from speechprune_ort.options import ON_GPU, DeviceName, GenerationOptions, PruningOptions
 from speechprune_ort.ray_workers import RayWorkers
@@ -86,6 +87,7 @@ class BatchTask:
         device: where the bundle runs.
         threads: within an operator.
         provider_options: of the CUDA execution provider.
+        plugins: files that register methods of the user's own.
     """
 
     bundle: Path
@@ -95,6 +97,7 @@ class BatchTask:
     device: DeviceName = "auto"
     threads: int | None = None
     provider_options: Mapping[str, str] = field(default_factory=dict)
+    plugins: tuple[Path, ...] = ()
 
     @property
     def uses_cuda(self) -> bool:
@@ -103,13 +106,14 @@ class BatchTask:
 
     def open(self) -> Callable[[int], list[dict[str, Any]]]:
         """Load the bundle; the function answers the request at an index."""
+        load_plugins(self.plugins)
         options = dict(self.provider_options) or None
         model = SpeechLLM(self.bundle, self.device, self.threads, options)
         return lambda index: self._answer(model, self.requests[index])
 
     def _answer(self, model: SpeechLLM, request: Request) -> list[dict[str, Any]]:
         try:
-            recording = model.listen(request.audio)
+            recording = model.listen(request.audio, encoder_attention=needs_encoder(self.pruning))
         except AudioError as error:
             return [{"id": name, "error": str(error)} for name in request.ids]
         pairs = zip(request.ids, request.questions, strict=True)

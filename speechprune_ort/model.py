@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from speechprune_ort.errors import AudioError, OptionError
 from speechprune_ort.manifest import Manifest
+from speechprune_ort.methods import needs_encoder
 from speechprune_ort.options import (
     DeviceName,
     GenerationOptions,
@@ -91,6 +92,7 @@ class SpeechLLM:
         sampling_rate: int | None = None,
         long_audio: LongAudio = "prune",
         memory_budget_mb: float = MEMORY_BUDGET_MB,
+        encoder_attention: bool = False,
         progress: Callable[[float], None] | None = None,
     ) -> Recording:
         """Encode a recording once, for any number of questions.
@@ -105,11 +107,14 @@ class SpeechLLM:
                 (``seconds_heard`` then says so), ``error`` refuses it.
             memory_budget_mb: what its embeddings may take on the device, in 1e6 bytes; longer
                 ones go to a temporary file, and answers are the same.
+            encoder_attention: keep what the audio encoder attends to, for methods that need it;
+                its last layer then costs more.
             progress: called with the seconds heard after each window.
 
         Raises:
             AudioError: the recording cannot be used, or is too long for ``error``.
-            OptionError: the budget is not positive, or ``long_audio`` is none of the three.
+            OptionError: the budget is not positive, ``long_audio`` is none of the three, or the
+                bundle's encoder does not tell its attention.
         """
         budget = _budget(memory_budget_mb)
         check_long_audio(long_audio)
@@ -131,10 +136,18 @@ class SpeechLLM:
                 elif room > 0:  # the rest is read for its length alone
                     yield block[:room]
 
-        embeds = self.engine.encode(counted(), timings, budget, progress)
+        attention: list[NDArray[np.float32]] | None = [] if encoder_attention else None
+        embeds = self.engine.encode(counted(), timings, budget, progress, attention)
         heard = min(samples, window) if long_audio == "truncate" else samples
         rate = self.manifest.audio.sampling_rate
-        return Recording(self.engine, embeds, samples / rate, timings, heard / rate)
+        return Recording(
+            self.engine,
+            embeds,
+            samples / rate,
+            timings,
+            heard / rate,
+            None if attention is None else np.concatenate(attention),
+        )
 
     def load_recording(
         self, path: str | PathLike[str], *, memory_budget_mb: float = MEMORY_BUDGET_MB
@@ -149,7 +162,7 @@ class SpeechLLM:
             RecordingError: there is no such file, it is damaged, or of another bundle.
             OptionError: the budget is not positive.
         """
-        heard, seconds = load_embeds(
+        heard, seconds, attention = load_embeds(
             Path(path),
             self.manifest.digest,
             self.manifest.dimensions.hidden,
@@ -157,7 +170,7 @@ class SpeechLLM:
             self.engine.device,
             _budget(memory_budget_mb),
         )
-        return Recording(self.engine, heard, seconds[0], Timings(), seconds[1])
+        return Recording(self.engine, heard, seconds[0], Timings(), seconds[1], attention)
 
     def recall(self, embeds: NDArray[Any], seconds: float | None = None) -> Recording:
         """A recording from audio embeddings that were kept, such as ``recording.embeds``.
@@ -301,7 +314,12 @@ class SpeechLLM:
         pruning: PruningOptions,
         generation: GenerationOptions,
     ) -> Generator[str, None, Answer]:
-        recording = self.listen(audio, sampling_rate=sampling_rate, long_audio=long_audio)
+        recording = self.listen(
+            audio,
+            sampling_rate=sampling_rate,
+            long_audio=long_audio,
+            encoder_attention=needs_encoder(pruning),
+        )
         # Its stages count for this answer, the only one.
         return (yield from recording.pieces(question, pruning, generation, recording.timings))
 

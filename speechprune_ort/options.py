@@ -15,15 +15,12 @@ __all__ = [
     "DeviceName",
     "GenerationOptions",
     "LongAudio",
-    "Method",
     "Positions",
     "PruningOptions",
     "check_long_audio",
+    "check_method",
 ]
 
-Method = Literal[
-    "speechprune", "similarity", "attention", "coverage", "random", "crop", "truncate", "none"
-]
 Positions = Literal["renumbered", "original"]
 AttentionForm = Literal["binarized", "float"]
 Backend = Literal["auto", "numpy", "ort"]
@@ -59,6 +56,17 @@ def check_long_audio(value: str) -> None:
     _choice("long_audio", value, get_args(LongAudio))
 
 
+def check_method(name: object) -> None:
+    """Refuse what is no registered method.
+
+    Raises:
+        OptionError: it is not; the message has those that are.
+    """
+    from speechprune_ort.methods import METHODS  # it stands on this module
+
+    _choice("method", name, tuple(METHODS))
+
+
 @dataclass(frozen=True, slots=True)
 class PruningOptions:
     """Which audio tokens reach the language model.
@@ -66,9 +74,11 @@ class PruningOptions:
     Attributes:
         method: ``speechprune`` (both phases of arXiv:2412.12009), ``similarity`` (phase 1
             alone), ``attention`` (phase 2 alone), ``coverage`` (our own: passages in which the
-            most words of the question are spoken), ``random`` tokens, ``crop`` (one random
-            contiguous stretch), ``truncate`` (the beginning of the recording, as today's
-            stacks do it), ``none`` (every token).
+            most words of the question are spoken), ``segment-attention`` (arXiv:2511.14293),
+            ``affinity-pooling`` (arXiv:2604.06871), ``fastadasp`` (arXiv:2410.03007), ``random``
+            tokens, ``crop`` (one random contiguous stretch), ``truncate`` (the beginning of the
+            recording, as today's stacks do it), ``none`` (every token), or one of the user's own
+            (``speechprune_ort.methods``).
         pruning_rate: share of the budget that is removed, 0 <= rate < 1, the paper's PR. Of
             a 750-token budget 0.2 leaves 600 tokens, however long the recording is. ``auto`` keeps
             as many as fit the model's context beside prompt and answer, and both targets below;
@@ -96,7 +106,7 @@ class PruningOptions:
         OptionError: a value is out of range.
     """
 
-    method: Method = "speechprune"
+    method: str = "speechprune"
     pruning_rate: float | Literal["auto"] = 0.2
     budget: int | None = None
     frame_temperature: float | None = None
@@ -109,7 +119,7 @@ class PruningOptions:
     memory_target_mb: float | None = None
 
     def __post_init__(self) -> None:
-        _choice("method", self.method, get_args(Method))
+        check_method(self.method)
         _choice("attention", self.attention, get_args(AttentionForm))
         _choice("positions", self.positions, get_args(Positions))
         _choice("backend", self.backend, get_args(Backend))

@@ -16,12 +16,13 @@ from speechprune_ort.errors import OptionError, PromptError
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.results import Answer, AnswerStream, Pruning, Score, Timings, spans_of
 from speechprune_ort.runtime.budget import pick_tokens
-from speechprune_ort.runtime.embeddings import AudioEmbeds
+from speechprune_ort.runtime.embeddings import AudioEmbeds, HostEmbeds
 from speechprune_ort.runtime.engine import Engine
+from speechprune_ort.runtime.methods import Selection
 from speechprune_ort.runtime.prompt import Prompt
 from speechprune_ort.runtime.recording_file import save_embeds
 from speechprune_ort.runtime.sampling import Sampler
-from speechprune_ort.runtime.selection import Selection, select
+from speechprune_ort.runtime.selection import select
 from speechprune_ort.runtime.text_stream import TextStream
 
 __all__ = ["Recording", "sort_options"]
@@ -40,11 +41,14 @@ class Recording:
         seconds: its length.
         timings: what encoding took.
         seconds_heard: length of the part that was encoded; None where it is all of it.
+        encoder_attention: (tokens,) attention that each token received in the audio encoder's last
+            layer, where that was kept.
 
     Attributes:
         seconds: as given.
         seconds_heard: less than ``seconds`` where ``long_audio`` was ``truncate``.
         timings: as given; answers to ``ask`` count their own stages alone.
+        encoder_attention: as given.
     """
 
     def __init__(
@@ -54,8 +58,10 @@ class Recording:
         seconds: float,
         timings: Timings,
         seconds_heard: float | None = None,
+        encoder_attention: NDArray[np.float32] | None = None,
     ) -> None:
         self._engine, self._audio = engine, audio
+        self.encoder_attention = encoder_attention
         self.seconds, self.timings = seconds, timings
         self.seconds_heard = seconds if seconds_heard is None else seconds_heard
 
@@ -118,7 +124,8 @@ class Recording:
             RecordingError: the file cannot be written.
         """
         seconds = self.seconds, self.seconds_heard
-        save_embeds(Path(path), self._audio, self._engine.manifest.digest, seconds)
+        digest = self._engine.manifest.digest
+        save_embeds(Path(path), self._audio, digest, seconds, self.encoder_attention)
 
     def prune(self, question: str, pruning: PruningOptions | None = None) -> Pruning:
         """What would be kept of the audio for a question, without answering it.
@@ -164,7 +171,7 @@ class Recording:
         prompt = engine.prompt(question)
         settled, picked = self._settled(pruning or PruningOptions(), prompt, longest)
         selection = self._select(prompt, settled, timings)
-        prefill, positions = self._assemble(selection.indices, prompt, settled, longest, timings)
+        prefill, positions = self._assemble(selection, prompt, settled, longest, timings)
         decoder = engine.decoder(len(positions) + longest)
         with timings.measure("prefill"):
             # The decoder's own logits are overwritten by its next step.
@@ -199,7 +206,7 @@ class Recording:
         pruning, picked = self._settled(pruning, prompt, generation.max_new_tokens)
         selection = self._select(prompt, pruning, timings)
         prefill, positions = self._assemble(
-            selection.indices, prompt, pruning, generation.max_new_tokens, timings
+            selection, prompt, pruning, generation.max_new_tokens, timings
         )
         text, ids, reason = yield from self._generate(prefill, positions, generation, timings)
         return Answer(
@@ -283,12 +290,13 @@ class Recording:
             scorer,
             window_tokens=manifest.dimensions.window_tokens,
             frame_tokens=manifest.audio.frame_tokens,
+            encoder_attention=self.encoder_attention,
             measure=timings.measure,
         )
 
     def _assemble(
         self,
-        indices: NDArray[np.int64],
+        selection: Selection,
         prompt: Prompt,
         pruning: PruningOptions,
         new_tokens: int,
@@ -296,7 +304,11 @@ class Recording:
     ) -> tuple[Any, NDArray[np.int64]]:
         """Prompt embeddings, on the host or the device, and their positions (tokens,)."""
         engine = self._engine
-        prefill = engine.assemble(prompt, self._audio, indices, pruning.backend, timings)
+        indices, audio, rows = selection.indices, self._audio, selection.indices
+        if selection.embeds is not None:  # merged tokens stand where their first ones stood
+            typed = selection.embeds.astype(audio.dtype, copy=False)
+            audio, rows = HostEmbeds(typed), np.arange(len(indices))
+        prefill = engine.assemble(prompt, audio, rows, pruning.backend, timings)
         first = len(prompt.before)
         positions = np.arange(first + len(indices) + len(prompt.after))
         if pruning.positions == "original":

@@ -8,13 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechprune_ort import OptionError, PruningOptions
-from speechprune_ort.runtime.coverage import (
-    cosine_matrix,
-    coverage_scores,
-    moving_max,
-)
 from speechprune_ort.runtime.embeddings import HostEmbeds
-from speechprune_ort.runtime.pruning import similarity_scores, unit_rows
+from speechprune_ort.runtime.methods.coverage import coverage_scores, moving_max
+from speechprune_ort.runtime.pruning import cosine_matrix, similarity_scores, unit_rows
 from speechprune_ort.runtime.scoring import NumpyScorer
 from speechprune_ort.runtime.selection import select
 

@@ -27,7 +27,8 @@ WITH_EXAMPLES = {
         "evaluation.settings", "evaluation.statistics", "manifest", "options", "pool",
         "profiling.break_even", "profiling.distribution", "profiling.operations",
         "profiling.workload", "results",
-        "runtime.audio", "runtime.budget", "runtime.coverage", "runtime.features",
+        "runtime.audio", "runtime.budget", "runtime.features", "runtime.methods.coverage",
+        "runtime.methods.merging", "runtime.methods.passages", "runtime.methods.segments",
         "runtime.pruning", "runtime.sampling",
     )
 }  # fmt: skip

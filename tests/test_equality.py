@@ -21,6 +21,7 @@ from speechprune_ort import (
     SpeechLLM,
 )
 from speechprune_ort.results import STAGES, Timings
+from speechprune_ort.runtime.methods import Selection
 from speechprune_ort.specs import FIRST_LAYER_QK
 
 QUESTION = "Who owns the budget?"
@@ -135,7 +136,7 @@ def test_ids_and_logits_equal_transformers(
     # And the numbers behind them, one teacher-forced step after the other.
     recording = model.listen(samples, sampling_rate=16_000)
     prefill, positions = recording._assemble(
-        np.arange(recording.tokens),
+        Selection(np.arange(recording.tokens)),
         model.engine.prompt(QUESTION),
         PruningOptions(method="none", backend="numpy"),
         NEW_TOKENS,

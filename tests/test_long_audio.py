@@ -153,7 +153,7 @@ def test_silent_windows_are_encoded_once_and_count_as_any(
     sound = model.listen(tone[:window], sampling_rate=16_000).embeds
     runs: list[int] = []
     encode = encoder._encode
-    monkeypatch.setattr(encoder, "_encode", lambda *given: (runs.append(1), encode(*given)))
+    monkeypatch.setattr(encoder, "_encode", lambda *given: (runs.append(1), encode(*given))[1])
     heard = model.listen(samples, sampling_rate=16_000, memory_budget_mb=budget_mb)
     assert len(runs) == 3
     assert heard.tokens == 7 * 750 + 125
@@ -261,6 +261,32 @@ def test_no_more_is_taken_than_can_be_worked_on() -> None:
     assert len(taken) <= 4
     results.close()
     assert len(taken) <= 4
+
+
+@pytest.mark.parametrize("budget", [192.0, 0.05])
+@pytest.mark.parametrize("at_once", [2, 3, 8])
+def test_windows_that_run_together_give_what_they_give_alone(
+    bundle: Path, tone: NDArray[np.float32], at_once: int, budget: float
+) -> None:
+    """Whole, silent and short windows in one recording, in memory and in a file."""
+    samples = np.concatenate([tone, tone[::-1], np.zeros(75 * 16_000, np.float32), tone[:160_000]])
+    model = SpeechLLM(bundle, "cpu")
+    progress: list[float] = []
+    found = []
+    for number in (1, at_once):
+        model.engine.windows_at_once = number
+        found.append(
+            model.listen(
+                samples,
+                sampling_rate=16_000,
+                memory_budget_mb=budget,
+                progress=progress.append,
+            )
+        )
+    alone, together = found
+    assert together.tokens == alone.tokens == 25 * 235
+    np.testing.assert_allclose(together.embeds, alone.embeds, rtol=1e-4, atol=1e-5)
+    assert progress == pytest.approx([30, 60, 90, 120, 150, 180, 210, 235] * 2)
 
 
 def test_what_is_longer_than_a_window_is_pruned_truncated_or_refused(

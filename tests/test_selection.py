@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from speechprune_ort import OptionError, PruningOptions
-from speechprune_ort.options import Method
 from speechprune_ort.runtime.embeddings import HostEmbeds
+from speechprune_ort.runtime.methods import METHODS, Selection
 from speechprune_ort.runtime.pruning import (
     keep_by_attention,
     keep_by_similarity,
@@ -21,9 +21,10 @@ from speechprune_ort.runtime.pruning import (
     similarity_scores,
 )
 from speechprune_ort.runtime.scoring import NumpyScorer
-from speechprune_ort.runtime.selection import METHODS, Selection, select
+from speechprune_ort.runtime.selection import select
 
 HIDDEN = 8
+NAMES = tuple(METHODS)
 
 
 def embeddings(tokens: int, seed: int = 0) -> NDArray[np.float32]:
@@ -40,15 +41,14 @@ def never(_: NDArray[Any]) -> Any:
 
 def choose(options: PruningOptions, tokens: int, window: int = 50, with_: Any = None) -> Selection:
     scorer = NumpyScorer(HostEmbeds(embeddings(tokens)), embeddings(3, seed=1), with_ or project)
-    return select(options, scorer, window_tokens=window, frame_tokens=5)
-
-
-def test_every_method_of_the_options_is_registered() -> None:
-    assert set(METHODS) == set(get_args(Method))
+    attention = np.random.default_rng(2).random(tokens, np.float32)
+    return select(
+        options, scorer, window_tokens=window, frame_tokens=5, encoder_attention=attention
+    )
 
 
 @given(
-    method=st.sampled_from(get_args(Method)),
+    method=st.sampled_from(NAMES),
     tokens=st.integers(1, 130),
     rate=st.floats(0, 0.99),
     budget=st.one_of(st.none(), st.integers(1, 200)),
@@ -119,10 +119,18 @@ def test_baselines_are_what_their_names_say() -> None:
 
 def test_only_similarity_reads_the_text() -> None:
     nan = np.full((3, HIDDEN), np.nan, np.float32)
-    for method in get_args(Method):
+    for method in NAMES:
         options = PruningOptions(method=method, pruning_rate=0.5)
         scorer = NumpyScorer(HostEmbeds(embeddings(60)), nan, project)
-        call = partial(select, options, scorer, window_tokens=50, frame_tokens=5)
+        attention = np.ones(60, np.float32)
+        call = partial(
+            select,
+            options,
+            scorer,
+            window_tokens=50,
+            frame_tokens=5,
+            encoder_attention=attention,
+        )
         if method in ("speechprune", "similarity"):
             with pytest.raises(OptionError, match="text embeddings"):
                 call()
@@ -130,7 +138,7 @@ def test_only_similarity_reads_the_text() -> None:
             call()
 
 
-@pytest.mark.parametrize("method", get_args(Method))
+@pytest.mark.parametrize("method", NAMES)
 @pytest.mark.parametrize("change", ["tokens", "hidden", "axes", "window_tokens", "frame_tokens"])
 def test_nothing_to_choose_from_is_an_error(method: Any, change: str) -> None:
     audio = {
@@ -144,7 +152,8 @@ def test_nothing_to_choose_from_is_an_error(method: Any, change: str) -> None:
 
     def call() -> None:
         scorer = NumpyScorer(HostEmbeds(audio), embeddings(3), project)
-        select(PruningOptions(method=method), scorer, **sizes)
+        attention = np.ones(len(audio), np.float32)
+        select(PruningOptions(method=method), scorer, **sizes, encoder_attention=attention)
 
     with pytest.raises(OptionError, match=change if change in sizes else "audio embeddings"):
         call()
@@ -155,12 +164,20 @@ def test_a_projection_that_loses_tokens_is_an_error() -> None:
         choose(PruningOptions(), 120, with_=lambda audio: project(audio[1:]))
 
 
-@pytest.mark.parametrize("method", get_args(Method))
+@pytest.mark.parametrize("method", NAMES)
 def test_inputs_are_never_changed(method: Any) -> None:
     audio, text = embeddings(120), embeddings(3, seed=1)
     audio.flags.writeable = text.flags.writeable = False  # numpy raises on a write
     scorer = NumpyScorer(HostEmbeds(audio), text, project)
-    select(PruningOptions(method=method), scorer, window_tokens=50, frame_tokens=5)
+    attention = np.ones(120, np.float32)
+    attention.flags.writeable = False
+    select(
+        PruningOptions(method=method),
+        scorer,
+        window_tokens=50,
+        frame_tokens=5,
+        encoder_attention=attention,
+    )
 
 
 def test_single_head_reaches_phase_2() -> None:

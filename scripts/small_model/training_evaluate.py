@@ -273,7 +273,7 @@ def score_dialogue(
             given = listener.embed(" ".join(dialogue.sentences[i] for i in dialogue.key))
         elif pruned := PRUNED.fullmatch(condition):
             options = PruningOptions(
-                method=pruned[1],  # type: ignore[arg-type]
+                method=pruned[1],
                 pruning_rate=float(pruned[2]),
                 frame_temperature=temperature,
                 seed=sum(map(ord, dialogue.name)),

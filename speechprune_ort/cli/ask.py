@@ -15,8 +15,11 @@ from rich.table import Table
 
 from speechprune_ort.cli.options import (
     Device,
+    Method,
+    Plugins,
     ProviderOption,
     Threads,
+    load_plugins,
     provider_options,
     pruning_rate_of,
 )
@@ -25,7 +28,6 @@ from speechprune_ort.options import (
     AttentionForm,
     GenerationOptions,
     LongAudio,
-    Method,
     Positions,
     PruningOptions,
 )
@@ -45,10 +47,7 @@ def ask(
     questions: Annotated[
         list[str], typer.Argument(metavar="QUESTION...", help="What to ask about it.")
     ],
-    method: Annotated[
-        Method,
-        typer.Option(help="Which tokens are kept."),
-    ] = "speechprune",
+    method: Method = "speechprune",
     pruning_rate: Annotated[
         str,
         typer.Option(
@@ -92,6 +91,7 @@ def ask(
     device: Device = "auto",
     threads: Threads = None,
     provider_option: ProviderOption = None,
+    plugin: Plugins = None,
     explain: Annotated[
         Path | None,
         typer.Option(
@@ -113,6 +113,7 @@ def ask(
     """
     from speechprune_ort import SpeechLLM
 
+    load_plugins(plugin)
     if transcript is not None and explain is None:
         raise OptionError("--transcript is of --explain: give both.")
     if explain is not None:  # what cannot be written is said before an hour is heard

@@ -10,9 +10,17 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from speechprune_ort.cli.options import Device, ProviderOption, Threads, provider_options
+from speechprune_ort.cli.options import (
+    Device,
+    Method,
+    Plugins,
+    ProviderOption,
+    Threads,
+    load_plugins,
+    provider_options,
+)
 from speechprune_ort.errors import OptionError
-from speechprune_ort.options import GenerationOptions, Method, PruningOptions
+from speechprune_ort.options import GenerationOptions, PruningOptions
 
 __all__ = ["batch"]
 
@@ -23,7 +31,7 @@ def batch(
         Path, typer.Argument(help='JSONL of {"audio": ..., "question": ..., "id": ...}.')
     ],
     out: Annotated[Path, typer.Argument(help="JSONL of answers; an interrupted run goes on.")],
-    method: Annotated[Method, typer.Option(help="Which tokens are kept.")] = "speechprune",
+    method: Method = "speechprune",
     pruning_rate: Annotated[float, typer.Option(help="Share of the budget removed.")] = 0.2,
     budget: Annotated[int | None, typer.Option(help="Tokens that phase 1 leaves.")] = None,
     frame_temperature: Annotated[
@@ -36,6 +44,7 @@ def batch(
     device: Device = "auto",
     threads: Threads = None,
     provider_option: ProviderOption = None,
+    plugin: Plugins = None,
 ) -> None:
     """Answer a file of questions; each recording is encoded once for neighbouring lines."""
     from speechprune_ort.batch import BatchTask, answer_all, read_requests
@@ -43,6 +52,7 @@ def batch(
 
     if engine not in ("local", "ray"):
         raise OptionError(f"--engine takes local or ray, not {engine!r}.")
+    load_plugins(plugin)
     task = BatchTask(
         bundle=bundle,
         requests=tuple(read_requests(requests)),
@@ -56,6 +66,7 @@ def batch(
         device=device,
         threads=threads,
         provider_options=provider_options(provider_option) or {},
+        plugins=tuple(plugin or ()),
     )
     order = [name for request in task.requests for name in request.ids]
     partial = out.with_name(f"{out.name}.partial")

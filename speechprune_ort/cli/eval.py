@@ -13,9 +13,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from speechprune_ort import __version__
-from speechprune_ort.cli.options import Device, ProviderOption, Threads, provider_options
+from speechprune_ort.cli.options import (
+    Device,
+    Plugins,
+    ProviderOption,
+    Threads,
+    load_plugins,
+    provider_options,
+)
 from speechprune_ort.errors import OptionError
-from speechprune_ort.options import AttentionForm, Method, Positions, PruningOptions
+from speechprune_ort.options import AttentionForm, Positions, PruningOptions
 
 if TYPE_CHECKING:
     from speechprune_ort.evaluation.executor import Executor
@@ -30,12 +37,14 @@ def _numbers(name: str, text: str, kind: type[int] | type[float]) -> list[float]
         raise OptionError(f"{name} takes numbers separated by commas, not {text!r}.") from None
 
 
-def _methods(text: str) -> list[Method]:
-    known = get_args(Method)
-    for method in text.split(","):
-        if method not in known:
-            raise OptionError(f"--methods takes {', '.join(known)}, not {method!r}.")
-    return text.split(",")  # type: ignore[return-value]
+def _methods(text: str) -> list[str]:
+    from speechprune_ort.methods import METHODS
+
+    methods = list(METHODS) if text == "all" else text.split(",")
+    for method in methods:
+        if method not in METHODS:
+            raise OptionError(f"--methods takes all, {', '.join(METHODS)}, not {method!r}.")
+    return methods
 
 
 def evaluate(
@@ -46,7 +55,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for results; an interrupted run goes on.")] = (
         Path("results")
     ),
-    methods: Annotated[str, typer.Option(help="Comma-separated.")] = (
+    methods: Annotated[str, typer.Option(help="Comma-separated, or all.")] = (
         "none,random,crop,speechprune"
     ),
     pruning_rates: Annotated[str, typer.Option(help="Comma-separated.")] = "0.2,0.4,0.6,0.8",
@@ -88,6 +97,7 @@ def evaluate(
     device: Device = "auto",
     threads: Threads = None,
     provider_option: ProviderOption = None,
+    plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
 ) -> None:
     """Score a bundle on recordings with choices, every accuracy with its interval."""
@@ -108,6 +118,7 @@ def evaluate(
             raise OptionError(f"{name} must be at least 1, not {number}.")
     if plots:
         require_plots()
+    load_plugins(plugin)
     executor = _executor(engine, address, workers)
     samples = read_samples(data)[:limit]
     if sample is not None:
@@ -145,6 +156,7 @@ def evaluate(
         device=device,
         threads=threads,
         provider_options=provider_options(provider_option) or {},
+        plugins=tuple(plugin or ()),
     )
     console = Console(stderr=True, markup=False, soft_wrap=True)
     with Progress(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -9,14 +10,40 @@ import typer
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import DeviceName
 
-__all__ = ["Device", "ProviderOption", "Threads", "provider_options", "pruning_rate_of"]
+__all__ = [
+    "Device",
+    "Method",
+    "Plugins",
+    "ProviderOption",
+    "Threads",
+    "load_plugins",
+    "provider_options",
+    "pruning_rate_of",
+]
 
 Device = Annotated[DeviceName, typer.Option("--device", "--provider", help="Where graphs run.")]
+Method = Annotated[str, typer.Option(help="Which tokens are kept: see docs/methods.md.")]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="Python file that registers methods; may be repeated."),
+]
 Threads = Annotated[int | None, typer.Option(help="Threads within an operator.")]
 ProviderOption = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="For the CUDA provider; may be repeated."),
 ]
+
+
+def load_plugins(paths: list[Path] | None) -> None:
+    """Make methods of the user's own known.
+
+    Raises:
+        OptionError: a file cannot be read, or fails.
+    """
+    if paths:
+        from speechprune_ort.methods import load_plugins as load
+
+        load(paths)
 
 
 def pruning_rate_of(text: str) -> float | Literal["auto"]:

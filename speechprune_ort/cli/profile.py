@@ -10,9 +10,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from speechprune_ort.cli.options import Device, ProviderOption, Threads, provider_options
+from speechprune_ort.cli.options import (
+    Device,
+    Method,
+    Plugins,
+    ProviderOption,
+    Threads,
+    load_plugins,
+    provider_options,
+)
 from speechprune_ort.errors import OptionError
-from speechprune_ort.options import Method
 from speechprune_ort.ranges import use_nvtx
 
 __all__ = ["profile"]
@@ -34,7 +41,7 @@ def profile(
     pruning_rates: Annotated[
         str, typer.Option(help="Comma-separated; none is every token.")
     ] = "none,0,0.2,0.4,0.6,0.8",
-    method: Annotated[Method, typer.Option(help="Which tokens are kept.")] = "speechprune",
+    method: Method = "speechprune",
     question: Annotated[str | None, typer.Option(help="What is asked.")] = None,
     new_tokens: Annotated[int, typer.Option(help="Length of every answer, in tokens.")] = 32,
     repeats: Annotated[int, typer.Option(help="Measurements of every figure.")] = 5,
@@ -43,6 +50,7 @@ def profile(
     device: Device = "auto",
     threads: Threads = None,
     provider_option: ProviderOption = None,
+    plugin: Plugins = None,
     form: Annotated[
         str, typer.Option("--format", help="On stdout: table, md, csv, json or jsonl.")
     ] = "table",
@@ -102,6 +110,7 @@ def profile(
         ort_profile.mkdir(parents=True, exist_ok=True)
     if nvtx:
         use_nvtx()
+    load_plugins(plugin)
     settings = parse_rates(pruning_rates, method)
     sounds = sounds_of(audio or [], durations)
     chosen = provider_options(provider_option)

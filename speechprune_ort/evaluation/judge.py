@@ -15,6 +15,7 @@ from speechprune_ort.evaluation.plan import Plan, Work
 from speechprune_ort.evaluation.samples import Sample, chance
 from speechprune_ort.evaluation.scoring import Chooser
 from speechprune_ort.evaluation.settings import Setting
+from speechprune_ort.methods import load_plugins, needs_encoder
 from speechprune_ort.model import SpeechLLM
 from speechprune_ort.options import PruningOptions
 from speechprune_ort.recording import Recording
@@ -41,7 +42,9 @@ class Judge:
     """
 
     def __init__(self, plan: Plan) -> None:
+        load_plugins(plan.plugins)
         self._plan = plan
+        self._attention = any(needs_encoder(setting.options) for setting in plan.settings)
         self._model = SpeechLLM(
             plan.bundle, plan.device, plan.threads, dict(plan.provider_options) or None
         )
@@ -88,7 +91,7 @@ class Judge:
         rate = self._model.manifest.audio.sampling_rate
         seed = chance(self._plan.seed, perturbation.name, index).getrandbits(32)
         harder = perturb(load_audio(audio, None), perturbation, rate, seed, other)
-        return self._model.listen(harder, sampling_rate=rate)
+        return self._model.listen(harder, sampling_rate=rate, encoder_attention=self._attention)
 
     def _other(self, index: int, step: int, load: Callable[[int], Other]) -> Other:
         """What ``load`` makes of another recording: the first usable one from ``step`` on.
@@ -109,7 +112,8 @@ class Judge:
         raise error
 
     def _hear_clean(self, index: int) -> Recording:
-        return self._model.listen(self._plan.samples[index].audio)
+        audio = self._plan.samples[index].audio
+        return self._model.listen(audio, encoder_attention=self._attention)
 
     def _row(self, work: Work, sample: Sample, perturbation: Perturbation) -> dict[str, Any]:
         recording = self.hear(work.index, perturbation)

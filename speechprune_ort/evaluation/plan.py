@@ -52,6 +52,7 @@ class Plan:
         device: where the bundle runs.
         threads: within an operator.
         provider_options: of the CUDA execution provider.
+        plugins: files that register methods of the user's own.
     """
 
     bundle: Path
@@ -64,6 +65,7 @@ class Plan:
     device: DeviceName = "auto"
     threads: int | None = None
     provider_options: Mapping[str, str] = field(default_factory=dict)
+    plugins: tuple[Path, ...] = ()
 
     def about(self) -> dict[str, Any]:
         """What the rows depend on, as plain data: rows of another plan do not belong to it.

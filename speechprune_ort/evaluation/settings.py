@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from speechprune_ort.errors import OptionError
-from speechprune_ort.options import Method, PruningOptions
+from speechprune_ort.options import PruningOptions
 
 __all__ = ["CHANCE", "ORIGINAL", "Setting", "settings_of"]
 
@@ -42,7 +42,7 @@ ORIGINAL = Setting(PruningOptions(method="truncate", pruning_rate=0.0))
 
 
 def settings_of(
-    methods: Sequence[Method],
+    methods: Sequence[str],
     rates: Sequence[float],
     seeds: Sequence[int],
     base: PruningOptions | None = None,

@@ -15,28 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort.errors import OptionError
-from speechprune_ort.runtime.pruning import ROWS_AT_ONCE, unit_rows
+from speechprune_ort.runtime.methods.base import Request, Selection, method
+from speechprune_ort.runtime.pruning import keep_by_similarity
 
-__all__ = ["cosine_matrix", "coverage_scores", "moving_max"]
+__all__ = ["coverage", "coverage_scores", "moving_max"]
 
-
-def cosine_matrix(audio: NDArray[Any], text: NDArray[Any]) -> NDArray[np.float32]:
-    """Cosine of every audio token to every token of a text.
-
-    Args:
-        audio: (tokens, hidden).
-        text: (query, hidden).
-
-    Returns:
-        (tokens, query) float32; 0 for embeddings of zeros.
-    """
-    columns = np.ascontiguousarray(unit_rows(text).T)
-    return np.concatenate(
-        [
-            unit_rows(audio[start : start + ROWS_AT_ONCE]) @ columns
-            for start in range(0, len(audio), ROWS_AT_ONCE)
-        ]
-    )
+PASSAGE_SECONDS = 10
+TEMPERATURE = 0.05  # nearly the best frames alone: passages stay whole
 
 
 def moving_max(values: NDArray[np.float32], width: int) -> NDArray[np.float32]:
@@ -104,3 +89,13 @@ def coverage_scores(cosines: NDArray[Any], width: int) -> NDArray[np.float32]:
     best = np.maximum(moving_max(above, width), 0)
     scores: NDArray[np.float32] = best.mean(axis=1, dtype=np.float64).astype(np.float32)
     return scores
+
+
+@method("coverage", summary="passages of 10 s in which the most words of the question are spoken")
+def coverage(request: Request) -> Selection:
+    """The best seconds by ``coverage_scores``."""
+    frame = request.frame_tokens
+    with request.measure("phase_1"):
+        scores = coverage_scores(request.scorer.cosines(), PASSAGE_SECONDS * frame)
+        kept = keep_by_similarity(scores, request.n_keep, frame, TEMPERATURE)
+    return Selection(kept, similarity=scores)

@@ -1,0 +1,71 @@
+"""Methods of choosing audio tokens: those that there are, and one of your own.
+
+A method is a function from a request to a selection, under a name:
+
+>>> import numpy as np
+>>> from speechprune_ort.methods import Request, Selection, method
+>>> @method("every-other", summary="every other token, as far as they reach")
+... def every_other(request: Request) -> Selection:
+...     order = np.argsort(np.arange(request.tokens) % 2, kind="stable")
+...     return Selection(np.sort(order[: request.n_keep]))
+>>> from speechprune_ort import PruningOptions
+>>> PruningOptions(method="every-other").method
+'every-other'
+
+In a file of its own it is at hand on the command line, too: ``speechprune-ort ask --plugin FILE
+--method every-other ...``. See docs/methods.md.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from speechprune_ort.errors import OptionError
+from speechprune_ort.options import PruningOptions
+from speechprune_ort.runtime.methods import METHODS, Method, Request, Selection, method
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "Request",
+    "Selection",
+    "load_plugins",
+    "method",
+    "needs_encoder",
+]
+
+
+def needs_encoder(options: PruningOptions) -> bool:
+    """Whether a recording must be listened to with ``encoder_attention=True`` for these options."""
+    return METHODS[options.method].encoder_attention
+
+
+def load_plugins(paths: Iterable[Path]) -> None:
+    """Run Python files that register methods. They may do anything: give files that you trust.
+
+    Args:
+        paths: of the files; each runs once in a process.
+
+    Raises:
+        OptionError: a file cannot be read, or fails.
+    """
+    for path in paths:
+        name = f"speechprune_ort_plugin_{path.resolve().as_posix()}"
+        if name in sys.modules:
+            continue
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None or not path.is_file():
+            raise OptionError(f"{path} is no Python file: give one that registers a method.")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except OptionError:
+            del sys.modules[name]
+            raise
+        except Exception as error:
+            del sys.modules[name]
+            raise OptionError(f"{path} fails ({type(error).__name__}: {error}).") from error

@@ -1,0 +1,232 @@
+"""The methods beside SpeechPrune: what each keeps, and a user's own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from speechprune_ort import OptionError, PruningOptions, SpeechLLM
+from speechprune_ort.methods import METHODS, Request, load_plugins, method, needs_encoder
+from speechprune_ort.methods import Selection as Kept
+from speechprune_ort.runtime.embeddings import HostEmbeds
+from speechprune_ort.runtime.methods.merging import merged, neighbour_cosines, starts_of_groups
+from speechprune_ort.runtime.methods.segments import keep_by_segments
+from speechprune_ort.runtime.scoring import NumpyScorer
+from speechprune_ort.runtime.selection import select
+
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
+
+
+def random_rows(tokens: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((tokens, 6)).astype(np.float32)
+
+
+def choose(name: str, audio: NDArray[np.float32], rate: float = 0.5, **given: Any) -> Kept:
+    def never(_: NDArray[Any]) -> Any:
+        raise AssertionError("no projection is needed")
+
+    scorer = NumpyScorer(HostEmbeds(audio), random_rows(3, seed=1), never)
+    options = PruningOptions(method=name, pruning_rate=rate)
+    return select(options, scorer, window_tokens=20, frame_tokens=5, **given)
+
+
+@given(st.integers(1, 200), st.integers(1, 40), st.floats(0.01, 1), st.integers(0, 5))
+@settings(max_examples=300, deadline=None)
+def test_segments_keep_their_best_and_all_together_exactly_as_many(
+    tokens: int, segments: int, share: float, seed: int
+) -> None:
+    scores = np.random.default_rng(seed).random(tokens, np.float32)
+    n_keep = max(1, round(share * tokens))
+    kept = keep_by_segments(scores, n_keep, segments)
+    assert len(kept) == n_keep
+    assert (np.diff(kept) > 0).all()
+    count = min(segments, tokens)
+    bounds = np.arange(count + 1) * tokens // count
+    for start, stop in pairwise(bounds):
+        chosen = kept[(kept >= start) & (kept < stop)]
+        left = np.setdiff1d(np.arange(start, stop), chosen)
+        if len(chosen) and len(left):
+            assert scores[chosen].min() >= scores[left].max()
+        assert abs(len(chosen) - (stop - start) * n_keep / tokens) <= 2
+
+
+def test_groups_end_where_neighbours_are_least_alike() -> None:
+    word, other, silence = np.eye(3, 6, dtype=np.float32)
+    audio = np.stack([silence, silence, word, silence, silence, silence, other, silence])
+    found = choose("affinity-pooling", np.concatenate([audio, audio[:2]]), rate=0.5)
+    assert found.indices.tolist() == [0, 2, 3, 6, 7]
+    np.testing.assert_allclose(found.embeds, [silence, word, silence, other, silence])
+
+
+def test_attention_weighs_what_is_merged() -> None:
+    audio = np.zeros((4, 6), np.float32)
+    audio[:, 0], audio[3, 1] = (1, 3, 2, 0), 1
+    attention = np.array([3, 1, 0, 1], np.float32)
+    found = choose("fastadasp", audio, encoder_attention=attention)
+    assert found.indices.tolist() == [0, 3]
+    np.testing.assert_allclose(found.embeds[0, 0], (3 * 1 + 1 * 3) / 4)  # type: ignore[index]
+
+
+@given(st.integers(1, 80), st.floats(0.01, 1), st.integers(0, 5))
+@settings(max_examples=200, deadline=None)
+def test_means_of_groups(tokens: int, share: float, seed: int) -> None:
+    embeds = random_rows(tokens, seed)
+    weights = np.random.default_rng(seed + 1).random(tokens).astype(np.float32)
+    n_keep = max(1, round(share * tokens))
+    starts = starts_of_groups(neighbour_cosines(embeds), n_keep)
+    assert len(starts) == n_keep
+    means = merged(embeds, starts, weights)
+    for row, start, stop in zip(means, starts, [*starts[1:], tokens], strict=True):
+        expected = np.average(embeds[start:stop], axis=0, weights=weights[start:stop])
+        np.testing.assert_allclose(row, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_group_without_attention_counts_each_token_alike() -> None:
+    embeds = np.array([[1.0], [3.0]], np.float32)
+    assert merged(embeds, np.zeros(1, np.int64), np.zeros(2, np.float32)).tolist() == [[2.0]]
+
+
+@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.encoder_attention])
+def test_attention_that_was_not_recorded_is_an_error(name: str) -> None:
+    assert needs_encoder(PruningOptions(method=name))
+    with pytest.raises(OptionError, match=f"{name} needs the audio encoder's attention"):
+        choose(name, random_rows(40))
+
+
+def test_the_encoders_attention_is_that_of_transformers(
+    checkpoints: Any, bundle: Path, tone: NDArray[np.float32], tmp_path: Path
+) -> None:
+    import torch
+    from tiny import TINY
+    from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
+
+    from speechprune_ort.export.pipeline import export_bundle
+
+    tiny, samples = TINY[0], tone[: 11 * 16_000]
+    folder = checkpoints(tiny)
+    theirs = Qwen2AudioForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    seen: list[Any] = []
+    tower = theirs.model.audio_tower
+    tower.layers[-1].self_attn.register_forward_hook(lambda *given: seen.append(given[2][1]))
+    processor = AutoProcessor.from_pretrained(folder)
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "audio", "audio_url": "x"}]}], tokenize=False
+    )
+    inputs = processor(text=text, audio=[samples], sampling_rate=16_000, return_tensors="pt")
+    with torch.no_grad():
+        theirs(**inputs)
+    export_bundle(str(folder), tmp_path / "bundle", encoder_attention=True)
+    model = SpeechLLM(tmp_path / "bundle", "cpu")
+    recording = model.listen(samples, sampling_rate=16_000, encoder_attention=True)
+    found = recording.encoder_attention
+    assert found is not None
+    heard = 2 * recording.tokens
+    shares = seen[0][0].mean(0)[:heard, :heard]  # of the frames that are heard
+    expected = shares.sum(0).reshape(-1, 2).mean(1).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert abs(found.mean() - 1) < 0.01
+    assert np.ptp(found) > 1e-3, "even attention would prove nothing"
+    assert model.listen(samples, sampling_rate=16_000).encoder_attention is None
+
+    # Windows that run together, a file of it, and methods that go by it.
+    recording.save(tmp_path / "recording")
+    again = model.load_recording(tmp_path / "recording")
+    np.testing.assert_array_equal(again.encoder_attention, found)
+    long = np.concatenate([tone, tone[::-1]])
+    alone = model.listen(long, sampling_rate=16_000, encoder_attention=True)
+    model.engine.windows_at_once = 3
+    together = model.listen(long, sampling_rate=16_000, encoder_attention=True)
+    assert together.encoder_attention is not None
+    assert together.encoder_attention.shape == (together.tokens,)
+    np.testing.assert_allclose(
+        together.encoder_attention, alone.encoder_attention, rtol=1e-4, atol=1e-5
+    )
+    for name in ("segment-attention", "fastadasp"):
+        options = {"method": name, "pruning_rate": 0.6, "max_new_tokens": 3}
+        answer = model.ask(tone, "Who?", sampling_rate=16_000, **options)
+        assert answer.pruning.kept == 300
+        assert (
+            answer.token_ids
+            == model.listen(tone, sampling_rate=16_000, encoder_attention=True)
+            .ask("Who?", **options)
+            .token_ids
+        )
+    with pytest.raises(OptionError, match="export with --encoder-attention"):
+        SpeechLLM(bundle, "cpu").ask(tone, "Who?", sampling_rate=16_000, method="fastadasp")
+
+
+WRONG: dict[str, Any] = {
+    "too-many": lambda request: Kept(np.arange(request.n_keep + 1)),
+    "unordered": lambda request: Kept(np.arange(request.n_keep)[::-1]),
+    "outside": lambda request: Kept(np.arange(request.n_keep) + request.tokens),
+    "narrow": lambda request: Kept(np.arange(request.n_keep), embeds=request.embeds[:, :2]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_a_users_method_gives_is_checked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("speechprune_ort.runtime.methods.base.METHODS", METHODS)
+    method(name, summary="wrong")(WRONG[name])
+    try:
+        with pytest.raises(OptionError, match=f"The method '{name}' gave"):
+            choose(name, random_rows(40))
+    finally:
+        del METHODS[name]
+
+
+def test_names_are_taken_once() -> None:
+    with pytest.raises(OptionError, match="There is a method 'random' already"):
+
+        @method("random", summary="another")
+        def mine(request: Request) -> Kept:
+            return Kept(np.arange(request.n_keep))
+
+    with pytest.raises(OptionError, match=r"method must be one of .*speechprune"):
+        PruningOptions(method="mine")
+
+
+def test_a_file_that_registers_nothing_useful_is_named(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("1 / 0\n")
+    for path, reason in ((broken, "ZeroDivisionError"), (tmp_path / "none.py", "no Python file")):
+        with pytest.raises(OptionError, match=f"{path.name}.*{reason}"):
+            load_plugins([path])
+
+
+def test_the_example_of_the_docs_works(bundle: Path, tone: Any, tmp_path: Path) -> None:
+    import soundfile
+
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    plugin, wav = tmp_path / "loudest.py", tmp_path / "tone.wav"
+    plugin.write_text(next(block for block in blocks if "@method" in block), encoding="utf-8")
+    soundfile.write(wav, tone[: 35 * 16_000], 16_000)
+    command = [sys.executable, "-m", "speechprune_ort", "ask", bundle, wav, "Who?", "--json",
+               "--plugin", plugin, "--method", "loudest", "--max-new-tokens", "4"]  # fmt: skip
+    result = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, env=dict(os.environ)
+    )
+    assert result.returncode == 0, result.stderr
+    assert '"method": "loudest"' in result.stdout
+
+
+def test_the_docs_describe_every_method() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    own = {n: m for n, m in METHODS.items() if m.select.__module__.startswith("speechprune_ort.")}
+    own.pop("every-other", None)  # the example in speechprune_ort.methods
+    for name, entry in own.items():
+        assert f"`{name}`" in text
+        for paper in re.findall(r"\d{4}\.\d{5}", entry.source):
+            assert paper in text
