@@ -1,0 +1,253 @@
+"""One contender in a process of its own: takes orders as JSON lines, gives times as JSON lines.
+
+    python worker.py KIND MODEL [--threads N]
+
+Peers whose packages exclude each other have environments of their own. The process waits between
+orders without using the processor, so that contenders can take turns. An order is one JSON object:
+
+- ``{"do": "text", "prompt": [ids], "steps": n}``: read the prompt, then n tokens by greedy search;
+- ``{"do": "encode", "audio": FILE}``: a window of audio through the audio encoder;
+- ``{"do": "answer", "audio": FILE, "question": TEXT, "steps": n, "pruning_rate": r or null}``:
+  from samples to n tokens of an answer.
+
+An answer has seconds by their names and the tokens' ``ids``, or one ``error``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+Order = dict[str, Any]
+Result = dict[str, Any]
+
+
+def ours(model: Path, threads: int) -> Callable[[Order], Result]:
+    """The runtime of this repository, on a bundle."""
+    import numpy as np
+
+    from speechprune_ort import GenerationOptions, PruningOptions, SpeechLLM
+
+    llm = SpeechLLM(model, "cpu", threads)
+
+    def encode(order: Order) -> Result:
+        recording = llm.listen(order["audio"])
+        return {"encode_s": recording.timings.seconds["encoder"]}
+
+    def answer(order: Order) -> Result:
+        rate = order["pruning_rate"]
+        pruning = PruningOptions("none") if rate is None else PruningOptions(pruning_rate=rate)
+        generation = GenerationOptions(max_new_tokens=order["steps"], ignore_stop=True)
+        started = perf_counter()
+        said = llm.ask(order["audio"], order["question"], pruning=pruning, generation=generation)
+        seconds = perf_counter() - started
+        return {"answer_s": seconds, "ids": list(said.token_ids), "kept": said.pruning.kept}
+
+    def text(order: Order) -> Result:
+        ids, steps = order["prompt"], order["steps"]
+        started = perf_counter()
+        decoder = llm.engine.decoder(len(ids) + steps)
+        logits = decoder.prefill(llm.engine.embed(tuple(ids)), np.arange(len(ids)))
+        said = [int(logits.argmax())]
+        read = perf_counter()
+        for place in range(len(ids), len(ids) + steps - 1):
+            said.append(int(decoder.step(said[-1], place).argmax()))
+        return {"prefill_s": read - started, "decode_s": perf_counter() - read, "ids": said}
+
+    works = {"encode": encode, "answer": answer, "text": text}
+    return lambda order: works[order["do"]](order)
+
+
+def torch_model(model: Path, threads: int, dtype: str) -> Callable[[Order], Result]:
+    """Hugging Face transformers on torch with scaled dot product attention."""
+    import soundfile
+    import torch
+    import transformers
+
+    torch.set_num_threads(threads)
+    library: Any = transformers
+    library.utils.logging.set_verbosity_error()
+    library.utils.logging.disable_progress_bar()
+    whole = library.Qwen2AudioForConditionalGeneration.from_pretrained(
+        model, dtype=getattr(torch, dtype), attn_implementation="sdpa"
+    ).eval()
+    processor = library.AutoProcessor.from_pretrained(model)
+
+    def features_of(audio: str) -> Any:
+        samples, rate = soundfile.read(audio, dtype="float32")
+        extract = processor.feature_extractor
+        return extract(samples, sampling_rate=rate, padding="max_length", return_tensors="pt")
+
+    def encode(order: Order) -> Result:
+        features = features_of(order["audio"])["input_features"].to(whole.dtype)
+        started = perf_counter()
+        hidden = whole.model.audio_tower(features).last_hidden_state
+        whole.model.multi_modal_projector(hidden)
+        return {"encode_s": perf_counter() - started}
+
+    def answer(order: Order) -> Result:
+        parts = [{"type": "audio"}, {"type": "text", "text": order["question"]}]
+        prompt = processor.apply_chat_template(
+            [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
+        )
+        started = perf_counter()
+        samples, rate = soundfile.read(order["audio"], dtype="float32")
+        inputs = processor(text=prompt, audio=samples, sampling_rate=rate, return_tensors="pt")
+        inputs["input_features"] = inputs["input_features"].to(whole.dtype)
+        steps = order["steps"]
+        said = whole.generate(
+            **inputs, do_sample=False, max_new_tokens=steps, min_new_tokens=steps
+        )[0, inputs["input_ids"].shape[1] :]
+        return {"answer_s": perf_counter() - started, "ids": said.tolist()}
+
+    def text(order: Order) -> Result:
+        ids, steps = torch.tensor([order["prompt"]]), order["steps"]
+        language_model, head = whole.model.language_model, whole.lm_head
+        started = perf_counter()
+        out = language_model(input_ids=ids, use_cache=True)
+        token = int(head(out.last_hidden_state[0, -1]).argmax())
+        read, said = perf_counter(), [token]
+        for _ in range(steps - 1):
+            out = language_model(
+                input_ids=torch.tensor([[token]]), past_key_values=out.past_key_values
+            )
+            token = int(head(out.last_hidden_state[0, -1]).argmax())
+            said.append(token)
+        return {"prefill_s": read - started, "decode_s": perf_counter() - read, "ids": said}
+
+    works = {"encode": encode, "answer": answer, "text": text}
+
+    @torch.inference_mode()
+    def run(order: Order) -> Result:
+        return works[order["do"]](order)
+
+    return run
+
+
+def genai(model: Path, threads: int) -> Callable[[Order], Result]:
+    """onnxruntime-genai's own generator, on the folder that its builder made."""
+    import onnxruntime_genai as og
+
+    config = og.Config(str(model))
+    config.overlay(
+        json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}})
+    )
+    language_model = og.Model(config)
+
+    def run(order: Order) -> Result:
+        ids, steps = order["prompt"], order["steps"]
+        options = og.GeneratorParams(language_model)
+        options.set_search_options(do_sample=False, max_length=len(ids) + steps, min_length=0)
+        generator = og.Generator(language_model, options)
+        started = perf_counter()
+        generator.append_tokens(ids)
+        generator.generate_next_token()
+        read, said = perf_counter(), [int(generator.get_next_tokens()[0])]
+        for _ in range(steps - 1):
+            generator.generate_next_token()
+            said.append(int(generator.get_next_tokens()[0]))
+        return {"prefill_s": read - started, "decode_s": perf_counter() - read, "ids": said}
+
+    return run
+
+
+def llama(model: Path, threads: int) -> Callable[[Order], Result]:
+    """llama.cpp through llama-cpp-python, on a GGUF file."""
+    import llama_cpp
+    import numpy as np
+
+    language_model = llama_cpp.Llama(
+        str(model), n_ctx=4096, n_threads=threads, n_threads_batch=threads, verbose=False
+    )
+
+    def next_token() -> int:
+        # Its sampler would sort all logits: the best of them is looked up as by everyone else.
+        last = llama_cpp.llama_get_logits_ith(language_model.ctx, -1)
+        return int(np.ctypeslib.as_array(last, (language_model.n_vocab(),)).argmax())
+
+    def run(order: Order) -> Result:
+        ids, steps = order["prompt"], order["steps"]
+        language_model.reset()
+        started = perf_counter()
+        language_model.eval(ids)
+        said = [next_token()]
+        read = perf_counter()
+        for _ in range(steps - 1):
+            language_model.eval(said[-1:])
+            said.append(next_token())
+        return {"prefill_s": read - started, "decode_s": perf_counter() - read, "ids": said}
+
+    return run
+
+
+def faster_whisper(model: Path, threads: int, compute_type: str) -> Callable[[Order], Result]:
+    """faster-whisper's encoder: its log-mel, then the same weights in CTranslate2."""
+    import ctranslate2
+    import numpy as np
+    import soundfile
+    from faster_whisper.feature_extractor import FeatureExtractor
+
+    whisper = ctranslate2.models.Whisper(
+        str(model), device="cpu", intra_threads=threads, compute_type=compute_type
+    )
+
+    def run(order: Order) -> Result:
+        samples, rate = soundfile.read(order["audio"], dtype="float32")
+        extract = FeatureExtractor(feature_size=whisper.n_mels, sampling_rate=rate)
+        features = np.ascontiguousarray(extract(samples)[None, :, :3000])
+        started = perf_counter()
+        whisper.encode(ctranslate2.StorageView.from_array(features), to_cpu=True)
+        return {"encode_s": perf_counter() - started}
+
+    return run
+
+
+KINDS: dict[str, Callable[[Path, int], Callable[[Order], Result]]] = {
+    "ours": ours,
+    "torch-float32": lambda model, threads: torch_model(model, threads, "float32"),
+    "torch-bfloat16": lambda model, threads: torch_model(model, threads, "bfloat16"),
+    "genai": genai,
+    "llama": llama,
+    "faster-whisper-float32": lambda model, threads: faster_whisper(model, threads, "float32"),
+    "faster-whisper-int8": lambda model, threads: faster_whisper(model, threads, "int8"),
+}
+PACKAGES = {
+    "ours": "onnxruntime",
+    "torch-float32": "torch",
+    "torch-bfloat16": "torch",
+    "genai": "onnxruntime-genai",
+    "llama": "llama-cpp-python",
+    "faster-whisper-float32": "faster-whisper",
+    "faster-whisper-int8": "faster-whisper",
+}
+
+
+def main() -> None:
+    """Take orders until the input ends."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    out, sys.stdout = sys.stdout, sys.stderr  # libraries print; answers alone go out
+    run = KINDS[arguments.kind](arguments.model, arguments.threads)
+    version = importlib.metadata.version(PACKAGES[arguments.kind])
+    out.write(json.dumps({"ready": PACKAGES[arguments.kind], "version": version}) + "\n")
+    out.flush()
+    for line in sys.stdin:
+        try:
+            answer = run(json.loads(line))
+        except Exception as error:  # the other end names the contender and goes on
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        out.write(json.dumps(answer) + "\n")
+        out.flush()
+
+
+if __name__ == "__main__":
+    main()
