@@ -62,7 +62,6 @@ def select(
         n_keep=options.kept_tokens(tokens, window_tokens),
         budget=min(options.budget or window_tokens, tokens),
         frame_tokens=frame_tokens,
-        window_tokens=window_tokens,
         encoder_attention=encoder_attention,
         measure=measure,
     )

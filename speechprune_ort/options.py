@@ -74,7 +74,8 @@ class PruningOptions:
     Attributes:
         method: ``speechprune`` (both phases of arXiv:2412.12009), ``similarity`` (phase 1
             alone), ``attention`` (phase 2 alone), ``coverage`` (our own: passages in which the
-            most words of the question are spoken), ``segment-attention`` (arXiv:2511.14293),
+            most words of the question are spoken), ``passages`` (our own: of such passages what
+            stands out from the recording's mean), ``segment-attention`` (arXiv:2511.14293),
             ``affinity-pooling`` (arXiv:2604.06871), ``fastadasp`` (arXiv:2410.03007), ``random``
             tokens, ``crop`` (one random contiguous stretch), ``truncate`` (the beginning of the
             recording, as today's stacks do it), ``none`` (every token), or one of the user's own
@@ -83,8 +84,12 @@ class PruningOptions:
             a 750-token budget 0.2 leaves 600 tokens, however long the recording is. ``auto`` keeps
             as many as fit the model's context beside prompt and answer, and both targets below;
             results say how many these are and what bounded them.
-        budget: tokens that phase 1 leaves; None takes one window of the model (750 for
-            Qwen2-Audio).
+        budget: tokens that the pruning rate is a share of, and that phase 1 of ``speechprune``
+            leaves; None takes one window of the model (750 for Qwen2-Audio).
+        candidates: tokens that the first phase leaves to the second for each one that is kept, at
+            least 1: the balance of the phases, of methods that have two. 1 is the first phase
+            alone; as many as there are the second. None takes the method's own: the budget for
+            ``speechprune``, 4 for ``passages``.
         frame_temperature: of the softmax over one-second frames, eq. 6; 1.0 is the paper's. Lower
             concentrates the budget on the best frames, higher spreads it. None takes the
             bundle's, which is 1.0 unless its checkpoint names another.
@@ -109,6 +114,7 @@ class PruningOptions:
     method: str = "speechprune"
     pruning_rate: float | Literal["auto"] = 0.2
     budget: int | None = None
+    candidates: float | None = None
     frame_temperature: float | None = None
     attention: AttentionForm = "binarized"
     single_head: bool = False
@@ -142,7 +148,20 @@ class PruningOptions:
                 raise OptionError(f"{name} is for pruning_rate='auto': give both or neither.")
         if self.budget is not None:
             _whole("budget", self.budget, 1)
+        if self.candidates is not None:
+            self._check_candidates(self.candidates)
         _whole("seed", self.seed, 0)
+
+    def _check_candidates(self, value: object) -> None:
+        from speechprune_ort.methods import METHODS  # it stands on this module
+
+        ok = isinstance(value, (int, float)) and 1 <= value < math.inf
+        _number("candidates", value, ok, "at least 1 and finite")
+        if not METHODS[self.method].two_phases:
+            with_two = ", ".join(m.name for m in METHODS.values() if m.two_phases)
+            raise OptionError(
+                f"candidates is for methods of two phases ({with_two}), not {self.method}."
+            )
 
     @property
     def rate(self) -> float:

@@ -59,7 +59,6 @@ class Request:
         n_keep: tokens to keep, at least 1 and at most ``tokens``.
         budget: tokens that phase 1 leaves to phase 2, at least ``n_keep``.
         frame_tokens: tokens of a one-second frame.
-        window_tokens: tokens of a window of the audio encoder.
         encoder_attention: (tokens,) float32, the attention that each token receives in the audio
             encoder's last layer, 1 on average; of methods that are registered as needing it.
         measure: times ``phase_1`` and ``phase_2``.
@@ -70,7 +69,6 @@ class Request:
     n_keep: int
     budget: int
     frame_tokens: int
-    window_tokens: int
     encoder_attention: NDArray[np.float32] | None = None
     measure: Measure = untimed
 
@@ -88,6 +86,16 @@ class Request:
     def text(self) -> NDArray[Any]:
         """Embeddings (query, hidden) of the question's own tokens, on the host."""
         return self.scorer.text
+
+    def candidates(self, default: int) -> int:
+        """Tokens that a first phase leaves to a second: at least those kept, at most all.
+
+        Args:
+            default: where the options do not say.
+        """
+        chosen = self.options.candidates
+        wanted = default if chosen is None else round(chosen * self.n_keep)
+        return min(self.tokens, max(self.n_keep, wanted))
 
     def by_similarity(self, n_keep: int) -> Selection:
         """Phase 1 over all tokens."""
@@ -123,6 +131,7 @@ class Method:
         summary: what it keeps, in a few words.
         source: paper, or empty.
         encoder_attention: whether requests must have it.
+        two_phases: whether it reads ``options.candidates``.
     """
 
     name: str
@@ -130,6 +139,7 @@ class Method:
     summary: str
     source: str = ""
     encoder_attention: bool = False
+    two_phases: bool = False
 
 
 METHODS: dict[str, Method] = {}
@@ -137,7 +147,12 @@ METHODS: dict[str, Method] = {}
 
 
 def method(
-    name: str, *, summary: str, source: str = "", encoder_attention: bool = False
+    name: str,
+    *,
+    summary: str,
+    source: str = "",
+    encoder_attention: bool = False,
+    two_phases: bool = False,
 ) -> Callable[[Select], Select]:
     """Register a function from ``Request`` to ``Selection`` as a method.
 
@@ -146,6 +161,7 @@ def method(
         summary: what it keeps, in a few words.
         source: the paper that it is from.
         encoder_attention: it reads ``request.encoder_attention``.
+        two_phases: it reads ``request.candidates``.
 
     Raises:
         OptionError: another function has that name.
@@ -156,7 +172,7 @@ def method(
         # A file that is read twice may register itself again.
         if there is not None and there.select.__qualname__ != select.__qualname__:
             raise OptionError(f"There is a method {name!r} already: give yours another name.")
-        METHODS[name] = Method(name, select, summary, source, encoder_attention)
+        METHODS[name] = Method(name, select, summary, source, encoder_attention, two_phases)
         return select
 
     return register

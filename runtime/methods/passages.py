@@ -2,7 +2,7 @@
 
 SpeechPrune's first phase chooses tokens by their likeness to the question, its second by the
 attention that they receive. But what answers a question is seldom like it, and lies beside it. So
-passages are found by ``coverage``, three times as many tokens of them as may be kept; and of these
+passages are found by ``coverage``, four times as many tokens of them as may be kept; and of these
 the ones are dropped that are most like the recording's average: pauses, and what only draws a word
 out. What a recording says is where it departs from its average.
 """
@@ -25,7 +25,7 @@ from speechprune_ort.runtime.pruning import (
 
 __all__ = ["commonness", "passages"]
 
-CANDIDATES = 3  # for each token that is kept
+CANDIDATES = 4  # for each token that is kept
 
 
 def commonness(embeds: NDArray[Any]) -> NDArray[np.float32]:
@@ -46,15 +46,14 @@ def commonness(embeds: NDArray[Any]) -> NDArray[np.float32]:
     return similarity_scores(embeds, total[None].astype(np.float32))
 
 
-@method(
-    "passages", summary="of passages found by coverage, the tokens least like the recording's mean"
-)
+@method("passages", summary="of passages found by coverage, those least like the recording's mean",
+        two_phases=True)  # fmt: skip
 def passages(request: Request) -> Selection:
     """Coverage chooses where to look, commonness what to leave out."""
     frame = request.frame_tokens
     with request.measure("phase_1"):
         scores = coverage_scores(request.scorer.cosines(), PASSAGE_SECONDS * frame)
-        wanted = min(request.tokens, CANDIDATES * request.n_keep)
+        wanted = request.candidates(CANDIDATES * request.n_keep)
         inside = keep_by_similarity(scores, wanted, frame, TEMPERATURE)
     with request.measure("phase_2"):
         common = commonness(request.embeds)[inside]

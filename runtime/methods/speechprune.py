@@ -12,10 +12,10 @@ PAPER = "SpeechPrune, arXiv:2412.12009"
 
 
 @method("speechprune", summary="phase 1 down to the budget, then phase 2 down to the rate",
-        source=PAPER)  # fmt: skip
+        source=PAPER, two_phases=True)  # fmt: skip
 def speechprune(request: Request) -> Selection:
     """Both phases."""
-    first = request.by_similarity(request.budget)
+    first = request.by_similarity(request.candidates(request.budget))
     if request.n_keep == len(first.indices):
         return first
     second = request.by_attention(first.indices)

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from speechprune_ort.cli.options import (
+    Candidates,
     Device,
     Method,
     Plugins,
@@ -72,6 +73,7 @@ def ask(
         int | None,
         typer.Option(help="Audio tokens that phase 1 leaves; one window (750) by default."),
     ] = None,
+    candidates: Candidates = None,
     frame_temperature: Annotated[
         float | None,
         typer.Option(help="Of phase 1's softmax over seconds; the bundle's by default."),
@@ -126,6 +128,7 @@ def ask(
         method=method,
         pruning_rate=pruning_rate_of(pruning_rate),
         budget=budget,
+        candidates=candidates,
         frame_temperature=frame_temperature,
         attention=attention,
         single_head=single_head,

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from speechprune_ort.cli.options import (
+    Candidates,
     Device,
     Method,
     Plugins,
@@ -34,6 +35,7 @@ def batch(
     method: Method = "speechprune",
     pruning_rate: Annotated[float, typer.Option(help="Share of the budget removed.")] = 0.2,
     budget: Annotated[int | None, typer.Option(help="Tokens that phase 1 leaves.")] = None,
+    candidates: Candidates = None,
     frame_temperature: Annotated[
         float | None, typer.Option(help="Of phase 1's softmax; the bundle's by default.")
     ] = None,
@@ -60,6 +62,7 @@ def batch(
             method=method,
             pruning_rate=pruning_rate,
             budget=budget,
+            candidates=candidates,
             frame_temperature=frame_temperature,
         ),
         generation=GenerationOptions(max_new_tokens=max_new_tokens),

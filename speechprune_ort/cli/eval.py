@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -37,13 +38,13 @@ def _numbers(name: str, text: str, kind: type[int] | type[float]) -> list[float]
         raise OptionError(f"{name} takes numbers separated by commas, not {text!r}.") from None
 
 
-def _methods(text: str) -> list[str]:
+def _methods(text: str, name: str) -> list[str]:
     from speechprune_ort.methods import METHODS
 
     methods = list(METHODS) if text == "all" else text.split(",")
     for method in methods:
         if method not in METHODS:
-            raise OptionError(f"--methods takes all, {', '.join(METHODS)}, not {method!r}.")
+            raise OptionError(f"{name} takes all, {', '.join(METHODS)}, not {method!r}.")
     return methods
 
 
@@ -60,6 +61,13 @@ def evaluate(
     ),
     pruning_rates: Annotated[str, typer.Option(help="Comma-separated.")] = "0.2,0.4,0.6,0.8",
     seeds: Annotated[str, typer.Option(help="Of random and crop, comma-separated.")] = "0",
+    compare: Annotated[
+        str,
+        typer.Option(
+            help="Methods, comma-separated, or all: each is compared with every other at the same "
+            "rate, recording by recording."
+        ),
+    ] = "speechprune",
     scoring: Annotated[
         str, typer.Option(help="likelihood, letter or generate; see docs/eval.md.")
     ] = "likelihood",
@@ -83,6 +91,13 @@ def evaluate(
     costs: Annotated[bool, typer.Option(help="Measure time and memory of the prompts.")] = True,
     plots: Annotated[bool, typer.Option(help="Draw pictures; needs [eval].")] = True,
     budget: Annotated[int | None, typer.Option(help="Tokens that phase 1 leaves.")] = None,
+    candidates: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokens left to the second phase for each one kept, comma-separated; by default "
+            "each method's own."
+        ),
+    ] = None,
     frame_temperature: Annotated[
         float | None, typer.Option(help="Of phase 1's softmax; the bundle's by default.")
     ] = None,
@@ -119,6 +134,7 @@ def evaluate(
     if plots:
         require_plots()
     load_plugins(plugin)
+    rivals = _methods(compare, "--compare")
     executor = _executor(engine, address, workers)
     samples = read_samples(data)[:limit]
     if sample is not None:
@@ -140,10 +156,11 @@ def evaluate(
         positions=positions,
     )
     settings = settings_of(
-        _methods(methods),
+        _methods(methods, "--methods"),
         _numbers("--pruning-rates", pruning_rates, float),
         [int(value) for value in _numbers("--seeds", seeds, int)],
         base,
+        _numbers("--candidates", candidates, float) if candidates else (),
     )
     plan = Plan(
         bundle=bundle,
@@ -173,27 +190,34 @@ def evaluate(
             executor,
             lambda done, _: display.update(task, completed=done),
         )
-    summary = summarize(rows, settings)
+    summary = summarize(rows, settings, rivals)
     for name, reason in summary.failed.items():
         sys.stderr.write(f"not used: {name}: {reason}\n")
 
+    from speechprune_ort.methods import needs_encoder
     from speechprune_ort.model import SpeechLLM
 
     pictures: list[Path] = []
     measured = {}
     if costs or plots:
         model = SpeechLLM(bundle, device, threads, dict(plan.provider_options) or None)
+        shown = next(s for s in samples if s.name not in summary.failed)
+        attention_too = any(needs_encoder(setting.options) for setting in settings)
+        recording = model.listen(shown.audio, encoder_attention=attention_too)
         if costs:
             from speechprune_ort.evaluation.costs import measure_costs
 
             lines = next(iter(summary.subsets.values()))[0].settings
             kept = {line.name: round(line.kept or 0) for line in lines}
-            text = model.engine.prompt(samples[0].question)
-            measured = measure_costs(model, kept, len(text.before) + len(text.after))
+            text = model.engine.prompt(shown.question)
+            choose = {
+                setting.name: partial(recording.prune, shown.question, setting.options)
+                for setting in settings
+                if setting.options.method != "none"
+            }
+            measured = measure_costs(model, kept, len(text.before) + len(text.after), choose=choose)
         if plots:
-            pictures = draw_plots(out, summary, rows, settings)
-            shown = next(s for s in samples if s.name not in summary.failed)
-            recording = model.listen(shown.audio)
+            pictures = draw_plots(out, summary, rows, settings, measured)
             pruning = next((s.options for s in settings if s.options.method == "speechprune"), base)
             indices = recording.prune(shown.question, pruning).indices
             text_embeds = model.embed_text(shown.question)

@@ -11,6 +11,7 @@ from speechprune_ort.errors import OptionError
 from speechprune_ort.options import DeviceName
 
 __all__ = [
+    "Candidates",
     "Device",
     "Method",
     "Plugins",
@@ -23,6 +24,10 @@ __all__ = [
 
 Device = Annotated[DeviceName, typer.Option("--device", "--provider", help="Where graphs run.")]
 Method = Annotated[str, typer.Option(help="Which tokens are kept: see docs/methods.md.")]
+Candidates = Annotated[
+    float | None,
+    typer.Option(help="Tokens left to the second phase for each one kept; else the method's."),
+]
 Plugins = Annotated[
     list[Path] | None,
     typer.Option("--plugin", help="Python file that registers methods; may be repeated."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
@@ -29,6 +29,8 @@ class Cost:
         prompt_tokens: positions of the prompt.
         tflops: floating point operations of the decoder, in 1e12; None where the bundle does
             not say how many parameters it has.
+        selection_ms: median time to choose what is kept, of one recording for one question; None
+            where nothing is chosen or it was not measured.
         prefill_ms: median time to read the prompt, in milliseconds.
         memory_gb: resident memory of the process at its peak, in 1e9 bytes; CPU only.
         activation_gb: how much of that reading the prompt added; CPU only.
@@ -36,6 +38,7 @@ class Cost:
 
     prompt_tokens: int
     tflops: float | None
+    selection_ms: float | None
     prefill_ms: float
     memory_gb: float | None
     activation_gb: float | None
@@ -68,7 +71,11 @@ def prefill_tflops(manifest: Manifest, tokens: int) -> float | None:
 
 
 def measure_costs(
-    model: SpeechLLM, kept: Mapping[str, int], prompt_tokens: int, repeats: int = REPEATS
+    model: SpeechLLM,
+    kept: Mapping[str, int],
+    prompt_tokens: int,
+    repeats: int = REPEATS,
+    choose: Mapping[str, Callable[[], object]] | None = None,
 ) -> dict[str, Cost]:
     """Time and weigh prompts of several lengths.
 
@@ -80,7 +87,9 @@ def measure_costs(
         kept: audio tokens by name of setting.
         prompt_tokens: positions of the prompt without audio.
         repeats: measurements of time a setting.
+        choose: chooses the tokens, by name of setting.
     """
+    choose = choose or {}
     manifest = model.manifest
     text = model.embed_text("What was said in the meeting, and by whom, and when was it said?")
     lengths = sorted(set(kept.values()))
@@ -97,10 +106,18 @@ def measure_costs(
     for _ in range(repeats):
         for length in lengths:
             times[length].append(read(length))
+    chosen: dict[str, list[float]] = {name: [] for name in choose}
+    for turn in range(repeats + 1):
+        for name, work in choose.items():
+            started = perf_counter()
+            work()
+            if turn:  # the first warms up
+                chosen[name].append(perf_counter() - started)
     return {
         name: Cost(
             prompt_tokens=count + prompt_tokens,
             tflops=prefill_tflops(manifest, count + prompt_tokens),
+            selection_ms=1000 * statistics.median(chosen[name]) if name in chosen else None,
             prefill_ms=1000 * statistics.median(times[count]),
             memory_gb=memory[count][0],
             activation_gb=memory[count][1],

@@ -96,14 +96,17 @@ class Judge:
     def _other(self, index: int, step: int, load: Callable[[int], Other]) -> Other:
         """What ``load`` makes of another recording: the first usable one from ``step`` on.
 
+        None of the sample's own group: that may say the same in another voice.
+
         Raises:
             AudioError: no other recording can be used.
         """
-        count = len(self._plan.samples)
-        error = AudioError("There is no other recording: give more than one sample.")
+        samples = self._plan.samples
+        count = len(samples)
+        error = AudioError("There is no other recording: give samples of more than one group.")
         for place in range(count):
             other = (index + step + place) % count
-            if other == index:
+            if other == index or samples[other].cluster == samples[index].cluster:
                 continue
             try:
                 return load(other)
@@ -122,6 +125,7 @@ class Judge:
         row: dict[str, Any] = {
             "sample": sample.name,
             "kind": sample.kind,
+            "group": sample.cluster,
             "hard": sample.hard,
             "seconds": round(recording.seconds, 3),
             "tokens": recording.tokens,
@@ -171,7 +175,7 @@ class Judge:
     def _controls(self, chooser: Chooser, index: int, sample: Sample) -> dict[str, int | None]:
         """Choices without this recording: what it adds shows beside them."""
         controls = {"question": chooser.without_audio()}
-        if len(self._plan.samples) > 1:
+        if any(other.cluster != sample.cluster for other in self._plan.samples):
             # The one before, as it has just been heard; all of it.
             other = self._other(index, len(self._plan.samples) - 1, self._heard)
             controls["mismatched"] = chooser(other, EVERYTHING).index

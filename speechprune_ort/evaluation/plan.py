@@ -19,7 +19,7 @@ from speechprune_ort.options import DeviceName
 
 __all__ = ["Plan", "Work"]
 
-CHOSEN_PER_SETTING = ("method", "pruning_rate", "seed")
+CHOSEN_PER_SETTING = ("method", "pruning_rate", "candidates", "seed")
 
 
 @dataclass(frozen=True, slots=True)

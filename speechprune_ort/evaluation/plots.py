@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort.errors import OptionError
+from speechprune_ort.evaluation.costs import Cost
 from speechprune_ort.evaluation.run import Rows
 from speechprune_ort.evaluation.settings import ORIGINAL, Setting
 from speechprune_ort.evaluation.statistics import bootstrap
@@ -52,14 +53,21 @@ def _curve(axes: Any, x: Sequence[float], lines: Sequence[Line], label: str) -> 
     axes.errorbar(x, 100 * means, 100 * np.array([low, high]), marker="o", capsize=3, label=label)
 
 
-def draw_plots(out: Path, summary: Summary, rows: Rows, settings: Sequence[Setting]) -> list[Path]:
-    """Accuracy over kept tokens, the phases, and over the place of the key sentence.
+def draw_plots(
+    out: Path,
+    summary: Summary,
+    rows: Rows,
+    settings: Sequence[Setting],
+    costs: Mapping[str, Cost] | None = None,
+) -> list[Path]:
+    """Accuracy over kept tokens and over time, the phases, and the place of the key sentence.
 
     Args:
         out: folder for PNG files.
         summary: what was found.
         rows: behind it.
         settings: of the plan.
+        costs: by setting, where they were measured.
 
     Returns:
         The files that were drawn; what the settings do not give is left out.
@@ -72,6 +80,8 @@ def draw_plots(out: Path, summary: Summary, rows: Rows, settings: Sequence[Setti
         if setting.name != ORIGINAL.name or "truncate" not in methods:
             methods.setdefault(setting.options.method, []).append(setting)
     paths = [_draw_accuracy(out / "accuracy_over_kept_tokens.png", methods, lines, subset.controls)]
+    if costs:
+        paths.append(_draw_times(out / "accuracy_over_time.png", methods, lines, costs))
     phases = {method: methods[method] for method in PHASES if method in methods}
     if len(phases) > 1:
         paths.append(_draw_accuracy(out / "phase_ablation.png", phases, lines, ()))
@@ -111,6 +121,30 @@ def _draw_accuracy(
     return path
 
 
+def _draw_times(
+    path: Path,
+    methods: Mapping[str, Sequence[Setting]],
+    lines: Mapping[str, Line],
+    costs: Mapping[str, Cost],
+) -> Path:
+    """Accuracy over what a question costs once the recording is encoded."""
+    figure, axes = _figure()
+    for method, settings in methods.items():
+        points = sorted(
+            (
+                ((costs[s.name].selection_ms or 0.0) + costs[s.name].prefill_ms, lines[s.name])
+                for s in settings
+            ),
+            key=lambda point: point[0],
+        )
+        _curve(axes, [time for time, _ in points], [line for _, line in points], method)
+    axes.set_xlabel("choosing tokens and reading the prompt, ms (median)")
+    axes.set_ylabel("accuracy, %")
+    axes.legend(fontsize=8)
+    figure.savefig(path)
+    return path
+
+
 def _draw_places(
     path: Path, rows: Sequence[Mapping[str, Any]], settings: Sequence[Setting]
 ) -> Path:
@@ -128,13 +162,13 @@ def _draw_places(
         x, means, spread = [], [], []
         aside = DODGE * (number - (len(shown) - 1) / 2)
         for place in range(FIFTHS):
+            here = [row for row, other in zip(keyed, places, strict=True) if other == place]
             rights = [
                 float(np.mean([c == r["answer"] for c in r["settings"][setting.name]["chosen"]]))
-                for r, p in zip(keyed, places, strict=True)
-                if p == place
+                for r in here
             ]
             if rights:
-                found = bootstrap(rights)
+                found = bootstrap(rights, [row["group"] for row in here])
                 x.append((place + 0.5) / FIFTHS + aside)
                 means.append(100 * found.mean)
                 spread.append((100 * (found.mean - found.low), 100 * (found.high - found.mean)))

@@ -12,6 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from speechprune_ort.evaluation.costs import Cost
+from speechprune_ort.evaluation.settings import ORIGINAL
 from speechprune_ort.evaluation.statistics import Estimate
 from speechprune_ort.evaluation.summary import Line, Subset, Summary
 
@@ -28,7 +29,17 @@ COLUMNS = (
     "vs truncated",
     "key kept",
 )
-COST_COLUMNS = ("setting", "prompt tokens", "TFLOPs", "prefill ms", "memory GB", "activation GB")
+PAIR_COLUMNS = ("setting", "minus", "percentage points")
+COST_COLUMNS = (
+    "setting",
+    "prompt tokens",
+    "TFLOPs",
+    "selection ms",
+    "prefill ms",
+    "memory GB",
+    "activation GB",
+)
+ALWAYS = ("none", ORIGINAL.name)  # columns of their own
 
 Cells = Sequence[str]
 
@@ -70,6 +81,7 @@ def _cost_cells(name: str, cost: Cost) -> Cells:
         name,
         f"{cost.prompt_tokens}",
         "" if cost.tflops is None else f"{cost.tflops:.3f}",
+        "" if cost.selection_ms is None else f"{cost.selection_ms:.1f}",
         f"{cost.prefill_ms:.0f}",
         gigabytes(cost.memory_gb),
         gigabytes(cost.activation_gb),
@@ -78,7 +90,18 @@ def _cost_cells(name: str, cost: Cost) -> Cells:
 
 def _title(perturbation: str, subset: Subset) -> str:
     n = subset.settings[0].accuracy.n
-    return f"{perturbation} recordings, {subset.name}, n = {n}"
+    groups = "" if subset.groups == n else f" in {subset.groups} groups"
+    return f"{perturbation} recordings, {subset.name}, n = {n}{groups}"
+
+
+def _pairs(subset: Subset) -> list[Cells]:
+    """Methods against others at the same rate."""
+    return [
+        (line.name, other, _difference(line, other))
+        for line in subset.settings
+        for other in line.versus
+        if other not in ALWAYS
+    ]
 
 
 def terminal_tables(summary: Summary, costs: Mapping[str, Cost]) -> list[Table]:
@@ -94,6 +117,13 @@ def terminal_tables(summary: Summary, costs: Mapping[str, Cost]) -> list[Table]:
             table.add_section()
             for line in subset.controls:
                 table.add_row(*_cells(line))
+            tables.append(table)
+        if pairs := _pairs(subsets[0]):
+            table = Table(title=f"{_title(perturbation, subsets[0])}, paired differences")
+            for index, column in enumerate(PAIR_COLUMNS):
+                table.add_column(column, justify="right" if index == 2 else "left")
+            for cells in pairs:
+                table.add_row(*cells)
             tables.append(table)
     if costs:
         table = Table(title="cost of the prompt, measured")
@@ -173,8 +203,9 @@ def _markdown(
     lines += [f"- {key}: {value}" for key, value in about.items()] + [""]
     lines += [
         "A pruning rate is the share of one window's tokens that is removed; what it leaves of a",
-        "longer recording stands beside it. Intervals are 95 %, by bootstrap over samples;",
-        "differences are paired, sample by sample, in percentage points.",
+        "longer recording stands beside it. Intervals are 95 %, by bootstrap over samples, or over",
+        "groups of them where they are grouped; differences are paired, sample by sample, in",
+        "percentage points.",
         "",
     ]
     for perturbation, subsets in summary.subsets.items():
@@ -183,6 +214,8 @@ def _markdown(
             if subset.note:
                 lines += [subset.note, ""]
             lines += _rows(COLUMNS, [_cells(line) for line in subset.settings + subset.controls])
+            if subset is subsets[0] and (pairs := _pairs(subset)):
+                lines += _rows(PAIR_COLUMNS, pairs)
     if costs:
         lines += ["## Cost of the prompt, measured", ""]
         lines += _rows(COST_COLUMNS, [_cost_cells(*item) for item in costs.items()])

@@ -34,6 +34,8 @@ class Sample:
         transcript: what is said, or None where that is not known.
         key: (start, end) in seconds of the sentence that holds the answer, or None.
         hard: whether the set marks it as hard (SPIRAL-H).
+        group: of samples that are no independent evidence, such as one dialogue in several
+            voices: intervals are over groups. Empty: it is one of its own.
     """
 
     name: str
@@ -45,6 +47,12 @@ class Sample:
     transcript: str | None = None
     key: tuple[float, float] | None = None
     hard: bool = False
+    group: str = ""
+
+    @property
+    def cluster(self) -> str:
+        """Its group, or its name where it has none."""
+        return self.group or self.name
 
     @property
     def letters(self) -> str:
@@ -64,7 +72,8 @@ def read_samples(data: Path) -> list[Sample]:
         data: SPIRAL's folder (``data.jsonl``, ``data_h.jsonl``, ``wavs/``), or a JSONL file with
             one object a line: ``audio`` (path, relative to the file), ``question``, ``choices``
             (list of texts, letters optional), ``answer`` (a choice's text, letter or index), and
-            where known ``id``, ``kind``, ``transcript``, ``key`` ([start, end] in seconds).
+            where known ``id``, ``kind``, ``transcript``, ``key`` ([start, end] in seconds),
+            ``group``.
 
     Raises:
         DataError: nothing is there, or a line is not of this form; the message names the line.
@@ -154,6 +163,7 @@ def _plain(entry: Mapping[str, Any], path: Path, number: int) -> Sample:
         kind=str(entry.get("kind", "")),
         transcript=entry.get("transcript"),
         key=(float(key[0]), float(key[1])) if key is not None else None,
+        group=str(entry.get("group", "")),
     )
 
 

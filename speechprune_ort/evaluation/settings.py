@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from speechprune_ort.errors import OptionError
+from speechprune_ort.methods import METHODS
 from speechprune_ort.options import PruningOptions
 
 __all__ = ["CHANCE", "ORIGINAL", "Setting", "settings_of"]
@@ -28,9 +29,11 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """``speechprune@0.2``; ``none`` and ``truncate@0`` have their plain names."""
-        method, rate = self.options.method, self.options.rate
-        return method if method == "none" else f"{method}@{rate:g}"
+        """``speechprune@0.2``, with candidates ``speechprune@0.2x3``; of every token ``none``."""
+        method, rate, candidates = self.options.method, self.options.rate, self.options.candidates
+        if method == "none":
+            return method
+        return f"{method}@{rate:g}" + ("" if candidates is None else f"x{candidates:g}")
 
     def with_seed(self, seed: int) -> PruningOptions:
         """Its options for one seed."""
@@ -46,6 +49,7 @@ def settings_of(
     rates: Sequence[float],
     seeds: Sequence[int],
     base: PruningOptions | None = None,
+    candidates: Sequence[float] = (),
 ) -> list[Setting]:
     """Every method at every rate; ``none`` once, and the Original always.
 
@@ -54,12 +58,15 @@ def settings_of(
         rates: pruning rates.
         seeds: for methods in which chance decides.
         base: everything else; the paper's by default.
+        candidates: for methods of two phases, as in ``PruningOptions``; none: their own.
 
     Raises:
         OptionError: nothing to compare, a value is out of range.
 
     >>> [s.name for s in settings_of(["none", "speechprune"], [0.2, 0.4], [0])]
     ['none', 'truncate@0', 'speechprune@0.2', 'speechprune@0.4']
+    >>> [s.name for s in settings_of(["speechprune"], [0.2], [0], candidates=[1, 3])]
+    ['truncate@0', 'speechprune@0.2x1', 'speechprune@0.2x3']
     """
     if not methods or not rates or not seeds:
         raise OptionError("Give at least one method, one pruning rate and one seed.")
@@ -74,7 +81,9 @@ def settings_of(
             if method == "none":
                 continue
             used = tuple(seeds) if method in CHANCE else (0,)
-            options = replace(base, method=method, pruning_rate=rate, seed=used[0])
-            setting = Setting(options, used)
-            found[setting.name] = setting
+            chosen = replace(base, method=method, pruning_rate=rate, seed=used[0])
+            balances = (candidates if METHODS[method].two_phases else ()) or (None,)
+            for balance in balances:
+                setting = Setting(replace(chosen, candidates=balance), used)
+                found[setting.name] = setting
     return list(found.values())

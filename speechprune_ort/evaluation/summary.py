@@ -49,14 +49,17 @@ class Subset:
     """A part of the samples.
 
     Attributes:
-        name: ``all``, ``hard (SPIRAL-H)``, ``hard (this bundle)`` or a kind of recording.
+        name: ``all``, ``hard (SPIRAL-H)``, ``hard (this bundle)``, a kind of recording, or where
+            its key sentence begins: ``key early``, ``middle`` or ``late``.
         note: what a reader must know of it.
+        groups: how many groups its samples are of; see ``Sample``.
         settings: one line a setting.
         controls: one line a control.
     """
 
     name: str
     note: str
+    groups: int
     settings: tuple[Line, ...]
     controls: tuple[Line, ...]
 
@@ -89,12 +92,19 @@ OWN_NOTE = (
 )
 
 
-def summarize(rows: Rows, settings: Sequence[Setting]) -> Summary:
+COMPARED = ("speechprune",)
+PLACES = ("early", "middle", "late")
+
+
+def summarize(
+    rows: Rows, settings: Sequence[Setting], compared: Sequence[str] = COMPARED
+) -> Summary:
     """Aggregate the rows of an evaluation.
 
     Args:
         rows: from ``evaluate``.
         settings: of the plan.
+        compared: methods that are compared with every other at the same rate, sample by sample.
 
     Raises:
         DataError: no sample could be used.
@@ -117,21 +127,34 @@ def summarize(rows: Rows, settings: Sequence[Setting]) -> Summary:
     subsets: dict[str, tuple[Subset, ...]] = {}
     for perturbation in perturbations:
         every = [item[perturbation] for item in usable]
-        parts = [_subset("all", "", every, settings)]
-        hard = [row for row in every if row["hard"]]
-        if hard:
-            parts.append(_subset("hard (SPIRAL-H)", HARD_NOTE, hard, settings))
-        mine = [row for row in every if row["sample"] in own]
-        if mine:
-            parts.append(_subset("hard (this bundle)", OWN_NOTE, mine, settings))
+        parts = [
+            ("all", "", every),
+            ("hard (SPIRAL-H)", HARD_NOTE, [row for row in every if row["hard"]]),
+            ("hard (this bundle)", OWN_NOTE, [row for row in every if row["sample"] in own]),
+        ]
         kinds = sorted({row["kind"] for row in every})
         if len(kinds) > 1:
             parts += [
-                _subset(kind or "(no kind)", "", [r for r in every if r["kind"] == kind], settings)
-                for kind in kinds
+                (kind or "(no kind)", "", [r for r in every if r["kind"] == kind]) for kind in kinds
             ]
-        subsets[perturbation] = tuple(parts)
+        if perturbation == "clean":
+            parts += _places(every)
+        subsets[perturbation] = tuple(
+            _subset(name, note, some, settings, compared) for name, note, some in parts if some
+        )
     return Summary(subsets, failed)
+
+
+def _places(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
+    """Rows by the third of the recording in which the key sentence begins, where that differs."""
+    found: dict[str, list[Row]] = {place: [] for place in PLACES}
+    for row in rows:
+        if "key" in row:
+            third = int(len(PLACES) * row["key"][0] / row["seconds"])
+            found[PLACES[max(0, min(len(PLACES) - 1, third))]].append(row)
+    if sum(map(bool, found.values())) < 2:
+        return []
+    return [(f"key {place}", "", some) for place, some in found.items()]
 
 
 def _right(row: Row, result: Mapping[str, Any] | None) -> float:
@@ -141,20 +164,27 @@ def _right(row: Row, result: Mapping[str, Any] | None) -> float:
     return float(np.mean([chosen == row["answer"] for chosen in result["chosen"]]))
 
 
-def _subset(name: str, note: str, rows: Sequence[Row], settings: Sequence[Setting]) -> Subset:
+def _subset(
+    name: str,
+    note: str,
+    rows: Sequence[Row],
+    settings: Sequence[Setting],
+    compared: Sequence[str],
+) -> Subset:
+    groups = [row["group"] for row in rows]
     rights = {s.name: [_right(r, r["settings"][s.name]) for r in rows] for s in settings}
     lines = []
     for setting in settings:
         results = [row["settings"][setting.name] for row in rows]
         versus = {
-            other: bootstrap(np.subtract(rights[setting.name], rights[other]).tolist())
-            for other in _compared(setting, settings)
+            other: bootstrap(np.subtract(rights[setting.name], rights[other]).tolist(), groups)
+            for other in _rivals(setting, settings, compared)
         }
         covered = [result["key_kept"] for result in results if "key_kept" in result]
         lines.append(
             Line(
                 setting.name,
-                bootstrap(rights[setting.name]),
+                bootstrap(rights[setting.name], groups),
                 kept=float(np.mean([result["kept"] for result in results])),
                 kept_share=float(
                     np.mean([s["kept"] / r["tokens"] for s, r in zip(results, rows, strict=True)])
@@ -165,37 +195,41 @@ def _subset(name: str, note: str, rows: Sequence[Row], settings: Sequence[Settin
                 versus=versus,
             )
         )
-    return Subset(name, note, tuple(lines), tuple(_controls(rows)))
+    return Subset(name, note, len(set(groups)), tuple(lines), tuple(_controls(rows)))
 
 
-def _compared(setting: Setting, settings: Sequence[Setting]) -> list[str]:
+def _rivals(setting: Setting, settings: Sequence[Setting], compared: Sequence[str]) -> list[str]:
     """What a setting is compared with, sample by sample.
 
-    All tokens, the truncated recording, and SpeechPrune with its rivals at the same rate.
+    All tokens, the truncated recording, and for the methods that are compared all others at the
+    same rate.
     """
     method, rate = setting.options.method, setting.options.rate
     names = ["none", ORIGINAL.name]
-    if method == "speechprune":
+    if method in compared:
         names += [s.name for s in settings if s.options.rate == rate]
     known = {s.name for s in settings}
     return [name for name in dict.fromkeys(names) if name in known and name != setting.name]
 
 
 def _controls(rows: Sequence[Row]) -> list[Line]:
+    def line(name: str, some: Sequence[Row], values: Sequence[float]) -> Line:
+        return Line(name, bootstrap(values, [row["group"] for row in some]))
+
     lines = []
     for name in ("question", "mismatched", "transcript"):
         with_it = [row for row in rows if name in row.get("controls", {})]
         if with_it:
             values = [float(row["controls"][name] == row["answer"]) for row in with_it]
-            lines.append(Line(CONTROL_NAMES[name], bootstrap(values)))
+            lines.append(line(CONTROL_NAMES[name], with_it, values))
     longest = [float(row["longest"] == row["answer"]) for row in rows]
-    lines.append(Line("longest choice", bootstrap(longest)))
+    lines.append(line("longest choice", rows, longest))
     counts = np.bincount([row["answer"] for row in rows])
     best = int(counts.argmax())
     always = [float(row["answer"] == best) for row in rows]
-    lines.append(Line(f"always {ascii_uppercase[best]}", bootstrap(always)))
+    lines.append(line(f"always {ascii_uppercase[best]}", rows, always))
     chance = [1 / row["choices"] for row in rows]
-    lines.append(Line("chance", bootstrap(chance)))
+    lines.append(line("chance", rows, chance))
     return lines
 
 
