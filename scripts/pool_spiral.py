@@ -4,10 +4,10 @@
     python scripts/pool_spiral.py OUT FOLDER... [--minutes 20] [--limit 40] [--seed 0]
 
 A FOLDER is SPIRAL in one voice, as ``synthesize_spiral.py`` makes it. OUT gets ``set.jsonl`` for
-``speechprune-ort eval --data OUT/set.jsonl``: dialogue by dialogue in every voice, with the
-dialogue as its group, so that intervals count a dialogue once. With ``--minutes`` each recording is
-placed at a random point among others of its folder, drawn for its id, until they last that long;
-these are written as FLAC, and the key sentence's time is moved along.
+``speechprune-ort eval --data OUT/set.jsonl``: every dialogue once, voices taking turns, then in its
+next voice; with the dialogue as its group, so that intervals count it once. With ``--minutes`` each
+recording is placed at a random point among others of its folder, drawn for its id, until they last
+that long; these are written as FLAC, and the key sentence's time is moved along.
 
 Needs ``pip install -e '.[cpu]'``.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +35,24 @@ USER_ERROR = 2
 PAUSE_S = 1.0
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def in_turns(
+    names: Sequence[str], voices: Mapping[str, Mapping[str, Sample]]
+) -> list[tuple[str, Sample]]:
+    """Voice and sample: all dialogues before any is heard again, the voices in turn.
+
+    >>> spoken = {n: Sample(n, Path(n), "Who?", ("Ann", "Bob"), 0) for n in "xyz"}
+    >>> [v + s.name for v, s in in_turns("xyz", {"a": spoken, "b": spoken})]
+    ['ax', 'by', 'az', 'bx', 'ay', 'bz']
+    """
+    order = list(voices)
+    return [
+        (voice, voices[voice][name])
+        for turn in range(len(order))
+        for number, name in enumerate(names)
+        if name in voices[voice := order[(number + turn) % len(order)]]
+    ]
 
 
 def hidden(
@@ -112,7 +130,7 @@ def main(
             raise DataError("Two folders have one name: a voice's name is its folder's.")
         named = {voice: {s.name: s for s in samples} for voice, samples in voices.items()}
         names = dict.fromkeys(name for samples in named.values() for name in samples)
-        pairs = [(v, samples[n]) for n in names for v, samples in named.items() if n in samples]
+        pairs = in_turns(list(names), named)
         out.mkdir(parents=True, exist_ok=True)
         entries = []
         chosen = pairs[:limit]
