@@ -17,6 +17,7 @@ from speechprune_ort.errors import OptionError
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.runtime.embeddings import AudioEmbeds, DeviceEmbeds
 from speechprune_ort.runtime.pruning import (
+    ROWS_AT_ONCE,
     cosine_matrix,
     received_attention,
     similarity_scores,
@@ -60,6 +61,10 @@ class Scorer(Protocol):
         """Cosine of every token to every token of the question, (tokens, query)."""
         ...
 
+    def commonness(self) -> Scores:
+        """Cosine of every token to the mean of all tokens' unit vectors, (tokens,)."""
+        ...
+
     def attention(self, candidates: NDArray[np.int64], single_head: bool) -> Scores:
         """Phase 2 score of each candidate among them, (candidates,)."""
         ...
@@ -86,6 +91,16 @@ class _Scored:
         """See ``Scorer``."""
         return self._text
 
+    def _mean_direction(self) -> NDArray[np.float32]:
+        """Mean of all tokens' unit vectors, (1, hidden); some rows at a time, as hours are many."""
+        total = np.zeros(self._audio.hidden)
+        for block in self._audio.blocks():
+            for start in range(0, len(block), ROWS_AT_ONCE):
+                units = unit_rows(block[start : start + ROWS_AT_ONCE])
+                total += units.sum(axis=0, dtype=np.float64)
+        mean: NDArray[np.float32] = (total[None] / self.tokens).astype(np.float32)
+        return mean
+
 
 class NumpyScorer(_Scored):
     """On the host.
@@ -102,7 +117,14 @@ class NumpyScorer(_Scored):
 
     def similarity(self) -> Scores:
         """See ``Scorer``."""
-        return np.concatenate([similarity_scores(b, self._text) for b in self._audio.blocks()])
+        return self._similarity_to(self._text)
+
+    def commonness(self) -> Scores:
+        """See ``Scorer``."""
+        return self._similarity_to(self._mean_direction())
+
+    def _similarity_to(self, vectors: NDArray[Any]) -> Scores:
+        return np.concatenate([similarity_scores(b, vectors) for b in self._audio.blocks()])
 
     def cosines(self) -> Scores:
         """See ``Scorer``."""
@@ -147,6 +169,10 @@ class OrtScorer(_Scored):
     def cosines(self) -> Scores:
         """See ``Scorer``: one run a token of the question, and one column of floats comes down."""
         return np.stack([self._products(row) for row in unit_rows(self._text)], axis=1)
+
+    def commonness(self) -> Scores:
+        """See ``Scorer``; the mean is taken on the host, a single copy, the cosines are not."""
+        return self._products(text_direction(self._mean_direction()))
 
     def _products(self, vector: NDArray[np.float32]) -> Scores:
         """Product of every token's unit vector with a vector (hidden,)."""

@@ -142,7 +142,8 @@ def test_blocks_of_queries_and_offsets_give_the_same_sums(
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("form", ["binarized", "float"])
 @pytest.mark.parametrize(
-    "method", ["speechprune", "similarity", "attention", "coverage", "random", "none"]
+    "method",
+    ["speechprune", "similarity", "attention", "coverage", "passages", "random", "none"],
 )
 def test_a_bundle_answers_the_same_with_either_backend(
     method: Any, form: Any, precision: str, bundles: Any, tone: NDArray[np.float32]

@@ -28,7 +28,7 @@ WITH_EXAMPLES = {
         "profiling.break_even", "profiling.distribution", "profiling.operations",
         "profiling.workload", "results",
         "runtime.audio", "runtime.budget", "runtime.features", "runtime.methods.coverage",
-        "runtime.methods.merging", "runtime.methods.passages", "runtime.methods.segments",
+        "runtime.methods.merging", "runtime.methods.segments",
         "runtime.pruning", "runtime.sampling",
     )
 }  # fmt: skip

@@ -16,6 +16,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from speechprune_ort import AudioError
 from speechprune_ort.evaluation.executor import LocalExecutor
 from speechprune_ort.evaluation.judge import Judge
 from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation
@@ -118,6 +119,30 @@ def test_a_recording_is_encoded_once_for_all_settings(
     assert len(heard) == 3
 
 
+def test_controls_and_babble_never_say_the_same_in_another_voice(
+    bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    def heard(groups: list[str]) -> tuple[set[int], dict[str, Any]]:
+        lines = [json.loads(line) for line in data.read_text().splitlines()[: len(groups)]]
+        grouped = tmp_path / "set.jsonl"
+        entries = zip(lines, groups, strict=True)
+        grouped.write_text(
+            "".join(
+                json.dumps(line | {"group": g, "audio": str(data.parent / line["audio"])}) + "\n"
+                for line, g in entries
+            )
+        )
+        judge = Judge(plan_of(bundle, grouped))
+        others = {judge._other(3, step, lambda index: index) for step in range(len(groups))}
+        return others, judge.rows(work_of(plan_of(bundle, grouped), 3))["clean"]
+
+    others, row = heard(["x", "y", "x", "x"])
+    assert others == {1}
+    assert (row["group"], "mismatched" in row["controls"]) == ("x", True)
+    with pytest.raises(AudioError, match="more than one group"):
+        heard(["x"] * 4)
+
+
 def test_the_command_line_writes_every_report(bundle: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = run(*eval_arguments(bundle, data, out, "--noise", "snr=10", "--telephone"))
@@ -135,9 +160,16 @@ def test_the_command_line_writes_every_report(bundle: Path, data: Path, tmp_path
     costs = content["costs"]
     assert costs["none"]["tflops"] > costs["speechprune@0.4"]["tflops"] > 0
     assert all(cost["prefill_ms"] > 0 for cost in costs.values())
+    assert costs["none"]["selection_ms"] is None
+    assert costs["speechprune@0.4"]["selection_ms"] > 0
     assert "| speechprune@0.4 |" in (out / "report.md").read_text()
     assert (out / "results.csv").read_text().startswith("recordings,subset,setting")
-    for picture in ("accuracy_over_kept_tokens", "accuracy_over_key_position", "tokens_tsne"):
+    for picture in (
+        "accuracy_over_kept_tokens",
+        "accuracy_over_time",
+        "accuracy_over_key_position",
+        "tokens_tsne",
+    ):
         assert (out / f"{picture}.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -249,6 +281,8 @@ def test_more_settings_later_are_all_that_is_judged(
         (("--methods", "none,magic"), "not 'magic'"),
         (("--pruning-rates", "0.2,x"), "--pruning-rates takes numbers"),
         (("--pruning-rates", "1.2"), "pruning_rate must be"),
+        (("--candidates", "0.5"), "candidates must be at least 1"),
+        (("--compare", "magic"), "--compare takes all, "),
         (("--limit", "0"), "--limit must be at least 1"),
         (("--engine", "spark"), "--engine takes local or ray"),
         (("--address", "auto"), "--address is of --engine ray"),

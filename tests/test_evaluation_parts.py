@@ -254,7 +254,8 @@ def test_a_journal_goes_on_after_a_cut_line_and_refuses_another_plan(tmp_path: P
 def judged(name: str, chosen: dict[str, list[int]], answer: int = 0, hard: bool = False) -> Any:
     return {
         "clean": {
-            "sample": name, "kind": "lecture", "hard": hard, "seconds": 80.0, "tokens": 2000,
+            "sample": name, "kind": "lecture", "group": name, "hard": hard, "seconds": 80.0,
+            "tokens": 2000,
             "answer": answer, "choices": 4, "longest": 1,
             "settings": {n: {"chosen": c, "kept": 600} for n, c in chosen.items()},
             "controls": {"question": 0},
@@ -288,3 +289,55 @@ def test_a_summary_counts_seeds_pairs_and_failures_right() -> None:
     }  # fmt: skip
     with pytest.raises(DataError, match="None of the 1 samples"):
         summarize(rows[2:], settings)
+
+
+def test_a_dialogue_in_several_voices_is_one_piece_of_evidence() -> None:
+    settings = settings_of(["speechprune"], [0.2], [0])
+    right = {"truncate@0": [1], "speechprune@0.2": [0]}
+    wrong = {"truncate@0": [1], "speechprune@0.2": [1]}
+    rows = [judged(f"{voice}{d}", right if d % 2 else wrong) for voice in "abc" for d in range(10)]
+    alone = summarize(rows, settings).subsets["clean"][0]
+    for row in rows:
+        row["clean"]["group"] = row["clean"]["sample"][1:]
+    together = summarize(rows, settings).subsets["clean"][0]
+    assert (alone.groups, together.groups) == (30, 10)
+    for one, other in ((alone.settings, together.settings), (alone.controls, together.controls)):
+        assert [line.accuracy.mean for line in one] == [line.accuracy.mean for line in other]
+    narrow, wide = (part.settings[1] for part in (alone, together))
+    # Three voices that agree say as much as one: the interval is wider by the root of three.
+    for a, b in (
+        (narrow.accuracy, wide.accuracy),
+        *zip(narrow.versus.values(), wide.versus.values(), strict=True),
+    ):
+        assert (b.high - b.low) / (a.high - a.low) == pytest.approx(3**0.5, rel=0.15)
+
+
+def test_methods_are_compared_with_every_other_at_the_same_rate() -> None:
+    settings = settings_of(["none", "crop", "coverage"], [0.2, 0.6], [0])
+    row = judged("a", {s.name: [0] for s in settings})
+    lines = {
+        s.name: s for s in summarize([row], settings, ["coverage"]).subsets["clean"][0].settings
+    }
+    assert set(lines["coverage@0.2"].versus) == {"none", "truncate@0", "crop@0.2"}
+    assert set(lines["crop@0.2"].versus) == {"none", "truncate@0"}
+
+
+def test_places_of_the_key_sentence_are_subsets() -> None:
+    settings = settings_of(["crop"], [0.2], [0])
+    rows = [judged(str(n), {s.name: [0] for s in settings}) for n in range(4)]
+    for row, start in zip(rows, (0.0, 30.0, 79.9, 80.0), strict=True):
+        row["clean"]["key"] = [start, start + 2]
+    subsets = {s.name: s for s in summarize(rows, settings).subsets["clean"]}
+    assert [subsets[f"key {p}"].settings[0].accuracy.n for p in ("early", "middle", "late")] == [
+        1, 1, 2,
+    ]  # fmt: skip
+    # All in one place: no table says what "all" says.
+    assert [s.name for s in summarize(rows[2:], settings).subsets["clean"]][-1] != "key late"
+
+
+def test_the_balance_of_the_phases_is_of_methods_that_have_two() -> None:
+    found = settings_of(["crop", "speechprune"], [0.6], [0], candidates=[1, 2.5])
+    assert [s.name for s in found] == [
+        "truncate@0", "crop@0.6", "speechprune@0.6x1", "speechprune@0.6x2.5",
+    ]  # fmt: skip
+    assert found[-1].options.candidates == 2.5

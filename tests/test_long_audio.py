@@ -99,7 +99,9 @@ def test_a_file_may_be_read_by_several_threads_at_once() -> None:
 
 
 @pytest.mark.parametrize("backend", ["numpy", "ort"])
-@pytest.mark.parametrize("method", ["speechprune", "similarity", "attention", "coverage", "random"])
+@pytest.mark.parametrize(
+    "method", ["speechprune", "similarity", "attention", "coverage", "passages", "random"]
+)
 def test_a_spilled_recording_answers_as_one_in_memory(
     method: Any, backend: Any, bundle: Path, tone: NDArray[np.float32], tmp_path: Path
 ) -> None:

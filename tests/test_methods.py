@@ -32,12 +32,19 @@ def random_rows(tokens: int, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal((tokens, 6)).astype(np.float32)
 
 
-def choose(name: str, audio: NDArray[np.float32], rate: float = 0.5, **given: Any) -> Kept:
-    def never(_: NDArray[Any]) -> Any:
-        raise AssertionError("no projection is needed")
+def _never(_: NDArray[Any]) -> Any:
+    raise AssertionError("no projection is needed")
 
-    scorer = NumpyScorer(HostEmbeds(audio), random_rows(3, seed=1), never)
-    options = PruningOptions(method=name, pruning_rate=rate)
+
+def choose(
+    name: str,
+    audio: NDArray[np.float32],
+    rate: float = 0.5,
+    candidates: float | None = None,
+    **given: Any,
+) -> Kept:
+    scorer = NumpyScorer(HostEmbeds(audio), random_rows(3, seed=1), _never)
+    options = PruningOptions(method=name, pruning_rate=rate, candidates=candidates)
     return select(options, scorer, window_tokens=20, frame_tokens=5, **given)
 
 
@@ -220,6 +227,45 @@ def test_the_example_of_the_docs_works(bundle: Path, tone: Any, tmp_path: Path) 
     )
     assert result.returncode == 0, result.stderr
     assert '"method": "loudest"' in result.stdout
+
+
+def test_the_balance_goes_from_one_phase_alone_to_the_other() -> None:
+    audio = random_rows(40)
+    assert choose("passages", audio, 0.75, 1).indices.tolist() == choose(
+        "coverage", audio, 0.75
+    ).indices.tolist()  # fmt: skip
+    common = NumpyScorer(HostEmbeds(audio), audio[:1], _never).commonness()
+    least_common = np.sort(np.argsort(common, kind="stable")[:5])
+    assert choose("passages", audio, 0.75, 100).indices.tolist() == least_common.tolist()
+    assert choose("speechprune", audio, 0.75, 1).indices.tolist() == choose(
+        "similarity", audio, 0.75
+    ).indices.tolist()  # fmt: skip
+
+
+def test_passages_keep_what_stands_out_where_the_question_is_spoken() -> None:
+    # 20 tokens a passage of 10 s would be all: five tokens a second make a passage 50.
+    audio = np.tile(np.array([1.0, 0, 0, 0, 0, 0], np.float32), (400, 1))
+    audio[200:220:4] = np.eye(6, dtype=np.float32)[1]  # the question's word, near 200 to 216
+    audio[[30, 222]] = np.eye(6, dtype=np.float32)[2]  # stands out: far away, and beside it
+    scorer = NumpyScorer(HostEmbeds(audio), np.eye(6, dtype=np.float32)[[1]], _never)
+    options = PruningOptions(method="passages", pruning_rate=0.5, budget=20)
+    kept = select(options, scorer, window_tokens=20, frame_tokens=5).indices
+    assert set(kept) >= {200, 204, 208, 212, 216, 222}
+    assert 30 not in kept
+
+
+@pytest.mark.parametrize(
+    ("value", "method", "message"),
+    [
+        (0.9, "speechprune", "candidates must be at least 1"),
+        (float("inf"), "speechprune", "candidates must be at least 1"),
+        (True, "passages", "candidates must be at least 1"),
+        (2, "coverage", "for methods of two phases .speechprune, passages., not coverage"),
+    ],
+)
+def test_a_balance_that_makes_no_sense_is_refused(value: Any, method: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        PruningOptions(method=method, candidates=value)
 
 
 def test_the_docs_describe_every_method() -> None:

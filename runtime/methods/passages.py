@@ -9,41 +9,15 @@ out. What a recording says is where it departs from its average.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from speechprune_ort.runtime.methods.base import Request, Selection, method
 from speechprune_ort.runtime.methods.coverage import PASSAGE_SECONDS, TEMPERATURE, coverage_scores
-from speechprune_ort.runtime.pruning import (
-    ROWS_AT_ONCE,
-    keep_by_similarity,
-    similarity_scores,
-    unit_rows,
-)
+from speechprune_ort.runtime.pruning import keep_by_similarity
 
-__all__ = ["commonness", "passages"]
+__all__ = ["passages"]
 
 CANDIDATES = 4  # for each token that is kept
-
-
-def commonness(embeds: NDArray[Any]) -> NDArray[np.float32]:
-    """Cosine of every token to the mean of all tokens' unit vectors.
-
-    Args:
-        embeds: (tokens, hidden).
-
-    Returns:
-        (tokens,) float32.
-
-    >>> commonness(np.array([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0]])).astype(float).round(2).tolist()
-    [0.89, 0.89, 0.45]
-    """
-    total = np.zeros(embeds.shape[1])
-    for start in range(0, len(embeds), ROWS_AT_ONCE):
-        total += unit_rows(embeds[start : start + ROWS_AT_ONCE]).sum(axis=0, dtype=np.float64)
-    return similarity_scores(embeds, total[None].astype(np.float32))
 
 
 @method("passages", summary="of passages found by coverage, those least like the recording's mean",
@@ -56,7 +30,7 @@ def passages(request: Request) -> Selection:
         wanted = request.candidates(CANDIDATES * request.n_keep)
         inside = keep_by_similarity(scores, wanted, frame, TEMPERATURE)
     with request.measure("phase_2"):
-        common = commonness(request.embeds)[inside]
+        common = request.scorer.commonness()[inside]
         order = np.argsort(common, kind="stable")[: request.n_keep]
         kept = inside[np.sort(order)]
     return Selection(kept, similarity=scores)

@@ -191,11 +191,17 @@ class Operations:
         counts = {"encoder": encoder}
         if method in ("speechprune", "similarity"):
             counts["phase_1"] = 4 * tokens * dims.hidden
-        elif method == "coverage":
+        elif method in ("coverage", "passages"):
             words = len(self._engine.prompt(options.question).query)
             counts["phase_1"] = 2 * tokens * dims.hidden * (words + 1)
+        if method == "passages":  # the mean of unit vectors, and a product and a norm with it
+            counts["phase_2"] = 7 * tokens * dims.hidden
         if method in ("speechprune", "attention"):
             budget = min(pruning.budget or dims.window_tokens, tokens)
+            if pruning.candidates is not None:
+                budget = min(
+                    tokens, max(condition.kept, round(pruning.candidates * condition.kept))
+                )
             candidates = budget if method == "speechprune" else tokens
             if condition.kept < candidates:  # otherwise there is nothing to choose
                 pairs = 2 * candidates * candidates * dims.heads * dims.head_dim
