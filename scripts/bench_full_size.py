@@ -82,7 +82,9 @@ def main(
     answers = {}
     for rate in PAPER:
         with console.status(f"an answer at {rate}"):
-            answer = recording.ask(QUESTION, pruning_rate=rate, max_new_tokens=NEW_TOKENS)
+            answer = recording.ask(
+                QUESTION, method="speechprune", pruning_rate=rate, max_new_tokens=NEW_TOKENS
+            )
         stages = answer.timings.seconds
         pruning = stages.get("phase_1", 0.0) + stages.get("phase_2", 0.0)
         answers[str(rate)] = answer.to_dict()

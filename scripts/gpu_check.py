@@ -9,6 +9,7 @@ Exit code 1: in half precision CUDA keeps other tokens than the CPU, or answers 
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,21 +23,21 @@ from speechprune_ort.profiling.run import machine
 
 HERE = Path(__file__).parent
 REFERENCE, HALF, INT4 = "cpu-fp32", "cuda-fp16", "cuda-int4"
-RATES = (None, 0.2, 0.6, 0.8)
+SETTINGS = (("none", 0.0), *product(("speechprune", "passages"), (0.2, 0.6, 0.8)))
 NEW_TOKENS = 16
 SAME_KEPT, SAME_IDS = 0.97, 0.9  # least shares: half precision can turn what is nearly equal
 
 
 def answers(bundle: Path, questions: list[str]) -> dict[str, Any]:
-    """Kept tokens and ids of every question at every rate, by a name of both."""
+    """Kept tokens and ids of every question at every setting, by a name of both."""
     model = SpeechLLM(bundle, "cuda" if bundle.name.startswith("cuda") else "cpu")
     recording = model.listen(HERE / "recording" / "meeting.ogg")
     found = {}
-    for rate in RATES:
-        pruning: dict[str, Any] = {"method": "none"} if rate is None else {"pruning_rate": rate}
-        for question in questions:
-            answer = recording.ask(question, max_new_tokens=NEW_TOKENS, **pruning)
-            found[f"{question} @ {rate or 'none'}"] = answer
+    for (method, rate), question in product(SETTINGS, questions):
+        answer = recording.ask(
+            question, method=method, pruning_rate=rate, max_new_tokens=NEW_TOKENS
+        )
+        found[f"{question} {method}@{rate}"] = answer
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from speechprune_ort.errors import OptionError
 
 __all__ = [
+    "DEFAULT_METHOD",
     "ON_GPU",
     "AttentionForm",
     "Backend",
@@ -26,6 +27,8 @@ AttentionForm = Literal["binarized", "float"]
 Backend = Literal["auto", "numpy", "ort"]
 DeviceName = Literal["auto", "cuda", "tensorrt", "cpu"]
 ON_GPU = ("cuda", "tensorrt")
+DEFAULT_METHOD = "passages"
+"""The best that was found, by a rule written before: docs/methods.md."""
 LongAudio = Literal["prune", "truncate", "error"]
 """What is done with a recording longer than the model's window: all of it is heard and pruned, it
 is cut to the window, or it is refused."""
@@ -111,7 +114,7 @@ class PruningOptions:
         OptionError: a value is out of range.
     """
 
-    method: str = "speechprune"
+    method: str = DEFAULT_METHOD
     pruning_rate: float | Literal["auto"] = 0.2
     budget: int | None = None
     candidates: float | None = None
@@ -194,6 +197,26 @@ class PruningOptions:
             return total
         budget = min(self.budget or window_tokens, total)
         return max(1, min(total, round(budget * (1 - self.rate))))
+
+    def candidate_tokens(self, kept: int, total: int, default: int) -> int:
+        """How many tokens a first phase leaves to a second, of methods that have two.
+
+        Args:
+            kept: tokens that are kept in the end.
+            total: audio tokens of the recording.
+            default: the method's own number.
+
+        Returns:
+            ``candidates`` for each that is kept or the default; at least ``kept``, at most
+            ``total``.
+
+        >>> PruningOptions(method="speechprune", candidates=1.5).candidate_tokens(300, 2200, 750)
+        450
+        >>> PruningOptions(method="speechprune").candidate_tokens(300, 2200, 750)
+        750
+        """
+        wanted = default if self.candidates is None else round(self.candidates * kept)
+        return min(total, max(kept, wanted))
 
 
 @dataclass(frozen=True, slots=True)

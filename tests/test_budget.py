@@ -73,7 +73,9 @@ def test_a_recording_settles_the_rate(bundle: Path, tone: NDArray[np.float32]) -
     assert answer.to_dict()["pruning"]["picked"] == pruning.picked
 
     each = bytes_per_position(model.manifest)
-    tight = PruningOptions(pruning_rate="auto", memory_target_mb=each * 400 / 1e6)
+    tight = PruningOptions(
+        method="speechprune", pruning_rate="auto", memory_target_mb=each * 400 / 1e6
+    )
     answer = recording.ask(QUESTION, pruning=tight)
     assert answer.pruning.picked == "memory_target_mb"
     assert answer.prompt_tokens + answer.generation.max_new_tokens == 400

@@ -243,12 +243,12 @@ def test_the_balance_goes_from_one_phase_alone_to_the_other() -> None:
 
 
 def test_passages_keep_what_stands_out_where_the_question_is_spoken() -> None:
-    # 20 tokens a passage of 10 s would be all: five tokens a second make a passage 50.
+    # Five tokens a second: a passage of 10 s has 50, and 64 are left to the second phase.
     audio = np.tile(np.array([1.0, 0, 0, 0, 0, 0], np.float32), (400, 1))
     audio[200:220:4] = np.eye(6, dtype=np.float32)[1]  # the question's word, near 200 to 216
     audio[[30, 222]] = np.eye(6, dtype=np.float32)[2]  # stands out: far away, and beside it
     scorer = NumpyScorer(HostEmbeds(audio), np.eye(6, dtype=np.float32)[[1]], _never)
-    options = PruningOptions(method="passages", pruning_rate=0.5, budget=20)
+    options = PruningOptions(method="passages", pruning_rate=0.5, budget=32)
     kept = select(options, scorer, window_tokens=20, frame_tokens=5).indices
     assert set(kept) >= {200, 204, 208, 212, 216, 222}
     assert 30 not in kept
@@ -260,7 +260,7 @@ def test_passages_keep_what_stands_out_where_the_question_is_spoken() -> None:
         (0.9, "speechprune", "candidates must be at least 1"),
         (float("inf"), "speechprune", "candidates must be at least 1"),
         (True, "passages", "candidates must be at least 1"),
-        (2, "coverage", "for methods of two phases .speechprune, passages., not coverage"),
+        (2, "coverage", "for methods of two phases .passages, speechprune., not coverage"),
     ],
 )
 def test_a_balance_that_makes_no_sense_is_refused(value: Any, method: str, message: str) -> None:

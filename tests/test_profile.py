@@ -42,7 +42,7 @@ def found(bundle: Path) -> Profile:
     return profile(
         lambda: SpeechLLM(bundle, "cpu", threads=1),
         sounds_of([], ",".join(SECONDS)),
-        parse_rates("none,0,0.8"),
+        parse_rates("none,0,0.8", "speechprune"),
         OPTIONS,
     )
 

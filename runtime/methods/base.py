@@ -93,9 +93,7 @@ class Request:
         Args:
             default: where the options do not say.
         """
-        chosen = self.options.candidates
-        wanted = default if chosen is None else round(chosen * self.n_keep)
-        return min(self.tokens, max(self.n_keep, wanted))
+        return self.options.candidate_tokens(self.n_keep, self.tokens, default)
 
     def by_similarity(self, n_keep: int) -> Selection:
         """Phase 1 over all tokens."""

@@ -79,15 +79,16 @@ def coverage_scores(cosines: NDArray[Any], width: int) -> NDArray[np.float32]:
         )
     if width < 1:
         raise OptionError(f"width must be at least 1, not {width}.")
-    wide = cosines.astype(np.float64)
-    if not np.isfinite(wide).all():
+    if not np.isfinite(cosines).all():
         raise OptionError("cosines hold NaN or infinity: nothing can be ranked by them.")
-    spread = wide.std(axis=0)
-    above = np.divide(
-        wide - wide.mean(axis=0), spread, out=np.zeros_like(wide), where=spread > 1e-9
-    ).astype(np.float32)
-    best = np.maximum(moving_max(above, width), 0)
-    scores: NDArray[np.float32] = best.mean(axis=1, dtype=np.float64).astype(np.float32)
+    total = np.zeros(len(cosines))
+    for column in cosines.T:  # one at a time: hours have many rows
+        wide = column.astype(np.float64)
+        spread = wide.std()
+        if spread > 1e-9:
+            above = ((wide - wide.mean()) / spread).astype(np.float32)
+            total += np.maximum(moving_max(above[:, None], width)[:, 0], 0)
+    scores: NDArray[np.float32] = (total / cosines.shape[1]).astype(np.float32)
     return scores
 
 

@@ -42,7 +42,7 @@ def ours(model: Path, threads: int) -> Callable[[Order], Result]:
 
     def answer(order: Order) -> Result:
         rate = order["pruning_rate"]
-        pruning = PruningOptions("none") if rate is None else PruningOptions(pruning_rate=rate)
+        pruning = PruningOptions("none") if rate is None else PruningOptions("speechprune", rate)
         generation = GenerationOptions(max_new_tokens=order["steps"], ignore_stop=True)
         started = perf_counter()
         said = llm.ask(order["audio"], order["question"], pruning=pruning, generation=generation)

@@ -300,7 +300,7 @@ def compare_temperatures(
         heard = Heard(listener, speak_dialogue(dialogue, speaker, listener.tokenizer, voice))
         alone = listener.likelihoods(None, dialogue.question, dialogue.choices)
         for temperature in TEMPERATURES:
-            options = PruningOptions(pruning_rate=rate, frame_temperature=temperature)
+            options = PruningOptions("speechprune", rate, frame_temperature=temperature)
             given = listener.keep(heard.whole, dialogue.question, options)
             scores = listener.likelihoods(given, dialogue.question, dialogue.choices) - alone
             chances = scores - np.logaddexp.reduce(scores)

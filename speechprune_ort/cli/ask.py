@@ -26,6 +26,7 @@ from speechprune_ort.cli.options import (
 )
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import (
+    DEFAULT_METHOD,
     AttentionForm,
     GenerationOptions,
     LongAudio,
@@ -48,7 +49,7 @@ def ask(
     questions: Annotated[
         list[str], typer.Argument(metavar="QUESTION...", help="What to ask about it.")
     ],
-    method: Method = "speechprune",
+    method: Method = DEFAULT_METHOD,
     pruning_rate: Annotated[
         str,
         typer.Option(

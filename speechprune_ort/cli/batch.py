@@ -21,7 +21,7 @@ from speechprune_ort.cli.options import (
     provider_options,
 )
 from speechprune_ort.errors import OptionError
-from speechprune_ort.options import GenerationOptions, PruningOptions
+from speechprune_ort.options import DEFAULT_METHOD, GenerationOptions, PruningOptions
 
 __all__ = ["batch"]
 
@@ -32,7 +32,7 @@ def batch(
         Path, typer.Argument(help='JSONL of {"audio": ..., "question": ..., "id": ...}.')
     ],
     out: Annotated[Path, typer.Argument(help="JSONL of answers; an interrupted run goes on.")],
-    method: Method = "speechprune",
+    method: Method = DEFAULT_METHOD,
     pruning_rate: Annotated[float, typer.Option(help="Share of the budget removed.")] = 0.2,
     budget: Annotated[int | None, typer.Option(help="Tokens that phase 1 leaves.")] = None,
     candidates: Candidates = None,

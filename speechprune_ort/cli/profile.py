@@ -20,6 +20,7 @@ from speechprune_ort.cli.options import (
     provider_options,
 )
 from speechprune_ort.errors import OptionError
+from speechprune_ort.options import DEFAULT_METHOD
 from speechprune_ort.ranges import use_nvtx
 
 __all__ = ["profile"]
@@ -41,7 +42,7 @@ def profile(
     pruning_rates: Annotated[
         str, typer.Option(help="Comma-separated; none is every token.")
     ] = "none,0,0.2,0.4,0.6,0.8",
-    method: Method = "speechprune",
+    method: Method = DEFAULT_METHOD,
     question: Annotated[str | None, typer.Option(help="What is asked.")] = None,
     new_tokens: Annotated[int, typer.Option(help="Length of every answer, in tokens.")] = 32,
     repeats: Annotated[int, typer.Option(help="Measurements of every figure.")] = 5,

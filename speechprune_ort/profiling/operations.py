@@ -197,12 +197,9 @@ class Operations:
         if method == "passages":  # the mean of unit vectors, and a product and a norm with it
             counts["phase_2"] = 7 * tokens * dims.hidden
         if method in ("speechprune", "attention"):
-            budget = min(pruning.budget or dims.window_tokens, tokens)
-            if pruning.candidates is not None:
-                budget = min(
-                    tokens, max(condition.kept, round(pruning.candidates * condition.kept))
-                )
-            candidates = budget if method == "speechprune" else tokens
+            budget = pruning.budget or dims.window_tokens
+            left = pruning.candidate_tokens(condition.kept, tokens, budget)
+            candidates = left if method == "speechprune" else tokens
             if condition.kept < candidates:  # otherwise there is nothing to choose
                 pairs = 2 * candidates * candidates * dims.heads * dims.head_dim
                 counts["phase_2"] = self._projection(candidates) + pairs

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort.errors import OptionError
-from speechprune_ort.options import PruningOptions
+from speechprune_ort.options import DEFAULT_METHOD, PruningOptions
 from speechprune_ort.runtime.audio import SAMPLING_RATE, stream_audio
 
 __all__ = ["QUESTION", "Setting", "Sound", "parse_rates", "sounds_of"]
@@ -47,7 +47,7 @@ class Setting:
     options: PruningOptions
 
 
-def parse_rates(text: str, method: str = "speechprune") -> list[Setting]:
+def parse_rates(text: str, method: str = DEFAULT_METHOD) -> list[Setting]:
     """Settings of a comma-separated list of pruning rates, ``none`` for every token.
 
     Raises:
