@@ -181,6 +181,9 @@ def _write_png(explanation: Explanation, path: Path) -> None:
     figure.savefig(path)
 
 
+RECEIVED = ("speechprune", "attention")
+"""Methods whose second phase scores by attention."""
+
 Curve = tuple[str, NDArray[np.floating[Any]], NDArray[np.floating[Any]]]
 
 
@@ -193,8 +196,11 @@ def _curves(explanation: Explanation) -> list[Curve]:
         curves.append(("similarity to the question", seconds, pruning.similarity.astype(float)))
     if pruning.attention is not None and pruning.candidates is not None:
         seconds = (pruning.candidates + 0.5) * length
-        scores = pruning.attention.astype(float) * len(pruning.attention)
-        curves.append(("attention received, 1 = even", seconds, scores))
+        scores = pruning.attention.astype(float)
+        if pruning.options.method in RECEIVED:
+            curves.append(("attention received, 1 = even", seconds, scores * len(scores)))
+        else:
+            curves.append(("score of the second phase", seconds, scores))
     return curves
 
 
@@ -286,7 +292,7 @@ def _panel(
         f'<text x="0" y="{top + 10}">{high:.2f}</text>'
         f'<text x="0" y="{top + CURVE}">{low:.2f}</text>'
     )
-    if name.startswith("attention"):
+    if name.startswith(("attention", "score of the second")):
         dots = "".join(f"M{a:.1f} {b:.1f}h1.4v1.4h-1.4z" for a, b in zip(x, y, strict=True))
         return f'{scale}<path class="dots" d="{dots}"/>'
     line = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))

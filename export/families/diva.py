@@ -81,7 +81,7 @@ class AudioEncoder(nn.Module):
 
     def forward(self, input_features: Tensor, feature_lengths: Tensor) -> Tensor:
         """(windows, mel_bins, frames), (windows,) -> (windows, window_tokens, hidden)."""
-        heard = encoder_layers(self.tower, encoder_frames(self.tower, input_features))
+        heard = encoder_layers(self.tower.layers, encoder_frames(self.tower, input_features))
         heard = self.tower.layer_norm(heard)
         former, count = self.former, self.queries.shape[0]
         rows = torch.arange(count, device=heard.device)

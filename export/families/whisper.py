@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -44,15 +45,15 @@ def encoder_frames(tower: Any, input_features: Tensor) -> Tensor:
     return embedded
 
 
-def encoder_layers(tower: Any, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-    """All layers, without the norm at the end.
+def encoder_layers(layers: Iterable[Any], hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Layers one after the other, without the norm at the end.
 
     Args:
-        tower: encoder of any Whisper-like class.
+        layers: of the encoder of any Whisper-like class.
         hidden: from ``encoder_frames``.
         mask: (windows, 1, 1, frames // 2) of ``additive_mask``, or None to look everywhere.
     """
-    for layer in tower.layers:
+    for layer in layers:
         hidden = layer(hidden, mask)
     return hidden
 
@@ -74,8 +75,7 @@ def attended_layers(
         it is even.
     """
     *layers, last = tower.layers
-    for layer in layers:
-        hidden = layer(hidden, mask)
+    hidden = encoder_layers(layers, hidden, mask)
     attention = last.self_attn
     source = last.self_attn_layer_norm(hidden)
     windows, frames, width = source.shape

@@ -9,11 +9,9 @@ out. What a recording says is where it departs from its average.
 
 from __future__ import annotations
 
-import numpy as np
-
 from speechprune_ort.runtime.methods.base import Request, Selection, method
 from speechprune_ort.runtime.methods.coverage import PASSAGE_SECONDS, TEMPERATURE, coverage_scores
-from speechprune_ort.runtime.pruning import keep_by_similarity
+from speechprune_ort.runtime.pruning import keep_by_attention, keep_by_similarity
 
 __all__ = ["passages"]
 
@@ -30,7 +28,6 @@ def passages(request: Request) -> Selection:
         wanted = request.candidates(CANDIDATES * request.n_keep)
         inside = keep_by_similarity(scores, wanted, frame, TEMPERATURE)
     with request.measure("phase_2"):
-        common = request.scorer.commonness()[inside]
-        order = np.argsort(common, kind="stable")[: request.n_keep]
-        kept = inside[np.sort(order)]
-    return Selection(kept, similarity=scores)
+        rarity = -request.scorer.commonness()[inside]
+        kept = inside[keep_by_attention(rarity, request.n_keep)]
+    return Selection(kept, scores, attention=rarity, candidates=inside)

@@ -40,17 +40,23 @@ def require_plots() -> None:
 
 
 def _figure() -> tuple[Any, Any]:
+    from cycler import cycler
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
-    return figure, figure.add_subplot()
+    figure = Figure(figsize=(7.6, 4.2), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    # There are more methods than colours that can be told apart.
+    styles = cycler(linestyle=["-", "--"], marker=["o", "s"])
+    axes.set_prop_cycle(styles * cycler(color=colormaps["tab10"].colors))
+    return figure, axes
 
 
 def _curve(axes: Any, x: Sequence[float], lines: Sequence[Line], label: str) -> None:
     means = np.array([line.accuracy.mean for line in lines])
     low = means - [line.accuracy.low for line in lines]
     high = np.array([line.accuracy.high for line in lines]) - means
-    axes.errorbar(x, 100 * means, 100 * np.array([low, high]), marker="o", capsize=3, label=label)
+    axes.errorbar(x, 100 * means, 100 * np.array([low, high]), capsize=3, label=label)
 
 
 def draw_plots(
@@ -116,7 +122,7 @@ def _draw_accuracy(
         )
     axes.set_xlabel("audio tokens kept (mean)")
     axes.set_ylabel("accuracy, %")
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right center", fontsize=7)
     figure.savefig(path)
     return path
 
@@ -140,7 +146,7 @@ def _draw_times(
         _curve(axes, [time for time, _ in points], [line for _, line in points], method)
     axes.set_xlabel("choosing tokens and reading the prompt, ms (median)")
     axes.set_ylabel("accuracy, %")
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right center", fontsize=7)
     figure.savefig(path)
     return path
 
@@ -172,10 +178,10 @@ def _draw_places(
                 x.append((place + 0.5) / FIFTHS + aside)
                 means.append(100 * found.mean)
                 spread.append((100 * (found.mean - found.low), 100 * (found.high - found.mean)))
-        axes.errorbar(x, means, np.transpose(spread), marker="o", capsize=3, label=setting.name)
+        axes.errorbar(x, means, np.transpose(spread), capsize=3, label=setting.name)
     axes.set_xlabel("where the key sentence begins, as a share of the recording")
     axes.set_ylabel("accuracy, %")
-    axes.legend(fontsize=7)
+    figure.legend(loc="outside right center", fontsize=7)
     figure.savefig(path)
     return path
 
