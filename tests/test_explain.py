@@ -37,8 +37,23 @@ def transcript(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def explanation(bundle: Path, wav: Path, transcript: Path) -> Any:
-    answer = SpeechLLM(bundle, "cpu").ask(wav, QUESTION, pruning_rate=0.4, max_new_tokens=4)
+    answer = SpeechLLM(bundle, "cpu").ask(
+        wav, QUESTION, method="speechprune", pruning_rate=0.4, max_new_tokens=4
+    )
     return explain(answer, wav, transcript=transcript)
+
+
+def test_curves_say_what_they_are(
+    explanation: Any, bundle: Path, wav: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "out.html"
+    write_explanation(explanation, path)
+    assert "attention received" in path.read_text()
+    passages = SpeechLLM(bundle, "cpu").ask(wav, QUESTION, method="passages", max_new_tokens=1)
+    write_explanation(explain(passages, wav), path)
+    page = path.read_text()
+    assert "score of the second phase" in page
+    assert "attention received" not in page
 
 
 def test_the_data_has_every_score_and_the_waveform(

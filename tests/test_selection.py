@@ -79,7 +79,7 @@ def test_counts_are_the_papers() -> None:
 
 
 def test_speechprune_is_phase_2_among_what_phase_1_left() -> None:
-    found = choose(PruningOptions(pruning_rate=0.4), 120)
+    found = choose(PruningOptions(method="speechprune", pruning_rate=0.4), 120)
     audio = embeddings(120)
     scores = similarity_scores(audio, embeddings(3, seed=1))
     first = keep_by_similarity(scores, 50, 5)
@@ -91,7 +91,7 @@ def test_speechprune_is_phase_2_among_what_phase_1_left() -> None:
 
 
 def test_phase_2_is_left_out_when_it_has_nothing_to_remove() -> None:
-    found = choose(PruningOptions(pruning_rate=0.0), 120, with_=never)
+    found = choose(PruningOptions(method="speechprune", pruning_rate=0.0), 120, with_=never)
     assert found.attention is None
     np.testing.assert_array_equal(
         found.indices, choose(PruningOptions(method="similarity", pruning_rate=0), 120).indices

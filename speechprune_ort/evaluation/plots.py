@@ -48,7 +48,7 @@ def _figure() -> tuple[Any, Any]:
     axes = figure.add_subplot()
     # There are more methods than colours that can be told apart.
     styles = cycler(linestyle=["-", "--"], marker=["o", "s"])
-    axes.set_prop_cycle(styles * cycler(color=colormaps["tab10"].colors))
+    axes.set_prop_cycle(styles * cycler(color=colormaps["tab10"](range(10))))
     return figure, axes
 
 

@@ -54,11 +54,9 @@ def bootstrap(
     """
     array = np.asarray(values, dtype=np.float64)
     random, means = np.random.default_rng(seed), []
-    if groups is None:
-        sums, sizes = array, np.ones(len(array))
-    else:
-        numbers = np.unique(np.asarray(groups), return_inverse=True)[1]
-        sums, sizes = np.bincount(numbers, array), np.bincount(numbers).astype(float)
+    names = np.arange(len(array)) if groups is None else np.asarray(groups)
+    numbers = np.unique(names, return_inverse=True)[1]
+    sums, sizes = np.bincount(numbers, array), np.bincount(numbers)
     rows = max(1, 2_000_000 // len(sums))  # at a time: bounded memory for any set
     for start in range(0, RESAMPLES, rows):
         drawn = random.integers(0, len(sums), (min(rows, RESAMPLES - start), len(sums)))

@@ -127,7 +127,7 @@ def summarize(
     subsets: dict[str, tuple[Subset, ...]] = {}
     for perturbation in perturbations:
         every = [item[perturbation] for item in usable]
-        parts = [
+        parts: list[tuple[str, str, Sequence[Row]]] = [
             ("all", "", every),
             ("hard (SPIRAL-H)", HARD_NOTE, [row for row in every if row["hard"]]),
             ("hard (this bundle)", OWN_NOTE, [row for row in every if row["sample"] in own]),
@@ -145,7 +145,7 @@ def summarize(
     return Summary(subsets, failed)
 
 
-def _places(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
+def _places(rows: Sequence[Row]) -> list[tuple[str, str, Sequence[Row]]]:
     """Rows by the third of the recording in which the key sentence begins, where that differs."""
     found: dict[str, list[Row]] = {place: [] for place in PLACES}
     for row in rows:
