@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from speechprune_ort import DataError, OptionError
+from speechprune_ort.evaluation import plots
 from speechprune_ort.evaluation.journal import Journal
 from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation, parse_noise, perturb
 from speechprune_ort.evaluation.samples import (
@@ -310,6 +311,23 @@ def test_a_dialogue_in_several_voices_is_one_piece_of_evidence() -> None:
         *zip(narrow.versus.values(), wide.versus.values(), strict=True),
     ):
         assert (b.high - b.low) / (a.high - a.low) == pytest.approx(3**0.5, rel=0.15)
+
+
+def test_of_a_long_recording_some_dropped_tokens_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "MOST_DROPPED", 20)
+    drawn: list[Any] = []
+    figure, axes = plots._figure()
+    scatter, title = axes.scatter, axes.set_title
+    monkeypatch.setattr(axes, "scatter", lambda *a, **k: drawn.append(a) or scatter(*a, **k))
+    monkeypatch.setattr(axes, "set_title", lambda t, **k: drawn.append(t) or title(t, **k))
+    monkeypatch.setattr(plots, "_figure", lambda: (figure, axes))
+    embeds = np.random.default_rng(0).standard_normal((100, 8)).astype(np.float32)
+    path = plots.draw_tokens(tmp_path / "a.png", embeds, np.arange(30, 40), embeds[:3], "Who?")
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    assert [len(points[0]) for points in drawn[:3]] == [18, 10, 3]
+    assert drawn[3] == "Who? (28 of 100 tokens drawn)"
 
 
 def test_methods_are_compared_with_every_other_at_the_same_rate() -> None:

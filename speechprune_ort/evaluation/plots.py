@@ -20,6 +20,7 @@ __all__ = ["draw_plots", "draw_tokens", "require_plots"]
 
 PHASES = ("similarity", "attention", "speechprune")
 FIFTHS = 5  # parts of a recording, by where its key sentence begins
+MOST_DROPPED = 5000  # drawn of a long recording: more would take minutes
 DODGE = 0.006  # from one method to the next, of the axis
 DRAWN_CONTROLS = ("question only", "another recording", "transcript as text")
 
@@ -198,19 +199,22 @@ def draw_tokens(
         embeds: (tokens, hidden) audio embeddings.
         kept: indices of those that were kept.
         text: (query, hidden) embeddings of the question.
-        title: of the picture.
+        title: of the picture; it says so where not every dropped token is drawn.
     """
     from sklearn.manifold import TSNE
 
-    points = np.concatenate([embeds, text]).astype(np.float32)
+    dropped = np.setdiff1d(np.arange(len(embeds)), kept)
+    if len(dropped) > MOST_DROPPED:
+        dropped = dropped[:: -(-len(dropped) // MOST_DROPPED)]
+        title += f" ({len(kept) + len(dropped)} of {len(embeds)} tokens drawn)"
+    points = np.concatenate([embeds[kept], embeds[dropped], text]).astype(np.float32)
     perplexity = min(30.0, (len(points) - 1) / 3)
     placed = TSNE(metric="cosine", init="random", random_state=0, perplexity=perplexity)
     flat = placed.fit_transform(points)
-    audio, query = flat[: len(embeds)], flat[len(embeds) :]
-    dropped = np.setdiff1d(np.arange(len(embeds)), kept)
+    chosen, rest, query = np.split(flat, [len(kept), len(kept) + len(dropped)])
     figure, axes = _figure()
-    axes.scatter(*audio[dropped].T, s=4, color="lightgrey", label="dropped")
-    axes.scatter(*audio[kept].T, s=6, color="tab:blue", label="kept")
+    axes.scatter(*rest.T, s=4, color="lightgrey", label="dropped")
+    axes.scatter(*chosen.T, s=6, color="tab:blue", label="kept")
     axes.scatter(*query.T, s=18, color="tab:red", marker="x", label="question")
     axes.set_title(title, fontsize=9)
     axes.set_xticks([])
