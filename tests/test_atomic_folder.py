@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -252,13 +253,17 @@ def test_what_is_no_bundle_of_ours_is_never_replaced(tmp_path: Path) -> None:
 
 def test_what_comes_during_an_export_is_not_replaced(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(ExportError, match="already there"), atomic_folder(out, False) as folder:
-        fill(folder, "new")
-        out.mkdir()
+
+    def late(overwrite: bool, change: Callable[[], object]) -> None:
+        with atomic_folder(out, overwrite) as folder:
+            fill(folder, "new")
+            change()
+
+    with pytest.raises(ExportError, match="already there"):
+        late(False, out.mkdir)
     assert names(tmp_path) == ["out"]
-    with pytest.raises(ExportError, match="not a bundle"), atomic_folder(out, True) as folder:
-        fill(folder, "new")
-        (out / "thesis.tex").write_text("years of work")
+    with pytest.raises(ExportError, match="not a bundle"):
+        late(True, lambda: (out / "thesis.tex").write_text("years of work"))
     assert names(tmp_path / "out") == ["thesis.tex"]
 
 
@@ -319,8 +324,8 @@ def test_a_disk_that_fails_at_the_last_step_is_one_sentence(
     def fail(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    with monkeypatch.context() as patch, pytest.raises(ExportError) as caught:
-        patch.setattr(module, "sync", fail)
+    monkeypatch.setattr(module, "sync", fail)
+    with pytest.raises(ExportError) as caught:
         export(out, "new", overwrite=True)
     assert ("full" in str(caught.value)) == (code in (errno.ENOSPC, errno.EDQUOT))
     assert standing(out) == "old"
@@ -356,9 +361,14 @@ def test_a_file_that_cannot_be_finished_is_what_it_was(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text("old")
     path.chmod(0o640)
-    with pytest.raises(OSError, match="full"), whole_file(path) as partial:
-        partial.write_text("half")
-        raise OSError(errno.ENOSPC, "full")
+
+    def half() -> None:
+        with whole_file(path) as partial:
+            partial.write_text("half")
+            raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(OSError, match="full"):
+        half()
     assert path.read_text() == "old"
     with whole_file(path) as first, whole_file(path) as second:
         first.write_text("first")

@@ -55,6 +55,11 @@ def export(
             f"Export needs {', '.join(missing)}: pip install 'speechprune-ort[export-cpu]' "
             "(or [export-gpu] beside onnxruntime-gpu)."
         )
+    from speechprune_ort.export.request import check_request
+
+    check_request(
+        model, out, precision=precision, target=target, revision=revision, overwrite=overwrite
+    )
     console = Console(stderr=True, markup=False)
     columns = (
         SpinnerColumn(),
