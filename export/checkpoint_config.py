@@ -176,8 +176,8 @@ def check_text(location: str, text: Mapping[str, Any]) -> None:
                 f"{name} of the text model of {location!r} is {_brief(size)}, not a positive whole "
                 "number: mend config.json."
             )
-    hidden, heads = text.get("hidden_size") or 4096, text.get("num_attention_heads") or 32
-    width = text.get("head_dim") or hidden // heads
+    hidden, heads = text.get("hidden_size"), text.get("num_attention_heads")
+    width = text.get("head_dim") or (hidden // heads if hidden and heads else HEAD_UNIT)
     if not isinstance(width, int) or width < 1 or width % HEAD_UNIT:
         raise UnsupportedModelError(
             f"The heads of the text model of {location!r} are {_brief(width)} wide: ONNX Runtime's "
@@ -224,13 +224,15 @@ def _check_rope(location: str, text: Mapping[str, Any]) -> None:
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
     if not isinstance(rope, Mapping):
         raise ExportError(f"rope_parameters of {location!r} is {_brief(rope)}, not an object.")
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ROPE_TYPES or rope.get("mrope_section"):
-        named = "mrope" if rope.get("mrope_section") else kind
-        raise UnsupportedModelError(
-            f"The text model of {location!r} has rotary embeddings of type {named!r}, which the "
-            f"decoder graph does not have: export knows {' and '.join(ROPE_TYPES)}."
-        )
+    # Some configs have one object for each type of layer in it.
+    for part in (rope, *(value for value in rope.values() if isinstance(value, Mapping))):
+        kind = part.get("rope_type", part.get("type", "default"))
+        if kind not in ROPE_TYPES or part.get("mrope_section"):
+            named = "mrope" if part.get("mrope_section") else kind
+            raise UnsupportedModelError(
+                f"The text model of {location!r} has rotary embeddings of type {named!r}, which "
+                f"the decoder graph does not have: export knows {' and '.join(ROPE_TYPES)}."
+            )
     share = text.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1))
     if share not in (None, 1):
         raise UnsupportedModelError(

@@ -133,7 +133,13 @@ def export_bundle(
         ParityError: a graph does not compute what torch computes.
     """
     check_request(
-        model, out, precision=precision, target=target, revision=revision, overwrite=overwrite
+        model,
+        out,
+        precision=precision,
+        target=target,
+        revision=revision,
+        overwrite=overwrite,
+        encoder_attention=encoder_attention,
     )
     chosen = plan(precision, target)
     with _enough_memory(), atomic_folder(out, overwrite) as folder:
@@ -193,11 +199,6 @@ def _enough_memory() -> Iterator[None]:
 
 def _with_attention(checkpoint: Checkpoint, wanted: bool) -> Checkpoint:
     """The checkpoint whose audio encoder gives its attention, or does not."""
-    if wanted and not checkpoint.encoder_attention:
-        raise ExportError(
-            f"The audio encoder of {checkpoint.family} has no attention that belongs to single "
-            "tokens: leave out --encoder-attention."
-        )
     if wanted or not checkpoint.encoder_attention:
         return checkpoint
     encoder = EmbedsAlone(checkpoint.audio_encoder).eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from speechprune_ort.errors import ExportError
 from speechprune_ort.export.atomic_folder import check_place
 from speechprune_ort.export.families import check_checkpoint
 from speechprune_ort.export.precision import plan
@@ -19,6 +20,7 @@ def check_request(
     target: str = "cpu",
     revision: str | None = None,
     overwrite: bool = False,
+    encoder_attention: bool = False,
 ) -> None:
     """Refuse options, place or checkpoint that cannot be; neither torch nor weights are needed.
 
@@ -29,6 +31,7 @@ def check_request(
         target: ``cpu`` or ``cuda``.
         revision: branch, tag or commit on the hub.
         overwrite: whether a bundle at ``out`` may be replaced.
+        encoder_attention: whether the encoder's attention is wanted, too.
 
     Raises:
         ExportError: options, checkpoint or folder do not allow it; the message says which.
@@ -36,4 +39,9 @@ def check_request(
     plan(precision, target)
     folder = Path(model).expanduser()
     check_place(out, overwrite, folder if model and folder.is_dir() else None)
-    check_checkpoint(model, revision)
+    _, family = check_checkpoint(model, revision)
+    if encoder_attention and not family.encoder_attention:
+        raise ExportError(
+            f"The audio encoder of {family.module} has no attention that belongs to single "
+            "tokens: leave out --encoder-attention."
+        )

@@ -278,6 +278,7 @@ def kills(command: Command, whole: str, seconds: float, count: int, seed: int) -
         if "Traceback" in errors:
             tally.ends[f"traceback after {kind.name}"] += 1
         look(command, {old, whole}, tally, f"{kind.name} after {at:.2f} s")
+        console.print(f"{command.name}, {number + 1} of {count}: {kind.name} after {at:.2f} s")
     afterwards(command, whole, tally)
     return tally
 

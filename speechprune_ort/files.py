@@ -20,6 +20,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 __all__ = ["cannot_write", "hidden_name", "sync", "uninterrupted", "whole_file"]
 
@@ -137,8 +138,8 @@ def uninterrupted() -> Iterator[None]:
     def note(number: int, _: FrameType | None) -> None:
         came.append(number)
 
-    before = {
-        number: handler
+    before: dict[int, Any] = {
+        int(number): handler
         for number in SIGNALS
         if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)
     }

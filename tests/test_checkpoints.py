@@ -146,6 +146,10 @@ EARLY: Mapping[str, tuple[Change, str]] = {
     ),
     "rope of several axes": (rope(rope_type="default", mrope_section=[2, 3, 3]), "type 'mrope'"),
     "rope of a part": (rope(partial_rotary_factor=0.5), "rotates 0.5 of each head"),
+    "rope by layers": (
+        text(rope_parameters={"full_attention": {"rope_type": "yarn", "factor": 2.0}}),
+        "type 'yarn'",
+    ),
     "rope is a list": (text(rope_parameters=[1]), "rope_parameters .* is a list"),
     "sliding window": (
         text(use_sliding_window=True, sliding_window=64, max_window_layers=0),

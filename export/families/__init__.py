@@ -41,6 +41,7 @@ class Family:
             the language model.
         audio_token: keys of the config, any of which gives the id of the audio placeholder.
         default_audio_token: where no key does.
+        encoder_attention: whether its encoder has attention that belongs to single tokens.
     """
 
     module: str
@@ -48,6 +49,7 @@ class Family:
     references: tuple[str, ...] = ()
     audio_token: tuple[str, ...] = ()
     default_audio_token: int | None = None
+    encoder_attention: bool = True
 
 
 GENERATION = "generation_config.json"
@@ -60,7 +62,9 @@ FAMILIES: Mapping[str, Family] = {
         audio_token=("audio_token_index", "audio_token_id"),
         default_audio_token=151_646,
     ),
-    "DiVAModel": Family("diva", references=("reference_encoder", "reference_decoder")),
+    "DiVAModel": Family(
+        "diva", references=("reference_encoder", "reference_decoder"), encoder_attention=False
+    ),
     "VoxtralForConditionalGeneration": Family("voxtral", HALVES, audio_token=("audio_token_id",)),
 }
 """Families by the architecture that a checkpoint's config names."""

@@ -58,7 +58,13 @@ def export(
     from speechprune_ort.export.request import check_request
 
     check_request(
-        model, out, precision=precision, target=target, revision=revision, overwrite=overwrite
+        model,
+        out,
+        precision=precision,
+        target=target,
+        revision=revision,
+        overwrite=overwrite,
+        encoder_attention=encoder_attention,
     )
     console = Console(stderr=True, markup=False)
     columns = (
