@@ -18,7 +18,7 @@ from typing import Any
 from speechprune_ort.errors import ExportError, UnsupportedModelError
 from speechprune_ort.export.checkpoint_config import read_object
 
-__all__ = ["Stored", "check_text_shapes", "stored_weights"]
+__all__ = ["Stored", "check_shapes", "check_text_shapes", "stored_weights"]
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -100,6 +100,41 @@ def check_text_shapes(
             f"num_hidden_layers in config.json of {location!r} is {text.num_hidden_layers} and the "
             f"weights have {max(layers) + 1}: config and weights are of different models."
         )
+
+
+def check_shapes(
+    location: str, stored: Mapping[str, Stored], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Hold the shapes of a model's weights against those that are there.
+
+    A loader would first make up weights of the shapes that the config says, gigabytes where a size
+    was left out of it.
+
+    Args:
+        location: of the checkpoint, for the message.
+        stored: its tensors, named by this version of transformers or an earlier one.
+        expected: shapes by the model's own names.
+
+    Raises:
+        ExportError: one has another shape.
+    """
+    mine = {_bare(name): (name, tensor.shape) for name, tensor in stored.items()}
+    for wanted, shape in expected.items():
+        name, found = mine.get(_bare(wanted), ("", shape))
+        if found != shape:
+            raise ExportError(
+                f"{name} of {location!r} has shape {found} and config.json asks for {shape}: "
+                "config and weights are of different models, or the config leaves out a size."
+            )
+
+
+def _bare(name: str) -> str:
+    """A weight's name without the levels that came and went between versions of transformers.
+
+    >>> _bare("language_model.model.layers.0.mlp.up_proj.weight")
+    'layers.0.mlp.up_proj.weight'
+    """
+    return ".".join(part for part in name.split(".") if part not in ("model", "language_model"))
 
 
 def _shards(folder: Path) -> list[str]:

@@ -83,17 +83,18 @@ def cannot_write(path: Path, error: OSError) -> str:
     if error.errno in FULL:
         there = next((p for p in (folder, *folder.parents) if p.exists()), Path("/"))
         free = shutil.disk_usage(there).free
-        return (
-            f"The disk under {folder} is full ({free / 2**30:.1f} GiB free): free some space or "
-            "write to another disk."
-        )
-    if error.errno in REFUSED:
-        return f"Cannot write to {folder} ({error.strerror}): give a folder that you may write."
-    if error.errno == errno.EISDIR:
-        return f"{path} is a folder: give the name of a file."
-    if error.errno == errno.ENOENT:
-        return f"There is no folder {folder}: make it, or give another."
-    return f"{path} cannot be written ({error.strerror or error}): give another place."
+        why = f"the disk under {folder} is full, {free / 2**30:.1f} GiB are free"
+        cure = "free some space or write to another disk"
+    elif error.errno in REFUSED:
+        why = f"{error.strerror} in {folder}"
+        cure = "give a folder that you may write"
+    elif error.errno == errno.EISDIR:
+        why, cure = "it is a folder", "give the name of a file"
+    elif error.errno == errno.ENOENT:
+        why, cure = f"there is no folder {folder}", "make it, or give another"
+    else:
+        why, cure = error.strerror or str(error), "give another place"
+    return f"{path} cannot be written ({why}): {cure}."
 
 
 def hidden_name(name: str, word: str) -> str:

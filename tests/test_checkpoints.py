@@ -268,7 +268,11 @@ LATE: Mapping[str, tuple[Change, str]] = {
         tensors(lambda w: w.__delitem__("audio_tower.conv1.bias")),
         "lacks 1 weights",
     ),
-    "another shape": (tensors(narrow_projector), "cannot be loaded"),
+    "another shape": (tensors(narrow_projector), r"projector.* has shape \(64, 31\) and"),
+    "sizes left out": (
+        config(audio_config={"model_type": "qwen2_audio_encoder"}),
+        r"audio_tower.* asks for \(1280,.*leaves out a size",
+    ),
     "empty tokenizer": (file("tokenizer.json", "{}"), "cannot be loaded"),
     "tokenizer is a list": (file("tokenizer.json", "[]"), "cannot be loaded"),
     "tokenizer pointer": (file("tokenizer.json", POINTER), "cannot be loaded"),

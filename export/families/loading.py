@@ -12,7 +12,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from speechprune_ort.errors import ExportError, SpeechPruneError
 from speechprune_ort.export.checkpoint_config import check_text
-from speechprune_ort.export.checkpoint_weights import check_text_shapes, stored_weights
+from speechprune_ort.export.checkpoint_weights import (
+    check_shapes,
+    check_text_shapes,
+    stored_weights,
+)
 from speechprune_ort.manifest import AudioSpec
 from speechprune_ort.specs import Dimensions
 
@@ -54,13 +58,17 @@ def load_model(cls: Any, location: str, text_part: str | None, **options: Any) -
         UnsupportedModelError: the language model is none that export knows.
     """
     try:
+        config = AutoConfig.from_pretrained(location, **options)
+        stored = stored_weights(Path(location)) if Path(location).is_dir() else {}
         if text_part is not None:
-            config = AutoConfig.from_pretrained(location, **options)
             text = getattr(config, text_part) if text_part else config
             check_text(location, text.to_dict())
-            if Path(location).is_dir():
-                prefix = "language_model" if text_part else ""
-                check_text_shapes(location, stored_weights(Path(location)), text, prefix)
+            check_text_shapes(location, stored, text, "language_model" if text_part else "")
+        if stored:
+            with torch.device("meta"):
+                empty = cls.from_config(config) if hasattr(cls, "from_config") else cls(config)
+            shapes = {name: tuple(p.shape) for name, p in empty.named_parameters()}
+            check_shapes(location, stored, shapes)
         model, info = cls.from_pretrained(
             location,
             **options,
