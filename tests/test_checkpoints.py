@@ -20,7 +20,8 @@ from tiny_families import write_voxtral
 
 from speechprune_ort import ExportError, ParityError
 from speechprune_ort.export.families import FAMILIES, check_checkpoint, load_checkpoint
-from speechprune_ort.export.parity import compare
+from speechprune_ort.export.parity import _checked, compare
+from speechprune_ort.export.pipeline import _enough_memory
 
 Change = Callable[[Path], None]
 
@@ -354,3 +355,27 @@ def test_weights_that_are_not_finite_are_the_checkpoints_fault() -> None:
             compare("decoder", "case", "logits", expected, found, 0.999999)
     with pytest.raises(ParityError, match="wider --precision"):
         compare("decoder", "case", "logits", good, -good, 0.99)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        RuntimeError("std::bad_alloc"),
+        ParityError("decoder.onnx does not run in ONNX Runtime (std::bad_alloc): report it."),
+    ],
+)
+def test_memory_that_ran_out_is_one_sentence(error: Exception) -> None:
+    with pytest.raises(ExportError, match="Memory ran out"), _enough_memory():
+        raise error
+
+
+def test_a_graph_that_does_not_run_is_one_sentence() -> None:
+    def fail() -> list[Any]:
+        raise RuntimeError("Non-zero status code returned\nwhile running a node")
+
+    with pytest.raises(ParityError, match=r"decoder does not run .*Non-zero status") as caught:
+        _checked("decoder", True, fail)
+    assert "\n" not in str(caught.value)
+    assert "not run: no CUDA here" in str(_checked("decoder", False, fail).unverified)

@@ -137,8 +137,8 @@ def load_checkpoint(model: str, revision: str | None, trust_remote_code: bool) -
 
 def _check_reference(folder: Path, named: Any, text: bool) -> None:
     """What can be said of a checkpoint that lies beside the one that names it."""
-    beside = folder / str(named)
-    if not named or not beside.is_dir():
+    beside = folder / named if isinstance(named, str) and named else folder
+    if beside == folder or not beside.is_dir():
         return  # on the hub, or missing: its loader says so
     found = describe(str(beside))
     if text:

@@ -155,7 +155,7 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
 def _reference(config: Mapping[str, Any], key: str, location: str) -> str:
     """Hub id or folder that the config names; a folder also relative to the checkpoint."""
     named = config.get(key)
-    if not named:
+    if not named or not isinstance(named, str):
         raise ExportError(
             f"The config of {location!r} names no {key}: DiVA's encoder and language model are "
             "checkpoints of their own."
