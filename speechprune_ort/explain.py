@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort.errors import OptionError
+from speechprune_ort.files import cannot_write, whole_file
 from speechprune_ort.results import Answer
 from speechprune_ort.runtime.audio import SAMPLING_RATE, Source, stream_audio
 
@@ -144,13 +145,11 @@ def write_explanation(explanation: Explanation, path: Path) -> None:
             matplotlib, which is not installed.
     """
     check_ending(path)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        WRITERS[path.suffix.lower()](explanation, partial)
-        partial.replace(path)
+        with whole_file(path) as partial:
+            WRITERS[path.suffix.lower()](explanation, partial)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OptionError(f"{path} cannot be written ({error}): check the folder.") from None
+        raise OptionError(cannot_write(path, error)) from None
 
 
 def _write_json(explanation: Explanation, path: Path) -> None:

@@ -2,55 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from speechprune_ort.errors import ExportError, UnsupportedModelError
+from speechprune_ort.errors import ExportError, SpeechPruneError
+from speechprune_ort.export.checkpoint_config import check_text
+from speechprune_ort.export.checkpoint_weights import (
+    check_shapes,
+    check_text_shapes,
+    stored_weights,
+)
 from speechprune_ort.manifest import AudioSpec
 from speechprune_ort.specs import Dimensions
 
 __all__ = [
-    "TEXT_MODELS",
     "audio_spec_of",
     "dimensions_of",
     "language_model_of",
     "load_model",
     "notes_of",
+    "rendered",
     "require_fast",
-    "require_known_text",
     "stop_tokens",
     "unreadable",
 ]
 
-TEXT_MODELS = ("qwen2", "llama")
-"""Language models whose first layer's projections are known to export."""
+SAMPLING_RATE = 16_000
+"""In Hz, what every Whisper encoder hears."""
+
+HARMLESS = re.compile(r"(rotary_emb\.inv_freq|position_ids|^proj_out\.weight)$")
+"""Tensors that older checkpoints hold and no model here has: buffers, and Whisper's tied head."""
 
 
-def load_model(cls: Any, location: str, **options: Any) -> Any:
+def load_model(cls: Any, location: str, text_part: str | None, **options: Any) -> Any:
     """Load a checkpoint for inference, its weights in the dtype in which they are stored.
 
-    They are mapped from its files: what is never looked at costs no memory.
+    They are mapped from its files: what is never looked at costs no memory. Its config is held
+    against what the decoder graph can be, and against the weights' names and shapes, before any
+    of them is.
 
     Args:
         cls: class of transformers with ``from_pretrained``.
         location: hub id or local folder.
+        text_part: attribute of the config that is the language model's; empty where the whole
+            config is, None where there is no language model.
         **options: passed on to it.
 
     Raises:
-        ExportError: the checkpoint cannot be read, or weights are missing.
+        ExportError: the checkpoint cannot be read, or weights are missing or left over.
+        UnsupportedModelError: the language model is none that export knows.
     """
     try:
+        config = AutoConfig.from_pretrained(location, **options)
+        stored = stored_weights(Path(location)) if Path(location).is_dir() else {}
+        if text_part is not None:
+            text = getattr(config, text_part) if text_part else config
+            check_text(location, text.to_dict())
+            check_text_shapes(location, stored, text, "language_model" if text_part else "")
+        if stored:
+            with torch.device("meta"):
+                empty = cls.from_config(config) if hasattr(cls, "from_config") else cls(config)
+            shapes = {name: tuple(p.shape) for name, p in empty.named_parameters()}
+            check_shapes(location, stored, shapes)
         model, info = cls.from_pretrained(
             location,
             **options,
             dtype="auto",
             output_loading_info=True,
             attn_implementation="sdpa",
+            use_safetensors=True,
         )
-    except (OSError, ValueError) as error:
+    except (SpeechPruneError, MemoryError):
+        raise
+    except Exception as error:  # transformers, safetensors and the hub's client raise their own
         raise ExportError(unreadable(location, error)) from error
     missing = sorted(info["missing_keys"])
     if missing:
@@ -58,29 +87,44 @@ def load_model(cls: Any, location: str, **options: Any) -> Any:
             f"The checkpoint {location!r} lacks {len(missing)} weights (first: {missing[0]}): "
             "give a complete checkpoint."
         )
+    left_over = sorted(name for name in info["unexpected_keys"] if not HARMLESS.search(name))
+    if left_over:
+        raise ExportError(
+            f"The checkpoint {location!r} holds {len(left_over)} weights that its config has no "
+            f"place for (first: {left_over[0]}): config and weights are of different models."
+        )
     return model.eval().requires_grad_(False)
 
 
-def unreadable(location: str, error: Exception) -> str:
+def unreadable(location: str, error: BaseException) -> str:
     """Message for a checkpoint that transformers cannot read."""
-    reason = str(error).strip().splitlines()[0]
     return (
-        f"The checkpoint {location!r} cannot be loaded ({reason}): "
+        f"The checkpoint {location!r} cannot be loaded ({_reason(error)}): "
         "check that weights, config, tokenizer and preprocessor_config.json are all there."
     )
 
 
-def require_known_text(location: str, text: Any) -> None:
-    """Refuse a language model whose first layer is not known.
+def rendered(owner: Any, conversation: Sequence[Mapping[str, Any]]) -> str:
+    """A conversation in the chat template of a processor or tokenizer.
 
     Raises:
-        UnsupportedModelError: it is none of ``TEXT_MODELS``.
+        ExportError: there is none, or it cannot be rendered.
     """
-    if text.model_type not in TEXT_MODELS:
-        raise UnsupportedModelError(
-            f"The text model of {location!r} is {text.model_type!r}: "
-            f"export knows {' and '.join(TEXT_MODELS)}."
-        )
+    try:
+        text = owner.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template is code: it may raise anything
+        raise ExportError(
+            f"The chat template cannot be rendered ({_reason(error)}): give the checkpoint one "
+            "that takes a user's message."
+        ) from error
+    return str(text)
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    words = lines[0][:300] if lines else ""
+    named = isinstance(error, OSError | ValueError | RuntimeError) and words
+    return words if named else f"{type(error).__name__}: {words}".rstrip(": ")
 
 
 def require_fast(location: str, tokenizer: Any) -> PreTrainedTokenizerFast:
@@ -118,6 +162,7 @@ def language_model_of(inner: Any, head: Any, text: Any) -> PreTrainedModel:
 
 def audio_spec_of(
     extractor: Any,
+    mel_bins: int,
     frames: int,
     frame_tokens: int,
     length_steps: tuple[tuple[int, int, int], ...],
@@ -127,11 +172,28 @@ def audio_spec_of(
 
     Args:
         extractor: the checkpoint's feature extractor.
+        mel_bins: log-mel bins that its encoder takes.
         frames: log-mel frames of a window.
         frame_tokens: audio tokens of a frame of phase 1.
         length_steps: from log-mel frames to tokens.
         span_tokens: tokens that share one stretch of time.
+
+    Raises:
+        ExportError: the extractor is not that of a Whisper encoder, or not of this one.
     """
+    for name, wanted in (("sampling_rate", SAMPLING_RATE), ("feature_size", mel_bins)):
+        if getattr(extractor, name) != wanted:
+            raise ExportError(
+                f"{name} in the checkpoint's preprocessor_config.json is "
+                f"{getattr(extractor, name)!r}, and its encoder takes {wanted}: mend the file."
+            )
+    for name in ("n_fft", "hop_length"):
+        size = getattr(extractor, name)
+        if type(size) is not int or not 1 <= size <= SAMPLING_RATE:
+            raise ExportError(
+                f"{name} in the checkpoint's preprocessor_config.json is {size!r}, no number of "
+                "samples: mend the file."
+            )
     return AudioSpec(
         sampling_rate=extractor.sampling_rate,
         n_fft=extractor.n_fft,
@@ -180,16 +242,29 @@ def stop_tokens(generation: Any, text: Any, tokenizer: Any) -> tuple[int, ...]:
     for owner in (generation, text, tokenizer):
         found = getattr(owner, "eos_token_id", None)
         if found is not None:
-            ids = [found] if isinstance(found, int) else list(found)
-            return tuple(int(i) for i in ids)
+            ids = found if isinstance(found, list | tuple) else [found]
+            if not ids or not all(type(i) is int and 0 <= i < text.vocab_size for i in ids):
+                raise ExportError(
+                    f"eos_token_id of the checkpoint is {found!r}, no ids of its vocabulary of "
+                    f"{text.vocab_size}: set it in generation_config.json."
+                )
+            return tuple(ids)
     raise ExportError(
         "The checkpoint names no end-of-answer token: set eos_token_id in generation_config.json."
     )
 
 
 def notes_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint's config says to us alone, as fields of ``Checkpoint``."""
-    return {
-        "notes": tuple(config.get("bundle_notes", ())),
-        "frame_temperature": float(config.get("bundle_frame_temperature", 1.0)),
-    }
+    """What a checkpoint's config says to us alone, as fields of ``Checkpoint``.
+
+    Raises:
+        ExportError: it is not of the type that it should be.
+    """
+    notes, temperature = config.get("bundle_notes", []), config.get("bundle_frame_temperature", 1.0)
+    if not isinstance(notes, list | tuple) or not all(isinstance(note, str) for note in notes):
+        raise ExportError(f"bundle_notes is {notes!r}, not a list of texts: mend config.json.")
+    if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
+        raise ExportError(
+            f"bundle_frame_temperature is {temperature!r}, not a positive number: mend config.json."
+        )
+    return {"notes": tuple(notes), "frame_temperature": float(temperature)}

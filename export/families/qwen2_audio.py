@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
-from speechprune_ort.errors import ExportError
 from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_prompt
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
@@ -20,10 +19,9 @@ from speechprune_ort.export.families.loading import (
     language_model_of,
     load_model,
     notes_of,
+    rendered,
     require_fast,
-    require_known_text,
     stop_tokens,
-    unreadable,
 )
 from speechprune_ort.export.families.whisper import (
     additive_mask,
@@ -79,21 +77,20 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
         ExportError: weights are missing, or the tokenizer or its template cannot be used.
         UnsupportedModelError: the text model is neither qwen2 nor llama.
     """
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
-        processor = AutoProcessor.from_pretrained(location, **options)
-    except (OSError, ValueError) as error:
-        raise ExportError(unreadable(location, error)) from error
-    model = load_model(Qwen2AudioForConditionalGeneration, location, **options)
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    processor = AutoProcessor.from_pretrained(location, **options)
+    tokenizer = require_fast(location, processor.tokenizer)
+    prompt = split_prompt(_render(processor), processor.audio_token, tokenizer)
+    model = load_model(
+        Qwen2AudioForConditionalGeneration, location, text_part="text_config", **options
+    )
     config = model.config
     text = config.text_config
-    require_known_text(location, text)
-    tokenizer = require_fast(location, processor.tokenizer)
     extractor = processor.feature_extractor
     encoder = config.audio_config
     frames = 2 * encoder.max_source_positions
     frame_tokens = extractor.sampling_rate // extractor.hop_length // 4
-    audio = audio_spec_of(extractor, frames, frame_tokens, LENGTH_STEPS)
+    audio = audio_spec_of(extractor, encoder.num_mel_bins, frames, frame_tokens, LENGTH_STEPS)
     return Checkpoint(
         family="qwen2_audio",
         audio_encoder=AudioEncoder(model).eval(),
@@ -101,7 +98,7 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
         tokenizer=tokenizer,
         audio=audio,
         dimensions=dimensions_of(text, audio, encoder.num_mel_bins, frames),
-        prompt=split_prompt(_render(processor), processor.audio_token, tokenizer),
+        prompt=prompt,
         stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
         revision=getattr(config, "_commit_hash", None),
         short_windows=True,
@@ -115,7 +112,4 @@ def _render(processor: Any) -> str:
         {"type": "audio", "audio_url": "recording"},
         {"type": "text", "text": QUERY_MARK},
     ]
-    rendered: str = processor.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-    )
-    return rendered
+    return rendered(processor, [{"role": "user", "content": content}])

@@ -55,6 +55,17 @@ def export(
             f"Export needs {', '.join(missing)}: pip install 'speechprune-ort[export-cpu]' "
             "(or [export-gpu] beside onnxruntime-gpu)."
         )
+    from speechprune_ort.export.request import check_request
+
+    check_request(
+        model,
+        out,
+        precision=precision,
+        target=target,
+        revision=revision,
+        overwrite=overwrite,
+        encoder_attention=encoder_attention,
+    )
     console = Console(stderr=True, markup=False)
     columns = (
         SpinnerColumn(),
