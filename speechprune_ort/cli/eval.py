@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -121,7 +122,7 @@ def evaluate(
     from speechprune_ort.evaluation.plots import draw_plots, draw_tokens, require_plots
     from speechprune_ort.evaluation.report import terminal_tables, write_reports
     from speechprune_ort.evaluation.run import evaluate as run
-    from speechprune_ort.evaluation.samples import read_samples, sample_by_kind, shuffled
+    from speechprune_ort.evaluation.samples import read_set, sample_by_kind, shuffled
     from speechprune_ort.evaluation.scoring import Scoring
     from speechprune_ort.evaluation.settings import settings_of
     from speechprune_ort.evaluation.summary import summarize
@@ -136,7 +137,8 @@ def evaluate(
     load_plugins(plugin)
     rivals = _methods(compare, "--compare")
     executor = _executor(engine, address, workers)
-    samples = read_samples(data)[:limit]
+    given = read_set(data)
+    samples = given.samples[:limit]
     if sample is not None:
         samples = sample_by_kind(samples, sample, seed)
     if shuffle_choices:
@@ -191,6 +193,7 @@ def evaluate(
             lambda done, _: display.update(task, completed=done),
         )
     summary = summarize(rows, settings, rivals)
+    summary = replace(summary, failed={**given.refused, **summary.failed})
     for name, reason in summary.failed.items():
         sys.stderr.write(f"not used: {name}: {reason}\n")
 
