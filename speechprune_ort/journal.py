@@ -118,7 +118,7 @@ class Journal:
 
     def _read(self, stream: FileIO) -> None:
         stream.seek(0)
-        content, header = stream.read(), json.dumps(self._about, sort_keys=True)
+        content, header = stream.read(), _sorted(self._about)
         end = content.rfind(b"\n") + 1
         first, *lines = content[:end].split(b"\n")[:-1] or [b""]
         if not end and header.encode().startswith(content):  # begun and killed at once, or new
@@ -146,7 +146,7 @@ class Journal:
         changed = sorted(
             name
             for name in {*old, *self._about}
-            if json.dumps(old.get(name)) != json.dumps(self._about.get(name))
+            if _sorted(old.get(name)) != _sorted(self._about.get(name))
         )
         begun = f"{self.path} was begun with other {', '.join(changed)}"
         return f"{begun}: take the same, or {self._cure}."
@@ -184,6 +184,10 @@ def write_whole(path: Path, content: str) -> None:
             f"{path} cannot be written ({error.strerror or error}): make room there, or give "
             "another place."
         ) from None
+
+
+def _sorted(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

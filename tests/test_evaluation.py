@@ -173,7 +173,7 @@ def test_a_recording_of_several_questions_is_no_other_to_itself(
 ) -> None:
     lines = [json.loads(line) for line in data.read_text().splitlines()[:3]]
     for line in lines:
-        line["audio"] = str(data.parent / lines[line["id"] == "s2"]["audio"])
+        line["audio"] = str(data.parent / ("s1.wav" if line["id"] == "s2" else "s0.wav"))
     path = tmp_path / "set.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     plan = plan_of(bundle, path)
