@@ -235,11 +235,16 @@ def _name(entry: Mapping[str, Any], number: int | None) -> str:
 
 def _span(value: object, what: str) -> tuple[float, float]:
     """Start and end in seconds."""
-    numbers = value if isinstance(value, list) and len(value) == 2 else [None]
-    ok = all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers)
-    if not ok or not 0 <= numbers[0] <= numbers[1] <= LONGEST:
-        raise DataError(f"{what} must be [start, end] in seconds, not {value!a:.60}")
-    return float(numbers[0]), float(numbers[1])
+    ends = [end for end in (value if isinstance(value, list) else ()) if _is_number(end)]
+    if not isinstance(value, list) or not len(value) == len(ends) == 2:
+        raise DataError(f"{what} must be [start, end] in seconds")
+    if not 0 <= ends[0] <= ends[1] <= LONGEST:
+        raise DataError(f"{what} must be [start, end] in seconds, start first")
+    return float(ends[0]), float(ends[1])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _choices(texts: object, answer: object) -> tuple[tuple[str, ...], int]:

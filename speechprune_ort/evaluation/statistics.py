@@ -131,15 +131,16 @@ def _joined(one: float, other: float, correlation: float) -> float:
 
 def _clusters(
     values: Sequence[float], groups: Sequence[str] | None
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Sum of the values and number of samples of each cluster."""
     names = np.arange(len(values)) if groups is None else np.asarray(groups)
     numbers = np.unique(names, return_inverse=True)[1]
-    return np.bincount(numbers, np.asarray(values, dtype=np.float64)), np.bincount(numbers)
+    sums = np.bincount(numbers, np.asarray(values, dtype=np.float64))
+    return sums.astype(np.float64), np.bincount(numbers).astype(np.float64)
 
 
 def _bootstrap(
-    sums: NDArray[np.float64], sizes: NDArray[np.int64], seed: int
+    sums: NDArray[np.float64], sizes: NDArray[np.float64], seed: int
 ) -> tuple[float, float] | None:
     """Percentile interval of the mean over resampled clusters; None where it is none."""
     if len(sums) < FEW or np.ptp(sums / sizes) < 1e-9:

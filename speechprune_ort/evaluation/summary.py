@@ -113,14 +113,13 @@ def summarize(
     failed: dict[str, str] = {}
     usable = []
     for item in rows:
-        wrong = {name: row for name, row in item.items() if "error" in row}
+        wrong = {name: part for name, part in item.items() if "error" in part}
         lost = len(wrong) == len(item) or "clean" in wrong
-        for name, row in wrong.items():
-            failed.setdefault(
-                row["sample"] if lost else f"{row['sample']} ({name})", str(row["error"])
-            )
+        for name, part in wrong.items():
+            shown = part["sample"] if lost else f"{part['sample']} ({name})"
+            failed.setdefault(shown, str(part["error"]))
         if not lost:
-            usable.append({name: row for name, row in item.items() if name not in wrong})
+            usable.append({name: part for name, part in item.items() if name not in wrong})
     if not usable:
         raise DataError(
             f"None of the {len(rows)} samples could be used; the first: "
