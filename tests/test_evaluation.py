@@ -348,7 +348,6 @@ def test_a_wrong_option_is_one_sentence_and_writes_nothing(
     )
     assert result.returncode == 2
     assert message in result.stderr
-    assert "Traceback" not in result.stderr
-    assert sum("error: " in line for line in result.stderr.splitlines()) == 1
+    assert result.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
     assert file.read_text() == "kept"

@@ -484,10 +484,12 @@ def test_of_a_long_recording_some_dropped_tokens_are_drawn(
     monkeypatch.setattr(axes, "set_title", lambda t, **k: drawn.append(t) or title(t, **k))
     monkeypatch.setattr(plots, "_figure", lambda: (figure, axes))
     embeds = np.random.default_rng(0).standard_normal((100, 8)).astype(np.float32)
-    path = plots.draw_tokens(tmp_path / "a.png", embeds, np.arange(30, 40), embeds[:3], "Who?")
+    path = plots.draw_tokens(
+        tmp_path / "a.png", embeds, np.arange(30, 40), embeds[:3], "Who? $x_{$"
+    )
     assert path.read_bytes()[:4] == b"\x89PNG"
     assert [len(points[0]) for points in drawn[:3]] == [18, 10, 3]
-    assert drawn[3] == "Who? (28 of 100 tokens drawn)"
+    assert drawn[3] == "Who? $x_{$ (28 of 100 tokens drawn)"
 
 
 def test_methods_are_compared_with_every_other_at_the_same_rate() -> None:

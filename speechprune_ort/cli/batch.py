@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from speechprune_ort.cli.options import (
     Candidates,
@@ -20,6 +19,7 @@ from speechprune_ort.cli.options import (
     provider_options,
     pruning_rate_of,
 )
+from speechprune_ort.cli.progress import Bar
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import (
     DEFAULT_METHOD,
@@ -138,16 +138,8 @@ def batch(
     )
     ray = RayWorkers(address, workers) if engine == "ray" else None
     console = Console(stderr=True, markup=False, soft_wrap=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as display:
-        bar = display.add_task("questions", total=None)
-        outcome = run_batch(
-            task,
-            out,
-            requests,
-            ray,
-            lambda done, total: display.update(bar, completed=done, total=total),
-        )
+    with Bar(console, "questions") as bar:
+        outcome = run_batch(task, out, requests, ray, bar)
     there = "" if outcome.new else ", all of them from an earlier run"
     console.print(f"{outcome.answered} answers in {out}{there}")
     if outcome.failed:

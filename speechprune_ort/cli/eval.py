@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from speechprune_ort import __version__
 from speechprune_ort.cli.options import (
@@ -23,6 +22,7 @@ from speechprune_ort.cli.options import (
     load_plugins,
     provider_options,
 )
+from speechprune_ort.cli.progress import Bar
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import AttentionForm, Positions, PruningOptions
 
@@ -178,20 +178,8 @@ def evaluate(
         plugins=tuple(plugin or ()),
     )
     console = Console(stderr=True, markup=False, soft_wrap=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    ) as display:
-        task = display.add_task("samples", total=len(samples))
-        rows = run(
-            plan,
-            out,
-            executor,
-            lambda done, _: display.update(task, completed=done),
-        )
+    with Bar(console, "samples") as bar:
+        rows = run(plan, out, executor, bar)
     summary = summarize(rows, settings, rivals)
     summary = replace(summary, failed={**given.refused, **summary.failed})
     for name, reason in summary.failed.items():
