@@ -1,0 +1,168 @@
+"""What a file's container says of its length, held against what the file has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import BinaryIO
+
+__all__ = ["Repaired", "is_chained_ogg", "mp3_goes_on", "repair_riff", "states_mp3_length"]
+
+STREAMED = 0x7F000000
+"""Sizes from here on are those of writers that could not know them: pipes and recorders."""
+
+# MPEG layer III, kbit/s by the header's index: MPEG 1, and MPEG 2 with 2.5.
+BITRATES = (
+    (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+)
+RATES = (44_100, 48_000, 32_000)
+HALVINGS = {3: 0, 2: 1, 0: 2}  # of the rate, by the header's version
+TRAILERS = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"JUNK", b"cue ", b"_PMX", b"fact", b"PEAK")
+TAIL = 1 << 16  # bytes behind the last frame that are searched for more
+MORE_FRAMES = 3  # the encoder's padding is at most two
+
+
+class Repaired:
+    """A file whose bytes at one place read as others, for a decoder that trusts them."""
+
+    def __init__(self, file: BinaryIO, at: int, content: bytes) -> None:
+        self._file, self._at, self._content = file, at, content
+
+    def read(self, size: int = -1) -> bytes:
+        """As of a file."""
+        start = self._file.tell()
+        found = bytearray(self._file.read(size))
+        for place, value in enumerate(self._content, self._at - start):
+            if 0 <= place < len(found):
+                found[place] = value
+        return bytes(found)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As of a file."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As of a file."""
+        return self._file.tell()
+
+
+def _chunks(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, place of the content and stated size of each RIFF chunk between two places."""
+    while start + 8 <= end:
+        file.seek(start)
+        header = file.read(8)
+        size = int.from_bytes(header[4:], "little")
+        yield header[:4], start + 8, size
+        start += 8 + size + size % 2
+
+
+def repair_riff(file: BinaryIO) -> tuple[BinaryIO | Repaired, str | None]:
+    """A wav file whose samples end where the file or the next chunk does, whatever it states.
+
+    Recorders that crash leave a size of 0, and one of more than 4 GiB is stated modulo 2**32:
+    behind what is stated there then stand samples, not chunks.
+
+    Args:
+        file: any file; what is no RIFF is given back as it is.
+
+    Returns:
+        The file, repaired where that was needed, and a sentence on what is wrong with it or None.
+    """
+    end = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(12)
+    file.seek(0)
+    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return file, None
+    for name, at, size in _chunks(file, 12, end):
+        if name != b"data":
+            continue
+        file.seek(0)
+        if at + size > end:
+            cut = size < STREAMED and f"its header states {size} bytes of sound and {end - at} came"
+            return file, cut or None
+        rest = at + size + size % 2
+        if rest + 8 > end or _are_chunks(file, rest, end):
+            file.seek(0)
+            return file, None
+        file.seek(0)
+        wrong = f"its header states {size} bytes of sound and {end - at} are there"
+        return Repaired(file, at - 4, b"\xff\xff\xff\xff"), wrong
+    file.seek(0)
+    return file, None
+
+
+def _are_chunks(file: BinaryIO, start: int, end: int) -> bool:
+    """Whether what stands there is chunks, one after the other: names of letters, sizes that fit.
+
+    A last chunk may be cut, and padding of zeros may follow.
+    """
+    for number, (name, at, size) in enumerate(_chunks(file, start, end)):
+        if not name.strip(b"\0"):
+            file.seek(at - 8)
+            return number > 0 or not file.read(1 << 16).strip(b"\0")
+        if not all(32 <= letter < 127 for letter in name):
+            return False
+        if at + size > end:
+            return number > 0 or name in TRAILERS
+    return True
+
+
+def is_chained_ogg(file: BinaryIO) -> bool:
+    """Whether an ogg file is several recordings one behind the other, as internet radio gives."""
+    end = file.seek(0, os.SEEK_END)
+    at, content = 0, False
+    try:
+        while at + 27 <= end:
+            file.seek(at)
+            page = file.read(27)
+            if page[:4] != b"OggS":
+                return False
+            if page[5] & 2 and content:
+                return True
+            content = content or not page[5] & 2
+            at += 27 + page[26] + sum(file.read(page[26]))
+        return False
+    finally:
+        file.seek(0)
+
+
+def states_mp3_length(file: BinaryIO) -> bool:
+    """Whether an mp3 states its length, in its first frame; otherwise it is guessed."""
+    file.seek(0)
+    head = file.read(10)
+    start = 0
+    if head[:3] == b"ID3":
+        start = 10 + sum(
+            (byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=False)
+        )
+    file.seek(start)
+    first = file.read(4096)
+    return any(name in first for name in (b"Xing", b"Info", b"VBRI"))
+
+
+def _frame_bytes(header: bytes) -> int:
+    """Length of the layer III frame that begins with these four bytes; 0 where none does."""
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
+        return 0
+    version, bits, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
+    if version == 1 or bits in (0, 15) or rate == 3:
+        return 0
+    first = version == 3
+    hertz = RATES[rate] >> HALVINGS[version]
+    kilobits = BITRATES[0 if first else 1][bits]
+    return (144 if first else 72) * kilobits * 1000 // hertz + (header[2] >> 1 & 1)
+
+
+def mp3_goes_on(file: BinaryIO, at: int) -> bool:
+    """Whether more sound than an encoder's padding stands behind a place in an mp3."""
+    file.seek(at)
+    tail = file.read(TAIL)
+    for start in range(len(tail) - 4):
+        place, frames = start, 0
+        while size := _frame_bytes(tail[place : place + 4]):
+            place, frames = place + size, frames + 1
+            if frames == MORE_FRAMES:
+                return True
+    return False
