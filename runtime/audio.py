@@ -147,6 +147,8 @@ class AudioStream:
         with ExitStack() as stack:
             if isinstance(given, Samples):
                 self._decoded.by("array")
+                if given.array.dtype.kind in "iu":  # its scale is its type's
+                    self._name = f"The array of {given.array.dtype}"
                 blocks: Iterator[Block] = ((given.rate, b) for b in given.blocks(BLOCK_FRAMES))
                 # An array without samples has a rate, too.
                 self._check(given.rate, 1 if given.array.ndim == 1 else given.array.shape[1])

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import BinaryIO
 
-__all__ = ["Repaired", "is_chained_ogg", "mp3_goes_on", "repair_riff", "states_mp3_length"]
+__all__ = ["Part", "Repaired", "mp3_goes_on", "ogg_links", "repair_riff", "states_mp3_length"]
 
 STREAMED = 0x7F000000
 """Sizes from here on are those of writers that could not know them: pipes and recorders."""
@@ -19,6 +19,7 @@ BITRATES = (
 RATES = (44_100, 48_000, 32_000)
 HALVINGS = {3: 0, 2: 1, 0: 2}  # of the rate, by the header's version
 TRAILERS = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"JUNK", b"cue ", b"_PMX", b"fact", b"PEAK")
+FIRST_PAGE = 2  # the flag of an ogg page that begins a stream
 TAIL = 1 << 16  # bytes behind the last frame that are searched for more
 MORE_FRAMES = 3  # the encoder's padding is at most two
 
@@ -26,7 +27,7 @@ MORE_FRAMES = 3  # the encoder's padding is at most two
 class Repaired:
     """A file whose bytes at one place read as others, for a decoder that trusts them."""
 
-    def __init__(self, file: BinaryIO, at: int, content: bytes) -> None:
+    def __init__(self, file: BinaryIO | Part, at: int, content: bytes) -> None:
         self._file, self._at, self._content = file, at, content
 
     def read(self, size: int = -1) -> bytes:
@@ -47,7 +48,7 @@ class Repaired:
         return self._file.tell()
 
 
-def _chunks(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def _chunks(file: BinaryIO | Part, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Name, place of the content and stated size of each RIFF chunk between two places."""
     while start + 8 <= end:
         file.seek(start)
@@ -57,7 +58,7 @@ def _chunks(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, 
         start += 8 + size + size % 2
 
 
-def repair_riff(file: BinaryIO) -> tuple[BinaryIO | Repaired, str | None]:
+def repair_riff(file: BinaryIO | Part) -> tuple[BinaryIO | Part | Repaired, str | None]:
     """A wav file whose samples end where the file or the next chunk does, whatever it states.
 
     Recorders that crash leave a size of 0, and one of more than 4 GiB is stated modulo 2**32:
@@ -93,7 +94,7 @@ def repair_riff(file: BinaryIO) -> tuple[BinaryIO | Repaired, str | None]:
     return file, None
 
 
-def _are_chunks(file: BinaryIO, start: int, end: int) -> bool:
+def _are_chunks(file: BinaryIO | Part, start: int, end: int) -> bool:
     """Whether what stands there is chunks, one after the other: names of letters, sizes that fit.
 
     A last chunk may be cut, and padding of zeros may follow.
@@ -109,26 +110,51 @@ def _are_chunks(file: BinaryIO, start: int, end: int) -> bool:
     return True
 
 
-def is_chained_ogg(file: BinaryIO) -> bool:
-    """Whether an ogg file is several recordings one behind the other, as internet radio gives."""
+class Part:
+    """A stretch of a file, as a file of its own."""
+
+    def __init__(self, file: BinaryIO, start: int, end: int) -> None:
+        self._file, self._start, self._end = file, start, end
+        file.seek(start)
+
+    def read(self, size: int = -1) -> bytes:
+        """As of a file."""
+        left = max(0, self._end - self._file.tell())
+        return self._file.read(left if size < 0 else min(size, left))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As of a file."""
+        base = {os.SEEK_SET: self._start, os.SEEK_CUR: self._file.tell(), os.SEEK_END: self._end}
+        return self._file.seek(max(self._start, base[whence] + offset)) - self._start
+
+    def tell(self) -> int:
+        """As of a file."""
+        return self._file.tell() - self._start
+
+
+def ogg_links(file: BinaryIO) -> list[int]:
+    """Where the recordings of an ogg file begin: internet radio puts one behind the other.
+
+    Returns:
+        Places in the file, the first of them 0; none where it is no ogg file.
+    """
     end = file.seek(0, os.SEEK_END)
-    at, content = 0, False
-    try:
-        while at + 27 <= end:
-            file.seek(at)
-            page = file.read(27)
-            if page[:4] != b"OggS":
-                return False
-            if page[5] & 2 and content:
-                return True
-            content = content or not page[5] & 2
-            at += 27 + page[26] + sum(file.read(page[26]))
-        return False
-    finally:
-        file.seek(0)
+    at, links, begins = 0, [], False
+    while at + 27 <= end:
+        file.seek(at)
+        page = file.read(27)
+        if page[:4] != b"OggS":
+            break
+        # Each stream of a recording begins with a page of its own, before any other.
+        if page[5] & FIRST_PAGE and not begins:
+            links.append(at)
+        begins = bool(page[5] & FIRST_PAGE)
+        at += 27 + page[26] + sum(file.read(page[26]))
+    file.seek(0)
+    return links
 
 
-def states_mp3_length(file: BinaryIO) -> bool:
+def states_mp3_length(file: BinaryIO | Part | Repaired) -> bool:
     """Whether an mp3 states its length, in its first frame; otherwise it is guessed."""
     file.seek(0)
     head = file.read(10)
@@ -155,7 +181,7 @@ def _frame_bytes(header: bytes) -> int:
     return (144 if first else 72) * kilobits * 1000 // hertz + (header[2] >> 1 & 1)
 
 
-def mp3_goes_on(file: BinaryIO, at: int) -> bool:
+def mp3_goes_on(file: BinaryIO | Part | Repaired, at: int) -> bool:
     """Whether more sound than an encoder's padding stands behind a place in an mp3."""
     file.seek(at)
     tail = file.read(TAIL)

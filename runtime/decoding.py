@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from speechprune_ort.errors import AudioError
 from speechprune_ort.runtime.containers import (
+    Part,
     Repaired,
-    is_chained_ogg,
     mp3_goes_on,
+    ogg_links,
     repair_riff,
     states_mp3_length,
 )
@@ -24,6 +25,8 @@ __all__ = ["BLOCK_FRAMES", "Block", "Decoded", "decode", "stated_seconds"]
 
 Block = tuple[int, NDArray[np.float32]]
 """Sampling rate in Hz, and samples (frames, channels)."""
+
+File = BinaryIO | Part | Repaired
 
 BLOCK_FRAMES = 1 << 18  # read at a time: a long stereo file is never in memory twice
 SMALL_BLOCK = 64  # frames, to get near the place where a file is damaged
@@ -58,13 +61,14 @@ class Decoded:
 
     def by(self, decoder: str) -> None:
         """Add a decoder that was needed."""
-        self.decoder = f"{self.decoder}+{decoder}" if self.decoder else decoder
+        if decoder not in self.decoder:
+            self.decoder = f"{self.decoder}+{decoder}" if self.decoder else decoder
 
 
 class _Watched:
     """A file for libsndfile, which cannot hear of errors: they are kept, to be raised behind it."""
 
-    def __init__(self, file: BinaryIO | Repaired) -> None:
+    def __init__(self, file: File) -> None:
         self._file = file
         self.error: Exception | None = None
 
@@ -108,9 +112,17 @@ def decode(file: BinaryIO, name: str, found: Decoded) -> Iterator[Block]:
     Raises:
         AudioError: it is no sound, or only FFmpeg can hear it and is not installed.
     """
-    if is_chained_ogg(file):
-        yield from _Ffmpeg(file, name, found, "it is several recordings joined").blocks()
-        return
+    links = ogg_links(file)
+    if len(links) > 1:
+        ends = (*links[1:], file.seek(0, os.SEEK_END))
+        for start, end in zip(links, ends, strict=True):
+            yield from _decode(Part(file, start, end), name, found)
+    else:
+        yield from _decode(file, name, found)
+
+
+def _decode(file: File, name: str, found: Decoded) -> Iterator[Block]:
+    """A recording that is not several."""
     sound, wrong = repair_riff(file)
     if wrong:
         found.notes.append(f"{name} is damaged: {wrong}; what is there was heard.")
@@ -136,7 +148,7 @@ class _Sndfile:
         self,
         opened: soundfile.SoundFile,
         watched: _Watched,
-        file: BinaryIO | Repaired,
+        file: File,
         name: str,
         found: Decoded,
     ) -> None:
@@ -148,8 +160,7 @@ class _Sndfile:
         end = self._watched.tell()
         try:
             while len(block := self._read(self._opened, BLOCK_FRAMES)):
-                if not frames:
-                    self._found.by(LIBSNDFILE)
+                self._found.by(LIBSNDFILE)
                 frames += len(block)
                 yield rate, block
                 end = self._watched.tell()
@@ -208,8 +219,7 @@ class _Sndfile:
             self._watched.check(self._name)
         if not came:
             raise _undecodable(self._name, reason)
-        if not frames:
-            self._found.by(LIBSNDFILE)
+        self._found.by(LIBSNDFILE)
         self._found.notes.append(
             f"{self._name} is damaged ({reason}): its first {came / rate:.1f} s were heard; to "
             f"hear what can be had behind them, {INSTALL}."
@@ -251,7 +261,7 @@ class _Ffmpeg:
 
     def __init__(
         self,
-        file: BinaryIO | Repaired,
+        file: File,
         name: str,
         found: Decoded,
         reason: str,
@@ -295,8 +305,7 @@ class _Ffmpeg:
                 new, skip = samples[skip:], max(0, skip - len(samples))
                 if not len(new):
                     continue
-                if FFMPEG not in self._found.decoder:
-                    self._found.by(FFMPEG)
+                self._found.by(FFMPEG)
                 other = rate != frame.sample_rate or (held and waiting[-1].shape[1] != new.shape[1])
                 if held and (other or held >= BLOCK_FRAMES):
                     yield rate, np.concatenate(waiting)

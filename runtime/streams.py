@@ -77,8 +77,10 @@ def _spooled(stream: Any, title: str, limit_mb: float) -> Spool:
     return spool
 
 
-def _opened_path(path: Path, limit_mb: float) -> BinaryIO:
-    name = str(path)
+def _opened_path(name: str, limit_mb: float) -> BinaryIO:
+    if not name:
+        raise AudioError("The path of the recording is empty: give a file.")
+    path = Path(name)
     try:
         about = path.stat()
         if stat.S_ISDIR(about.st_mode):
@@ -124,9 +126,9 @@ def opened(source: str | PathLike[str] | BinaryIO, limit_mb: float) -> Iterator[
         AudioError: there is none, or it cannot be read.
     """
     if isinstance(source, (str, PathLike)):
-        path = Path(os.fsdecode(source))
-        with _opened_path(path, limit_mb) as file:
-            yield file, str(path)
+        name = os.fsdecode(source)
+        with _opened_path(name, limit_mb) as file:
+            yield file, name
         return
     title = getattr(source, "title", "The file object")
     if _seekable(source):
@@ -152,14 +154,14 @@ def rereadable(
         AudioError: a stream cannot be read.
     """
     if isinstance(source, (str, PathLike)):
-        path = Path(os.fsdecode(source))
-        file = _opened_path(path, limit_mb)
+        name = os.fsdecode(source)
+        file = _opened_path(name, limit_mb)
         if isinstance(file, Spool):
             with file:
                 yield cast(BinaryIO, file)
             return
         file.close()
-        yield path
+        yield Path(name)
         return
     if hasattr(source, "isatty") and source.isatty():
         raise AudioError(f"{title} is a terminal: pipe a recording into it, or give a file.")
