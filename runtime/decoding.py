@@ -21,7 +21,7 @@ from speechprune_ort.runtime.containers import (
     states_mp3_length,
 )
 
-__all__ = ["BLOCK_FRAMES", "Block", "Decoded", "decode", "stated_seconds"]
+__all__ = ["BLOCK_FRAMES", "Block", "Decoded", "decode", "decode_by_ffmpeg", "stated_seconds"]
 
 Block = tuple[int, NDArray[np.float32]]
 """Sampling rate in Hz, and samples (frames, channels)."""
@@ -139,6 +139,11 @@ def _decode(file: File, name: str, found: Decoded) -> Iterator[Block]:
         return
     with opened:
         yield from _Sndfile(opened, watched, sound, name, found).blocks()
+
+
+def decode_by_ffmpeg(file: BinaryIO, name: str, found: Decoded) -> Iterator[Block]:
+    """The same by FFmpeg's libraries alone, for comparisons; arguments are those of ``decode``."""
+    return _Ffmpeg(file, name, found, "not asked").blocks()
 
 
 class _Sndfile:
