@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Protocol
 
-__all__ = ["Part", "Repaired", "mp3_goes_on", "ogg_links", "repair_riff", "states_mp3_length"]
+__all__ = [
+    "BinaryFile",
+    "Part",
+    "Repaired",
+    "mp3_goes_on",
+    "ogg_links",
+    "repair_riff",
+    "states_mp3_length",
+]
 
 STREAMED = 0x7F000000
 """Sizes from here on are those of writers that could not know them: pipes and recorders."""
@@ -24,10 +32,26 @@ TAIL = 1 << 16  # bytes behind the last frame that are searched for more
 MORE_FRAMES = 3  # the encoder's padding is at most two
 
 
+class BinaryFile(Protocol):
+    """What is read of a file here."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Up to so many bytes."""
+        ...
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Go to a place, and say which."""
+        ...
+
+    def tell(self) -> int:
+        """The place."""
+        ...
+
+
 class Repaired:
     """A file whose bytes at one place read as others, for a decoder that trusts them."""
 
-    def __init__(self, file: BinaryIO | Part, at: int, content: bytes) -> None:
+    def __init__(self, file: BinaryFile, at: int, content: bytes) -> None:
         self._file, self._at, self._content = file, at, content
 
     def read(self, size: int = -1) -> bytes:
@@ -48,7 +72,7 @@ class Repaired:
         return self._file.tell()
 
 
-def _chunks(file: BinaryIO | Part, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def _chunks(file: BinaryFile, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Name, place of the content and stated size of each RIFF chunk between two places."""
     while start + 8 <= end:
         file.seek(start)
@@ -58,7 +82,7 @@ def _chunks(file: BinaryIO | Part, start: int, end: int) -> Iterator[tuple[bytes
         start += 8 + size + size % 2
 
 
-def repair_riff(file: BinaryIO | Part) -> tuple[BinaryIO | Part | Repaired, str | None]:
+def repair_riff(file: BinaryFile) -> tuple[BinaryFile, str | None]:
     """A wav file whose samples end where the file or the next chunk does, whatever it states.
 
     Recorders that crash leave a size of 0, and one of more than 4 GiB is stated modulo 2**32:
@@ -94,7 +118,7 @@ def repair_riff(file: BinaryIO | Part) -> tuple[BinaryIO | Part | Repaired, str 
     return file, None
 
 
-def _are_chunks(file: BinaryIO | Part, start: int, end: int) -> bool:
+def _are_chunks(file: BinaryFile, start: int, end: int) -> bool:
     """Whether what stands there is chunks, one after the other: names of letters, sizes that fit.
 
     A last chunk may be cut, and padding of zeros may follow.
@@ -113,7 +137,7 @@ def _are_chunks(file: BinaryIO | Part, start: int, end: int) -> bool:
 class Part:
     """A stretch of a file, as a file of its own."""
 
-    def __init__(self, file: BinaryIO, start: int, end: int) -> None:
+    def __init__(self, file: BinaryFile, start: int, end: int) -> None:
         self._file, self._start, self._end = file, start, end
         file.seek(start)
 
@@ -132,7 +156,7 @@ class Part:
         return self._file.tell() - self._start
 
 
-def ogg_links(file: BinaryIO) -> list[int]:
+def ogg_links(file: BinaryFile) -> list[int]:
     """Where the recordings of an ogg file begin: internet radio puts one behind the other.
 
     Returns:
@@ -154,7 +178,7 @@ def ogg_links(file: BinaryIO) -> list[int]:
     return links
 
 
-def states_mp3_length(file: BinaryIO | Part | Repaired) -> bool:
+def states_mp3_length(file: BinaryFile) -> bool:
     """Whether an mp3 states its length, in its first frame; otherwise it is guessed."""
     file.seek(0)
     head = file.read(10)
@@ -181,7 +205,7 @@ def _frame_bytes(header: bytes) -> int:
     return (144 if first else 72) * kilobits * 1000 // hertz + (header[2] >> 1 & 1)
 
 
-def mp3_goes_on(file: BinaryIO | Part | Repaired, at: int) -> bool:
+def mp3_goes_on(file: BinaryFile, at: int) -> bool:
     """Whether more sound than an encoder's padding stands behind a place in an mp3."""
     file.seek(at)
     tail = file.read(TAIL)

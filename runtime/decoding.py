@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from speechprune_ort.errors import AudioError
 from speechprune_ort.runtime.containers import (
+    BinaryFile,
     Part,
     Repaired,
     mp3_goes_on,
@@ -25,8 +26,6 @@ __all__ = ["BLOCK_FRAMES", "Block", "Decoded", "decode", "decode_by_ffmpeg", "st
 
 Block = tuple[int, NDArray[np.float32]]
 """Sampling rate in Hz, and samples (frames, channels)."""
-
-File = BinaryIO | Part | Repaired
 
 BLOCK_FRAMES = 1 << 18  # read at a time: a long stereo file is never in memory twice
 SMALL_BLOCK = 64  # frames, to get near the place where a file is damaged
@@ -68,7 +67,7 @@ class Decoded:
 class _Watched:
     """A file for libsndfile, which cannot hear of errors: they are kept, to be raised behind it."""
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: BinaryFile) -> None:
         self._file = file
         self.error: Exception | None = None
 
@@ -90,14 +89,14 @@ class _Watched:
             raise AudioError(f"{name} cannot be read ({self.error}): give it anew.") from self.error
 
 
-class _Endless(soundfile.SoundFile):
+class _Endless(soundfile.SoundFile):  # type: ignore[misc]  # it has no types
     """A file that does not know its length: read on until nothing comes, without seeking."""
 
     def seekable(self) -> bool:
         return False
 
 
-def decode(file: BinaryIO, name: str, found: Decoded) -> Iterator[Block]:
+def decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
     """All samples of a recording, only what was decoded, whatever its header says of its length.
 
     Args:
@@ -121,7 +120,7 @@ def decode(file: BinaryIO, name: str, found: Decoded) -> Iterator[Block]:
         yield from _decode(file, name, found)
 
 
-def _decode(file: File, name: str, found: Decoded) -> Iterator[Block]:
+def _decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
     """A recording that is not several."""
     sound, wrong = repair_riff(file)
     if wrong:
@@ -141,7 +140,7 @@ def _decode(file: File, name: str, found: Decoded) -> Iterator[Block]:
         yield from _Sndfile(opened, watched, sound, name, found).blocks()
 
 
-def decode_by_ffmpeg(file: BinaryIO, name: str, found: Decoded) -> Iterator[Block]:
+def decode_by_ffmpeg(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
     """The same by FFmpeg's libraries alone, for comparisons; arguments are those of ``decode``."""
     return _Ffmpeg(file, name, found, "not asked").blocks()
 
@@ -153,7 +152,7 @@ class _Sndfile:
         self,
         opened: soundfile.SoundFile,
         watched: _Watched,
-        file: File,
+        file: BinaryFile,
         name: str,
         found: Decoded,
     ) -> None:
@@ -231,7 +230,7 @@ class _Sndfile:
         )
 
 
-def stated_seconds(file: BinaryIO) -> float | None:
+def stated_seconds(file: BinaryFile) -> float | None:
     """What a file states of its length, for a progress bar; None where it states nothing."""
     file.seek(0)
     try:
@@ -266,7 +265,7 @@ class _Ffmpeg:
 
     def __init__(
         self,
-        file: File,
+        file: BinaryFile,
         name: str,
         found: Decoded,
         reason: str,
@@ -361,13 +360,14 @@ class _Ffmpeg:
 
 def _floats(frame: Any) -> NDArray[np.float32]:
     """Samples of a frame, (frames, channels) float32, full scale at 1 as libsndfile has it."""
-    array, channels = frame.to_ndarray(), frame.layout.nb_channels
-    array = array.T if frame.format.is_planar else array.reshape(-1, channels)
+    array: NDArray[Any] = frame.to_ndarray()
+    array = array.T if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels)
+    samples = np.ascontiguousarray(array, np.float32)
     if array.dtype == np.uint8:
-        return (array.astype(np.float32) - 128) / np.float32(128)
-    if array.dtype.kind == "i":
-        return array.astype(np.float32) / np.float32(2.0 ** (8 * array.dtype.itemsize - 1))
-    return np.ascontiguousarray(array, np.float32)
+        samples = (samples - np.float32(128)) / np.float32(128)
+    elif array.dtype.kind == "i":
+        samples /= np.float32(2.0 ** (8 * array.dtype.itemsize - 1))
+    return samples
 
 
 def _stated_seconds(container: Any, stream: Any) -> float | None:

@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +76,7 @@ def sort_source(source: Source, rate: Any = None) -> Samples | str | PathLike[st
             raise AudioError(
                 f"{name} says its own sampling rate: leave sampling_rate out for files."
             )
-        return source
+        return cast(str | PathLike[str] | BinaryIO, source)
     return _samples(_array(source), rate)
 
 

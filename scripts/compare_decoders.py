@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ CODECS: dict[str, tuple[list[str], tuple[int, ...]]] = {
     "ts": (["-c:a", "aac"], (48_000,)),
     "flv": (["-c:a", "aac"], (44_100,)),
 }
-DAMAGES = {
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "half": lambda b: b[: len(b) // 2],
     "nine tenths": lambda b: b[: len(b) * 9 // 10],
     "zeroed middle": lambda b: b[: len(b) // 2] + bytes(600) + b[len(b) // 2 + 600 :],
