@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 __all__ = [
     "BinaryFile",
@@ -12,7 +13,7 @@ __all__ = [
     "Repaired",
     "mp3_goes_on",
     "ogg_links",
-    "repair_riff",
+    "repair_sizes",
     "states_mp3_length",
 ]
 
@@ -72,60 +73,114 @@ class Repaired:
         return self._file.tell()
 
 
-def _chunks(file: BinaryFile, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, place of the content and stated size of each RIFF chunk between two places."""
-    while start + 8 <= end:
-        file.seek(start)
-        header = file.read(8)
-        size = int.from_bytes(header[4:], "little")
-        yield header[:4], start + 8, size
-        start += 8 + size + size % 2
+@dataclass(frozen=True, slots=True)
+class _Chunked:
+    """A container of named chunks, each with its size before its content.
+
+    Attributes:
+        kinds: what stands at byte 8, or nothing where nothing does.
+        start: of the first chunk.
+        width: bytes of a size.
+        order: of these bytes.
+        sound: the chunk with the samples.
+        even: whether chunks begin at even places.
+    """
+
+    kinds: tuple[bytes, ...]
+    start: int
+    width: int
+    order: Literal["little", "big"]
+    sound: bytes
+    even: bool
+
+    def chunks(self, file: BinaryFile, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+        """Name, place of the content and stated size of each chunk between two places."""
+        while start + 4 + self.width <= end:
+            file.seek(start)
+            header = file.read(4 + self.width)
+            size, at = int.from_bytes(header[4:], self.order), start + 4 + self.width
+            yield header[:4], at, size
+            start = at + size + (size % 2 if self.even else 0)
 
 
-def repair_riff(file: BinaryFile) -> tuple[BinaryFile, str | None]:
-    """A wav file whose samples end where the file or the next chunk does, whatever it states.
+CHUNKED = {
+    b"RIFF": _Chunked((b"WAVE",), 12, 4, "little", b"data", even=True),
+    b"RF64": _Chunked((b"WAVE",), 12, 4, "little", b"data", even=True),
+    b"BW64": _Chunked((b"WAVE",), 12, 4, "little", b"data", even=True),
+    b"FORM": _Chunked((b"AIFF", b"AIFC"), 12, 4, "big", b"SSND", even=True),
+    b"caff": _Chunked((), 8, 8, "big", b"data", even=False),
+}
+
+
+def repair_sizes(file: BinaryFile) -> tuple[BinaryFile, str | None]:
+    """A file whose samples end where the file or the next chunk does, whatever it states.
 
     Recorders that crash leave a size of 0, and one of more than 4 GiB is stated modulo 2**32:
     behind what is stated there then stand samples, not chunks.
 
     Args:
-        file: any file; what is no RIFF is given back as it is.
+        file: any file; what is no wav, aiff, caf or au is given back as it is.
 
     Returns:
-        The file, repaired where that was needed, and a sentence on what is wrong with it or None.
+        The file, repaired where that was needed, and what is wrong with it or None.
     """
-    end = file.seek(0, os.SEEK_END)
+    try:
+        return _repaired(file, file.seek(0, os.SEEK_END))
+    finally:
+        file.seek(0)
+
+
+def _repaired(file: BinaryFile, end: int) -> tuple[BinaryFile, str | None]:
     file.seek(0)
     head = file.read(12)
-    file.seek(0)
-    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-        return file, None
-    for name, at, size in _chunks(file, 12, end):
-        if name != b"data":
-            continue
-        file.seek(0)
-        if at + size > end:
-            cut = size < STREAMED and f"its header states {size} bytes of sound and {end - at} came"
-            return file, cut or None
-        rest = at + size + size % 2
-        if rest + 8 > end or _are_chunks(file, rest, end):
-            file.seek(0)
+    form = CHUNKED.get(head[:4])
+    if head[:4] == b".snd":
+        at, size = int.from_bytes(head[4:8], "big"), int.from_bytes(head[8:], "big")
+        if size == end - at or at > end:
             return file, None
-        file.seek(0)
-        wrong = f"its header states {size} bytes of sound and {end - at} are there"
-        return Repaired(file, at - 4, b"\xff\xff\xff\xff"), wrong
-    file.seek(0)
+        return _mended(file, 8, 4, "big", size, end - at)
+    if form is None or (form.kinds and head[8:] not in form.kinds):
+        return file, None
+    wide: tuple[int, int] | None = None
+    for name, at, size in form.chunks(file, form.start, end):
+        if name == b"ds64":  # of a wav that may exceed 4 GiB: its sizes stand here
+            file.seek(at + 8)
+            wide = at + 8, int.from_bytes(file.read(8), "little")
+        if name != form.sound:
+            continue
+        place, width, stated = at - form.width, form.width, size
+        if wide and size == 0xFFFFFFFF:
+            (place, stated), width = wide, 8
+        if stated >= STREAMED and form.even:  # libsndfile knows these
+            return file, None
+        rest = at + stated + (stated % 2 if form.even else 0)
+        if at + stated <= end and (rest + 8 > end or _are_chunks(form, file, rest, end)):
+            return file, None
+        return _mended(file, place, width, form.order, stated, end - at)
     return file, None
 
 
-def _are_chunks(file: BinaryFile, start: int, end: int) -> bool:
+def _mended(
+    file: BinaryFile,
+    place: int,
+    width: int,
+    order: Literal["little", "big"],
+    stated: int,
+    left: int,
+) -> tuple[BinaryFile, str | None]:
+    content = min(left, 256**width - 1).to_bytes(width, order)
+    wrong = f"its header states {stated} bytes of sound and {left} are there"
+    return Repaired(file, place, content), wrong if stated < STREAMED else None
+
+
+def _are_chunks(form: _Chunked, file: BinaryFile, start: int, end: int) -> bool:
     """Whether what stands there is chunks, one after the other: names of letters, sizes that fit.
 
     A last chunk may be cut, and padding of zeros may follow.
     """
-    for number, (name, at, size) in enumerate(_chunks(file, start, end)):
+    for number, (name, at, size) in enumerate(form.chunks(file, start, end)):
         if not name.strip(b"\0"):
-            file.seek(at - 8)
+            file.seek(at - 4 - form.width)
             return number > 0 or not file.read(1 << 16).strip(b"\0")
         if not all(32 <= letter < 127 for letter in name):
             return False

@@ -18,7 +18,7 @@ from speechprune_ort.runtime.containers import (
     Repaired,
     mp3_goes_on,
     ogg_links,
-    repair_riff,
+    repair_sizes,
     states_mp3_length,
 )
 
@@ -122,7 +122,7 @@ def decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
 
 def _decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
     """A recording that is not several."""
-    sound, wrong = repair_riff(file)
+    sound, wrong = repair_sizes(file)
     if wrong:
         found.notes.append(f"{name} is damaged: {wrong}; what is there was heard.")
     watched = _Watched(sound)
@@ -197,13 +197,10 @@ class _Sndfile:
             return False
         if self._opened.format == "MP3":
             return frames >= self._opened.frames and mp3_goes_on(self._file, end)
-        self._file.seek(end)
-        tail = self._file.read(UNREAD)
-        return (
-            (self._opened.format == "FLAC" and b"fLaC" in tail)
-            or (self._opened.format == "AU" and frames >= self._opened.frames)
-            or isinstance(self._file, Repaired)
-        )
+        if self._opened.format == "FLAC":
+            self._file.seek(end)
+            return not self._file.read(8).startswith((b"APETAGEX", b"TAG", b"ID3"))
+        return isinstance(self._file, Repaired)  # of more than 4 GiB, which its size cannot say
 
     def _after_damage(self, rate: int, frames: int, reason: str) -> Iterator[Block]:
         """What follows the frames that came before an error."""
@@ -213,7 +210,7 @@ class _Sndfile:
         self._watched.seek(0)
         came = 0
         try:
-            with type(self._opened)(self._watched) as again:
+            with _Endless(self._watched) as again:
                 while came < frames:  # they were given already
                     came += len(self._read(again, BLOCK_FRAMES))
                 while len(block := self._read(again, SMALL_BLOCK)):

@@ -2,8 +2,8 @@
 
 ``made FOLDER`` makes the files (needs ffmpeg with its encoders), ``table FOLDER...`` compares what
 libsndfile, PyAV and ``stream_audio`` find in each file with ``ffmpeg -i FILE -f f32le -`` and
-prints a Markdown table by group. Each file is read by a process of its own, as a decoder that
-crashes must not end the comparison.
+prints a Markdown table by group. Processes of their own read the files, as a decoder that crashes
+must not end the comparison.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ app = typer.Typer(add_completion=False)
 
 SPEECH = Path("export/speech.flac")
 CLOSE = 1e-4  # of full scale: the rounding of lossy decoders, not another recording
+AT_ONCE = 24
 SAME_S = 0.05
 SECONDS = 6
 
@@ -184,9 +185,8 @@ def verdict(found: Heard, wanted: Heard) -> str:
     return "different"
 
 
-@app.command()
-def one(path: Path) -> None:
-    """Compare one file; the verdicts go to stdout as JSON."""
+def compared(path: Path) -> dict[str, Any]:
+    """Verdicts on one file."""
     wanted = by_ffmpeg(path)
     found: dict[str, Any] = {"ffmpeg": len(wanted[1])}
     for name, decoder in DECODERS.items():
@@ -197,7 +197,26 @@ def one(path: Path) -> None:
         except Exception as error:  # a decoder's own, whatever it is
             found[name] = "refused"
             found[f"{name} error"] = f"{type(error).__name__}: {error}"
-    print(json.dumps(found))
+    return found
+
+
+@app.command()
+def some(paths: list[Path]) -> None:
+    """Compare files; the verdicts go to stdout, a line of JSON each."""
+    for path in paths:
+        print(json.dumps(compared(path)), flush=True)
+
+
+def all_of(paths: list[Path]) -> Iterator[dict[str, Any]]:
+    """Verdicts on files, by processes of a few each; where one crashed, the next goes on."""
+    while paths:
+        command = [sys.executable, __file__, "some", *map(str, paths[:AT_ONCE])]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        found = [json.loads(line) for line in result.stdout.splitlines() if line[:1] == "{"]
+        if result.returncode:
+            found.append(dict.fromkeys(DECODERS, "crashed"))
+        yield from found
+        paths = paths[len(found) :]
 
 
 def groups(folders: list[Path]) -> Iterator[tuple[str, Path]]:
@@ -217,10 +236,9 @@ def groups(folders: list[Path]) -> Iterator[tuple[str, Path]]:
 def table(folders: list[Path], details: Path | None = None) -> None:
     """Compare every file below the folders and print the table; details go to a JSON file."""
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for group, path in groups(folders):
-        command = [sys.executable, __file__, "one", str(path)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        row = json.loads(result.stdout) if result.returncode == 0 else dict.fromkeys(DECODERS, "x")
+    files = list(groups(folders))
+    paths = [path for _, path in files]
+    for (group, path), row in zip(files, all_of(paths), strict=True):
         rows[group].append({"path": f"{path.parent.name}/{path.name}", **row})
     print("| files | | " + " | ".join(DECODERS) + " |")
     print("| --- | --- |" + " --- |" * len(DECODERS))

@@ -146,6 +146,35 @@ def test_a_wav_ends_where_its_file_does(stated: int, riff: int, no_ffmpeg: None)
     assert bool(stream.notes) == (stated < 2**30)
 
 
+# Where each container states how long it is: a name before it, places behind that, and width.
+SIZES = {"AIFF": (b"SSND", 4, 4, "big"), "AU": (b".snd", 8, 4, "big"),
+         "CAF": (b"data", 4, 8, "big"), "W64": (b"data", 16, 8, "little"),
+         "RF64": (b"ds64", 16, 8, "little"), "FLAC": (b"fLaC", 22, 4, "big")}  # fmt: skip
+
+
+@pytest.mark.parametrize("container", SIZES)
+@pytest.mark.parametrize("stated", [0, 1000, 10**7, 2**31 - 1])
+@pytest.mark.parametrize("installed", [True, False])
+def test_no_container_is_believed(
+    container: str, stated: int, installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if installed:
+        pytest.importorskip("av", reason="the extra [media] is not installed")
+    else:
+        monkeypatch.setitem(sys.modules, "av", None)
+    out, sound = io.BytesIO(), np.round(speech_like(4.0) * 32_767).astype(np.int16)
+    soundfile.write(out, sound, 16_000, format=container, subtype="PCM_16")
+    content = bytearray(out.getvalue())
+    name, behind, width, order = SIZES[container]
+    place = content.index(name) + behind
+    content[place : place + width] = stated.to_bytes(width, order)  # type: ignore[arg-type]
+    if container == "FLAC" and stated == 1000 and not installed:
+        with pytest.raises(AudioError, match="goes on behind the length"):
+            heard(bytes(content))
+        return
+    np.testing.assert_array_equal(heard(bytes(content))[0], sound.astype(np.float32) / 32_768)
+
+
 def test_chunks_behind_the_samples_are_no_sound(no_ffmpeg: None) -> None:
     content, sound = wav()
     for behind in (
