@@ -28,7 +28,8 @@ BITRATES = (
 RATES = (44_100, 48_000, 32_000)
 HALVINGS = {3: 0, 2: 1, 0: 2}  # of the rate, by the header's version
 TRAILERS = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"JUNK", b"cue ", b"_PMX", b"fact", b"PEAK")
-FIRST_PAGE = 2  # the flag of an ogg page that begins a stream
+TAGS = (b"TAG", b"ID3", b"APE")  # of players, behind the last chunk
+FIRST_PAGE, LAST_PAGE = 2, 4  # flags of ogg pages that begin and end a stream
 TAIL = 1 << 16  # bytes behind the last frame that are searched for more
 MORE_FRAMES = 3  # the encoder's padding is at most two
 
@@ -155,7 +156,8 @@ def _repaired(file: BinaryFile, end: int) -> tuple[BinaryFile, str | None]:
             return file, None
         rest = at + stated + (stated % 2 if form.even else 0)
         if at + stated <= end and (rest + 8 > end or _are_chunks(form, file, rest, end)):
-            return file, None
+            another = any(found == head[:4] for found, *_ in form.chunks(file, rest, end))
+            return file, "another recording stands behind it and was not heard" if another else None
         return _mended(file, place, width, form.order, stated, end - at)
     return file, None
 
@@ -182,6 +184,8 @@ def _are_chunks(form: _Chunked, file: BinaryFile, start: int, end: int) -> bool:
         if not name.strip(b"\0"):
             file.seek(at - 4 - form.width)
             return number > 0 or not file.read(1 << 16).strip(b"\0")
+        if name.startswith(TAGS):
+            return True
         if not all(32 <= letter < 127 for letter in name):
             return False
         if at + size > end:
@@ -211,14 +215,15 @@ class Part:
         return self._file.tell() - self._start
 
 
-def ogg_links(file: BinaryFile) -> list[int]:
+def ogg_links(file: BinaryFile) -> tuple[list[int], str | None]:
     """Where the recordings of an ogg file begin: internet radio puts one behind the other.
 
     Returns:
-        Places in the file, the first of them 0; none where it is no ogg file.
+        Places in the file, the first of them 0, none where it is no ogg file; and what is wrong
+        with the file or None.
     """
     end = file.seek(0, os.SEEK_END)
-    at, links, begins = 0, [], False
+    at, links, begins, last = 0, [], False, True
     while at + 27 <= end:
         file.seek(at)
         page = file.read(27)
@@ -227,10 +232,17 @@ def ogg_links(file: BinaryFile) -> list[int]:
         # Each stream of a recording begins with a page of its own, before any other.
         if page[5] & FIRST_PAGE and not begins:
             links.append(at)
-        begins = bool(page[5] & FIRST_PAGE)
+        begins, last = bool(page[5] & FIRST_PAGE), bool(page[5] & LAST_PAGE)
         at += 27 + page[26] + sum(file.read(page[26]))
+    file.seek(min(at, end))
+    rest = file.read(8)
     file.seek(0)
-    return links
+    wrong = None
+    if links and (at > end or not last):
+        wrong = "it ends before its last page"
+    elif links and rest and not rest.startswith(TAGS):
+        wrong = f"its pages break off at byte {at} of {end}"
+    return links, wrong
 
 
 def states_mp3_length(file: BinaryFile) -> bool:

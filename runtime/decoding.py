@@ -111,7 +111,9 @@ def decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
     Raises:
         AudioError: it is no sound, or only FFmpeg can hear it and is not installed.
     """
-    links = ogg_links(file)
+    links, wrong = ogg_links(file)
+    if wrong:
+        found.notes.append(_damaged(name, wrong))
     if len(links) > 1:
         ends = (*links[1:], file.seek(0, os.SEEK_END))
         for start, end in zip(links, ends, strict=True):
@@ -124,7 +126,7 @@ def _decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
     """A recording that is not several."""
     sound, wrong = repair_sizes(file)
     if wrong:
-        found.notes.append(f"{name} is damaged: {wrong}; what is there was heard.")
+        found.notes.append(_damaged(name, wrong))
     watched = _Watched(sound)
     try:
         opened = soundfile.SoundFile(watched)
@@ -373,6 +375,10 @@ def _stated_seconds(container: Any, stream: Any) -> float | None:
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     return None if container.duration is None else container.duration / 1e6
+
+
+def _damaged(name: str, wrong: str) -> str:
+    return f"{name} is damaged: {wrong}; what can be decoded was heard."
 
 
 def _cut(name: str, stated: float, heard: float) -> str:

@@ -183,10 +183,19 @@ def test_chunks_behind_the_samples_are_no_sound(no_ffmpeg: None) -> None:
         b"LIST" + (9000).to_bytes(4, "little") + b"\x01" * 30,  # cut
         bytes(5000),
         b"\0",
+        b"TAG" + bytes(range(125)),
     ):
         samples, stream = heard(content + behind)
         np.testing.assert_array_equal(samples, sound)
         assert stream.notes == ()
+
+
+def test_a_wav_behind_a_wav_is_noted() -> None:
+    pytest.importorskip("av", reason="the extra [media] is not installed")
+    content, sound = wav()
+    samples, stream = heard(content * 2)
+    np.testing.assert_array_equal(samples, sound)
+    assert "another recording stands behind it and was not heard" in stream.notes[0]
 
 
 def test_a_cut_wav_says_so(no_ffmpeg: None) -> None:
@@ -275,6 +284,18 @@ def test_a_chain_may_change_its_rate(tmp_path: Path, no_ffmpeg: None) -> None:
     np.testing.assert_array_equal(samples[:64_000], load_audio(first))
     np.testing.assert_array_equal(samples[64_000:], load_audio(second))
     assert stream.decoder == "libsndfile"
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_a_cut_ogg_says_so(subtype: str, tmp_path: Path, no_ffmpeg: None) -> None:
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, speech_like(6.0), 16_000, subtype=subtype)
+    content = path.read_bytes()
+    assert heard(path)[1].notes == ()
+    assert heard(content + b"TAG" + bytes(125))[1].notes == ()
+    for end in (len(content) // 2, len(content) - 5):
+        assert "ends before its last page" in heard(content[:end])[1].notes[0]
+    assert "pages break off" in heard(content + b"rubbish" * 9)[1].notes[0]
 
 
 def encoded(path: Path, codec: str, rate: int = 16_000, tracks: int = 1) -> NDArray[np.float32]:
