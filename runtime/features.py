@@ -14,6 +14,7 @@ from speechprune_ort.errors import AudioError, OptionError
 __all__ = ["LogMel", "mel_filters"]
 
 FLOOR = 1e-10  # of the mel power, before the logarithm
+HIGHEST_HZ = 8000.0  # that a filter reaches
 DYNAMIC_RANGE = 8.0  # decades below the window's loudest value that are told apart
 
 
@@ -46,7 +47,7 @@ def mel_filters(mel_bins: int, n_fft: int, sampling_rate: int) -> NDArray[np.flo
     >>> mel_filters(4, 16, 16_000).argmax(axis=1).tolist()
     [1, 1, 2, 4]
     """
-    low, high = _hertz_to_mel(np.array([0.0, 8000.0]))
+    low, high = _hertz_to_mel(np.array([0.0, HIGHEST_HZ]))
     edges = _mel_to_hertz(np.linspace(low, high, mel_bins + 2))
     bins = np.linspace(0, sampling_rate / 2, n_fft // 2 + 1)
     widths = np.diff(edges)
@@ -69,7 +70,8 @@ class LogMel:
         window_seconds: length that every window is padded to with silence.
 
     Raises:
-        OptionError: a length or count is not positive.
+        OptionError: a length or count is not positive, or the sampling rate holds less than the
+            8 kHz that the filters reach.
 
     One second of silence: every value is the floor, (log10(1e-10) + 4) / 4, and 100 of the 3000
     frames are audio.
@@ -91,6 +93,11 @@ class LogMel:
         for name in ("sampling_rate", "n_fft", "hop_length", "mel_bins", "window_seconds"):
             if not getattr(self, name) > 0:
                 raise OptionError(f"{name} must be positive, not {getattr(self, name)}.")
+        if self.sampling_rate < 2 * HIGHEST_HZ:
+            raise OptionError(
+                f"sampling_rate must be at least {2 * HIGHEST_HZ:.0f} Hz, not "
+                f"{self.sampling_rate}: the mel filters reach {HIGHEST_HZ:.0f} Hz."
+            )
         filters = mel_filters(self.mel_bins, self.n_fft, self.sampling_rate)
         # Periodic Hann: one sample more than the frame, without the last.
         taper = np.hanning(self.n_fft + 1)[:-1].astype(np.float32)

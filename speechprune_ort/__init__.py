@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.errors import (
     AudioError,
     BundleError,
@@ -35,6 +36,7 @@ __all__ = [
     "Answer",
     "AnswerStream",
     "AudioError",
+    "AudioOptions",
     "BundleError",
     "DataError",
     "DeviceError",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from speechprune_ort.errors import DataError, OptionError
 from speechprune_ort.files import cannot_write, whole_file
+from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.results import Answer
 from speechprune_ort.runtime.audio import SAMPLING_RATE, Source, stream_audio
 from speechprune_ort.text import check_text, read_json
@@ -80,7 +81,11 @@ class Explanation:
 
 
 def explain(
-    answer: Answer, audio: Source, sampling_rate: int | None = None, transcript: Path | None = None
+    answer: Answer,
+    audio: Source,
+    sampling_rate: int | None = None,
+    transcript: Path | None = None,
+    audio_options: AudioOptions | None = None,
 ) -> Explanation:
     """Put an answer beside its recording.
 
@@ -89,6 +94,7 @@ def explain(
         audio: the recording, read once more for its waveform.
         sampling_rate: of ``audio`` where it is an array.
         transcript: JSON with a list of ``{"start": ..., "end": ..., "text": ...}``.
+        audio_options: as the recording was heard with.
 
     Raises:
         AudioError: the recording cannot be read.
@@ -96,7 +102,7 @@ def explain(
     """
     step = max(1, int(np.ceil(answer.seconds * SAMPLING_RATE / BINS)))
     low, high, rest = [], [], np.zeros(0, np.float32)
-    for block in stream_audio(audio, sampling_rate):
+    for block in stream_audio(audio, sampling_rate, options=audio_options):
         samples = np.concatenate([rest, block])
         whole = len(samples) // step * step
         shaped = samples[:whole].reshape(-1, step)

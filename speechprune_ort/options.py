@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from speechprune_ort.errors import OptionError
+from speechprune_ort.numbers import plain, whole
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -45,9 +46,10 @@ def _number(name: str, value: object, ok: bool, wanted: str) -> None:
         raise OptionError(f"{name} must be {wanted}, not {value!r}.")
 
 
-def _whole(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise OptionError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+def _take_plain(options: PruningOptions | GenerationOptions) -> None:
+    """Numbers of numpy, whatever their width, become Python's own."""
+    for name in (field.name for field in fields(options)):
+        object.__setattr__(options, name, plain(getattr(options, name)))
 
 
 def check_long_audio(value: str) -> None:
@@ -128,6 +130,7 @@ class PruningOptions:
     memory_target_mb: float | None = None
 
     def __post_init__(self) -> None:
+        _take_plain(self)
         check_method(self.method)
         _choice("attention", self.attention, get_args(AttentionForm))
         _choice("positions", self.positions, get_args(Positions))
@@ -150,10 +153,10 @@ class PruningOptions:
             if getattr(self, name) is not None and rate != "auto":
                 raise OptionError(f"{name} is for pruning_rate='auto': give both or neither.")
         if self.budget is not None:
-            _whole("budget", self.budget, 1)
+            whole("budget", self.budget, 1)
         if self.candidates is not None:
             self._check_candidates(self.candidates)
-        _whole("seed", self.seed, 0)
+        whole("seed", self.seed, 0)
 
     def _check_candidates(self, value: object) -> None:
         from speechprune_ort.methods import METHODS  # it stands on this module
@@ -245,7 +248,8 @@ class GenerationOptions:
     ignore_stop: bool = False
 
     def __post_init__(self) -> None:
-        _whole("max_new_tokens", self.max_new_tokens, 1)
+        _take_plain(self)
+        whole("max_new_tokens", self.max_new_tokens, 1)
         warmth, share = self.temperature, self.top_p
         _number(
             "temperature",
@@ -259,7 +263,7 @@ class GenerationOptions:
             isinstance(share, (int, float)) and 0 < share <= 1,
             "above 0 and at most 1",
         )
-        _whole("seed", self.seed, 0)
+        whole("seed", self.seed, 0)
         if isinstance(self.stop, str) or not all(isinstance(s, str) and s for s in self.stop):
             raise OptionError(f"stop must be a tuple of non-empty strings, not {self.stop!r}.")
         object.__setattr__(self, "stop", tuple(self.stop))

@@ -43,12 +43,16 @@ class Recording:
         seconds_heard: length of the part that was encoded; None where it is all of it.
         encoder_attention: (tokens,) attention that each token received in the audio encoder's last
             layer, where that was kept.
+        decoder: what decoded it, as in ``Answer``.
+        notes: sentences on what is wrong with it, as in ``Answer``.
 
     Attributes:
         seconds: as given.
         seconds_heard: less than ``seconds`` where ``long_audio`` was ``truncate``.
         timings: as given; answers to ``ask`` count their own stages alone.
         encoder_attention: as given.
+        decoder: as given.
+        notes: as given.
     """
 
     def __init__(
@@ -59,9 +63,12 @@ class Recording:
         timings: Timings,
         seconds_heard: float | None = None,
         encoder_attention: NDArray[np.float32] | None = None,
+        decoder: str = "",
+        notes: tuple[str, ...] = (),
     ) -> None:
         self._engine, self._audio = engine, audio
         self.encoder_attention = encoder_attention
+        self.decoder, self.notes = decoder, notes
         self.seconds, self.timings = seconds, timings
         self.seconds_heard = seconds if seconds_heard is None else seconds_heard
 
@@ -219,6 +226,8 @@ class Recording:
             generation=generation,
             timings=timings,
             device=self._engine.device.name,
+            decoder=self.decoder,
+            notes=self.notes,
         )
 
     def _settled(

@@ -164,6 +164,9 @@ class Answer:
         generation: options as used.
         timings: seconds per stage.
         device: where it ran.
+        decoder: what decoded the recording: ``libsndfile``, ``ffmpeg``, ``libsndfile+ffmpeg`` where
+            one went on for the other, ``array`` for samples; empty where nothing was decoded.
+        notes: whole sentences on what is wrong with the recording; none where nothing is.
     """
 
     text: str
@@ -177,6 +180,8 @@ class Answer:
     generation: GenerationOptions
     timings: Timings
     device: str
+    decoder: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def tokens_per_second(self) -> float:
@@ -195,6 +200,8 @@ class Answer:
             "seconds": round(self.seconds, 3),
             "seconds_heard": round(self.seconds_heard, 3),
             "device": self.device,
+            "decoder": self.decoder,
+            "notes": list(self.notes),
             "prompt_tokens": self.prompt_tokens,
             "pruning": {
                 "options": asdict(pruning.options),
