@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.errors import DataError, OptionError
 from speechprune_ort.files import cannot_write, whole_file
-from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.results import Answer
 from speechprune_ort.runtime.audio import SAMPLING_RATE, Source, stream_audio
 from speechprune_ort.text import check_text, read_json
