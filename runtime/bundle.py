@@ -21,7 +21,7 @@ import platformdirs
 from speechprune_ort.errors import BundleError, IntegrityError
 from speechprune_ort.manifest import MANIFEST_FILE, TOKENIZER_FILE, FileEntry, Manifest
 from speechprune_ort.onnx_file import foreign_operators, read_graph
-from speechprune_ort.runtime.tokenizer_check import check_tokenizer
+from speechprune_ort.tokenizer_check import check_tokenizer
 
 __all__ = ["verify_files"]
 
@@ -76,9 +76,9 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     remembered = _recall()
     learned = False
     root = folder.resolve()
-    _check_names(folder, manifest)
     if TOKENIZER_FILE not in manifest.files:
         raise BundleError(f"The bundle {folder} lists no {TOKENIZER_FILE}: export it again.")
+    _check_names(folder, manifest)
     graphs = {entry.file for entry in manifest.graphs.values()}
     for name, entry in manifest.files.items():
         path = root / name

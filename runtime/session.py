@@ -113,11 +113,11 @@ class Session:
             if len(expected) != array.ndim or any(
                 size not in (None, found) for size, found in zip(expected, array.shape, strict=True)
             ):
-                sizes = (
+                shapes = (
                     ",".join("any" if n is None else str(n) for n in shape)
                     for shape in (array.shape, expected)
                 )
-                raise _other_shape(self._spec.name, name, *sizes)
+                raise _other_shape(self._spec.name, name, *shapes)
 
 
 @contextlib.contextmanager
@@ -190,7 +190,7 @@ def open_session(
         OutOfMemoryError: memory does not suffice for it.
     """
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it logs as an error it also raises, and we say it
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     if trace is not None:
         options.enable_profiling = True

@@ -29,7 +29,7 @@ WITH_EXAMPLES = {
         "profiling.workload", "results",
         "runtime.audio", "runtime.budget", "runtime.features", "runtime.methods.coverage",
         "runtime.methods.merging", "runtime.methods.segments",
-        "runtime.pruning", "runtime.sampling",
+        "runtime.pruning", "runtime.sampling", "tokenizer_check",
     )
 }  # fmt: skip
 
