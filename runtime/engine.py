@@ -26,8 +26,8 @@ from speechprune_ort.runtime.encoder import encode_windows
 from speechprune_ort.runtime.features import LogMel
 from speechprune_ort.runtime.prompt import Prompt, build_prompt
 from speechprune_ort.runtime.scoring import NumpyScorer, OrtScorer, Scorer, assemble
-from speechprune_ort.runtime.session import Session, memory_errors, open_session
-from speechprune_ort.runtime.tokenizer import open_tokenizer, tokenizer_errors
+from speechprune_ort.runtime.session import CheckedSession, memory_errors, open_session
+from speechprune_ort.runtime.tokenizer_file import open_tokenizer, tokenizer_errors
 from speechprune_ort.specs import (
     ASSEMBLE,
     ATTENTION,
@@ -98,7 +98,7 @@ class Engine:
         )
         # A CPU is busy with one: a batch is no faster there, and needs its memory at once.
         self.windows_at_once = 1 if self.device.name == "cpu" else WINDOWS_ON_GPU
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, CheckedSession] = {}
         for name in (AUDIO_ENCODER, EMBED_TOKENS, FIRST_LAYER_QK, DECODER):
             self.session(name)
 
@@ -118,7 +118,7 @@ class Engine:
             raise BundleError(f"The bundle {self._folder} has no {name} graph: export it again.")
         return self._folder / self.manifest.graphs[name].file
 
-    def session(self, name: str) -> Session:
+    def session(self, name: str) -> CheckedSession:
         """The session of a graph, opened when it is first wanted.
 
         Raises:

@@ -15,11 +15,17 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from speechprune_ort.errors import BundleError, ComputeError, DeviceError, OutOfMemoryError
+from speechprune_ort.errors import (
+    BundleError,
+    ComputeError,
+    DeviceError,
+    OutOfMemoryError,
+    SpeechPruneError,
+)
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.specs import AUDIO_ENCODER, DECODER, EMBED_TOKENS, GraphSpec
 
-__all__ = ["Session", "memory_errors", "open_session"]
+__all__ = ["CheckedSession", "memory_errors", "open_session"]
 
 CURES = {
     AUDIO_ENCODER: "lower the memory budget of recordings, or free memory",
@@ -37,7 +43,7 @@ NO_MEMORY = re.compile(
 )
 
 
-class Session:
+class CheckedSession:
     """An opened graph.
 
     Args:
@@ -77,6 +83,8 @@ class Session:
         """
         try:
             outputs: list[NDArray[Any]] = self._session.run(list(names), dict(feeds))
+        except SpeechPruneError:
+            raise
         except Exception as error:  # onnxruntime raises several classes of its own
             raise _in_words(self._spec.name, error) from error
         self._check(names, feeds, outputs)
@@ -94,6 +102,8 @@ class Session:
         """
         try:
             self._session.run_with_iobinding(binding)
+        except SpeechPruneError:
+            raise
         except Exception as error:  # onnxruntime raises several classes of its own
             raise _in_words(self._spec.name, error) from error
 
@@ -138,7 +148,7 @@ def memory_errors(name: str) -> Iterator[None]:
         raise
 
 
-def _in_words(name: str, error: Exception) -> Exception:
+def _in_words(name: str, error: Exception) -> SpeechPruneError:
     text = str(error)
     if isinstance(error, MemoryError) or NO_MEMORY.search(text):
         cure = CURES.get(name, OTHER_CURE)
@@ -172,7 +182,7 @@ def open_session(
     *,
     spinning: bool = False,
     trace: Path | None = None,
-) -> Session:
+) -> CheckedSession:
     """Open a graph and check it against its spec.
 
     Args:
@@ -217,4 +227,4 @@ def open_session(
     problem = spec.mismatch(session.get_inputs(), session.get_outputs())
     if problem:
         raise BundleError(f"{path.name}: {problem}: export the bundle again.")
-    return Session(session, spec)
+    return CheckedSession(session, spec)

@@ -193,8 +193,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     family: Words
     source: Words
     revision: Words | None
-    precision: Literal["fp32", "fp16", "int8", "w8a8", "int4"]
-    target: Literal["cpu", "cuda"]
+    precision: Annotated[str, Meta(pattern="^[a-z0-9]{1,20}$")]
+    target: Annotated[str, Meta(pattern="^(cpu|cuda)$")]
     float_dtype: Literal["float32", "float16"]
     dimensions: Dimensions
     audio: AudioSpec

@@ -504,7 +504,7 @@ def test_errors_of_a_run_are_one_sentence(
             raise error
 
     spec = Manifest.read(bundle).graphs["decoder"].spec
-    session = session_module.Session(Failing(), spec)
+    session = session_module.CheckedSession(Failing(), spec)
     with pytest.raises(kind, match=word) as caught:
         session.run_with_iobinding(None)
     assert "\n" not in str(caught.value)
