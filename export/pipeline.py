@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import WhisperFeatureExtractor
 
-from speechprune_ort.errors import ExportError
+from speechprune_ort.errors import BundleError, ExportError
 from speechprune_ort.export.atomic_folder import atomic_folder
 from speechprune_ort.export.audio_encoder import export_audio_encoder
 from speechprune_ort.export.decoder import export_decoder
@@ -51,6 +51,7 @@ from speechprune_ort.manifest import (
     Manifest,
     PromptPiece,
 )
+from speechprune_ort.onnx_file import foreign_operators, read_graph
 from speechprune_ort.specs import (
     ASSEMBLE,
     AUDIO_ENCODER,
@@ -63,6 +64,7 @@ from speechprune_ort.specs import (
     GraphSpec,
     graph_specs,
 )
+from speechprune_ort.tokenizer_check import check_tokenizer
 
 __all__ = ["STEPS", "ExportedGraph", "export_bundle"]
 
@@ -179,6 +181,7 @@ def export_bundle(
             frame_temperature=checkpoint.frame_temperature,
         )
         (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+        _check_readable(folder)
     return rows
 
 
@@ -195,6 +198,21 @@ def _enough_memory() -> Iterator[None]:
             "Memory ran out during the export: close other programs, lift the limit (ulimit -v), "
             "or take a machine with more; nothing was left behind."
         ) from error
+
+
+def _check_readable(folder: Path) -> None:
+    """Hold what was written against what the runtime accepts of any bundle."""
+    try:
+        manifest = Manifest.read(folder)
+        check_tokenizer(folder / TOKENIZER_FILE)
+        for name, entry in manifest.graphs.items():
+            foreign = foreign_operators(read_graph(folder / entry.file))
+            if foreign:
+                raise ValueError(f"{name} uses the operator {foreign[0]}")
+    except (BundleError, ValueError) as error:
+        raise ExportError(
+            f"The runtime would refuse this checkpoint's bundle ({error}): report the checkpoint."
+        ) from None
 
 
 def _with_attention(checkpoint: Checkpoint, wanted: bool) -> Checkpoint:

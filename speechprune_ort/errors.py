@@ -4,6 +4,8 @@ SpeechPruneError                what a caller catches to catch them all
 ├── AudioError                  a recording cannot be read, is empty, or is too short
 ├── BundleError                 a bundle is missing, damaged, or of another schema
 │   └── IntegrityError          a file of the bundle is not the one that export wrote
+├── ComputeError                a graph failed while it ran
+│   └── OutOfMemoryError        memory did not suffice to open or run a graph
 ├── DataError                   a set of recordings with questions cannot be read
 ├── DeviceError                 the device asked for cannot be used on this machine
 ├── OptionError (ValueError)    an option has a value that it cannot have
@@ -20,11 +22,13 @@ and exits with 2; a traceback means a defect of ours.
 __all__ = [
     "AudioError",
     "BundleError",
+    "ComputeError",
     "DataError",
     "DeviceError",
     "ExportError",
     "IntegrityError",
     "OptionError",
+    "OutOfMemoryError",
     "ParityError",
     "PromptError",
     "RecordingError",
@@ -47,6 +51,14 @@ class BundleError(SpeechPruneError):
 
 class IntegrityError(BundleError):
     """A file of a bundle differs from the one that export wrote."""
+
+
+class ComputeError(SpeechPruneError):
+    """ONNX Runtime could not run a graph; the message says which, and its reason."""
+
+
+class OutOfMemoryError(ComputeError):
+    """Memory did not suffice to open or to run a graph; the message says what to lower."""
 
 
 class DataError(SpeechPruneError):

@@ -7,8 +7,9 @@ runtime checks the same specs, as stored in the manifest, against the sessions i
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
+
+import msgspec
 
 __all__ = [
     "ASSEMBLE",
@@ -66,9 +67,11 @@ AXES = (
 """The one vocabulary of axis names."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dimensions:
+class Dimensions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Sizes of the axes that a checkpoint fixes.
+
+    The bounds are far above any model of today; they keep a damaged manifest from asking for
+    memory that no machine has.
 
     Attributes:
         mel_bins: log-mel bins, 80 or 128.
@@ -83,16 +86,16 @@ class Dimensions:
         context: positions that it was trained for.
     """
 
-    mel_bins: int
-    frames: int
-    window_tokens: int
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-    context: int
+    mel_bins: Annotated[int, msgspec.Meta(ge=1, le=512)]
+    frames: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+    window_tokens: Annotated[int, msgspec.Meta(ge=1, le=1 << 15)]
+    hidden: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+    layers: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    heads: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    kv_heads: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    head_dim: Annotated[int, msgspec.Meta(ge=1, le=4096)]
+    vocab: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+    context: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
 
 
 DTYPES = {
@@ -119,8 +122,7 @@ class GraphTensor(Protocol):
         """Its dimensions: an int where fixed, anything else where dynamic."""
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One input or output of a graph.
 
     Attributes:
@@ -155,8 +157,7 @@ class TensorSpec:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class GraphSpec:
+class GraphSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What goes into a graph and what comes out, in order."""
 
     name: str

@@ -20,6 +20,7 @@ if importlib.util.find_spec("torch") is None:
         "test_equality.py",
         "test_explain.py",
         "test_families.py",
+        "test_hostile_bundle.py",
         "test_lean_export.py",
         "test_random_checkpoint.py",
         "test_small_model.py",

@@ -30,7 +30,7 @@ WITH_EXAMPLES = {
         "runtime.audio", "runtime.budget", "runtime.features", "runtime.loudness",
         "runtime.methods.coverage",
         "runtime.methods.merging", "runtime.methods.segments",
-        "runtime.pruning", "runtime.sampling",
+        "runtime.pruning", "runtime.sampling", "tokenizer_check",
     )
 }  # fmt: skip
 
