@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from speechprune_ort.cancel import UNFINISHED
 from speechprune_ort.errors import ExportError
 from speechprune_ort.manifest import MANIFEST_FILE
 
@@ -39,6 +40,7 @@ def atomic_folder(out: Path, overwrite: bool) -> Iterator[Path]:
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
         # mkdtemp is for the owner alone; a bundle is read by whoever may read the folder.
         partial.chmod(0o755)
+        UNFINISHED.add(partial)
         yield partial
         previous = None
         if out.exists():
@@ -66,6 +68,8 @@ def atomic_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     finally:
         if partial is not None and partial.exists():
             shutil.rmtree(partial, ignore_errors=True)
+        if partial is not None:
+            UNFINISHED.discard(partial)
 
 
 def _empty_folder(path: Path) -> bool:

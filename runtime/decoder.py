@@ -14,6 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from speechprune_ort.runtime.device import Device
+from speechprune_ort.runtime.session import Session
 from speechprune_ort.specs import Dimensions, past_name, present_name
 
 __all__ = ["Decoder"]
@@ -33,8 +34,8 @@ class Decoder:
 
     def __init__(
         self,
-        session: ort.InferenceSession,
-        embed: ort.InferenceSession,
+        session: Session,
+        embed: Session,
         device: Device,
         dims: Dimensions,
         float_dtype: str,

@@ -15,6 +15,7 @@ from speechprune_ort.results import Timings
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.runtime.embeddings import AudioEmbeds, EmbedsBuilder
 from speechprune_ort.runtime.features import LogMel
+from speechprune_ort.runtime.session import Session
 from speechprune_ort.specs import ATTENTION
 
 __all__ = ["encode_windows"]
@@ -25,7 +26,7 @@ REACH = 4  # frames behind the last one that convolutions may look at
 
 
 def encode_windows(
-    session: ort.InferenceSession,
+    session: Session,
     windows: Iterable[NDArray[np.float32]],
     log_mel: LogMel,
     audio: AudioSpec,
@@ -124,7 +125,7 @@ def encode_windows(
 
 
 def _encode(
-    session: ort.InferenceSession,
+    session: Session,
     features: NDArray[np.float32],
     length: int,
     tokens: int,

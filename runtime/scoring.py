@@ -24,6 +24,7 @@ from speechprune_ort.runtime.pruning import (
     text_direction,
     unit_rows,
 )
+from speechprune_ort.runtime.session import Session
 
 __all__ = ["NumpyScorer", "OrtScorer", "Projection", "Scorer", "assemble"]
 
@@ -150,7 +151,7 @@ class OrtScorer(_Scored):
 
     def __init__(
         self,
-        session: Callable[[str], ort.InferenceSession],
+        session: Callable[[str], Session],
         names: tuple[str, str, str, str],
         audio: AudioEmbeds,
         text: NDArray[Any],
@@ -242,7 +243,7 @@ class OrtScorer(_Scored):
 
 
 def assemble(
-    session: ort.InferenceSession,
+    session: Session,
     device: Device,
     before: NDArray[Any],
     audio: AudioEmbeds,
@@ -290,7 +291,7 @@ def _bind(
     bind(name, device.name, device.index, dtype.type, list(shape), address)
 
 
-def _run(session: ort.InferenceSession, binding: ort.IOBinding, name: str, out: Scores) -> Scores:
+def _run(session: Session, binding: ort.IOBinding, name: str, out: Scores) -> Scores:
     """Run, with one small output written to host memory."""
     value = ort.OrtValue.ortvalue_from_numpy(out)
     binding.bind_ortvalue_output(name, value)

@@ -2,15 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 
-from speechprune_ort.errors import BundleError, DeviceError
+from speechprune_ort.cancel import running
+from speechprune_ort.errors import BundleError, CancelledError, DeviceError
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.specs import GraphSpec
 
-__all__ = ["open_session"]
+__all__ = ["Session", "open_session"]
+
+
+class Session(ort.InferenceSession):
+    """A graph whose runs end with the call that they work for: see ``speechprune_ort.cancel``."""
+
+    def run(
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Mapping[str, Any],
+        run_options: ort.RunOptions | None = None,
+    ) -> Any:
+        """See ``onnxruntime.InferenceSession``.
+
+        Raises:
+            CancelledError: the call was ended.
+        """
+        options = run_options or ort.RunOptions()
+        with running(options):
+            return super().run(output_names, input_feed, options)
+
+    def run_with_iobinding(
+        self, iobinding: ort.IOBinding, run_options: ort.RunOptions | None = None
+    ) -> None:
+        """See ``onnxruntime.InferenceSession``.
+
+        Raises:
+            CancelledError: the call was ended.
+        """
+        options = run_options or ort.RunOptions()
+        with running(options):
+            super().run_with_iobinding(iobinding, options)
+
+
+class _Loading:
+    """Lets the loading of a graph end as its runs do."""
+
+    def __init__(self, options: ort.SessionOptions) -> None:
+        self._options = options
+
+    @property
+    def terminate(self) -> bool:
+        """Only ever set."""
+        return False
+
+    @terminate.setter
+    def terminate(self, value: bool) -> None:
+        self._options.set_load_cancellation_flag(value)
 
 
 def open_session(
@@ -21,7 +71,7 @@ def open_session(
     *,
     spinning: bool = False,
     trace: Path | None = None,
-) -> ort.InferenceSession:
+) -> Session:
     """Open a graph and check it against its spec.
 
     Args:
@@ -34,6 +84,7 @@ def open_session(
         trace: beginning of the name of a file for ONNX Runtime's own trace, or None.
 
     Raises:
+        CancelledError: the call that needs it was ended.
         BundleError: the graph does not load, or has other inputs or outputs.
         DeviceError: ONNX Runtime put it on another provider.
     """
@@ -46,7 +97,10 @@ def open_session(
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        session = ort.InferenceSession(path, options, providers=device.providers)
+        with running(_Loading(options)):
+            session = Session(path, options, providers=device.providers)
+    except CancelledError:
+        raise
     except Exception as error:  # onnxruntime raises several classes of its own
         reason = str(error).strip().splitlines()[0]
         raise BundleError(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.errors import AudioError, OptionError
 from speechprune_ort.manifest import Manifest
 from speechprune_ort.methods import needs_encoder
@@ -212,6 +213,8 @@ class SpeechLLM:
         long_audio: LongAudio = "prune",
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> Answer:
         """Answer a question about a recording.
@@ -223,6 +226,8 @@ class SpeechLLM:
             long_audio: as in ``listen``.
             pruning: what is kept of the audio.
             generation: how the answer's tokens are chosen.
+            deadline: seconds from now in which all of it must be there.
+            cancel: ends it when another thread says so.
             **options: fields of either, for short: ``pruning_rate=0.4, max_new_tokens=20``;
                 ``seed`` is set in both.
 
@@ -230,6 +235,7 @@ class SpeechLLM:
             AudioError: the recording cannot be used.
             PromptError: the question is empty, or prompt and answer exceed the context.
             OptionError: an option has an impossible value.
+            CancelledError: it was cancelled; ``DeadlineError``: it was not there by the deadline.
         """
         return self.stream(
             audio,
@@ -238,6 +244,8 @@ class SpeechLLM:
             long_audio=long_audio,
             pruning=pruning,
             generation=generation,
+            deadline=deadline,
+            cancel=cancel,
             **options,
         ).answer
 
@@ -292,6 +300,8 @@ class SpeechLLM:
         long_audio: LongAudio = "prune",
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> AnswerStream:
         """The same, piece by piece as the text comes; ``.answer`` has the rest at the end.
@@ -302,7 +312,8 @@ class SpeechLLM:
         pruning, generation = sort_options(pruning, generation, options)
         check_long_audio(long_audio)
         return AnswerStream(
-            self._pieces(audio, question, sampling_rate, long_audio, pruning, generation)
+            self._pieces(audio, question, sampling_rate, long_audio, pruning, generation),
+            Limits(cancel, deadline),
         )
 
     def _pieces(

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.errors import OptionError, PromptError
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.results import Answer, AnswerStream, Pruning, Score, Timings, spans_of
@@ -81,6 +82,8 @@ class Recording:
         *,
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> Answer:
         """Answer a question about the recording.
@@ -89,14 +92,24 @@ class Recording:
             question: what to ask.
             pruning: what is kept of the audio.
             generation: how the answer's tokens are chosen.
+            deadline: seconds from now in which all of it must be there.
+            cancel: ends it when another thread says so.
             **options: fields of either, for short: ``pruning_rate=0.4, max_new_tokens=20``;
                 ``seed`` is set in both.
 
         Raises:
             PromptError: the question is empty, or prompt and answer exceed the context.
             OptionError: an option has an impossible value.
+            CancelledError: it was cancelled; ``DeadlineError``: it was not there by the deadline.
         """
-        return self.stream(question, pruning=pruning, generation=generation, **options).answer
+        return self.stream(
+            question,
+            pruning=pruning,
+            generation=generation,
+            deadline=deadline,
+            cancel=cancel,
+            **options,
+        ).answer
 
     def stream(
         self,
@@ -104,6 +117,8 @@ class Recording:
         *,
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> AnswerStream:
         """The same, piece by piece as the text comes; ``.answer`` has the rest at the end.
@@ -112,7 +127,8 @@ class Recording:
         the first piece.
         """
         pruning, generation = sort_options(pruning, generation, options)
-        return AnswerStream(self.pieces(question, pruning, generation, Timings()))
+        pieces = self.pieces(question, pruning, generation, Timings())
+        return AnswerStream(pieces, Limits(cancel, deadline))
 
     def save(self, path: str | PathLike[str]) -> None:
         """Keep the recording in a file, for ``SpeechLLM.load_recording`` of the same bundle.
