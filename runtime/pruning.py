@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from speechprune_ort.cancel import checkpoint
 from speechprune_ort.errors import OptionError
 
 __all__ = [
@@ -45,6 +46,16 @@ def _check_finite(name: str, array: NDArray[Any]) -> None:
         raise OptionError(f"{name} holds NaN or infinity: nothing can be ranked by it.")
 
 
+def _check_embeddings(audio: NDArray[Any], text: NDArray[Any]) -> None:
+    _check("audio embeddings", audio, ("tokens", "hidden"))
+    _check("text embeddings", text, ("query", "hidden"))
+    if audio.shape[1] != text.shape[1]:
+        raise OptionError(
+            f"audio embeddings are {audio.shape[1]} wide and text embeddings {text.shape[1]}: "
+            "both must come from one model."
+        )
+
+
 def _check_at_least_1(name: str, count: int) -> None:
     if count < 1:
         raise OptionError(f"{name} must be at least 1, not {count}.")
@@ -71,17 +82,12 @@ def similarity_scores(audio: Floats, text: Floats) -> NDArray[np.float32]:
     >>> similarity_scores(audio, text).astype(float).round(4).tolist()
     [1.0, 0.0, 0.7071]
     """
-    _check("audio embeddings", audio, ("tokens", "hidden"))
-    _check("text embeddings", text, ("query", "hidden"))
-    if audio.shape[1] != text.shape[1]:
-        raise OptionError(
-            f"audio embeddings are {audio.shape[1]} wide and text embeddings {text.shape[1]}: "
-            "both must come from one model."
-        )
+    _check_embeddings(audio, text)
     direction = text_direction(text)
 
     scores = np.zeros(len(audio), np.float32)  # what embeddings of zeros keep
     for start in range(0, len(audio), ROWS_AT_ONCE):
+        checkpoint()
         rows = audio[start : start + ROWS_AT_ONCE].astype(np.float32, copy=False)
         norms = np.sqrt(np.vecdot(rows, rows))
         # A NaN or infinity anywhere in a row reaches its norm: no second pass over the data.
@@ -92,9 +98,15 @@ def similarity_scores(audio: Floats, text: Floats) -> NDArray[np.float32]:
 
 
 def unit_rows(embeds: NDArray[Any]) -> NDArray[np.float32]:
-    """Rows (n, hidden) divided by their lengths; a row of zeros stays."""
+    """Rows (n, hidden) divided by their lengths; a row of zeros stays.
+
+    Raises:
+        OptionError: a value is not finite.
+    """
     wide = embeds.astype(np.float32)
-    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    lengths = np.sqrt(np.vecdot(wide, wide))[:, None]
+    # A NaN or infinity anywhere in a row reaches its length: no second pass over the data.
+    _check_finite("an embedding", lengths)
     units: NDArray[np.float32] = np.divide(
         wide, lengths, out=np.zeros_like(wide), where=lengths > 0
     )
@@ -110,7 +122,11 @@ def cosine_matrix(audio: NDArray[Any], text: NDArray[Any]) -> NDArray[np.float32
 
     Returns:
         (tokens, query) float32; 0 for embeddings of zeros.
+
+    Raises:
+        OptionError: an array is empty, widths differ, or a value is not finite.
     """
+    _check_embeddings(audio, text)
     columns = np.ascontiguousarray(unit_rows(text).T)
     return np.concatenate(
         [
@@ -331,6 +347,7 @@ def received_attention(
         keys = np.ascontiguousarray(key[:, head // group].T, np.float32)
         queries = np.ascontiguousarray(query[:, head], np.float32)
         for start in range(0, tokens, rows):
+            checkpoint()
             attention = queries[start : start + rows] @ keys
             # Scaled last: binarized Q' and K' are whole numbers, and so are these products and
             # differences, exact in float32 up to 2^24.

@@ -16,7 +16,22 @@ from typing import Any, Protocol
 
 from speechprune_ort.errors import CancelledError, DeadlineError, OptionError
 
-__all__ = ["UNFINISHED", "WHOLE_PROCESS", "Cancel", "Limits", "Terminable", "checkpoint", "running"]
+__all__ = [
+    "UNFINISHED",
+    "WHOLE_PROCESS",
+    "Cancel",
+    "Interrupted",
+    "Limits",
+    "Terminable",
+    "checkpoint",
+    "running",
+]
+
+
+class Interrupted(SystemExit):
+    """Raised where a signal met the main thread; its code is the exit code."""
+
+    code: int
 
 
 class Terminable(Protocol):

@@ -19,7 +19,7 @@ from speechprune_ort.results import Answer, AnswerStream, Pruning, Score, Timing
 from speechprune_ort.runtime.budget import pick_tokens
 from speechprune_ort.runtime.embeddings import AudioEmbeds, HostEmbeds
 from speechprune_ort.runtime.engine import Engine
-from speechprune_ort.runtime.methods import Selection
+from speechprune_ort.runtime.methods import METHODS, Selection
 from speechprune_ort.runtime.prompt import Prompt
 from speechprune_ort.runtime.recording_file import save_embeds
 from speechprune_ort.runtime.sampling import Sampler
@@ -270,7 +270,8 @@ class Recording:
                 memory_target_mb=None,
             )
         temperature, backend = pruning.frame_temperature, pruning.backend
-        if temperature is None:
+        reads = METHODS[pruning.method].options
+        if temperature is None and "frame_temperature" in reads:
             temperature = engine.manifest.frame_temperature
         if backend == "auto":
             backend = "ort" if engine.device.name == "cuda" else "numpy"

@@ -115,6 +115,7 @@ def ask(
     The recording is encoded once. With --json, one question gives an object, several a list.
     """
     from speechprune_ort import SpeechLLM
+    from speechprune_ort.methods import needs_encoder
 
     load_plugins(plugin)
     if transcript is not None and explain is None:
@@ -151,7 +152,7 @@ def ask(
         threads,
         provider_options(provider_option),
     )
-    recording = _listen(model, audio, long_audio, memory_budget_mb)
+    recording = _listen(model, audio, long_audio, memory_budget_mb, needs_encoder(pruning))
     streams = [
         # Of several questions none has the encoding to itself.
         AnswerStream(recording.pieces(q, pruning, generation, recording.timings))
@@ -192,7 +193,7 @@ def _print_answers(
 
 
 def _listen(
-    model: SpeechLLM, audio: Path, long_audio: LongAudio, memory_budget_mb: float
+    model: SpeechLLM, audio: Path, long_audio: LongAudio, memory_budget_mb: float, attention: bool
 ) -> Recording:
     """Encode a recording, with a bar and the time left where that takes a while."""
     from speechprune_ort.runtime.audio import audio_seconds
@@ -207,6 +208,7 @@ def _listen(
             audio,
             long_audio=long_audio,
             memory_budget_mb=memory_budget_mb,
+            encoder_attention=attention,
             progress=lambda heard: display.update(task, completed=heard),
         )
 

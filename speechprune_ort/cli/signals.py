@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
-from speechprune_ort.cancel import UNFINISHED, WHOLE_PROCESS
+from speechprune_ort.cancel import UNFINISHED, WHOLE_PROCESS, Interrupted
 from speechprune_ort.errors import CancelledError
 
-__all__ = ["Interrupted", "install", "received"]
+__all__ = ["install", "received"]
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 0.6  # for a command to clean up behind itself
@@ -28,12 +28,6 @@ SHOW_CURSOR = b"\x1b[?25h"  # progress bars hide it
 
 _exit = os._exit  # the one that ends the process, whatever a plugin does to the other
 _first: int | None = None
-
-
-class Interrupted(SystemExit):
-    """Raised where a signal met the main thread; its code is the exit code."""
-
-    code: int
 
 
 def install() -> None:

@@ -35,6 +35,12 @@ class _Output(io.FileIO):
             ) from None
 
 
+class _Text(io.TextIOWrapper):
+    def close(self) -> None:
+        """Stay open: who else prints in this process must not silence an answer."""
+        self.flush()
+
+
 def guard() -> None:
     """Take the place of ``sys.stdout`` and ``sys.stderr``, be they closed, full or broken.
 
@@ -49,10 +55,10 @@ def guard() -> None:
     sys.stdout, sys.stderr = _text(1, sys.stdout), _text(2, sys.stderr)
 
 
-def _text(number: int, before: Any) -> io.TextIOWrapper:
+def _text(number: int, before: Any) -> _Text:
     raw = _Output(number, "w", closefd=False)
     terminal = raw.isatty()
-    return io.TextIOWrapper(
+    return _Text(
         io.BufferedWriter(raw),
         encoding=getattr(before, "encoding", None) or "utf-8",
         # An answer in letters that the terminal lacks is still an answer.
