@@ -102,7 +102,8 @@ class PruningOptions:
             concentrates the budget on the best frames, higher spreads it. None takes the
             bundle's, which is 1.0 unless its checkpoint names another.
         attention: of ``speechprune`` and ``attention``: phase 2 from sign-binarized projections
-            (the paper's, eq. 9-10) or from the layer's own float ones (the ablation that shows what binarizing costs).
+            (the paper's, eq. 9-10) or from the layer's own float ones (the ablation that shows
+            what binarizing costs).
         single_head: of the same two: phase 2 over the whole width instead of head by head.
         seed: of ``random`` and ``crop``.
         positions: ``renumbered`` gives kept tokens consecutive positions (what the paper's
