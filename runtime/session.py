@@ -30,7 +30,7 @@ class Session(ort.InferenceSession):
         Raises:
             CancelledError: the call was ended.
         """
-        options = run_options or ort.RunOptions()
+        options = run_options or _quiet()
         with running(options):
             return super().run(output_names, input_feed, options)
 
@@ -42,9 +42,16 @@ class Session(ort.InferenceSession):
         Raises:
             CancelledError: the call was ended.
         """
-        options = run_options or ort.RunOptions()
+        options = run_options or _quiet()
         with running(options):
             super().run_with_iobinding(iobinding, options)
+
+
+def _quiet() -> ort.RunOptions:
+    """Options of a run that prints nothing: why it ended is raised."""
+    options = ort.RunOptions()
+    options.log_severity_level = 4
+    return options
 
 
 class _Loading:
