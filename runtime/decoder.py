@@ -14,7 +14,6 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from speechprune_ort.runtime.device import Device
-from speechprune_ort.runtime.session import Session
 from speechprune_ort.specs import Dimensions, past_name, present_name
 
 __all__ = ["Decoder"]
@@ -34,8 +33,8 @@ class Decoder:
 
     def __init__(
         self,
-        session: Session,
-        embed: Session,
+        session: ort.InferenceSession,
+        embed: ort.InferenceSession,
         device: Device,
         dims: Dimensions,
         float_dtype: str,

@@ -15,7 +15,6 @@ from speechprune_ort.results import Timings
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.runtime.embeddings import AudioEmbeds, EmbedsBuilder
 from speechprune_ort.runtime.features import LogMel
-from speechprune_ort.runtime.session import Session
 from speechprune_ort.specs import ATTENTION
 
 __all__ = ["encode_windows"]
@@ -26,7 +25,7 @@ REACH = 4  # frames behind the last one that convolutions may look at
 
 
 def encode_windows(
-    session: Session,
+    session: ort.InferenceSession,
     windows: Iterable[NDArray[np.float32]],
     log_mel: LogMel,
     audio: AudioSpec,
@@ -125,7 +124,7 @@ def encode_windows(
 
 
 def _encode(
-    session: Session,
+    session: ort.InferenceSession,
     features: NDArray[np.float32],
     length: int,
     tokens: int,

@@ -27,7 +27,7 @@ from speechprune_ort.runtime.encoder import encode_windows
 from speechprune_ort.runtime.features import LogMel
 from speechprune_ort.runtime.prompt import Prompt, build_prompt
 from speechprune_ort.runtime.scoring import NumpyScorer, OrtScorer, Scorer, assemble
-from speechprune_ort.runtime.session import Session, open_session
+from speechprune_ort.runtime.session import open_session
 from speechprune_ort.specs import (
     ASSEMBLE,
     ATTENTION,
@@ -99,7 +99,7 @@ class Engine:
         )
         # A CPU is busy with one: a batch is no faster there, and needs its memory at once.
         self.windows_at_once = 1 if self.device.name == "cpu" else WINDOWS_ON_GPU
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, ort.InferenceSession] = {}
         for name in (AUDIO_ENCODER, EMBED_TOKENS, FIRST_LAYER_QK, DECODER):
             self.session(name)
 
@@ -119,7 +119,7 @@ class Engine:
             raise BundleError(f"The bundle {self._folder} has no {name} graph: export it again.")
         return self._folder / self.manifest.graphs[name].file
 
-    def session(self, name: str) -> Session:
+    def session(self, name: str) -> ort.InferenceSession:
         """The session of a graph, opened when it is first wanted.
 
         Raises:

@@ -29,7 +29,6 @@ from speechprune_ort.runtime.pruning import (
     text_direction,
     unit_rows,
 )
-from speechprune_ort.runtime.session import Session
 
 __all__ = ["NumpyScorer", "OrtScorer", "Projection", "Scorer", "assemble"]
 
@@ -163,7 +162,7 @@ class OrtScorer(_Scored):
 
     def __init__(
         self,
-        session: Callable[[str], Session],
+        session: Callable[[str], ort.InferenceSession],
         names: tuple[str, str, str, str],
         audio: AudioEmbeds,
         text: NDArray[Any],
@@ -257,7 +256,7 @@ class OrtScorer(_Scored):
 
 
 def assemble(
-    session: Session,
+    session: ort.InferenceSession,
     device: Device,
     before: NDArray[Any],
     audio: AudioEmbeds,
@@ -305,7 +304,7 @@ def _bind(
     bind(name, device.name, device.index, dtype.type, list(shape), address)
 
 
-def _run(session: Session, binding: ort.IOBinding, name: str, out: Scores) -> Scores:
+def _run(session: ort.InferenceSession, binding: ort.IOBinding, name: str, out: Scores) -> Scores:
     """Run, with one small output written to host memory."""
     value = ort.OrtValue.ortvalue_from_numpy(out)
     binding.bind_ortvalue_output(name, value)

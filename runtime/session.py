@@ -2,72 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnxruntime as ort
 
 from speechprune_ort.cancel import running
 from speechprune_ort.errors import BundleError, CancelledError, DeviceError
 from speechprune_ort.runtime.device import Device
+from speechprune_ort.runtime.endable import EndableSession, Loading
 from speechprune_ort.specs import GraphSpec
 
-__all__ = ["Session", "open_session"]
-
-
-class Session(ort.InferenceSession):
-    """A graph whose runs end with the call that they work for: see ``speechprune_ort.cancel``."""
-
-    def run(
-        self,
-        output_names: Sequence[str] | None,
-        input_feed: Mapping[str, Any],
-        run_options: ort.RunOptions | None = None,
-    ) -> Any:
-        """See ``onnxruntime.InferenceSession``.
-
-        Raises:
-            CancelledError: the call was ended.
-        """
-        options = run_options or _quiet()
-        with running(options):
-            return super().run(output_names, input_feed, options)
-
-    def run_with_iobinding(
-        self, iobinding: ort.IOBinding, run_options: ort.RunOptions | None = None
-    ) -> None:
-        """See ``onnxruntime.InferenceSession``.
-
-        Raises:
-            CancelledError: the call was ended.
-        """
-        options = run_options or _quiet()
-        with running(options):
-            super().run_with_iobinding(iobinding, options)
-
-
-def _quiet() -> ort.RunOptions:
-    """Options of a run that prints nothing: why it ended is raised."""
-    options = ort.RunOptions()
-    options.log_severity_level = 4
-    return options
-
-
-class _Loading:
-    """Lets the loading of a graph end as its runs do."""
-
-    def __init__(self, options: ort.SessionOptions) -> None:
-        self._options = options
-
-    @property
-    def terminate(self) -> bool:
-        """Only ever set."""
-        return False
-
-    @terminate.setter
-    def terminate(self, value: bool) -> None:
-        self._options.set_load_cancellation_flag(value)
+__all__ = ["open_session"]
 
 
 def open_session(
@@ -78,7 +23,7 @@ def open_session(
     *,
     spinning: bool = False,
     trace: Path | None = None,
-) -> Session:
+) -> ort.InferenceSession:
     """Open a graph and check it against its spec.
 
     Args:
@@ -104,8 +49,8 @@ def open_session(
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        with running(_Loading(options)):
-            session = Session(path, options, providers=device.providers)
+        with running(Loading(options)):
+            session = EndableSession(path, options, providers=device.providers)
     except CancelledError:
         raise
     except Exception as error:  # onnxruntime raises several classes of its own

@@ -151,10 +151,10 @@ def endless(path: Path) -> Path:
 
 
 def test_a_run_ends_in_the_middle_of_its_graph(tmp_path: Path) -> None:
-    from speechprune_ort.runtime.session import Session
+    from speechprune_ort.runtime.endable import EndableSession
 
     path = endless(tmp_path / "endless.onnx")
-    session = Session(path, providers=["CPUExecutionProvider"])
+    session = EndableSession(path, providers=["CPUExecutionProvider"])
     limits = Limits(deadline=0.3)
     started = time.perf_counter()
     with pytest.raises(DeadlineError), limits.held():
@@ -166,8 +166,8 @@ RUN_ENDLESS = """
 import sys, numpy as np
 from speechprune_ort.cli import signals
 signals.install()
-from speechprune_ort.runtime.session import Session
-session = Session(sys.argv[1], providers=["CPUExecutionProvider"])
+from speechprune_ort.runtime.endable import EndableSession
+session = EndableSession(sys.argv[1], providers=["CPUExecutionProvider"])
 print("here", flush=True)
 session.run(None, {"x": np.array(1, np.float32)})
 """
