@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Altered inputs, by the thousand: each gives an answer or an error of this project, or is a finding.
+"""Altered inputs: each gives an answer or an error of this project, or is a finding.
 
     scripts/fuzz [--inputs 100000] [--seconds S] [--seed 0] [--kinds audio,manifest] [--bundle B]
 
 Inputs are made from a seed and a number, so that each can be made again. They run in processes of
-their own, with a limit of memory and of time, so that a crash or a hang is caught. A finding is kept
-with its input under --out. Prints a table; exit status 1 where there is a finding.
+their own, with a limit of memory and of time, so that a crash or a hang is caught. A finding is
+kept with its input under --out. Prints a table; exit status 1 where there is a finding.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,8 @@ from typing import Annotated, Any
 import typer
 
 SHARES = {
-    "audio": 40, "manifest": 10, "tokenizer": 10, "onnx": 10, "recording": 10, "jsonl": 15, "cli": 5,
+    "audio": 40, "manifest": 10, "tokenizer": 10, "onnx": 10, "recording": 10, "jsonl": 15,
+    "cli": 5,
 }  # fmt: skip
 """Kinds of input, and their shares of all in per cent."""
 KEPT = 3  # findings of one kind and reason that are kept; the rest are counted
@@ -72,6 +74,7 @@ class Worker:
             except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe:
                 pipe.close()
@@ -79,9 +82,9 @@ class Worker:
             return f"crash: {signal.Signals(-ended).name}"
         return f"the process ended with {ended}"
 
-    def input(self) -> bytes:
-        """What it was trying."""
-        path = self.folder / "input"
+    def input(self, number: int | None = None) -> bytes:
+        """What it was trying; or what gave the finding of a number."""
+        path = self.folder / ("input" if number is None else f"finding-{number}")
         return path.read_bytes() if path.exists() else b""
 
 
@@ -108,7 +111,7 @@ def run_kind(
             worker.end()
             worker = None
         else:
-            content = worker.input() if found["outcome"] == "finding" else b""
+            content = worker.input(number) if found["outcome"] == "finding" else b""
         counts[found["outcome"]] += 1
         if found["outcome"] == "finding":
             reasons[found["reason"]] += 1

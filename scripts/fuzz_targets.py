@@ -24,8 +24,11 @@ from speechprune_ort import SpeechLLM, SpeechPruneError
 
 RATE = 16_000
 LONGEST_SECONDS = 300  # of sound from a file of a second: more is made up
-ODD = (None, True, -1, 0, 1, 2**31, 2**63, 10**30, -0.5, 1e308, float("nan"), float("inf"), "", "x",
-       "../..", "/etc/passwd", "\ud83d", "\u2028", "\0", "a" * 5000, [], {}, [[]], {"a": {}})  # fmt: skip
+ODD = (None, True, -1, 0, 1, 2**31, 2**63, 10**30, -0.5, 1e308, float("nan"), float("inf"), "",
+       "x",
+       "../..", "/etc/passwd", "\ud83d", "\u2028", "\0", "a" * 5000, [], {}, [[]],
+       {"a": {}})  # fmt: skip
+WORDS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\xf0\xff\xff\x7f")
 QUESTIONS = ("Who?", "", " ", "\u2028", "<|im_start|>", "\ud83d", "é" * 3000, "\0", "a\nb")
 Try = Callable[[random.Random], None]
 
@@ -51,9 +54,7 @@ def altered(content: bytes, chance: random.Random) -> bytes:
         elif what == 4:
             del data[at:]
         elif what == 5:
-            data[at : at + 4] = chance.choice(
-                (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\xf0\xff\xff\x7f")
-            )
+            data[at : at + 4] = chance.choice(WORDS)
         else:
             data += data[at:]
     return bytes(data)
@@ -65,9 +66,7 @@ def altered_json(content: Any, chance: random.Random) -> Any:
     for _ in range(chance.randint(1, 3)):
         node: Any = content
         while isinstance(node, (dict, list)) and node:
-            key = (
-                chance.choice(list(node)) if isinstance(node, dict) else chance.randrange(len(node))
-            )
+            key = chance.choice(list(node) if isinstance(node, dict) else range(len(node)))
             inner = node[key]
             if isinstance(inner, (dict, list)) and inner and chance.random() < 0.8:
                 node = inner
@@ -171,7 +170,11 @@ class Targets:
         from speechprune_ort.batch import read_requests
 
         lines = [
-            {"audio": "tone.wav", "question": chance.choice(QUESTIONS), "id": str(n)}
+            {
+                "audio": "tone.wav",
+                "question": chance.choice(("Who?",) * 20 + QUESTIONS),
+                "id": str(n),
+            }
             for n in range(3)
         ]
         if chance.random() < 0.5:
@@ -203,12 +206,15 @@ class Targets:
             "/dev/null",
         ]
         options = ["--method", "--pruning-rate", "--budget", "--candidates", "--frame-temperature",
-                   "--attention", "--single-head", "--positions", "--max-new-tokens", "--temperature",
+                   "--attention", "--single-head", "--positions", "--max-new-tokens",
+                   "--temperature",
                    "--top-p", "--stop", "--seed", "--device", "--threads", "--provider-option",
                    "--long-audio", "--memory-budget-mb", "--json", "--explain", "--latency-target",
                    "--nonsense"]  # fmt: skip
-        values = ["passages", "speechprune", "none", "auto", "0", "1", "-1", "0.5", "nan", "inf", "1e400",
-                  "99999999999999999999", "", "x", "é", "cpu", "cuda", "a=b", "truncate", "float"]  # fmt: skip
+        values = ["passages", "speechprune", "none", "auto", "0", "1", "-1", "0.5", "nan", "inf",
+                  "1e400",
+                  "99999999999999999999", "", "x", "é", "cpu", "cuda", "a=b",
+                  "truncate", "float"]  # fmt: skip
         given = [
             "ask",
             str(self.bundle),
@@ -345,12 +351,12 @@ def main() -> None:
     lines.flush()
     number = int(first)
     while True:
-        # repr: an integer and a text that look alike are different seeds.
         found = outcome(attempt, random.Random(f"{seed}:{kind}:{number}"))  # noqa: S311
+        if found["outcome"] == "finding" and targets.input.exists():
+            # The next input takes its place before the parent has read this line.
+            shutil.copy(targets.input, targets.folder / f"finding-{number}")
         lines.write(json.dumps(found) + "\n")
         lines.flush()
-        if found["outcome"] == "finding":
-            sys.stdin.close()
         number += 1
 
 
