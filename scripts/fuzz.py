@@ -104,11 +104,11 @@ def run_kind(
                 errors = worker.process.stderr.read() if worker.process.stderr else b""
                 raise SystemExit(f"the worker of {kind} does not start: {errors[-2000:].decode()}")
         found = worker.next(limits[0])
-        if found is None or not found:
-            reason = "hang" if found is not None else worker.end()
+        if not found:
+            content, hangs = worker.input(), found is not None
+            ended = worker.end()
+            reason = "hang" if hangs else ended
             found = {"outcome": "finding", "reason": reason, "trace": reason}
-            content = worker.input()
-            worker.end()
             worker = None
         else:
             content = worker.input(number) if found["outcome"] == "finding" else b""

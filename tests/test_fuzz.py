@@ -1,4 +1,4 @@
-"""The short form of ``scripts/fuzz``: a few altered inputs of every kind, and what it would catch."""
+"""The short form of ``scripts/fuzz``: altered inputs of every kind, and what it would catch."""
 
 from __future__ import annotations
 
