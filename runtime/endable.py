@@ -12,7 +12,7 @@ from speechprune_ort.cancel import running
 __all__ = ["EndableSession", "Loading"]
 
 
-class EndableSession(ort.InferenceSession):
+class EndableSession(ort.InferenceSession):  # type: ignore[misc]
     """A graph whose runs end with the call that they work for: see ``speechprune_ort.cancel``."""
 
     def run(
