@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -148,6 +149,20 @@ def test_the_encoders_attention_is_that_of_transformers(
     assert abs(found.mean() - 1) < 0.01
     assert np.ptp(found) > 1e-3, "even attention would prove nothing"
     assert model.listen(samples, sampling_rate=16_000).encoder_attention is None
+
+    # The command line listens as the method needs it.
+    soundfile.write(tmp_path / "a.wav", samples, 16_000)
+    wav = str(tmp_path / "a.wav")
+    for folder, status in ((tmp_path / "bundle", 0), (bundle, 2)):
+        for line in (
+            ["ask", str(folder), wav, "Who?", "--max-new-tokens", "1"],
+            ["profile", str(folder), "--audio", wav, "--pruning-rates", "0.5", "--repeats", "1",
+             "--warmup", "0", "--loads", "1", "--new-tokens", "1"],
+        ):  # fmt: skip
+            command = [sys.executable, "-m", "speechprune_ort", *line, "--method", "fastadasp"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == status, done.stderr
+            assert ("--encoder-attention" in done.stderr) == bool(status)
 
     # Windows that run together, a file of it, and methods that go by it.
     recording.save(tmp_path / "recording")
