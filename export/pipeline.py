@@ -118,7 +118,7 @@ def export_bundle(
     Args:
         model: hub id or local folder.
         out: folder to write.
-        precision: ``fp32``, ``fp16``, ``int8`` or ``int4``; see ``precision``.
+        precision: ``fp32``, ``fp16``, ``int8``, ``w8a8`` or ``int4``; see ``precision``.
         target: ``cpu`` or ``cuda``.
         revision: branch, tag or commit on the hub.
         trust_remote_code: let transformers run code that comes with the checkpoint.

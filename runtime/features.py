@@ -126,7 +126,7 @@ class LogMel:
         if samples.ndim != 1 or not 1 <= len(samples) <= longest:
             raise AudioError(
                 f"A window holds 1 to {longest} samples of one channel, not {samples.shape}: "
-                "cut the recording with split_windows."
+                "cut the recording with stream_windows."
             )
         half, hop, frames = self.n_fft // 2, self.hop_length, self.frames
         valid = min(frames, -(-len(samples) // hop))

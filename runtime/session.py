@@ -15,14 +15,17 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from speechprune_ort.cancel import running
 from speechprune_ort.errors import (
     BundleError,
+    CancelledError,
     ComputeError,
     DeviceError,
     OutOfMemoryError,
     SpeechPruneError,
 )
 from speechprune_ort.runtime.device import Device
+from speechprune_ort.runtime.endable import EndableSession, Loading
 from speechprune_ort.specs import AUDIO_ENCODER, DECODER, EMBED_TOKENS, GraphSpec
 
 __all__ = ["CheckedSession", "memory_errors", "open_session"]
@@ -195,6 +198,7 @@ def open_session(
         trace: beginning of the name of a file for ONNX Runtime's own trace, or None.
 
     Raises:
+        CancelledError: the call that needs it was ended.
         BundleError: the graph does not load, or has other inputs or outputs.
         DeviceError: ONNX Runtime put it on another provider.
         OutOfMemoryError: memory does not suffice for it.
@@ -208,7 +212,10 @@ def open_session(
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        session = ort.InferenceSession(path, options, providers=device.providers)
+        with running(Loading(options)):
+            session = EndableSession(path, options, providers=device.providers)
+    except CancelledError:
+        raise
     except Exception as error:  # onnxruntime raises several classes of its own
         if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
             raise OutOfMemoryError(

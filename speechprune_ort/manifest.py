@@ -129,8 +129,8 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         case: what went in, such as ``speech, 2 windows``.
-        measure: what was compared: ``max_abs_error`` relative to the largest torch value,
-            ``cosine``, ``sign_mismatches`` or ``first_token``.
+        measure: what was compared: ``max_relative_error`` to the largest torch value,
+            ``cosine`` or ``first_token``.
         value: what was found.
         tolerance: the bound that it had to keep.
     """
@@ -176,7 +176,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         family: model family that export used, for the reader's information.
         source: hub id or folder name of the checkpoint.
         revision: commit of the checkpoint on the hub, or None.
-        precision: ``fp32``, ``fp16``, ``int8`` or ``int4``.
+        precision: ``fp32``, ``fp16``, ``int8``, ``w8a8`` or ``int4``.
         target: ``cpu`` or ``cuda``: what the graphs were built for.
         float_dtype: dtype of embeddings, cache and logits.
         dimensions: sizes that the checkpoint fixes.

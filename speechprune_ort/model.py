@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.errors import AudioError, OptionError, PromptError, SpeechPruneError
 from speechprune_ort.manifest import Manifest
 from speechprune_ort.methods import needs_encoder
@@ -231,6 +232,8 @@ class SpeechLLM:
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
         audio_options: AudioOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> Answer:
         """Answer a question about a recording.
@@ -243,13 +246,17 @@ class SpeechLLM:
             pruning: what is kept of the audio.
             generation: how the answer's tokens are chosen.
             audio_options: as in ``listen``.
-            **options: fields of the two before, for short: ``pruning_rate=0.4, max_new_tokens=20``;
+            deadline: seconds from now in which all of it must be there.
+            cancel: ends it when another thread says so.
+            **options: fields of ``pruning`` and ``generation``, for short:
+                ``pruning_rate=0.4, max_new_tokens=20``;
                 ``seed`` is set in both.
 
         Raises:
             AudioError: the recording cannot be used.
             PromptError: the question is empty, or prompt and answer exceed the context.
             OptionError: an option has an impossible value.
+            CancelledError: it was cancelled; ``DeadlineError``: it was not there by the deadline.
         """
         return self.stream(
             audio,
@@ -259,6 +266,8 @@ class SpeechLLM:
             pruning=pruning,
             generation=generation,
             audio_options=audio_options,
+            deadline=deadline,
+            cancel=cancel,
             **options,
         ).answer
 
@@ -367,6 +376,8 @@ class SpeechLLM:
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
         audio_options: AudioOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> AnswerStream:
         """The same, piece by piece as the text comes; ``.answer`` has the rest at the end.
@@ -379,7 +390,8 @@ class SpeechLLM:
         return AnswerStream(
             self._pieces(
                 audio, question, sampling_rate, long_audio, pruning, generation, audio_options
-            )
+            ),
+            Limits(cancel, deadline),
         )
 
     def _pieces(

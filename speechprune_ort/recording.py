@@ -12,13 +12,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.errors import OptionError, PromptError
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.results import Answer, AnswerStream, Pruning, Score, Timings, spans_of
 from speechprune_ort.runtime.budget import pick_tokens
 from speechprune_ort.runtime.embeddings import AudioEmbeds, HostEmbeds
 from speechprune_ort.runtime.engine import Engine
-from speechprune_ort.runtime.methods import Selection
+from speechprune_ort.runtime.methods import METHODS, Selection
 from speechprune_ort.runtime.prompt import Prompt
 from speechprune_ort.runtime.recording_file import save_embeds
 from speechprune_ort.runtime.sampling import Sampler
@@ -88,6 +89,8 @@ class Recording:
         *,
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> Answer:
         """Answer a question about the recording.
@@ -96,14 +99,24 @@ class Recording:
             question: what to ask.
             pruning: what is kept of the audio.
             generation: how the answer's tokens are chosen.
+            deadline: seconds from now in which all of it must be there.
+            cancel: ends it when another thread says so.
             **options: fields of either, for short: ``pruning_rate=0.4, max_new_tokens=20``;
                 ``seed`` is set in both.
 
         Raises:
             PromptError: the question is empty, or prompt and answer exceed the context.
             OptionError: an option has an impossible value.
+            CancelledError: it was cancelled; ``DeadlineError``: it was not there by the deadline.
         """
-        return self.stream(question, pruning=pruning, generation=generation, **options).answer
+        return self.stream(
+            question,
+            pruning=pruning,
+            generation=generation,
+            deadline=deadline,
+            cancel=cancel,
+            **options,
+        ).answer
 
     def stream(
         self,
@@ -111,6 +124,8 @@ class Recording:
         *,
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> AnswerStream:
         """The same, piece by piece as the text comes; ``.answer`` has the rest at the end.
@@ -119,7 +134,8 @@ class Recording:
         the first piece.
         """
         pruning, generation = sort_options(pruning, generation, options)
-        return AnswerStream(self.pieces(question, pruning, generation, Timings()))
+        pieces = self.pieces(question, pruning, generation, Timings())
+        return AnswerStream(pieces, Limits(cancel, deadline))
 
     def save(self, path: str | PathLike[str]) -> None:
         """Keep the recording in a file, for ``SpeechLLM.load_recording`` of the same bundle.
@@ -261,7 +277,8 @@ class Recording:
                 memory_target_mb=None,
             )
         temperature, backend = pruning.frame_temperature, pruning.backend
-        if temperature is None:
+        reads = METHODS[pruning.method].options
+        if temperature is None and "frame_temperature" in reads:
             temperature = engine.manifest.frame_temperature
         if backend == "auto":
             backend = "ort" if engine.device.name == "cuda" else "numpy"

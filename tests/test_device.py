@@ -134,13 +134,13 @@ def test_a_session_that_fell_to_another_provider_is_an_error(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = SpeechLLM(bundle, "cpu").manifest.graphs["embed_tokens"].spec
-    real = session_module.ort.InferenceSession
+    real = session_module.EndableSession
 
     def fall_back(path: Path, options: Any, providers: Any) -> Any:
         assert providers[0][0] == "CUDAExecutionProvider"
         return real(path, options, providers=["CPUExecutionProvider"])
 
-    monkeypatch.setattr(session_module.ort, "InferenceSession", fall_back)
+    monkeypatch.setattr(session_module, "EndableSession", fall_back)
     with pytest.raises(DeviceError, match="CPUExecutionProvider although CUDA"):
         session_module.open_session(bundle / "embed_tokens.onnx", spec, Device("cuda"), None)
 

@@ -136,6 +136,7 @@ def ask(
     The recording is encoded once. With --json, one question gives an object, several a list.
     """
     from speechprune_ort import SpeechLLM
+    from speechprune_ort.methods import needs_encoder
 
     load_plugins(plugin)
     if transcript is not None and explain is None:
@@ -184,7 +185,9 @@ def ask(
         provider_options(provider_option),
     )
     with _source(audio, options) as source:
-        recording = _listen(model, source, long_audio, memory_budget_mb, options)
+        recording = _listen(
+            model, source, long_audio, memory_budget_mb, needs_encoder(pruning), options
+        )
         for note in recording.notes:
             sys.stderr.write(f"note: {note}\n")
         streams = [
@@ -244,6 +247,7 @@ def _listen(
     audio: Path | BinaryIO,
     long_audio: LongAudio,
     memory_budget_mb: float,
+    attention: bool,
     options: AudioOptions,
 ) -> Recording:
     """Encode a recording, with a bar and the time left where that takes a while."""
@@ -259,6 +263,7 @@ def _listen(
             audio,
             long_audio=long_audio,
             memory_budget_mb=memory_budget_mb,
+            encoder_attention=attention,
             progress=lambda heard: display.update(task, completed=heard),
             audio_options=options,
         )
