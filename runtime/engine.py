@@ -37,6 +37,7 @@ from speechprune_ort.specs import (
     FIRST_LAYER_QK,
     FIRST_LAYER_QK_FLOAT,
     RECEIVED_ATTENTION,
+    ROTARY,
     SIMILARITY,
 )
 
@@ -100,7 +101,7 @@ class Engine:
         # A CPU is busy with one: a batch is no faster there, and needs its memory at once.
         self.windows_at_once = 1 if self.device.name == "cpu" else WINDOWS_ON_GPU
         self._sessions: dict[str, ort.InferenceSession] = {}
-        for name in (AUDIO_ENCODER, EMBED_TOKENS, FIRST_LAYER_QK, DECODER):
+        for name in (AUDIO_ENCODER, EMBED_TOKENS, FIRST_LAYER_QK, ROTARY, DECODER):
             self.session(name)
 
     @property
@@ -276,6 +277,7 @@ class Engine:
         return Decoder(
             self.session(DECODER),
             self.session(EMBED_TOKENS),
+            self.session(ROTARY),
             self.device,
             self.manifest.dimensions,
             self.manifest.float_dtype,
