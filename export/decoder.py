@@ -1,12 +1,12 @@
 """``decoder.onnx``: input embeddings and KV cache to last-position logits and KV cache.
 
 Written by onnxruntime-genai's model builder: grouped-query attention, fused norms, 4- and 8-bit
-matrices. Three methods of it are replaced, so genai is pinned exactly. Rotary embedding is done
+matrices. Four methods of it are replaced, so genai is pinned exactly. Rotary embedding is done
 by the attention, which turns a token by the row of a table that its slot in the cache has; the
 builder's table is that of consecutive positions and would be silently wrong for the true positions
 of pruned audio, so the rows are inputs of the graph, and ``rotary.onnx`` gives them. And weights
-are taken from the model at hand and quantized one by one, because a large language model does not
-fit in memory in float32.
+are taken from the model at hand, put beside each other where queries, keys and values are one
+matrix, and quantized one by one, because a large language model does not fit in memory in float32.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx_ir as ir
+import torch
+from onnx_ir.tensor_adapters import TorchTensor, to_torch_dtype
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from speechprune_ort.errors import ExportError
@@ -75,7 +78,7 @@ def export_decoder(
     options: dict[str, Any] = {
         "exclude_embeds": True,  # the audio goes in as embeddings
         "prune_lm_head": True,  # logits of the last position alone
-        "fuse_qkv": False,
+        "fuse_qkv": True,  # one matrix for queries, keys and values
     }
     if plan.decoder == "int4":
         options["matmul_mixed_precision"] = "last_matmul:int8"
@@ -118,10 +121,10 @@ def _require_head(config: Any) -> None:
 
 @contextlib.contextmanager
 def _builder(language_model: PreTrainedModel) -> Iterator[Any]:
-    """Genai's builder with three of its methods replaced.
+    """Genai's builder with four of its methods replaced.
 
     The rows of rotary embedding are inputs; weights are those of a model that is there; and they
-    are quantized one by one, as all of them in float32 need not fit in memory.
+    are joined and quantized one by one, as all of them in float32 need not fit in memory.
     """
     search_path = list(sys.path)
     import onnxruntime_genai.models.builder as builder
@@ -150,7 +153,24 @@ def _builder(language_model: PreTrainedModel) -> Iterator[Any]:
                 inputs.append(rows)
         return "cos", "sin"
 
+    def packed(made: Any, *parts: Any) -> str:
+        *projections, name, source = parts
+        weights = [projection.weight for projection in projections]
+        rows = sum(len(weight) for weight in weights)
+        joined = torch.empty((rows, weights[0].shape[1]), dtype=weights[0].dtype, device="meta")
+        node: str = made.make_matmul(SimpleNamespace(weight=joined), name, source)
+        value = made.model.graph.initializers[f"{name[1:].replace('/', '.')}.weight"]
+        dtype = to_torch_dtype(value.dtype)
+        value.const_value = ir.LazyTensor(
+            lambda: TorchTensor(torch.cat(weights).T.to(dtype), name=value.name),
+            dtype=value.dtype,
+            shape=value.shape,
+            name=value.name,
+        )
+        return node
+
     replaced = {
+        "make_packed_matmul": packed,
         "make_rotary_embedding_caches": rotary_rows,
         "load_weights": lambda _, __: language_model,
         "to_nbits": to_nbits,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
@@ -136,3 +138,13 @@ def test_heads_that_attention_cannot_turn_are_refused_at_once(tmp_path: Path) ->
     with pytest.raises(ExportError, match="heads have 24 values each"):
         exported(language_model(head_dim=24), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_layer_has_one_product_for_queries_keys_and_values(tmp_path: Path) -> None:
+    exported(language_model(), tmp_path)
+    nodes = ir.load(tmp_path / f"{DECODER}.onnx").graph.all_nodes()
+    counts = Counter(node.op_type for node in nodes)
+    assert counts["GroupQueryAttention"] == 2
+    # Beside it: out of attention, gate, up and down; and the head once.
+    assert counts["MatMul"] == 2 * 5 + 1
+    assert "RotaryEmbedding" not in counts
