@@ -145,7 +145,8 @@ class LogMel:
                 block = framed[start : start + BLOCK]
                 count = len(block)
                 np.multiply(block, self._taper, out=tapered[:count])
-                bins = np.fft.rfft(tapered[:count], out=spectrum[:count])
+                # Single precision in, single precision out: the annotation knows only double.
+                bins = np.fft.rfft(tapered[:count], out=spectrum[:count])  # type: ignore[arg-type]
                 power = bins.real**2 + bins.imag**2
                 np.matmul(self._filters, power.T, out=mel[:, start : start + count])
         np.maximum(mel, FLOOR, out=mel)
