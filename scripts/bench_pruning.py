@@ -257,7 +257,11 @@ def make_graphs(folder: Path, threads: int) -> tuple[Any, Any, Any, Decoder, Bin
     export_embed_tokens(table, plan("fp32", "cpu"), specs[EMBED_TOKENS], embed)
     rotary = folder / "rotary.onnx"
     export_rotary(model, DIMS.context, specs[ROTARY], rotary)
-    opened = [session_of(path, threads) for path in (decoder, embed, rotary)]
+    opened = (
+        session_of(decoder, threads),
+        session_of(embed, threads),
+        session_of(rotary, threads),
+    )
     return (
         session_of(paths[SIMILARITY], threads),
         session_of(paths[RECEIVED_ATTENTION], threads),
