@@ -38,6 +38,7 @@ from speechprune_ort.specs import (
     FIRST_LAYER_QK,
     FIRST_LAYER_QK_FLOAT,
     RECEIVED_ATTENTION,
+    ROTARY,
     SIMILARITY,
 )
 
@@ -54,7 +55,7 @@ class Engine:
     Args:
         folder: The bundle.
         device: ``cpu``, ``cuda``, ``tensorrt`` or ``auto``.
-        threads: within an operator; None lets ONNX Runtime choose.
+        threads: within an operator, numpy's products included; None lets each library choose.
         provider_options: of the CUDA execution provider.
         traces: folder for ONNX Runtime's own traces of every graph, see ``write_traces``; None
             for none, as they cost time.
@@ -62,6 +63,7 @@ class Engine:
     Attributes:
         manifest: of the bundle.
         device: where the graphs run.
+        threads: within an operator, or None.
         tokenizer: of the bundle.
         text: the same for what people write; control tokens in it stay plain text.
         windows_at_once: that the audio encoder is given together.
@@ -83,7 +85,8 @@ class Engine:
         self.manifest = manifest = Manifest.read(folder)
         self.device = resolve_device(device, manifest.target, provider_options)
         verify_files(folder, manifest)
-        self._folder, self._threads, self._traces = folder, threads, traces
+        self.threads = threads
+        self._folder, self._traces = folder, traces
         self.tokenizer = open_tokenizer(folder / TOKENIZER_FILE, manifest.dimensions.vocab)
         # A question must not be able to write control tokens into the prompt.
         self.text = TextTokenizer(self.tokenizer)
@@ -97,7 +100,7 @@ class Engine:
         # A CPU is busy with one: a batch is no faster there, and needs its memory at once.
         self.windows_at_once = 1 if self.device.name == "cpu" else WINDOWS_ON_GPU
         self._sessions: dict[str, CheckedSession] = {}
-        for name in (AUDIO_ENCODER, EMBED_TOKENS, FIRST_LAYER_QK, DECODER):
+        for name in (AUDIO_ENCODER, EMBED_TOKENS, FIRST_LAYER_QK, ROTARY, DECODER):
             self.session(name)
 
     @property
@@ -128,7 +131,7 @@ class Engine:
                 self.path(name),
                 self.manifest.graphs[name].spec,
                 self.device,
-                self._threads,
+                self.threads,
                 spinning=name == DECODER,
                 trace=None if self._traces is None else self._traces / name,
             )
@@ -295,6 +298,7 @@ class Engine:
             return Decoder(
                 self.session(DECODER),
                 self.session(EMBED_TOKENS),
+                self.session(ROTARY),
                 self.device,
                 self.manifest.dimensions,
                 self.manifest.float_dtype,

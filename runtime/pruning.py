@@ -7,13 +7,10 @@ decided here and said so.
 
 from __future__ import annotations
 
-import threading
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from speechprune_ort.cancel import checkpoint
 from speechprune_ort.errors import OptionError
@@ -26,7 +23,6 @@ __all__ = [
     "keep_by_attention",
     "keep_by_similarity",
     "lengths",
-    "one_blas_thread",
     "received_attention",
     "similarity_scores",
     "text_direction",
@@ -38,37 +34,6 @@ Floats = NDArray[np.floating[Any]]
 ROWS_AT_ONCE = 256  # embeddings widened at a time: stays in the cache at any hidden size
 THREADS_FROM = 1 << 11  # tokens whose attention to each other is worth several threads
 ATTENTION_AT_ONCE = 1 << 22  # values of the attention matrix at a time: 16 MB of float32
-
-
-class _OneThread:
-    """While anyone is within, numpy multiplies matrices with one thread.
-
-    Products here are small. Waking BLAS's threads for them takes longer than they do, many times
-    longer where ONNX Runtime's threads still spin after a decoder's step.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._within = threading.Lock(), 0
-        self._limit: Any = None
-
-    @cached_property
-    def _pools(self) -> ThreadpoolController:
-        return ThreadpoolController()  # looks at every loaded library: once
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._within:
-                self._limit = self._pools.limit(limits=1, user_api="blas")
-            self._within += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._within -= 1
-            if not self._within:
-                self._limit.restore_original_limits()
-
-
-one_blas_thread = _OneThread()
 
 
 def _check(name: str, array: NDArray[Any], axes: tuple[str, ...]) -> None:

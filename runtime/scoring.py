@@ -23,12 +23,12 @@ from speechprune_ort.runtime.pruning import (
     THREADS_FROM,
     cosine_matrix,
     lengths,
-    one_blas_thread,
     received_attention,
     similarity_scores,
     text_direction,
     unit_rows,
 )
+from speechprune_ort.runtime.threads import numpy_threads
 
 __all__ = ["NumpyScorer", "OrtScorer", "Projection", "Scorer", "assemble"]
 
@@ -99,7 +99,7 @@ class _Scored:
     def _mean_direction(self) -> NDArray[np.float32]:
         """Mean of all tokens' unit vectors, (1, hidden); some rows at a time, as hours are many."""
         total = np.zeros(self._audio.hidden)
-        with one_blas_thread:
+        with numpy_threads(1):
             for block in self._audio.blocks():
                 for start in range(0, len(block), ROWS_AT_ONCE):
                     checkpoint()
@@ -133,18 +133,18 @@ class NumpyScorer(_Scored):
         return self._similarity_to(self._mean_direction())
 
     def _similarity_to(self, vectors: NDArray[Any]) -> Scores:
-        with one_blas_thread:
+        with numpy_threads(1):
             return np.concatenate([similarity_scores(b, vectors) for b in self._audio.blocks()])
 
     def cosines(self) -> Scores:
         """See ``Scorer``."""
-        with one_blas_thread:
+        with numpy_threads(1):
             return np.concatenate([cosine_matrix(b, self._text) for b in self._audio.blocks()])
 
     def attention(self, candidates: NDArray[np.int64], single_head: bool) -> Scores:
         """See ``Scorer``."""
         query, key = self._project(self._audio.take(candidates))
-        with one_blas_thread if len(candidates) < THREADS_FROM else nullcontext():
+        with numpy_threads(1) if len(candidates) < THREADS_FROM else nullcontext():
             return received_attention(query, key, single_head=single_head)
 
 

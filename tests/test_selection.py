@@ -229,17 +229,3 @@ def test_every_token_has_no_budget() -> None:
         PruningOptions(method="none", budget=10)
     with pytest.raises(OptionError, match="pruning_rate='auto' is for methods that drop"):
         PruningOptions(method="none", pruning_rate="auto")
-
-
-def test_numpys_products_take_one_thread_and_give_the_others_back() -> None:
-    from threadpoolctl import threadpool_info, threadpool_limits
-
-    from speechprune_ort.runtime.pruning import one_blas_thread
-
-    def threads() -> set[int]:
-        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
-
-    with threadpool_limits(2, user_api="blas"):
-        with one_blas_thread, one_blas_thread:
-            assert threads() == {1}
-        assert threads() == {2}
