@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from speechprune_ort.errors import ParityError
+from speechprune_ort.errors import DeviceError, ParityError
 from speechprune_ort.export.memory import in_float32
 from speechprune_ort.manifest import Parity
+from speechprune_ort.providers import CPU_PROVIDER, StrictSession, cuda_problem, cuda_provider
 from speechprune_ort.specs import Dimensions, GraphSpec, past_name, present_name
 
 __all__ = ["Checked", "compare", "open_graph", "verify_decoder", "verify_graph"]
@@ -43,46 +44,49 @@ class Checked:
     unverified: str | None = None
 
 
-def open_graph(path: Path, spec: GraphSpec, target: str) -> tuple[ort.InferenceSession, bool]:
+def open_graph(path: Path, spec: GraphSpec, target: str) -> tuple[ort.InferenceSession, str | None]:
     """Open a graph and compare names, dtypes and axes with its spec.
 
     Returns:
-        The session; and whether it runs on the target. A graph for CUDA is opened on the CPU
-        where there is no CUDA: most of them run there, too, only slowly.
+        The session; and what keeps it from running on the target, or None where it does. A graph
+        for CUDA is opened on the CPU where CUDA cannot be used: most of them run there, too, only
+        slowly. Where CUDA can be used, the graph runs on it or not at all.
 
     Raises:
         ParityError: the graph does not load, or differs from its spec.
+        DeviceError: CUDA can be used and did not take the graph.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    providers = ["CPUExecutionProvider"]
-    if target == "cuda" and "CUDAExecutionProvider" in ort.get_available_providers():
-        providers.insert(0, "CUDAExecutionProvider")
+    problem = cuda_problem() if target == "cuda" else None
+    on_gpu = target == "cuda" and problem is None
     try:
-        session = ort.InferenceSession(path, options, providers=providers)
+        session = StrictSession(path, options, [cuda_provider() if on_gpu else CPU_PROVIDER])
+    except DeviceError:
+        raise
     except Exception as error:  # onnxruntime raises several classes of its own
         raise ParityError(
             f"{path.name} does not load in ONNX Runtime ({str(error).strip().splitlines()[0]}): "
             "this is a defect of export, report it."
         ) from error
-    problem = spec.mismatch(session.get_inputs(), session.get_outputs())
-    if problem:
-        raise ParityError(f"{path.name}: {problem}: this is a defect of export, report it.")
-    wanted = "CUDAExecutionProvider" if target == "cuda" else "CPUExecutionProvider"
-    return session, session.get_providers()[0] == wanted
+    mismatch = spec.mismatch(session.get_inputs(), session.get_outputs())
+    if mismatch:
+        raise ParityError(f"{path.name}: {mismatch}: this is a defect of export, report it.")
+    # Without the cure: that is for who wants to run it here.
+    return session, problem and problem.partition(": ")[0]
 
 
-def _checked(on_target: bool, figures: Callable[[], list[Parity]]) -> Checked:
+def _checked(problem: str | None, figures: Callable[[], list[Parity]]) -> Checked:
     """Compare values; a graph that cannot run off its target stays unverified, and says so."""
-    if on_target:
+    if problem is None:
         return Checked(tuple(figures()))
     try:
-        return Checked(tuple(figures()), "compared on the CPU: no CUDA here")
+        return Checked(tuple(figures()), f"compared on the CPU: no CUDA here ({problem})")
     except ParityError:
         raise
     except Exception as error:  # onnxruntime raises several classes of its own
         reason = str(error).strip().splitlines()[0][:160]
-        return Checked((), f"not run: no CUDA here, and the CPU cannot ({reason})")
+        return Checked((), f"not run: no CUDA here ({problem}), and the CPU cannot ({reason})")
 
 
 def compare(
@@ -149,7 +153,7 @@ def verify_graph(
             along the first two axes, where what lies beyond is padding.
         min_cosine: see ``compare``.
     """
-    session, on_target = open_graph(path, spec, target)
+    session, problem = open_graph(path, spec, target)
 
     def figures() -> list[Parity]:
         found: list[Parity] = []
@@ -159,7 +163,7 @@ def verify_graph(
                 found += compare(path.stem, case, name, outputs[name], values, min_cosine)
         return found
 
-    return _checked(on_target, figures)
+    return _checked(problem, figures)
 
 
 def verify_decoder(
@@ -197,7 +201,7 @@ def verify_decoder(
             expected, ids = _torch_logits(language_model, embeds, positions, steps)
             following = table[torch.from_numpy(ids)].float().numpy()
             references.append((name, embeds, positions, expected, following))
-    session, on_target = open_graph(path, spec, target)
+    session, problem = open_graph(path, spec, target)
 
     def figures() -> list[Parity]:
         found: list[Parity] = []
@@ -208,7 +212,7 @@ def verify_decoder(
             found.append(Parity(f"{name}: logits", "first_token", same, 0.0))
         return found
 
-    return _checked(on_target, figures)
+    return _checked(problem, figures)
 
 
 def _torch_logits(

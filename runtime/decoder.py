@@ -1,8 +1,9 @@
 """Prefill and decode steps in one session, the KV cache in place.
 
 Past and present of a layer are one buffer of the full length, bound once: a step writes its
-own positions and copies nothing. On CUDA the buffers, the embeddings of a step and everything
-between the layers stay on the device; token ids go up and logits come down.
+own positions and copies nothing. On CUDA the buffers, the mask, the embeddings of a step and
+everything between the layers stay on the device; a step sends up its token and position, in one
+copy, and logits come down.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from speechprune_ort.errors import BundleError
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.specs import Dimensions, past_name, present_name
 
@@ -57,7 +59,10 @@ class Decoder:
         self._logits = np.empty((1, 1, dims.vocab), self._dtype)
         self._held["logits"] = ort.OrtValue.ortvalue_from_numpy(self._logits)
         self._binding.bind_ortvalue_output("logits", self._held["logits"])
-        self._ones = np.ones((1, capacity), np.int64)
+        # No position is ever masked: a step sees one more of the same ones.
+        self._ones = device.put(np.ones((1, capacity), np.int64))
+        self._numbers = device.put(np.zeros(2, np.int64))  # a step's token and position
+        self._wide = np.empty(dims.vocab, np.float32)
         # A step's embedding goes from one session to the other without leaving the device.
         self._token_embeds = device.empty((1, dims.hidden), self._dtype)
         self._embed_binding = embed.io_binding()
@@ -70,7 +75,7 @@ class Decoder:
 
     def prefill(
         self, embeds: NDArray[Any] | ort.OrtValue, positions: NDArray[np.int64]
-    ) -> NDArray[Any]:
+    ) -> NDArray[np.float32]:
         """Take the whole prompt.
 
         Args:
@@ -79,12 +84,16 @@ class Decoder:
 
         Returns:
             (vocab,) logits of the last position; overwritten by the next step.
+
+        Raises:
+            BundleError: a logit is not finite.
         """
         self._length = 0
         if isinstance(embeds, np.ndarray):
             embeds = self._device.put(np.ascontiguousarray(embeds[None], self._dtype))
         self._bind_input("inputs_embeds", embeds)
-        return self._run(positions)
+        self._bind_input("position_ids", self._device.put(positions[None]))
+        return self._run(len(positions))
 
     def rewind(self, length: int) -> None:
         """Forget all positions from ``length`` on; the next step writes over them.
@@ -96,7 +105,7 @@ class Decoder:
             raise ValueError(f"the cache holds {self._length} positions, not {length}")
         self._length = length
 
-    def step(self, token: int, position: int) -> NDArray[Any]:
+    def step(self, token: int, position: int) -> NDArray[np.float32]:
         """Take one token of the answer.
 
         Args:
@@ -105,29 +114,40 @@ class Decoder:
 
         Returns:
             (vocab,) logits of the next token; overwritten by the next step.
-        """
-        ids = self._device.put(np.array([token], np.int64))
-        self._embed_binding.bind_ortvalue_input("token_ids", ids)
-        self._embed.run_with_iobinding(self._embed_binding)
-        self._binding.bind_input(
-            "inputs_embeds",
-            self._device.name,
-            self._device.index,
-            self._dtype.type,
-            [1, 1, self._hidden],
-            self._token_embeds.data_ptr(),
-        )
-        return self._run(np.array([position], np.int64))
 
-    def _run(self, positions: NDArray[np.int64]) -> NDArray[Any]:
-        self._length += len(positions)
+        Raises:
+            BundleError: a logit is not finite.
+        """
+        self._numbers.update_inplace(np.array([token, position], np.int64))
+        address = self._numbers.data_ptr()
+        self._embed_binding.bind_input("token_ids", *self._place, np.int64, [1], address)
+        self._embed.run_with_iobinding(self._embed_binding)
+        embeds = self._token_embeds.data_ptr()
+        shape = [1, 1, self._hidden]
+        self._binding.bind_input("inputs_embeds", *self._place, self._dtype.type, shape, embeds)
+        self._binding.bind_input("position_ids", *self._place, np.int64, [1, 1], address + 8)
+        return self._run(1)
+
+    def _run(self, fresh: int) -> NDArray[np.float32]:
+        """Take what is bound, ``fresh`` positions of it."""
+        self._length += fresh
         if self._length > self._capacity:
             raise ValueError(f"the cache holds {self._capacity} positions, not {self._length}")
-        self._bind_input("attention_mask", self._device.put(self._ones[:, : self._length]))
-        self._bind_input("position_ids", self._device.put(positions[None]))
+        shape, ones = [1, self._length], self._ones.data_ptr()
+        self._binding.bind_input("attention_mask", *self._place, np.int64, shape, ones)
         self._session.run_with_iobinding(self._binding)
-        logits: NDArray[Any] = self._logits[0, 0]
-        return logits
+        # numpy compares half-precision numbers one by one: four times the time.
+        np.copyto(self._wide, self._logits[0, 0])
+        if not np.isfinite(self._wide).all():
+            raise BundleError(
+                "The decoder's logits are not all finite, so no token can be chosen: export the "
+                "bundle again with a wider --precision, and report the checkpoint if that is fp32."
+            )
+        return self._wide
+
+    @property
+    def _place(self) -> tuple[str, int]:
+        return self._device.name, self._device.index
 
     def _bind_input(self, name: str, value: ort.OrtValue) -> None:
         self._held[name] = value

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from speechprune_ort.errors import BundleError, DeviceError
+from speechprune_ort.providers import StrictSession
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.specs import GraphSpec
 
@@ -35,7 +36,7 @@ def open_session(
 
     Raises:
         BundleError: the graph does not load, or has other inputs or outputs.
-        DeviceError: ONNX Runtime put it on another provider.
+        DeviceError: ONNX Runtime put it on another provider, or the GPU has no room for it.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -46,18 +47,14 @@ def open_session(
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        session = ort.InferenceSession(path, options, providers=device.providers)
+        session = StrictSession(path, options, device.providers)
+    except DeviceError:
+        raise
     except Exception as error:  # onnxruntime raises several classes of its own
         reason = str(error).strip().splitlines()[0]
         raise BundleError(
             f"{path} does not load on {device.name} ({reason}): export the bundle again."
         ) from error
-    used = session.get_providers()
-    if used[0] != device.provider:
-        raise DeviceError(
-            f"ONNX Runtime put {path.name} on {used[0]} although {device.provider} was asked "
-            "for: run `speechprune-ort doctor`."
-        )
     problem = spec.mismatch(session.get_inputs(), session.get_outputs())
     if problem:
         raise BundleError(f"{path.name}: {problem}: export the bundle again.")

@@ -11,7 +11,7 @@ from typing import Any
 from speechprune_ort.errors import AudioError, DataError, PromptError
 from speechprune_ort.methods import load_plugins, needs_encoder
 from speechprune_ort.model import SpeechLLM
-from speechprune_ort.options import ON_GPU, DeviceName, GenerationOptions, PruningOptions
+from speechprune_ort.options import DeviceName, GenerationOptions, PruningOptions
 from speechprune_ort.ray_workers import RayWorkers
 from speechprune_ort.recording import Recording
 
@@ -102,7 +102,7 @@ class BatchTask:
     @property
     def uses_cuda(self) -> bool:
         """Whether a worker needs a GPU of its own."""
-        return self.device in ON_GPU
+        return self.device == "cuda"
 
     def open(self) -> Callable[[int], list[dict[str, Any]]]:
         """Load the bundle; the function answers the request at an index."""

@@ -10,7 +10,6 @@ from speechprune_ort.errors import OptionError
 
 __all__ = [
     "DEFAULT_METHOD",
-    "ON_GPU",
     "AttentionForm",
     "Backend",
     "DeviceName",
@@ -25,8 +24,7 @@ __all__ = [
 Positions = Literal["renumbered", "original"]
 AttentionForm = Literal["binarized", "float"]
 Backend = Literal["auto", "numpy", "ort"]
-DeviceName = Literal["auto", "cuda", "tensorrt", "cpu"]
-ON_GPU = ("cuda", "tensorrt")
+DeviceName = Literal["auto", "cuda", "cpu"]
 DEFAULT_METHOD = "passages"
 """The best that was found, by a rule written before: docs/methods.md."""
 LongAudio = Literal["prune", "truncate", "error"]
