@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import re
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
@@ -45,6 +46,8 @@ CAPABILITY = 75, 76  # attributes of a device: major and minor
 
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 
+# From the middle of a message of ten lines, most of them template arguments.
+GPU_FAILURE = re.compile(r"(CUDA|CUDNN|CUDNN_FE|CUBLAS|CURAND|CUFFT) (failure|error)[^;\n]*")
 OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "cudaerrormemoryallocation")
 
 
@@ -94,6 +97,7 @@ class StrictSession(ort.InferenceSession):  # type: ignore[misc]
         self._name = str(path)
         first = providers[0]
         wanted = first if isinstance(first, str) else first[0]
+        self._on_gpu = wanted == CUDA_PROVIDER
         try:
             super().__init__(path, options, providers=list(providers), enable_fallback=0)
         except Exception as error:  # onnxruntime raises several classes of its own
@@ -132,7 +136,7 @@ class StrictSession(ort.InferenceSession):  # type: ignore[misc]
 
     def _explain(self, error: Exception) -> None:
         """Raise what a GPU's failure means, and nothing for any other."""
-        told = gpu_failure(self._name, error)
+        told = gpu_failure(self._name, error) if self._on_gpu else None
         if told is not None:
             raise told from error
 
@@ -145,15 +149,18 @@ def gpu_failure(what: str, error: Exception) -> DeviceError | None:
         error: that ONNX Runtime raised.
     """
     text = str(error)
-    if "CUDA" not in text and "cuda" not in text and "CUDNN" not in text:
-        return None
+    told = GPU_FAILURE.search(text)
     if any(words in text.lower() for words in OUT_OF_MEMORY):
         return DeviceError(
             f"The GPU has no memory left for {what}: end other programs on it, prune more, or "
             "export with a narrower --precision."
         )
-    first = text.strip().splitlines()[0]
-    return DeviceError(f"{what} failed on the GPU ({first}): run `speechprune-ort doctor`.")
+    if told is None:
+        return None
+    return DeviceError(
+        f"{what} failed on the GPU ({told.group().strip(' ;')}): run `speechprune-ort doctor`, and "
+        "look at nvidia-smi and the driver's log."
+    )
 
 
 def driver_version() -> tuple[int, int] | None:
