@@ -19,7 +19,6 @@ import numpy as np
 from speechprune_ort import SpeechLLM
 from speechprune_ort.profiling.trace import SMALL, feeds_of, traced
 from speechprune_ort.providers import cuda_problem
-from speechprune_ort.runtime.session import open_session
 
 QUESTION = "What is said?"
 RATE = 16_000
@@ -39,13 +38,14 @@ def sound(seconds: float) -> Any:
 
 
 def placement(bundle: Path, _: Path) -> Any:
-    """Operators of each graph and the provider that ran them."""
+    """Of each graph: every operator, the provider that ran it, and what it gave."""
     engine = SpeechLLM(bundle, "cuda").engine
     sizes = SMALL | {"frames": engine.manifest.dimensions.frames}
     found = {}
     for name, entry in engine.manifest.graphs.items():
         (events,) = traced(engine, name, [feeds_of(entry.spec, sizes)])
-        found[name] = [(e["args"]["op_name"], e["args"]["provider"]) for e in events]
+        told = [event["args"] for event in events]
+        found[name] = [(a["op_name"], a["provider"], a["output_type_shape"]) for a in told]
     return found
 
 
@@ -109,23 +109,26 @@ def float_attention(bundle: Path, _: Path) -> Any:
 
 
 def failing(bundle: Path, _: Path) -> Any:
-    """A run on a GPU that fails: the error, and where the session is afterwards."""
+    """The encoder on a GPU that fails: the error, and where the session is afterwards."""
     model = SpeechLLM(bundle, "cuda")
-    session = model.engine.session("embed_tokens")
+    spec = model.manifest.graphs["audio_encoder"].spec
+    feeds = feeds_of(spec, SMALL | {"frames": model.manifest.dimensions.frames})
+    session = model.engine.session("audio_encoder")
     try:
-        session.run(None, {"token_ids": np.zeros(2, np.int64)})
+        session.run(None, feeds)
         raised = None
     except Exception as error:
         raised = (type(error).__name__, str(error))
     return {"raised": raised, "providers": session.get_providers()}
 
 
-def verify(bundle: Path, _: Path) -> Any:
-    """What a session of our own, opened as export's verification opens it, prints and runs on."""
-    model = SpeechLLM(bundle, "cuda")
-    spec = model.manifest.graphs["embed_tokens"].spec
-    session = open_session(model.engine.path("embed_tokens"), spec, model.device, None)
-    return {"providers": session.get_providers(), "options": session.get_provider_options()}
+def options(bundle: Path, _: Path) -> Any:
+    """What the provider was told, graph by graph."""
+    engine = SpeechLLM(bundle, "cuda").engine
+    return {
+        name: engine.session(name).get_provider_options()["CUDAExecutionProvider"]
+        for name in engine.manifest.graphs
+    }
 
 
 def problem(_: Path, __: Path) -> Any:
@@ -136,7 +139,7 @@ def problem(_: Path, __: Path) -> Any:
 def main() -> None:
     """Find out, and keep stdout for the JSON alone."""
     what: dict[str, Callable[[Path, Path], Any]] = {
-        f.__name__: f for f in (placement, use, steps, float_attention, failing, verify, problem)
+        f.__name__: f for f in (placement, use, steps, float_attention, failing, options, problem)
     }
     name, bundle, work = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[-1])
     with contextlib.redirect_stdout(sys.stderr):
