@@ -20,6 +20,7 @@ if importlib.util.find_spec("torch") is None:
         "test_explain.py",
         "test_families.py",
         "test_lean_export.py",
+        "test_parity.py",
         "test_random_checkpoint.py",
         "test_small_model.py",
         "test_small_model_parts.py",

@@ -121,6 +121,17 @@ def test_a_session_that_fell_to_another_provider_is_an_error(
         session_module.open_session(bundle / "embed_tokens.onnx", spec, Device("cuda"), None)
 
 
+def test_a_session_never_repeats_a_failed_run_elsewhere(bundle: Path) -> None:
+    session = SpeechLLM(bundle, "cpu").engine.session("embed_tokens")
+    assert session._enable_fallback is False
+
+
+def test_the_first_gpu_is_not_named_and_others_are() -> None:
+    assert "device_id" not in cuda_provider(0, {"device_id": "0"})[1]
+    assert cuda_provider(2)[1]["device_id"] == "2"
+    assert cuda_provider(0, {"use_tf32": "1"})[1]["use_tf32"] == "1"
+
+
 def test_a_graph_that_differs_from_the_manifest_is_refused(bundle: Path) -> None:
     graphs = SpeechLLM(bundle, "cpu").manifest.graphs
     with pytest.raises(BundleError, match="inputs are"):
