@@ -10,7 +10,7 @@ import pytest
 
 from speechprune_ort import BundleError, DeviceError, OptionError, SpeechLLM
 from speechprune_ort import providers as providers_module
-from speechprune_ort.providers import cuda_problem
+from speechprune_ort.providers import cuda_problem, cuda_provider
 from speechprune_ort.runtime import session as session_module
 from speechprune_ort.runtime.decoder import Decoder
 from speechprune_ort.runtime.device import Device, resolve_device

@@ -124,7 +124,8 @@ class Check:
         with log.open("w", encoding="utf-8") as errors, out.open("w", encoding="utf-8") as stdout:
             process = subprocess.Popen(
                 [sys.executable, *map(str, command)], stdout=stdout, stderr=errors,
-                env=environment, cwd=self.content, start_new_session=True,
+                stdin=subprocess.DEVNULL, env=environment, cwd=self.content,
+                start_new_session=True,
             )  # fmt: skip
             try:
                 code: int | None = process.wait(limit)
