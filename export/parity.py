@@ -120,7 +120,8 @@ def compare(
     scale = np.abs(a).max() or 1.0
     error = float(np.abs(a - b).max() / scale)
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    cosine = float(a @ b / norms) if norms else 1.0
+    # Nothing but zeros is like nothing but zeros, and like nothing else.
+    cosine = float(a @ b / norms) if norms else float(not a.any() and not b.any())
     exact = min_cosine >= 0.999999
     figures = [
         Parity(label, "max_relative_error", error, EXACT_TOLERANCE if exact else float("inf")),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from speechprune_ort import DeviceError, providers
-from speechprune_ort.export.parity import open_graph
+from speechprune_ort import DeviceError, ParityError, providers
+from speechprune_ort.export.parity import compare, open_graph
 from speechprune_ort.manifest import Manifest
 
 
@@ -40,3 +41,10 @@ def test_where_there_is_no_cuda_the_reason_is_kept(
     assert problem == "no driver is installed"
     assert session.get_providers() == ["CPUExecutionProvider"]
     assert open_graph(bundle / "embed_tokens.onnx", spec, "cpu")[1] is None
+
+
+def test_a_graph_that_gives_nothing_but_zeros_is_no_match() -> None:
+    zeros, ones = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
+    with pytest.raises(ParityError, match="cosine to torch 0"):
+        compare("decoder", "speech", "logits", ones, zeros, 0.9)
+    assert [row.value for row in compare("decoder", "speech", "logits", zeros, zeros, 0.9)] == [1.0]

@@ -47,10 +47,13 @@ def filled(spec: GraphSpec, sizes: Mapping[str, int], limit: int) -> dict[str, N
 
 
 def cosine(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Of all values; not a number where one of them is not finite."""
+    """Of all values; not a number where one of them is not finite.
+
+    Nothing but zeros is like nothing but zeros, and like nothing else.
+    """
     x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
     norms = float(np.linalg.norm(x) * np.linalg.norm(y))
-    return float(x @ y / norms) if norms else 1.0
+    return float(x @ y / norms) if norms else float(not x.any() and not y.any())
 
 
 def placement(device: str, bundle: Path, _: Path) -> tuple[Any, bool]:

@@ -319,3 +319,10 @@ def test_a_profile_is_json_and_counts_the_providers(bundle: Path, cuda: Cuda) ->
     assert ran.code == 0, ran.err
     operators = ran.found["about"]["operators"]
     assert all(CUDA in counts for counts in operators.values())
+
+
+def test_the_check_of_a_gpu_notices_one_that_computes_nothing(bundle: Path, cuda: Cuda) -> None:
+    ran = cuda.run(ROOT / "scripts" / "gpu" / "stages.py", "graphs", "cuda", bundle)
+    assert ran.code == 1
+    assert ran.found["decoder"]["logits"]["cosine"] == 0
+    assert not ran.found["first_layer_qk"]["query"]["equal"]
