@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from speechprune_ort.errors import BundleError, DeviceError
+from speechprune_ort.errors import BundleError, DeviceError, OptionError
 from speechprune_ort.providers import StrictSession
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.specs import GraphSpec
@@ -37,6 +37,7 @@ def open_session(
     Raises:
         BundleError: the graph does not load, or has other inputs or outputs.
         DeviceError: ONNX Runtime put it on another provider, or the GPU has no room for it.
+        OptionError: the provider does not take one of its options.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -48,7 +49,7 @@ def open_session(
         options.intra_op_num_threads = threads
     try:
         session = StrictSession(path, options, device.providers)
-    except DeviceError:
+    except (DeviceError, OptionError):
         raise
     except Exception as error:  # onnxruntime raises several classes of its own
         reason = str(error).strip().splitlines()[0]

@@ -12,7 +12,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from speechprune_ort.errors import DeviceError
+from speechprune_ort.errors import DeviceError, OptionError
 from speechprune_ort.wheels import installed_wheels
 
 __all__ = [
@@ -48,6 +48,7 @@ NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 
 # From the middle of a message of ten lines, most of them template arguments.
 GPU_FAILURE = re.compile(r"(CUDA|CUDNN|CUDNN_FE|CUBLAS|CURAND|CUFFT) (failure|error)[^;\n]*")
+BAD_OPTION = re.compile(r'(Unknown|Failed to parse) provider option:? "([^"]*)"')
 OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "cudaerrormemoryallocation")
 
 
@@ -89,6 +90,7 @@ class StrictSession(ort.InferenceSession):  # type: ignore[misc]
 
     Raises:
         DeviceError: another provider took the graph, or the GPU has no room for it.
+        OptionError: the provider does not take an option.
     """
 
     def __init__(
@@ -101,6 +103,13 @@ class StrictSession(ort.InferenceSession):  # type: ignore[misc]
         try:
             super().__init__(path, options, providers=list(providers), enable_fallback=0)
         except Exception as error:  # onnxruntime raises several classes of its own
+            option = BAD_OPTION.search(str(error))
+            if option is not None:
+                wrong = "is unknown" if option[1] == "Unknown" else "cannot have this value"
+                raise OptionError(
+                    f"The provider option {option[2]!r} {wrong}: ONNX Runtime's page on {wanted} "
+                    "lists names and values."
+                ) from error
             self._explain(error)
             raise
         used = self.get_providers()[0]

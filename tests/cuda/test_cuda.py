@@ -299,6 +299,10 @@ def test_the_command_line_says_it_in_one_line(bundle: Path, cuda: Cuda, tmp_path
     ran = cuda.run(*command, "--device", "cuda", "--provider-option", "device_id=1")
     assert ran.code == 2
     assert "the driver sees 1 GPU" in ran.err
+    for option, words in (("no=1", "is unknown"), ("sdpa_kernel=x", "cannot have this value")):
+        ran = cuda.run(*command, "--device", "cuda", "--provider-option", option)
+        assert (ran.code, ran.out) == (2, "")
+        assert f"The provider option '{option.partition('=')[0]}' {words}" in ran.err
 
 
 def test_doctor_finds_cuda_ready_or_says_what_is_missing(cuda: Cuda) -> None:
