@@ -72,11 +72,12 @@ def graphs(device: str, bundle: Path, _: Path) -> tuple[Any, bool]:
     sizes = SMALL | {"frames": dims.frames, "windows": 2, "rows": 40}
     for name, entry in engine.manifest.graphs.items():
         feeds = filled(entry.spec, sizes, dims.vocab)
-        there = engine.session(name).run(None, feeds)
+        names = [tensor.name for tensor in entry.spec.outputs]
+        there = engine.session(name).run(names, feeds)
         row: dict[str, Any] = {}
         found[name] = row
         try:
-            here = StrictSession(engine.path(name), options, [CPU_PROVIDER]).run(None, feeds)
+            here = StrictSession(engine.path(name), options, [CPU_PROVIDER]).run(names, feeds)
         except Exception as error:  # onnxruntime raises several classes of its own
             row["not compared"] = str(error).splitlines()[0]
             well &= all(np.isfinite(values).all() for values in there)
@@ -104,7 +105,11 @@ def forced(device: str, bundle: Path, reference: Path) -> tuple[Any, bool]:
     found: dict[str, Any] = {"embeds": cosine(heard.embeds, also.embeds), "answers": rows}
     for item in asked[:QUESTIONS]:
         for method, rate in SETTINGS:
-            options = {"method": method, "pruning_rate": rate, "max_new_tokens": NEW_TOKENS}
+            options: dict[str, Any] = {
+                "method": method,
+                "pruning_rate": rate,
+                "max_new_tokens": NEW_TOKENS,
+            }
             answer, other = (r.ask(item["question"], **options) for r in (heard, also))
             kept = answer.pruning.indices
             both = np.intersect1d(kept, other.pruning.indices)

@@ -169,7 +169,7 @@ def test_every_node_is_on_cuda_but_the_arithmetic_of_shapes(
     family: str, precision: str, exported: Callable[[str, str], Path], cuda: Cuda
 ) -> None:
     found = cuda.probe("placement", exported(family, precision)).found
-    assert len(found) == 8, found
+    assert {"audio_encoder", "first_layer_qk", "decoder"} < set(found)
     for graph, nodes in found.items():
         assert any(provider == CUDA for _, provider, _ in nodes)
         for operator, provider, outputs in nodes:
