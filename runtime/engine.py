@@ -54,7 +54,7 @@ class Engine:
     Args:
         folder: The bundle.
         device: ``cpu``, ``cuda``, ``tensorrt`` or ``auto``.
-        threads: within an operator; None lets ONNX Runtime choose.
+        threads: within an operator, numpy's products included; None lets each library choose.
         provider_options: of the CUDA execution provider.
         traces: folder for ONNX Runtime's own traces of every graph, see ``write_traces``; None
             for none, as they cost time.
@@ -62,6 +62,7 @@ class Engine:
     Attributes:
         manifest: of the bundle.
         device: where the graphs run.
+        threads: within an operator, or None.
         tokenizer: of the bundle; control tokens in what it is given stay plain text.
         windows_at_once: that the audio encoder is given together.
 
@@ -82,7 +83,8 @@ class Engine:
         self.manifest = manifest = Manifest.read(folder)
         self.device = resolve_device(device, manifest.target, provider_options)
         verify_files(folder, manifest)
-        self._folder, self._threads, self._traces = folder, threads, traces
+        self.threads = threads
+        self._folder, self._traces = folder, traces
         try:
             self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
         except Exception as error:  # the library raises a bare Exception
@@ -131,7 +133,7 @@ class Engine:
                 self.path(name),
                 self.manifest.graphs[name].spec,
                 self.device,
-                self._threads,
+                self.threads,
                 spinning=name == DECODER,
                 trace=None if self._traces is None else self._traces / name,
             )

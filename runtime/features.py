@@ -10,6 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from speechprune_ort.errors import AudioError, OptionError
+from speechprune_ort.runtime.threads import numpy_threads
 
 __all__ = ["LogMel", "mel_filters"]
 
@@ -138,13 +139,15 @@ class LogMel:
         mel = np.full((self.mel_bins, frames), FLOOR, np.float32)
         tapered = np.empty((BLOCK, self.n_fft), np.float32)
         spectrum = np.empty((BLOCK, half + 1), np.complex64)
-        for start in range(0, heard, BLOCK):
-            block = framed[start : start + BLOCK]
-            count = len(block)
-            np.multiply(block, self._taper, out=tapered[:count])
-            bins = np.fft.rfft(tapered[:count], out=spectrum[:count])
-            power = bins.real**2 + bins.imag**2
-            np.matmul(self._filters, power.T, out=mel[:, start : start + count])
+        # The products are so small that threads would wait for each other longer than they take.
+        with numpy_threads(1):
+            for start in range(0, heard, BLOCK):
+                block = framed[start : start + BLOCK]
+                count = len(block)
+                np.multiply(block, self._taper, out=tapered[:count])
+                bins = np.fft.rfft(tapered[:count], out=spectrum[:count])
+                power = bins.real**2 + bins.imag**2
+                np.matmul(self._filters, power.T, out=mel[:, start : start + count])
         np.maximum(mel, FLOOR, out=mel)
         np.log10(mel, out=mel)
         loudest = mel.max()
