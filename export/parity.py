@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from speechprune_ort.errors import DeviceError, ParityError
 from speechprune_ort.export.memory import in_float32
+from speechprune_ort.export.rotary import rotary_rows
 from speechprune_ort.manifest import Parity
 from speechprune_ort.providers import CPU_PROVIDER, StrictSession, cuda_problem, cuda_provider
 from speechprune_ort.specs import Dimensions, GraphSpec, past_name, present_name
@@ -201,15 +202,20 @@ def verify_decoder(
         for name, positions in ((case, np.arange(count)), (f"{case}, gapped positions", gap)):
             expected, ids = _torch_logits(language_model, embeds, positions, steps)
             following = table[torch.from_numpy(ids)].float().numpy()
-            references.append((name, embeds, positions, expected, following))
+            rows = rotary_rows(
+                language_model,
+                np.append(positions, positions[-1] + 1 + np.arange(steps)),
+                next(t.dtype for t in spec.inputs if t.name == "cos"),
+            )
+            references.append((name, embeds, rows, expected, following))
     session, problem = open_graph(path, spec, target)
 
     def figures() -> list[Parity]:
         found: list[Parity] = []
-        for name, embeds, positions, expected, following in references:
-            rows = _graph_logits(session, spec, dims, embeds, positions, following)
-            found += compare(path.stem, name, "logits", expected, rows, min_cosine)
-            same = float(expected[0].argmax() == rows[0].argmax())
+        for name, embeds, turned, expected, following in references:
+            logits = _graph_logits(session, spec, dims, embeds, turned, following)
+            found += compare(path.stem, name, "logits", expected, logits, min_cosine)
+            same = float(expected[0].argmax() == logits[0].argmax())
             found.append(Parity(f"{name}: logits", "first_token", same, 0.0))
         return found
 
@@ -246,7 +252,7 @@ def _graph_logits(
     spec: GraphSpec,
     dims: Dimensions,
     embeds: NDArray[Any],
-    positions: NDArray[Any],
+    turned: Arrays,
     following: NDArray[Any],
 ) -> NDArray[np.float32]:
     """The same from the graph, cache through numpy: slow, and independent of the runtime."""
@@ -257,15 +263,14 @@ def _graph_logits(
     names = ["logits", *(present_name(*layer) for layer in layers)]
     rows, total = [], 0
     steps: Sequence[NDArray[Any]] = [embeds, *following[:, None]]
-    for number, step in enumerate(steps):
+    for step in steps:
         total += len(step)
-        at = positions if number == 0 else np.array([positions[-1] + number])
         logits, *present = session.run(
             names,
             {
                 "inputs_embeds": step[None].astype(dtype),
                 "attention_mask": np.ones((1, total), np.int64),
-                "position_ids": at[None].astype(np.int64),
+                **turned,
                 **cache,
             },
         )

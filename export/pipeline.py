@@ -42,6 +42,7 @@ from speechprune_ort.export.pruning_graphs import (
     export_similarity,
     similarity_reference,
 )
+from speechprune_ort.export.rotary import export_rotary, rotary_rows
 from speechprune_ort.manifest import (
     MANIFEST_FILE,
     TOKENIZER_FILE,
@@ -58,6 +59,7 @@ from speechprune_ort.specs import (
     FIRST_LAYER_QK,
     FIRST_LAYER_QK_FLOAT,
     RECEIVED_ATTENTION,
+    ROTARY,
     SIMILARITY,
     GraphSpec,
     graph_specs,
@@ -71,8 +73,8 @@ SPEECH = Path(__file__).with_name("speech.flac")
 QUESTION = "What is said in the recording?"
 
 Report = Callable[[str], None]
-STEPS = 12
-"""Steps that an export reports: load, eight graphs, two long verifications, hashes."""
+STEPS = 13
+"""Steps that an export reports: load, nine graphs, two long verifications, hashes."""
 
 EXACT = 1 - 1e-9
 """Least cosine of graphs that only reorder sums."""
@@ -220,6 +222,7 @@ class _Work:
             self._graph(SIMILARITY, self._similarity, WORDS["float32"]),
             self._graph(RECEIVED_ATTENTION, self._received_attention, WORDS["float32"]),
             self._graph(ASSEMBLE, self._assemble, WORDS["float32"]),
+            self._graph(ROTARY, self._rotary, WORDS[self.plan.float_dtype]),
             self._graph(DECODER, self._decoder, WORDS[self.plan.decoder]),
         ]
 
@@ -381,6 +384,15 @@ class _Work:
             expected = np.concatenate([rounded[:3], rounded[indices], rounded[5:7]])[None]
             cases[case] = (inputs, {"inputs_embeds": expected})
         return verify_graph(path, spec, self.target, cases, EXACT)
+
+    def _rotary(self, spec: GraphSpec, path: Path) -> Checked:
+        model, context = self.checkpoint.language_model, self.checkpoint.dimensions.context
+        export_rotary(model, context, spec, path)
+        positions = np.append(self.random.integers(0, context, 64), [0, context - 1])
+        expected = rotary_rows(model, positions, "float32")
+        exact = EXACT if self.plan.float_dtype == "float32" else 0.9999
+        case = {"random positions": ({"position_ids": positions}, expected)}
+        return verify_graph(path, spec, self.target, case, exact)
 
     def _decoder(self, spec: GraphSpec, path: Path) -> Checked:
         checkpoint = self.checkpoint

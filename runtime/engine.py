@@ -37,6 +37,7 @@ from speechprune_ort.specs import (
     FIRST_LAYER_QK,
     FIRST_LAYER_QK_FLOAT,
     RECEIVED_ATTENTION,
+    ROTARY,
     SIMILARITY,
 )
 
@@ -53,7 +54,7 @@ class Engine:
     Args:
         folder: The bundle.
         device: ``cpu``, ``cuda`` or ``auto``.
-        threads: within an operator; None lets ONNX Runtime choose.
+        threads: within an operator, numpy's products included; None lets each library choose.
         provider_options: of the CUDA execution provider.
         traces: folder for ONNX Runtime's own traces of every graph, see ``write_traces``; None
             for none, as they cost time.
@@ -61,6 +62,7 @@ class Engine:
     Attributes:
         manifest: of the bundle.
         device: where the graphs run.
+        threads: within an operator, or None.
         tokenizer: of the bundle; control tokens in what it is given stay plain text.
         windows_at_once: that the audio encoder is given together.
 
@@ -81,7 +83,8 @@ class Engine:
         self.manifest = manifest = Manifest.read(folder)
         self.device = resolve_device(device, manifest.target, provider_options)
         verify_files(folder, manifest)
-        self._folder, self._threads, self._traces = folder, threads, traces
+        self.threads = threads
+        self._folder, self._traces = folder, traces
         try:
             self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
         except Exception as error:  # the library raises a bare Exception
@@ -100,7 +103,7 @@ class Engine:
         # A CPU is busy with one: a batch is no faster there, and needs its memory at once.
         self.windows_at_once = 1 if self.device.name == "cpu" else WINDOWS_ON_GPU
         self._sessions: dict[str, ort.InferenceSession] = {}
-        for name in (AUDIO_ENCODER, EMBED_TOKENS, FIRST_LAYER_QK, DECODER):
+        for name in (AUDIO_ENCODER, EMBED_TOKENS, FIRST_LAYER_QK, ROTARY, DECODER):
             self.session(name)
 
     @property
@@ -130,7 +133,7 @@ class Engine:
                 self.path(name),
                 self.manifest.graphs[name].spec,
                 self.device,
-                self._threads,
+                self.threads,
                 spinning=name == DECODER,
                 trace=None if self._traces is None else self._traces / name,
             )
@@ -276,6 +279,7 @@ class Engine:
         return Decoder(
             self.session(DECODER),
             self.session(EMBED_TOKENS),
+            self.session(ROTARY),
             self.device,
             self.manifest.dimensions,
             self.manifest.float_dtype,

@@ -10,10 +10,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from speechprune_ort.errors import AudioError, OptionError
+from speechprune_ort.runtime.threads import numpy_threads
 
 __all__ = ["LogMel", "mel_filters"]
 
 FLOOR = 1e-10  # of the mel power, before the logarithm
+BLOCK = 250  # frames transformed together: what they need stays in the processor's cache
 DYNAMIC_RANGE = 8.0  # decades below the window's loudest value that are told apart
 
 
@@ -134,10 +136,20 @@ class LogMel:
             end = half + window
             padded[end : end + half] = padded[end - half - 1 : end - 1][::-1]
         framed = sliding_window_view(padded, self.n_fft)[::hop][:heard]
-        spectrum = np.fft.rfft(framed * self._taper)
-        power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
-        mel = np.full((self.mel_bins, frames), np.log10(np.float32(FLOOR)), np.float32)
-        np.log10(np.maximum(self._filters @ power.T, FLOOR), out=mel[:, :heard])
+        mel = np.full((self.mel_bins, frames), FLOOR, np.float32)
+        tapered = np.empty((BLOCK, self.n_fft), np.float32)
+        spectrum = np.empty((BLOCK, half + 1), np.complex64)
+        # The products are so small that threads would wait for each other longer than they take.
+        with numpy_threads(1):
+            for start in range(0, heard, BLOCK):
+                block = framed[start : start + BLOCK]
+                count = len(block)
+                np.multiply(block, self._taper, out=tapered[:count])
+                bins = np.fft.rfft(tapered[:count], out=spectrum[:count])
+                power = bins.real**2 + bins.imag**2
+                np.matmul(self._filters, power.T, out=mel[:, start : start + count])
+        np.maximum(mel, FLOOR, out=mel)
+        np.log10(mel, out=mel)
         loudest = mel.max()
         # NaN and infinity reach the maximum: no pass of its own over the samples.
         if not np.isfinite(loudest):

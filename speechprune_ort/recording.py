@@ -24,6 +24,7 @@ from speechprune_ort.runtime.recording_file import save_embeds
 from speechprune_ort.runtime.sampling import Sampler
 from speechprune_ort.runtime.selection import select
 from speechprune_ort.runtime.text_stream import TextStream
+from speechprune_ort.runtime.threads import numpy_threads
 
 __all__ = ["Recording", "sort_options"]
 
@@ -285,14 +286,15 @@ class Recording:
         manifest = self._engine.manifest
         with timings.measure("embed"):
             scorer = self._engine.scorer(self._audio, prompt, pruning)
-        return select(
-            pruning,
-            scorer,
-            window_tokens=manifest.dimensions.window_tokens,
-            frame_tokens=manifest.audio.frame_tokens,
-            encoder_attention=self.encoder_attention,
-            measure=timings.measure,
-        )
+        with numpy_threads(self._engine.threads):
+            return select(
+                pruning,
+                scorer,
+                window_tokens=manifest.dimensions.window_tokens,
+                frame_tokens=manifest.audio.frame_tokens,
+                encoder_attention=self.encoder_attention,
+                measure=timings.measure,
+            )
 
     def _assemble(
         self,

@@ -20,6 +20,7 @@ __all__ = [
     "FIRST_LAYER_QK",
     "FIRST_LAYER_QK_FLOAT",
     "RECEIVED_ATTENTION",
+    "ROTARY",
     "SIMILARITY",
     "Dimensions",
     "GraphSpec",
@@ -36,6 +37,7 @@ FIRST_LAYER_QK_FLOAT = "first_layer_qk_float"
 SIMILARITY = "similarity"
 RECEIVED_ATTENTION = "received_attention"
 ASSEMBLE = "assemble"
+ROTARY = "rotary"
 DECODER = "decoder"
 
 ATTENTION = "attention"
@@ -58,6 +60,8 @@ AXES = (
     "heads",
     "kv_heads",
     "head_dim",
+    "angles",  # by which a token's position turns its queries and keys, half of head_dim
+    "slots",  # positions that the cache has room for
     "past",  # cache positions going in
     "total",  # cache positions coming out, past + tokens
     "last",  # positions with logits: the last one
@@ -224,6 +228,7 @@ def graph_specs(
         "heads": dims.heads,
         "kv_heads": dims.kv_heads,
         "head_dim": dims.head_dim,
+        "angles": dims.head_dim // 2,
         "vocab": dims.vocab,
         "last": 1,
         "single": 1,
@@ -244,6 +249,9 @@ def graph_specs(
 
     def cache(names: Iterable[str], axis: str) -> tuple[TensorSpec, ...]:
         return tuple(tensor(n, float_dtype, "batch", "kv_heads", axis, "head_dim") for n in names)
+
+    def angles(axis: str) -> tuple[TensorSpec, ...]:
+        return tuple(tensor(name, float_dtype, axis, "angles") for name in ("cos", "sin"))
 
     layers = [(layer, kind) for layer in range(dims.layers) for kind in ("key", "value")]
     specs = (
@@ -291,12 +299,13 @@ def graph_specs(
             ),
             (tensor("inputs_embeds", float_dtype, "single", "prompt", "hidden"),),
         ),
+        GraphSpec(ROTARY, (tensor("position_ids", "int64", "tokens"),), angles("tokens")),
         GraphSpec(
             DECODER,
             (
                 tensor("inputs_embeds", float_dtype, "batch", "tokens", "hidden"),
                 tensor("attention_mask", "int64", "batch", "total"),
-                tensor("position_ids", "int64", "batch", "tokens"),
+                *angles("slots"),
                 *cache((past_name(*layer) for layer in layers), "past"),
             ),
             (

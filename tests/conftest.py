@@ -16,6 +16,7 @@ if importlib.util.find_spec("torch") is None:
         "test_bundle.py",
         "test_backends.py",
         "test_cli.py",
+        "test_decoder.py",
         "test_equality.py",
         "test_explain.py",
         "test_families.py",

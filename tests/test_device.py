@@ -191,7 +191,8 @@ def test_on_cuda_the_cache_is_bound_once_and_only_ids_and_logits_cross(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     session, embed = Session(), Session()
-    decoder = Decoder(session, embed, FakeCuda("cuda"), DIMS, "float16", capacity=10)  # type: ignore[arg-type]
+    rotary = Session()
+    decoder = Decoder(session, embed, rotary, FakeCuda("cuda"), DIMS, "float16", capacity=10)  # type: ignore[arg-type]
     cache = [call for call in session.binding.calls if "key" in call[1] or "value" in call[1]]
     assert len(cache) == 2 * 2 * DIMS.layers
     for name in ("0.key", "1.value"):
@@ -202,24 +203,30 @@ def test_on_cuda_the_cache_is_bound_once_and_only_ids_and_logits_cross(
         assert past is present, "past and present must be one buffer"
         assert (past.shape, past.place) == ((1, 2, 10, 4), "cuda")
 
-    decoder.prefill(np.zeros((4, 8), np.float16), np.arange(4))
+    decoder.prefill(np.zeros((4, 8), np.float16), np.array([0, 1, 5, 9]))
+    (positions,) = (c[2] for c in rotary.binding.calls if c[1] == "position_ids")
+    assert positions.shape == (10,), "the answer's angles come with the prompt's"
+    turned = [c[1:6] for c in rotary.binding.calls if c[0] == "bind_output"]
+    assert turned == [(name, "cuda", 0, np.float16, [10, 2]) for name in ("cos", "sin")]
     session.binding.calls.clear()
-    decoder.step(3, 4)
+    decoder.step(3, 10)
     bound = {call[1]: call for call in session.binding.calls if call[0].startswith("bind")}
-    assert set(bound) == {"inputs_embeds", "attention_mask", "position_ids"}
+    assert set(bound) == {"inputs_embeds", "attention_mask"}
     name, _, place, index, dtype, shape, address = bound["inputs_embeds"]
     assert (name, place, index, dtype, shape) == ("bind_input", "cuda", 0, np.float16, [1, 1, 8])
     output = next(c for c in embed.binding.calls if c[0] == "bind_ortvalue_output")
     assert output[2].data_ptr() == address, "the embedding must not leave the device"
     assert bound["attention_mask"][5] == [1, 5]
-    ids = next(c for c in embed.binding.calls if c[1] == "token_ids")
-    assert bound["position_ids"][6] == ids[6] + 8, "token and position go up in one copy"
-    assert (session.runs, embed.runs, decoder.length) == (2, 1, 5)
+    held = next(c for c in embed.binding.calls if c[0] == "bind_ortvalue_input")
+    assert held[1] == "token_ids"
+    assert (session.runs, embed.runs, rotary.runs, decoder.length) == (2, 1, 1, 5)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_logits_that_are_not_finite_are_no_answer(value: float) -> None:
-    decoder = Decoder(Session(), Session(), FakeCuda("cuda"), DIMS, "float16", capacity=10)  # type: ignore[arg-type]
+    decoder = Decoder(
+        Session(), Session(), Session(), FakeCuda("cuda"), DIMS, "float16", capacity=10,  # type: ignore[arg-type]
+    )  # fmt: skip
     decoder._logits[:] = np.arange(DIMS.vocab)
     logits = decoder.prefill(np.zeros((4, 8), np.float16), np.arange(4))
     assert (logits.dtype, logits.tolist()) == (np.float32, list(range(DIMS.vocab)))
@@ -229,7 +236,9 @@ def test_logits_that_are_not_finite_are_no_answer(value: float) -> None:
 
 
 def test_the_cache_cannot_overflow() -> None:
-    decoder = Decoder(Session(), Session(), FakeCuda("cuda"), DIMS, "float16", capacity=3)  # type: ignore[arg-type]
+    decoder = Decoder(
+        Session(), Session(), Session(), FakeCuda("cuda"), DIMS, "float16", capacity=3
+    )  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="3 positions"):
         decoder.prefill(np.zeros((4, 8), np.float16), np.arange(4))
 

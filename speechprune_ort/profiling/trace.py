@@ -25,7 +25,7 @@ Event = Mapping[str, Any]
 TOKENS = 8
 SMALL = {
     "batch": 1, "single": 1, "windows": 1, "tokens": TOKENS, "rows": TOKENS, "before": 2, "kept": 4,
-    "after": 2, "past": 3 * TOKENS, "total": TOKENS,
+    "after": 2, "past": 3 * TOKENS, "slots": 3 * TOKENS, "total": TOKENS,
 }  # fmt: skip
 """Sizes of axes that a graph leaves open, for a run that only has to happen."""
 
