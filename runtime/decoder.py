@@ -56,7 +56,7 @@ class Decoder:
                 buffer = device.empty(shape, self._dtype)
                 self._bind_input(past_name(layer, kind), buffer)
                 self._binding.bind_ortvalue_output(present_name(layer, kind), buffer)
-        self._logits = np.empty((1, 1, dims.vocab), self._dtype)
+        self._logits = np.zeros((1, 1, dims.vocab), self._dtype)
         self._held["logits"] = ort.OrtValue.ortvalue_from_numpy(self._logits)
         self._binding.bind_ortvalue_output("logits", self._held["logits"])
         # No position is ever masked: a step sees one more of the same ones.
