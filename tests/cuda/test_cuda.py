@@ -127,7 +127,9 @@ def cuda(libraries: Path, tmp_path: Path) -> Cuda:
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], Path]]:
+def exported(
+    libraries: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str, str], Path]]:
     """A family's bundle for CUDA at a precision, made on first use."""
     import tiny_families
     from tiny import TINY, write_checkpoint
