@@ -8,11 +8,12 @@ from typing import Any
 import onnxruntime as ort
 
 from speechprune_ort.cancel import running
+from speechprune_ort.providers import StrictSession
 
 __all__ = ["EndableSession", "Loading"]
 
 
-class EndableSession(ort.InferenceSession):  # type: ignore[misc]
+class EndableSession(StrictSession):
     """A graph whose runs end with the call that they work for: see ``speechprune_ort.cancel``."""
 
     def run(
@@ -21,10 +22,11 @@ class EndableSession(ort.InferenceSession):  # type: ignore[misc]
         input_feed: Mapping[str, Any],
         run_options: ort.RunOptions | None = None,
     ) -> Any:
-        """See ``onnxruntime.InferenceSession``.
+        """See ``StrictSession``.
 
         Raises:
             CancelledError: the call was ended.
+            DeviceError: the GPU has no room, or fails.
         """
         options = run_options or _quiet()
         with running(options):
@@ -33,10 +35,11 @@ class EndableSession(ort.InferenceSession):  # type: ignore[misc]
     def run_with_iobinding(
         self, iobinding: ort.IOBinding, run_options: ort.RunOptions | None = None
     ) -> None:
-        """See ``onnxruntime.InferenceSession``.
+        """See ``StrictSession``.
 
         Raises:
             CancelledError: the call was ended.
+            DeviceError: the GPU has no room, or fails.
         """
         options = run_options or _quiet()
         with running(options):

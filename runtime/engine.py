@@ -54,7 +54,7 @@ class Engine:
 
     Args:
         folder: The bundle.
-        device: ``cpu``, ``cuda``, ``tensorrt`` or ``auto``.
+        device: ``cpu``, ``cuda`` or ``auto``.
         threads: within an operator, numpy's products included; None lets each library choose.
         provider_options: of the CUDA execution provider.
         traces: folder for ONNX Runtime's own traces of every graph, see ``write_traces``; None

@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 from speechprune_ort.cancel import running
 from speechprune_ort.errors import (
     BundleError,
-    CancelledError,
     ComputeError,
-    DeviceError,
     OutOfMemoryError,
     SpeechPruneError,
 )
@@ -200,7 +198,8 @@ def open_session(
     Raises:
         CancelledError: the call that needs it was ended.
         BundleError: the graph does not load, or has other inputs or outputs.
-        DeviceError: ONNX Runtime put it on another provider.
+        DeviceError: ONNX Runtime put it on another provider, or the GPU has no room for it.
+        OptionError: the provider does not take one of its options.
         OutOfMemoryError: memory does not suffice for it.
     """
     options = ort.SessionOptions()
@@ -213,8 +212,8 @@ def open_session(
         options.intra_op_num_threads = threads
     try:
         with running(Loading(options)):
-            session = EndableSession(path, options, providers=device.providers)
-    except CancelledError:
+            session = EndableSession(path, options, device.providers)
+    except SpeechPruneError:
         raise
     except Exception as error:  # onnxruntime raises several classes of its own
         if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
@@ -225,12 +224,6 @@ def open_session(
         raise BundleError(
             f"{path} does not load on {device.name} ({_reason(error)}): export the bundle again."
         ) from error
-    used = session.get_providers()
-    if used[0] != device.provider:
-        raise DeviceError(
-            f"ONNX Runtime put {path.name} on {used[0]} although {device.provider} was asked "
-            "for: run `speechprune-ort doctor`."
-        )
     problem = spec.mismatch(session.get_inputs(), session.get_outputs())
     if problem:
         raise BundleError(f"{path.name}: {problem}: export the bundle again.")

@@ -48,9 +48,8 @@ class SpeechLLM:
 
     Args:
         bundle: folder that ``speechprune-ort export`` wrote.
-        device: ``cpu``, ``cuda``, ``tensorrt`` (TensorRT for what it can compile, CUDA for the
-            rest) or ``auto`` (what the bundle was exported for; says on stderr which it took).
-            Never falls back.
+        device: ``cpu``, ``cuda`` or ``auto`` (what the bundle was exported for; says on stderr
+            which it took). Never falls back.
         threads: threads within an operator, of ONNX Runtime and of numpy; None lets each choose.
         provider_options: of the CUDA execution provider, such as ``{"device_id": "1"}``.
         traces: folder for ONNX Runtime's own traces, written by ``engine.write_traces()``.

@@ -11,7 +11,6 @@ from speechprune_ort.numbers import plain, whole
 
 __all__ = [
     "DEFAULT_METHOD",
-    "ON_GPU",
     "AttentionForm",
     "Backend",
     "DeviceName",
@@ -27,8 +26,7 @@ __all__ = [
 Positions = Literal["renumbered", "original"]
 AttentionForm = Literal["binarized", "float"]
 Backend = Literal["auto", "numpy", "ort"]
-DeviceName = Literal["auto", "cuda", "tensorrt", "cpu"]
-ON_GPU = ("cuda", "tensorrt")
+DeviceName = Literal["auto", "cuda", "cpu"]
 DEFAULT_METHOD = "passages"
 """The best that was found, by a rule written before: docs/methods.md."""
 LongAudio = Literal["prune", "truncate", "error"]

@@ -23,6 +23,7 @@ if importlib.util.find_spec("torch") is None:
         "test_families.py",
         "test_hostile_bundle.py",
         "test_lean_export.py",
+        "test_parity.py",
         "test_random_checkpoint.py",
         "test_small_model.py",
         "test_small_model_parts.py",
