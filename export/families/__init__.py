@@ -8,8 +8,9 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from speechprune_ort.errors import ExportError, UnsupportedModelError
-from speechprune_ort.export.families import diva, qwen2_audio, voxtral
+from speechprune_ort.export.families import audio_flamingo3, diva, qwen2_audio, voxtral
 from speechprune_ort.export.families.base import Checkpoint
+from speechprune_ort.export.families.text_models import with_scale_folded
 
 __all__ = ["FAMILIES", "Checkpoint", "load_checkpoint"]
 
@@ -17,6 +18,7 @@ Loader = Callable[[str, str | None, bool], Checkpoint]
 
 FAMILIES: Mapping[str, Loader] = {
     "Qwen2AudioForConditionalGeneration": qwen2_audio.load,
+    "AudioFlamingo3ForConditionalGeneration": audio_flamingo3.load,
     "DiVAModel": diva.load,
     "VoxtralForConditionalGeneration": voxtral.load,
 }
@@ -52,7 +54,8 @@ def load_checkpoint(model: str, revision: str | None, trust_remote_code: bool) -
     architectures = list(config.get("architectures") or [])
     for architecture in architectures:
         if architecture in FAMILIES:
-            return FAMILIES[architecture](location, revision, trust_remote_code)
+            checkpoint = FAMILIES[architecture](location, revision, trust_remote_code)
+            return with_scale_folded(checkpoint)
     raise UnsupportedModelError(
         f"{model!r} is a {', '.join(architectures) or config.get('model_type')} checkpoint, which "
         f"export does not know: it knows {', '.join(FAMILIES)}. How to add a family is told in "

@@ -1,32 +1,157 @@
-"""What every family does alike: loading weights, and taking the language model out."""
+"""What every family does alike: loading the parts, and describing them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from jinja2 import TemplateError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+from transformers.utils import cached_file
 
 from speechprune_ort.errors import ExportError, UnsupportedModelError
+from speechprune_ort.export.families.base import QUERY_MARK
 from speechprune_ort.manifest import AudioSpec
 from speechprune_ort.specs import Dimensions
 
 __all__ = [
-    "TEXT_MODELS",
     "audio_spec_of",
     "dimensions_of",
-    "language_model_of",
     "load_model",
+    "load_parts",
+    "model_of_weights",
     "notes_of",
+    "render_turn",
     "require_fast",
-    "require_known_text",
+    "require_log_mel",
     "stop_tokens",
     "unreadable",
+    "weights_of",
 ]
 
-TEXT_MODELS = ("qwen2", "llama")
-"""Language models whose first layer's projections are known to export."""
+
+def load_parts(cls: Any, location: str, **options: Any) -> Any:
+    """Load a processor, feature extractor or tokenizer.
+
+    Args:
+        cls: class of transformers with ``from_pretrained``.
+        location: hub id or local folder.
+        **options: passed on to it.
+
+    Raises:
+        ExportError: it cannot be read.
+    """
+    try:
+        return cls.from_pretrained(location, **options)
+    except (OSError, ValueError, ImportError) as error:
+        raise ExportError(unreadable(location, error)) from error
+
+
+def load_model(cls: Any, location: str, **options: Any) -> Any:
+    """Load a checkpoint for inference, its weights in the dtype in which they are stored.
+
+    They are mapped from its files: what is never looked at costs no memory.
+
+    Args:
+        cls: class of transformers with ``from_pretrained``.
+        location: hub id or local folder.
+        **options: passed on to it.
+
+    Raises:
+        ExportError: the checkpoint cannot be read, or weights are missing.
+    """
+    return _opened(cls, location, location, options)
+
+
+def model_of_weights(
+    cls: Any, location: str, config: PreTrainedConfig, weights: Mapping[str, Tensor]
+) -> Any:
+    """A part of a checkpoint as a model of its own, its weights in the dtype that they have.
+
+    Args:
+        cls: class of transformers with ``from_pretrained``.
+        location: of the checkpoint, for messages.
+        config: of the part.
+        weights: of the part, under the names that its class gives them.
+
+    Raises:
+        ExportError: weights are missing or do not fit the config.
+    """
+    return _opened(cls, None, location, {"config": config, "state_dict": dict(weights)})
+
+
+def _opened(cls: Any, source: str | None, location: str, options: Mapping[str, Any]) -> Any:
+    try:
+        model, info = cls.from_pretrained(
+            source,
+            **options,
+            dtype="auto" if source else next(iter(options["state_dict"].values())).dtype,
+            output_loading_info=True,
+            attn_implementation="sdpa",
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ExportError(unreadable(location, error)) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ExportError(
+            f"The checkpoint {location!r} lacks {len(missing)} weights (first: {missing[0]}): "
+            "give a complete checkpoint."
+        )
+    return model.eval().requires_grad_(False)
+
+
+def weights_of(location: str, revision: str | None) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, of one file or of several with an index.
+
+    Args:
+        location: hub id or local folder.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        ExportError: there are none, or they cannot be read.
+    """
+
+    def find(name: str, **options: Any) -> str | None:
+        found: str | None = cached_file(location, name, revision=revision, **options)
+        return found
+
+    try:
+        index = find(
+            "model.safetensors.index.json",
+            _raise_exceptions_for_missing_entries=False,
+        )
+        names = ["model.safetensors"]
+        if index:
+            listed = json.loads(Path(index).read_text(encoding="utf-8"))
+            names = sorted(set(listed["weight_map"].values()))
+        weights: dict[str, Tensor] = {}
+        for name in names:
+            weights |= load_file(str(find(name)))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ExportError(unreadable(location, error)) from error
+    return weights
+
+
+def load_parts(cls: Any, location: str, **options: Any) -> Any:
+    """Load a processor, feature extractor or tokenizer.
+
+    Args:
+        cls: class of transformers with ``from_pretrained``.
+        location: hub id or local folder.
+        **options: passed on to it.
+
+    Raises:
+        ExportError: it cannot be read.
+    """
+    try:
+        return cls.from_pretrained(location, **options)
+    except (OSError, ValueError, ImportError) as error:
+        raise ExportError(unreadable(location, error)) from error
 
 
 def load_model(cls: Any, location: str, **options: Any) -> Any:
@@ -70,19 +195,6 @@ def unreadable(location: str, error: Exception) -> str:
     )
 
 
-def require_known_text(location: str, text: Any) -> None:
-    """Refuse a language model whose first layer is not known.
-
-    Raises:
-        UnsupportedModelError: it is none of ``TEXT_MODELS``.
-    """
-    if text.model_type not in TEXT_MODELS:
-        raise UnsupportedModelError(
-            f"The text model of {location!r} is {text.model_type!r}: "
-            f"export knows {' and '.join(TEXT_MODELS)}."
-        )
-
-
 def require_fast(location: str, tokenizer: Any) -> PreTrainedTokenizerFast:
     """Refuse a tokenizer that the runtime could not load.
 
@@ -97,23 +209,57 @@ def require_fast(location: str, tokenizer: Any) -> PreTrainedTokenizerFast:
     return fast
 
 
-def language_model_of(inner: Any, head: Any, text: Any) -> PreTrainedModel:
-    """A text half as a causal language model of its own, sharing the weights.
+def require_log_mel(location: str, extractor: Any, mel_bins: int, frames: int) -> None:
+    """Refuse features that the runtime would not compute as transformers does.
 
     Args:
-        inner: decoder layers with their embeddings.
-        head: to the vocabulary.
-        text: config of the text half.
+        location: of the checkpoint, for the message.
+        extractor: its feature extractor, Whisper's.
+        mel_bins: log-mel bins that the encoder takes.
+        frames: log-mel frames of its window.
+
+    Raises:
+        UnsupportedModelError: extractor and encoder do not fit each other, or a setting is none
+            that the runtime has; the message names it.
     """
-    with torch.device("meta"):
-        language_model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            text, attn_implementation="sdpa"
+    window = extractor.chunk_length * extractor.sampling_rate // extractor.hop_length
+    wanted = {
+        "feature_size": (extractor.feature_size, mel_bins),
+        "hop_length": (extractor.hop_length, 160),
+        "frames in chunk_length": (window, frames),
+        "sampling_rate": (extractor.sampling_rate, 16_000),
+        "n_fft": (extractor.n_fft, 400),
+        "dither": (getattr(extractor, "dither", 0.0), 0.0),
+        "do_normalize": (bool(getattr(extractor, "do_normalize", False)), False),
+    }
+    for name, (found, known) in wanted.items():
+        if found != known:
+            raise UnsupportedModelError(
+                f"The features of {location!r} have {name} {found!r} where export knows {known!r}: "
+                "mend preprocessor_config.json if it does not belong to these weights."
+            )
+
+
+def render_turn(processor: Any) -> str:
+    """One turn of the user by the processor's chat template: the audio, then ``QUERY_MARK``.
+
+    Raises:
+        ExportError: the processor has no chat template, or it cannot be rendered.
+    """
+    content = [
+        {"type": "audio", "audio_url": "recording"},
+        {"type": "text", "text": QUERY_MARK},
+    ]
+    try:
+        rendered: str = processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-    language_model.model = inner
-    language_model.lm_head = head
-    # Its head is a tensor of its own here, whatever it was tied to when it was trained.
-    language_model.config.tie_word_embeddings = False
-    return language_model.eval()
+    except (ValueError, TypeError, TemplateError) as error:
+        raise ExportError(
+            f"The chat template cannot be rendered ({str(error).strip().splitlines()[0]}): "
+            "give the checkpoint one that takes an audio and a text part."
+        ) from error
+    return rendered
 
 
 def audio_spec_of(

@@ -1,0 +1,138 @@
+"""The language models behind the families: which are known, and which of their settings.
+
+Known means exact: the decoder's graph equals torch, and phase 2 reads the first layer's projections
+as the model computes them. What is not known is refused by its name before anything is written.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from speechprune_ort.errors import UnsupportedModelError
+from speechprune_ort.export.families.base import Checkpoint
+
+__all__ = ["TEXT_MODELS", "language_model_of", "require_known_text", "with_scale_folded"]
+
+TEXT_MODELS: Mapping[str, tuple[str, ...]] = {
+    "qwen2": ("default",),
+    "llama": ("default", "llama3"),
+    "qwen3": ("default",),
+    "mistral": ("default",),
+    "granite": ("default",),
+}
+"""Language models that export knows, and the rotary embeddings known of each."""
+
+
+def require_known_text(location: str, text: Any) -> None:
+    """Refuse a language model, or a setting of one, that is not known.
+
+    Args:
+        location: of the checkpoint, for the message.
+        text: config of the text half.
+
+    Raises:
+        UnsupportedModelError: the model, its rotary embedding, its activation, a sliding window or
+            a quantization is not known; the message names it.
+    """
+    kind = text.model_type
+    if kind not in TEXT_MODELS:
+        raise UnsupportedModelError(
+            f"The text model of {location!r} is {kind!r}: "
+            f"export knows {', '.join(list(TEXT_MODELS)[:-1])} and {list(TEXT_MODELS)[-1]}."
+        )
+    rotary = getattr(text, "rope_parameters", None) or {}
+    wanted = {
+        "rope_type": (rotary.get("rope_type", "default"), TEXT_MODELS[kind]),
+        "partial_rotary_factor": (rotary.get("partial_rotary_factor") or 1.0, (1.0,)),
+        "hidden_act": (text.hidden_act, ("silu",)),
+        "sliding_window": (_sliding_window(text), (None,)),
+        "quantization_config": (getattr(text, "quantization_config", None), (None,)),
+    }
+    for name, (found, known) in wanted.items():
+        if found not in known:
+            raise UnsupportedModelError(
+                f"The text model of {location!r} ({kind}) has {name} {found!r}, which export does "
+                f"not know: it knows {' and '.join(str(value) for value in known)}. "
+                "Give a checkpoint without it."
+            )
+
+
+def _sliding_window(text: Any) -> int | None:
+    """Width of the window that any layer is limited to, None where all of them see everything."""
+    layers = getattr(text, "layer_types", None)
+    if layers is not None:
+        return text.sliding_window if "sliding_attention" in layers else None
+    if not getattr(text, "use_sliding_window", True):
+        return None
+    width: int | None = getattr(text, "sliding_window", None)
+    return width
+
+
+def language_model_of(inner: Any, head: Any, text: Any) -> PreTrainedModel:
+    """A text half as a causal language model of its own, sharing the weights.
+
+    Args:
+        inner: decoder layers with their embeddings.
+        head: to the vocabulary.
+        text: config of the text half.
+    """
+    with torch.device("meta"):
+        language_model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            text, attn_implementation="sdpa"
+        )
+    language_model.model = inner
+    language_model.lm_head = head
+    # Its head is a tensor of its own here, whatever it was tied to when it was trained.
+    language_model.config.tie_word_embeddings = False
+    return language_model.eval()
+
+
+class ScaledEmbeds(nn.Module):
+    """An audio encoder whose embeddings are multiplied as the language model would do it.
+
+    Args:
+        encoder: of a checkpoint.
+        scale: of the language model.
+    """
+
+    def __init__(self, encoder: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.encoder, self.scale = encoder, scale
+
+    def forward(
+        self, input_features: Tensor, feature_lengths: Tensor
+    ) -> Tensor | tuple[Tensor, ...]:
+        """What the encoder gives, its embeddings scaled."""
+        found = self.encoder(input_features, feature_lengths)
+        if isinstance(found, tuple):
+            return (found[0] * self.scale, *found[1:])
+        scaled: Tensor = found * self.scale
+        return scaled
+
+
+def with_scale_folded(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint, what its text model multiplies all embeddings with moved into both sources.
+
+    Granite multiplies whatever comes in, the audio's embeddings too. A decoder that takes
+    embeddings alone has no place for that: the table and the audio encoder take it. The head keeps
+    the table as it was, tied or not.
+    """
+    language_model: Any = checkpoint.language_model
+    scale = float(getattr(language_model.config, "embedding_multiplier", 1.0))
+    if scale == 1.0:
+        return checkpoint
+    inner = language_model.model
+    table = inner.get_input_embeddings().weight.detach()
+    inner.set_input_embeddings(nn.Embedding.from_pretrained(table.float() * scale))
+    inner.embedding_multiplier = 1.0
+    language_model.config = copy.deepcopy(language_model.config)
+    language_model.config.embedding_multiplier = 1.0
+    encoder = ScaledEmbeds(checkpoint.audio_encoder, scale).eval()
+    return replace(checkpoint, audio_encoder=encoder)
