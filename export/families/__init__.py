@@ -8,7 +8,13 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from speechprune_ort.errors import ExportError, UnsupportedModelError
-from speechprune_ort.export.families import audio_flamingo3, diva, qwen2_audio, voxtral
+from speechprune_ort.export.families import (
+    audio_flamingo3,
+    diva,
+    qwen2_audio,
+    ultravox,
+    voxtral,
+)
 from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.families.text_models import with_scale_folded
 
@@ -20,6 +26,7 @@ FAMILIES: Mapping[str, Loader] = {
     "Qwen2AudioForConditionalGeneration": qwen2_audio.load,
     "AudioFlamingo3ForConditionalGeneration": audio_flamingo3.load,
     "DiVAModel": diva.load,
+    "UltravoxModel": ultravox.load,
     "VoxtralForConditionalGeneration": voxtral.load,
 }
 """How to load a checkpoint, by the architecture that its config names."""

@@ -137,55 +137,6 @@ def weights_of(location: str, revision: str | None) -> dict[str, Tensor]:
     return weights
 
 
-def load_parts(cls: Any, location: str, **options: Any) -> Any:
-    """Load a processor, feature extractor or tokenizer.
-
-    Args:
-        cls: class of transformers with ``from_pretrained``.
-        location: hub id or local folder.
-        **options: passed on to it.
-
-    Raises:
-        ExportError: it cannot be read.
-    """
-    try:
-        return cls.from_pretrained(location, **options)
-    except (OSError, ValueError, ImportError) as error:
-        raise ExportError(unreadable(location, error)) from error
-
-
-def load_model(cls: Any, location: str, **options: Any) -> Any:
-    """Load a checkpoint for inference, its weights in the dtype in which they are stored.
-
-    They are mapped from its files: what is never looked at costs no memory.
-
-    Args:
-        cls: class of transformers with ``from_pretrained``.
-        location: hub id or local folder.
-        **options: passed on to it.
-
-    Raises:
-        ExportError: the checkpoint cannot be read, or weights are missing.
-    """
-    try:
-        model, info = cls.from_pretrained(
-            location,
-            **options,
-            dtype="auto",
-            output_loading_info=True,
-            attn_implementation="sdpa",
-        )
-    except (OSError, ValueError) as error:
-        raise ExportError(unreadable(location, error)) from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ExportError(
-            f"The checkpoint {location!r} lacks {len(missing)} weights (first: {missing[0]}): "
-            "give a complete checkpoint."
-        )
-    return model.eval().requires_grad_(False)
-
-
 def unreadable(location: str, error: Exception) -> str:
     """Message for a checkpoint that transformers cannot read."""
     reason = str(error).strip().splitlines()[0]
@@ -241,7 +192,10 @@ def require_log_mel(location: str, extractor: Any, mel_bins: int, frames: int) -
 
 
 def render_turn(processor: Any) -> str:
-    """One turn of the user by the processor's chat template: the audio, then ``QUERY_MARK``.
+    """One turn of the user by a chat template: the audio, then ``QUERY_MARK``.
+
+    Args:
+        processor: of the checkpoint, or its tokenizer where that has the template.
 
     Raises:
         ExportError: the processor has no chat template, or it cannot be rendered.

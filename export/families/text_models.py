@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from speechprune_ort.errors import UnsupportedModelError
 from speechprune_ort.export.families.base import Checkpoint
 
-__all__ = ["TEXT_MODELS", "language_model_of", "require_known_text", "with_scale_folded"]
+__all__ = ["TEXT_MODELS", "language_model_of", "rebuilt", "require_known_text", "with_scale_folded"]
 
 TEXT_MODELS: Mapping[str, tuple[str, ...]] = {
     "qwen2": ("default",),
@@ -92,6 +92,22 @@ def language_model_of(inner: Any, head: Any, text: Any) -> PreTrainedModel:
     # Its head is a tensor of its own here, whatever it was tied to when it was trained.
     language_model.config.tie_word_embeddings = False
     return language_model.eval()
+
+
+def rebuilt(language_model: Any) -> PreTrainedModel:
+    """The same weights in the class that the config names, where they came from a near relation.
+
+    Args:
+        language_model: from ``language_model_of``.
+    """
+    inner, config = language_model.model, language_model.config
+    with torch.device("meta"):
+        fresh = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").model
+    fresh.load_state_dict(inner.state_dict(), assign=True)
+    fresh.rotary_emb = type(fresh.rotary_emb)(config)  # tables that no checkpoint holds
+    language_model.model = fresh
+    made: PreTrainedModel = language_model.eval().requires_grad_(False)
+    return made
 
 
 class ScaledEmbeds(nn.Module):
