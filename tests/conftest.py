@@ -19,12 +19,15 @@ if importlib.util.find_spec("torch") is None:
         "test_equality.py",
         "test_explain.py",
         "test_families.py",
+        "test_family_checkpoints.py",
         "test_lean_export.py",
         "test_random_checkpoint.py",
         "test_small_model.py",
         "test_small_model_parts.py",
         "test_small_model_sources.py",
+        "test_text_models.py",
         "test_training_parts.py",
+        "test_transformers_families.py",
     ]
 
 

@@ -21,9 +21,11 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+from typer.testing import CliRunner
 
 from speechprune_ort import PruningOptions, SpeechLLM, UnsupportedModelError
-from speechprune_ort.export.families import load_checkpoint
+from speechprune_ort.cli import app
+from speechprune_ort.export.families import FAMILIES, load_checkpoint
 from speechprune_ort.export.first_layer_qk import BinaryProjection, FloatProjection
 from speechprune_ort.export.pipeline import export_bundle
 
@@ -189,3 +191,14 @@ def test_features_that_the_runtime_would_make_otherwise_are_named(
     path.write_text(json.dumps(content))
     with pytest.raises(UnsupportedModelError, match=message):
         load_checkpoint(str(folder), None, False)
+
+
+def test_every_family_is_listed_with_what_was_checked() -> None:
+    listed = json.loads(CliRunner().invoke(app, ["families", "--json"]).stdout)
+    assert {row["architecture"] for row in listed["families"]} == set(FAMILIES)
+    assert all(row["checked"] and row["tokens_per_second"] for row in listed["families"])
+    assert listed["text_models"]["llama"] == ["default", "llama3"]
+    shown = CliRunner().invoke(app, ["families"], env={"COLUMNS": "200"}).stdout
+    assert all(architecture in shown for architecture in FAMILIES)
+    page = (Path(__file__).parents[1] / "docs" / "families.md").read_text(encoding="utf-8")
+    assert all(f"`{architecture}`" in page for architecture in FAMILIES), "docs lack a family"

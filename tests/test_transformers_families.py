@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_audio_flamingo3
+import tiny_qwen2_5_omni
 import tiny_ultravox
 from numpy.typing import NDArray
 from references import RATE, Family, Reference, greedy_ids, pruned_ids, until_stop
@@ -17,10 +18,7 @@ from speechprune_ort.manifest import Manifest
 from speechprune_ort.options import Positions
 from speechprune_ort.runtime.prompt import build_prompt
 
-FAMILIES = (
-    *tiny_audio_flamingo3.STATES,
-    *tiny_ultravox.STATES,
-)
+FAMILIES = (*tiny_audio_flamingo3.STATES, *tiny_ultravox.STATES, *tiny_qwen2_5_omni.STATES)
 QUESTION = "Who owns the budget?"
 NEW_TOKENS = 32
 SHORT_AND_ODD = (RATE // 10, RATE // 2 + 1, RATE, 2 * RATE + 159, 5 * RATE - 1, 7 * RATE + 80)
