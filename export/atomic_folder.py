@@ -1,18 +1,44 @@
-"""A bundle is whole or not there: written beside its place, renamed at the very end."""
+"""A bundle is whole or not there: written beside its place, put there in one step at the very end.
+
+While an export to ``OUT`` runs, two names lie beside it. ``.OUT.lock`` is held (``flock``), so that
+a second export to ``OUT`` is refused, and whoever holds it knows that every other owner of what
+lies there is dead, whatever has become of its process number. ``.OUT.partial-XXXXXXXX`` holds a
+mark, the new bundle in ``bundle``, and for a moment the old one.
+
+Replacing is one system call where the file system can exchange two names (ext4, xfs, btrfs, tmpfs).
+Elsewhere the old bundle is set aside first, and if a kill falls into that moment the next export
+puts it back before it does anything else.
+
+Nothing here imports torch: a place that will not do is refused before anything heavy is loaded.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import fcntl
+import json
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from speechprune_ort.errors import ExportError
+from speechprune_ort.files import cannot_write, hidden_name, sync, uninterrupted
 from speechprune_ort.manifest import MANIFEST_FILE
 
-__all__ = ["atomic_folder"]
+__all__ = ["atomic_folder", "check_place"]
+
+MARK = "speechprune-ort-export"
+"""File that says that a folder beside ``OUT`` is an export's."""
+
+BUILT, KEPT = "bundle", "previous"
+AT_WORKING_DIRECTORY = -100  # AT_FDCWD
+NO_REPLACE, EXCHANGE = 1, 2  # RENAME_NOREPLACE, RENAME_EXCHANGE
+UNKNOWN = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 
 @contextlib.contextmanager
@@ -23,64 +49,260 @@ def atomic_folder(out: Path, overwrite: bool) -> Iterator[Path]:
         out: bundle folder to write; its parents are made where missing.
         overwrite: replace a bundle, or an empty folder, that is there.
 
+    Yields:
+        The folder to fill.
+
     Raises:
-        ExportError: ``out`` is there and must stay, or the disk or its permissions do not allow
-            it. ``out`` is then what it was before, and nothing is left beside it.
+        ExportError: ``out`` is there and must stay, another export is writing it, or the disk or
+            its permissions do not allow it. ``out`` is then what it was before, and nothing is
+            left beside it.
     """
-    if out.exists() and not overwrite:
-        raise ExportError(f"{out} is already there: give another folder, or --overwrite.")
-    if out.exists() and not (out / MANIFEST_FILE).is_file() and not _empty_folder(out):
+    with _sentences(out):
+        place = _place(out)
+        _folder_above(place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(place):
+            _clear_up_after_the_dead(place)
+            _require_free(place, overwrite)
+            work: Path | None = None
+            try:
+                with uninterrupted():
+                    work = _begin(place)
+                built = work / BUILT
+                yield built
+                for path in built.iterdir():
+                    sync(path)
+                sync(built)
+                # It took minutes: what stands there now decides.
+                _require_free(place, overwrite)
+                with uninterrupted():
+                    _put(built, place, work / KEPT)
+            finally:
+                if work is not None:
+                    with uninterrupted():
+                        _discard(work, place)
+
+
+def check_place(out: Path, overwrite: bool, checkpoint: Path | None = None) -> None:
+    """Refuse a place that ``atomic_folder`` would refuse, at once and without making anything.
+
+    A bundle that a killed export left aside is put back first.
+
+    Args:
+        out: bundle folder to write.
+        overwrite: whether a bundle that is there may be replaced.
+        checkpoint: folder that is exported, or None where it is on the hub.
+
+    Raises:
+        ExportError: as ``atomic_folder``; or ``out`` and the checkpoint lie in each other.
+    """
+    with _sentences(out):
+        place = _place(out)
+        if checkpoint is not None:
+            source = checkpoint.resolve()
+            if source == place or source in place.parents:
+                raise ExportError(
+                    f"{out} lies in the checkpoint {checkpoint}: give a folder outside it."
+                )
+            if place in source.parents:
+                raise ExportError(
+                    f"The checkpoint {checkpoint} lies in {out}: give another folder to write."
+                )
+        if _folder_above(place) != place.parent:
+            return
+        with _locked(place):
+            _clear_up_after_the_dead(place)
+            _require_free(place, overwrite)
+
+
+def _place(out: Path) -> Path:
+    """``out`` without links and dots in its parents; a link at its end is not followed."""
+    if "\0" in str(out):
+        raise ExportError(f"{str(out)!r} is no path: leave out the zero byte.")
+    if out.is_symlink():
+        raise ExportError(f"{out} is a link to {out.readlink()}: give the folder itself.")
+    place = out.resolve() if out.name in ("", "..") else out.parent.resolve() / out.name
+    if place == place.parent:
+        raise ExportError(f"{out} is the root of the file system: give a folder in it.")
+    for above in place.parents:
+        if _is_bundle(above):
+            raise ExportError(f"{out} lies in the bundle {above}: give a folder outside it.")
+    return place
+
+
+def _folder_above(place: Path) -> Path:
+    """The nearest folder above a place that is there already, and may be written."""
+    there = next(p for p in place.parents if os.path.lexists(p))
+    if not there.is_dir():
+        raise ExportError(f"{there} is not a folder: give another place.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return there
+
+
+def _require_free(place: Path, overwrite: bool) -> None:
+    """Refuse a place where something stands that must stay."""
+    if not os.path.lexists(place):
+        return
+    if not place.is_dir() or place.is_symlink():
+        raise ExportError(f"{place} is not a folder: give another name, or remove it.")
+    if not overwrite:
+        raise ExportError(f"{place} is already there: give another folder, or --overwrite.")
+    if not any(place.iterdir()):
+        return
+    if not _is_bundle(place):
         raise ExportError(
-            f"{out} is not a bundle, so --overwrite will not replace it: give another folder."
+            f"{place} is not a bundle, so --overwrite will not replace it: give another folder."
         )
-    partial: Path | None = None
+    strange = sorted({path.name for path in place.iterdir()} - _listed(place) - {MANIFEST_FILE})
+    if strange:
+        raise ExportError(
+            f"{place} holds {strange[0]}, which is not of the bundle, so --overwrite will not "
+            "replace it: move it elsewhere, or give another folder."
+        )
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether a manifest of ours lies in a folder, of whatever version."""
+    return bool(_listed(folder))
+
+
+def _listed(folder: Path) -> set[str]:
+    """Names of the files that the manifest in a folder lists; none where it is not ours."""
+    path = folder / MANIFEST_FILE
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-        # mkdtemp is for the owner alone; a bundle is read by whoever may read the folder.
-        partial.chmod(0o755)
-        yield partial
-        previous = None
-        if out.exists():
-            previous = Path(tempfile.mkdtemp(prefix=f".{out.name}.previous-", dir=out.parent))
-            out.rename(previous / out.name)
+        if not path.is_file():
+            return set()
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return set()
+    if not isinstance(content, dict) or not isinstance(content.get("schema_version"), int):
+        return set()
+    files, graphs = content.get("files"), content.get("graphs")
+    return set(files) if isinstance(files, dict) and isinstance(graphs, dict) else set()
+
+
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    """Hold the lock of a place.
+
+    Raises:
+        ExportError: another export holds it.
+    """
+    path = place.with_name(hidden_name(place.name, "lock"))
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
-            partial.rename(out)
-        except OSError:
-            if previous is not None:
-                (previous / out.name).rename(out)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The one before may have removed the file between our opening and our locking it.
+            if os.path.lexists(path) and os.path.samestat(os.fstat(handle), path.lstat()):
+                break
+        except BlockingIOError:
+            os.close(handle)
+            raise ExportError(
+                f"Another export is writing {place}: wait until it is done, or give another folder."
+            ) from None
+        except BaseException:
+            os.close(handle)
             raise
+        os.close(handle)
+    try:
+        yield
+    finally:
+        try:
+            # A lock of ours is empty: what holds something is a user's file of that name.
+            if not os.fstat(handle).st_size:
+                with uninterrupted(), contextlib.suppress(OSError):
+                    path.unlink()
         finally:
-            if previous is not None:
-                shutil.rmtree(previous)
+            os.close(handle)
+
+
+def _begin(place: Path) -> Path:
+    """A marked folder beside a place, with an empty one for the bundle in it."""
+    prefix = hidden_name(place.name, "partial-")
+    work = Path(tempfile.mkdtemp(prefix=prefix, dir=place.parent))
+    (work / MARK).touch()
+    (work / BUILT).mkdir()
+    return work
+
+
+def _clear_up_after_the_dead(place: Path) -> None:
+    """Put back what a killed export set aside, and remove what it left; the lock is ours."""
+    known = re.compile(re.escape(hidden_name(place.name, "partial-")) + "[a-z0-9_]{8}")
+    for work in sorted(place.parent.iterdir()):
+        if not known.fullmatch(work.name) or work.is_symlink() or not work.is_dir():
+            continue
+        if (work / MARK).is_file() or not any(work.iterdir()):
+            with uninterrupted():
+                _discard(work, place)
+
+
+def _put(built: Path, place: Path, kept: Path) -> None:
+    """Give the new bundle its name, in one step where the file system can."""
+    if not os.path.lexists(place):
+        if not _rename(built, place, NO_REPLACE):
+            built.rename(place)
+    elif not _rename(built, place, EXCHANGE):
+        place.rename(kept)
+        sync(kept.parent)
+        # Should this fail, what is set aside is put back by _discard.
+        built.rename(place)
+    sync(place.parent)
+
+
+def _rename(source: Path, target: Path, flag: int) -> bool:
+    """Rename in one step, by ``flag``; False where system or file system do not know how.
+
+    Raises:
+        OSError: as of ``os.rename``.
+    """
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    names = (os.fsencode(source), os.fsencode(target))
+    if call(AT_WORKING_DIRECTORY, names[0], AT_WORKING_DIRECTORY, names[1], flag) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in UNKNOWN:
+        return False
+    raise OSError(code, os.strerror(code), str(source), None, str(target))
+
+
+def _discard(work: Path, place: Path) -> None:
+    """Remove a marked folder, after putting back what it keeps if that is all there is.
+
+    The mark goes last, so that whatever a kill leaves is known for what it is.
+    """
+    kept = work / KEPT
+    with contextlib.suppress(OSError):
+        if kept.exists() and not os.path.lexists(place):
+            kept.rename(place)
+            sync(place.parent)
+        if kept.exists() and not _is_bundle(place):
+            return  # the only copy of a bundle
+        for path in work.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+        (work / MARK).unlink(missing_ok=True)
+        work.rmdir()
+
+
+@contextlib.contextmanager
+def _sentences(out: Path) -> Iterator[None]:
+    """Errors of the operating system as one sentence, also where exporters wrap them."""
+    try:
+        yield
     except OSError as error:
-        raise _explained(error, out) from error
+        raise ExportError(_explained(error, out)) from error
     except RuntimeError as error:
-        # Exporters wrap the operating system's errors in their own.
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, OSError):
             cause = cause.__cause__ or cause.__context__
         if isinstance(cause, OSError):
-            raise _explained(cause, out) from error
+            raise ExportError(_explained(cause, out)) from error
         raise
-    finally:
-        if partial is not None and partial.exists():
-            shutil.rmtree(partial, ignore_errors=True)
 
 
-def _empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
-
-
-def _explained(error: OSError, out: Path) -> ExportError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(out.parent if out.parent.exists() else Path.cwd()).free
-        return ExportError(
-            f"The disk under {out.parent} is full ({free / 2**30:.1f} GiB free): free some "
-            "space or give a folder on another disk; nothing was left behind."
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-        return ExportError(
-            f"Cannot write to {out.parent} ({error.strerror}): give a folder that you may write."
-        )
-    return ExportError(f"Export to {out} failed ({error}): nothing was left behind.")
+def _explained(error: OSError, out: Path) -> str:
+    return f"{cannot_write(out, error).rstrip('.')}; nothing was left behind."

@@ -86,9 +86,12 @@ def export_decoder(
         with _builder(language_model) as builder, quiet():
             builder.check_extra_options(*where, options)
             builder.create_model(*where, **options)
-    except (NotImplementedError, ValueError, KeyError) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # the builder asserts, looks up and divides without asking
         raise ExportError(
-            f"onnxruntime-genai's builder refuses this language model ({error}): "
+            "onnxruntime-genai's builder refuses this language model "
+            f"({type(error).__name__}: {error}): "
             "it may use a feature, such as a rotary scaling, that the builder does not know."
         ) from error
     model = ir.load(built / "model.onnx")

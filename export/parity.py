@@ -72,17 +72,20 @@ def open_graph(path: Path, spec: GraphSpec, target: str) -> tuple[ort.InferenceS
     return session, session.get_providers()[0] == wanted
 
 
-def _checked(on_target: bool, figures: Callable[[], list[Parity]]) -> Checked:
+def _checked(graph: str, on_target: bool, figures: Callable[[], list[Parity]]) -> Checked:
     """Compare values; a graph that cannot run off its target stays unverified, and says so."""
-    if on_target:
-        return Checked(tuple(figures()))
     try:
-        return Checked(tuple(figures()), "compared on the CPU: no CUDA here")
-    except ParityError:
+        return Checked(tuple(figures()), None if on_target else "compared on the CPU: no CUDA here")
+    except (ParityError, MemoryError):
         raise
     except Exception as error:  # onnxruntime raises several classes of its own
-        reason = str(error).strip().splitlines()[0][:160]
-        return Checked((), f"not run: no CUDA here, and the CPU cannot ({reason})")
+        reason = str(error).strip().splitlines()[0]
+        if on_target:
+            raise ParityError(
+                f"{graph} does not run in ONNX Runtime ({reason[:400]}): the checkpoint uses what "
+                "its operators do not do; report it."
+            ) from error
+        return Checked((), f"not run: no CUDA here, and the CPU cannot ({reason[:160]})")
 
 
 def compare(
@@ -111,13 +114,21 @@ def compare(
     if expected.shape != found.shape:
         raise ParityError(f"{graph}, {label} has shape {found.shape}, expected {expected.shape}.")
     a, b = expected.astype(np.float64).ravel(), found.astype(np.float64).ravel()
+    exact = min_cosine >= 0.999999
+    if not np.isfinite(a).all():
+        raise ParityError(
+            f"{graph}, {label} is not finite in torch either: the checkpoint's weights hold NaN or "
+            "infinity; take it anew."
+        )
+    cure = (
+        "report the checkpoint" if exact else "take a wider --precision, or report the checkpoint"
+    )
     if not np.isfinite(b).all():
-        raise ParityError(f"{graph}, {label} is not finite: try a wider --precision.")
+        raise ParityError(f"{graph}, {label} is not finite: {cure}.")
     scale = np.abs(a).max() or 1.0
     error = float(np.abs(a - b).max() / scale)
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
     cosine = float(a @ b / norms) if norms else 1.0
-    exact = min_cosine >= 0.999999
     figures = [
         Parity(label, "max_relative_error", error, EXACT_TOLERANCE if exact else float("inf")),
         Parity(label, "cosine", cosine, min_cosine),
@@ -125,8 +136,7 @@ def compare(
     if cosine < min_cosine or (exact and error > EXACT_TOLERANCE):
         raise ParityError(
             f"{graph}, {label}: cosine to torch {cosine:.6f} (at least {min_cosine}), largest "
-            f"error {error:.2e} of the largest value: take a wider --precision, or report the "
-            "checkpoint."
+            f"error {error:.2e} of the largest value: {cure}."
         )
     # JSON has no infinity: a figure without a bound of its own is recorded with the cosine's.
     return figures if exact else figures[1:]
@@ -159,7 +169,7 @@ def verify_graph(
                 found += compare(path.stem, case, name, outputs[name], values, min_cosine)
         return found
 
-    return _checked(on_target, figures)
+    return _checked(path.name, on_target, figures)
 
 
 def verify_decoder(
@@ -208,7 +218,7 @@ def verify_decoder(
             found.append(Parity(f"{name}: logits", "first_token", same, 0.0))
         return found
 
-    return _checked(on_target, figures)
+    return _checked(path.name, on_target, figures)
 
 
 def _torch_logits(

@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from speechprune_ort.export.atomic_folder import atomic_folder
 from speechprune_ort.export.audio_encoder import export_audio_encoder
 from speechprune_ort.export.decoder import export_decoder
 from speechprune_ort.export.embed_tokens import export_embed_tokens
-from speechprune_ort.export.families import Checkpoint, load_checkpoint
-from speechprune_ort.export.families.base import EmbedsAlone
+from speechprune_ort.export.families import load_checkpoint
+from speechprune_ort.export.families.base import Checkpoint, EmbedsAlone
 from speechprune_ort.export.first_layer_qk import (
     BinaryProjection,
     FloatProjection,
@@ -42,6 +42,7 @@ from speechprune_ort.export.pruning_graphs import (
     export_similarity,
     similarity_reference,
 )
+from speechprune_ort.export.request import check_request
 from speechprune_ort.manifest import (
     MANIFEST_FILE,
     TOKENIZER_FILE,
@@ -131,8 +132,17 @@ def export_bundle(
         ExportError: options, checkpoint, folder or disk do not allow it; the message says which.
         ParityError: a graph does not compute what torch computes.
     """
+    check_request(
+        model,
+        out,
+        precision=precision,
+        target=target,
+        revision=revision,
+        overwrite=overwrite,
+        encoder_attention=encoder_attention,
+    )
     chosen = plan(precision, target)
-    with atomic_folder(out, overwrite) as folder:
+    with _enough_memory(), atomic_folder(out, overwrite) as folder:
         report("load checkpoint")
         with quiet():
             checkpoint = load_checkpoint(model, revision, trust_remote_code)
@@ -172,13 +182,23 @@ def export_bundle(
     return rows
 
 
+@contextlib.contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Say in a sentence that memory ran out, whoever asked for it."""
+    words = ("can't allocate memory", "bad_alloc", "Failed to allocate memory", "Cannot allocate")
+    try:
+        yield
+    except Exception as error:  # torch, ONNX Runtime and exporters have classes of their own
+        if not isinstance(error, MemoryError) and not any(word in str(error) for word in words):
+            raise
+        raise ExportError(
+            "Memory ran out during the export: close other programs, lift the limit (ulimit -v), "
+            "or take a machine with more; nothing was left behind."
+        ) from error
+
+
 def _with_attention(checkpoint: Checkpoint, wanted: bool) -> Checkpoint:
     """The checkpoint whose audio encoder gives its attention, or does not."""
-    if wanted and not checkpoint.encoder_attention:
-        raise ExportError(
-            f"The audio encoder of {checkpoint.family} has no attention that belongs to single "
-            "tokens: leave out --encoder-attention."
-        )
     if wanted or not checkpoint.encoder_attention:
         return checkpoint
     encoder = EmbedsAlone(checkpoint.audio_encoder).eval()

@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
 from speechprune_ort.errors import BundleError, IntegrityError
+from speechprune_ort.files import whole_file
 from speechprune_ort.manifest import Manifest
 
 __all__ = ["verify_files"]
@@ -40,10 +40,9 @@ def _remember(entries: dict[str, Any]) -> None:
     # Hashing again next time is the only loss where the cache cannot be written.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump({k: v for k, v in entries.items() if Path(k).exists()}, stream)
-        Path(name).replace(path)
+        there = {name: stamp for name, stamp in entries.items() if Path(name).exists()}
+        with whole_file(path) as partial:
+            partial.write_text(json.dumps(there), encoding="utf-8")
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:

@@ -28,6 +28,7 @@ from speechprune_ort.runtime.features import LogMel
 from speechprune_ort.runtime.prompt import Prompt, build_prompt
 from speechprune_ort.runtime.scoring import NumpyScorer, OrtScorer, Scorer, assemble
 from speechprune_ort.runtime.session import open_session
+from speechprune_ort.runtime.tokenizer import TextTokenizer
 from speechprune_ort.specs import (
     ASSEMBLE,
     ATTENTION,
@@ -61,7 +62,8 @@ class Engine:
     Attributes:
         manifest: of the bundle.
         device: where the graphs run.
-        tokenizer: of the bundle; control tokens in what it is given stay plain text.
+        tokenizer: of the bundle.
+        text: the same for what people write; control tokens in it stay plain text.
         windows_at_once: that the audio encoder is given together.
 
     Raises:
@@ -88,8 +90,7 @@ class Engine:
             raise BundleError(
                 f"{folder / TOKENIZER_FILE} cannot be read ({error}): export the bundle again."
             ) from None
-        # A question must not be able to write control tokens into the prompt.
-        self.tokenizer.encode_special_tokens = True
+        self.text = TextTokenizer(self.tokenizer)
         self._log_mel = LogMel(
             sampling_rate=manifest.audio.sampling_rate,
             n_fft=manifest.audio.n_fft,
@@ -203,9 +204,10 @@ class Engine:
         """The template around a question.
 
         Raises:
-            PromptError: the question is empty or gives no token.
+            PromptError: the question is no text, is empty, gives no token or too many.
         """
-        return build_prompt(self.tokenizer, self.manifest.prompt, question)
+        context = self.manifest.dimensions.context
+        return build_prompt(self.text, self.manifest.prompt, question, context)
 
     def scorer(self, audio: AudioEmbeds, prompt: Prompt, options: PruningOptions) -> Scorer:
         """Scores of a recording's tokens for a prompt's question, by the chosen backend.

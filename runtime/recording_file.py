@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort.errors import RecordingError
+from speechprune_ort.files import cannot_write, whole_file
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.runtime.embeddings import AudioEmbeds, EmbedsBuilder
 
@@ -45,14 +46,16 @@ def save_embeds(
         RecordingError: the file cannot be written.
     """
     about = {"format": FORMAT, "bundle": digest, "seconds": seconds[0], "seconds_heard": seconds[1]}
-    partial = path.with_name(f".{path.name}.partial")
     header = {
         "descr": np.lib.format.dtype_to_descr(embeds.dtype),
         "fortran_order": False,
         "shape": (embeds.tokens, embeds.hidden),
     }
     try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        with (
+            whole_file(path) as partial,
+            zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
+        ):
             archive.writestr(ABOUT, json.dumps(about))
             with archive.open(EMBEDS, "w", force_zip64=True) as stream:
                 np.lib.format.write_array_header_1_0(stream, header)
@@ -61,12 +64,8 @@ def save_embeds(
             if attention is not None:
                 with archive.open(ATTENTION, "w") as stream:
                     np.lib.format.write_array(stream, attention, (1, 0), allow_pickle=False)
-        partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise RecordingError(
-            f"{path} cannot be written ({error}): check the folder and the free space."
-        ) from None
+        raise RecordingError(cannot_write(path, error)) from None
 
 
 def load_embeds(

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
+from speechprune_ort.runtime.tokenizer import TextTokenizer
 
 __all__ = ["TextStream"]
+
+INCOMPLETE = "\ufffd"
+"""What a tokenizer decodes the bytes of half a character to."""
 
 
 class TextStream:
     """Decodes step by step and holds back what may turn out to begin a stop string.
+
+    Held back is also what may turn out to be part of a character: it comes with the token that
+    ends it, or, where it was none, as U+FFFD before the next character or at the end. What was
+    released is never taken back.
 
     Attributes:
         text: everything released so far.
         stopped: a stop string was reached; nothing more will be released.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+    def __init__(self, tokenizer: TextTokenizer, stop: Sequence[str]) -> None:
         self._tokenizer = tokenizer
-        # Decodes across token borders: a character may be spread over several tokens.
-        self._decoder = DecodeStream(skip_special_tokens=True)
         self._stop = tuple(stop)
+        self._ids: list[int] = []  # a token that was released, as context, and those that follow
+        self._context = 0  # of them that were released whole
+        self._shown = ""  # what of their text was released
         self._held = ""
         self.text = ""
         self.stopped = False
@@ -31,21 +38,51 @@ class TextStream:
         """Take a token id and return the text that it releases, perhaps none."""
         if self.stopped:
             return ""
-        self._held += self._decoder.step(self._tokenizer, token) or ""
+        self._ids.append(token)
+        text = self._decoded()
+        whole = text.rstrip(INCOMPLETE)
+        new = self._new(whole)
+        self._held += new
+        if new and whole == text:
+            # The last word stays: some tokenizers write it otherwise where a text begins.
+            self._ids = self._ids[self._context :]
+            self._context = len(self._ids)
+            self._shown = self._tokenizer.decode(self._ids)
+        return self._release()
+
+    def finish(self) -> str:
+        """Release what was held back, at the end of the answer."""
+        if self.stopped:
+            return ""
+        self._held += self._new(self._decoded())
+        piece = self._release()
+        rest, self._held = self._held, ""
+        self.text += rest
+        return piece + rest
+
+    def _decoded(self) -> str:
+        """Text of the tokens at hand, which begins with what of it was released."""
+        text = self._tokenizer.decode(self._ids)
+        if not text.startswith(self._shown):
+            # Bytes behind a character can make a tokenizer read it as none: it stays one.
+            self._ids, self._context, self._shown = self._ids[self._context :], 0, ""
+            text = self._tokenizer.decode(self._ids)
+        return text
+
+    def _new(self, text: str) -> str:
+        piece = text[len(self._shown) :]
+        self._shown += piece
+        return piece
+
+    def _release(self) -> str:
+        """What of the held text neither is nor may become a stop string."""
         found = [at for at in (self._held.find(s) for s in self._stop) if at >= 0]
         if found:
             self.stopped = True
             piece, self._held = self._held[: min(found)], ""
         else:
-            keep = self._pending()
-            cut = len(self._held) - keep
+            cut = len(self._held) - self._pending()
             piece, self._held = self._held[:cut], self._held[cut:]
-        self.text += piece
-        return piece
-
-    def finish(self) -> str:
-        """Release what was held back, at the end of the answer."""
-        piece, self._held = self._held, ""
         self.text += piece
         return piece
 

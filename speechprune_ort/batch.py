@@ -2,131 +2,204 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import os
+import stat
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from speechprune_ort.errors import AudioError, DataError, PromptError
+from speechprune_ort.errors import AudioError, DataError, DeviceError, OptionError, PromptError
+from speechprune_ort.journal import Journal, write_whole
+from speechprune_ort.manifest import Manifest
 from speechprune_ort.methods import load_plugins, needs_encoder
-from speechprune_ort.model import SpeechLLM
-from speechprune_ort.options import ON_GPU, DeviceName, GenerationOptions, PruningOptions
+from speechprune_ort.model import MEMORY_BUDGET_MB, SpeechLLM
+from speechprune_ort.options import (
+    ON_GPU,
+    DeviceName,
+    GenerationOptions,
+    LongAudio,
+    PruningOptions,
+)
 from speechprune_ort.ray_workers import RayWorkers
 from speechprune_ort.recording import Recording
+from speechprune_ort.text import JsonLine, check_path, check_text, parse_json, read_jsonl
 
-__all__ = ["BatchTask", "answer_all", "read_requests"]
+__all__ = ["BatchTask", "Outcome", "Question", "answer_all", "read_requests", "run_batch"]
+
+ANOTHER = "give another OUT"
+FORM = 'it takes {"audio": "a.wav", "question": "Who?"}'
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A recording and the questions about it.
+class Question:
+    """A line of a file of requests.
 
     Attributes:
+        name: its id; the number of its line by default.
+        line: number of the line.
         audio: path of the recording.
-        questions: in order.
-        ids: of the lines that they came from.
+        text: what is asked.
+        error: why the line is no request; empty where it is one.
     """
 
-    audio: Path
-    questions: tuple[str, ...]
-    ids: tuple[str, ...]
+    name: str
+    line: int
+    audio: Path = Path()
+    text: str = ""
+    error: str = ""
+
+    def failed(self, reason: str) -> dict[str, Any]:
+        """The output line of a question without an answer."""
+        return {"id": self.name, "error": reason}
 
 
-def read_requests(path: Path) -> list[Request]:
+def read_requests(path: Path) -> list[Question]:
     """Read lines of ``{"audio": ..., "question": ..., "id": ...}``; the id is optional.
 
-    Neighbouring lines about one recording become one request, so that it is encoded once.
+    A line that is none is an error of its own, and ends nothing.
 
     Args:
-        path: JSONL; relative audio paths are taken from its folder.
+        path: JSONL, as in ``read_jsonl``; relative audio paths are taken from its folder, or
+            from the working folder where it is a pipe.
 
     Raises:
-        DataError: it cannot be read, or a line is not of this form; the message names it.
+        DataError: it cannot be read, or holds no request at all.
     """
-    requests: list[Request] = []
-    seen: set[str] = set()
+    of_system = path.is_absolute() and path.parts[1] in ("dev", "proc")  # a pipe's, or stdin
+    folder = Path() if of_system or not path.is_file() else path.parent
+    found: list[Question] = []
+    lines: dict[str, int] = {}
+    for line in read_jsonl(path):
+        question = _request(line, path, folder)
+        if question.name in lines and not question.error:
+            reason = (
+                f"Line {line.number} of {path} has the id {question.name!a} of line "
+                f"{lines[question.name]}: ids must be unique."
+            )
+            question = Question(question.name, line.number, error=reason)
+        if not question.error:
+            lines[question.name] = line.number
+        found.append(question)
+    if not lines:
+        raise DataError(found[0].error if found else f"{path} holds no request: {FORM}.")
+    return found
+
+
+def _request(line: JsonLine, path: Path, folder: Path) -> Question:
+    entry, name = line.entry, str(line.number)
+    if line.error:
+        return Question(name, line.number, error=f"{line.error[:-1]}: {FORM}.")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}): give a JSONL file.") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            audio, question = path.parent / entry["audio"], entry["question"].strip()
-            name = str(entry.get("id", number))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"Line {number} of {path} is no request ({type(error).__name__}: {error}): it "
-                'takes {"audio": "a.wav", "question": "Who?"}.'
-            ) from None
-        if name in seen:
-            raise DataError(f"{path} has the id {name!r} more than once: ids must be unique.")
-        seen.add(name)
-        last = requests[-1] if requests else None
-        if last and last.audio == audio:
-            requests[-1] = Request(audio, (*last.questions, question), (*last.ids, name))
-        else:
-            requests.append(Request(audio, (question,), (name,)))
-    if not requests:
-        raise DataError(f"{path} holds no request.")
-    return requests
+        for wanted in ("audio", "question"):
+            if wanted not in entry:
+                raise DataError(f"It has no {wanted!r}: {FORM}.")
+        given = entry.get("id")
+        if isinstance(given, bool) or not isinstance(given, (str, int, type(None))):
+            raise DataError(f"'id' must be text or a whole number, not {type(given).__name__}.")
+        if given is not None:
+            name = check_text(str(given), "'id'", DataError)
+        text = check_text(entry["question"], "'question'", DataError).strip()
+        audio = check_path(entry["audio"], "'audio'")
+        return Question(name, line.number, check_path(str(folder / audio), "'audio'"), text)
+    except DataError as error:
+        return Question(name, line.number, error=f"Line {line.number} of {path}: {error}")
 
 
 @dataclass(frozen=True)
 class BatchTask:
-    """What answers requests, here or on a worker.
+    """What answers questions, here or on a worker.
 
     Attributes:
         bundle: folder of the bundle.
-        requests: all of them.
+        questions: all of them.
         pruning: of every answer.
         generation: of every answer.
         device: where the bundle runs.
         threads: within an operator.
         provider_options: of the CUDA execution provider.
         plugins: files that register methods of the user's own.
+        long_audio: as in ``SpeechLLM.listen``.
+        memory_budget_mb: as in ``SpeechLLM.listen``.
     """
 
     bundle: Path
-    requests: tuple[Request, ...]
+    questions: tuple[Question, ...]
     pruning: PruningOptions
     generation: GenerationOptions
     device: DeviceName = "auto"
     threads: int | None = None
     provider_options: Mapping[str, str] = field(default_factory=dict)
     plugins: tuple[Path, ...] = ()
+    long_audio: LongAudio = "prune"
+    memory_budget_mb: float = MEMORY_BUDGET_MB
 
     @property
     def uses_cuda(self) -> bool:
         """Whether a worker needs a GPU of its own."""
         return self.device in ON_GPU
 
+    def about(self) -> dict[str, Any]:
+        """What every answer depends on beside its own question, as plain data."""
+        about: dict[str, Any] = {
+            "bundle": Manifest.read(self.bundle).digest,
+            "pruning": asdict(self.pruning),
+            "generation": asdict(self.generation),
+            "long_audio": self.long_audio,
+            # Another device or thread count rounds differently: answers are not mixed.
+            "device": self.device,
+            "threads": self.threads,
+        }
+        if self.plugins:
+            about["plugins"] = [_digest(path.read_bytes()) for path in self.plugins]
+        return about
+
+    def groups(self) -> list[tuple[Question, ...]]:
+        """Questions with those that neighbour them about the same recording, encoded once."""
+        groups: list[list[Question]] = []
+        for question in self.questions:
+            if groups and groups[-1][0].audio == question.audio:
+                groups[-1].append(question)
+            else:
+                groups.append([question])
+        return [tuple(group) for group in groups]
+
     def open(self) -> Callable[[int], list[dict[str, Any]]]:
-        """Load the bundle; the function answers the request at an index."""
+        """Load the bundle; the function answers the group at an index."""
+        answers, groups = self.answers(), self.groups()
+        return lambda index: list(answers(groups[index]))
+
+    def answers(self) -> Callable[[Sequence[Question]], Iterator[dict[str, Any]]]:
+        """Load the bundle; the function answers questions about one recording, line by line."""
         load_plugins(self.plugins)
         options = dict(self.provider_options) or None
         model = SpeechLLM(self.bundle, self.device, self.threads, options)
-        return lambda index: self._answer(model, self.requests[index])
+        return lambda group: self._answers(model, group)
 
-    def _answer(self, model: SpeechLLM, request: Request) -> list[dict[str, Any]]:
+    def _answers(self, model: SpeechLLM, group: Sequence[Question]) -> Iterator[dict[str, Any]]:
         try:
-            recording = model.listen(request.audio, encoder_attention=needs_encoder(self.pruning))
-        except AudioError as error:
-            return [{"id": name, "error": str(error)} for name in request.ids]
-        pairs = zip(request.ids, request.questions, strict=True)
-        return [self._line(recording, name, question) for name, question in pairs]
+            recording = model.listen(
+                group[0].audio,
+                long_audio=self.long_audio,
+                memory_budget_mb=self.memory_budget_mb,
+                encoder_attention=needs_encoder(self.pruning),
+            )
+        except (AudioError, DeviceError, MemoryError) as error:
+            yield from (question.failed(_reason(error)) for question in group)
+            return
+        for question in group:
+            try:
+                yield self._line(recording, question)
+            except (PromptError, DeviceError, MemoryError) as error:
+                yield question.failed(_reason(error))
 
-    def _line(self, recording: Recording, name: str, question: str) -> dict[str, Any]:
-        try:
-            answer = recording.ask(question, pruning=self.pruning, generation=self.generation)
-        except PromptError as error:
-            return {"id": name, "error": str(error)}
+    def _line(self, recording: Recording, question: Question) -> dict[str, Any]:
+        answer = recording.ask(question.text, pruning=self.pruning, generation=self.generation)
         return {
-            "id": name,
-            "question": question,
+            "id": question.name,
+            "question": question.text,
             "text": answer.text,
             "finish_reason": answer.finish_reason,
             "seconds": round(answer.seconds, 3),
@@ -136,20 +209,180 @@ class BatchTask:
 
 
 def answer_all(
-    task: BatchTask, done: Sequence[str], workers: RayWorkers | None = None
-) -> Iterator[list[dict[str, Any]]]:
-    """Answer every request that is not done, in any order; each is a list of output lines.
+    task: BatchTask, done: Collection[str] = (), workers: RayWorkers | None = None
+) -> Iterator[dict[str, Any]]:
+    """Answer every question that is not done, in any order; each gives an output line.
 
     Args:
-        task: what to answer.
+        task: what to answer; lines that are no request are left out.
         done: ids that have their answers.
         workers: of a Ray cluster; None answers in this process.
     """
-    skip = set(done)
-    missing = [i for i, request in enumerate(task.requests) if not skip.issuperset(request.ids)]
-    if workers is not None:
-        yield from (lines for _, lines in workers.map(task, missing))
+    missing = [q for q in task.questions if not q.error and q.name not in done]
+    if not missing:
         return
-    if missing:
-        answer = task.open()
-        yield from map(answer, missing)
+    task = replace(task, questions=tuple(missing))
+    groups = task.groups()
+    if workers is not None:
+        for _, lines in workers.map(task, range(len(groups))):
+            yield from lines
+        return
+    answers = task.answers()
+    for group in groups:
+        yield from answers(group)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a batch.
+
+    Attributes:
+        answered: questions with an answer.
+        failed: lines with an error.
+        new: of both, what was not there from an earlier run.
+    """
+
+    answered: int
+    failed: int
+    new: int
+
+
+def run_batch(
+    task: BatchTask,
+    out: Path,
+    requests: Path,
+    workers: RayWorkers | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Outcome:
+    """Answer all questions into a file, going on where an earlier run stopped.
+
+    Every output line carries a fingerprint of the bundle, the options, its question and its
+    recording's size: a line is taken over where it fits, and a file with another answer in it is
+    refused. Lines with an error are tried again. What is answered stands in ``OUT.partial`` until
+    ``out`` is written, in the order of the questions.
+
+    Args:
+        task: what to answer.
+        out: JSONL of answers, with one line a request.
+        requests: file that the questions come from; it is never written.
+        workers: of a Ray cluster; None answers in this process.
+        progress: called with the number of lines done and of all.
+
+    Raises:
+        OptionError: ``out`` or ``OUT.partial`` is the file of requests, holds other answers, or
+            is no file of answers at all. It is left as it is.
+        DataError: one of them is damaged or cannot be written; what is done is kept.
+    """
+    try:
+        about = task.about()
+    except OSError as error:
+        raise OptionError(f"{error.filename} cannot be read ({error.strerror}).") from None
+    check_path(out, "OUT", OptionError)
+    out = Path(os.path.realpath(out))  # of a link the file behind it is written, beside it
+    partial = out.with_name(f"{out.name}.partial")
+    check_path(partial, "OUT.partial", OptionError)
+    for path in (out, partial):
+        _check_apart(path, requests)
+    prints = {_fingerprint(about, question): question for question in task.questions}
+    _earlier(out, prints)  # refused before anything is made
+    with Journal(partial, about, ANOTHER) as journal:
+        try:
+            _check_known(partial, journal.rows, prints)
+            # Read again: another run may have ended in between.
+            earlier = {**_earlier(out, prints), **journal.rows}
+            done = {key: row for key, row in earlier.items() if "error" not in row}
+            new = 0
+            keys = {q.name: key for key, q in prints.items() if not q.error}
+            total = sum(not q.error for q in task.questions)
+            if progress:
+                progress(len(done), total)
+            for line in answer_all(task, {prints[key].name for key in done}, workers):
+                journal.add(keys[line["id"]], line)
+                earlier[keys[line["id"]]] = line
+                new += 1
+                if progress:
+                    progress(len(done) + new, total)
+            lines = []
+            for key, question in prints.items():
+                line = question.failed(question.error) if question.error else earlier[key]
+                lines.append({**line, "fingerprint": key})
+            content = "".join(json.dumps(line) + "\n" for line in lines)
+            if new or not out.exists() or out.read_bytes() != content.encode():
+                write_whole(out, content)
+            journal.discard()
+        finally:
+            if not journal.rows:
+                journal.discard()
+    failed = sum("error" in line for line in lines)
+    return Outcome(len(lines) - failed, failed, new)
+
+
+def _check_apart(path: Path, requests: Path) -> None:
+    try:
+        if path.exists() and requests.exists() and path.samefile(requests):
+            raise OptionError(f"{path} is the file of requests: {ANOTHER}.")
+    except OSError as error:
+        raise OptionError(f"{path} cannot be used ({error.strerror}): {ANOTHER}.") from None
+
+
+def _earlier(out: Path, prints: Mapping[str, Question]) -> dict[str, dict[str, Any]]:
+    """Lines of an earlier run's output, by fingerprint.
+
+    Raises:
+        OptionError: it is no such output, or of something else.
+    """
+    try:
+        if not out.exists():
+            return {}
+        if not stat.S_ISREG(out.stat().st_mode):
+            raise OptionError(f"{out} is no file that answers can be written to: {ANOTHER}.")
+        content = out.read_bytes()
+    except OSError as error:
+        raise OptionError(f"{out} cannot be read ({error.strerror}): {ANOTHER}.") from None
+    found: dict[str, dict[str, Any]] = {}
+    *whole, _ = content.split(b"\n")
+    try:
+        for raw in whole:
+            line = parse_json(raw)
+            found[line.pop("fingerprint")] = dict(line)
+        if not found or not all(isinstance(key, str) and "id" in found[key] for key in found):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise OptionError(
+            f"{out} holds something else than answers of batch, and is left as it is: {ANOTHER}."
+        ) from None
+    _check_known(out, found, prints)
+    return found
+
+
+def _check_known(
+    path: Path, lines: Mapping[str, Mapping[str, Any]], prints: Mapping[str, Question]
+) -> None:
+    """Refuse answers that would be lost, as nothing that is asked now has them."""
+    foreign = [line for key, line in lines.items() if "error" not in line and key not in prints]
+    if foreign:
+        raise OptionError(
+            f"{path} holds an answer (id {foreign[0].get('id')!a}) to another question or "
+            f"recording, or of another bundle or other options: {ANOTHER}."
+        )
+
+
+def _fingerprint(about: Mapping[str, Any], question: Question) -> str:
+    try:
+        size = question.audio.stat().st_size
+    except OSError:
+        size = None
+    own: list[Any] = [question.name, os.path.realpath(question.audio), size, question.text]
+    if question.error:
+        own = [question.line, question.error]
+    return _digest(json.dumps([about, own], sort_keys=True).encode())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "It needs more memory than there is: give a shorter recording or question."
+    return str(error)

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprune_ort.errors import OptionError
+from speechprune_ort.errors import DataError, OptionError
+from speechprune_ort.files import cannot_write, whole_file
 from speechprune_ort.results import Answer
 from speechprune_ort.runtime.audio import SAMPLING_RATE, Source, stream_audio
+from speechprune_ort.text import check_text, read_json
 
 __all__ = [
     "Explanation",
@@ -115,11 +117,14 @@ def read_transcript(path: Path) -> tuple[Line, ...]:
         OptionError: it cannot be read, or is not of this form.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if isinstance(content, dict):
             content = content["sentences" if "sentences" in content else "turns"]
-        return tuple(Line(float(e["start"]), float(e["end"]), str(e["text"])) for e in content)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return tuple(
+            Line(float(e["start"]), float(e["end"]), check_text(e["text"], "a text", DataError))
+            for e in content
+        )
+    except (DataError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise OptionError(
             f"{path} is no transcript ({type(error).__name__}: {error}): give JSON like "
             '[{"start": 0.0, "end": 1.5, "text": "Hello."}].'
@@ -144,13 +149,11 @@ def write_explanation(explanation: Explanation, path: Path) -> None:
             matplotlib, which is not installed.
     """
     check_ending(path)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        WRITERS[path.suffix.lower()](explanation, partial)
-        partial.replace(path)
+        with whole_file(path) as partial:
+            WRITERS[path.suffix.lower()](explanation, partial)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OptionError(f"{path} cannot be written ({error}): check the folder.") from None
+        raise OptionError(cannot_write(path, error)) from None
 
 
 def _write_json(explanation: Explanation, path: Path) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprune_ort.errors import AudioError, OptionError
+from speechprune_ort.errors import AudioError, OptionError, PromptError, SpeechPruneError
 from speechprune_ort.manifest import Manifest
 from speechprune_ort.methods import needs_encoder
 from speechprune_ort.options import (
@@ -197,10 +197,19 @@ class SpeechLLM:
         return Recording(self.engine, heard, seconds, Timings())
 
     def embed_text(self, text: str) -> NDArray[Any]:
-        """Token embeddings of a text, (tokens, hidden)."""
-        ids = self.engine.tokenizer.encode(text, add_special_tokens=False).ids
+        """Token embeddings of a text, (tokens, hidden).
+
+        Raises:
+            PromptError: it is no text, or has more tokens than the model has positions.
+        """
+        ids, dims = self.engine.text.encode(text, "The text").ids, self.manifest.dimensions
+        if len(ids) > dims.context:
+            raise PromptError(
+                f"The text has {len(ids)} tokens and the model {dims.context} positions: give a "
+                "shorter one."
+            )
         if not ids:
-            return np.zeros((0, self.manifest.dimensions.hidden), self.manifest.float_dtype)
+            return np.zeros((0, dims.hidden), self.manifest.float_dtype)
         return self.engine.embed(tuple(ids))
 
     def ask(
@@ -241,16 +250,43 @@ class SpeechLLM:
             **options,
         ).answer
 
+    @overload
     def ask_many(
         self,
         requests: Iterable[tuple[Audio, str]],
         *,
         workers: int = 2,
+        return_exceptions: Literal[False] = False,
         long_audio: LongAudio = "prune",
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
         **options: Any,
-    ) -> Iterator[Answer]:
+    ) -> Iterator[Answer]: ...
+
+    @overload
+    def ask_many(
+        self,
+        requests: Iterable[tuple[Audio, str]],
+        *,
+        workers: int = 2,
+        return_exceptions: bool,
+        long_audio: LongAudio = "prune",
+        pruning: PruningOptions | None = None,
+        generation: GenerationOptions | None = None,
+        **options: Any,
+    ) -> Iterator[Answer | SpeechPruneError]: ...
+
+    def ask_many(
+        self,
+        requests: Iterable[tuple[Audio, str]],
+        *,
+        workers: int = 2,
+        return_exceptions: bool = False,
+        long_audio: LongAudio = "prune",
+        pruning: PruningOptions | None = None,
+        generation: GenerationOptions | None = None,
+        **options: Any,
+    ) -> Iterator[Answer | SpeechPruneError]:
         """Answer questions about several recordings, a few at a time, in order.
 
         Requests are taken as workers become free: an endless source is no problem.
@@ -258,6 +294,8 @@ class SpeechLLM:
         Args:
             requests: recordings (paths or file objects) with a question each.
             workers: answers worked on at once.
+            return_exceptions: give what ``ask`` raises on purpose in the request's place, and go
+                on.
             long_audio: as in ``listen``.
             pruning: what is kept of the audio.
             generation: how the answers' tokens are chosen.
@@ -265,21 +303,37 @@ class SpeechLLM:
 
         Yields:
             One answer a request. What ``ask`` raises is raised in the request's turn, and ends
-            the rest.
+            the rest, unless ``return_exceptions`` is set.
 
         Raises:
-            OptionError: an option has an impossible value; at once.
+            OptionError: an option has an impossible value; at once. In its turn: a request is no
+                pair of a recording and a question.
         """
-        if isinstance(workers, bool) or workers < 1:
+        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise OptionError(f"workers must be at least 1, not {workers!r}.")
+        if not isinstance(requests, Iterable):
+            raise OptionError(
+                "requests must be pairs of a recording and a question, not "
+                f"{type(requests).__name__}."
+            )
         pruning, generation = sort_options(pruning, generation, options)
         check_long_audio(long_audio)
 
-        def answer(request: tuple[Audio, str]) -> Answer:
-            audio, question = request
-            return self.ask(
-                audio, question, long_audio=long_audio, pruning=pruning, generation=generation
-            )
+        def answer(request: tuple[Audio, str]) -> Answer | SpeechPruneError:
+            try:
+                if not isinstance(request, (tuple, list)) or len(request) != 2:
+                    raise OptionError(
+                        "A request is a pair of a recording and a question, not "
+                        f"{type(request).__name__}."
+                    )
+                audio, question = request
+                return self.ask(
+                    audio, question, long_audio=long_audio, pruning=pruning, generation=generation
+                )
+            except SpeechPruneError as error:
+                if not return_exceptions:
+                    raise
+                return error
 
         return in_order(answer, requests, workers)
 
@@ -314,6 +368,7 @@ class SpeechLLM:
         pruning: PruningOptions,
         generation: GenerationOptions,
     ) -> Generator[str, None, Answer]:
+        self.engine.prompt(question)  # what is wrong with it is said before hours are heard
         recording = self.listen(
             audio,
             sampling_rate=sampling_rate,

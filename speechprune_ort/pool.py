@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import TypeVar
 
 __all__ = ["in_order"]
@@ -17,21 +16,38 @@ Made = TypeVar("Made")
 def in_order(work: Callable[[Given], Made], items: Iterable[Given], workers: int) -> Iterator[Made]:
     """Results of ``work`` in the order of the items, at most ``workers`` at a time.
 
-    No more items are taken than there are workers and finished results not yet read.
+    No more items are taken than there are workers and finished results not yet read. What the
+    source of items raises comes after the results of the items before it.
 
     >>> list(in_order(lambda n: n * n, range(4), 2))
     [0, 1, 4, 9]
     """
     source = iter(items)
+    failure: Exception | None = None
     with ThreadPoolExecutor(workers) as pool:
-        running: deque[Future[Made]] = deque(
-            pool.submit(work, item) for item in islice(source, workers)
-        )
+        running: deque[Future[Made]] = deque()
+
+        def take() -> bool:
+            nonlocal failure
+            try:
+                running.append(pool.submit(work, next(source)))
+            except StopIteration:
+                return False
+            except Exception as error:
+                failure = error
+                return False
+            return True
+
         try:
+            more = True
+            while more and len(running) < workers:
+                more = take()
             while running:
                 made = running.popleft().result()
-                running.extend(pool.submit(work, item) for item in islice(source, 1))
+                more = more and take()
                 yield made
         finally:
             for future in running:
                 future.cancel()
+    if failure is not None:
+        raise failure

@@ -162,9 +162,7 @@ class Recording:
             PromptError: the question or a continuation is empty, or they exceed the context.
         """
         engine, timings = self._engine, Timings()
-        tokenized = [
-            engine.tokenizer.encode(c, add_special_tokens=False).ids for c in continuations
-        ]
+        tokenized = [engine.text.encode(c, "A continuation").ids for c in continuations]
         if not tokenized or not all(tokenized):
             raise PromptError("A continuation to score has no token: give it a text.")
         longest = max(map(len, tokenized))
@@ -335,7 +333,7 @@ class Recording:
         engine = self._engine
         decoder = engine.decoder(len(positions) + generation.max_new_tokens)
         sampler = Sampler(generation)
-        out = TextStream(engine.tokenizer, generation.stop)
+        out = TextStream(engine.text, generation.stop)
         ids: list[int] = []
         reason: Reason = "length"
         with timings.measure("prefill"):

@@ -14,6 +14,7 @@ if importlib.util.find_spec("torch") is None:
     # Where the runtime alone is installed, what makes checkpoints cannot even be imported.
     collect_ignore = [
         "test_bundle.py",
+        "test_checkpoints.py",
         "test_backends.py",
         "test_cli.py",
         "test_equality.py",

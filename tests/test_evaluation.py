@@ -1,4 +1,4 @@
-"""``eval`` and ``batch`` from end to end, on a tiny bundle: resumed, repeated, spread out."""
+"""``eval`` from end to end, on a tiny bundle: resumed, repeated, spread out."""
 
 from __future__ import annotations
 
@@ -143,6 +143,50 @@ def test_controls_and_babble_never_say_the_same_in_another_voice(
         heard(["x"] * 4)
 
 
+def test_of_two_samples_the_missing_one_alone_is_dropped(
+    bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    lines = [json.loads(line) for line in data.read_text().splitlines()[:2]]
+    lines[0]["audio"] = str(data.parent / lines[0]["audio"])
+    lines[1]["audio"] = "gone.wav"
+    path = tmp_path / "set.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    babble = (CLEAN, Perturbation("babble", 10.0))
+    plan = plan_of(bundle, path, perturbations=babble)
+    rows = evaluate(plan, tmp_path / "out", LocalExecutor())
+    assert "mismatched" not in rows[0]["clean"]["controls"]
+    summary = summarize(rows, plan.settings)
+    assert {name: reason[:12] for name, reason in summary.failed.items()} == {
+        "s1": "No recording", "s0 (babble 10 dB)": "No recording",
+    }  # fmt: skip
+    assert list(summary.subsets) == ["clean"]
+    assert summary.subsets["clean"][0].settings[0].accuracy.n == 1
+    # The recording is found again: it is judged, with what it kept the other from.
+    soundfile.write(tmp_path / "gone.wav", np.ones(48_000, np.float32) / 9, 16_000)
+    summary = summarize(evaluate(plan, tmp_path / "out", LocalExecutor()), plan.settings)
+    assert not summary.failed
+    assert [s[0].settings[0].accuracy.n for s in summary.subsets.values()] == [2, 2]
+
+
+def test_a_recording_of_several_questions_is_no_other_to_itself(
+    bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    lines = [json.loads(line) for line in data.read_text().splitlines()[:3]]
+    for line in lines:
+        line["audio"] = str(data.parent / ("s1.wav" if line["id"] == "s2" else "s0.wav"))
+    path = tmp_path / "set.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plan = plan_of(bundle, path)
+    judge = Judge(plan)
+    heard: list[int] = []
+    judge._other(1, 2, heard.append)
+    assert heard == [2]
+    row = judge.rows(work_of(plan, 1))["clean"]
+    assert row["group"] == "s0"
+    alone = Judge(plan_of(bundle, path, controls=False))
+    assert alone._plan.clusters == ("s0", "s0", "s2")
+
+
 def test_the_command_line_writes_every_report(bundle: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = run(*eval_arguments(bundle, data, out, "--noise", "snr=10", "--telephone"))
@@ -226,7 +270,7 @@ def test_resuming_does_only_what_is_missing(bundle: Path, data: Path, tmp_path: 
     assert asked == [list(range(SAMPLES))]
     assert [next(iter(row.values()))["sample"] for row in rows] == [f"s{i}" for i in range(SAMPLES)]
     evaluate(plan, tmp_path, Half())
-    assert asked[1] == []
+    assert asked[1] == [int(BROKEN[1:])]  # what failed is tried again, in case it was mended
 
 
 def test_more_settings_later_are_all_that_is_judged(
@@ -288,58 +332,22 @@ def test_more_settings_later_are_all_that_is_judged(
         (("--address", "auto"), "--address is of --engine ray"),
         (("--speed", "9"), "--speed takes factors"),
         (("--data", "/nowhere"), "/nowhere holds neither"),
+        (("--data", "LATIN"), "byte 0xe9 at 17 is not UTF-8"),
+        (("--out", "FILE"), "cannot be written"),
     ],
 )
 def test_a_wrong_option_is_one_sentence_and_writes_nothing(
     options: tuple[str, ...], message: str, bundle: Path, data: Path, tmp_path: Path
 ) -> None:
-    result = run("eval", bundle, "--data", data, "--out", tmp_path / "out", *options)
+    latin, file = tmp_path / "latin.jsonl", tmp_path / "file"
+    latin.write_bytes(b'{"question": "caf\xe9"}\n')
+    file.write_text("kept")
+    options = tuple({"LATIN": str(latin), "FILE": str(file)}.get(o, o) for o in options)
+    result = run(
+        "eval", bundle, "--data", data, "--out", tmp_path / "out", "--device", "cpu", *options
+    )
     assert result.returncode == 2
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
-
-
-def requests_of(data: Path, path: Path) -> Path:
-    lines = [json.loads(line) for line in data.read_text().splitlines()]
-    asked = [
-        {"id": f"{line['id']}-{number}", "audio": str(data.parent / line["audio"]), "question": q}
-        for line in lines
-        for number, q in enumerate((line["question"], "What now?"))
-    ]
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in asked))
-    return path
-
-
-def test_batch_answers_each_line_in_order_and_goes_on(
-    bundle: Path, data: Path, tmp_path: Path
-) -> None:
-    requests, out = requests_of(data, tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
-    arguments = ("batch", bundle, requests, out, "--max-new-tokens", "4", "--device", "cpu")
-    result = run(*arguments)
-    assert result.returncode == 0, result.stderr
-    lines = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [line["id"] for line in lines] == [f"s{i}-{n}" for i in range(SAMPLES) for n in (0, 1)]
-    failed = [line["id"] for line in lines if "error" in line]
-    assert failed == [f"{BROKEN}-0", f"{BROKEN}-1"]
-    assert "2 of them errors" in result.stderr
-    first = out.read_text()
-    # A run that was cut in the middle keeps what it has, half a line not counted.
-    (tmp_path / "out.jsonl.partial").write_text(first[: len(first) // 2])
-    out.unlink()
-    assert run(*arguments).returncode == 0
-    assert out.read_text() == first
-
-
-@pytest.mark.parametrize(
-    "lines", ["{}\n", "nonsense\n", "", '{"audio": "a", "question": "b"}\n' * 2]
-)
-def test_batch_refuses_what_is_no_list_of_requests(
-    lines: str, bundle: Path, tmp_path: Path
-) -> None:
-    path = tmp_path / "in.jsonl"
-    path.write_text(lines.replace('"b"}', '"b", "id": 1}'))
-    result = run("batch", bundle, path, tmp_path / "out.jsonl")
-    assert result.returncode == 2
-    assert result.stderr.startswith("error: ")
-    assert not list(tmp_path.glob("out*"))
+    assert file.read_text() == "kept"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +15,20 @@ import pytest
 
 from speechprune_ort import DataError, OptionError
 from speechprune_ort.evaluation import plots
-from speechprune_ort.evaluation.journal import Journal
 from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation, parse_noise, perturb
+from speechprune_ort.evaluation.plan import Plan
 from speechprune_ort.evaluation.samples import (
     Sample,
     read_samples,
+    read_set,
     sample_by_kind,
     shuffled,
 )
 from speechprune_ort.evaluation.scoring import choice_in, letter_prompt
 from speechprune_ort.evaluation.settings import settings_of
-from speechprune_ort.evaluation.statistics import bootstrap
+from speechprune_ort.evaluation.statistics import difference, proportion
 from speechprune_ort.evaluation.summary import summarize
+from speechprune_ort.journal import Journal
 
 RATE = 16_000
 
@@ -111,14 +116,84 @@ GOOD = {"audio": "a.wav", "question": "Q?", "choices": ["a", "b"], "answer": 0}
         ([{**GOOD, "choices": ["a"]}], "at least two"),
         ([{"audio": "a.wav"}], "Line 1 .*choices"),
         ([{**GOOD, "question": "  "}], "question is empty"),
-        ([{**GOOD, "id": "x"}, {**GOOD, "id": "x"}], "'x' more than once"),
+        ([{**GOOD, "id": "x"}, {**GOOD, "id": "x"}], "the id 'x' of line 1"),
         ([], "holds no sample"),
         ([[1]], "Line 1"),
+        ([{**GOOD, "key": [1, 2, 3]}], "'key' must be"),
+        ([{**GOOD, "key": [3, 1]}], "'key' must be"),
+        ([{**GOOD, "key": [0, 10**400]}], "'key' must be"),
+        ([{**GOOD, "key": [0, True]}], "'key' must be"),
+        ([{**GOOD, "key": [0, float("nan")]}], "NaN is no JSON number"),
+        ([{**GOOD, "transcript": 5}], "'transcript' must be text"),
+        ([{**GOOD, "transcript": "\ud83d"}], "'transcript' holds half"),
+        ([{**GOOD, "audio": ["a.wav"]}], "'audio' must be a path, not list"),
+        ([{**GOOD, "audio": "a\0.wav"}], "NUL"),
+        ([{**GOOD, "audio": "a" * 300}], "too long"),
+        ([{**GOOD, "choices": "ab"}], "list of texts"),
+        ([{**GOOD, "choices": ["a", 5]}], "A choice must be text"),
+        ([{**GOOD, "choices": [f"c{i}" for i in range(27)]}], "at most 26"),
+        ([{**GOOD, "answer": True}], "'answer' must be text"),
+        ([{**GOOD, "answer": 1.0}], "'answer' must be text"),
+        ([{**GOOD, "answer": None}], "'answer' must be text"),
+        ([{**GOOD, "id": [1]}], "'id' must be text"),
+        ([{**GOOD, "kind": {}}], "'kind' must be text"),
+        ([{**GOOD, "group": 1.5}], "'group' must be text"),
     ],
 )
 def test_what_is_no_set_is_one_sentence(tmp_path: Path, lines: list[Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_samples(write_lines(tmp_path / "set.jsonl", lines))
+
+
+def test_a_line_that_is_no_sample_is_named_and_ends_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    raw = [
+        json.dumps(GOOD).encode(), b"", b'{"question": "caf\xe9"}', b"[" * 100_000, b"   \r",
+        json.dumps({**GOOD, "question": "Who\u2028\u0085 is it?"}, ensure_ascii=False)
+        .replace("a.wav", "caf\\udce9.wav").encode(),
+    ]  # fmt: skip
+    path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(raw))
+    found = read_set(path)
+    assert [sample.question for sample in found.samples] == ["Q?", "Who\u2028\u0085 is it?"]
+    assert os.fsencode(found.samples[1].audio.name) == b"caf\xe9.wav"  # a name like any other
+    assert list(found.refused) == ["line 3", "line 4"]
+    assert "byte 0xe9 at 17 is not UTF-8" in found.refused["line 3"]
+    assert "nested too deeply" in found.refused["line 4"]
+    with pytest.raises(DataError, match="Line 3"):
+        read_samples(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[]", b"\xff", b'{"a": 5}', b'{"a": [1]}', b'{"a": [NaN, 2]}', b'{"a": [2, 1]}']
+)
+def test_times_that_are_none_are_one_sentence(tmp_path: Path, content: bytes) -> None:
+    write_lines(tmp_path / "data.jsonl", [spiral_entry("a")])
+    (tmp_path / "key_times.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"key_times\.json"):
+        read_samples(tmp_path)
+
+
+def test_samples_of_one_recording_are_one_piece_of_evidence(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "link.wav").symlink_to(tmp_path / "a.wav")
+
+    def sample(name: str, audio: str, group: str = "") -> Sample:
+        return Sample(name, tmp_path / audio, "Who?", ("Ann", "Bob"), 0, group=group)
+
+    plan = Plan(
+        tmp_path,
+        (
+            sample("q1", "a.wav"), sample("q2", "../" + tmp_path.name + "/a.wav"),
+            sample("q3", "link.wav", "g"), sample("q4", "b.wav", "g"), sample("q5", "c.wav"),
+        ),
+        (),
+    )  # fmt: skip
+    assert plan.clusters == ("q1", "q1", "q1", "q1", "q5")
+    assert list(plan.others(0, 1)) == [4]
+    assert list(plan.others(4, len(plan.samples) - 1)) == [3, 0, 1, 2]
+    # The control of the second question is another recording: its row depends on that.
+    changed = replace(plan, samples=(*plan.samples[:4], sample("q5", "d.wav")))
+    assert plan.key(1, "clean") != changed.key(1, "clean")
 
 
 def test_a_folder_without_data_says_what_is_wanted(tmp_path: Path) -> None:
@@ -152,11 +227,46 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     random = np.random.default_rng(0)
     covered = 0
     for trial in range(60):
-        found = bootstrap((random.random(80) < 0.6).astype(float).tolist(), seed=trial)
+        found = proportion((random.random(80) < 0.6).astype(float).tolist(), seed=trial)
         covered += found.low <= 0.6 <= found.high
     assert 50 <= covered <= 60
-    paired = bootstrap([1.0] * 5 + [0.0] * 5)
+    paired = difference([1.0] * 5 + [0.0] * 5)
     assert paired.low < 0.5 < paired.high
+
+
+@pytest.mark.parametrize("truth", [0.5, 0.9, 1.0])
+@pytest.mark.parametrize("n", [1, 2, 5, 9])
+def test_few_samples_say_little_and_agreement_is_no_certainty(n: int, truth: float) -> None:
+    def chance_of(right: int) -> float:
+        return math.comb(n, right) * truth**right * (1 - truth) ** (n - right)
+
+    covered = 0.0
+    for right in range(n + 1):
+        found = proportion([1.0] * right + [0.0] * (n - right))
+        assert 0 <= found.low <= found.mean <= found.high <= 1
+        assert found.high - found.low > 0.25
+        covered += chance_of(right) * (found.low <= truth <= found.high)
+    assert covered > 0.85
+
+
+def test_error_bars_do_not_vanish_at_the_ends() -> None:
+    for n in (2, 10, 200):
+        none, every = proportion([0.0] * n), proportion([1.0] * n)
+        assert (none.low, every.high) == (0.0, 1.0)
+        assert 1 / n < none.high == pytest.approx(1 - every.low)
+        same = difference([0.0] * n)
+        assert same.low == -same.high < -1 / n
+        won = difference([1.0] * n)
+        assert won.high == 1.0
+        assert won.low == pytest.approx(1 - 2 * none.high)
+    # A dialogue in a hundred voices is one trial, and chance is known, not found.
+    assert proportion([1.0] * 100, ["a"] * 100).low == proportion([1.0]).low
+    settings = settings_of(["speechprune"], [0.2], [0])
+    rows = [judged(str(i), {s.name: [0] for s in settings}) for i in range(2)]
+    subset = summarize(rows, settings).subsets["clean"][0]
+    (chance,) = (line.accuracy for line in subset.controls if line.name == "chance")
+    assert (chance.low, chance.high) == (0.25, 0.25)
+    assert subset.settings[1].accuracy.low < 0.5
 
 
 def test_settings_are_the_grid_with_seeds_where_chance_decides() -> None:
@@ -234,22 +344,72 @@ def test_noise_that_cannot_be_read_says_its_form(text: str) -> None:
 
 def test_a_journal_goes_on_after_a_cut_line_and_refuses_another_plan(tmp_path: Path) -> None:
     path = tmp_path / "out" / "rows.jsonl"
-    journal = Journal(path, {"seed": 1})
-    journal.add("a", {"x": 1})
-    journal.add("b", {"x": 2})
+    with journal_of(path) as journal:
+        journal.add("a", {"x": 1})
+        journal.add("b", {"x": 2})
+        with pytest.raises(DataError, match="written by another run"):
+            journal_of(path)
     os.truncate(path, path.stat().st_size - 4)  # as a kill would leave it
-    again = Journal(path, {"seed": 1})
-    assert again.rows == {"a": {"x": 1}}
-    again.add("b", {"x": 2})
-    again.add("b", {"y": {"z": 3}})
-    assert Journal(path, {"seed": 1}).rows == {"a": {"x": 1}, "b": {"x": 2, "y": {"z": 3}}}
-    with pytest.raises(OptionError, match="other seed"):
-        Journal(path, {"seed": 2})
+    with journal_of(path) as again:
+        assert again.rows == {"a": {"x": 1}}
+        again.add("b", {"x": 2})
+        again.add("b", {"y": {"z": 3}, "error": "no disk"})
+        again.add("b", {"y": {"w": 4}})
+    whole = {"a": {"x": 1}, "b": {"x": 2, "y": {"z": 3, "w": 4}}}
+    with journal_of(path) as last:
+        assert last.rows == whole  # an error is over once it went well
+    with pytest.raises(OptionError, match="other seed: take the same, or give another"):
+        journal_of(path, 2)
     os.truncate(path, 3)  # not even the first line is whole
-    assert Journal(path, {"seed": 2}).rows == {}
+    with journal_of(path, 2) as new:
+        assert new.rows == {}
     path.write_text('{"seed": 2}\nnonsense\n')
     with pytest.raises(DataError, match="damaged"):
-        Journal(path, {"seed": 2})
+        journal_of(path, 2)
+
+
+def journal_of(path: Path, seed: int = 1) -> Journal:
+    return Journal(path, {"seed": seed}, "give another")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"notes", b"notes\n", b'{"seed"', b"\xff\xfe\n", b"[1]\n", b"{}\nx", b"[" * 9000 + b"\n"],
+)
+def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(
+    content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    if b'{"seed": 1}'.startswith(content):
+        journal_of(path).close()  # ours, cut in its first line
+        return
+    with pytest.raises(OptionError, match="something else than results"):
+        journal_of(path)
+    assert path.read_bytes() == content
+
+
+def test_what_cannot_be_a_journal_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("kept")
+    with pytest.raises(DataError, match="cannot be written"):
+        journal_of(file / "rows.jsonl")
+    with pytest.raises(OptionError, match="no file of results"):
+        journal_of(tmp_path)
+    with pytest.raises(OptionError, match="too long"):
+        journal_of(tmp_path / ("x" * 300))
+    with journal_of(tmp_path / "rows.jsonl") as journal:
+        journal.add("a", {"x": 1})
+
+        def full(_: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(DataError, match="No space left"):
+            journal.add("b", {"x": 2})
+    assert file.read_text() == "kept"
 
 
 def judged(name: str, chosen: dict[str, list[int]], answer: int = 0, hard: bool = False) -> Any:
@@ -283,7 +443,7 @@ def test_a_summary_counts_seeds_pairs_and_failures_right() -> None:
     assert spiral_h.settings[0].accuracy.n == 1
     assert "one model" in spiral_h.note
     # The bundle's own hard subset is what it fails on when the recording is cut.
-    assert own.settings[0].accuracy == bootstrap([0.0])
+    assert own.settings[0].accuracy == proportion([0.0])
     controls = {line.name: line.accuracy.mean for line in every.controls}
     assert controls == {
         "question only": 1.0, "longest choice": 0.0, "always A": 1.0, "chance": 0.25,
@@ -324,10 +484,12 @@ def test_of_a_long_recording_some_dropped_tokens_are_drawn(
     monkeypatch.setattr(axes, "set_title", lambda t, **k: drawn.append(t) or title(t, **k))
     monkeypatch.setattr(plots, "_figure", lambda: (figure, axes))
     embeds = np.random.default_rng(0).standard_normal((100, 8)).astype(np.float32)
-    path = plots.draw_tokens(tmp_path / "a.png", embeds, np.arange(30, 40), embeds[:3], "Who?")
+    path = plots.draw_tokens(
+        tmp_path / "a.png", embeds, np.arange(30, 40), embeds[:3], "Who? $x_{$"
+    )
     assert path.read_bytes()[:4] == b"\x89PNG"
     assert [len(points[0]) for points in drawn[:3]] == [18, 10, 3]
-    assert drawn[3] == "Who? (28 of 100 tokens drawn)"
+    assert drawn[3] == "Who? $x_{$ (28 of 100 tokens drawn)"
 
 
 def test_methods_are_compared_with_every_other_at_the_same_rate() -> None:

@@ -69,7 +69,7 @@ def test_batch_answers_are_those_of_one_process(
         bundle, tuple(read_requests(data)), PruningOptions(),
         GenerationOptions(max_new_tokens=4), "cpu", 1,
     )  # fmt: skip
-    spread = sorted(answer_all(task, (), workers), key=lambda lines: lines[0]["id"])
+    spread = sorted(answer_all(task, (), workers), key=lambda line: line["id"])
     assert spread == list(answer_all(task, ()))
 
 

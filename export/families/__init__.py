@@ -1,73 +1,147 @@
-"""Model families that export knows: one module each, registered by architecture name."""
+"""Model families that export knows: one module each, registered by architecture name.
+
+What a family can be refused for by its config alone is looked at before its module, and with it
+torch, is imported.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedConfig
-
-from speechprune_ort.errors import ExportError, UnsupportedModelError
-from speechprune_ort.export.families import (
-    audio_flamingo3,
-    diva,
-    qwen2_5_omni,
-    qwen2_audio,
-    ultravox,
-    voxtral,
+from speechprune_ort.errors import ExportError, SpeechPruneError, UnsupportedModelError
+from speechprune_ort.export.checkpoint_config import (
+    Described,
+    check_audio_token,
+    check_parts,
+    check_text,
+    describe,
+    read_object,
 )
-from speechprune_ort.export.families.base import Checkpoint
-from speechprune_ort.export.families.text_models import with_scale_folded
+from speechprune_ort.export.checkpoint_weights import stored_weights
 
-__all__ = ["FAMILIES", "Checkpoint", "Family", "load_checkpoint"]
+if TYPE_CHECKING:
+    from speechprune_ort.export.families.base import Checkpoint
 
-Loader = Callable[[str, str | None, bool], Checkpoint]
-GENERATE = "transformers' own class: prompt ids, 32 greedy ids, pruned and not, tiny random weights"
-LAYOUT = "the same layout put together from transformers' parts: 32 greedy ids, tiny random weights"
+__all__ = ["FAMILIES", "Checkpoint", "Family", "check_checkpoint", "load_checkpoint"]
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A model family that export knows.
+    """What is known of a family without loading it.
 
     Attributes:
-        name: that the manifest of its bundles gives.
+        module: of ``speechprune_ort.export.families``, with a function ``load``; the manifest of
+            its bundles gives the name.
         tokens: audio tokens of a second of sound, as published checkpoints have them.
         checked: what answers of exported checkpoints are compared with in the tests.
-        load: reads a checkpoint of it.
+        parts: keys of the config whose values are the configs of its parts; ``text_config`` is
+            that of the language model.
+        references: keys of the config that name checkpoints of their own; ``reference_decoder`` is
+            the language model.
+        audio_token: keys of the config, any of which gives the id of the audio placeholder.
+        default_audio_token: where no key does.
+        encoder_attention: whether its encoder has attention that belongs to single tokens.
     """
 
-    name: str
+    module: str
     tokens: str
     checked: str
-    load: Loader
+    parts: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    audio_token: tuple[str, ...] = ()
+    default_audio_token: int | None = None
+    encoder_attention: bool = True
 
+
+GENERATION = "generation_config.json"
+HALVES = ("audio_config", "text_config")
+GENERATE = "transformers' own class: prompt ids, 32 greedy ids, pruned and not, tiny random weights"
+LAYOUT = "the same layout put together from transformers' parts: 32 greedy ids, tiny random weights"
 
 FAMILIES: Mapping[str, Family] = {
-    "AudioFlamingo3ForConditionalGeneration": Family(
-        "audio_flamingo3", "25", GENERATE, audio_flamingo3.load
-    ),
-    "DiVAModel": Family("diva", "14.9 or 3.7", LAYOUT, diva.load),
-    "Qwen2_5OmniThinkerForConditionalGeneration": Family(
-        "qwen2_5_omni", "25", GENERATE, qwen2_5_omni.load
-    ),
-    "Qwen2_5OmniModel": Family("qwen2_5_omni", "25", GENERATE, qwen2_5_omni.load),
-    "Qwen2_5OmniForConditionalGeneration": Family(
-        "qwen2_5_omni", "25", GENERATE, qwen2_5_omni.load
-    ),
     "Qwen2AudioForConditionalGeneration": Family(
-        "qwen2_audio", "25", f"{GENERATE}; the embedded default model", qwen2_audio.load
+        "qwen2_audio",
+        "25",
+        f"{GENERATE}; the embedded default model",
+        HALVES,
+        audio_token=("audio_token_index", "audio_token_id"),
+        default_audio_token=151_646,
     ),
-    "UltravoxModel": Family("ultravox", "6.3", LAYOUT, ultravox.load),
+    "AudioFlamingo3ForConditionalGeneration": Family(
+        "audio_flamingo3",
+        "25",
+        GENERATE,
+        HALVES,
+        audio_token=("audio_token_id",),
+        default_audio_token=151_669,
+    ),
+    # Its text config is Qwen2's only once the parts of its positions are taken off.
+    "Qwen2_5OmniThinkerForConditionalGeneration": Family(
+        "qwen2_5_omni", "25", GENERATE, ("audio_config",)
+    ),
+    "Qwen2_5OmniModel": Family("qwen2_5_omni", "25", GENERATE, ("thinker_config",)),
+    "Qwen2_5OmniForConditionalGeneration": Family(
+        "qwen2_5_omni", "25", GENERATE, ("thinker_config",)
+    ),
     "VoxtralForConditionalGeneration": Family(
         "voxtral",
         "12.5",
         "transformers' own class: 32 greedy ids, tiny random weights",
-        voxtral.load,
+        HALVES,
+        audio_token=("audio_token_id",),
+    ),
+    "UltravoxModel": Family("ultravox", "6.3", LAYOUT),
+    "DiVAModel": Family(
+        "diva",
+        "14.9 or 3.7",
+        LAYOUT,
+        references=("reference_encoder", "reference_decoder"),
+        encoder_attention=False,
     ),
 }
-"""Known families by the architecture that a checkpoint's config names."""
+"""Families by the architecture that a checkpoint's config names."""
+
+
+def check_checkpoint(model: str, revision: str | None = None) -> tuple[Described, Family]:
+    """Refuse a checkpoint that cannot be exported, by its config and its files' headers.
+
+    Args:
+        model: hub id or local folder.
+        revision: branch, tag or commit on the hub; None for the default one.
+
+    Returns:
+        What was found, and the family that loads it.
+
+    Raises:
+        ExportError: the checkpoint cannot be found or read, or is not whole.
+        UnsupportedModelError: its architecture, or that of its language model, is not known.
+    """
+    found = describe(model, revision)
+    named = found.architectures
+    family = next((FAMILIES[name] for name in named if name in FAMILIES), None)
+    if family is None:
+        raise UnsupportedModelError(
+            f"{model!r} is a {', '.join(named) or found.config.get('model_type')} checkpoint, "
+            f"which export does not know: it knows {', '.join(FAMILIES)}. How to add a family is "
+            "told in docs/families.md."
+        )
+    config = found.config
+    check_parts(found.location, config, family.parts)
+    if "text_config" in family.parts:
+        text = config["text_config"]
+        check_text(found.location, text)
+        given = (config[key] for key in family.audio_token if key in config)
+        token = next(given, family.default_audio_token)
+        check_audio_token(found.location, token, text.get("vocab_size"))
+    if found.folder is not None:
+        _check_files(found.folder)
+        for key in family.references:
+            _check_reference(found.folder, config.get(key), text=key == "reference_decoder")
+    return found, family
 
 
 def load_checkpoint(model: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
@@ -82,27 +156,43 @@ def load_checkpoint(model: str, revision: str | None, trust_remote_code: bool) -
         ExportError: the checkpoint cannot be found or read.
         UnsupportedModelError: its architecture belongs to no family here.
     """
-    folder = Path(model).expanduser()
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise ExportError(
-            f"{folder} holds no config.json: give a checkpoint folder as save_pretrained writes it."
-        )
-    location = str(folder) if folder.exists() else model
+    found, family = check_checkpoint(model, revision)
+    module = importlib.import_module(f"speechprune_ort.export.families.{family.module}")
     try:
-        config, _ = PreTrainedConfig.get_config_dict(location, revision=revision)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ExportError(
-            f"Cannot read a checkpoint from {model!r} ({reason}): "
-            "give a local folder, or a hub id while the hub can be reached."
-        ) from error
-    architectures = list(config.get("architectures") or [])
-    for architecture in architectures:
-        if architecture in FAMILIES:
-            checkpoint = FAMILIES[architecture].load(location, revision, trust_remote_code)
-            return with_scale_folded(checkpoint)
-    raise UnsupportedModelError(
-        f"{model!r} is a {', '.join(architectures) or config.get('model_type')} checkpoint, which "
-        f"export does not know: it knows {', '.join(FAMILIES)}. How to add a family is told in "
-        "docs/families.md."
-    )
+        loaded: Checkpoint = module.load(found.location, revision, trust_remote_code)
+    except (SpeechPruneError, MemoryError):
+        raise
+    except Exception as error:
+        raise ExportError(_unreadable(found.location, error)) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of the tokenizers library, no Exception
+            raise
+        raise ExportError(_unreadable(found.location, error)) from error
+    from speechprune_ort.export.families.text_models import with_scale_folded
+
+    return with_scale_folded(loaded)
+
+
+def _check_reference(folder: Path, named: Any, text: bool) -> None:
+    """What can be said of a checkpoint that lies beside the one that names it."""
+    beside = folder / named if isinstance(named, str) and named else folder
+    if beside == folder or not beside.is_dir():
+        return  # on the hub, or missing: its loader says so
+    found = describe(str(beside))
+    if text:
+        check_text(found.location, found.config)
+    _check_files(beside)
+
+
+def _check_files(folder: Path) -> None:
+    stored_weights(folder)
+    # Transformers would go on without one that it cannot read, and answers would not end.
+    if (folder / GENERATION).exists():
+        read_object(folder / GENERATION, str(folder))
+
+
+def _unreadable(location: str, error: BaseException) -> str:
+    """Message for what a library raised over a checkpoint; see ``loading.unreadable``."""
+    from speechprune_ort.export.families.loading import unreadable
+
+    return unreadable(location, error)

@@ -36,11 +36,12 @@ from speechprune_ort.export.families.loading import (
     dimensions_of,
     load_model,
     notes_of,
+    rendered,
     require_fast,
     stop_tokens,
     unreadable,
 )
-from speechprune_ort.export.families.text_models import language_model_of, require_known_text
+from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import (
     additive_mask,
     encoder_frames,
@@ -120,10 +121,9 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
         file = cached_file(location, "model.safetensors", revision=revision)
     except (OSError, ValueError) as error:
         raise ExportError(unreadable(location, error)) from error
-    model = load_model(AutoModelForCausalLM, decoder_at, **options)
+    model = load_model(AutoModelForCausalLM, decoder_at, text_part="", **options)
     text = model.config
-    require_known_text(decoder_at, text)
-    whisper = load_model(WhisperModel, encoder_at, **options)
+    whisper = load_model(WhisperModel, encoder_at, text_part=None, **options)
     weights = {name: value.float() for name, value in load_file(file).items()}
     module = _audio_encoder(location, whisper, weights, text.hidden_size)
     frames = 2 * whisper.config.max_source_positions
@@ -135,7 +135,8 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
             "this is no layout of DiVA that export knows."
         )
     steps = whole_windows(frames, tokens)
-    audio = audio_spec_of(extractor, frames, tokens // BLOCKS, steps, span_tokens=tokens)
+    mel_bins = whisper.config.num_mel_bins
+    audio = audio_spec_of(extractor, mel_bins, frames, tokens // BLOCKS, steps, span_tokens=tokens)
     order = config.get("bundle_prompt_order", TEXT_FIRST)
     return Checkpoint(
         family="diva",
@@ -143,7 +144,7 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
         language_model=language_model_of(model.model, model.lm_head, text),
         tokenizer=tokenizer,
         audio=audio,
-        dimensions=dimensions_of(text, audio, whisper.config.num_mel_bins, frames),
+        dimensions=dimensions_of(text, audio, mel_bins, frames),
         prompt=split_prompt(_render(tokenizer, order), AUDIO_MARK, tokenizer),
         stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
         revision=config.get("_commit_hash"),
@@ -154,7 +155,7 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
 def _reference(config: Mapping[str, Any], key: str, location: str) -> str:
     """Hub id or folder that the config names; a folder also relative to the checkpoint."""
     named = config.get(key)
-    if not named:
+    if not named or not isinstance(named, str):
         raise ExportError(
             f"The config of {location!r} names no {key}: DiVA's encoder and language model are "
             "checkpoints of their own."
@@ -203,10 +204,8 @@ def _render(tokenizer: Any, order: str) -> str:
         ExportError: another order, or a chat template that cannot be split.
     """
     mark = f"{AUDIO_MARK}{QUERY_MARK}"
-    rendered: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True
-    )
-    prefix, found, suffix = rendered.partition(mark)
+    text = rendered(tokenizer, [{"role": "user", "content": mark}])
+    prefix, found, suffix = text.partition(mark)
     lines = [line for line in prefix.split("\n") if line.strip()]
     if not found or not lines:
         raise ExportError("The chat template does not show the user's text: give it one that does.")

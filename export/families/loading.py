@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-from safetensors import SafetensorError
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
-from speechprune_ort.errors import ExportError, UnsupportedModelError
+from speechprune_ort.errors import ExportError, SpeechPruneError, UnsupportedModelError
+from speechprune_ort.export.checkpoint_config import check_text
+from speechprune_ort.export.checkpoint_weights import (
+    check_shapes,
+    check_text_shapes,
+    stored_weights,
+)
 from speechprune_ort.export.families.base import QUERY_MARK
 from speechprune_ort.manifest import AudioSpec
 from speechprune_ort.specs import Dimensions
@@ -23,10 +29,10 @@ __all__ = [
     "audio_spec_of",
     "dimensions_of",
     "load_model",
-    "load_parts",
     "model_of_weights",
     "notes_of",
     "render_turn",
+    "rendered",
     "require_fast",
     "require_log_mel",
     "stop_tokens",
@@ -34,38 +40,68 @@ __all__ = [
     "weights_of",
 ]
 
+SAMPLING_RATE = 16_000
+"""In Hz, what every Whisper encoder hears."""
 
-def load_parts(cls: Any, location: str, **options: Any) -> Any:
-    """Load a processor, feature extractor or tokenizer.
-
-    Args:
-        cls: class of transformers with ``from_pretrained``.
-        location: hub id or local folder.
-        **options: passed on to it.
-
-    Raises:
-        ExportError: it cannot be read.
-    """
-    try:
-        return cls.from_pretrained(location, **options)
-    except (OSError, ValueError, ImportError) as error:
-        raise ExportError(unreadable(location, error)) from error
+HARMLESS = re.compile(r"(rotary_emb\.inv_freq|position_ids|^proj_out\.weight)$")
+"""Tensors that older checkpoints hold and no model here has: buffers, and Whisper's tied head."""
 
 
-def load_model(cls: Any, location: str, **options: Any) -> Any:
+def load_model(
+    cls: Any,
+    location: str,
+    text_part: str | None,
+    *,
+    config: PreTrainedConfig | None = None,
+    beside: str | None = None,
+    **options: Any,
+) -> Any:
     """Load a checkpoint for inference, its weights in the dtype in which they are stored.
 
-    They are mapped from its files: what is never looked at costs no memory.
+    They are mapped from its files: what is never looked at costs no memory. Its config is held
+    against what the decoder graph can be, and against the weights' names and shapes, before any
+    of them is.
 
     Args:
         cls: class of transformers with ``from_pretrained``.
         location: hub id or local folder.
+        text_part: attribute of the config that is the language model's; empty where the whole
+            config is, None where there is no language model.
+        config: of the part of the checkpoint that is loaded; None where it is its own.
+        beside: regular expression for names of weights that belong to parts that are left out.
         **options: passed on to it.
 
     Raises:
-        ExportError: the checkpoint cannot be read, or weights are missing.
+        ExportError: the checkpoint cannot be read, or weights are missing or left over.
+        UnsupportedModelError: the language model is none that export knows.
     """
-    return _opened(cls, location, location, options)
+    try:
+        part = {} if config is None else {"config": config}
+        config = config or AutoConfig.from_pretrained(location, **options)
+        stored = stored_weights(Path(location)) if Path(location).is_dir() else {}
+        if text_part is not None:
+            text = getattr(config, text_part) if text_part else config
+            check_text(location, text.to_dict())
+            check_text_shapes(location, stored, text, "language_model" if text_part else "")
+        if stored:
+            with torch.device("meta"):
+                empty = cls.from_config(config) if hasattr(cls, "from_config") else cls(config)
+            shapes = {name: tuple(p.shape) for name, p in empty.named_parameters()}
+            check_shapes(location, stored, shapes)
+        model, info = cls.from_pretrained(
+            location,
+            **options,
+            **part,
+            dtype="auto",
+            output_loading_info=True,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+        )
+    except (SpeechPruneError, MemoryError):
+        raise
+    except Exception as error:  # transformers, safetensors and the hub's client raise their own
+        raise ExportError(unreadable(location, error)) from error
+    return _complete(location, model, info, beside)
 
 
 def model_of_weights(
@@ -80,27 +116,38 @@ def model_of_weights(
         weights: of the part, under the names that its class gives them.
 
     Raises:
-        ExportError: weights are missing or do not fit the config.
+        ExportError: weights are missing, left over, or do not fit the config.
     """
-    return _opened(cls, None, location, {"config": config, "state_dict": dict(weights)})
-
-
-def _opened(cls: Any, source: str | None, location: str, options: Mapping[str, Any]) -> Any:
     try:
         model, info = cls.from_pretrained(
-            source,
-            **options,
-            dtype="auto" if source else next(iter(options["state_dict"].values())).dtype,
+            None,
+            config=config,
+            state_dict=dict(weights),
+            dtype=next(iter(weights.values())).dtype,
             output_loading_info=True,
             attn_implementation="sdpa",
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # transformers raises its own, and torch's
         raise ExportError(unreadable(location, error)) from error
+    return _complete(location, model, info, None)
+
+
+def _complete(location: str, model: Any, info: Mapping[str, Any], beside: str | None) -> Any:
+    """The model, if its checkpoint had every weight and none too many."""
     missing = sorted(info["missing_keys"])
     if missing:
         raise ExportError(
             f"The checkpoint {location!r} lacks {len(missing)} weights (first: {missing[0]}): "
             "give a complete checkpoint."
+        )
+    unexpected = sorted(name for name in info["unexpected_keys"] if not HARMLESS.search(name))
+    left_over = [name for name in unexpected if beside is None or not re.search(beside, name)]
+    if left_over:
+        raise ExportError(
+            f"The checkpoint {location!r} holds {len(left_over)} weights that its config has no "
+            f"place for (first: {left_over[0]}): config and weights are of different models."
         )
     return model.eval().requires_grad_(False)
 
@@ -111,39 +158,68 @@ def weights_of(location: str, revision: str | None) -> dict[str, Tensor]:
     Args:
         location: hub id or local folder.
         revision: branch, tag or commit on the hub.
-
-    Raises:
-        ExportError: there are none, or they cannot be read.
     """
-
-    def find(name: str, **options: Any) -> str | None:
-        found: str | None = cached_file(location, name, revision=revision, **options)
-        return found
-
-    try:
-        index = find(
-            "model.safetensors.index.json",
-            _raise_exceptions_for_missing_entries=False,
-        )
-        names = ["model.safetensors"]
-        if index:
-            listed = json.loads(Path(index).read_text(encoding="utf-8"))
-            names = sorted(set(listed["weight_map"].values()))
-        weights: dict[str, Tensor] = {}
-        for name in names:
-            weights |= load_file(str(find(name)))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ExportError(unreadable(location, error)) from error
+    index = cached_file(
+        location,
+        "model.safetensors.index.json",
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+    )
+    names = ["model.safetensors"]
+    if index:
+        listed = json.loads(Path(index).read_text(encoding="utf-8"))
+        names = sorted(set(listed["weight_map"].values()))
+    weights: dict[str, Tensor] = {}
+    for name in names:
+        weights |= load_file(str(cached_file(location, name, revision=revision)))
     return weights
 
 
-def unreadable(location: str, error: Exception) -> str:
+def unreadable(location: str, error: BaseException) -> str:
     """Message for a checkpoint that transformers cannot read."""
-    reason = str(error).strip().splitlines()[0]
     return (
-        f"The checkpoint {location!r} cannot be loaded ({reason}): "
+        f"The checkpoint {location!r} cannot be loaded ({_reason(error)}): "
         "check that weights, config, tokenizer and preprocessor_config.json are all there."
     )
+
+
+def rendered(owner: Any, conversation: Sequence[Mapping[str, Any]]) -> str:
+    """A conversation in the chat template of a processor or tokenizer.
+
+    Raises:
+        ExportError: there is none, or it cannot be rendered.
+    """
+    try:
+        text = owner.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template is code: it may raise anything
+        raise ExportError(
+            f"The chat template cannot be rendered ({_reason(error)}): give the checkpoint one "
+            "that takes a user's message."
+        ) from error
+    return str(text)
+
+
+def render_turn(owner: Any) -> str:
+    """One turn of the user by a chat template: the audio, then ``QUERY_MARK``.
+
+    Args:
+        owner: processor of the checkpoint, or its tokenizer where that has the template.
+
+    Raises:
+        ExportError: there is none, or it cannot be rendered.
+    """
+    content = [
+        {"type": "audio", "audio_url": "recording"},
+        {"type": "text", "text": QUERY_MARK},
+    ]
+    return rendered(owner, [{"role": "user", "content": content}])
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    words = lines[0][:300] if lines else ""
+    named = isinstance(error, OSError | ValueError | RuntimeError) and words
+    return words if named else f"{type(error).__name__}: {words}".rstrip(": ")
 
 
 def require_fast(location: str, tokenizer: Any) -> PreTrainedTokenizerFast:
@@ -160,14 +236,13 @@ def require_fast(location: str, tokenizer: Any) -> PreTrainedTokenizerFast:
     return fast
 
 
-def require_log_mel(location: str, extractor: Any, mel_bins: int, frames: int) -> None:
+def require_log_mel(location: str, extractor: Any, frames: int) -> None:
     """Refuse features that the runtime would not compute as transformers does.
 
     Args:
         location: of the checkpoint, for the message.
         extractor: its feature extractor, Whisper's.
-        mel_bins: log-mel bins that the encoder takes.
-        frames: log-mel frames of its window.
+        frames: log-mel frames of the encoder's window.
 
     Raises:
         UnsupportedModelError: extractor and encoder do not fit each other, or a setting is none
@@ -175,11 +250,7 @@ def require_log_mel(location: str, extractor: Any, mel_bins: int, frames: int) -
     """
     window = extractor.chunk_length * extractor.sampling_rate // extractor.hop_length
     wanted = {
-        "feature_size": (extractor.feature_size, mel_bins),
-        "hop_length": (extractor.hop_length, 160),
         "frames in chunk_length": (window, frames),
-        "sampling_rate": (extractor.sampling_rate, 16_000),
-        "n_fft": (extractor.n_fft, 400),
         "dither": (getattr(extractor, "dither", 0.0), 0.0),
         "do_normalize": (bool(getattr(extractor, "do_normalize", False)), False),
     }
@@ -191,33 +262,9 @@ def require_log_mel(location: str, extractor: Any, mel_bins: int, frames: int) -
             )
 
 
-def render_turn(processor: Any) -> str:
-    """One turn of the user by a chat template: the audio, then ``QUERY_MARK``.
-
-    Args:
-        processor: of the checkpoint, or its tokenizer where that has the template.
-
-    Raises:
-        ExportError: the processor has no chat template, or it cannot be rendered.
-    """
-    content = [
-        {"type": "audio", "audio_url": "recording"},
-        {"type": "text", "text": QUERY_MARK},
-    ]
-    try:
-        rendered: str = processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
-    except (ValueError, TypeError, TemplateError) as error:
-        raise ExportError(
-            f"The chat template cannot be rendered ({str(error).strip().splitlines()[0]}): "
-            "give the checkpoint one that takes an audio and a text part."
-        ) from error
-    return rendered
-
-
 def audio_spec_of(
     extractor: Any,
+    mel_bins: int,
     frames: int,
     frame_tokens: int,
     length_steps: tuple[tuple[int, int, int], ...],
@@ -227,11 +274,28 @@ def audio_spec_of(
 
     Args:
         extractor: the checkpoint's feature extractor.
+        mel_bins: log-mel bins that its encoder takes.
         frames: log-mel frames of a window.
         frame_tokens: audio tokens of a frame of phase 1.
         length_steps: from log-mel frames to tokens.
         span_tokens: tokens that share one stretch of time.
+
+    Raises:
+        ExportError: the extractor is not that of a Whisper encoder, or not of this one.
     """
+    for name, wanted in (("sampling_rate", SAMPLING_RATE), ("feature_size", mel_bins)):
+        if getattr(extractor, name) != wanted:
+            raise ExportError(
+                f"{name} in the checkpoint's preprocessor_config.json is "
+                f"{getattr(extractor, name)!r}, and its encoder takes {wanted}: mend the file."
+            )
+    for name in ("n_fft", "hop_length"):
+        size = getattr(extractor, name)
+        if type(size) is not int or not 1 <= size <= SAMPLING_RATE:
+            raise ExportError(
+                f"{name} in the checkpoint's preprocessor_config.json is {size!r}, no number of "
+                "samples: mend the file."
+            )
     return AudioSpec(
         sampling_rate=extractor.sampling_rate,
         n_fft=extractor.n_fft,
@@ -280,16 +344,29 @@ def stop_tokens(generation: Any, text: Any, tokenizer: Any) -> tuple[int, ...]:
     for owner in (generation, text, tokenizer):
         found = getattr(owner, "eos_token_id", None)
         if found is not None:
-            ids = [found] if isinstance(found, int) else list(found)
-            return tuple(int(i) for i in ids)
+            ids = found if isinstance(found, list | tuple) else [found]
+            if not ids or not all(type(i) is int and 0 <= i < text.vocab_size for i in ids):
+                raise ExportError(
+                    f"eos_token_id of the checkpoint is {found!r}, no ids of its vocabulary of "
+                    f"{text.vocab_size}: set it in generation_config.json."
+                )
+            return tuple(ids)
     raise ExportError(
         "The checkpoint names no end-of-answer token: set eos_token_id in generation_config.json."
     )
 
 
 def notes_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint's config says to us alone, as fields of ``Checkpoint``."""
-    return {
-        "notes": tuple(config.get("bundle_notes", ())),
-        "frame_temperature": float(config.get("bundle_frame_temperature", 1.0)),
-    }
+    """What a checkpoint's config says to us alone, as fields of ``Checkpoint``.
+
+    Raises:
+        ExportError: it is not of the type that it should be.
+    """
+    notes, temperature = config.get("bundle_notes", []), config.get("bundle_frame_temperature", 1.0)
+    if not isinstance(notes, list | tuple) or not all(isinstance(note, str) for note in notes):
+        raise ExportError(f"bundle_notes is {notes!r}, not a list of texts: mend config.json.")
+    if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
+        raise ExportError(
+            f"bundle_frame_temperature is {temperature!r}, not a positive number: mend config.json."
+        )
+    return {"notes": tuple(notes), "frame_temperature": float(temperature)}

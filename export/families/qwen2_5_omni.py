@@ -15,17 +15,18 @@ from torch import Tensor, nn
 from transformers import (
     AutoFeatureExtractor,
     AutoTokenizer,
+    Qwen2_5OmniThinkerConfig,
     Qwen2_5OmniThinkerForConditionalGeneration,
     Qwen2Config,
 )
 
 from speechprune_ort.errors import UnsupportedModelError
+from speechprune_ort.export.checkpoint_config import check_text
 from speechprune_ort.export.families.base import Checkpoint, split_prompt
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
     dimensions_of,
     load_model,
-    load_parts,
     notes_of,
     render_turn,
     require_fast,
@@ -35,7 +36,6 @@ from speechprune_ort.export.families.loading import (
 from speechprune_ort.export.families.text_models import (
     language_model_of,
     rebuilt,
-    require_known_text,
 )
 from speechprune_ort.export.families.whisper import (
     POOLED,
@@ -46,6 +46,9 @@ from speechprune_ort.export.families.whisper import (
 )
 
 __all__ = ["load"]
+
+SPEAKS = r"^(talker|token2wav)\."
+"""Weights of a whole Omni checkpoint that its thinker does not have."""
 
 
 class Layer(nn.Module):
@@ -141,23 +144,30 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
     """
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     # Not the processor: that wants what reads pictures and films, too.
-    tokenizer = require_fast(location, load_parts(AutoTokenizer, location, **options))
-    extractor = load_parts(AutoFeatureExtractor, location, **options)
-    model = load_model(Qwen2_5OmniThinkerForConditionalGeneration, location, **options)
-    config = model.config
+    tokenizer = require_fast(location, AutoTokenizer.from_pretrained(location, **options))
+    extractor = AutoFeatureExtractor.from_pretrained(location, **options)
+    config = Qwen2_5OmniThinkerConfig.from_pretrained(location, **options)
     encoder = config.audio_config
     text = _plain(config.text_config)
-    require_known_text(location, text)
+    check_text(location, text.to_dict())
+    model = load_model(
+        Qwen2_5OmniThinkerForConditionalGeneration,
+        location,
+        text_part=None,
+        config=config,
+        beside=SPEAKS,
+        **options,
+    )
     chunk = 2 * encoder.n_window
     frames = extractor.chunk_length * extractor.sampling_rate // extractor.hop_length
-    require_log_mel(location, extractor, encoder.num_mel_bins, frames)
+    require_log_mel(location, extractor, frames)
     if chunk % 4 or frames % chunk:
         raise UnsupportedModelError(
             f"The audio encoder of {location!r} has n_window {encoder.n_window}: export knows "
             f"even ones whose chunks divide a window of {frames} frames."
         )
     frame_tokens = extractor.sampling_rate // extractor.hop_length // 4
-    audio = audio_spec_of(extractor, frames, frame_tokens, POOLED_STEPS)
+    audio = audio_spec_of(extractor, encoder.num_mel_bins, frames, frame_tokens, POOLED_STEPS)
     audio_token = tokenizer.convert_ids_to_tokens(config.audio_token_id)
     inner = model.model
     return Checkpoint(

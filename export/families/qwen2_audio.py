@@ -13,14 +13,13 @@ from speechprune_ort.export.families.loading import (
     audio_spec_of,
     dimensions_of,
     load_model,
-    load_parts,
     notes_of,
     render_turn,
     require_fast,
     require_log_mel,
     stop_tokens,
 )
-from speechprune_ort.export.families.text_models import language_model_of, require_known_text
+from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import POOLED_STEPS, PooledEncoder
 
 __all__ = ["load"]
@@ -39,18 +38,19 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
         UnsupportedModelError: the text model, or a setting of it, is not known.
     """
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    processor = load_parts(AutoProcessor, location, **options)
-    model = load_model(Qwen2AudioForConditionalGeneration, location, **options)
+    processor = AutoProcessor.from_pretrained(location, **options)
+    model = load_model(
+        Qwen2AudioForConditionalGeneration, location, text_part="text_config", **options
+    )
     config = model.config
     text = config.text_config
-    require_known_text(location, text)
     tokenizer = require_fast(location, processor.tokenizer)
     extractor = processor.feature_extractor
     encoder = config.audio_config
     frames = 2 * encoder.max_source_positions
-    require_log_mel(location, extractor, encoder.num_mel_bins, frames)
+    require_log_mel(location, extractor, frames)
     frame_tokens = extractor.sampling_rate // extractor.hop_length // 4
-    audio = audio_spec_of(extractor, frames, frame_tokens, POOLED_STEPS)
+    audio = audio_spec_of(extractor, encoder.num_mel_bins, frames, frame_tokens, POOLED_STEPS)
     return Checkpoint(
         family="qwen2_audio",
         audio_encoder=PooledEncoder(

@@ -1,13 +1,12 @@
-"""The language models behind the families: which are known, and which of their settings.
+"""The language models behind the families: taken out of them, and made plain.
 
-Known means exact: the decoder's graph equals torch, and phase 2 reads the first layer's projections
-as the model computes them. What is not known is refused by its name before anything is written.
+Which are known, and which of their settings, is in ``checkpoint_config``. Known means exact: the
+decoder's graph equals torch, and phase 2 reads the first layer's projections as the model does.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,64 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from speechprune_ort.errors import UnsupportedModelError
 from speechprune_ort.export.families.base import Checkpoint
 
-__all__ = ["TEXT_MODELS", "language_model_of", "rebuilt", "require_known_text", "with_scale_folded"]
-
-TEXT_MODELS: Mapping[str, tuple[str, ...]] = {
-    "qwen2": ("default",),
-    "llama": ("default", "llama3"),
-    "qwen3": ("default",),
-    "mistral": ("default",),
-    "granite": ("default",),
-}
-"""Language models that export knows, and the rotary embeddings known of each."""
-
-
-def require_known_text(location: str, text: Any) -> None:
-    """Refuse a language model, or a setting of one, that is not known.
-
-    Args:
-        location: of the checkpoint, for the message.
-        text: config of the text half.
-
-    Raises:
-        UnsupportedModelError: the model, its rotary embedding, its activation, a sliding window or
-            a quantization is not known; the message names it.
-    """
-    kind = text.model_type
-    if kind not in TEXT_MODELS:
-        raise UnsupportedModelError(
-            f"The text model of {location!r} is {kind!r}: "
-            f"export knows {', '.join(list(TEXT_MODELS)[:-1])} and {list(TEXT_MODELS)[-1]}."
-        )
-    rotary = getattr(text, "rope_parameters", None) or {}
-    wanted = {
-        "rope_type": (rotary.get("rope_type", "default"), TEXT_MODELS[kind]),
-        "partial_rotary_factor": (rotary.get("partial_rotary_factor") or 1.0, (1.0,)),
-        "hidden_act": (text.hidden_act, ("silu",)),
-        "sliding_window": (_sliding_window(text), (None,)),
-        "quantization_config": (getattr(text, "quantization_config", None), (None,)),
-    }
-    for name, (found, known) in wanted.items():
-        if found not in known:
-            raise UnsupportedModelError(
-                f"The text model of {location!r} ({kind}) has {name} {found!r}, which export does "
-                f"not know: it knows {' and '.join(str(value) for value in known)}. "
-                "Give a checkpoint without it."
-            )
-
-
-def _sliding_window(text: Any) -> int | None:
-    """Width of the window that any layer is limited to, None where all of them see everything."""
-    layers = getattr(text, "layer_types", None)
-    if layers is not None:
-        return text.sliding_window if "sliding_attention" in layers else None
-    if not getattr(text, "use_sliding_window", True):
-        return None
-    width: int | None = getattr(text, "sliding_window", None)
-    return width
+__all__ = ["language_model_of", "rebuilt", "with_scale_folded"]
 
 
 def language_model_of(inner: Any, head: Any, text: Any) -> PreTrainedModel:

@@ -29,19 +29,20 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from speechprune_ort.errors import ExportError, UnsupportedModelError
+from speechprune_ort.export.checkpoint_config import check_text
 from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_prompt
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
     dimensions_of,
     load_model,
-    load_parts,
     model_of_weights,
     notes_of,
+    rendered,
     require_fast,
     stop_tokens,
     weights_of,
 )
-from speechprune_ort.export.families.text_models import language_model_of, require_known_text
+from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import (
     additive_mask,
     attended_layers,
@@ -145,7 +146,7 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
     _require_known(location, config)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     tokenizer = require_fast(
-        location, load_parts(AutoTokenizer, location, revision=revision, **options)
+        location, AutoTokenizer.from_pretrained(location, revision=revision, **options)
     )
     weights = weights_of(location, revision)
     if any("lora_" in name for name in weights):
@@ -156,7 +157,6 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
     tower = _tower(location, config, _part(weights, "audio_tower."), options)
     model = _language_model(location, config, _part(weights, "language_model."), options)
     text, encoder = model.config, tower.config
-    require_known_text(location, text)
     stack = int(config["stack_factor"])
     projector = Projector(
         encoder.d_model * stack,
@@ -171,7 +171,9 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
     extractor = WhisperFeatureExtractor(feature_size=encoder.num_mel_bins)
     # Tokens of the least number of seconds that has a whole number of them.
     frame_tokens = ENCODED_FRAMES // math.gcd(ENCODED_FRAMES, stack)
-    audio = audio_spec_of(extractor, frames, frame_tokens, ((2 * stack - 1, 2 * stack, 0),))
+    audio = audio_spec_of(
+        extractor, encoder.num_mel_bins, frames, frame_tokens, ((2 * stack - 1, 2 * stack, 0),)
+    )
     return Checkpoint(
         family="ultravox",
         audio_encoder=module.eval().requires_grad_(False),
@@ -229,7 +231,7 @@ def _tower(
 ) -> Any:
     if not weights:
         named = _reference(location, config, "audio_model_id", "audio_tower")
-        return load_model(WhisperModel, named, **options).encoder
+        return load_model(WhisperModel, named, text_part=None, **options).encoder
     settings = config.get("audio_config")
     if not settings:
         named = _reference(location, config, "audio_model_id", "audio_config")
@@ -245,7 +247,7 @@ def _language_model(
 ) -> Any:
     if not weights:
         named = _reference(location, config, "text_model_id", "language_model")
-        return load_model(AutoModelForCausalLM, named, **options)
+        return load_model(AutoModelForCausalLM, named, text_part="", **options)
     settings = config.get("text_config")
     if not settings:
         named = _reference(location, config, "text_model_id", "text_config")
@@ -254,7 +256,7 @@ def _language_model(
     if kind not in CONFIG_MAPPING:
         raise UnsupportedModelError(f"The text model of {location!r} is {kind!r}: unknown.")
     text = CONFIG_MAPPING[kind](**settings)
-    require_known_text(location, text)
+    check_text(location, text.to_dict())
     return model_of_weights(MODEL_FOR_CAUSAL_LM_MAPPING[type(text)], location, text, weights)
 
 
@@ -275,15 +277,4 @@ def _render(tokenizer: Any) -> str:
     Raises:
         ExportError: the tokenizer has no chat template.
     """
-    try:
-        rendered: str = tokenizer.apply_chat_template(
-            [{"role": "user", "content": f"{QUERY_MARK} {AUDIO_MARK}"}],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-    except ValueError as error:
-        raise ExportError(
-            f"The tokenizer's chat template cannot be rendered ({str(error).splitlines()[0]}): "
-            "give the tokenizer of the language model with its template."
-        ) from error
-    return rendered
+    return rendered(tokenizer, [{"role": "user", "content": f"{QUERY_MARK} {AUDIO_MARK}"}])

@@ -21,9 +21,8 @@ from speechprune_ort.export.families.loading import (
     notes_of,
     require_fast,
     stop_tokens,
-    unreadable,
 )
-from speechprune_ort.export.families.text_models import language_model_of, require_known_text
+from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import attended_layers, encoder_frames, heard_windows
 from speechprune_ort.manifest import whole_windows
 
@@ -70,22 +69,27 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
         UnsupportedModelError: the text model, or a setting of it, is not known.
     """
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
-        extractor = AutoFeatureExtractor.from_pretrained(location, **options)
-        tokenizer = require_fast(location, AutoTokenizer.from_pretrained(location, **options))
-    except (OSError, ValueError) as error:
-        raise ExportError(unreadable(location, error)) from error
-    model = load_model(VoxtralForConditionalGeneration, location, **options)
+    extractor = AutoFeatureExtractor.from_pretrained(location, **options)
+    tokenizer = require_fast(location, AutoTokenizer.from_pretrained(location, **options))
+    model = load_model(
+        VoxtralForConditionalGeneration, location, text_part="text_config", **options
+    )
     config = model.config
     text, encoder = config.text_config, config.audio_config
-    require_known_text(location, text)
     frames = 2 * encoder.max_source_positions
     window_seconds = frames * extractor.hop_length / extractor.sampling_rate
     joined = encoder.intermediate_size // encoder.hidden_size
     tokens = encoder.max_source_positions // joined
     frame_tokens = round(FRAME_SECONDS * tokens / window_seconds)
-    audio = audio_spec_of(extractor, frames, frame_tokens, whole_windows(frames, tokens))
+    audio = audio_spec_of(
+        extractor, encoder.num_mel_bins, frames, frame_tokens, whole_windows(frames, tokens)
+    )
     audio_token = tokenizer.convert_ids_to_tokens(config.audio_token_id)
+    if audio_token is None:
+        raise ExportError(
+            f"audio_token_id of {location!r} is {config.audio_token_id}, which its tokenizer does "
+            "not have: give the id of the audio placeholder in config.json."
+        )
     return Checkpoint(
         family="voxtral",
         audio_encoder=AudioEncoder(model).eval(),

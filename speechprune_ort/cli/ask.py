@@ -34,6 +34,7 @@ from speechprune_ort.options import (
     PruningOptions,
 )
 from speechprune_ort.results import Answer, AnswerStream, Span
+from speechprune_ort.text import check_text
 
 if TYPE_CHECKING:
     from speechprune_ort import Recording, SpeechLLM
@@ -125,6 +126,8 @@ def ask(
         check_ending(explain)
         if transcript is not None:
             read_transcript(transcript)
+    for question in questions:  # nor is what cannot be asked
+        check_text(question)
     pruning = PruningOptions(
         method=method,
         pruning_rate=pruning_rate_of(pruning_rate),

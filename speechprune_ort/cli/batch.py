@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import track
 
 from speechprune_ort.cli.options import (
     Candidates,
@@ -19,9 +17,18 @@ from speechprune_ort.cli.options import (
     Threads,
     load_plugins,
     provider_options,
+    pruning_rate_of,
 )
+from speechprune_ort.cli.progress import Bar
 from speechprune_ort.errors import OptionError
-from speechprune_ort.options import DEFAULT_METHOD, GenerationOptions, PruningOptions
+from speechprune_ort.options import (
+    DEFAULT_METHOD,
+    AttentionForm,
+    GenerationOptions,
+    LongAudio,
+    Positions,
+    PruningOptions,
+)
 
 __all__ = ["batch"]
 
@@ -31,15 +38,51 @@ def batch(
     requests: Annotated[
         Path, typer.Argument(help='JSONL of {"audio": ..., "question": ..., "id": ...}.')
     ],
-    out: Annotated[Path, typer.Argument(help="JSONL of answers; an interrupted run goes on.")],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            help="JSONL of answers. An interrupted run goes on; answers of another bundle, of "
+            "other options or questions are never replaced."
+        ),
+    ],
     method: Method = DEFAULT_METHOD,
-    pruning_rate: Annotated[float, typer.Option(help="Share of the budget removed.")] = 0.2,
+    pruning_rate: Annotated[
+        str,
+        typer.Option(
+            help="Share of the budget that is removed, 0 <= rate < 1; or auto: as many tokens as "
+            "fit the context and the targets."
+        ),
+    ] = "0.2",
+    latency_target: Annotated[
+        float | None, typer.Option(help="For auto: seconds that reading the prompt may take.")
+    ] = None,
+    memory_target_mb: Annotated[
+        float | None, typer.Option(help="For auto: what cache and activations may take.")
+    ] = None,
+    long_audio: Annotated[
+        LongAudio,
+        typer.Option(help="Longer than the model's window: prune, truncate to it, or error."),
+    ] = "prune",
+    memory_budget_mb: Annotated[
+        float, typer.Option(help="Of audio embeddings; the rest goes to a temporary file.")
+    ] = 192.0,
     budget: Annotated[int | None, typer.Option(help="Tokens that phase 1 leaves.")] = None,
     candidates: Candidates = None,
     frame_temperature: Annotated[
         float | None, typer.Option(help="Of phase 1's softmax; the bundle's by default.")
     ] = None,
+    attention: Annotated[AttentionForm, typer.Option(help="Form of phase 2.")] = "binarized",
+    single_head: Annotated[
+        bool, typer.Option("--single-head", help="Phase 2 over the whole width.")
+    ] = False,
+    positions: Annotated[Positions, typer.Option(help="Of kept tokens.")] = "renumbered",
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus, with temperature above 0.")] = 1.0,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End the answer before this text; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of sampling, random and crop.")] = 0,
     engine: Annotated[str, typer.Option(help="local, or ray: workers on a cluster.")] = "local",
     address: Annotated[str | None, typer.Option(help="Of the Ray cluster.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Workers on the Ray cluster.")] = 2,
@@ -48,63 +91,57 @@ def batch(
     provider_option: ProviderOption = None,
     plugin: Plugins = None,
 ) -> None:
-    """Answer a file of questions; each recording is encoded once for neighbouring lines."""
-    from speechprune_ort.batch import BatchTask, answer_all, read_requests
+    """Answer a file of questions; each recording is encoded once for neighbouring lines.
+
+    A line that is no request, or cannot be answered, has an "error" in OUT and ends nothing: the
+    exit code is then 1. The same command tries those lines again.
+    """
+    from speechprune_ort.batch import BatchTask, read_requests, run_batch
     from speechprune_ort.ray_workers import RayWorkers
 
     if engine not in ("local", "ray"):
         raise OptionError(f"--engine takes local or ray, not {engine!r}.")
+    if address is not None and engine != "ray":
+        raise OptionError("--address is of --engine ray: give both or none.")
     load_plugins(plugin)
+    pruning = PruningOptions(
+        method=method,
+        pruning_rate=pruning_rate_of(pruning_rate),
+        budget=budget,
+        candidates=candidates,
+        frame_temperature=frame_temperature,
+        attention=attention,
+        single_head=single_head,
+        seed=seed,
+        positions=positions,
+        latency_target=latency_target,
+        memory_target_mb=memory_target_mb,
+    )
+    generation = GenerationOptions(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        stop=tuple(stop or ()),
+    )
     task = BatchTask(
         bundle=bundle,
-        requests=tuple(read_requests(requests)),
-        pruning=PruningOptions(
-            method=method,
-            pruning_rate=pruning_rate,
-            budget=budget,
-            candidates=candidates,
-            frame_temperature=frame_temperature,
-        ),
-        generation=GenerationOptions(max_new_tokens=max_new_tokens),
+        questions=tuple(read_requests(requests)),
+        pruning=pruning,
+        generation=generation,
         device=device,
         threads=threads,
         provider_options=provider_options(provider_option) or {},
         plugins=tuple(plugin or ()),
+        long_audio=long_audio,
+        memory_budget_mb=memory_budget_mb,
     )
-    order = [name for request in task.requests for name in request.ids]
-    partial = out.with_name(f"{out.name}.partial")
-    source = out if out.exists() else partial
-    lines = _whole_lines(source)
-    answers = {line["id"]: line for line in lines if line["id"] in set(order)}
     ray = RayWorkers(address, workers) if engine == "ray" else None
-    groups = answer_all(task, list(answers), ray)
     console = Console(stderr=True, markup=False, soft_wrap=True)
-    missing = sum(any(name not in answers for name in r.ids) for r in task.requests)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text("".join(json.dumps(line) + "\n" for line in answers.values()), "utf-8")
-    with partial.open("a", encoding="utf-8") as stream:
-        for group in track(groups, "recordings", total=missing, console=console):
-            for line in group:
-                answers[line["id"]] = line
-                stream.write(json.dumps(line) + "\n")
-            stream.flush()
-    # In the order of the questions, whoever answered first.
-    partial.write_text("".join(json.dumps(answers[name]) + "\n" for name in order), "utf-8")
-    partial.replace(out)
-    failed = sum("error" in line for line in answers.values())
-    console.print(f"{len(order)} answers in {out}, {failed} of them errors")
-
-
-def _whole_lines(path: Path) -> list[dict[str, str]]:
-    """The lines of an earlier run, without errors and without one that a kill cut in two."""
-    if not path.exists():
-        return []
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if "error" not in entry:
-            lines.append(entry)
-    return lines
+    with Bar(console, "questions") as bar:
+        outcome = run_batch(task, out, requests, ray, bar)
+    there = "" if outcome.new else ", all of them from an earlier run"
+    console.print(f"{outcome.answered} answers in {out}{there}")
+    if outcome.failed:
+        console.print(f"{outcome.failed} lines failed: each has its error there")
+        raise typer.Exit(1)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from speechprune_ort import __version__
 from speechprune_ort.cli.options import (
@@ -22,6 +22,7 @@ from speechprune_ort.cli.options import (
     load_plugins,
     provider_options,
 )
+from speechprune_ort.cli.progress import Bar
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import AttentionForm, Positions, PruningOptions
 
@@ -121,7 +122,7 @@ def evaluate(
     from speechprune_ort.evaluation.plots import draw_plots, draw_tokens, require_plots
     from speechprune_ort.evaluation.report import terminal_tables, write_reports
     from speechprune_ort.evaluation.run import evaluate as run
-    from speechprune_ort.evaluation.samples import read_samples, sample_by_kind, shuffled
+    from speechprune_ort.evaluation.samples import read_set, sample_by_kind, shuffled
     from speechprune_ort.evaluation.scoring import Scoring
     from speechprune_ort.evaluation.settings import settings_of
     from speechprune_ort.evaluation.summary import summarize
@@ -136,7 +137,8 @@ def evaluate(
     load_plugins(plugin)
     rivals = _methods(compare, "--compare")
     executor = _executor(engine, address, workers)
-    samples = read_samples(data)[:limit]
+    given = read_set(data)
+    samples = given.samples[:limit]
     if sample is not None:
         samples = sample_by_kind(samples, sample, seed)
     if shuffle_choices:
@@ -176,21 +178,10 @@ def evaluate(
         plugins=tuple(plugin or ()),
     )
     console = Console(stderr=True, markup=False, soft_wrap=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    ) as display:
-        task = display.add_task("samples", total=len(samples))
-        rows = run(
-            plan,
-            out,
-            executor,
-            lambda done, _: display.update(task, completed=done),
-        )
+    with Bar(console, "samples") as bar:
+        rows = run(plan, out, executor, bar)
     summary = summarize(rows, settings, rivals)
+    summary = replace(summary, failed={**given.refused, **summary.failed})
     for name, reason in summary.failed.items():
         sys.stderr.write(f"not used: {name}: {reason}\n")
 

@@ -25,7 +25,7 @@ from speechprune_ort.manifest import GraphEntry, Parity
 if TYPE_CHECKING:
     from speechprune_ort.export.pipeline import ExportedGraph
 
-__all__ = ["export", "require_export"]
+__all__ = ["export"]
 
 NEEDED = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "onnxruntime_genai")
 
@@ -49,7 +49,23 @@ def export(
     ] = False,
 ) -> None:
     """Convert a Hugging Face checkpoint to a bundle, each graph checked against torch."""
-    require_export()
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(
+            f"Export needs {', '.join(missing)}: pip install 'speechprune-ort[export-cpu]' "
+            "(or [export-gpu] beside onnxruntime-gpu)."
+        )
+    from speechprune_ort.export.request import check_request
+
+    check_request(
+        model,
+        out,
+        precision=precision,
+        target=target,
+        revision=revision,
+        overwrite=overwrite,
+        encoder_attention=encoder_attention,
+    )
     console = Console(stderr=True, markup=False)
     columns = (
         SpinnerColumn(),
@@ -81,20 +97,6 @@ def export(
         progress.update(task, advance=1, description="done")
     console.print(_table(rows))
     sys.stdout.write(f"{out}\n")
-
-
-def require_export() -> None:
-    """Refuse what needs export's packages where they are not installed.
-
-    Raises:
-        ExportError: some are missing; the message gives the line that installs them.
-    """
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ExportError(
-            f"Export needs {', '.join(missing)}: pip install 'speechprune-ort[export-cpu]' "
-            "(or [export-gpu] beside onnxruntime-gpu)."
-        )
 
 
 def _table(rows: list[ExportedGraph]) -> Table:

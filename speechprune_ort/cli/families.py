@@ -10,8 +10,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from speechprune_ort.cli.export import require_export
-
 __all__ = ["families"]
 
 
@@ -19,15 +17,14 @@ def families(
     as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
 ) -> None:
     """List the model families that export knows, and what their answers are compared with."""
-    require_export()
+    from speechprune_ort.export.checkpoint_config import TEXT_MODELS
     from speechprune_ort.export.families import FAMILIES
-    from speechprune_ort.export.families.text_models import TEXT_MODELS
 
     if as_json:
         listed = [
             {
                 "architecture": architecture,
-                "family": family.name,
+                "family": family.module,
                 "tokens_per_second": family.tokens,
                 "checked": family.checked,
             }

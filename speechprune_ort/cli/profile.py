@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from speechprune_ort.cli.options import (
     provider_options,
 )
 from speechprune_ort.errors import OptionError
+from speechprune_ort.files import cannot_write, whole_file
 from speechprune_ort.options import DEFAULT_METHOD
 from speechprune_ort.ranges import use_nvtx
 
@@ -133,15 +135,23 @@ def profile(
     found.about["command"] = shlex.join(["speechprune-ort", *sys.argv[1:]])
     found.about["threads"] = threads
     if plot is not None:
-        draw(found, plot)
+        _write(plot, lambda partial: draw(found, partial))
     if html is not None:
-        html.write_text(page(found), encoding="utf-8")
+        _write(html, lambda partial: partial.write_text(page(found), encoding="utf-8"))
     if form != "table":
         sys.stdout.write(render(found, form))
         return
     terminal = Console(markup=False, width=None if sys.stdout.isatty() else 170)
     for table in tables(found):
         terminal.print(table)
+
+
+def _write(path: Path, content: Callable[[Path], object]) -> None:
+    try:
+        with whole_file(path) as partial:
+            content(partial)
+    except OSError as error:
+        raise OptionError(cannot_write(path, error)) from None
 
 
 def _compare(paths: tuple[Path, Path], limit: float | None) -> None:

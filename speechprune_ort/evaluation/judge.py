@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprune_ort.errors import AudioError, PromptError
+from speechprune_ort.errors import AudioError, DeviceError, PromptError
 from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation, perturb
 from speechprune_ort.evaluation.plan import Plan, Work
 from speechprune_ort.evaluation.samples import Sample, chance
@@ -65,23 +67,24 @@ class Judge:
             work: which of them; see ``Plan.work``.
 
         Returns:
-            One row a perturbation, by its name: plain data. A recording that cannot be used
-            gives one row with its ``error``.
+            One row a perturbation, by its name: plain data. Where a recording cannot be used
+            it is a row with its ``error``.
         """
         sample = self._plan.samples[work.index]
-        try:
-            return {
-                p.name: self._row(work, sample, p)
-                for p in self._plan.perturbations
-                if p.name in work.settings or (p == CLEAN and work.controls)
-            }
-        except (AudioError, PromptError) as error:
-            return {CLEAN.name: {"sample": sample.name, "error": str(error)}}
+        rows: dict[str, dict[str, Any]] = {}
+        for p in self._plan.perturbations:
+            if p.name in work.settings or (p == CLEAN and work.controls):
+                try:
+                    rows[p.name] = self._row(work, sample, p)
+                except (AudioError, PromptError, DeviceError, MemoryError) as error:
+                    reason = str(error) or "It needs more memory than there is."
+                    rows[p.name] = {"sample": sample.name, "error": reason}
+        return rows
 
     def hear(self, index: int, perturbation: Perturbation = CLEAN) -> Recording:
         """Encode the recording of a sample."""
         if perturbation == CLEAN:
-            return self._heard(index)
+            return self._heard(self._plan.samples[index].audio)
 
         def other(number: int) -> NDArray[np.float32]:
             step = chance(self._plan.seed, index, number).randrange(len(self._plan.samples))
@@ -96,26 +99,20 @@ class Judge:
     def _other(self, index: int, step: int, load: Callable[[int], Other]) -> Other:
         """What ``load`` makes of another recording: the first usable one from ``step`` on.
 
-        None of the sample's own group: that may say the same in another voice.
+        None of the sample's own cluster, see ``Plan.clusters``.
 
         Raises:
             AudioError: no other recording can be used.
         """
-        samples = self._plan.samples
-        count = len(samples)
         error = AudioError("There is no other recording: give samples of more than one group.")
-        for place in range(count):
-            other = (index + step + place) % count
-            if other == index or samples[other].cluster == samples[index].cluster:
-                continue
+        for other in self._plan.others(index, step):
             try:
                 return load(other)
             except AudioError as unusable:
                 error = unusable
         raise error
 
-    def _hear_clean(self, index: int) -> Recording:
-        audio = self._plan.samples[index].audio
+    def _hear_clean(self, audio: Path) -> Recording:
         return self._model.listen(audio, encoder_attention=self._attention)
 
     def _row(self, work: Work, sample: Sample, perturbation: Perturbation) -> dict[str, Any]:
@@ -125,7 +122,7 @@ class Judge:
         row: dict[str, Any] = {
             "sample": sample.name,
             "kind": sample.kind,
-            "group": sample.cluster,
+            "group": self._plan.clusters[work.index],
             "hard": sample.hard,
             "seconds": round(recording.seconds, 3),
             "tokens": recording.tokens,
@@ -175,9 +172,10 @@ class Judge:
     def _controls(self, chooser: Chooser, index: int, sample: Sample) -> dict[str, int | None]:
         """Choices without this recording: what it adds shows beside them."""
         controls = {"question": chooser.without_audio()}
-        if any(other.cluster != sample.cluster for other in self._plan.samples):
-            # The one before, as it has just been heard; all of it.
-            other = self._other(index, len(self._plan.samples) - 1, self._heard)
+        # Without another recording that can be used there is no such control; the sample's own
+        # recording is none the worse. The one before has just been heard; all of it.
+        with contextlib.suppress(AudioError):
+            other = self._other(index, len(self._plan.samples) - 1, self.hear)
             controls["mismatched"] = chooser(other, EVERYTHING).index
         if sample.transcript:
             text = self._model.recall(self._model.embed_text(sample.transcript))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -98,9 +99,44 @@ class Plan:
         """Name of a row: of the sample, and of the recordings that others put into it."""
         own, every = self._digests[index], self._digests
         # The control takes the recording before; babble is made of any.
-        others = every[index - 1 : index] or every[-1:] if perturbation == CLEAN.name else every
+        before = next(self.others(index, len(every) - 1), (index or len(every)) - 1)
+        others = [every[before]] if perturbation == CLEAN.name else every
         digest = hashlib.sha256("".join((own, *others)).encode()).hexdigest()
         return f"{self.samples[index].name} {perturbation} {digest[:12]}"
+
+    @cached_property
+    def clusters(self) -> tuple[str, ...]:
+        """Of each sample what it is one piece of evidence with.
+
+        Samples of one group and samples about one recording are: no two of different clusters
+        have a recording, or the words of one, in common.
+        """
+        leader: dict[str, str] = {}
+
+        def top(node: str) -> str:
+            while leader.setdefault(node, node) != node:
+                node = leader[node]
+            return node
+
+        nodes = []
+        for sample in self.samples:
+            # Of one recording by its path, whatever links lead to it.
+            nodes.append(f"audio {os.path.realpath(sample.audio)}")
+            if sample.group:
+                leader[top(f"group {sample.group}")] = top(nodes[-1])
+        names: dict[str, str] = {}
+        for node, sample in zip(nodes, self.samples, strict=True):
+            names.setdefault(top(node), sample.group or sample.name)
+        return tuple(names[top(node)] for node in nodes)
+
+    def others(self, index: int, step: int) -> Iterator[int]:
+        """Samples with another recording than one has, from ``step`` places behind it on.
+
+        None of its own cluster: that may say the same, in another voice or the very same.
+        """
+        count, clusters = len(self.samples), self.clusters
+        places = ((index + step + place) % count for place in range(count))
+        return (place for place in places if clusters[place] != clusters[index])
 
     @cached_property
     def _digests(self) -> list[str]:
@@ -119,9 +155,8 @@ class Plan:
         Returns:
             The work, or None where nothing is missing.
         """
+        # What failed is among it: the recording may have been mended.
         row = row or {}
-        if any("error" in part for part in row.values()):
-            return None
         missing = {}
         for perturbation in self.perturbations:
             done = row.get(perturbation.name, {}).get("settings", {})
@@ -136,12 +171,15 @@ class Plan:
         controls = self.controls and CLEAN in self.perturbations and "controls" not in clean
         return Work(index, missing, controls) if missing or controls else None
 
-    def asked_for(self, row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    def asked_for(self, index: int, row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """The part of a sample's row that this plan asks for, in its order."""
-        if any("error" in part for part in row.values()):
-            return dict(row)
         asked = {p.name: dict(row[p.name]) for p in self.perturbations}
-        if not self.controls:
-            for part in asked.values():
+        whole = self.work(index, row) is None
+        for part in asked.values():
+            if whole:
+                part.pop("error", None)
+            if not self.controls:
                 part.pop("controls", None)
+            if "group" in part:  # which a sample that was added later may have joined
+                part["group"] = self.clusters[index]
         return asked

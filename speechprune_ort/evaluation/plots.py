@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprune_ort.errors import OptionError
+from speechprune_ort.errors import DataError, OptionError
 from speechprune_ort.evaluation.costs import Cost
 from speechprune_ort.evaluation.run import Rows
 from speechprune_ort.evaluation.settings import ORIGINAL, Setting
-from speechprune_ort.evaluation.statistics import bootstrap
+from speechprune_ort.evaluation.statistics import proportion
 from speechprune_ort.evaluation.summary import Line, Summary
 
 __all__ = ["draw_plots", "draw_tokens", "require_plots"]
@@ -51,6 +51,23 @@ def _figure() -> tuple[Any, Any]:
     styles = cycler(linestyle=["-", "--"], marker=["o", "s"])
     axes.set_prop_cycle(styles * cycler(color=colormaps["tab10"](range(10))))
     return figure, axes
+
+
+def _save(figure: Any, path: Path) -> Path:
+    """Write a picture.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise DataError(
+            f"{path} cannot be written ({error.strerror or error}): what was judged is kept, and "
+            "the same command goes on from there."
+        ) from None
+    return path
 
 
 def _curve(axes: Any, x: Sequence[float], lines: Sequence[Line], label: str) -> None:
@@ -92,7 +109,8 @@ def draw_plots(
     phases = {method: methods[method] for method in PHASES if method in methods}
     if len(phases) > 1:
         paths.append(_draw_accuracy(out / "phase_ablation.png", phases, lines, ()))
-    usable = [item[perturbation] for item in rows if perturbation in item]
+    found = [item[perturbation] for item in rows if perturbation in item]
+    usable = [row for row in found if "error" not in row]
     if sum("key" in row for row in usable) >= FIFTHS:
         paths.append(_draw_places(out / "accuracy_over_key_position.png", usable, settings))
     return paths
@@ -124,8 +142,7 @@ def _draw_accuracy(
     axes.set_xlabel("audio tokens kept (mean)")
     axes.set_ylabel("accuracy, %")
     figure.legend(loc="outside right center", fontsize=7)
-    figure.savefig(path)
-    return path
+    return _save(figure, path)
 
 
 def _draw_times(
@@ -148,8 +165,7 @@ def _draw_times(
     axes.set_xlabel("choosing tokens and reading the prompt, ms (median)")
     axes.set_ylabel("accuracy, %")
     figure.legend(loc="outside right center", fontsize=7)
-    figure.savefig(path)
-    return path
+    return _save(figure, path)
 
 
 def _draw_places(
@@ -175,7 +191,7 @@ def _draw_places(
                 for r in here
             ]
             if rights:
-                found = bootstrap(rights, [row["group"] for row in here])
+                found = proportion(rights, [row["group"] for row in here])
                 x.append((place + 0.5) / FIFTHS + aside)
                 means.append(100 * found.mean)
                 spread.append((100 * (found.mean - found.low), 100 * (found.high - found.mean)))
@@ -183,8 +199,7 @@ def _draw_places(
     axes.set_xlabel("where the key sentence begins, as a share of the recording")
     axes.set_ylabel("accuracy, %")
     figure.legend(loc="outside right center", fontsize=7)
-    figure.savefig(path)
-    return path
+    return _save(figure, path)
 
 
 def draw_tokens(
@@ -216,9 +231,8 @@ def draw_tokens(
     axes.scatter(*rest.T, s=4, color="lightgrey", label="dropped")
     axes.scatter(*chosen.T, s=6, color="tab:blue", label="kept")
     axes.scatter(*query.T, s=18, color="tab:red", marker="x", label="question")
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title, fontsize=9, parse_math=False)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.legend(fontsize=8)
-    figure.savefig(path)
-    return path
+    return _save(figure, path)

@@ -15,6 +15,7 @@ from speechprune_ort.evaluation.costs import Cost
 from speechprune_ort.evaluation.settings import ORIGINAL
 from speechprune_ort.evaluation.statistics import Estimate
 from speechprune_ort.evaluation.summary import Line, Subset, Summary
+from speechprune_ort.journal import write_whole
 
 __all__ = ["terminal_tables", "write_reports"]
 
@@ -150,21 +151,18 @@ def write_reports(
         costs: by setting.
         about: what was evaluated, and how: command, bundle, machine.
         plots: pictures to show in the report.
+
+    Raises:
+        DataError: one cannot be written.
     """
     content = {
         "about": about,
         **summary.to_dict(),
         "costs": {name: cost.to_dict() for name, cost in costs.items()},
     }
-    _write(out / "results.json", json.dumps(content, indent=1) + "\n")
-    _write(out / "results.csv", _csv(summary))
-    _write(out / "report.md", _markdown(summary, costs, about, plots))
-
-
-def _write(path: Path, content: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(content, encoding="utf-8")
-    partial.replace(path)
+    write_whole(out / "results.json", json.dumps(content, indent=1) + "\n")
+    write_whole(out / "results.csv", _csv(summary))
+    write_whole(out / "report.md", _markdown(summary, costs, about, plots))
 
 
 def _csv(summary: Summary) -> str:
@@ -203,9 +201,9 @@ def _markdown(
     lines += [f"- {key}: {value}" for key, value in about.items()] + [""]
     lines += [
         "A pruning rate is the share of one window's tokens that is removed; what it leaves of a",
-        "longer recording stands beside it. Intervals are 95 %, by bootstrap over samples, or over",
-        "groups of them where they are grouped; differences are paired, sample by sample, in",
-        "percentage points.",
+        "longer recording stands beside it. Intervals are 95 %, by bootstrap over recordings, or",
+        "over groups of them; where there are fewer than ten, or all agree, they are Wilson's.",
+        "Differences are paired, sample by sample, in percentage points.",
         "",
     ]
     for perturbation, subsets in summary.subsets.items():

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from speechprune_ort.evaluation.executor import Executor
-from speechprune_ort.evaluation.journal import Journal
 from speechprune_ort.evaluation.perturbation import CLEAN
 from speechprune_ort.evaluation.plan import Plan
+from speechprune_ort.journal import Journal
 
 __all__ = ["Rows", "evaluate"]
+
+ANOTHER = "give another folder with --out"
 
 Rows = list[dict[str, dict[str, Any]]]
 """The rows of each sample by perturbation, in the order of the plan."""
@@ -34,10 +36,19 @@ def evaluate(
         The rows in the order of the samples, however they came.
 
     Raises:
-        OptionError: ``out`` holds rows of another bundle or of other options.
+        OptionError: ``out`` is a file, or holds rows of another bundle or of other options.
+        DataError: it cannot be written; what is judged is kept.
     """
-    journal = Journal(out / "rows.jsonl", plan.about())
+    with Journal(out / "rows.jsonl", plan.about(), ANOTHER) as journal:
+        return _evaluate(plan, journal, executor, progress)
 
+
+def _evaluate(
+    plan: Plan,
+    journal: Journal,
+    executor: Executor,
+    progress: Callable[[int, int], None] | None,
+) -> Rows:
     def row(index: int) -> dict[str, dict[str, Any]]:
         names = dict.fromkeys((CLEAN.name, *(p.name for p in plan.perturbations)))
         keys = {name: plan.key(index, name) for name in names}
@@ -54,4 +65,4 @@ def evaluate(
         done += 1
         if progress:
             progress(done, len(indices))
-    return [plan.asked_for(row(index)) for index in indices]
+    return [plan.asked_for(index, row(index)) for index in indices]

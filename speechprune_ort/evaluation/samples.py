@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
 from speechprune_ort.errors import DataError
+from speechprune_ort.text import check_path, check_text, read_json, read_jsonl
 
-__all__ = ["Sample", "chance", "read_samples", "sample_by_kind", "shuffled"]
+__all__ = [
+    "Sample",
+    "SampleSet",
+    "chance",
+    "read_samples",
+    "read_set",
+    "sample_by_kind",
+    "shuffled",
+]
 
 SPIRAL_FILES = ("data.jsonl", "data_h.jsonl")
+LONGEST = 1e7  # seconds: no recording is longer
 LETTER = re.compile(r"^\(?([A-Z])[.):]\s*")
 
 
@@ -50,11 +59,6 @@ class Sample:
     group: str = ""
 
     @property
-    def cluster(self) -> str:
-        """Its group, or its name where it has none."""
-        return self.group or self.name
-
-    @property
     def letters(self) -> str:
         """One capital letter a choice."""
         return ascii_uppercase[: len(self.choices)]
@@ -65,8 +69,36 @@ def chance(*parts: object) -> random.Random:
     return random.Random("/".join(map(str, parts)))  # noqa: S311 - no secrets are made of it
 
 
+@dataclass(frozen=True, slots=True)
+class SampleSet:
+    """What a file or folder holds.
+
+    Attributes:
+        samples: in order.
+        refused: lines that are no sample, such as ``line 3``, each with the reason.
+    """
+
+    samples: list[Sample]
+    refused: Mapping[str, str]
+
+
 def read_samples(data: Path) -> list[Sample]:
-    """Read a set of recordings with choices.
+    """Read a set of recordings with choices, every line of which must be one.
+
+    Args:
+        data: as in ``read_set``.
+
+    Raises:
+        DataError: nothing is there, or a line is no sample; the message names the line.
+    """
+    found = read_set(data)
+    for reason in found.refused.values():
+        raise DataError(reason)
+    return found.samples
+
+
+def read_set(data: Path) -> SampleSet:
+    """Read a set of recordings with choices; a line that is none is named beside them.
 
     Args:
         data: SPIRAL's folder (``data.jsonl``, ``data_h.jsonl``, ``wavs/``), or a JSONL file with
@@ -76,10 +108,13 @@ def read_samples(data: Path) -> list[Sample]:
             ``group``.
 
     Raises:
-        DataError: nothing is there, or a line is not of this form; the message names the line.
+        DataError: nothing is there, it cannot be read, or none of its lines is a sample; the
+            message names the first line.
     """
-    if data.is_file():
-        return _unique(data, _filled(data, _read_lines(data, _plain)))
+    check_path(data, "The path of the samples")
+    refused: dict[str, str] = {}
+    if data.exists() and not data.is_dir():
+        return _filled(data, list(_read_lines(data, _plain, refused)), refused)
     found = [data / name for name in SPIRAL_FILES if (data / name).is_file()]
     if not found:
         raise DataError(
@@ -89,41 +124,45 @@ def read_samples(data: Path) -> list[Sample]:
     samples: dict[str, Sample] = {}
     for path in found:
         hard = path.name == SPIRAL_FILES[1]
-        for sample in _read_lines(path, _spiral):
+        for sample in _read_lines(path, _spiral, refused, f"{path.name} "):
             known = samples.get(sample.name, sample)
             samples[sample.name] = replace(
                 known, hard=hard or known.hard, key=times.get(sample.name)
             )
-    return _filled(data, list(samples.values()))
+    return _filled(data, list(samples.values()), refused)
 
 
-def _filled(data: Path, samples: list[Sample]) -> list[Sample]:
+def _filled(data: Path, samples: list[Sample], refused: Mapping[str, str]) -> SampleSet:
     if not samples:
-        raise DataError(f"{data} holds no sample.")
-    return samples
+        raise DataError(next(iter(refused.values()), f"{data} holds no sample."))
+    return SampleSet(samples, refused)
 
 
-def _unique(path: Path, samples: list[Sample]) -> list[Sample]:
-    names = [sample.name for sample in samples]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise DataError(f"{path} has the id {min(twice)!r} more than once: ids must be unique.")
-    return samples
-
-
-def _read_lines(path: Path, parse: Any) -> list[Sample]:
-    samples = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            samples.append(parse(json.loads(line), path, number))
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise DataError(
-                f"Line {number} of {path} is not a sample ({type(error).__name__}: {error}): see "
-                "the format in docs/eval.md."
-            ) from None
-    return samples
+def _read_lines(
+    path: Path, parse: Any, refused: dict[str, str], prefix: str = ""
+) -> Iterator[Sample]:
+    lines: dict[str, int] = {}
+    for line in read_jsonl(path):
+        reason = line.error
+        if not reason:
+            try:
+                sample: Sample = parse(line.entry, path, line.number)
+                first = lines.setdefault(sample.name, line.number)
+                if first != line.number:
+                    raise DataError(
+                        f"it has the id {sample.name!a} of line {first}: ids must be unique"
+                    )
+                yield sample
+                continue
+            except KeyError as error:
+                reason = f"it has no {error}"
+            except (DataError, TypeError, ValueError, IndexError, AttributeError) as error:
+                reason = str(error).rstrip(".")
+            reason = (
+                f"Line {line.number} of {path} is not a sample ({reason}): see the format in "
+                "docs/eval.md."
+            )
+        refused[f"{prefix}line {line.number}"] = reason
 
 
 def _spiral(entry: Mapping[str, Any], path: Path, _: int) -> Sample:
@@ -132,42 +171,83 @@ def _spiral(entry: Mapping[str, Any], path: Path, _: int) -> Sample:
         entry["metadata"],
         entry["audio_data"]["combined"],
     )
-    name = str(meta["id"])
+    name = _name(meta, None)
     own = path.parent / "wavs" / f"{name}.wav"
     # The published paths start above the folder that holds them.
-    published = path.parent.parent / combined["audio_folder"] / combined["audio_files"][0]
+    folder, file = _text(combined, "audio_folder"), combined["audio_files"][0]
+    published = path.parent.parent / folder / check_path(file, "'audio_files'")
+    for place in (own, published):
+        check_path(place, "The path of the recording")
     choices, answer = _choices(test["choices"], test["correct_answer"])
+    sentences = [check_text(text, "A sentence", DataError) for text in combined["sentences"]]
     return Sample(
         name,
         published if published.exists() and not own.exists() else own,
-        test["question"].strip(),
+        _question(test),
         choices,
         answer,
-        kind=meta["transcript_type"],
-        transcript=" ".join(combined["sentences"]),
+        kind=_text(meta, "transcript_type"),
+        transcript=" ".join(sentences),
     )
 
 
 def _plain(entry: Mapping[str, Any], path: Path, number: int) -> Sample:
     choices, answer = _choices(entry["choices"], entry["answer"])
+    audio = check_path(entry["audio"], "'audio'")
     key = entry.get("key")
-    question = entry["question"].strip()
-    if not question:
-        raise ValueError("the question is empty")
     return Sample(
-        str(entry.get("id", number)),
-        path.parent / entry["audio"],
-        question,
+        _name(entry, number),
+        check_path(path.parent / audio, "'audio'"),
+        _question(entry),
         choices,
         answer,
-        kind=str(entry.get("kind", "")),
-        transcript=entry.get("transcript"),
-        key=(float(key[0]), float(key[1])) if key is not None else None,
-        group=str(entry.get("group", "")),
+        kind=_text(entry, "kind", ""),
+        transcript=None if entry.get("transcript") is None else _text(entry, "transcript"),
+        key=None if key is None else _span(key, "'key'"),
+        group=_label(entry, "group", ""),
     )
 
 
-def _choices(texts: Sequence[str], answer: str | int) -> tuple[tuple[str, ...], int]:
+def _text(entry: Mapping[str, Any], name: str, default: str | None = None) -> str:
+    value = entry.get(name, default) if default is not None else entry[name]
+    return check_text(value, f"'{name}'", DataError)
+
+
+def _question(entry: Mapping[str, Any]) -> str:
+    question = _text(entry, "question").strip()
+    if not question:
+        raise DataError("the question is empty")
+    return question
+
+
+def _label(entry: Mapping[str, Any], name: str, default: object) -> str:
+    """A text, or a whole number as one."""
+    value = entry.get(name)
+    value = default if value is None else value
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return check_text(value, f"'{name}'", DataError)
+
+
+def _name(entry: Mapping[str, Any], number: int | None) -> str:
+    return _label(entry if number else {"id": entry["id"]}, "id", number)
+
+
+def _span(value: object, what: str) -> tuple[float, float]:
+    """Start and end in seconds."""
+    ends = [end for end in (value if isinstance(value, list) else ()) if _is_number(end)]
+    if not isinstance(value, list) or not len(value) == len(ends) == 2:
+        raise DataError(f"{what} must be [start, end] in seconds")
+    if not 0 <= ends[0] <= ends[1] <= LONGEST:
+        raise DataError(f"{what} must be [start, end] in seconds, start first")
+    return float(ends[0]), float(ends[1])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _choices(texts: object, answer: object) -> tuple[tuple[str, ...], int]:
     """Texts without letters, and which is right; ``answer`` is a text, a letter or an index.
 
     >>> _choices(["A. Yes", "B. No"], "B. No")
@@ -175,30 +255,43 @@ def _choices(texts: Sequence[str], answer: str | int) -> tuple[tuple[str, ...], 
     >>> _choices(["Yes", "No"], "A")
     (('Yes', 'No'), 0)
     """
-    given = [text.strip() for text in texts]
+    if not isinstance(texts, list):
+        raise DataError("'choices' must be a list of texts")
+    given = [check_text(text, "A choice", DataError).strip() for text in texts]
     plain = tuple(LETTER.sub("", text) for text in given)
     if len(plain) < 2 or not all(plain):
-        raise ValueError("there must be at least two choices, none of them empty")
-    if isinstance(answer, int):
+        raise DataError("there must be at least two choices, none of them empty")
+    if len(plain) > len(ascii_uppercase):
+        raise DataError(f"there must be at most {len(ascii_uppercase)} choices")
+    if isinstance(answer, int) and not isinstance(answer, bool):
         if not 0 <= answer < len(plain):
-            raise ValueError(f"there is no choice {answer}")
+            raise DataError(
+                f"there is no choice {answer if abs(answer) < 100 else 'of that number'}"
+            )
         return plain, answer
-    wanted = answer.strip()
+    wanted = check_text(answer, "'answer'", DataError).strip()
     for candidates in (given, plain, list(ascii_uppercase[: len(plain)])):
         if wanted in candidates:
             return plain, candidates.index(wanted)
     found = LETTER.match(wanted)
     if found and ord(found[1]) - ord("A") < len(plain):
         return plain, ord(found[1]) - ord("A")
-    raise ValueError(f"the answer {answer!r} is none of the choices")
+    raise DataError(f"the answer {wanted!a:.60} is none of the choices")
 
 
 def _key_times(path: Path) -> dict[str, tuple[float, float]]:
     """What ``scripts/synthesize_spiral.py`` writes beside the recordings; empty without it."""
     if not path.is_file():
         return {}
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return {name: (float(start), float(end)) for name, (start, end) in content.items()}
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path} must be an object of [start, end] by id: write it again.")
+    try:
+        return {
+            name: _span(value, f"the key sentence of {name!a}") for name, value in content.items()
+        }
+    except DataError as error:
+        raise DataError(f"{path} cannot be used: {error}.") from None
 
 
 def sample_by_kind(samples: Iterable[Sample], count: int, seed: int) -> list[Sample]:

@@ -12,7 +12,7 @@ import numpy as np
 from speechprune_ort.errors import DataError
 from speechprune_ort.evaluation.run import Rows
 from speechprune_ort.evaluation.settings import ORIGINAL, Setting
-from speechprune_ort.evaluation.statistics import Estimate, bootstrap
+from speechprune_ort.evaluation.statistics import Estimate, difference, proportion
 
 __all__ = ["Line", "Subset", "Summary", "summarize"]
 
@@ -70,7 +70,8 @@ class Summary:
 
     Attributes:
         subsets: by perturbation, clean recordings first.
-        failed: samples that could not be used, with the reason.
+        failed: samples that could not be used, with the reason; of one that only one perturbation
+            lacks the name ends in it, such as ``s1 (babble 10 dB)``.
     """
 
     subsets: Mapping[str, tuple[Subset, ...]]
@@ -109,10 +110,16 @@ def summarize(
     Raises:
         DataError: no sample could be used.
     """
-    failed = {
-        row["sample"]: row["error"] for item in rows for row in item.values() if "error" in row
-    }
-    usable = [item for item in rows if not any("error" in row for row in item.values())]
+    failed: dict[str, str] = {}
+    usable = []
+    for item in rows:
+        wrong = {name: part for name, part in item.items() if "error" in part}
+        lost = len(wrong) == len(item) or "clean" in wrong
+        for name, part in wrong.items():
+            shown = part["sample"] if lost else f"{part['sample']} ({name})"
+            failed.setdefault(shown, str(part["error"]))
+        if not lost:
+            usable.append({name: part for name, part in item.items() if name not in wrong})
     if not usable:
         raise DataError(
             f"None of the {len(rows)} samples could be used; the first: "
@@ -123,10 +130,12 @@ def summarize(
         for item in usable
         if (row := item.get("clean")) and not _right(row, row["settings"].get(ORIGINAL.name))
     }
-    perturbations = list(usable[0])
+    perturbations = dict.fromkeys(name for item in rows for name in item)
     subsets: dict[str, tuple[Subset, ...]] = {}
     for perturbation in perturbations:
-        every = [item[perturbation] for item in usable]
+        every = [item[perturbation] for item in usable if perturbation in item]
+        if not every:
+            continue
         parts: list[tuple[str, str, Sequence[Row]]] = [
             ("all", "", every),
             ("hard (SPIRAL-H)", HARD_NOTE, [row for row in every if row["hard"]]),
@@ -177,14 +186,14 @@ def _subset(
     for setting in settings:
         results = [row["settings"][setting.name] for row in rows]
         versus = {
-            other: bootstrap(np.subtract(rights[setting.name], rights[other]).tolist(), groups)
+            other: difference(np.subtract(rights[setting.name], rights[other]).tolist(), groups)
             for other in _rivals(setting, settings, compared)
         }
         covered = [result["key_kept"] for result in results if "key_kept" in result]
         lines.append(
             Line(
                 setting.name,
-                bootstrap(rights[setting.name], groups),
+                proportion(rights[setting.name], groups),
                 kept=float(np.mean([result["kept"] for result in results])),
                 kept_share=float(
                     np.mean([s["kept"] / r["tokens"] for s, r in zip(results, rows, strict=True)])
@@ -214,7 +223,7 @@ def _rivals(setting: Setting, settings: Sequence[Setting], compared: Sequence[st
 
 def _controls(rows: Sequence[Row]) -> list[Line]:
     def line(name: str, some: Sequence[Row], values: Sequence[float]) -> Line:
-        return Line(name, bootstrap(values, [row["group"] for row in some]))
+        return Line(name, proportion(values, [row["group"] for row in some]))
 
     lines = []
     for name in ("question", "mismatched", "transcript"):
@@ -228,8 +237,8 @@ def _controls(rows: Sequence[Row]) -> list[Line]:
     best = int(counts.argmax())
     always = [float(row["answer"] == best) for row in rows]
     lines.append(line(f"always {ascii_uppercase[best]}", rows, always))
-    chance = [1 / row["choices"] for row in rows]
-    lines.append(line("chance", rows, chance))
+    chance = float(np.mean([1 / row["choices"] for row in rows]))
+    lines.append(Line("chance", Estimate(len(rows), chance, chance, chance)))  # known, not found
     return lines
 
 

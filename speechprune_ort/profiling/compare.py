@@ -54,7 +54,7 @@ def read_profile(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise OptionError(f"No profile at {path}: check the path.") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or "conditions" not in content:
         raise OptionError(f"{path} is no profile: write one with `profile --format json`.")

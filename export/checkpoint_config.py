@@ -1,0 +1,322 @@
+"""What a checkpoint's ``config.json`` must say before anything else of it is read.
+
+Nothing here imports torch or transformers: a checkpoint that export cannot take is refused at once,
+by name and with the cure, not after gigabytes of it were read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechprune_ort.errors import ExportError, UnsupportedModelError
+
+__all__ = [
+    "TEXT_MODELS",
+    "Described",
+    "check_audio_token",
+    "check_parts",
+    "check_text",
+    "describe",
+    "read_object",
+]
+
+TEXT_MODELS: Mapping[str, tuple[str, ...]] = {
+    "qwen2": ("default",),
+    "llama": ("default", "llama3"),
+    "qwen3": ("default",),
+    "mistral": ("default",),
+    "granite": ("default",),
+}
+"""Language models that export knows, and which rotary embeddings of each the decoder graph computes
+as transformers does."""
+
+HEAD_UNIT = 8
+"""Widths of a head that ONNX Runtime's grouped-query attention takes are multiples of it."""
+
+LARGEST = 16 * 2**20
+"""Bytes of a JSON file that are read; the largest tokenizers' own are not read here."""
+
+SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+    "max_position_embeddings",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A checkpoint that was found, and what its config says.
+
+    Attributes:
+        location: folder or hub id, for transformers.
+        folder: the folder, or None where it is on the hub.
+        config: ``config.json``.
+    """
+
+    location: str
+    folder: Path | None
+    config: Mapping[str, Any]
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """Names of classes that the config gives."""
+        named = self.config.get("architectures") or ()
+        if not isinstance(named, list | tuple) or not all(isinstance(n, str) for n in named):
+            raise ExportError(
+                f"architectures in config.json of {self.location!r} is {_brief(named)}, not a list "
+                "of names: mend it, or take the checkpoint anew."
+            )
+        return tuple(named)
+
+
+def describe(model: str, revision: str | None = None) -> Described:
+    """Find a checkpoint and read its config.
+
+    Args:
+        model: hub id or local folder.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        ExportError: there is none, it is of a kind that export does not read, or its config
+            cannot be read or is that of quantized weights.
+    """
+    folder = Path(model).expanduser()
+    try:
+        there = folder.exists()
+    except OSError as error:
+        raise ExportError(
+            f"{model[:80]!r}... is no checkpoint ({error.strerror}): give a folder or a hub id."
+        ) from None
+    if not model or not there:
+        if not model or "\0" in model or model.startswith((".", "/", "~")) or model.count("/") > 1:
+            raise ExportError(
+                f"There is no checkpoint folder {model!r}: give one, or a hub id such as "
+                "Qwen/Qwen2-Audio-7B-Instruct."
+            )
+        found = Described(model, None, read_object(_from_hub(model, revision), model))
+    else:
+        _require_checkpoint_folder(folder)
+        path = folder / "config.json"
+        found = Described(str(folder), folder, read_object(path, str(folder)))
+    _refuse_quantized(found.location, found.config)
+    return found
+
+
+def read_object(path: Path, location: str) -> dict[str, Any]:
+    """A JSON object of a checkpoint.
+
+    Args:
+        path: the file.
+        location: of the checkpoint, for the message.
+
+    Raises:
+        ExportError: it is missing, cannot be read, or holds something else.
+    """
+    label = f"{path.name} of {location!r}"
+    if not path.is_file():
+        raise ExportError(f"{label} is missing: take the checkpoint anew.")
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ExportError(f"{label} is larger than {LARGEST >> 20} MiB: it is no such file.")
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ExportError(f"{label} cannot be read ({error.strerror}).") from None
+    except RecursionError:
+        raise ExportError(f"{label} is nested too deeply: take the checkpoint anew.") from None
+    except ValueError as error:
+        reason = "it is a Git LFS pointer" if _is_pointer(path) else str(error)
+        raise ExportError(
+            f"{label} is not JSON ({reason}): take the checkpoint anew, with `git lfs pull` where "
+            "it was cloned."
+        ) from None
+    if not isinstance(content, dict):
+        raise ExportError(f"{label} holds {_brief(content)}, not an object: take it anew.")
+    return content
+
+
+def check_parts(location: str, config: Mapping[str, Any], parts: tuple[str, ...]) -> None:
+    """Refuse a config without its parts: transformers would make up models of its own for them.
+
+    Raises:
+        ExportError: one of ``parts`` is missing, empty, or no object.
+    """
+    for part in parts:
+        if not isinstance(config.get(part), dict) or not config[part]:
+            raise ExportError(
+                f"config.json of {location!r} has no {part} ({_brief(config.get(part))}): give a "
+                "checkpoint as save_pretrained writes it."
+            )
+        _refuse_quantized(location, config[part])
+
+
+def check_text(location: str, text: Mapping[str, Any]) -> None:
+    """Refuse a language model that the decoder graph cannot be.
+
+    Args:
+        location: of the checkpoint, for the message.
+        text: its config.
+
+    Raises:
+        UnsupportedModelError: an architecture, rotary embedding, activation or attention that is
+            not known.
+        ExportError: sizes that are none.
+    """
+    kind = text.get("model_type", next(iter(TEXT_MODELS)))
+    if not isinstance(kind, str) or kind not in TEXT_MODELS:
+        raise UnsupportedModelError(
+            f"The text model of {location!r} is {kind!r}: export knows {', '.join(TEXT_MODELS)}."
+        )
+    act = text.get("hidden_act", "silu")
+    if act != "silu":
+        raise UnsupportedModelError(
+            f"The text model of {location!r} has hidden_act {_brief(act)}: export knows silu."
+        )
+    for name in SIZES:
+        size = text.get(name)
+        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+            raise ExportError(
+                f"{name} of the text model of {location!r} is {_brief(size)}, not a positive whole "
+                "number: mend config.json."
+            )
+    hidden, heads = text.get("hidden_size"), text.get("num_attention_heads")
+    width = text.get("head_dim") or (hidden // heads if hidden and heads else HEAD_UNIT)
+    if not isinstance(width, int) or width < 1 or width % HEAD_UNIT:
+        raise UnsupportedModelError(
+            f"The heads of the text model of {location!r} are {_brief(width)} wide: ONNX Runtime's "
+            f"attention takes multiples of {HEAD_UNIT}."
+        )
+    _check_rope(location, text, TEXT_MODELS[kind])
+    layers, first = text.get("num_hidden_layers") or 32, text.get("max_window_layers", 28)
+    kinds = text.get("layer_types") or ()
+    if not isinstance(kinds, list | tuple) or not isinstance(first, int | None):
+        raise ExportError(
+            f"layer_types or max_window_layers of {location!r} is not what transformers writes: "
+            "mend config.json."
+        )
+    # Mistral has no switch: its window is on where it has a width.
+    if kind == "mistral" and text.get("sliding_window") is not None and not kinds:
+        kinds = ("sliding_attention",)
+    windowed = text.get("use_sliding_window") and first is not None and first < layers
+    if (windowed and not kinds) or any(k != "full_attention" for k in kinds):
+        raise UnsupportedModelError(
+            f"The text model of {location!r} attends within a sliding window, which the decoder "
+            "graph does not: set use_sliding_window to false (and layer_types to full_attention) "
+            "in config.json if no answer is longer than the window."
+        )
+
+
+def check_audio_token(location: str, token: Any, vocab: Any) -> None:
+    """Refuse an id of the audio placeholder that is none.
+
+    Args:
+        location: of the checkpoint, for the message.
+        token: the id that its config gives.
+        vocab: rows of the token embedding, or None where the config leaves it open.
+
+    Raises:
+        ExportError: it is no id of the vocabulary.
+    """
+    whole = isinstance(token, int) and not isinstance(token, bool)
+    if not whole or token < 0 or (isinstance(vocab, int) and token >= vocab):
+        raise ExportError(
+            f"audio_token_id of {location!r} is {_brief(token)}, no id of its vocabulary"
+            f"{f' of {vocab}' if vocab else ''}: give the id of the audio placeholder in "
+            "config.json."
+        )
+
+
+def _check_rope(location: str, text: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    if not isinstance(rope, Mapping):
+        raise ExportError(f"rope_parameters of {location!r} is {_brief(rope)}, not an object.")
+    # Some configs have one object for each type of layer in it.
+    for part in (rope, *(value for value in rope.values() if isinstance(value, Mapping))):
+        kind = part.get("rope_type", part.get("type", "default"))
+        if kind not in known or part.get("mrope_section"):
+            named = "mrope" if part.get("mrope_section") else kind
+            raise UnsupportedModelError(
+                f"The text model of {location!r} has rotary embeddings of type {named!r}, which "
+                f"the decoder graph does not have: export knows {' and '.join(known)}."
+            )
+    share = text.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1))
+    if share not in (None, 1):
+        raise UnsupportedModelError(
+            f"The text model of {location!r} rotates {_brief(share)} of each head, and the decoder "
+            "graph all of it: export knows models with partial_rotary_factor 1."
+        )
+
+
+def _require_checkpoint_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        what = "a GGUF file" if folder.suffix.lower() == ".gguf" else "a file"
+        raise ExportError(
+            f"{folder} is {what}: give the folder of a checkpoint as save_pretrained writes it."
+        )
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        raise ExportError(f"{folder} cannot be read ({error.strerror}).") from None
+    if "adapter_config.json" in names:
+        raise ExportError(
+            f"{folder} is an adapter (LoRA), not a whole model: merge it first, with peft's "
+            "PeftModel.from_pretrained(model, ADAPTER).merge_and_unload().save_pretrained(MERGED), "
+            "save the processor beside it, and export MERGED."
+        )
+    if "config.json" in names:
+        return
+    if any(name.lower().endswith(".gguf") for name in names):
+        raise ExportError(
+            f"{folder} holds GGUF files and no config.json: give the checkpoint that they were "
+            "made from."
+        )
+    what = "is empty and holds no config.json" if not names else "holds no config.json"
+    raise ExportError(f"{folder} {what}: give a checkpoint folder as save_pretrained writes it.")
+
+
+def _refuse_quantized(location: str, config: Mapping[str, Any]) -> None:
+    found = config.get("quantization_config") or config.get("compression_config")
+    if found:
+        method = found.get("quant_method") if isinstance(found, Mapping) else None
+        raise UnsupportedModelError(
+            f"{location!r} is quantized ({method or 'quantization_config'}): give the checkpoint "
+            "that it was made from, and --precision int8 or int4."
+        )
+
+
+def _from_hub(model: str, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(model, "config.json", revision=revision))
+    except Exception as error:  # the hub, its client and the client's transport raise their own
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ExportError(
+            f"Cannot read a checkpoint from {model!r} ({reason}): "
+            "give a local folder, or a hub id while the hub can be reached."
+        ) from error
+
+
+def _is_pointer(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(40).startswith(b"version https://git-lfs")
+
+
+def _brief(value: Any) -> str:
+    """What a value is, in a few words.
+
+    >>> _brief([1, 2]), _brief(None), _brief(-3)
+    ('a list', 'null', '-3')
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, dict):
+        return "an object" if value else "an empty object"
+    return "a list" if isinstance(value, list | tuple) else repr(value)[:60]

@@ -1,0 +1,47 @@
+"""What an export asks for, refused before anything heavy is imported or read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from speechprune_ort.errors import ExportError
+from speechprune_ort.export.atomic_folder import check_place
+from speechprune_ort.export.families import check_checkpoint
+from speechprune_ort.export.precision import plan
+
+__all__ = ["check_request"]
+
+
+def check_request(
+    model: str,
+    out: Path,
+    *,
+    precision: str = "fp32",
+    target: str = "cpu",
+    revision: str | None = None,
+    overwrite: bool = False,
+    encoder_attention: bool = False,
+) -> None:
+    """Refuse options, place or checkpoint that cannot be; neither torch nor weights are needed.
+
+    Args:
+        model: hub id or local folder.
+        out: folder to write.
+        precision: as of ``export_bundle``.
+        target: ``cpu`` or ``cuda``.
+        revision: branch, tag or commit on the hub.
+        overwrite: whether a bundle at ``out`` may be replaced.
+        encoder_attention: whether the encoder's attention is wanted, too.
+
+    Raises:
+        ExportError: options, checkpoint or folder do not allow it; the message says which.
+    """
+    plan(precision, target)
+    folder = Path(model).expanduser()
+    check_place(out, overwrite, folder if model and folder.is_dir() else None)
+    _, family = check_checkpoint(model, revision)
+    if encoder_attention and not family.encoder_attention:
+        raise ExportError(
+            f"The audio encoder of {family.module} has no attention that belongs to single "
+            "tokens: leave out --encoder-attention."
+        )

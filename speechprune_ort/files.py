@@ -1,0 +1,187 @@
+"""Files that are whole or not there: written beside their place, renamed once they are on disk.
+
+The one room for it: whatever writes a result for a user writes it through ``whole_file``. Folders
+are ``speechprune_ort.export.atomic_folder``'s, which stands on what is here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import signal
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+__all__ = ["cannot_write", "hidden_name", "sync", "uninterrupted", "whole_file"]
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LONGEST = 200
+"""Bytes of a name that leave room for what is added to it; file systems take 255."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that becomes ``path`` if the block succeeds.
+
+    However the block ends, killed or not, ``path`` is what it was before or what the block wrote.
+    What a killed writer left is removed by the next one to the same path; a living writer's file
+    is locked and stays. Devices and pipes are written in place, and links are followed.
+
+    Args:
+        path: file to write, in a folder that is there.
+
+    Yields:
+        A file to open for writing, with the same ending as ``path``.
+
+    Raises:
+        OSError: it cannot be written; ``cannot_write`` has a sentence for it. Nothing is left.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        yield path
+        return
+    _remove_dead(path)
+    partial, handle = _begin(path)
+    try:
+        yield partial
+        os.fsync(handle)
+        if path.exists():
+            os.fchmod(handle, stat.S_IMODE(path.stat().st_mode))
+        with uninterrupted():
+            partial.replace(path)
+            sync(path.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(handle)
+
+
+def cannot_write(path: Path, error: OSError) -> str:
+    """One sentence on why a file or folder could not be written, with the cure.
+
+    Args:
+        path: what was to be written.
+        error: that came of it.
+    """
+    folder = path.parent
+    if error.errno in FULL:
+        there = next((p for p in (folder, *folder.parents) if p.exists()), Path("/"))
+        free = shutil.disk_usage(there).free
+        why = f"the disk under {folder} is full, {free / 2**30:.1f} GiB are free"
+        cure = "free some space or write to another disk"
+    elif error.errno in REFUSED:
+        why = f"{error.strerror} in {folder}"
+        cure = "give a folder that you may write"
+    elif error.errno == errno.EISDIR:
+        why, cure = "it is a folder", "give the name of a file"
+    elif error.errno == errno.ENOENT:
+        why, cure = f"there is no folder {folder}", "make it, or give another"
+    else:
+        why, cure = error.strerror or str(error), "give another place"
+    return f"{path} cannot be written ({why}): {cure}."
+
+
+def hidden_name(name: str, word: str) -> str:
+    """A name for what lies beside a file or folder while it is written.
+
+    Args:
+        name: of the file or folder.
+        word: what it is.
+
+    >>> hidden_name("bundle", "lock")
+    '.bundle.lock'
+    """
+    if len(os.fsencode(name)) > LONGEST:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+    return f".{name}.{word}"
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on disk; a file system that cannot say so is believed."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP wait until the block is done.
+
+    For the few renames that belong together. In any thread but the main one there is nothing to
+    do: Python's handlers run in the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        came.append(number)
+
+    before: dict[int, Any] = {
+        int(number): handler
+        for number in SIGNALS
+        if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)
+    }
+    try:
+        for number in before:
+            signal.signal(number, note)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
+
+
+def _begin(path: Path) -> tuple[Path, int]:
+    """A new locked file beside ``path``, and the handle that holds its lock."""
+    while True:
+        word = f"partial-{secrets.token_hex(4)}{path.suffix[: LONGEST // 10]}"
+        partial = path.with_name(hidden_name(path.name, word))
+        try:
+            handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            continue
+        with contextlib.suppress(OSError):  # no locks on this file system: nothing is swept there
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(handle).st_nlink:
+            return partial, handle
+        os.close(handle)  # another writer took it for a dead one's before it was locked
+
+
+def _remove_dead(path: Path) -> None:
+    """Remove what killed writers of ``path`` left: nobody holds its lock."""
+    known = re.compile(re.escape(hidden_name(path.name, "partial-")) + r"[0-9a-f]{8}(\..*)?")
+    with contextlib.suppress(OSError):
+        for found in path.parent.iterdir():
+            if not known.fullmatch(found.name) or found.is_symlink() or not found.is_file():
+                continue
+            with contextlib.suppress(OSError):
+                handle = os.open(found, os.O_RDONLY | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    found.unlink()
+                finally:
+                    os.close(handle)

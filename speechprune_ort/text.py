@@ -1,0 +1,222 @@
+"""What people write, checked before anything else sees it: texts, paths, lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, NoReturn
+
+from speechprune_ort.errors import DataError, PromptError, SpeechPruneError
+
+__all__ = ["JsonLine", "check_path", "check_text", "parse_json", "read_json", "read_jsonl"]
+
+LONGEST_NAME = 255  # bytes of a file's name, on every file system in common use
+LONGEST_PATH = 4095  # bytes
+LONGEST_LINE = 64 << 20  # bytes of a line of JSON: more is no list of requests
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+UTF_8_MARK = b"\xef\xbb\xbf"
+SHOWN = 60  # characters of what was given, in a message
+
+
+def check_text(
+    value: object, what: str = "The question", error: type[SpeechPruneError] = PromptError
+) -> str:
+    r"""The value, where it is a text that can be written down.
+
+    Args:
+        value: what was given.
+        what: how a message calls it.
+        error: what is raised.
+
+    Raises:
+        SpeechPruneError: it is no ``str``, or holds half a character (a lone surrogate), as bytes
+            that are not UTF-8 become on the command line.
+
+    >>> check_text("Who? \U0001f600")
+    'Who? 😀'
+    """
+    if not isinstance(value, str):
+        raise error(f"{what} must be text, not {_shown(value)}: give a str.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as wrong:
+        raise error(
+            f"{what} holds half a character or a byte that is not UTF-8 "
+            f"({value[wrong.start]!a} at position {wrong.start}): give whole UTF-8 text."
+        ) from None
+    return value
+
+
+def check_path(
+    value: object, what: str = "The path", error: type[SpeechPruneError] = DataError
+) -> Path:
+    """The value as a path, where a file system could have it; whether it has is not looked at.
+
+    Names that are not UTF-8 are paths like any other, in Python's own notation for them
+    (``os.fsdecode``).
+
+    Args:
+        value: what was given.
+        what: how a message calls it.
+        error: what is raised.
+
+    Raises:
+        SpeechPruneError: it is neither ``str`` nor a path object, is empty, holds NUL or half a
+            character, or a name in it is too long.
+
+    >>> check_path("a/b.wav").name
+    'b.wav'
+    """
+    if not isinstance(value, (str, PathLike)):
+        raise error(f"{what} must be a path, not {_shown(value)}: give a str or a Path.")
+    path = os.fspath(value)
+    if not isinstance(path, str):
+        raise error(f"{what} must be a path as text, not bytes: give os.fsdecode of it.")
+    if not path:
+        raise error(f"{what} is empty: give the path of a file.")
+    if "\0" in path:
+        raise error(f"{what} holds a NUL character: no file has such a name.")
+    try:
+        raw = os.fsencode(path)
+    except UnicodeEncodeError as wrong:
+        raise error(
+            f"{what} holds half a character ({path[wrong.start]!a} at position "
+            f"{wrong.start}): no file has such a name."
+        ) from None
+    longest = max(map(len, raw.split(os.fsencode(os.sep))))
+    if longest > LONGEST_NAME or len(raw) > LONGEST_PATH:
+        raise error(
+            f"{what} is too long ({_shown(path)}): a name has at most {LONGEST_NAME} bytes, a "
+            f"path {LONGEST_PATH}."
+        )
+    return Path(path)
+
+
+@dataclass(frozen=True, slots=True)
+class JsonLine:
+    """A line of a JSONL file.
+
+    Attributes:
+        number: from 1, blank lines counted.
+        entry: the object that it holds; empty where it holds none.
+        error: why it holds none, a sentence that names file and line; empty where it does.
+    """
+
+    number: int
+    entry: Mapping[str, Any]
+    error: str = ""
+
+
+def read_jsonl(path: Path) -> Iterator[JsonLine]:
+    r"""The lines of a JSONL file, each an object or an error of its own.
+
+    Lines end at ``\n`` alone: JSON may hold U+2028, U+2029 and U+0085 as they are. A UTF-8 byte
+    order mark is taken. Blank lines are left out. A pipe is read as a file is.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DataError: the file cannot be read, is UTF-16, or is no text of lines at all.
+    """
+    check_path(path, "The path of a JSONL file")
+    try:
+        with path.open("rb") as stream:
+            number = 0
+            while raw := stream.readline(LONGEST_LINE + 1):
+                number += 1
+                if len(raw) > LONGEST_LINE:
+                    raise DataError(
+                        f"Line {number} of {path} is longer than {LONGEST_LINE >> 20} MiB: give "
+                        "JSONL, one object a line."
+                    )
+                if number == 1 and raw.startswith(UTF_16):
+                    raise DataError(f"{path} is UTF-16: save it as UTF-8.")
+                content = raw.removeprefix(UTF_8_MARK) if number == 1 else raw
+                if content.strip():
+                    yield _parsed(content, number, path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({_reason(error)}): give a JSONL file.") from None
+
+
+def _parsed(content: bytes, number: int, path: Path) -> JsonLine:
+    try:
+        entry = parse_json(content)
+        if not isinstance(entry, dict):
+            raise ValueError(f"it is {_shown(entry)}, not an object")
+    except ValueError as error:
+        return JsonLine(number, {}, f"Line {number} of {path} is no JSON object ({error}).")
+    return JsonLine(number, entry)
+
+
+def read_json(path: Path, most_bytes: int = LONGEST_LINE) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: the file.
+        most_bytes: of a file that is read at all.
+
+    Raises:
+        DataError: it cannot be read, or is no JSON.
+    """
+    check_path(path, "The path of a JSON file")
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(most_bytes + 1)
+        if len(content) > most_bytes:
+            raise DataError(f"{path} is larger than {most_bytes} bytes: it is not what it should.")
+        return parse_json(content.removeprefix(UTF_8_MARK))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({_reason(error)}).") from None
+    except ValueError as error:
+        raise DataError(f"{path} is no JSON ({error}).") from None
+
+
+def parse_json(content: bytes) -> Any:
+    """JSON as the standard has it: UTF-8, no NaN, no name twice in one object.
+
+    Raises:
+        ValueError: it is not that; the message is short and says where.
+    """
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"byte 0x{content[error.start]:02x} at {error.start} is not UTF-8: save it as UTF-8"
+        ) from None
+    try:
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once_each)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} at character {error.pos}") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it has {_shown(twice)} more than once")
+    return found
+
+
+def _shown(value: object) -> str:
+    """A value in a message: whole where short, in plain characters."""
+    if isinstance(value, (str, int, float)) or value is None:
+        text = ascii(value) if not isinstance(value, int) or abs(value) < 10**18 else "a huge int"
+    else:
+        text = f"{type(value).__name__}"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
