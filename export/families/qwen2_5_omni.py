@@ -88,7 +88,7 @@ class Tower(nn.Module):
         super().__init__()
         self.conv1, self.conv2 = tower.conv1, tower.conv2
         table = tower.positional_embedding.positional_embedding.detach().float()
-        self.embed_positions = nn.Embedding.from_pretrained(table)
+        self.embed_positions = nn.Embedding(*table.shape, _weight=table)
         self.layers = nn.ModuleList(Layer(layer) for layer in tower.layers)
 
 
@@ -122,7 +122,7 @@ class AudioEncoder(nn.Module):
         padding = at[None, :] >= ((lengths + 1) // 2)[:, None]
         mask = additive_mask(hidden, padding[:, None, None, :])
         hidden, attention = attended_layers(self.tower, hidden, POOLED, mask)
-        pooled = hidden.unflatten(1, (-1, POOLED)).mean(2)
+        pooled = hidden.reshape(hidden.shape[0], -1, POOLED, hidden.shape[2]).mean(2)
         embeds = self.projection(self.norm(pooled))
         tokens = frames // 4
         embeds = embeds.reshape(windows, -1, embeds.shape[2])[:, :tokens]

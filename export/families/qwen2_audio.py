@@ -6,6 +6,8 @@ grouped-query attention or not, tied embeddings or not.
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
 from speechprune_ort.export.families.base import Checkpoint, split_prompt
@@ -37,7 +39,7 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
         ExportError: weights are missing, or the tokenizer or its template cannot be used.
         UnsupportedModelError: the text model, or a setting of it, is not known.
     """
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     processor = AutoProcessor.from_pretrained(location, **options)
     model = load_model(
         Qwen2AudioForConditionalGeneration, location, text_part="text_config", **options
