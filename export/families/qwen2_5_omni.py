@@ -88,7 +88,7 @@ class Tower(nn.Module):
         super().__init__()
         self.conv1, self.conv2 = tower.conv1, tower.conv2
         table = tower.positional_embedding.positional_embedding.detach().float()
-        self.embed_positions = nn.Embedding(*table.shape, _weight=table)
+        self.embed_positions = nn.Embedding(table.shape[0], table.shape[1], _weight=table)
         self.layers = nn.ModuleList(Layer(layer) for layer in tower.layers)
 
 

@@ -90,7 +90,8 @@ def with_scale_folded(checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
     inner = language_model.model
     table = inner.get_input_embeddings().weight.detach()
-    inner.set_input_embeddings(nn.Embedding(*table.shape, _weight=table.float() * scale))
+    scaled = nn.Embedding(table.shape[0], table.shape[1], _weight=table.float() * scale)
+    inner.set_input_embeddings(scaled)
     inner.requires_grad_(False)
     inner.embedding_multiplier = 1.0
     language_model.config = copy.deepcopy(language_model.config)
