@@ -42,6 +42,9 @@ FORMATS = (
     "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,eac3,flac,flv,gsm,loas,matroska,mov,"
     "mp3,mpc,mpc8,mpeg,mpegts,ogg,oma,rm,tak,truehd,tta,voc,w64,wav,wv,xwma"
 )
+FFMPEG_RAISES = (OSError, ValueError, OverflowError)
+"""What PyAV raises on damaged files: its own errors are of the first two, and a seek that a damaged
+header asks for may be one that no file can do."""
 STATES_LENGTH = {"asf", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "tta", "wav"}
 
 
@@ -283,7 +286,7 @@ class _Ffmpeg:
         options = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
         try:
             container = av.open(self._file, container_options=options, metadata_errors="replace")
-        except (av.FFmpegError, ValueError, OverflowError) as error:
+        except FFMPEG_RAISES as error:
             raise _undecodable(self._name, f"{self._reason}; {_reason(error)}") from None
         with container:
             streams = container.streams.audio
@@ -340,14 +343,14 @@ class _Ffmpeg:
                 packet = next(packets)
             except StopIteration:
                 return
-            except (av.FFmpegError, ValueError):
+            except FFMPEG_RAISES:
                 yield None
                 return
             try:
                 yield packet.decode()
             except av.EOFError:
                 return
-            except (av.FFmpegError, ValueError):
+            except FFMPEG_RAISES:
                 yield None
 
     def _missing(self) -> AudioError:

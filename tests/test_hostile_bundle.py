@@ -455,11 +455,7 @@ def test_a_panic_of_the_tokenizer_is_one_sentence(
         raise PanicException("index out of bounds")
 
     model = opened(bundle)
-
-    class Panicking:
-        encode = panic
-
-    model.engine.tokenizer = Panicking()
+    monkeypatch.setattr(model.engine.text, "encode", panic)
     with pytest.raises(BundleError, match="index out of bounds"):
         model.engine.prompt("Who?")
     monkeypatch.setattr(Tokenizer, "from_file", panic)
@@ -520,7 +516,7 @@ def test_a_graph_beyond_memory_is_not_called_damaged(
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("std::bad_alloc")
 
-    monkeypatch.setattr(session_module.ort, "InferenceSession", fail)
+    monkeypatch.setattr(session_module.ort.InferenceSession, "__init__", fail)
     with pytest.raises(OutOfMemoryError, match="narrower --precision"):
         opened(bundle)
 
