@@ -42,9 +42,6 @@ FORMATS = (
     "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,eac3,flac,flv,gsm,loas,matroska,mov,"
     "mp3,mpc,mpc8,mpeg,mpegts,ogg,oma,rm,tak,truehd,tta,voc,w64,wav,wv,xwma"
 )
-FFMPEG_RAISES = (OSError, ValueError, OverflowError)
-"""What PyAV raises on damaged files: its own errors are of the first two, and a seek that a damaged
-header asks for may be one that no file can do."""
 STATES_LENGTH = {"asf", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "tta", "wav"}
 
 
@@ -286,7 +283,7 @@ class _Ffmpeg:
         options = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
         try:
             container = av.open(self._file, container_options=options, metadata_errors="replace")
-        except FFMPEG_RAISES as error:
+        except _ffmpeg_raises() as error:
             raise _undecodable(self._name, f"{self._reason}; {_reason(error)}") from None
         with container:
             streams = container.streams.audio
@@ -343,14 +340,14 @@ class _Ffmpeg:
                 packet = next(packets)
             except StopIteration:
                 return
-            except FFMPEG_RAISES:
+            except _ffmpeg_raises():
                 yield None
                 return
             try:
                 yield packet.decode()
             except av.EOFError:
                 return
-            except FFMPEG_RAISES:
+            except _ffmpeg_raises():
                 yield None
 
     def _missing(self) -> AudioError:
@@ -358,6 +355,16 @@ class _Ffmpeg:
             f"{self._name} cannot be decoded as audio by libsndfile ({self._reason}): give wav, "
             f"flac, ogg or mp3; for m4a, mp4, aac, webm, wma and damaged files, {INSTALL}."
         )
+
+
+def _ffmpeg_raises() -> tuple[type[Exception], ...]:
+    """What PyAV raises on damaged files.
+
+    Beside its own errors: a seek that a damaged header asks for may be one that no file can do.
+    """
+    import av
+
+    return (av.FFmpegError, OSError, ValueError, OverflowError)
 
 
 def _floats(frame: Any) -> NDArray[np.float32]:
