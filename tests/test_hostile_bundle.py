@@ -410,6 +410,7 @@ SPLIT = {"type": "Split", "behavior": "Isolated", "invert": False}
         ({"decoder": replace({"String": ""}, "a" * 2000)}, "2001 times"),
         ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 100}}, "64 steps"),
         ({"normalizer": {"type": "Other"}}, "unknown step 'Other'"),
+        ({"normalizer": {"type": {"a": {}}}}, "unknown step"),
         ({"pre_tokenizer": SPLIT | {"pattern": {"Regex": "(a+)+$"}}}, "repeats a repetition"),
         ({"pre_tokenizer": SPLIT | {"pattern": {"Regex": "((?:b|a*)|c){2,}"}}}, "repeats a rep"),
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": {}}}, "no list"),
