@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.audio_options import AudioOptions, check_audio_options
 from speechprune_ort.cancel import Cancel, Limits
-from speechprune_ort.errors import AudioError, OptionError, PromptError, SpeechPruneError
+from speechprune_ort.errors import (
+    AudioError,
+    BundleError,
+    OptionError,
+    PromptError,
+    RecordingError,
+    SpeechPruneError,
+)
 from speechprune_ort.manifest import Manifest
 from speechprune_ort.methods import needs_encoder
 from speechprune_ort.numbers import plain, whole
@@ -32,6 +39,7 @@ from speechprune_ort.runtime.device import Device
 from speechprune_ort.runtime.embeddings import DeviceEmbeds
 from speechprune_ort.runtime.engine import Engine
 from speechprune_ort.runtime.recording_file import load_embeds
+from speechprune_ort.text import check_path, check_type
 
 __all__ = ["Audio", "SpeechLLM"]
 
@@ -75,8 +83,11 @@ class SpeechLLM:
         traces: str | PathLike[str] | None = None,
     ) -> None:
         threads = None if threads is None else whole("threads", threads, 1)
-        folder = None if traces is None else Path(traces)
-        self.engine = Engine(Path(bundle).expanduser(), device, threads, provider_options, folder)
+        if provider_options is not None:
+            check_type(provider_options, Mapping, "provider_options")  # type: ignore[type-abstract]
+        folder = None if traces is None else check_path(traces, "The folder of traces", OptionError)
+        path = check_path(bundle, "The bundle's path", BundleError).expanduser()
+        self.engine = Engine(path, device, threads, provider_options, folder)
 
     @property
     def manifest(self) -> Manifest:
@@ -123,7 +134,10 @@ class SpeechLLM:
                 bundle's encoder does not tell its attention.
         """
         budget = _budget(memory_budget_mb)
+        if progress is not None and not callable(progress):
+            raise OptionError(f"progress takes a function, not {type(progress).__name__}.")
         check_long_audio(long_audio)
+        check_audio_options(audio_options)
         timings, window = Timings(), self.manifest.audio.window_samples
         samples, rate = 0, self.manifest.audio.sampling_rate
         stream = AudioStream(audio, sampling_rate, to=rate, options=audio_options)
@@ -172,7 +186,7 @@ class SpeechLLM:
             OptionError: the budget is not positive.
         """
         heard, seconds, attention = load_embeds(
-            Path(path),
+            check_path(path, "The path of a recording", RecordingError),
             self.manifest.digest,
             self.manifest.dimensions.hidden,
             np.dtype(self.manifest.float_dtype),
@@ -192,18 +206,28 @@ class SpeechLLM:
             seconds: length of the recording; by default what its tokens last.
 
         Raises:
-            OptionError: the array has another shape.
+            OptionError: it is no array of numbers or has another shape, or the length is none.
         """
         hidden = self.manifest.dimensions.hidden
+        check_type(embeds, np.ndarray, "embeds")
+        if embeds.dtype.kind not in "iuf":
+            raise OptionError(f"Audio embeddings must be numbers, not {embeds.dtype}.")
         if embeds.ndim != 2 or embeds.shape[1] != hidden:
             raise OptionError(
                 f"Audio embeddings of this bundle are (tokens, {hidden}), not {embeds.shape}."
             )
         if seconds is None:
             seconds = len(embeds) / self.engine.tokens_per_second
+        length = plain(seconds)
+        if (
+            isinstance(length, bool)
+            or not isinstance(length, (int, float))
+            or not (0 <= length < math.inf)
+        ):
+            raise OptionError(f"seconds must be at least 0 and finite, not {seconds!r}.")
         typed = embeds.astype(self.manifest.float_dtype, copy=False)
         heard = DeviceEmbeds.of(typed, self.engine.device)
-        return Recording(self.engine, heard, seconds, Timings())
+        return Recording(self.engine, heard, float(length), Timings())
 
     def embed_text(self, text: str) -> NDArray[Any]:
         """Token embeddings of a text, (tokens, hidden).
@@ -341,6 +365,7 @@ class SpeechLLM:
             )
         pruning, generation = sort_options(pruning, generation, options)
         check_long_audio(long_audio)
+        check_audio_options(audio_options)
 
         def answer(request: tuple[Audio, str]) -> Answer | SpeechPruneError:
             try:
@@ -386,6 +411,7 @@ class SpeechLLM:
         """
         pruning, generation = sort_options(pruning, generation, options)
         check_long_audio(long_audio)
+        check_audio_options(audio_options)
         return AnswerStream(
             self._pieces(
                 audio, question, sampling_rate, long_audio, pruning, generation, audio_options
