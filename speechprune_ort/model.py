@@ -109,6 +109,8 @@ class SpeechLLM:
         encoder_attention: bool = False,
         progress: Callable[[float], None] | None = None,
         audio_options: AudioOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
     ) -> Recording:
         """Encode a recording once, for any number of questions.
 
@@ -126,12 +128,15 @@ class SpeechLLM:
                 its last layer then costs more.
             progress: called with the seconds heard after each window.
             audio_options: the channel to hear, limits, and what counts as silence.
+            deadline: seconds from now in which it must be heard.
+            cancel: ends it when another thread says so.
 
         Raises:
             AudioError: the recording cannot be used, is silent, exceeds a limit, or is too long for
                 ``error``.
             OptionError: the budget is not positive, ``long_audio`` is none of the three, or the
                 bundle's encoder does not tell its attention.
+            CancelledError: it was cancelled; ``DeadlineError``: it was not heard by the deadline.
         """
         budget = _budget(memory_budget_mb)
         if progress is not None and not callable(progress):
@@ -158,7 +163,12 @@ class SpeechLLM:
                     yield block[:room]
 
         attention: list[NDArray[np.float32]] | None = [] if encoder_attention else None
-        embeds = self.engine.encode(counted(), timings, budget, progress, attention)
+        limits = Limits(cancel, deadline, "The recording was not heard")
+        try:
+            with limits.held():
+                embeds = self.engine.encode(counted(), timings, budget, progress, attention)
+        finally:
+            limits.over()
         stream.refuse_silence()
         heard = min(samples, window) if long_audio == "truncate" else samples
         return Recording(
@@ -305,6 +315,8 @@ class SpeechLLM:
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
         audio_options: AudioOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> Iterator[Answer]: ...
 
@@ -319,6 +331,8 @@ class SpeechLLM:
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
         audio_options: AudioOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> Iterator[Answer | SpeechPruneError]: ...
 
@@ -332,6 +346,8 @@ class SpeechLLM:
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
         audio_options: AudioOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> Iterator[Answer | SpeechPruneError]:
         """Answer questions about several recordings, a few at a time, in order.
@@ -347,6 +363,8 @@ class SpeechLLM:
             pruning: what is kept of the audio.
             generation: how the answers' tokens are chosen.
             audio_options: as in ``listen``.
+            deadline: seconds that each answer may take, from when it is begun.
+            cancel: ends all of them when another thread says so; ``return_exceptions`` or not.
             **options: fields of the two before, for short.
 
         Yields:
@@ -366,6 +384,7 @@ class SpeechLLM:
         pruning, generation = sort_options(pruning, generation, options)
         check_long_audio(long_audio)
         check_audio_options(audio_options)
+        Limits(cancel, deadline).over()  # refused here, not request by request
 
         def answer(request: tuple[Audio, str]) -> Answer | SpeechPruneError:
             try:
@@ -382,9 +401,11 @@ class SpeechLLM:
                     pruning=pruning,
                     generation=generation,
                     audio_options=audio_options,
+                    deadline=deadline,
+                    cancel=cancel,
                 )
             except SpeechPruneError as error:
-                if not return_exceptions:
+                if not return_exceptions or (cancel is not None and cancel.cancelled):
                     raise
                 return error
 
