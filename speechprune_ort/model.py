@@ -195,7 +195,7 @@ class SpeechLLM:
             RecordingError: there is no such file, it is damaged, or of another bundle.
             OptionError: the budget is not positive.
         """
-        heard, seconds, attention = load_embeds(
+        embeds, heard, attention = load_embeds(
             check_path(path, "The path of a recording", RecordingError),
             self.manifest.digest,
             self.manifest.dimensions.hidden,
@@ -203,7 +203,16 @@ class SpeechLLM:
             self.engine.device,
             _budget(memory_budget_mb),
         )
-        return Recording(self.engine, heard, seconds[0], Timings(), seconds[1], attention)
+        return Recording(
+            self.engine,
+            embeds,
+            heard.seconds,
+            Timings(),
+            heard.seconds_heard,
+            attention,
+            heard.decoder,
+            heard.notes,
+        )
 
     def recall(self, embeds: NDArray[Any], seconds: float | None = None) -> Recording:
         """A recording from audio embeddings that were kept, such as ``recording.embeds``.

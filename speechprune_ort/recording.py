@@ -20,7 +20,7 @@ from speechprune_ort.runtime.embeddings import AudioEmbeds, HostEmbeds
 from speechprune_ort.runtime.engine import Engine
 from speechprune_ort.runtime.methods import METHODS, Selection
 from speechprune_ort.runtime.prompt import Prompt
-from speechprune_ort.runtime.recording_file import save_embeds
+from speechprune_ort.runtime.recording_file import Heard, save_embeds
 from speechprune_ort.runtime.sampling import Sampler
 from speechprune_ort.runtime.selection import select
 from speechprune_ort.runtime.text_stream import TextStream
@@ -147,15 +147,10 @@ class Recording:
         Raises:
             RecordingError: the file cannot be written.
         """
-        seconds = self.seconds, self.seconds_heard
+        place = check_path(path, "The path of a recording", RecordingError)
+        heard = Heard(self.seconds, self.seconds_heard, self.decoder, self.notes)
         digest = self._engine.manifest.digest
-        save_embeds(
-            check_path(path, "The path of a recording", RecordingError),
-            self._audio,
-            digest,
-            seconds,
-            self.encoder_attention,
-        )
+        save_embeds(place, self._audio, digest, heard, self.encoder_attention)
 
     def prune(self, question: str, pruning: PruningOptions | None = None) -> Pruning:
         """What would be kept of the audio for a question, without answering it.

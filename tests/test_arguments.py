@@ -142,3 +142,14 @@ def test_samples_beyond_all_sense_are_refused_without_a_warning(scale: float) ->
         warnings.simplefilter("error")
         with pytest.raises(AudioError, match="far too large"):
             load_audio(np.full(99, scale, np.float32), 16_000, options=AudioOptions())
+
+
+def test_a_saved_recording_still_says_what_was_wrong_with_it(
+    model: SpeechLLM, tmp_path: Path
+) -> None:
+    heard = model.listen((np.clip(WAVE * 99, -1, 1), 16_000))
+    assert "is clipped" in heard.notes[0]
+    heard.save(tmp_path / "heard")
+    again = model.load_recording(tmp_path / "heard")
+    assert (again.decoder, again.notes) == (heard.decoder, heard.notes) == ("array", heard.notes)
+    assert again.ask("Who?", max_new_tokens=1).notes == heard.notes
