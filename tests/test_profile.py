@@ -312,7 +312,7 @@ def test_a_silent_recording_is_measured_where_that_is_wanted(bundle: Path, tmp_p
     (tmp_path / "caf.wav").rename(silent)
     shown = tmp_path / "page.html"
     counts = "--pruning-rates none --new-tokens 1 --repeats 1 --warmup 0 --loads 1"
-    options = [*counts.split(), "--html", str(shown)]
+    options = [*counts.split(), "--format", "json", "--html", str(shown)]
     command = ["profile", str(bundle), "--audio", str(silent), *options]
     refused = CliRunner().invoke(app, command)
     assert isinstance(refused.exception, AudioError)
