@@ -43,8 +43,8 @@ FORMATS = (
     "mp3,mpc,mpc8,mpeg,mpegts,ogg,oma,rm,tak,truehd,tta,voc,w64,wav,wv,xwma"
 )
 FFMPEG_RAISES = (OSError, ValueError, OverflowError)
-"""What PyAV raises on damaged files: its own errors are of the first two, and a seek that a damaged
-header asks for may be one that no file can do."""
+"""What PyAV raises on damaged files beside its own errors: a seek that a damaged header asks for may
+be one that no file can do."""
 STATES_LENGTH = {"asf", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "tta", "wav"}
 
 
@@ -286,7 +286,7 @@ class _Ffmpeg:
         options = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
         try:
             container = av.open(self._file, container_options=options, metadata_errors="replace")
-        except FFMPEG_RAISES as error:
+        except (*FFMPEG_RAISES, av.FFmpegError) as error:
             raise _undecodable(self._name, f"{self._reason}; {_reason(error)}") from None
         with container:
             streams = container.streams.audio
@@ -343,14 +343,14 @@ class _Ffmpeg:
                 packet = next(packets)
             except StopIteration:
                 return
-            except FFMPEG_RAISES:
+            except (*FFMPEG_RAISES, av.FFmpegError):
                 yield None
                 return
             try:
                 yield packet.decode()
             except av.EOFError:
                 return
-            except FFMPEG_RAISES:
+            except (*FFMPEG_RAISES, av.FFmpegError):
                 yield None
 
     def _missing(self) -> AudioError:
