@@ -43,8 +43,8 @@ FORMATS = (
     "mp3,mpc,mpc8,mpeg,mpegts,ogg,oma,rm,tak,truehd,tta,voc,w64,wav,wv,xwma"
 )
 FFMPEG_RAISES = (OSError, ValueError, OverflowError)
-"""What PyAV raises on damaged files beside its own errors: a seek that a damaged header asks for may
-be one that no file can do."""
+"""What PyAV raises on damaged files beside its own errors: a seek that a damaged header asks for
+may be one that no file can do."""
 STATES_LENGTH = {"asf", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "tta", "wav"}
 
 
