@@ -13,7 +13,12 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from speechprune_ort.audio_options import HIGHEST_RATE, LOWEST_RATE, AudioOptions
+from speechprune_ort.audio_options import (
+    HIGHEST_RATE,
+    LOWEST_RATE,
+    AudioOptions,
+    check_audio_options,
+)
 from speechprune_ort.errors import AudioError, OptionError
 from speechprune_ort.runtime.decoding import (
     BLOCK_FRAMES,
@@ -35,6 +40,8 @@ __all__ = [
     "stream_audio",
     "stream_windows",
 ]
+
+FAR_TOO_LOUD = 1e15  # times full scale: the squares of a window still add up in float32
 
 SAMPLING_RATE = 16_000
 """In Hz, of what is loaded where no bundle says its own."""
@@ -121,7 +128,7 @@ class AudioStream:
     _decoded: Decoded = field(default_factory=Decoded, init=False)
 
     def __post_init__(self) -> None:
-        self._options = self.options or AudioOptions()
+        self._options = check_audio_options(self.options)
         self._loudness = Loudness(self.to)
 
     @property
@@ -182,9 +189,10 @@ class AudioStream:
         options = self._options
         for rate, block in blocks:
             self._check(rate, block.shape[1])
-            if not np.isfinite(block).all():
+            if block.size and not np.abs(block).max() < FAR_TOO_LOUD:  # nor is NaN
                 raise AudioError(
-                    f"{self._name} holds NaN or infinite samples: repair or record it again."
+                    f"{self._name} holds NaN, infinite or far too large samples: repair or record "
+                    "it again."
                 )
             seconds += len(block) / rate
             megabytes += block.size * 4 / 1e6

@@ -11,11 +11,16 @@ __all__ = [
     "BinaryFile",
     "Part",
     "Repaired",
+    "links",
     "mp3_goes_on",
-    "ogg_links",
     "repair_sizes",
     "states_mp3_length",
 ]
+
+W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
+"""What a Sony Wave64 file begins with."""
+
+MOST_CHUNKS = 1000  # of one recording, until another begins
 
 STREAMED = 0x7F000000
 """Sizes from here on are those of writers that could not know them: pipes and recorders."""
@@ -96,11 +101,17 @@ class _Chunked:
 
     def chunks(self, file: BinaryFile, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
         """Name, place of the content and stated size of each chunk between two places."""
+        wide = None
         while start + 4 + self.width <= end:
             file.seek(start)
             header = file.read(4 + self.width)
             size, at = int.from_bytes(header[4:], self.order), start + 4 + self.width
             yield header[:4], at, size
+            if header[:4] == b"ds64":  # the sizes of a wav that may exceed 4 GiB
+                file.seek(at + 8)
+                wide = int.from_bytes(file.read(8), "little")
+            elif header[:4] == self.sound and size == 0xFFFFFFFF and wide is not None:
+                size, wide = wide, None
             start = at + size + (size % 2 if self.even else 0)
 
 
@@ -156,8 +167,7 @@ def _repaired(file: BinaryFile, end: int) -> tuple[BinaryFile, str | None]:
             return file, None
         rest = at + stated + (stated % 2 if form.even else 0)
         if at + stated <= end and (rest + 8 > end or _are_chunks(form, file, rest, end)):
-            another = any(found == head[:4] for found, *_ in form.chunks(file, rest, end))
-            return file, "another recording stands behind it and was not heard" if another else None
+            return file, None
         return _mended(file, place, width, form.order, stated, end - at)
     return file, None
 
@@ -215,15 +225,85 @@ class Part:
         return self._file.tell() - self._start
 
 
-def ogg_links(file: BinaryFile) -> tuple[list[int], str | None]:
-    """Where the recordings of an ogg file begin: internet radio puts one behind the other.
+def links(file: BinaryFile) -> tuple[list[int], str | None]:
+    """Where the recordings of a file begin: some put one behind the other.
 
     Returns:
-        Places in the file, the first of them 0, none where it is no ogg file; and what is wrong
-        with the file or None.
+        Places in the file, the first of them 0, none where it may hold several but is of a kind
+        that decoders go on in by themselves; and what is wrong with the file or None.
     """
+    file.seek(0)
+    head = file.read(16)
+    file.seek(0)
+    try:
+        if head[:4] == b"OggS":
+            return _ogg_links(file)
+        if head[:4] == b".snd":
+            return _au_links(file), None
+        if head == W64:
+            return _w64_links(file), None
+        form = CHUNKED.get(head[:4])
+        return ([] if form is None else _chunked_links(form, head[:4], file)), None
+    finally:
+        file.seek(0)
+
+
+def _chunked_links(form: _Chunked, magic: bytes, file: BinaryFile) -> list[int]:
+    """Each begins where a chunk of the one before it would."""
+    end, start, found = file.seek(0, os.SEEK_END), 0, [0]
+    while True:
+        for number, (name, at, _) in enumerate(form.chunks(file, start + form.start, end)):
+            if number == MOST_CHUNKS or not all(32 <= letter < 127 for letter in name):
+                return found  # samples, of a size that is stated wrongly
+            place = at - 4 - form.width
+            if name == magic and _is_begin(form, file, place):
+                found.append(place)
+                start = place
+                break
+        else:
+            return found
+
+
+def _is_begin(form: _Chunked, file: BinaryFile, place: int) -> bool:
+    file.seek(place + 4)
+    if not form.kinds:  # of caf, whose version and flags these are
+        return file.read(4) == b"\0\1\0\0"
+    return file.read(8)[4:] in form.kinds
+
+
+def _au_links(file: BinaryFile) -> list[int]:
+    end, found = file.seek(0, os.SEEK_END), [0]
+    while True:
+        file.seek(found[-1])
+        head = file.read(12)
+        offset, size = int.from_bytes(head[4:8], "big"), int.from_bytes(head[8:], "big")
+        place = found[-1] + offset + size
+        file.seek(min(place, end))
+        if size in (0, 0xFFFFFFFF) or offset < 24 or file.read(4) != b".snd":
+            return found
+        found.append(place)
+
+
+def _w64_links(file: BinaryFile) -> list[int]:
+    """Each states the length of all of it."""
+    end, found = file.seek(0, os.SEEK_END), [0]
+    while True:
+        file.seek(found[-1] + 16)
+        size = int.from_bytes(file.read(8), "little")
+        for place in (found[-1] + size, found[-1] + -(-size // 8) * 8):  # padded or not
+            file.seek(min(place, end))
+            if size >= 40 and file.read(16) == W64:
+                found.append(place)
+                break
+        else:
+            return found
+
+
+def _ogg_links(file: BinaryFile) -> tuple[list[int], str | None]:
+    """The same of an ogg file; internet radio makes such."""
     end = file.seek(0, os.SEEK_END)
-    at, links, begins, last = 0, [], False, True
+    at, begins, last = 0, False, True
+    found: list[int] = []
     while at + 27 <= end:
         file.seek(at)
         page = file.read(27)
@@ -231,18 +311,18 @@ def ogg_links(file: BinaryFile) -> tuple[list[int], str | None]:
             break
         # Each stream of a recording begins with a page of its own, before any other.
         if page[5] & FIRST_PAGE and not begins:
-            links.append(at)
+            found.append(at)
         begins, last = bool(page[5] & FIRST_PAGE), bool(page[5] & LAST_PAGE)
         at += 27 + page[26] + sum(file.read(page[26]))
     file.seek(min(at, end))
     rest = file.read(8)
     file.seek(0)
     wrong = None
-    if links and (at > end or not last):
+    if found and (at > end or not last):
         wrong = "it ends before its last page"
-    elif links and rest and not rest.startswith(TAGS):
+    elif found and rest and not rest.startswith(TAGS):
         wrong = f"its pages break off at byte {at} of {end}"
-    return links, wrong
+    return found, wrong
 
 
 def states_mp3_length(file: BinaryFile) -> bool:

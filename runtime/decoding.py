@@ -16,8 +16,8 @@ from speechprune_ort.runtime.containers import (
     BinaryFile,
     Part,
     Repaired,
+    links,
     mp3_goes_on,
-    ogg_links,
     repair_sizes,
     states_mp3_length,
 )
@@ -111,12 +111,12 @@ def decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
     Raises:
         AudioError: it is no sound, or only FFmpeg can hear it and is not installed.
     """
-    links, wrong = ogg_links(file)
+    starts, wrong = links(file)
     if wrong:
         found.notes.append(_damaged(name, wrong))
-    if len(links) > 1:
-        ends = (*links[1:], file.seek(0, os.SEEK_END))
-        for start, end in zip(links, ends, strict=True):
+    if len(starts) > 1:
+        ends = (*starts[1:], file.seek(0, os.SEEK_END))
+        for start, end in zip(starts, ends, strict=True):
             yield from _decode(Part(file, start, end), name, found)
     else:
         yield from _decode(file, name, found)

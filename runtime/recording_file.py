@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,26 +22,46 @@ from speechprune_ort.errors import RecordingError
 from speechprune_ort.files import cannot_write, whole_file
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.runtime.embeddings import AudioEmbeds, EmbedsBuilder
+from speechprune_ort.text import parse_json
 
-__all__ = ["load_embeds", "save_embeds"]
+__all__ = ["Heard", "load_embeds", "save_embeds"]
 
 FORMAT = "speechprune-ort recording 2"
 EMBEDS, ATTENTION = "embeds", "attention"
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16)}
 """Names of safetensors."""
 ROWS_AT_ONCE = 4096
-HEADER_BYTES = 1 << 16
+HEADER_BYTES = 1 << 20
 HASH = "sha256"
 UNHASHED = "0" * 64  # stands in the header while the hash is taken
 LONGEST = 1e9
 """Seconds: thirty years."""
+MOST_NOTES = 1000
+DECODER_LETTERS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What is known of a recording beside its embeddings, as in ``Recording``.
+
+    Attributes:
+        seconds: its length.
+        seconds_heard: of the part that was encoded.
+        decoder: what decoded it.
+        notes: sentences on what is wrong with it.
+    """
+
+    seconds: float
+    seconds_heard: float
+    decoder: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def save_embeds(
     path: Path,
     embeds: AudioEmbeds,
     digest: str,
-    seconds: tuple[float, float],
+    heard: Heard,
     attention: NDArray[np.float32] | None = None,
 ) -> None:
     """Write a recording; the file appears once it is whole.
@@ -49,7 +70,7 @@ def save_embeds(
         path: file to write; an earlier one is replaced.
         embeds: of the recording.
         digest: of the bundle that made them.
-        seconds: length of the recording, and of what was heard of it.
+        heard: what else is known of the recording.
         attention: (tokens,) that was received in the audio encoder, where it was kept.
 
     Raises:
@@ -58,8 +79,10 @@ def save_embeds(
     about = {
         "format": FORMAT,
         "bundle": digest,
-        "seconds": repr(float(seconds[0])),
-        "seconds_heard": repr(float(seconds[1])),
+        "seconds": repr(float(heard.seconds)),
+        "seconds_heard": repr(float(heard.seconds_heard)),
+        "decoder": heard.decoder,
+        "notes": json.dumps([_shown(note) for note in heard.notes]),
         HASH: UNHASHED,
     }
     tensors: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = [
@@ -105,7 +128,7 @@ def _header(
 
 def load_embeds(
     path: Path, digest: str, hidden: int, dtype: np.dtype[Any], device: Device, budget: int
-) -> tuple[AudioEmbeds, tuple[float, float], NDArray[np.float32] | None]:
+) -> tuple[AudioEmbeds, Heard, NDArray[np.float32] | None]:
     """Read a recording of this bundle.
 
     Args:
@@ -117,8 +140,8 @@ def load_embeds(
         budget: bytes that they may take there; longer ones go to a temporary file.
 
     Returns:
-        The embeddings; in seconds the length of the recording and of what was heard of it; and
-        (tokens,) attention received in the audio encoder, where it was kept.
+        The embeddings; what else is known of the recording; and (tokens,) attention received in
+        the audio encoder, where it was kept.
 
     Raises:
         RecordingError: there is no such file, it is none of these, or of another bundle.
@@ -137,7 +160,7 @@ def load_embeds(
                     raise RecordingError(
                         f"{path} was made with another bundle: listen to the recording again."
                     )
-                seconds = _seconds(about)
+                heard = _heard(about)
                 names = set(opened.keys())
                 if not {EMBEDS} <= names <= {EMBEDS, ATTENTION}:
                     raise ValueError(f"it holds {sorted(names)}")
@@ -156,7 +179,7 @@ def load_embeds(
             f"{path} is no recording that speechprune-ort saved, or is damaged ({error}): listen "
             "to the recording again."
         ) from None
-    return embeds, seconds, attention
+    return embeds, heard, attention
 
 
 def _read_header(path: Path, stream: IO[bytes]) -> bytes:
@@ -184,11 +207,27 @@ def _check_hash(header: bytes, told: str, stream: IO[bytes]) -> None:
         raise ValueError("its content is not what was saved")
 
 
-def _seconds(about: dict[str, str]) -> tuple[float, float]:
-    whole, heard = float(about["seconds"]), float(about["seconds_heard"])
-    if not 0 <= heard <= whole <= LONGEST:  # NaN is none of these
-        raise ValueError(f"{heard} of {whole} seconds were heard")
-    return whole, heard
+def _heard(about: dict[str, str]) -> Heard:
+    whole, part = float(about["seconds"]), float(about["seconds_heard"])
+    if not 0 <= part <= whole <= LONGEST:  # NaN is none of these
+        raise ValueError(f"{part} of {whole} seconds were heard")
+    decoder = about.get("decoder", "")
+    if len(decoder) > DECODER_LETTERS or not (decoder.isascii() and decoder.isprintable()):
+        raise ValueError("its decoder is none")
+    notes = parse_json(about.get("notes", "[]").encode())
+    # They are shown on terminals, which what is not printable may command.
+    if (
+        not isinstance(notes, list)
+        or len(notes) > MOST_NOTES
+        or not all(isinstance(note, str) and note.isprintable() for note in notes)
+    ):
+        raise ValueError("its notes are no list of sentences")
+    return Heard(whole, part, decoder, tuple(notes))
+
+
+def _shown(note: str) -> str:
+    """A note in which what cannot be printed, of the name of a file, is written in escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in note)
 
 
 def _embeds(

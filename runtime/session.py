@@ -224,7 +224,10 @@ def open_session(
         raise BundleError(
             f"{path} does not load on {device.name} ({_reason(error)}): export the bundle again."
         ) from error
-    problem = spec.mismatch(session.get_inputs(), session.get_outputs())
+    try:
+        problem = spec.mismatch(session.get_inputs(), session.get_outputs())
+    except UnicodeDecodeError:  # ONNX Runtime keeps the names of axes as they are in the file
+        problem = "the name of an axis is no text"
     if problem:
         raise BundleError(f"{path.name}: {problem}: export the bundle again.")
     return CheckedSession(session, spec)

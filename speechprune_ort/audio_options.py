@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from speechprune_ort.errors import OptionError
 from speechprune_ort.numbers import plain, whole
+from speechprune_ort.text import check_type
 
-__all__ = ["HIGHEST_RATE", "LOWEST_RATE", "AudioOptions"]
+__all__ = ["HIGHEST_RATE", "LOWEST_RATE", "AudioOptions", "check_audio_options"]
 
 LOWEST_RATE, HIGHEST_RATE = 4_000, 768_000
 """Sampling rates in Hz that sound is recorded at; others are slips or attacks."""
@@ -64,3 +65,12 @@ class AudioOptions:
         if plain(self.allow_silence) not in (True, False):
             raise OptionError(f"allow_silence must be True or False, not {self.allow_silence!r}.")
         object.__setattr__(self, "allow_silence", bool(self.allow_silence))
+
+
+def check_audio_options(options: object) -> AudioOptions:
+    """The options, or the default ones for None.
+
+    Raises:
+        OptionError: they are of another type.
+    """
+    return AudioOptions() if options is None else check_type(options, AudioOptions, "audio_options")

@@ -8,10 +8,21 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from speechprune_ort.errors import AudioError, DataError, DeviceError, OptionError, PromptError
+from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.cancel import Cancel, Limits
+from speechprune_ort.errors import (
+    AudioError,
+    ComputeError,
+    DataError,
+    DeadlineError,
+    DeviceError,
+    OptionError,
+    PromptError,
+)
 from speechprune_ort.journal import Journal, write_whole
 from speechprune_ort.manifest import Manifest
 from speechprune_ort.methods import load_plugins, needs_encoder
@@ -24,6 +35,7 @@ from speechprune_ort.text import JsonLine, check_path, check_text, parse_json, r
 __all__ = ["BatchTask", "Outcome", "Question", "answer_all", "read_requests", "run_batch"]
 
 ANOTHER = "give another OUT"
+HASHED = 1 << 20  # bytes of each end of a recording that tell it from another of its size
 FORM = 'it takes {"audio": "a.wav", "question": "Who?"}'
 
 
@@ -117,6 +129,9 @@ class BatchTask:
         plugins: files that register methods of the user's own.
         long_audio: as in ``SpeechLLM.listen``.
         memory_budget_mb: as in ``SpeechLLM.listen``.
+        audio_options: as in ``SpeechLLM.listen``.
+        deadline: seconds that listening to a recording and that each answer may take; a line that
+            takes longer fails.
     """
 
     bundle: Path
@@ -129,6 +144,11 @@ class BatchTask:
     plugins: tuple[Path, ...] = ()
     long_audio: LongAudio = "prune"
     memory_budget_mb: float = MEMORY_BUDGET_MB
+    audio_options: AudioOptions = field(default_factory=AudioOptions)
+    deadline: float | None = None
+
+    def __post_init__(self) -> None:
+        Limits(deadline=self.deadline).over()  # refused here, not line by line
 
     @property
     def uses_cuda(self) -> bool:
@@ -142,6 +162,7 @@ class BatchTask:
             "pruning": asdict(self.pruning),
             "generation": asdict(self.generation),
             "long_audio": self.long_audio,
+            "audio": asdict(self.audio_options),
             # Another device or thread count rounds differently: answers are not mixed.
             "device": self.device,
             "threads": self.threads,
@@ -179,24 +200,34 @@ class BatchTask:
                 long_audio=self.long_audio,
                 memory_budget_mb=self.memory_budget_mb,
                 encoder_attention=needs_encoder(self.pruning),
+                audio_options=self.audio_options,
+                deadline=self.deadline,
             )
-        except (AudioError, DeviceError, MemoryError) as error:
+        except (AudioError, ComputeError, DeadlineError, DeviceError, MemoryError) as error:
             yield from (question.failed(_reason(error)) for question in group)
             return
         for question in group:
             try:
                 yield self._line(recording, question)
-            except (PromptError, DeviceError, MemoryError) as error:
+            except (PromptError, ComputeError, DeadlineError, DeviceError, MemoryError) as error:
                 yield question.failed(_reason(error))
 
     def _line(self, recording: Recording, question: Question) -> dict[str, Any]:
-        answer = recording.ask(question.text, pruning=self.pruning, generation=self.generation)
+        answer = recording.ask(
+            question.text,
+            pruning=self.pruning,
+            generation=self.generation,
+            deadline=self.deadline,
+        )
         return {
             "id": question.name,
             "question": question.text,
             "text": answer.text,
             "finish_reason": answer.finish_reason,
             "seconds": round(answer.seconds, 3),
+            "seconds_heard": round(answer.seconds_heard, 3),
+            "decoder": answer.decoder,
+            "notes": list(answer.notes),
             "tokens": answer.pruning.total,
             "kept": answer.pruning.kept,
         }
@@ -247,13 +278,14 @@ def run_batch(
     requests: Path,
     workers: RayWorkers | None = None,
     progress: Callable[[int, int], None] | None = None,
+    cancel: Cancel | None = None,
 ) -> Outcome:
     """Answer all questions into a file, going on where an earlier run stopped.
 
     Every output line carries a fingerprint of the bundle, the options, its question and its
-    recording's size: a line is taken over where it fits, and a file with another answer in it is
-    refused. Lines with an error are tried again. What is answered stands in ``OUT.partial`` until
-    ``out`` is written, in the order of the questions.
+    recording's size and ends: a line is taken over where it fits, and a file with another answer
+    in it is refused. Lines with an error are tried again. What is answered stands in
+    ``OUT.partial`` until ``out`` is written, in the order of the questions.
 
     Args:
         task: what to answer.
@@ -261,8 +293,10 @@ def run_batch(
         requests: file that the questions come from; it is never written.
         workers: of a Ray cluster; None answers in this process.
         progress: called with the number of lines done and of all.
+        cancel: ends it when another thread says so, where it is answered in this process.
 
     Raises:
+        CancelledError: it was cancelled; what is done is kept.
         OptionError: ``out`` or ``OUT.partial`` is the file of requests, holds other answers, or
             is no file of answers at all. It is left as it is.
         DataError: one of them is damaged or cannot be written; what is done is kept.
@@ -277,9 +311,10 @@ def run_batch(
     check_path(partial, "OUT.partial", OptionError)
     for path in (out, partial):
         _check_apart(path, requests)
+    _content.cache_clear()
     prints = {_fingerprint(about, question): question for question in task.questions}
     _earlier(out, prints)  # refused before anything is made
-    with Journal(partial, about, ANOTHER) as journal:
+    with Limits(cancel).held(), Journal(partial, about, ANOTHER) as journal:
         try:
             _check_known(partial, journal.rows, prints)
             # Read again: another run may have ended in between.
@@ -362,14 +397,33 @@ def _check_known(
 
 
 def _fingerprint(about: Mapping[str, Any], question: Question) -> str:
-    try:
-        size = question.audio.stat().st_size
-    except OSError:
-        size = None
-    own: list[Any] = [question.name, os.path.realpath(question.audio), size, question.text]
+    heard = os.path.realpath(question.audio)
+    own: list[Any] = [question.name, heard, _content(heard), question.text]
     if question.error:
         own = [question.line, question.error]
     return _digest(json.dumps([about, own], sort_keys=True).encode())
+
+
+@lru_cache(maxsize=4)  # neighbouring lines ask about one recording
+def _content(path: str) -> tuple[int, str] | None:
+    """Size of a recording, and a hash of its first and its last bytes.
+
+    Not its time: a copy changes that, and a quick replacement need not.
+    """
+    try:
+        with open(path, "rb", opener=_without_waiting) as stream:
+            about = os.fstat(stream.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                return None
+            first = stream.read(HASHED)
+            stream.seek(max(len(first), about.st_size - HASHED))
+            return about.st_size, _digest(first + stream.read(HASHED))
+    except (OSError, ValueError):
+        return None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for its writer
 
 
 def _digest(content: bytes) -> str:

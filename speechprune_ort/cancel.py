@@ -142,12 +142,18 @@ class Limits:
     Args:
         cancel: the caller's token.
         deadline: seconds from now.
+        late: how the sentence of a deadline that passed begins.
 
     Raises:
         OptionError: the token is none, or the deadline is not positive and finite.
     """
 
-    def __init__(self, cancel: Cancel | None = None, deadline: float | None = None) -> None:
+    def __init__(
+        self,
+        cancel: Cancel | None = None,
+        deadline: float | None = None,
+        late: str = "There was no answer",
+    ) -> None:
         if cancel is not None and not isinstance(cancel, Cancel):
             raise OptionError(f"cancel takes a speechprune_ort.Cancel, not {cancel!r}.")
         self._own: tuple[Cancel, ...] = () if cancel is None else (cancel,)
@@ -162,7 +168,7 @@ class Limits:
             raise OptionError(f"deadline must be positive and finite seconds, not {deadline!r}.")
         token = Cancel()
         error = DeadlineError(
-            f"There was no answer within the deadline of {float(deadline):g} seconds: "
+            f"{late} within the deadline of {float(deadline):g} seconds: "
             "give it longer, prune more, or take a lower max_new_tokens."
         )
         self._own += (token,)

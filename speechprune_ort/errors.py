@@ -44,7 +44,15 @@ __all__ = [
 
 
 class SpeechPruneError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose.
+
+    Its message can be printed anywhere: half characters in it, as names that are not UTF-8 have
+    them, are written in escapes.
+    """
+
+    def __str__(self) -> str:
+        """The message."""
+        return super().__str__().encode("utf-8", "backslashreplace").decode()
 
 
 class AudioError(SpeechPruneError):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.errors import DataError, OptionError
-from speechprune_ort.files import cannot_write, whole_file
+from speechprune_ort.files import cannot_write, save_figure, whole_file
 from speechprune_ort.results import Answer, Pruning
 from speechprune_ort.runtime.audio import SAMPLING_RATE, Source, stream_audio
 from speechprune_ort.runtime.methods import METHODS, ScoreName
@@ -32,6 +32,9 @@ __all__ = [
 
 BINS = 1200  # of the waveform: more than a page has pixels
 WIDTH, WAVE, CURVE, GAP, LEFT = 1200, 110, 90, 26, 46  # of the picture, in pixels
+
+
+LONGEST = 1e9  # seconds: thirty years
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,9 @@ def read_transcript(path: Path) -> tuple[Line, ...]:
         if isinstance(content, dict):
             content = content["sentences" if "sentences" in content else "turns"]
         return tuple(
-            Line(float(e["start"]), float(e["end"]), check_text(e["text"], "a text", DataError))
+            Line(
+                _seconds(e["start"]), _seconds(e["end"]), check_text(e["text"], "a text", DataError)
+            )
             for e in content
         )
     except (DataError, ValueError, KeyError, TypeError, OverflowError) as error:
@@ -138,6 +143,12 @@ def read_transcript(path: Path) -> tuple[Line, ...]:
             f"{path} is no transcript ({type(error).__name__}: {error}): give JSON like "
             '[{"start": 0.0, "end": 1.5, "text": "Hello."}].'
         ) from None
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < LONGEST:
+        raise ValueError(f"{value!a:.60} is no time in seconds")
+    return float(value)
 
 
 def check_ending(path: Path) -> None:
@@ -180,7 +191,9 @@ def _write_png(explanation: Explanation, path: Path) -> None:
     curves = _curves(explanation)
     figure = Figure(figsize=(11, 2.2 + 1.6 * len(curves)), dpi=130, layout="constrained")
     axes = figure.subplots(1 + len(curves), 1, sharex=True, squeeze=False)[:, 0]
-    figure.suptitle(f"{answer.question}  —  {answer.text}", fontsize=10, wrap=True)
+    figure.suptitle(
+        f"{answer.question}  —  {answer.text}", fontsize=10, wrap=True, parse_math=False
+    )
     places = np.linspace(0, answer.seconds, len(explanation.low))
     axes[0].fill_between(places, explanation.low, explanation.high, color="grey", linewidth=0)
     for span in pruning.spans:
@@ -190,7 +203,7 @@ def _write_png(explanation: Explanation, path: Path) -> None:
         axis.plot(curve.seconds, curve.values, linewidth=0.6)
         axis.set_ylabel(curve.name, fontsize=8, wrap=True)
     axes[-1].set_xlabel("seconds")
-    figure.savefig(path)
+    save_figure(figure, path, ".png")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,24 @@ import shutil
 import signal
 import stat
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-__all__ = ["cannot_write", "hidden_name", "sync", "uninterrupted", "whole_file"]
+from speechprune_ort.errors import OptionError
+from speechprune_ort.text import check_path
+
+__all__ = [
+    "cannot_write",
+    "hidden_name",
+    "make_folder",
+    "save_figure",
+    "sync",
+    "uninterrupted",
+    "whole_file",
+]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LONGEST = 200
@@ -80,7 +92,9 @@ def cannot_write(path: Path, error: OSError) -> str:
         error: that came of it.
     """
     folder = path.parent
-    if error.errno in FULL:
+    if error.errno in FULL and path.exists() and not path.is_file():
+        why, cure = "it is a device or pipe that takes no more", "give the name of a file"
+    elif error.errno in FULL:
         there = next((p for p in (folder, *folder.parents) if p.exists()), Path("/"))
         free = shutil.disk_usage(there).free
         why = f"the disk under {folder} is full, {free / 2**30:.1f} GiB are free"
@@ -95,6 +109,40 @@ def cannot_write(path: Path, error: OSError) -> str:
     else:
         why, cure = error.strerror or str(error), "give another place"
     return f"{path} cannot be written ({why}): {cure}."
+
+
+def save_figure(figure: Any, path: Path, kind: str) -> None:
+    """Write a picture, whatever it is to be called.
+
+    Args:
+        figure: matplotlib's.
+        path: file to write; matplotlib itself would add an ending to one without.
+        kind: of picture, such as ``.png``.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with path.open("wb") as stream, warnings.catch_warnings():
+        # Letters that the font lacks are drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(stream, format=kind.lower().removeprefix("."))
+
+
+def make_folder(path: Path) -> None:
+    """A folder for results, with those above it; one that is there will do.
+
+    Raises:
+        OptionError: it cannot be made.
+    """
+    check_path(path, "The path of a folder", OptionError)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise OptionError(f"{path} is a file: give the name of a folder.") from None
+    except NotADirectoryError:
+        raise OptionError(f"{path} lies under a file: give another folder.") from None
+    except OSError as error:
+        raise OptionError(cannot_write(path, error)) from None
 
 
 def hidden_name(name: str, word: str) -> str:

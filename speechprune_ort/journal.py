@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from speechprune_ort.errors import DataError, OptionError
+from speechprune_ort.files import make_folder
 from speechprune_ort.text import check_path, parse_json
 
 try:
@@ -49,7 +50,7 @@ class Journal:
         self.rows: dict[str, dict[str, Any]] = {}
         self._stream: FileIO | None = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             if path.exists() and not stat.S_ISREG(path.stat().st_mode):
                 raise OptionError(f"{path} is no file of results: {cure}.")
             # Unbuffered: what a full disk did not take is not tried again on closing.
@@ -152,9 +153,12 @@ class Journal:
         return f"{begun}: take the same, or {self._cure}."
 
     def _unwritten(self, error: OSError) -> DataError:
+        reason = error.strerror or error
+        if not self.rows:
+            return DataError(f"{self.path} cannot be written ({reason}): {self._cure}.")
         return DataError(
-            f"{self.path} cannot be written ({error.strerror or error}): what is in it is kept, "
-            "and the same command goes on from there."
+            f"{self.path} cannot be written ({reason}): the results in it are kept, and the same "
+            "command goes on from there."
         )
 
 

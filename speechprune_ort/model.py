@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.audio_options import AudioOptions, check_audio_options
 from speechprune_ort.cancel import Cancel, Limits
-from speechprune_ort.errors import AudioError, OptionError, PromptError, SpeechPruneError
+from speechprune_ort.errors import (
+    AudioError,
+    BundleError,
+    OptionError,
+    PromptError,
+    RecordingError,
+    SpeechPruneError,
+)
 from speechprune_ort.manifest import Manifest
 from speechprune_ort.methods import needs_encoder
 from speechprune_ort.numbers import plain, whole
@@ -32,6 +39,7 @@ from speechprune_ort.runtime.device import Device
 from speechprune_ort.runtime.embeddings import DeviceEmbeds
 from speechprune_ort.runtime.engine import Engine
 from speechprune_ort.runtime.recording_file import load_embeds
+from speechprune_ort.text import check_path, check_type
 
 __all__ = ["Audio", "SpeechLLM"]
 
@@ -75,8 +83,11 @@ class SpeechLLM:
         traces: str | PathLike[str] | None = None,
     ) -> None:
         threads = None if threads is None else whole("threads", threads, 1)
-        folder = None if traces is None else Path(traces)
-        self.engine = Engine(Path(bundle).expanduser(), device, threads, provider_options, folder)
+        if provider_options is not None:
+            check_type(provider_options, Mapping, "provider_options")  # type: ignore[type-abstract]
+        folder = None if traces is None else check_path(traces, "The folder of traces", OptionError)
+        path = check_path(bundle, "The bundle's path", BundleError).expanduser()
+        self.engine = Engine(path, device, threads, provider_options, folder)
 
     @property
     def manifest(self) -> Manifest:
@@ -98,6 +109,8 @@ class SpeechLLM:
         encoder_attention: bool = False,
         progress: Callable[[float], None] | None = None,
         audio_options: AudioOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
     ) -> Recording:
         """Encode a recording once, for any number of questions.
 
@@ -115,15 +128,21 @@ class SpeechLLM:
                 its last layer then costs more.
             progress: called with the seconds heard after each window.
             audio_options: the channel to hear, limits, and what counts as silence.
+            deadline: seconds from now in which it must be heard.
+            cancel: ends it when another thread says so.
 
         Raises:
             AudioError: the recording cannot be used, is silent, exceeds a limit, or is too long for
                 ``error``.
             OptionError: the budget is not positive, ``long_audio`` is none of the three, or the
                 bundle's encoder does not tell its attention.
+            CancelledError: it was cancelled; ``DeadlineError``: it was not heard by the deadline.
         """
         budget = _budget(memory_budget_mb)
+        if progress is not None and not callable(progress):
+            raise OptionError(f"progress takes a function, not {type(progress).__name__}.")
         check_long_audio(long_audio)
+        check_audio_options(audio_options)
         timings, window = Timings(), self.manifest.audio.window_samples
         samples, rate = 0, self.manifest.audio.sampling_rate
         stream = AudioStream(audio, sampling_rate, to=rate, options=audio_options)
@@ -144,7 +163,12 @@ class SpeechLLM:
                     yield block[:room]
 
         attention: list[NDArray[np.float32]] | None = [] if encoder_attention else None
-        embeds = self.engine.encode(counted(), timings, budget, progress, attention)
+        limits = Limits(cancel, deadline, "The recording was not heard")
+        try:
+            with limits.held():
+                embeds = self.engine.encode(counted(), timings, budget, progress, attention)
+        finally:
+            limits.over()
         stream.refuse_silence()
         heard = min(samples, window) if long_audio == "truncate" else samples
         return Recording(
@@ -171,15 +195,24 @@ class SpeechLLM:
             RecordingError: there is no such file, it is damaged, or of another bundle.
             OptionError: the budget is not positive.
         """
-        heard, seconds, attention = load_embeds(
-            Path(path),
+        embeds, heard, attention = load_embeds(
+            check_path(path, "The path of a recording", RecordingError),
             self.manifest.digest,
             self.manifest.dimensions.hidden,
             np.dtype(self.manifest.float_dtype),
             self.engine.device,
             _budget(memory_budget_mb),
         )
-        return Recording(self.engine, heard, seconds[0], Timings(), seconds[1], attention)
+        return Recording(
+            self.engine,
+            embeds,
+            heard.seconds,
+            Timings(),
+            heard.seconds_heard,
+            attention,
+            heard.decoder,
+            heard.notes,
+        )
 
     def recall(self, embeds: NDArray[Any], seconds: float | None = None) -> Recording:
         """A recording from audio embeddings that were kept, such as ``recording.embeds``.
@@ -192,18 +225,28 @@ class SpeechLLM:
             seconds: length of the recording; by default what its tokens last.
 
         Raises:
-            OptionError: the array has another shape.
+            OptionError: it is no array of numbers or has another shape, or the length is none.
         """
         hidden = self.manifest.dimensions.hidden
+        check_type(embeds, np.ndarray, "embeds")
+        if embeds.dtype.kind not in "iuf":
+            raise OptionError(f"Audio embeddings must be numbers, not {embeds.dtype}.")
         if embeds.ndim != 2 or embeds.shape[1] != hidden:
             raise OptionError(
                 f"Audio embeddings of this bundle are (tokens, {hidden}), not {embeds.shape}."
             )
         if seconds is None:
             seconds = len(embeds) / self.engine.tokens_per_second
+        length = plain(seconds)
+        if (
+            isinstance(length, bool)
+            or not isinstance(length, (int, float))
+            or not (0 <= length < math.inf)
+        ):
+            raise OptionError(f"seconds must be at least 0 and finite, not {seconds!r}.")
         typed = embeds.astype(self.manifest.float_dtype, copy=False)
         heard = DeviceEmbeds.of(typed, self.engine.device)
-        return Recording(self.engine, heard, seconds, Timings())
+        return Recording(self.engine, heard, float(length), Timings())
 
     def embed_text(self, text: str) -> NDArray[Any]:
         """Token embeddings of a text, (tokens, hidden).
@@ -281,6 +324,8 @@ class SpeechLLM:
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
         audio_options: AudioOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> Iterator[Answer]: ...
 
@@ -295,6 +340,8 @@ class SpeechLLM:
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
         audio_options: AudioOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> Iterator[Answer | SpeechPruneError]: ...
 
@@ -308,6 +355,8 @@ class SpeechLLM:
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
         audio_options: AudioOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> Iterator[Answer | SpeechPruneError]:
         """Answer questions about several recordings, a few at a time, in order.
@@ -323,6 +372,8 @@ class SpeechLLM:
             pruning: what is kept of the audio.
             generation: how the answers' tokens are chosen.
             audio_options: as in ``listen``.
+            deadline: seconds that each answer may take, from when it is begun.
+            cancel: ends all of them when another thread says so; ``return_exceptions`` or not.
             **options: fields of the two before, for short.
 
         Yields:
@@ -341,6 +392,8 @@ class SpeechLLM:
             )
         pruning, generation = sort_options(pruning, generation, options)
         check_long_audio(long_audio)
+        check_audio_options(audio_options)
+        Limits(cancel, deadline).over()  # refused here, not request by request
 
         def answer(request: tuple[Audio, str]) -> Answer | SpeechPruneError:
             try:
@@ -357,9 +410,11 @@ class SpeechLLM:
                     pruning=pruning,
                     generation=generation,
                     audio_options=audio_options,
+                    deadline=deadline,
+                    cancel=cancel,
                 )
             except SpeechPruneError as error:
-                if not return_exceptions:
+                if not return_exceptions or (cancel is not None and cancel.cancelled):
                     raise
                 return error
 
@@ -386,6 +441,7 @@ class SpeechLLM:
         """
         pruning, generation = sort_options(pruning, generation, options)
         check_long_audio(long_audio)
+        check_audio_options(audio_options)
         return AnswerStream(
             self._pieces(
                 audio, question, sampling_rate, long_audio, pruning, generation, audio_options

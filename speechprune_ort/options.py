@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from speechprune_ort.errors import OptionError
 from speechprune_ort.numbers import plain, whole
+from speechprune_ort.text import check_text
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -43,6 +44,11 @@ def _number(name: str, value: object, ok: bool, wanted: str) -> None:
     # bool is an int in Python; True as a rate or a count is a slip, not a choice.
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not ok:
         raise OptionError(f"{name} must be {wanted}, not {value!r}.")
+
+
+def _flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise OptionError(f"{name} must be True or False, not {value!r}.")
 
 
 def _take_plain(options: PruningOptions | GenerationOptions) -> None:
@@ -161,6 +167,7 @@ class PruningOptions:
         if self.candidates is not None:
             self._check_candidates(self.candidates)
         whole("seed", self.seed, 0)
+        _flag("single_head", self.single_head)
         self._check_used()
 
     def _check_candidates(self, value: object) -> None:
@@ -307,6 +314,12 @@ class GenerationOptions:
             "above 0 and at most 1",
         )
         whole("seed", self.seed, 0)
-        if isinstance(self.stop, str) or not all(isinstance(s, str) and s for s in self.stop):
-            raise OptionError(f"stop must be a tuple of non-empty strings, not {self.stop!r}.")
+        _flag("ignore_stop", self.ignore_stop)
+        # A set has no order, and what reads them would depend on it.
+        if not isinstance(self.stop, (tuple, list)) or not all(
+            isinstance(text, str) and text for text in self.stop
+        ):
+            raise OptionError(f"stop must be a tuple of non-empty strings, not {self.stop!a:.80}.")
+        for text in self.stop:
+            check_text(text, "A stop string", OptionError)
         object.__setattr__(self, "stop", tuple(self.stop))

@@ -6,14 +6,13 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort.cancel import Cancel, Limits
-from speechprune_ort.errors import OptionError, PromptError
+from speechprune_ort.errors import OptionError, PromptError, RecordingError
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.results import Answer, AnswerStream, Pruning, Score, Timings, spans_of
 from speechprune_ort.runtime.budget import pick_tokens
@@ -21,11 +20,12 @@ from speechprune_ort.runtime.embeddings import AudioEmbeds, HostEmbeds
 from speechprune_ort.runtime.engine import Engine
 from speechprune_ort.runtime.methods import METHODS, Selection
 from speechprune_ort.runtime.prompt import Prompt
-from speechprune_ort.runtime.recording_file import save_embeds
+from speechprune_ort.runtime.recording_file import Heard, save_embeds
 from speechprune_ort.runtime.sampling import Sampler
 from speechprune_ort.runtime.selection import select
 from speechprune_ort.runtime.text_stream import TextStream
 from speechprune_ort.runtime.threads import numpy_threads
+from speechprune_ort.text import check_path, check_type
 
 __all__ = ["Recording", "sort_options"]
 
@@ -147,9 +147,10 @@ class Recording:
         Raises:
             RecordingError: the file cannot be written.
         """
-        seconds = self.seconds, self.seconds_heard
+        place = check_path(path, "The path of a recording", RecordingError)
+        heard = Heard(self.seconds, self.seconds_heard, self.decoder, self.notes)
         digest = self._engine.manifest.digest
-        save_embeds(Path(path), self._audio, digest, seconds, self.encoder_attention)
+        save_embeds(place, self._audio, digest, heard, self.encoder_attention)
 
     def prune(self, question: str, pruning: PruningOptions | None = None) -> Pruning:
         """What would be kept of the audio for a question, without answering it.
@@ -161,9 +162,10 @@ class Recording:
         Raises:
             PromptError: the question is empty.
         """
+        pruning, _ = sort_options(pruning, None, {})
         prompt = self._engine.prompt(question)
         new_tokens = GenerationOptions().max_new_tokens
-        settled, picked = self._settled(pruning or PruningOptions(), prompt, new_tokens)
+        settled, picked = self._settled(pruning, prompt, new_tokens)
         return self._pruning(settled, self._select(prompt, settled, Timings()), picked)
 
     def score(
@@ -185,13 +187,19 @@ class Recording:
         Raises:
             PromptError: the question or a continuation is empty, or they exceed the context.
         """
+        pruning, _ = sort_options(pruning, None, {})
+        # A text is a sequence, too: of one-letter answers that nobody means.
+        if isinstance(continuations, (str, bytes)) or not isinstance(continuations, Sequence):
+            raise PromptError(
+                f"continuations must be a list of texts, not {type(continuations).__name__}."
+            )
         engine, timings = self._engine, Timings()
         tokenized = [engine.text.encode(c, "A continuation").ids for c in continuations]
         if not tokenized or not all(tokenized):
             raise PromptError("A continuation to score has no token: give it a text.")
         longest = max(map(len, tokenized))
         prompt = engine.prompt(question)
-        settled, picked = self._settled(pruning or PruningOptions(), prompt, longest)
+        settled, picked = self._settled(pruning, prompt, longest)
         selection = self._select(prompt, settled, timings)
         prefill, positions = self._assemble(selection, prompt, settled, longest, timings)
         decoder = engine.decoder(len(positions) + longest)
@@ -396,10 +404,15 @@ def sort_options(
     """Sort short-hand options to the dataclass that they belong to.
 
     Raises:
-        OptionError: an option is unknown, or given beside the dataclass that it belongs to.
+        OptionError: an option is unknown, of another type, or given beside the dataclass that it
+            belongs to.
     """
     pruning_names = set(PruningOptions.__dataclass_fields__)
     generation_names = set(GenerationOptions.__dataclass_fields__)
+    if pruning is not None:
+        check_type(pruning, PruningOptions, "pruning=")
+    if generation is not None:
+        check_type(generation, GenerationOptions, "generation=")
     unknown = sorted(set(given) - pruning_names - generation_names)
     if unknown:
         known = ", ".join(sorted(pruning_names | generation_names))

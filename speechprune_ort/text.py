@@ -8,17 +8,27 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
-from speechprune_ort.errors import DataError, PromptError, SpeechPruneError
+from speechprune_ort.errors import DataError, OptionError, PromptError, SpeechPruneError
 
-__all__ = ["JsonLine", "check_path", "check_text", "parse_json", "read_json", "read_jsonl"]
+__all__ = [
+    "JsonLine",
+    "check_path",
+    "check_text",
+    "check_type",
+    "parse_json",
+    "read_json",
+    "read_jsonl",
+]
 
 LONGEST_NAME = 255  # bytes of a file's name, on every file system in common use
 LONGEST_PATH = 4095  # bytes
 LONGEST_LINE = 64 << 20  # bytes of a line of JSON: more is no list of requests
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 UTF_8_MARK = b"\xef\xbb\xbf"
+Kind = TypeVar("Kind")
+
 SHOWN = 60  # characters of what was given, in a message
 
 
@@ -48,6 +58,25 @@ def check_text(
             f"{what} holds half a character or a byte that is not UTF-8 "
             f"({value[wrong.start]!a} at position {wrong.start}): give whole UTF-8 text."
         ) from None
+    return value
+
+
+def check_type(value: object, kind: type[Kind], what: str) -> Kind:
+    """The value, where it is what a parameter takes.
+
+    Args:
+        value: what was given.
+        kind: what it should be.
+        what: name of the parameter.
+
+    Raises:
+        OptionError: it is something else.
+
+    >>> check_type(3, int, "threads")
+    3
+    """
+    if not isinstance(value, kind):
+        raise OptionError(f"{what} takes a {kind.__name__}, not {_shown(value)}.")
     return value
 
 

@@ -15,6 +15,7 @@ if importlib.util.find_spec("torch") is None:
     collect_ignore = [
         "test_bundle.py",
         "test_checkpoints.py",
+        "test_arguments.py",
         "test_backends.py",
         "test_cli.py",
         "test_decoder.py",

@@ -18,7 +18,11 @@ from numpy.typing import NDArray
 
 from speechprune_ort import (
     AudioError,
+    AudioOptions,
+    Cancel,
+    CancelledError,
     DataError,
+    DeadlineError,
     GenerationOptions,
     OptionError,
     PruningOptions,
@@ -64,6 +68,13 @@ def go(
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class AtOnce(threading.Timer):
+    """A deadline that passes as it is given, however busy the machine is."""
+
+    def start(self) -> None:
+        self.function(*self.args)
 
 
 class CutError(Exception):
@@ -474,3 +485,91 @@ def test_what_was_worked_on_is_given_before_the_source_fails() -> None:
     assert [next(results), next(results)] == [1, 4]
     with pytest.raises(DataError, match="at its end"):
         next(results)
+
+
+def test_recordings_are_heard_as_ask_hears_them_and_lines_say_what_was_wrong(
+    bundle: Path, folder: Path
+) -> None:
+    stereo = np.stack([TONE, -TONE], axis=1)
+    soundfile.write(folder / "s.wav", stereo, 16_000)
+    soundfile.write(folder / "z.wav", np.zeros(16_000), 16_000)
+    lines = [{"audio": name, "question": "Who?"} for name in ("s.wav", "z.wav", "1.wav")]
+    write(folder / "heard.jsonl", lines)
+    go(bundle, folder, requests="heard.jsonl")
+    first = lines_of(folder / "out.jsonl")
+    assert ["error" in line for line in first] == [True, True, False]
+    assert first[2]["decoder"] == "libsndfile"
+    options = AudioOptions(channel=0, max_seconds=2.5, allow_silence=True)
+    with pytest.raises(OptionError, match="other options"):
+        go(bundle, folder, requests="heard.jsonl", audio_options=options)
+    go(bundle, folder, "other.jsonl", "heard.jsonl", audio_options=options)
+    second = lines_of(folder / "other.jsonl")
+    assert ["error" in line for line in second] == [False, False, True]
+    assert "longer than 2.5 seconds" in second[2]["error"]
+    assert "is silent" in second[1]["notes"][0]
+    assert second[0]["seconds_heard"] == second[0]["seconds"] == 2.0
+
+
+def test_a_recording_of_the_same_size_is_another_one(bundle: Path, folder: Path) -> None:
+    go(bundle, folder)
+    about = (folder / "0.wav").stat()
+    samples, rate = soundfile.read(folder / "0.wav", dtype="int16")
+    soundfile.write(folder / "0.wav", samples[::-1], rate)
+    os.utime(folder / "0.wav", ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert (folder / "0.wav").stat().st_size == about.st_size
+    with pytest.raises(OptionError, match="to another question or recording"):
+        go(bundle, folder)
+
+
+def test_a_line_that_takes_too_long_fails_alone_and_can_be_tried_again(
+    bundle: Path, folder: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "Timer", AtOnce)
+        assert go(bundle, folder, deadline=2.0).failed == 5
+    line = lines_of(folder / "out.jsonl")[0]
+    assert "The recording was not heard within the deadline of 2 seconds" in line["error"]
+    assert go(bundle, folder, deadline=60.0) == Outcome(answered=4, failed=1, new=5)
+    with pytest.raises(OptionError, match="deadline must be positive"):
+        go(bundle, folder, deadline=0.0)
+
+
+def test_a_cancelled_batch_keeps_what_is_done(bundle: Path, folder: Path) -> None:
+    path, token = folder / "in.jsonl", Cancel()
+    task = BatchTask(
+        bundle,
+        tuple(read_requests(path)),
+        PruningOptions(),
+        GenerationOptions(max_new_tokens=4),
+        device="cpu",
+    )
+
+    def stop(done: int, _: int) -> None:
+        if done == 2:
+            token.cancel()
+
+    with pytest.raises(CancelledError):
+        run_batch(task, folder / "out.jsonl", path, progress=stop, cancel=token)
+    assert run_batch(task, folder / "out.jsonl", path) == Outcome(answered=4, failed=1, new=3)
+
+
+def test_many_end_with_their_token_and_each_by_its_deadline(bundle: Path, folder: Path) -> None:
+    model, token = SpeechLLM(bundle, "cpu"), Cancel()
+    requests = [(folder / "0.wav", "Who?")] * 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "Timer", AtOnce)
+        late = model.ask_many(requests, deadline=1, return_exceptions=True, max_new_tokens=2)
+        assert [type(found) for found in late] == [DeadlineError] * 4
+        with pytest.raises(DeadlineError, match="The recording was not heard"):
+            model.listen(folder / "0.wav", deadline=1)
+    answers = model.ask_many(
+        requests, workers=1, cancel=token, return_exceptions=True, max_new_tokens=2
+    )
+    assert not isinstance(next(answers), SpeechPruneError)
+    token.cancel()
+    with pytest.raises(CancelledError):
+        list(answers)
+    with pytest.raises(CancelledError):
+        model.listen(folder / "0.wav", cancel=token)
+    with pytest.raises(OptionError, match="deadline"):
+        model.ask_many(requests, deadline=-1)

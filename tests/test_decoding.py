@@ -20,7 +20,7 @@ from signals import speech_like
 
 from speechprune_ort import AudioError, AudioOptions
 from speechprune_ort.runtime.audio import AudioStream, audio_seconds, load_audio
-from speechprune_ort.runtime.containers import mp3_goes_on
+from speechprune_ort.runtime.containers import links, mp3_goes_on
 
 TROUBLE = Path(__file__).parent / "data" / "trouble"
 
@@ -190,12 +190,44 @@ def test_chunks_behind_the_samples_are_no_sound(no_ffmpeg: None) -> None:
         assert stream.notes == ()
 
 
-def test_a_wav_behind_a_wav_is_noted() -> None:
-    pytest.importorskip("av", reason="the extra [media] is not installed")
-    content, sound = wav()
-    samples, stream = heard(content * 2)
-    np.testing.assert_array_equal(samples, sound)
-    assert "another recording stands behind it and was not heard" in stream.notes[0]
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "AIFF", "CAF", "AU", "W64", "OGG"])
+def test_recordings_behind_each_other_are_all_heard(kind: str, no_ffmpeg: None) -> None:
+    whole, sounds = b"", []
+    for seed, (rate, channels) in enumerate([(16_000, 1), (8_000, 2), (16_000, 1)]):
+        mono = np.random.default_rng(seed).uniform(-0.5, 0.5, 9_001)
+        out = io.BytesIO()
+        soundfile.write(out, np.stack([mono] * channels, 1), rate, format=kind)
+        whole += out.getvalue()
+        sounds.append(heard(out.getvalue())[0])
+    samples, stream = heard(whole)
+    np.testing.assert_array_equal(samples, np.concatenate(sounds))
+    assert stream.notes == ()
+    # The last one is cut.
+    samples, stream = heard(whole[:-600])
+    assert len(samples) < sum(map(len, sounds))
+    np.testing.assert_array_equal(samples[:27_000], np.concatenate(sounds)[:27_000])
+    assert kind == "W64" or "damaged" in stream.notes[0]
+
+
+def test_a_file_of_chunks_without_end_is_not_searched_for_ever() -> None:
+    def reads(content: bytes) -> int:
+        file = Counted(content)
+        assert links(file) == ([0], None)
+        return file.reads
+
+    begin = b"RIFF\0\0\0\0WAVE"
+    assert reads(begin + b"JUNK\0\0\0\0" * 100_000) < 2_000
+    assert reads(begin + bytes(1 << 20)) < 10
+
+
+class Counted(io.BytesIO):
+    """Counts how often it is read."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        return super().read(size)
 
 
 def test_a_cut_wav_says_so(no_ffmpeg: None) -> None:

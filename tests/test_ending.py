@@ -16,7 +16,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from speechprune_ort import Cancel, CancelledError, DeadlineError, OptionError, SpeechLLM
+from speechprune_ort import Cancel, CancelledError, DeadlineError, OptionError, SpeechLLM, cli
 from speechprune_ort.cancel import Limits, checkpoint
 from speechprune_ort.cli.streams import BROKEN_PIPE
 
@@ -317,3 +317,36 @@ def test_a_closed_error_output_costs_no_answer(bundle: Path, tone_file: Path) ->
     done = subprocess.run(shell, stdout=subprocess.PIPE, check=False, timeout=60)
     assert done.returncode == 0
     assert done.stdout
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "MemoryError()",
+        "ImportError('x.so: failed to map segment from shared object')",
+        "ImportError('Exception caught: std::bad_alloc')",
+        "OSError(12, 'Cannot allocate memory')",
+        'RuntimeError("can\'t start new thread")',
+    ],
+)
+def test_too_little_memory_for_a_library_is_one_sentence(
+    error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        try:
+            raise eval(error)  # noqa: S307 - ours
+        except Exception as reason:
+            raise ImportError("The library cannot be imported.") from reason
+
+    assert cli._finished(work) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: Memory does not suffice")
+    assert said.count("\n") == 1
+
+
+def test_another_failing_import_keeps_its_traceback() -> None:
+    def work() -> None:
+        raise ImportError("No module named 'x'")
+
+    with pytest.raises(ImportError):
+        cli._finished(work)

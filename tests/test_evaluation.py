@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from speechprune_ort import AudioError
+from speechprune_ort import AudioError, AudioOptions, OptionError, PruningOptions
 from speechprune_ort.evaluation.executor import LocalExecutor
 from speechprune_ort.evaluation.judge import Judge
 from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation
@@ -351,3 +352,37 @@ def test_a_wrong_option_is_one_sentence_and_writes_nothing(
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
     assert file.read_text() == "kept"
+
+
+def test_recordings_are_heard_as_the_plan_says(bundle: Path, tmp_path: Path) -> None:
+    left = 0.3 * np.sin(np.arange(32_000) / 7)
+    lines = []
+    for name, other in (("a", -left), ("b", left), ("c", np.zeros(32_000))):
+        soundfile.write(tmp_path / f"{name}.wav", np.stack([left, other], 1), 16_000)
+        choices = {"choices": ["One.", "Two."], "answer": "A"}
+        lines.append({"id": name, "audio": f"{name}.wav", "question": "Which?", **choices})
+    (tmp_path / "set.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    samples = tuple(read_samples(tmp_path / "set.jsonl"))
+    settings = tuple(settings_of(["none"], [0.5], [0], PruningOptions(method="speechprune")))
+    harder = (CLEAN, Perturbation("speed", 1.1))
+    plan = Plan(bundle, samples, settings, perturbations=harder, controls=False, device="cpu")
+    failed = [set(row) for row in evaluate(plan, tmp_path / "one", LocalExecutor())]
+    assert failed == [{"clean", "speed 1.1"}] * 3
+    first = evaluate(plan, tmp_path / "one", LocalExecutor())
+    assert ["error" in row["clean"] for row in first] == [True, False, False]
+    assert "audio" not in plan.about()  # rows of before go on
+    heard = replace(plan, audio_options=AudioOptions(channel=0))
+    assert not any("error" in part for row in evaluate(heard, tmp_path / "two", LocalExecutor())
+                   for part in row.values())  # fmt: skip
+    with pytest.raises(OptionError, match="begun with other audio"):
+        evaluate(heard, tmp_path / "one", LocalExecutor())
+
+
+def test_a_folder_of_results_that_is_a_file_is_one_sentence(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("mine")
+    settings = tuple(settings_of(["none"], [0.5], [0], PruningOptions(method="speechprune")))
+    plan = Plan(bundle, (), settings, device="cpu")
+    for out, message in (("results", "is a file: give"), ("results/a/b", "lies under a file")):
+        with pytest.raises(OptionError, match=message):
+            evaluate(plan, tmp_path / out, LocalExecutor())
+    assert (tmp_path / "results").read_text() == "mine"

@@ -394,7 +394,7 @@ def test_what_cannot_be_a_journal_is_one_sentence(
 ) -> None:
     file = tmp_path / "file"
     file.write_text("kept")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(OptionError, match="is a file: give the name of a folder"):
         journal_of(file / "rows.jsonl")
     with pytest.raises(OptionError, match="no file of results"):
         journal_of(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from test_cli import run
 
 from speechprune_ort import OptionError, SpeechLLM
-from speechprune_ort.explain import explain, write_explanation
+from speechprune_ort.explain import explain, read_transcript, write_explanation
 
 QUESTION = 'Who said "x < y" & why?'
 
@@ -134,3 +135,32 @@ def test_several_questions_are_answered_from_one_encoding(bundle: Path, wav: Pat
     assert all("encoder" not in entry["timings"] for entry in content)
     alone = json.loads(run("ask", bundle, wav, "Why?", *options).stdout)
     assert content[1]["token_ids"] == alone["token_ids"]
+
+
+def test_a_question_about_money_is_drawn_as_it_is(
+    explanation: Any, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    answer = replace(explanation.answer, question="Was it $5_ or $^6$?", text="\x18 你 \\frac{")
+    write_explanation(replace(explanation, answer=answer), tmp_path / "page.png")
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+    assert not recwarn.list
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+@pytest.mark.parametrize("ending", [".png", ".html", ".json"])
+def test_a_device_that_takes_nothing_is_one_sentence(
+    ending: str, explanation: Any, tmp_path: Path
+) -> None:
+    link = tmp_path / f"page{ending}"
+    link.symlink_to("/dev/full")
+    with pytest.raises(OptionError, match="takes no more"):
+        write_explanation(explanation, link)
+    assert not Path("/dev/full.png").exists()
+
+
+@pytest.mark.parametrize("time", ['"nan"', "1e300", "true", "null", '"1"', "-1e12"])
+def test_a_time_that_is_none_is_no_transcript(time: str, tmp_path: Path) -> None:
+    path = tmp_path / "said.json"
+    path.write_text(f'[{{"start": {time}, "end": 2, "text": "Hello."}}]')
+    with pytest.raises(OptionError, match="is no transcript"):
+        read_transcript(path)

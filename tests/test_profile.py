@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,14 +22,14 @@ from typer.testing import CliRunner
 
 from speechprune_ort import SpeechLLM, ranges
 from speechprune_ort.cli.app import app
-from speechprune_ort.errors import OptionError
+from speechprune_ort.errors import AudioError, OptionError
 from speechprune_ort.evaluation.costs import prefill_tflops
 from speechprune_ort.profiling.break_even import Trade, shortest_that_pays
 from speechprune_ort.profiling.compare import compare, read_profile, regressions
 from speechprune_ort.profiling.distribution import Distribution, ratio_of
 from speechprune_ort.profiling.meters import EnergyMeter, MemoryMeter, Reading
 from speechprune_ort.profiling.operations import Operations
-from speechprune_ort.profiling.page import page
+from speechprune_ort.profiling.page import PICTURES, draw, page
 from speechprune_ort.profiling.report import FORMATS, render, tables
 from speechprune_ort.profiling.run import Profile, ProfileOptions, profile
 from speechprune_ort.profiling.workload import parse_rates, sounds_of
@@ -281,6 +282,12 @@ def test_a_comparison_names_what_became_worse(found: Profile, tmp_path: Path) ->
         (["B", "--durations", "5", "--format", "xml"], "--format"),
         (["B", "--durations", "5", "--fail-over", "1.1"], "--fail-over"),
         (["B", "--durations", "5", "--html", "nowhere/x.html"], "no folder"),
+        (["B", "--durations", "1e12"], "takes seconds from 0.1 to"),
+        (["B", "--durations", "5", "--plot", "x.foo"], "--plot x.foo must end in"),
+        (["B", "--durations", "5", "--plot", "x"], "--plot x must end in"),
+        (["B", "--durations", "5", "--ort-profile", "pyproject.toml"], "is a file"),
+        (["B", "--durations", "5", "--ort-profile", "pyproject.toml/x"], "lies under a file"),
+        (["B", "--durations", "5", "--max-seconds", "-1"], "max_seconds"),
         (["--compare", "missing.json", "missing.json"], "No profile at"),
     ],
 )
@@ -288,6 +295,31 @@ def test_mistakes_are_one_sentence(arguments: list[str], words: str) -> None:
     result = CliRunner().invoke(app, ["profile", *arguments])
     assert isinstance(result.exception, OptionError)
     assert words in str(result.exception)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_a_picture_goes_where_it_was_said_or_is_refused(found: Profile, tmp_path: Path) -> None:
+    for kind in PICTURES:
+        draw(found, tmp_path / "no-ending", kind)
+        assert (tmp_path / "no-ending").stat().st_size > 1000
+    with pytest.raises(OSError, match="No space"):
+        draw(found, Path("/dev/full"))
+    assert not Path("/dev/full.png").exists()
+
+
+def test_a_silent_recording_is_measured_where_that_is_wanted(bundle: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "caf.wav", np.zeros(16_000), 16_000)
+    silent = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    (tmp_path / "caf.wav").rename(silent)
+    shown = tmp_path / "page.html"
+    counts = "--pruning-rates none --new-tokens 1 --repeats 1 --warmup 0 --loads 1"
+    options = [*counts.split(), "--format", "json", "--html", str(shown)]
+    command = ["profile", str(bundle), "--audio", str(silent), *options]
+    refused = CliRunner().invoke(app, command)
+    assert isinstance(refused.exception, AudioError)
+    assert "--allow-silence" in str(refused.exception)
+    assert CliRunner().invoke(app, [*command, "--allow-silence"]).exit_code == 0
+    assert "caf\\udce9" in shown.read_text(encoding="utf-8")
 
 
 def test_a_file_that_is_no_profile_is_refused(tmp_path: Path) -> None:

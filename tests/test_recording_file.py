@@ -18,23 +18,26 @@ from safetensors.numpy import load_file
 from speechprune_ort import RecordingError
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.runtime.embeddings import AudioEmbeds, HostEmbeds
-from speechprune_ort.runtime.recording_file import UNHASHED, load_embeds, save_embeds
+from speechprune_ort.runtime.recording_file import UNHASHED, Heard, load_embeds, save_embeds
 
 HIDDEN, DIGEST = 8, "d" * 64
 ROWS = np.random.default_rng(0).standard_normal((5000, HIDDEN)).astype(np.float32)
 ATTENTION = np.linspace(0, 1, len(ROWS), dtype=np.float32)
 
 
+HEARD = Heard(200.0, 30.0, "libsndfile+ffmpeg", ("a.mp3 is damaged: it was heard.", "Käse."))
+
+
 def load(
     path: Path, digest: str = DIGEST, dtype: Any = np.float32, budget: int = 1 << 20
-) -> tuple[AudioEmbeds, tuple[float, float], NDArray[np.float32] | None]:
+) -> tuple[AudioEmbeds, Heard, NDArray[np.float32] | None]:
     return load_embeds(path, digest, HIDDEN, np.dtype(dtype), Device("cpu"), budget)
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     path = tmp_path / "a.recording"
-    save_embeds(path, HostEmbeds(ROWS), DIGEST, (200.0, 30.0), ATTENTION)
+    save_embeds(path, HostEmbeds(ROWS), DIGEST, HEARD, ATTENTION)
     return path
 
 
@@ -43,17 +46,24 @@ def saved(tmp_path: Path) -> Path:
 def test_what_is_saved_comes_back(dtype: Any, attention: Any, tmp_path: Path) -> None:
     path = tmp_path / "a.recording"
     rows = ROWS.astype(dtype)
-    save_embeds(path, HostEmbeds(rows), DIGEST, (200.0, 30.0), attention)
+    save_embeds(path, HostEmbeds(rows), DIGEST, HEARD, attention)
     for budget in (1 << 20, 1):  # in memory, and in a temporary file
-        embeds, seconds, found = load(path, dtype=dtype, budget=budget)
+        embeds, heard, found = load(path, dtype=dtype, budget=budget)
         np.testing.assert_array_equal(embeds.host, rows)
-        assert seconds == (200.0, 30.0)
+        assert heard == HEARD
         assert (found is None) == (attention is None)
         if attention is not None:
             np.testing.assert_array_equal(found, attention)
     # The library that knows the format reads it, too.
     np.testing.assert_array_equal(load_file(path)["embeds"], rows)
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_names_in_notes_cannot_command_a_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "a.recording"
+    given = Heard(1.0, 1.0, notes=("\x1b[2Jcaf\udce9\n.wav is silent.",))
+    save_embeds(path, HostEmbeds(ROWS), DIGEST, given)
+    assert load(path)[1].notes == (r"\x1b[2Jcaf\udce9\n.wav is silent.",)
 
 
 def test_every_changed_byte_is_found(saved: Path) -> None:
@@ -113,6 +123,13 @@ def shape(rows: int, hidden: int) -> Callable[[dict[str, Any]], object]:
         (about(seconds_heard="300"), "300.0 of 200.0 seconds"),
         (about(seconds="1e400"), "damaged"),
         (about(seconds="long"), "damaged"),
+        (about(decoder="x" * 101), "its decoder is none"),
+        (about(decoder="\x1b[2J"), "its decoder is none"),
+        (about(notes="no list"), "damaged"),
+        (about(notes='{"a": 1}'), "its notes are no list"),
+        (about(notes='["\\u001b[2J"]'), "its notes are no list"),
+        (about(notes="[1]"), "its notes are no list"),
+        (about(notes="[" * 20_000), "damaged"),
         (about(bundle="e" * 64), "another bundle"),
         (about(format="speechprune-ort recording 3"), "its format is"),
         (lambda header: header["__metadata__"].pop("seconds"), "damaged"),
@@ -189,11 +206,11 @@ def test_nothing_is_left_where_writing_fails(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     path = tmp_path / "a.recording"
-    save_embeds(path, HostEmbeds(ROWS), DIGEST, (1.0, 1.0))
+    save_embeds(path, HostEmbeds(ROWS), DIGEST, Heard(1.0, 1.0))
     before = path.read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        save_embeds(path, Failing(ROWS), DIGEST, (1.0, 1.0))
+        save_embeds(path, Failing(ROWS), DIGEST, Heard(1.0, 1.0))
     with pytest.raises(RecordingError, match="cannot be written"):
-        save_embeds(tmp_path / "no" / "folder", HostEmbeds(ROWS), DIGEST, (1.0, 1.0))
+        save_embeds(tmp_path / "no" / "folder", HostEmbeds(ROWS), DIGEST, Heard(1.0, 1.0))
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]

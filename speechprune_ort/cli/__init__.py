@@ -9,6 +9,13 @@ from speechprune_ort.errors import SpeechPruneError
 
 __all__ = ["main"]
 
+OUT_OF_MEMORY = (
+    "failed to map segment",
+    "annot allocate memory",
+    "std::bad_alloc",
+    "can't start new thread",
+)
+
 
 def main() -> None:
     """Run the command line; user errors print one sentence to stderr and exit with 2."""
@@ -40,4 +47,25 @@ def _finished(work: Callable[[], object]) -> int:
     except SpeechPruneError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except (MemoryError, ImportError, OSError, RuntimeError) as error:
+        if not _of_memory(error):
+            raise
+        sys.stderr.write(
+            "error: Memory does not suffice for the command and its libraries: free memory, or "
+            "raise the limit (ulimit -v).\n"
+        )
+        return 2
     return 0
+
+
+def _of_memory(error: BaseException) -> bool:
+    """Whether an error, or what it came of, is that memory ran out.
+
+    Libraries that are imported with too little of it say so in words of their own.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, MemoryError) or any(words in str(found) for words in OUT_OF_MEMORY):
+            return True
+        found = found.__cause__ or found.__context__
+    return False

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cli.options import (
+    HEARD,
     AllowSilence,
     Candidates,
     Channel,
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ask", "summary"]
 
-DEFAULTS = AudioOptions()
 SHOWN_FROM_S = 60.0  # seconds of audio that are worth a progress bar
 
 
@@ -106,11 +106,11 @@ def ask(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of sampling, random and crop.")] = 0,
     channel: Channel = None,
-    max_seconds: MaxSeconds = DEFAULTS.max_seconds,
-    max_channels: MaxChannels = DEFAULTS.max_channels,
-    max_decoded_mb: MaxDecodedMb = DEFAULTS.max_decoded_mb,
-    max_stream_mb: MaxStreamMb = DEFAULTS.max_stream_mb,
-    silence_dbfs: SilenceDbfs = DEFAULTS.silence_dbfs,
+    max_seconds: MaxSeconds = HEARD.max_seconds,
+    max_channels: MaxChannels = HEARD.max_channels,
+    max_decoded_mb: MaxDecodedMb = HEARD.max_decoded_mb,
+    max_stream_mb: MaxStreamMb = HEARD.max_stream_mb,
+    silence_dbfs: SilenceDbfs = HEARD.silence_dbfs,
     allow_silence: AllowSilence = False,
     device: Device = "auto",
     threads: Threads = None,

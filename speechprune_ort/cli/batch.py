@@ -8,12 +8,21 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cli.options import (
+    HEARD,
+    AllowSilence,
     Candidates,
+    Channel,
     Device,
+    MaxChannels,
+    MaxDecodedMb,
+    MaxSeconds,
+    MaxStreamMb,
     Method,
     Plugins,
     ProviderOption,
+    SilenceDbfs,
     Threads,
     load_plugins,
     provider_options,
@@ -83,6 +92,17 @@ def batch(
         list[str] | None, typer.Option(help="End the answer before this text; may be repeated.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of sampling, random and crop.")] = 0,
+    channel: Channel = None,
+    max_seconds: MaxSeconds = HEARD.max_seconds,
+    max_channels: MaxChannels = HEARD.max_channels,
+    max_decoded_mb: MaxDecodedMb = HEARD.max_decoded_mb,
+    max_stream_mb: MaxStreamMb = HEARD.max_stream_mb,
+    silence_dbfs: SilenceDbfs = HEARD.silence_dbfs,
+    allow_silence: AllowSilence = False,
+    deadline: Annotated[
+        float | None,
+        typer.Option(help="Seconds that a recording and that an answer may take; else it fails."),
+    ] = None,
     engine: Annotated[str, typer.Option(help="local, or ray: workers on a cluster.")] = "local",
     address: Annotated[str | None, typer.Option(help="Of the Ray cluster.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Workers on the Ray cluster.")] = 2,
@@ -135,6 +155,16 @@ def batch(
         plugins=tuple(plugin or ()),
         long_audio=long_audio,
         memory_budget_mb=memory_budget_mb,
+        audio_options=AudioOptions(
+            channel=channel,
+            max_seconds=max_seconds,
+            max_channels=max_channels,
+            max_decoded_mb=max_decoded_mb,
+            max_stream_mb=max_stream_mb,
+            silence_dbfs=silence_dbfs,
+            allow_silence=allow_silence,
+        ),
+        deadline=deadline,
     )
     ray = RayWorkers(address, workers) if engine == "ray" else None
     console = Console(stderr=True, markup=False, soft_wrap=True)

@@ -14,10 +14,19 @@ import typer
 from rich.console import Console
 
 from speechprune_ort import __version__
+from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cli.options import (
+    HEARD,
+    AllowSilence,
+    Channel,
     Device,
+    MaxChannels,
+    MaxDecodedMb,
+    MaxSeconds,
+    MaxStreamMb,
     Plugins,
     ProviderOption,
+    SilenceDbfs,
     Threads,
     load_plugins,
     provider_options,
@@ -107,6 +116,13 @@ def evaluate(
         bool, typer.Option("--single-head", help="Phase 2 over the whole width.")
     ] = False,
     positions: Annotated[Positions, typer.Option(help="Of kept tokens.")] = "renumbered",
+    channel: Channel = None,
+    max_seconds: MaxSeconds = HEARD.max_seconds,
+    max_channels: MaxChannels = HEARD.max_channels,
+    max_decoded_mb: MaxDecodedMb = HEARD.max_decoded_mb,
+    max_stream_mb: MaxStreamMb = HEARD.max_stream_mb,
+    silence_dbfs: SilenceDbfs = HEARD.silence_dbfs,
+    allow_silence: AllowSilence = False,
     engine: Annotated[str, typer.Option(help="local, or ray: workers on a cluster.")] = "local",
     address: Annotated[str | None, typer.Option(help="Of the Ray cluster.")] = None,
     workers: Annotated[int, typer.Option(help="Workers on the Ray cluster.")] = 2,
@@ -165,6 +181,15 @@ def evaluate(
         base,
         _numbers("--candidates", candidates, float) if candidates else (),
     )
+    heard = AudioOptions(
+        channel=channel,
+        max_seconds=max_seconds,
+        max_channels=max_channels,
+        max_decoded_mb=max_decoded_mb,
+        max_stream_mb=max_stream_mb,
+        silence_dbfs=silence_dbfs,
+        allow_silence=allow_silence,
+    )
     plan = Plan(
         bundle=bundle,
         samples=tuple(samples),
@@ -177,6 +202,7 @@ def evaluate(
         threads=threads,
         provider_options=provider_options(provider_option) or {},
         plugins=tuple(plugin or ()),
+        audio_options=heard,
     )
     console = Console(stderr=True, markup=False, soft_wrap=True)
     with Bar(console, "samples") as bar:
@@ -195,7 +221,7 @@ def evaluate(
         model = SpeechLLM(bundle, device, threads, dict(plan.provider_options) or None)
         shown = next(s for s in samples if s.name not in summary.failed)
         attention_too = any(needs_encoder(setting.options) for setting in settings)
-        recording = model.listen(shown.audio, encoder_attention=attention_too)
+        recording = model.listen(shown.audio, encoder_attention=attention_too, audio_options=heard)
         if costs:
             from speechprune_ort.evaluation.costs import measure_costs
 

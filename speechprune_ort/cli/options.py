@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import DeviceName
 
 __all__ = [
+    "HEARD",
     "AllowSilence",
     "Candidates",
     "Channel",
@@ -45,7 +47,8 @@ ProviderOption = Annotated[
     typer.Option(metavar="KEY=VALUE", help="For the CUDA provider; may be repeated."),
 ]
 
-# How a recording is heard: the fields of AudioOptions.
+# How a recording is heard: the fields of AudioOptions, and their defaults.
+HEARD = AudioOptions()
 Channel = Annotated[
     int | None, typer.Option(help="Channel to hear, from 0; all of them averaged by default.")
 ]

@@ -11,17 +11,26 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cli.options import (
+    HEARD,
+    AllowSilence,
+    Channel,
     Device,
+    MaxChannels,
+    MaxDecodedMb,
+    MaxSeconds,
+    MaxStreamMb,
     Method,
     Plugins,
     ProviderOption,
+    SilenceDbfs,
     Threads,
     load_plugins,
     provider_options,
 )
 from speechprune_ort.errors import OptionError
-from speechprune_ort.files import cannot_write, whole_file
+from speechprune_ort.files import cannot_write, make_folder, whole_file
 from speechprune_ort.options import DEFAULT_METHOD
 from speechprune_ort.ranges import use_nvtx
 
@@ -50,6 +59,13 @@ def profile(
     repeats: Annotated[int, typer.Option(help="Measurements of every figure.")] = 5,
     warmup: Annotated[int, typer.Option(help="Rounds before them that do not count.")] = 1,
     loads: Annotated[int, typer.Option(help="Times that the bundle is opened.")] = 3,
+    channel: Channel = None,
+    max_seconds: MaxSeconds = HEARD.max_seconds,
+    max_channels: MaxChannels = HEARD.max_channels,
+    max_decoded_mb: MaxDecodedMb = HEARD.max_decoded_mb,
+    max_stream_mb: MaxStreamMb = HEARD.max_stream_mb,
+    silence_dbfs: SilenceDbfs = HEARD.silence_dbfs,
+    allow_silence: AllowSilence = False,
     device: Device = "auto",
     threads: Threads = None,
     provider_option: ProviderOption = None,
@@ -99,25 +115,35 @@ def profile(
         raise OptionError(f"--warmup must be at least 0, not {warmup}.")
 
     from speechprune_ort.model import SpeechLLM
-    from speechprune_ort.profiling.page import draw, page, require_matplotlib
+    from speechprune_ort.profiling.page import check_picture, draw, page, require_matplotlib
     from speechprune_ort.profiling.run import ProfileOptions, write_traces
     from speechprune_ort.profiling.run import profile as measure
     from speechprune_ort.profiling.workload import QUESTION, parse_rates, sounds_of
 
     if plot is not None:
         require_matplotlib()
+        check_picture(plot)
     for path in (plot, html):
         if path is not None and not path.parent.is_dir():
             raise OptionError(f"{path.parent} is no folder: make it, or write elsewhere.")
     if ort_profile is not None:
-        ort_profile.mkdir(parents=True, exist_ok=True)
+        make_folder(ort_profile)
     if nvtx:
         use_nvtx()
     load_plugins(plugin)
     settings = parse_rates(pruning_rates, method)
     sounds = sounds_of(audio or [], durations)
     chosen = provider_options(provider_option)
-    options = ProfileOptions(question or QUESTION, new_tokens, repeats, warmup, loads)
+    heard = AudioOptions(
+        channel=channel,
+        max_seconds=max_seconds,
+        max_channels=max_channels,
+        max_decoded_mb=max_decoded_mb,
+        max_stream_mb=max_stream_mb,
+        silence_dbfs=silence_dbfs,
+        allow_silence=allow_silence,
+    )
+    options = ProfileOptions(question or QUESTION, new_tokens, repeats, warmup, loads, heard)
     console = Console(stderr=True, markup=False)
     with console.status("starting") as status:
         found = measure(
@@ -135,9 +161,12 @@ def profile(
     found.about["command"] = shlex.join(["speechprune-ort", *sys.argv[1:]])
     found.about["threads"] = threads
     if plot is not None:
-        _write(plot, lambda partial: draw(found, partial))
+        _write(plot, lambda partial: draw(found, partial, plot.suffix))
     if html is not None:
-        _write(html, lambda partial: partial.write_text(page(found), encoding="utf-8"))
+        _write(
+            html,
+            lambda partial: partial.write_bytes(page(found).encode("utf-8", "backslashreplace")),
+        )
     if form != "table":
         sys.stdout.write(render(found, form))
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprune_ort.errors import AudioError, DeviceError, PromptError
+from speechprune_ort.errors import AudioError, ComputeError, DeviceError, PromptError
 from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation, perturb
 from speechprune_ort.evaluation.plan import Plan, Work
 from speechprune_ort.evaluation.samples import Sample, chance
@@ -76,7 +77,7 @@ class Judge:
             if p.name in work.settings or (p == CLEAN and work.controls):
                 try:
                     rows[p.name] = self._row(work, sample, p)
-                except (AudioError, PromptError, DeviceError, MemoryError) as error:
+                except (AudioError, ComputeError, PromptError, DeviceError, MemoryError) as error:
                     reason = str(error) or "It needs more memory than there is."
                     rows[p.name] = {"sample": sample.name, "error": reason}
         return rows
@@ -91,12 +92,21 @@ class Judge:
         def other(number: int) -> NDArray[np.float32]:
             step = chance(self._plan.seed, index, number).randrange(len(self._plan.samples))
             samples = self._plan.samples
-            return self._other(index, step, lambda i: load_audio(samples[i].audio, to=rate))
+            return self._other(index, step, lambda i: self._load(samples[i].audio, rate))
 
         audio = self._plan.samples[index].audio
         seed = chance(self._plan.seed, perturbation.name, index).getrandbits(32)
-        harder = perturb(load_audio(audio, to=rate), perturbation, rate, seed, other)
-        return self._model.listen(harder, sampling_rate=rate, encoder_attention=self._attention)
+        harder = perturb(self._load(audio, rate), perturbation, rate, seed, other)
+        return self._model.listen(
+            harder,
+            sampling_rate=rate,
+            encoder_attention=self._attention,
+            # Of the recording one channel was taken, and noise may have made it louder.
+            audio_options=replace(self._plan.audio_options, channel=None),
+        )
+
+    def _load(self, audio: Path, rate: int) -> NDArray[np.float32]:
+        return load_audio(audio, to=rate, options=self._plan.audio_options)
 
     def _other(self, index: int, step: int, load: Callable[[int], Other]) -> Other:
         """What ``load`` makes of another recording: the first usable one from ``step`` on.
@@ -115,7 +125,9 @@ class Judge:
         raise error
 
     def _hear_clean(self, audio: Path) -> Recording:
-        return self._model.listen(audio, encoder_attention=self._attention)
+        return self._model.listen(
+            audio, encoder_attention=self._attention, audio_options=self._plan.audio_options
+        )
 
     def _row(self, work: Work, sample: Sample, perturbation: Perturbation) -> dict[str, Any]:
         recording = self.hear(work.index, perturbation)

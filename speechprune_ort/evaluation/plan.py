@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation
 from speechprune_ort.evaluation.samples import Sample
 from speechprune_ort.evaluation.scoring import Scoring
@@ -54,6 +55,7 @@ class Plan:
         threads: within an operator.
         provider_options: of the CUDA execution provider.
         plugins: files that register methods of the user's own.
+        audio_options: as in ``SpeechLLM.listen``.
     """
 
     bundle: Path
@@ -67,6 +69,7 @@ class Plan:
     threads: int | None = None
     provider_options: Mapping[str, str] = field(default_factory=dict)
     plugins: tuple[Path, ...] = ()
+    audio_options: AudioOptions = field(default_factory=AudioOptions)
 
     def about(self) -> dict[str, Any]:
         """What the rows depend on, as plain data: rows of another plan do not belong to it.
@@ -74,7 +77,7 @@ class Plan:
         Samples, methods, rates, seeds and perturbations are not in it: a row says itself which it
         has, and those that are added later complete it.
         """
-        return {
+        about = {
             "bundle": Manifest.read(self.bundle).digest,
             "pruning": self._shared_options(),
             "scoring": self.scoring,
@@ -83,6 +86,9 @@ class Plan:
             "device": self.device,
             "threads": self.threads,
         }
+        if self.audio_options != AudioOptions():  # rows that do not say so are of the default
+            about["audio"] = asdict(self.audio_options)
+        return about
 
     def _shared_options(self) -> list[dict[str, Any]]:
         """Options of pruning that a setting's name does not say."""

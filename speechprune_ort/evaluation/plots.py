@@ -15,6 +15,7 @@ from speechprune_ort.evaluation.run import Rows
 from speechprune_ort.evaluation.settings import ORIGINAL, Setting
 from speechprune_ort.evaluation.statistics import proportion
 from speechprune_ort.evaluation.summary import Line, Summary
+from speechprune_ort.files import save_figure, whole_file
 
 __all__ = ["draw_plots", "draw_tokens", "require_plots"]
 
@@ -60,9 +61,9 @@ def _save(figure: Any, path: Path) -> Path:
         DataError: it cannot be written.
     """
     try:
-        figure.savefig(path)
+        with whole_file(path) as partial:
+            save_figure(figure, partial, ".png")
     except OSError as error:
-        path.unlink(missing_ok=True)
         raise DataError(
             f"{path} cannot be written ({error.strerror or error}): what was judged is kept, and "
             "the same command goes on from there."

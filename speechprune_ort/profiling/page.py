@@ -9,12 +9,13 @@ from pathlib import Path
 from rich.table import Table
 
 from speechprune_ort.errors import OptionError
+from speechprune_ort.files import save_figure
 from speechprune_ort.profiling.break_even import break_even
 from speechprune_ort.profiling.report import tables
 from speechprune_ort.profiling.run import Condition, Profile
 from speechprune_ort.results import STAGES
 
-__all__ = ["draw", "page", "require_matplotlib"]
+__all__ = ["PICTURES", "check_picture", "draw", "page", "require_matplotlib"]
 
 COLOURS = ("#8c8c8c", "#bdb76b", "#4c72b0", "#c0c0c0", "#dd8452", "#c44e52", "#da8bc3", "#55a868",
            "#8172b3")  # fmt: skip
@@ -29,6 +30,9 @@ font-size:12px;color:#555;padding-top:.4rem}.key span{display:inline-block;margi
 .key i{display:inline-block;width:.8rem;height:.8rem;margin-right:.3rem;vertical-align:-1px}
 svg{max-width:100%;height:auto}dl{display:grid;grid-template-columns:max-content auto;
 gap:.1rem 1rem;font-size:13px}dd{margin:0}"""
+
+
+PICTURES = (".png", ".svg", ".pdf", ".jpg")
 
 
 def require_matplotlib() -> None:
@@ -49,12 +53,23 @@ def _stages(condition: Condition) -> list[float]:
     return [condition.figures[f"{stage}_ms"].p50 for stage in STAGES]
 
 
-def draw(profile: Profile, path: Path) -> None:
+def check_picture(path: Path) -> None:
+    """Refuse a kind of picture that is not drawn, before the measurement.
+
+    Raises:
+        OptionError: the ending says another.
+    """
+    if path.suffix.lower() not in PICTURES:
+        raise OptionError(f"--plot {path} must end in {', '.join(PICTURES)}.")
+
+
+def draw(profile: Profile, path: Path, kind: str = ".png") -> None:
     """Stages of every condition as bars, and what pruning gains over length.
 
     Args:
         profile: what was measured.
-        path: picture to write; its ending says which kind.
+        path: picture to write.
+        kind: one of ``PICTURES``.
     """
     from matplotlib.figure import Figure
 
@@ -85,7 +100,7 @@ def draw(profile: Profile, path: Path) -> None:
         gains.set_xlabel("seconds of audio")
         gains.set_ylabel("gained by pruning, ms")
         gains.legend(fontsize=7)
-    figure.savefig(path)
+    save_figure(figure, path, kind)
 
 
 def _bars(shown: Sequence[Condition]) -> str:

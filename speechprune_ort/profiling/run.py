@@ -15,6 +15,7 @@ from typing import Any
 import onnxruntime as ort
 
 from speechprune_ort import __version__
+from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.errors import PromptError
 from speechprune_ort.methods import needs_encoder
 from speechprune_ort.model import SpeechLLM
@@ -44,6 +45,7 @@ class ProfileOptions:
         repeats: measurements of each figure.
         warmup: rounds before them that do not count.
         loads: times that the bundle is opened.
+        audio: as ``audio_options`` of ``SpeechLLM.listen``.
     """
 
     question: str
@@ -51,6 +53,7 @@ class ProfileOptions:
     repeats: int = 5
     warmup: int = 1
     loads: int = 3
+    audio: AudioOptions = field(default_factory=AudioOptions)
 
 
 @dataclass(slots=True)
@@ -167,7 +170,7 @@ def profile(
             progress(f"{said}, {sound.name}")
             heard = Reading()
             with energy.measure(heard), memory.measure(heard):
-                recording = _listen(model, sound, settings)
+                recording = _listen(model, sound, settings, options)
             for setting in settings:
                 place = (sound.name, setting.name)
                 condition = found.setdefault(
@@ -228,17 +231,24 @@ def write_traces(
     Returns:
         The files, one a graph.
     """
-    recording = _listen(model, sound, settings)
+    recording = _listen(model, sound, settings, options)
     for setting in settings:
         with contextlib.suppress(PromptError):  # a prompt that does not fit is a row of the table
             _ask(recording, setting, options)
     return model.engine.write_traces()
 
 
-def _listen(model: SpeechLLM, sound: Sound, settings: Sequence[Setting]) -> Recording:
+def _listen(
+    model: SpeechLLM, sound: Sound, settings: Sequence[Setting], options: ProfileOptions
+) -> Recording:
     attention = any(needs_encoder(setting.options) for setting in settings)
     rate = None if isinstance(sound.source, Path) else SAMPLING_RATE
-    return model.listen(sound.source, sampling_rate=rate, encoder_attention=attention)
+    return model.listen(
+        sound.source,
+        sampling_rate=rate,
+        encoder_attention=attention,
+        audio_options=options.audio,
+    )
 
 
 def _ask(recording: Recording, setting: Setting, options: ProfileOptions) -> Answer:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import DEFAULT_METHOD, PruningOptions
 from speechprune_ort.runtime.audio import SAMPLING_RATE, stream_audio
@@ -100,8 +101,11 @@ def sounds_of(audio: Sequence[Path], durations: str | None) -> list[Sound]:
             seconds = float(part)
         except ValueError:
             raise OptionError(f"--durations takes seconds, not {part.strip()!r}.") from None
-        if not 0.1 <= seconds < float("inf"):
-            raise OptionError(f"--durations takes seconds from 0.1, not {seconds:g}.")
+        longest = AudioOptions().max_seconds
+        if not 0.1 <= seconds <= longest:
+            raise OptionError(
+                f"--durations takes seconds from 0.1 to {longest:g}, not {seconds:g}."
+            )
         samples = np.resize(speech, round(seconds * SAMPLING_RATE))
         sounds.append(Sound(f"{seconds:g} s", seconds, samples))
     return sounds
