@@ -1,0 +1,69 @@
+"""The parts of the site that are made from the code: a hook of mkdocs, named in mkdocs.yml.
+
+A page of docs/ has ``<!-- from the code: NAME -->`` where such a part goes; ``PARTS`` has the
+names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.cli import get_docs_for_click
+
+from speechprune_ort.cli import app
+from speechprune_ort.methods import METHODS
+
+__all__ = ["PARTS", "on_page_markdown"]
+
+MARK = re.compile(r"<!-- from the code: (\w+) -->")
+FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+CARD = Path(__file__).parent / "small_model" / "trained" / "README.md"
+PAPER = re.compile(r"arXiv:(\d{4}\.\d{5})")
+
+
+def command_line() -> str:
+    """Every command with its arguments and options, as ``--help`` tells them."""
+    root = typer.main.get_command(app)
+    with typer.Context(root, info_name="speechprune-ort") as context:
+        text = get_docs_for_click(obj=root, ctx=context, name="speechprune-ort")
+    # The page has a title of its own.
+    return text.split("\n", 1)[1].strip()
+
+
+def methods() -> str:
+    """The registered methods as a table."""
+    rows = ["| name | what is kept | reads the encoder's attention | source |", "|---|---|---|---|"]
+    for found in METHODS.values():
+        source = PAPER.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", found.source)
+        attention = "yes" if found.encoder_attention else "no"
+        rows.append(f"| `{found.name}` | {found.summary} | {attention} | {source} |")
+    return "\n".join(rows)
+
+
+def model_card() -> str:
+    """The default model's card, without the lines that only the hub reads."""
+    return FRONT_MATTER.sub("", CARD.read_text(encoding="utf-8"))
+
+
+PARTS: Mapping[str, Callable[[], str]] = {
+    "command_line": command_line,
+    "methods": methods,
+    "model_card": model_card,
+}
+"""Makers of the parts, by the name that a page has for them."""
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Fill the marks of a page; mkdocs calls it for each.
+
+    Args:
+        markdown: the page as it is written.
+
+    Raises:
+        KeyError: a mark names no part.
+    """
+    return MARK.sub(lambda mark: PARTS[mark[1]](), markdown)
