@@ -26,6 +26,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from speechprune_ort.cancel import UNFINISHED
 from speechprune_ort.errors import ExportError
 from speechprune_ort.files import cannot_write, hidden_name, sync, uninterrupted
 from speechprune_ort.manifest import MANIFEST_FILE
@@ -69,16 +70,20 @@ def atomic_folder(out: Path, overwrite: bool) -> Iterator[Path]:
                 with uninterrupted():
                     work = _begin(place)
                 built = work / BUILT
+                UNFINISHED.add(built)
                 yield built
                 for path in built.iterdir():
                     sync(path)
                 sync(built)
                 # It took minutes: what stands there now decides.
                 _require_free(place, overwrite)
+                # From here on it is no longer for the signals' thread to remove.
+                UNFINISHED.discard(built)
                 with uninterrupted():
                     _put(built, place, work / KEPT)
             finally:
                 if work is not None:
+                    UNFINISHED.discard(work / BUILT)
                     with uninterrupted():
                         _discard(work, place)
 

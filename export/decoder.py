@@ -1,10 +1,12 @@
 """``decoder.onnx``: input embeddings and KV cache to last-position logits and KV cache.
 
 Written by onnxruntime-genai's model builder: grouped-query attention, fused norms, 4- and 8-bit
-matrices. Three methods of it are replaced, so genai is pinned exactly. Rotary embedding stays
-outside the attention, because fused it honours only a contiguous range of positions and would
-be silently wrong for the true positions of pruned audio. And weights are taken from the model at
-hand and quantized one by one, because a large language model does not fit in memory in float32.
+matrices. Four methods of it are replaced, so genai is pinned exactly. Rotary embedding is done
+by the attention, which turns a token by the row of a table that its slot in the cache has; the
+builder's table is that of consecutive positions and would be silently wrong for the true positions
+of pruned audio, so the rows are inputs of the graph, and ``rotary.onnx`` gives them. And weights
+are taken from the model at hand, put beside each other where queries, keys and values are one
+matrix, and quantized one by one, because a large language model does not fit in memory in float32.
 """
 
 from __future__ import annotations
@@ -15,9 +17,12 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx_ir as ir
+import torch
+from onnx_ir.tensor_adapters import TorchTensor, to_torch_dtype
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from speechprune_ort.errors import ExportError
@@ -36,6 +41,8 @@ _BUILDER_PRECISION = {
     "int8": "int8",
     "int4": "int4",
 }
+
+HEAD_MULTIPLE = 16  # of a head's size, for rotary embedding within attention
 
 
 def export_decoder(
@@ -57,8 +64,9 @@ def export_decoder(
         work: folder for temporary files, on the same disk as ``path``; emptied at the end.
 
     Raises:
-        ExportError: the builder refuses the language model.
+        ExportError: the builder or the attention's kernel refuses the language model.
     """
+    _require_head(language_model.config)
     described, built, cache = work / "language_model", work / "built", work / "cache"
     with quiet():
         # The builder reads settings and tokenizer from a folder; the weights it is handed.
@@ -70,7 +78,7 @@ def export_decoder(
     options: dict[str, Any] = {
         "exclude_embeds": True,  # the audio goes in as embeddings
         "prune_lm_head": True,  # logits of the last position alone
-        "fuse_qkv": False,  # rotary embedding outside attention needs Q and K apart
+        "fuse_qkv": True,  # one matrix for queries, keys and values
     }
     if plan.decoder == "int4":
         options["matmul_mixed_precision"] = "last_matmul:int8"
@@ -100,12 +108,26 @@ def export_decoder(
     shutil.rmtree(work)
 
 
+def _require_head(config: Any) -> None:
+    """Refuse heads that grouped-query attention cannot turn.
+
+    Raises:
+        ExportError: their size is no multiple of 16.
+    """
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if size % HEAD_MULTIPLE:
+        raise ExportError(
+            f"The language model's heads have {size} values each, and ONNX Runtime's attention "
+            f"turns only multiples of {HEAD_MULTIPLE}: this checkpoint cannot be exported."
+        )
+
+
 @contextlib.contextmanager
 def _builder(language_model: PreTrainedModel) -> Iterator[Any]:
-    """Genai's builder with three of its methods replaced.
+    """Genai's builder with four of its methods replaced.
 
-    Rotary embedding stays outside the attention; weights are those of a model that is there; and
-    they are quantized one by one, as all of them in float32 need not fit in memory.
+    The rows of rotary embedding are inputs; weights are those of a model that is there; and they
+    are joined and quantized one by one, as all of them in float32 need not fit in memory.
     """
     search_path = list(sys.path)
     import onnxruntime_genai.models.builder as builder
@@ -126,8 +148,33 @@ def _builder(language_model: PreTrainedModel) -> Iterator[Any]:
             after_each=lambda: mapped.let_go(language_model),
         )
 
+    def rotary_rows(made: Any) -> tuple[str, str]:
+        inputs = made.model.graph.inputs
+        for name in ("cos", "sin"):
+            rows = made.make_value(name, made.io_dtype, shape=["slots", made.head_size // 2])
+            if rows not in inputs:
+                inputs.append(rows)
+        return "cos", "sin"
+
+    def packed(made: Any, *parts: Any) -> str:
+        *projections, name, source = parts
+        weights = [projection.weight for projection in projections]
+        rows = sum(len(weight) for weight in weights)
+        joined = torch.empty((rows, weights[0].shape[1]), dtype=weights[0].dtype, device="meta")
+        node: str = made.make_matmul(SimpleNamespace(weight=joined), name, source)
+        value = made.model.graph.initializers[f"{name[1:].replace('/', '.')}.weight"]
+        dtype = to_torch_dtype(value.dtype)
+        value.const_value = ir.LazyTensor(
+            lambda: TorchTensor(torch.cat(weights).T.to(dtype), name=value.name),
+            dtype=value.dtype,
+            shape=value.shape,
+            name=value.name,
+        )
+        return node
+
     replaced = {
-        "is_fused_rope_supported": lambda _: False,
+        "make_packed_matmul": packed,
+        "make_rotary_embedding_caches": rotary_rows,
         "load_weights": lambda _, __: language_model,
         "to_nbits": to_nbits,
     }

@@ -98,7 +98,8 @@ def export_binarized(
 
     On the CPU the signs of S are 2 and 0 around a zero point of 1: its kernels for unsigned by
     signed bytes are eight times as fast as those for signed by signed ones (``docs/pruning.md``).
-    For CUDA both stay signed.
+    For CUDA both stay signed, and are chosen in the embeddings' own dtype: there is no ``Where``
+    for bytes there, and a node on the CPU would send every embedding down and its signs up.
 
     Args:
         projection: binarized weights.
@@ -110,12 +111,15 @@ def export_binarized(
     make = GraphMaker(spec)
     (source,) = spec.inputs
     zero = make.constant("zero", np.zeros((), np.dtype(source.dtype)))
-    middle = np.uint8(1) if target == "cpu" else np.int8(0)
-    plus = make.constant("plus", np.array([middle + 1], middle.dtype))
-    minus = make.constant("minus", np.array([middle - 1], middle.dtype))
-    zero_point = [make.constant("middle", np.array(middle))] if target == "cpu" else []
+    on_cpu = target == "cpu"
+    middle, dtype = (1, np.dtype(np.uint8)) if on_cpu else (0, np.dtype(source.dtype))
+    plus = make.constant("plus", np.array([middle + 1], dtype))
+    minus = make.constant("minus", np.array([middle - 1], dtype))
+    zero_point = [make.constant("middle", np.array(middle, dtype))] if on_cpu else []
     positive = make.add("GreaterOrEqual", [make.inputs[source.name], zero])
     binary = make.add("Where", [positive, plus, minus])
+    if not on_cpu:
+        binary = make.add("Cast", [binary], to=ir.DataType.INT8.value)
     outputs = []
     for out, weights in zip(spec.outputs, (projection.query, projection.key), strict=True):
         signed = make.constant(f"{out.name}.signs", weights)

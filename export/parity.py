@@ -17,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from speechprune_ort.errors import ParityError
+from speechprune_ort.errors import DeviceError, ParityError
 from speechprune_ort.export.memory import in_float32
+from speechprune_ort.export.rotary import rotary_rows
 from speechprune_ort.manifest import Parity
+from speechprune_ort.providers import CPU_PROVIDER, StrictSession, cuda_problem, cuda_provider
 from speechprune_ort.specs import Dimensions, GraphSpec, past_name, present_name
 
 __all__ = ["Checked", "compare", "open_graph", "verify_decoder", "verify_graph"]
@@ -43,49 +45,56 @@ class Checked:
     unverified: str | None = None
 
 
-def open_graph(path: Path, spec: GraphSpec, target: str) -> tuple[ort.InferenceSession, bool]:
+def open_graph(path: Path, spec: GraphSpec, target: str) -> tuple[ort.InferenceSession, str | None]:
     """Open a graph and compare names, dtypes and axes with its spec.
 
     Returns:
-        The session; and whether it runs on the target. A graph for CUDA is opened on the CPU
-        where there is no CUDA: most of them run there, too, only slowly.
+        The session; and what keeps it from running on the target, or None where it does. A graph
+        for CUDA is opened on the CPU where CUDA cannot be used: most of them run there, too, only
+        slowly. Where CUDA can be used, the graph runs on it or not at all.
 
     Raises:
         ParityError: the graph does not load, or differs from its spec.
+        DeviceError: CUDA can be used and did not take the graph.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    providers = ["CPUExecutionProvider"]
-    if target == "cuda" and "CUDAExecutionProvider" in ort.get_available_providers():
-        providers.insert(0, "CUDAExecutionProvider")
+    problem = cuda_problem() if target == "cuda" else None
+    on_gpu = target == "cuda" and problem is None
     try:
-        session = ort.InferenceSession(path, options, providers=providers)
+        session = StrictSession(path, options, [cuda_provider() if on_gpu else CPU_PROVIDER])
+    except DeviceError:
+        raise
     except Exception as error:  # onnxruntime raises several classes of its own
         raise ParityError(
             f"{path.name} does not load in ONNX Runtime ({str(error).strip().splitlines()[0]}): "
             "this is a defect of export, report it."
         ) from error
-    problem = spec.mismatch(session.get_inputs(), session.get_outputs())
-    if problem:
-        raise ParityError(f"{path.name}: {problem}: this is a defect of export, report it.")
-    wanted = "CUDAExecutionProvider" if target == "cuda" else "CPUExecutionProvider"
-    return session, session.get_providers()[0] == wanted
+    mismatch = spec.mismatch(session.get_inputs(), session.get_outputs())
+    if mismatch:
+        raise ParityError(f"{path.name}: {mismatch}: this is a defect of export, report it.")
+    # Without the cure: that is for who wants to run it here.
+    return session, problem and problem.partition(": ")[0]
 
 
-def _checked(graph: str, on_target: bool, figures: Callable[[], list[Parity]]) -> Checked:
+def _checked(graph: str, problem: str | None, figures: Callable[[], list[Parity]]) -> Checked:
     """Compare values; a graph that cannot run off its target stays unverified, and says so."""
     try:
-        return Checked(tuple(figures()), None if on_target else "compared on the CPU: no CUDA here")
+        return Checked(
+            tuple(figures()), problem and f"compared on the CPU: no CUDA here ({problem})"
+        )
     except (ParityError, MemoryError):
         raise
     except Exception as error:  # onnxruntime raises several classes of its own
         reason = str(error).strip().splitlines()[0]
-        if on_target:
+        if problem is None:
             raise ParityError(
                 f"{graph} does not run in ONNX Runtime ({reason[:400]}): the checkpoint uses what "
                 "its operators do not do; report it."
             ) from error
-        return Checked((), f"not run: no CUDA here, and the CPU cannot ({reason[:160]})")
+        return Checked(
+            (), f"not run: no CUDA here ({problem}), and the CPU cannot ({reason[:160]})"
+        )
 
 
 def compare(
@@ -128,7 +137,8 @@ def compare(
     scale = np.abs(a).max() or 1.0
     error = float(np.abs(a - b).max() / scale)
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    cosine = float(a @ b / norms) if norms else 1.0
+    # Nothing but zeros is like nothing but zeros, and like nothing else.
+    cosine = float(a @ b / norms) if norms else float(not a.any() and not b.any())
     figures = [
         Parity(label, "max_relative_error", error, EXACT_TOLERANCE if exact else float("inf")),
         Parity(label, "cosine", cosine, min_cosine),
@@ -159,7 +169,7 @@ def verify_graph(
             along the first two axes, where what lies beyond is padding.
         min_cosine: see ``compare``.
     """
-    session, on_target = open_graph(path, spec, target)
+    session, problem = open_graph(path, spec, target)
 
     def figures() -> list[Parity]:
         found: list[Parity] = []
@@ -169,7 +179,7 @@ def verify_graph(
                 found += compare(path.stem, case, name, outputs[name], values, min_cosine)
         return found
 
-    return _checked(path.name, on_target, figures)
+    return _checked(path.name, problem, figures)
 
 
 def verify_decoder(
@@ -206,19 +216,24 @@ def verify_decoder(
         for name, positions in ((case, np.arange(count)), (f"{case}, gapped positions", gap)):
             expected, ids = _torch_logits(language_model, embeds, positions, steps)
             following = table[torch.from_numpy(ids)].float().numpy()
-            references.append((name, embeds, positions, expected, following))
-    session, on_target = open_graph(path, spec, target)
+            rows = rotary_rows(
+                language_model,
+                np.append(positions, positions[-1] + 1 + np.arange(steps)),
+                next(t.dtype for t in spec.inputs if t.name == "cos"),
+            )
+            references.append((name, embeds, rows, expected, following))
+    session, problem = open_graph(path, spec, target)
 
     def figures() -> list[Parity]:
         found: list[Parity] = []
-        for name, embeds, positions, expected, following in references:
-            rows = _graph_logits(session, spec, dims, embeds, positions, following)
-            found += compare(path.stem, name, "logits", expected, rows, min_cosine)
-            same = float(expected[0].argmax() == rows[0].argmax())
+        for name, embeds, turned, expected, following in references:
+            logits = _graph_logits(session, spec, dims, embeds, turned, following)
+            found += compare(path.stem, name, "logits", expected, logits, min_cosine)
+            same = float(expected[0].argmax() == logits[0].argmax())
             found.append(Parity(f"{name}: logits", "first_token", same, 0.0))
         return found
 
-    return _checked(path.name, on_target, figures)
+    return _checked(path.name, problem, figures)
 
 
 def _torch_logits(
@@ -251,7 +266,7 @@ def _graph_logits(
     spec: GraphSpec,
     dims: Dimensions,
     embeds: NDArray[Any],
-    positions: NDArray[Any],
+    turned: Arrays,
     following: NDArray[Any],
 ) -> NDArray[np.float32]:
     """The same from the graph, cache through numpy: slow, and independent of the runtime."""
@@ -262,15 +277,14 @@ def _graph_logits(
     names = ["logits", *(present_name(*layer) for layer in layers)]
     rows, total = [], 0
     steps: Sequence[NDArray[Any]] = [embeds, *following[:, None]]
-    for number, step in enumerate(steps):
+    for step in steps:
         total += len(step)
-        at = positions if number == 0 else np.array([positions[-1] + number])
         logits, *present = session.run(
             names,
             {
                 "inputs_embeds": step[None].astype(dtype),
                 "attention_mask": np.ones((1, total), np.int64),
-                "position_ids": at[None].astype(np.int64),
+                **turned,
                 **cache,
             },
         )

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import WhisperFeatureExtractor
 
-from speechprune_ort.errors import ExportError
+from speechprune_ort.errors import BundleError, ExportError
 from speechprune_ort.export.atomic_folder import atomic_folder
 from speechprune_ort.export.audio_encoder import export_audio_encoder
 from speechprune_ort.export.decoder import export_decoder
@@ -43,6 +43,7 @@ from speechprune_ort.export.pruning_graphs import (
     similarity_reference,
 )
 from speechprune_ort.export.request import check_request
+from speechprune_ort.export.rotary import export_rotary, rotary_rows
 from speechprune_ort.manifest import (
     MANIFEST_FILE,
     TOKENIZER_FILE,
@@ -51,6 +52,7 @@ from speechprune_ort.manifest import (
     Manifest,
     PromptPiece,
 )
+from speechprune_ort.onnx_file import foreign_operators, read_graph
 from speechprune_ort.specs import (
     ASSEMBLE,
     AUDIO_ENCODER,
@@ -59,10 +61,12 @@ from speechprune_ort.specs import (
     FIRST_LAYER_QK,
     FIRST_LAYER_QK_FLOAT,
     RECEIVED_ATTENTION,
+    ROTARY,
     SIMILARITY,
     GraphSpec,
     graph_specs,
 )
+from speechprune_ort.tokenizer_check import check_tokenizer
 
 __all__ = ["STEPS", "ExportedGraph", "export_bundle"]
 
@@ -72,8 +76,8 @@ SPEECH = Path(__file__).with_name("speech.flac")
 QUESTION = "What is said in the recording?"
 
 Report = Callable[[str], None]
-STEPS = 12
-"""Steps that an export reports: load, eight graphs, two long verifications, hashes."""
+STEPS = 13
+"""Steps that an export reports: load, nine graphs, two long verifications, hashes."""
 
 EXACT = 1 - 1e-9
 """Least cosine of graphs that only reorder sums."""
@@ -116,7 +120,7 @@ def export_bundle(
     Args:
         model: hub id or local folder.
         out: folder to write.
-        precision: ``fp32``, ``fp16``, ``int8`` or ``int4``; see ``precision``.
+        precision: ``fp32``, ``fp16``, ``int8``, ``w8a8`` or ``int4``; see ``precision``.
         target: ``cpu`` or ``cuda``.
         revision: branch, tag or commit on the hub.
         trust_remote_code: let transformers run code that comes with the checkpoint.
@@ -179,6 +183,7 @@ def export_bundle(
             frame_temperature=checkpoint.frame_temperature,
         )
         (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+        _check_readable(folder)
     return rows
 
 
@@ -195,6 +200,21 @@ def _enough_memory() -> Iterator[None]:
             "Memory ran out during the export: close other programs, lift the limit (ulimit -v), "
             "or take a machine with more; nothing was left behind."
         ) from error
+
+
+def _check_readable(folder: Path) -> None:
+    """Hold what was written against what the runtime accepts of any bundle."""
+    try:
+        manifest = Manifest.read(folder)
+        check_tokenizer(folder / TOKENIZER_FILE)
+        for name, entry in manifest.graphs.items():
+            foreign = foreign_operators(read_graph(folder / entry.file))
+            if foreign:
+                raise ValueError(f"{name} uses the operator {foreign[0]}")
+    except (BundleError, ValueError) as error:
+        raise ExportError(
+            f"The runtime would refuse this checkpoint's bundle ({error}): report the checkpoint."
+        ) from None
 
 
 def _with_attention(checkpoint: Checkpoint, wanted: bool) -> Checkpoint:
@@ -240,6 +260,7 @@ class _Work:
             self._graph(SIMILARITY, self._similarity, WORDS["float32"]),
             self._graph(RECEIVED_ATTENTION, self._received_attention, WORDS["float32"]),
             self._graph(ASSEMBLE, self._assemble, WORDS["float32"]),
+            self._graph(ROTARY, self._rotary, WORDS[self.plan.float_dtype]),
             self._graph(DECODER, self._decoder, WORDS[self.plan.decoder]),
         ]
 
@@ -401,6 +422,15 @@ class _Work:
             expected = np.concatenate([rounded[:3], rounded[indices], rounded[5:7]])[None]
             cases[case] = (inputs, {"inputs_embeds": expected})
         return verify_graph(path, spec, self.target, cases, EXACT)
+
+    def _rotary(self, spec: GraphSpec, path: Path) -> Checked:
+        model, context = self.checkpoint.language_model, self.checkpoint.dimensions.context
+        export_rotary(model, context, spec, path)
+        positions = np.append(self.random.integers(0, context, 64), [0, context - 1])
+        expected = rotary_rows(model, positions, "float32")
+        exact = EXACT if self.plan.float_dtype == "float32" else 0.9999
+        case = {"random positions": ({"position_ids": positions}, expected)}
+        return verify_graph(path, spec, self.target, case, exact)
 
     def _decoder(self, spec: GraphSpec, path: Path) -> Checked:
         checkpoint = self.checkpoint

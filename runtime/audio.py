@@ -1,20 +1,34 @@
-"""Any recording to 16 kHz mono float32, and into the windows that the encoder hears."""
+"""Any recording to mono float32 at the model's rate, and into the windows that it hears."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from os import PathLike, fspath
-from typing import Any, BinaryIO
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from speechprune_ort.audio_options import HIGHEST_RATE, LOWEST_RATE, AudioOptions
 from speechprune_ort.errors import AudioError, OptionError
+from speechprune_ort.runtime.decoding import (
+    BLOCK_FRAMES,
+    Block,
+    Decoded,
+    decode,
+    stated_seconds,
+)
+from speechprune_ort.runtime.loudness import Loudness
+from speechprune_ort.runtime.samples import Samples, Source, sort_source
+from speechprune_ort.runtime.streams import opened
 
 __all__ = [
     "SAMPLING_RATE",
+    "AudioStream",
     "Source",
     "audio_seconds",
     "load_audio",
@@ -23,146 +37,209 @@ __all__ = [
 ]
 
 SAMPLING_RATE = 16_000
-LONGEST_STATED = 30 * 86_400.0  # seconds
-BLOCK_FRAMES = 1 << 18  # read at a time: a long stereo file is never in memory twice
+"""In Hz, of what is loaded where no bundle says its own."""
 
 
-Source = str | PathLike[str] | BinaryIO | NDArray[Any]
-
-
-def load_audio(source: Source, sampling_rate: int | None = None) -> NDArray[np.float32]:
+def load_audio(
+    source: Source,
+    sampling_rate: int | None = None,
+    *,
+    to: int = SAMPLING_RATE,
+    options: AudioOptions | None = None,
+) -> NDArray[np.float32]:
     """Decode, mix to mono and resample a recording.
 
     Args:
-        source: path or binary file object (wav, flac, ogg, mp3, whatever libsndfile reads), or
-            an array (samples,) or (samples, channels); integers are scaled by their full range.
+        source: path, binary file object, the bytes of a file, or samples: an array (samples,) or
+            (samples, channels), or what becomes one; integers are scaled by their full range. A
+            pair of samples and rate in either order, or a mapping with ``array`` and
+            ``sampling_rate``, will do.
         sampling_rate: of an array, in Hz; files say their own.
+        to: sampling rate of what is returned, in Hz.
+        options: limits, and the channel to hear.
 
     Returns:
-        (samples,) float32 at 16 kHz, channels averaged, full scale at 1.
+        (samples,) float32 at the rate ``to``, full scale at 1.
 
     Raises:
-        AudioError: the source is missing, is no audio, is empty, holds NaN or infinity, or an
-            array comes without its rate.
+        AudioError: the source is missing, is no audio, is empty, holds NaN or infinity, exceeds a
+            limit, or an array comes without its rate.
     """
-    return np.concatenate(list(stream_audio(source, sampling_rate)))
+    return np.concatenate(list(AudioStream(source, sampling_rate, to=to, options=options)))
 
 
-def audio_seconds(path: str | PathLike[str]) -> float | None:
-    """Length of a recording by its header; None where it does not say, or cannot be read."""
-    try:
-        info = soundfile.info(fspath(path))
-    except (OSError, RuntimeError):
+def audio_seconds(source: str | PathLike[str] | Any) -> float | None:
+    """Length of a recording by its header; None where it does not say, or cannot be read.
+
+    Args:
+        source: a path, of which a pipe's is not touched, or a file object that can be sought in.
+    """
+    if isinstance(source, (str, PathLike)) and not Path(source).is_file():
         return None
-    seconds = info.frames / info.samplerate
-    # A stream of unknown length states the largest number that there is.
-    return seconds if 0 < seconds < LONGEST_STATED else None
+    try:
+        with opened(source, 0.0) as (file, _):
+            return stated_seconds(file)
+    except (AudioError, OSError, ValueError):
+        return None
 
 
-def stream_audio(source: Source, sampling_rate: int | None = None) -> Iterator[NDArray[np.float32]]:
+def stream_audio(
+    source: Source,
+    sampling_rate: int | None = None,
+    *,
+    to: int = SAMPLING_RATE,
+    options: AudioOptions | None = None,
+) -> Iterator[NDArray[np.float32]]:
     """The same in blocks, whatever their length: a recording of hours is never in memory whole.
 
     Arguments and errors are those of ``load_audio``; what is wrong with a block is raised when
     it is reached.
 
     Yields:
-        (samples,) float32 at 16 kHz, none of them empty.
+        (samples,) float32 at the rate ``to``, none of them empty.
     """
-    if isinstance(source, np.ndarray):
-        name = "The array"
-        samples, rate = _from_array(source, sampling_rate)
-        blocks = (samples[at : at + BLOCK_FRAMES] for at in range(0, len(samples), BLOCK_FRAMES))
-        yield from _resampled(blocks, rate, name)
-        return
-    name = fspath(source) if isinstance(source, (str, PathLike)) else "The file object"
-    if sampling_rate is not None:
-        raise AudioError(f"{name} says its own sampling rate: leave sampling_rate out for files.")
-    try:
-        with soundfile.SoundFile(source) as file:
-            # Compressed files may not know their length: blocks, not one buffer of that size.
-            blocks = (
-                block.mean(axis=1, dtype=np.float32)
-                for block in file.blocks(BLOCK_FRAMES, dtype="float32", always_2d=True)
+    return iter(AudioStream(source, sampling_rate, to=to, options=options))
+
+
+@dataclass
+class AudioStream:
+    """A recording in blocks, and what was noticed of it once all of them are read.
+
+    Attributes:
+        source: as of ``load_audio``.
+        sampling_rate: of an array, in Hz.
+        to: rate of the blocks, in Hz.
+        options: limits, and the channel to hear.
+        decoder: what decoded it; see ``Decoded``.
+    """
+
+    source: Source
+    sampling_rate: int | None = None
+    to: int = SAMPLING_RATE
+    options: AudioOptions | None = None
+    _name: str = field(default="The array", init=False)
+    _decoded: Decoded = field(default_factory=Decoded, init=False)
+
+    def __post_init__(self) -> None:
+        self._options = self.options or AudioOptions()
+        self._loudness = Loudness(self.to)
+
+    @property
+    def decoder(self) -> str:
+        """What decoded the recording, so far as it was read."""
+        return self._decoded.decoder
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what is wrong with the recording, so far as it was read."""
+        return (*self._decoded.notes, *self._loudness.notes(self._name, self._options))
+
+    def refuse_silence(self) -> None:
+        """Refuse a recording in which nothing was heard, unless ``options`` allow it.
+
+        Raises:
+            AudioError: it is silent.
+        """
+        self._loudness.refuse_silence(self._name, self._options)
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        given = sort_source(self.source, self.sampling_rate)
+        with ExitStack() as stack:
+            if isinstance(given, Samples):
+                self._decoded.by("array")
+                if given.array.dtype.kind in "iu":  # its scale is its type's
+                    self._name = f"The array of {given.array.dtype}"
+                blocks: Iterator[Block] = ((given.rate, b) for b in given.blocks(BLOCK_FRAMES))
+                # An array without samples has a rate, too.
+                self._check(given.rate, 1 if given.array.ndim == 1 else given.array.shape[1])
+            else:
+                limit = self._options.max_stream_mb
+                file, self._name = stack.enter_context(opened(given, limit))
+                blocks = decode(file, self._name, self._decoded)
+            yield from self._at_rate(self._limited(blocks))
+
+    def _check(self, rate: int, channels: int) -> None:
+        if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+            raise AudioError(
+                f"{self._name} has a sampling rate of {rate} Hz: sound has {LOWEST_RATE} to "
+                f"{HIGHEST_RATE} Hz; resample it, or correct its rate."
             )
-            yield from _resampled(blocks, file.samplerate, name)
-    except FileNotFoundError:
-        raise AudioError(f"No recording at {name}: check the path.") from None
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        # soundfile's errors are RuntimeErrors; a missing path is one of them, too.
-        if isinstance(source, (str, PathLike)):
-            raise _explained(name) from error
-        raise AudioError(
-            f"{name} cannot be decoded: give wav, flac, ogg or mp3, opened in binary mode."
-        ) from error
+        limit, channel = self._options.max_channels, self._options.channel
+        if channels > limit:
+            raise AudioError(
+                f"{self._name} has {channels} channels and the limit is {limit}: raise "
+                "max_channels (--max-channels)."
+            )
+        if channel is not None and channel >= max(1, channels):
+            raise AudioError(
+                f"{self._name} has {channels} channels, counted from 0: there is no channel "
+                f"{channel}."
+            )
 
+    def _limited(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """Blocks mixed to (frames,), as long as they stay within the limits."""
+        seconds, megabytes = 0.0, 0.0
+        options = self._options
+        for rate, block in blocks:
+            self._check(rate, block.shape[1])
+            if not np.isfinite(block).all():
+                raise AudioError(
+                    f"{self._name} holds NaN or infinite samples: repair or record it again."
+                )
+            seconds += len(block) / rate
+            megabytes += block.size * 4 / 1e6
+            if seconds > options.max_seconds:
+                raise AudioError(
+                    f"{self._name} is longer than {options.max_seconds:g} seconds: raise "
+                    "max_seconds (--max-seconds), or cut it."
+                )
+            if megabytes > options.max_decoded_mb:
+                raise AudioError(
+                    f"{self._name} unpacks to more than {options.max_decoded_mb:g} MB: raise "
+                    "max_decoded_mb (--max-decoded-mb)."
+                )
+            if not block.size:
+                continue
+            mixed = (
+                block.mean(axis=1, dtype=np.float32)
+                if options.channel is None
+                else block[:, options.channel]
+            )
+            self._loudness.decoded(block, mixed)
+            yield rate, mixed
 
-def _resampled(
-    blocks: Iterable[NDArray[np.float32]], rate: int, name: str
-) -> Iterator[NDArray[np.float32]]:
-    """Blocks at 16 kHz; where they are cut does not change a sample."""
-    resampler = None
-    if rate != SAMPLING_RATE:
-        resampler = soxr.ResampleStream(rate, SAMPLING_RATE, 1, dtype="float32", quality="HQ")
-    read = given = 0
-    for block in blocks:
-        if not np.isfinite(block).all():
-            raise AudioError(f"{name} holds NaN or infinite samples: repair or record it again.")
-        read += len(block)
-        out = block if resampler is None else resampler.resample_chunk(block)
-        given += len(out)
-        if len(out):
-            yield np.ascontiguousarray(out, np.float32)
-    if read == 0:
-        raise AudioError(f"{name} holds no samples: give a recording with sound in it.")
-    if resampler is not None:
-        rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-        given += len(rest)
-        if len(rest):
-            yield np.ascontiguousarray(rest, np.float32)
-    if given == 0:
-        raise AudioError(f"{name} is shorter than one sample at 16 kHz: give a longer one.")
+    def _at_rate(self, blocks: Iterable[Block]) -> Iterator[NDArray[np.float32]]:
+        """Blocks at the wanted rate; where they are cut does not change a sample."""
+        resampler, current, read, given = None, 0, 0, 0
 
+        def out(samples: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+            nonlocal given
+            if len(samples):
+                given += len(samples)
+                samples = np.ascontiguousarray(samples, np.float32)
+                self._loudness.heard(samples)
+                yield samples
 
-def _explained(name: str) -> AudioError:
-    from pathlib import Path
+        def rest() -> NDArray[np.float32]:
+            empty = np.zeros(0, np.float32)
+            return empty if resampler is None else resampler.resample_chunk(empty, last=True)
 
-    path = Path(name)
-    if not path.exists():
-        return AudioError(f"No recording at {name}: check the path.")
-    if path.is_dir():
-        return AudioError(f"{name} is a folder: give a recording.")
-    if path.stat().st_size == 0:
-        return AudioError(f"{name} is an empty file: give a recording.")
-    return AudioError(f"{name} cannot be decoded as audio: give wav, flac, ogg or mp3.")
-
-
-def _from_array(array: NDArray[Any], rate: int | None) -> tuple[NDArray[np.float32], int]:
-    # A remainder compares False for NaN and infinity, too, where int() would raise.
-    whole = isinstance(rate, (int, float, np.number)) and not isinstance(rate, bool)
-    if rate is None or not whole or not rate > 0 or not rate % 1 == 0:
-        raise AudioError(
-            f"An array needs its sampling rate in Hz as a positive whole number, not {rate!r}: "
-            "give sampling_rate."
-        )
-    if array.ndim not in (1, 2):
-        raise AudioError(
-            f"An array of samples has shape (samples,) or (samples, channels), not {array.shape}."
-        )
-    if array.ndim == 2 and array.shape[1] > max(array.shape[0], 1):
-        raise AudioError(
-            f"An array of shape {array.shape} has more channels than samples: transpose it."
-        )
-    if array.dtype.kind in "iu":
-        limits = np.iinfo(array.dtype)
-        middle = 0 if array.dtype.kind == "i" else (limits.max + 1) // 2
-        samples = (array.astype(np.float32) - middle) / float(limits.max - middle + 1)
-    elif array.dtype.kind == "f":
-        samples = array.astype(np.float32)
-    else:
-        raise AudioError(f"Samples must be numbers, not {array.dtype}.")
-    if samples.ndim == 2:
-        samples = samples.mean(axis=1) if samples.shape[1] else samples[:, :0].ravel()
-    return samples, int(rate)
+        for rate, block in blocks:
+            if rate != current:
+                yield from out(rest())
+                resampler, current = None, rate
+                if rate != self.to:
+                    resampler = soxr.ResampleStream(rate, self.to, 1, dtype="float32", quality="HQ")
+            read += len(block)
+            yield from out(block if resampler is None else resampler.resample_chunk(block))
+        if read == 0:
+            raise AudioError(f"{self._name} holds no samples: give a recording with sound in it.")
+        yield from out(rest())
+        if given == 0:
+            raise AudioError(
+                f"{self._name} is shorter than one sample at {self.to / 1000:g} kHz: give a longer "
+                "one."
+            )
 
 
 def stream_windows(

@@ -1,8 +1,10 @@
 """Prefill and decode steps in one session, the KV cache in place.
 
 Past and present of a layer are one buffer of the full length, bound once: a step writes its
-own positions and copies nothing. On CUDA the buffers, the embeddings of a step and everything
-between the layers stay on the device; token ids go up and logits come down.
+own positions and copies nothing. So are the cosines and sines by which attention turns the token in
+each slot: those of the prompt's true positions, and behind them, ahead of time, those that an
+answer goes on with. On CUDA the buffers, the mask, the embeddings of a step and everything between
+the layers stay on the device; a step sends up its token, in one copy, and logits come down.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from speechprune_ort.errors import BundleError
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.specs import Dimensions, past_name, present_name
 
@@ -20,12 +23,13 @@ __all__ = ["Decoder"]
 
 
 class Decoder:
-    """One answer being generated: a decoder session, an embedding session, a cache.
+    """One answer being generated: the sessions that it takes, and a cache.
 
     Args:
         session: ``decoder``.
         embed: ``embed_tokens``.
-        device: where both run.
+        rotary: ``rotary``.
+        device: where they run.
         dims: sizes of the axes.
         float_dtype: of embeddings, cache and logits.
         capacity: positions that the cache holds, prompt and answer together.
@@ -35,15 +39,17 @@ class Decoder:
         self,
         session: ort.InferenceSession,
         embed: ort.InferenceSession,
+        rotary: ort.InferenceSession,
         device: Device,
         dims: Dimensions,
         float_dtype: str,
         capacity: int,
     ) -> None:
-        self._session, self._embed, self._device = session, embed, device
+        self._session, self._embed, self._rotary = session, embed, rotary
+        self._device = device
         self._dtype = np.dtype(float_dtype)
         self._hidden = dims.hidden
-        self._capacity = capacity
+        self._capacity, self._context = capacity, dims.context
         self._length = 0
         self._binding = session.io_binding()
         # A binding holds addresses; what they point to must be held here.
@@ -54,13 +60,26 @@ class Decoder:
                 buffer = device.empty(shape, self._dtype)
                 self._bind_input(past_name(layer, kind), buffer)
                 self._binding.bind_ortvalue_output(present_name(layer, kind), buffer)
-        self._logits = np.empty((1, 1, dims.vocab), self._dtype)
+        # Of the token in each slot; -1 where none is set.
+        self._positions = np.full(capacity, -1, np.int64)
+        self._angles = dims.head_dim // 2
+        self._turned = {
+            name: device.empty((capacity, self._angles), self._dtype) for name in ("cos", "sin")
+        }
+        for name, rows in self._turned.items():
+            self._bind_input(name, rows)
+        self._rotary_binding = rotary.io_binding()
+        self._logits = np.zeros((1, 1, dims.vocab), self._dtype)
         self._held["logits"] = ort.OrtValue.ortvalue_from_numpy(self._logits)
         self._binding.bind_ortvalue_output("logits", self._held["logits"])
-        self._ones = np.ones((1, capacity), np.int64)
+        # No position is ever masked: a step sees one more of the same ones.
+        self._ones = device.put(np.ones((1, capacity), np.int64))
+        self._token = device.put(np.zeros(1, np.int64))
+        self._wide = np.empty(dims.vocab, np.float32)
         # A step's embedding goes from one session to the other without leaving the device.
         self._token_embeds = device.empty((1, dims.hidden), self._dtype)
         self._embed_binding = embed.io_binding()
+        self._embed_binding.bind_ortvalue_input("token_ids", self._token)
         self._embed_binding.bind_ortvalue_output("embeds", self._token_embeds)
 
     @property
@@ -70,7 +89,7 @@ class Decoder:
 
     def prefill(
         self, embeds: NDArray[Any] | ort.OrtValue, positions: NDArray[np.int64]
-    ) -> NDArray[Any]:
+    ) -> NDArray[np.float32]:
         """Take the whole prompt.
 
         Args:
@@ -79,12 +98,16 @@ class Decoder:
 
         Returns:
             (vocab,) logits of the last position; overwritten by the next step.
+
+        Raises:
+            BundleError: a logit is not finite.
         """
         self._length = 0
+        self._take(positions)
         if isinstance(embeds, np.ndarray):
             embeds = self._device.put(np.ascontiguousarray(embeds[None], self._dtype))
         self._bind_input("inputs_embeds", embeds)
-        return self._run(positions)
+        return self._run()
 
     def rewind(self, length: int) -> None:
         """Forget all positions from ``length`` on; the next step writes over them.
@@ -96,7 +119,7 @@ class Decoder:
             raise ValueError(f"the cache holds {self._length} positions, not {length}")
         self._length = length
 
-    def step(self, token: int, position: int) -> NDArray[Any]:
+    def step(self, token: int, position: int) -> NDArray[np.float32]:
         """Take one token of the answer.
 
         Args:
@@ -105,29 +128,70 @@ class Decoder:
 
         Returns:
             (vocab,) logits of the next token; overwritten by the next step.
+
+        Raises:
+            BundleError: a logit is not finite.
         """
-        ids = self._device.put(np.array([token], np.int64))
-        self._embed_binding.bind_ortvalue_input("token_ids", ids)
+        self._take(np.array([position], np.int64))
+        self._token.update_inplace(np.array([token], np.int64))
         self._embed.run_with_iobinding(self._embed_binding)
         self._binding.bind_input(
             "inputs_embeds",
-            self._device.name,
-            self._device.index,
+            *self._place,
             self._dtype.type,
             [1, 1, self._hidden],
             self._token_embeds.data_ptr(),
         )
-        return self._run(np.array([position], np.int64))
+        return self._run()
 
-    def _run(self, positions: NDArray[np.int64]) -> NDArray[Any]:
-        self._length += len(positions)
-        if self._length > self._capacity:
-            raise ValueError(f"the cache holds {self._capacity} positions, not {self._length}")
-        self._bind_input("attention_mask", self._device.put(self._ones[:, : self._length]))
-        self._bind_input("position_ids", self._device.put(positions[None]))
+    def _take(self, positions: NDArray[np.int64]) -> None:
+        """Count the next tokens in, and have the angles of their positions in their slots.
+
+        Raises:
+            ValueError: the cache or the model does not hold as many.
+        """
+        start, end = self._length, self._length + len(positions)
+        if end > self._capacity:
+            raise ValueError(f"the cache holds {self._capacity} positions, not {end}")
+        if positions.max() >= self._context:
+            raise ValueError(f"the model has {self._context} positions, not {positions.max()}")
+        self._length = end
+        if np.array_equal(self._positions[start:end], positions):
+            return
+        # What follows an answer's token is nearly always the next position: all of them at once.
+        last = int(positions[-1])
+        following = np.arange(last + 1, min(last + 1 + self._capacity - end, self._context))
+        written = np.concatenate([positions, following])
+        self._positions[start:] = -1
+        self._positions[start : start + len(written)] = written
+        self._rotary_binding.bind_ortvalue_input("position_ids", self._device.put(written))
+        size = self._angles * self._dtype.itemsize
+        for name, rows in self._turned.items():
+            self._rotary_binding.bind_output(
+                name,
+                *self._place,
+                self._dtype.type,
+                [len(written), self._angles],
+                rows.data_ptr() + start * size,
+            )
+        self._rotary.run_with_iobinding(self._rotary_binding)
+
+    def _run(self) -> NDArray[np.float32]:
+        shape, ones = [1, self._length], self._ones.data_ptr()
+        self._binding.bind_input("attention_mask", *self._place, np.int64, shape, ones)
         self._session.run_with_iobinding(self._binding)
-        logits: NDArray[Any] = self._logits[0, 0]
-        return logits
+        # numpy compares half-precision numbers one by one: four times the time.
+        np.copyto(self._wide, self._logits[0, 0])
+        if not np.isfinite(self._wide).all():
+            raise BundleError(
+                "The decoder's logits are not all finite, so no token can be chosen: export the "
+                "bundle again with a wider --precision, and report the checkpoint if that is fp32."
+            )
+        return self._wide
+
+    @property
+    def _place(self) -> tuple[str, int]:
+        return self._device.name, self._device.index
 
     def _bind_input(self, name: str, value: ort.OrtValue) -> None:
         self._held[name] = value

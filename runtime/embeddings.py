@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -99,7 +100,8 @@ class DeviceEmbeds:
         self.tokens, self.hidden, self.dtype = tokens, hidden, dtype
         self._device = device
         # No value of the runtime has zero bytes: an empty recording has a row that is unused.
-        shape = (max(1, rows), hidden)
+        self._rows = max(1, rows)
+        shape = (self._rows, hidden)
         # On the CPU the runtime shares an array's memory, and so do we.
         self._array = np.empty(shape, dtype) if device.name == "cpu" else None
         self._buffer = (
@@ -152,16 +154,30 @@ class DeviceEmbeds:
         """Make rows ``[start, stop)`` an input of a session, where they lie.
 
         The buffer must live until the session has run.
+
+        Raises:
+            ValueError: the buffer has no such rows.
         """
         end = self.tokens if stop is None else stop
+        self._check_rows(start, end - start)
         shape = [end - start, self.hidden]
         binding.bind_input(name, *self._place, shape, self._address(start))
 
     def bind_output(
         self, binding: ort.IOBinding, name: str, start: int, shape: tuple[int, ...]
     ) -> None:
-        """Let a session write an output of ``shape`` from row ``start`` on."""
+        """Let a session write an output of ``shape`` from row ``start`` on.
+
+        Raises:
+            ValueError: the buffer ends before it.
+        """
+        self._check_rows(start, math.prod(shape) // self.hidden)
         binding.bind_output(name, *self._place, list(shape), self._address(start))
+
+    def _check_rows(self, start: int, count: int) -> None:
+        # A session is told an address alone: nobody else would notice.
+        if not 0 <= start <= start + count <= self._rows:
+            raise ValueError(f"rows {start} to {start + count} of a buffer of {self._rows}")
 
     @property
     def _place(self) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from speechprune_ort.errors import AudioError
+from speechprune_ort.errors import AudioError, BundleError
 from speechprune_ort.manifest import AudioSpec
 from speechprune_ort.results import Timings
 from speechprune_ort.runtime.device import Device
@@ -57,6 +58,7 @@ def encode_windows(
 
     Raises:
         AudioError: the recording is too short for a single token.
+        BundleError: the encoder writes fewer tokens than the manifest promises.
     """
     total, heard = 0, 0.0
     silent: dict[int, tuple[NDArray[Any], Scores | None]] = {}  # by length in samples
@@ -97,6 +99,11 @@ def encode_windows(
                     features = _unpadded(features, length, per_token)
                     tokens = features.shape[1] // per_token
             count = audio.tokens(length)
+            if count > tokens:  # rows that nobody wrote would be heard
+                raise BundleError(
+                    f"The manifest promises {count} tokens of {length} frames and the audio "
+                    f"encoder writes {tokens}: export the bundle again."
+                )
             total += count
             if length == log_mel.frames and count == builder.window_tokens and not is_silent:
                 whole.append(features)
@@ -158,5 +165,5 @@ def _unpadded(features: NDArray[np.float32], length: int, per_token: int) -> NDA
 
 
 def _least_seconds(audio: AudioSpec) -> float:
-    frames = next(n for n in range(1, 1000) if audio.tokens(n) > 0)
+    frames = next(n for n in itertools.count(1) if audio.tokens(n) > 0)
     return frames * audio.hop_length / audio.sampling_rate

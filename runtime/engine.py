@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from speechprune_ort.errors import BundleError, OptionError
 from speechprune_ort.manifest import TOKENIZER_FILE, Manifest
@@ -27,8 +26,9 @@ from speechprune_ort.runtime.encoder import encode_windows
 from speechprune_ort.runtime.features import LogMel
 from speechprune_ort.runtime.prompt import Prompt, build_prompt
 from speechprune_ort.runtime.scoring import NumpyScorer, OrtScorer, Scorer, assemble
-from speechprune_ort.runtime.session import open_session
+from speechprune_ort.runtime.session import CheckedSession, memory_errors, open_session
 from speechprune_ort.runtime.tokenizer import TextTokenizer
+from speechprune_ort.runtime.tokenizer_file import open_tokenizer, tokenizer_errors
 from speechprune_ort.specs import (
     ASSEMBLE,
     ATTENTION,
@@ -38,6 +38,7 @@ from speechprune_ort.specs import (
     FIRST_LAYER_QK,
     FIRST_LAYER_QK_FLOAT,
     RECEIVED_ATTENTION,
+    ROTARY,
     SIMILARITY,
 )
 
@@ -53,8 +54,8 @@ class Engine:
 
     Args:
         folder: The bundle.
-        device: ``cpu``, ``cuda``, ``tensorrt`` or ``auto``.
-        threads: within an operator; None lets ONNX Runtime choose.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        threads: within an operator, numpy's products included; None lets each library choose.
         provider_options: of the CUDA execution provider.
         traces: folder for ONNX Runtime's own traces of every graph, see ``write_traces``; None
             for none, as they cost time.
@@ -62,6 +63,7 @@ class Engine:
     Attributes:
         manifest: of the bundle.
         device: where the graphs run.
+        threads: within an operator, or None.
         tokenizer: of the bundle.
         text: the same for what people write; control tokens in it stay plain text.
         windows_at_once: that the audio encoder is given together.
@@ -83,13 +85,10 @@ class Engine:
         self.manifest = manifest = Manifest.read(folder)
         self.device = resolve_device(device, manifest.target, provider_options)
         verify_files(folder, manifest)
-        self._folder, self._threads, self._traces = folder, threads, traces
-        try:
-            self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
-        except Exception as error:  # the library raises a bare Exception
-            raise BundleError(
-                f"{folder / TOKENIZER_FILE} cannot be read ({error}): export the bundle again."
-            ) from None
+        self.threads = threads
+        self._folder, self._traces = folder, traces
+        self.tokenizer = open_tokenizer(folder / TOKENIZER_FILE, manifest.dimensions.vocab)
+        # A question must not be able to write control tokens into the prompt.
         self.text = TextTokenizer(self.tokenizer)
         self._log_mel = LogMel(
             sampling_rate=manifest.audio.sampling_rate,
@@ -100,8 +99,8 @@ class Engine:
         )
         # A CPU is busy with one: a batch is no faster there, and needs its memory at once.
         self.windows_at_once = 1 if self.device.name == "cpu" else WINDOWS_ON_GPU
-        self._sessions: dict[str, ort.InferenceSession] = {}
-        for name in (AUDIO_ENCODER, EMBED_TOKENS, FIRST_LAYER_QK, DECODER):
+        self._sessions: dict[str, CheckedSession] = {}
+        for name in (AUDIO_ENCODER, EMBED_TOKENS, FIRST_LAYER_QK, ROTARY, DECODER):
             self.session(name)
 
     @property
@@ -120,18 +119,19 @@ class Engine:
             raise BundleError(f"The bundle {self._folder} has no {name} graph: export it again.")
         return self._folder / self.manifest.graphs[name].file
 
-    def session(self, name: str) -> ort.InferenceSession:
+    def session(self, name: str) -> CheckedSession:
         """The session of a graph, opened when it is first wanted.
 
         Raises:
-            BundleError: the bundle has no such graph.
+            BundleError: the bundle has no such graph, or it is not what the manifest says.
+            OutOfMemoryError: memory does not suffice for it.
         """
         if name not in self._sessions:
             self._sessions[name] = open_session(
                 self.path(name),
                 self.manifest.graphs[name].spec,
                 self.device,
-                self._threads,
+                self.threads,
                 spinning=name == DECODER,
                 trace=None if self._traces is None else self._traces / name,
             )
@@ -172,6 +172,7 @@ class Engine:
         Raises:
             OptionError: attention is wanted and the bundle's encoder does not tell it.
             AudioError: a block cannot be had, or the recording is too short for a single token.
+            ComputeError: the encoder failed, or memory did not suffice.
         """
         audio, dims = self.manifest.audio, self.manifest.dimensions
         dtype = np.dtype(self.manifest.float_dtype)
@@ -182,21 +183,33 @@ class Engine:
                 f"The audio encoder of {self._folder} does not tell its attention: export with "
                 "--encoder-attention, or take another method."
             )
-        return encode_windows(
-            self.session(AUDIO_ENCODER),
-            stream_windows(timings.each("audio", blocks), audio.window_samples),
-            self._log_mel,
-            audio,
-            EmbedsBuilder(shape, dtype, self.device, budget, self.windows_at_once),
-            self.device,
-            timings,
-            progress,
-            attention,
-        )
+        with memory_errors(AUDIO_ENCODER):
+            return encode_windows(
+                self.session(AUDIO_ENCODER),
+                stream_windows(timings.each("audio", blocks), audio.window_samples),
+                self._log_mel,
+                audio,
+                EmbedsBuilder(shape, dtype, self.device, budget, self.windows_at_once),
+                self.device,
+                timings,
+                progress,
+                attention,
+            )
 
     def embed(self, ids: tuple[int, ...]) -> NDArray[Any]:
-        """Token ids to embeddings (tokens, hidden)."""
-        session = self.session(EMBED_TOKENS)
+        """Token ids to embeddings (tokens, hidden).
+
+        Raises:
+            BundleError: the embedding table has no row for an id.
+        """
+        session, rows = self.session(EMBED_TOKENS), self.manifest.dimensions.vocab
+        beyond = next((token for token in ids if not 0 <= token < rows), None)
+        if beyond is not None:
+            raise BundleError(
+                f"The tokenizer of {self._folder} gives token {beyond} "
+                f"({self.tokenizer.id_to_token(beyond)!r}) and the embedding table has {rows} "
+                "rows: export the bundle again."
+            )
         embeds: NDArray[Any] = session.run(["embeds"], {"token_ids": np.array(ids, np.int64)})[0]
         return embeds
 
@@ -205,9 +218,11 @@ class Engine:
 
         Raises:
             PromptError: the question is no text, is empty, gives no token or too many.
+            BundleError: the tokenizer does not work.
         """
         context = self.manifest.dimensions.context
-        return build_prompt(self.text, self.manifest.prompt, question, context)
+        with tokenizer_errors(self._folder / TOKENIZER_FILE):
+            return build_prompt(self.text, self.manifest.prompt, question, context)
 
     def scorer(self, audio: AudioEmbeds, prompt: Prompt, options: PruningOptions) -> Scorer:
         """Scores of a recording's tokens for a prompt's question, by the chosen backend.
@@ -246,7 +261,7 @@ class Engine:
         """
         with timings.measure("embed"):
             before, after = self.embed(prompt.before), self.embed(prompt.after)
-        with timings.measure("assemble"):
+        with timings.measure("assemble"), memory_errors(ASSEMBLE):
             if backend == "ort":
                 session = self.session(ASSEMBLE)
                 return assemble(session, self.device, before, audio, indices, after)
@@ -274,12 +289,18 @@ class Engine:
         return PrefillTime.fit(seconds)
 
     def decoder(self, capacity: int) -> Decoder:
-        """A decoder with an empty cache of ``capacity`` positions."""
-        return Decoder(
-            self.session(DECODER),
-            self.session(EMBED_TOKENS),
-            self.device,
-            self.manifest.dimensions,
-            self.manifest.float_dtype,
-            capacity,
-        )
+        """A decoder with an empty cache of ``capacity`` positions.
+
+        Raises:
+            OutOfMemoryError: memory does not suffice for the cache.
+        """
+        with memory_errors(DECODER):
+            return Decoder(
+                self.session(DECODER),
+                self.session(EMBED_TOKENS),
+                self.session(ROTARY),
+                self.device,
+                self.manifest.dimensions,
+                self.manifest.float_dtype,
+                capacity,
+            )

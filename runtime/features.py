@@ -10,10 +10,13 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from speechprune_ort.errors import AudioError, OptionError
+from speechprune_ort.runtime.threads import numpy_threads
 
 __all__ = ["LogMel", "mel_filters"]
 
 FLOOR = 1e-10  # of the mel power, before the logarithm
+HIGHEST_HZ = 8000.0  # that a filter reaches
+BLOCK = 250  # frames transformed together: what they need stays in the processor's cache
 DYNAMIC_RANGE = 8.0  # decades below the window's loudest value that are told apart
 
 
@@ -46,7 +49,7 @@ def mel_filters(mel_bins: int, n_fft: int, sampling_rate: int) -> NDArray[np.flo
     >>> mel_filters(4, 16, 16_000).argmax(axis=1).tolist()
     [1, 1, 2, 4]
     """
-    low, high = _hertz_to_mel(np.array([0.0, 8000.0]))
+    low, high = _hertz_to_mel(np.array([0.0, HIGHEST_HZ]))
     edges = _mel_to_hertz(np.linspace(low, high, mel_bins + 2))
     bins = np.linspace(0, sampling_rate / 2, n_fft // 2 + 1)
     widths = np.diff(edges)
@@ -69,7 +72,8 @@ class LogMel:
         window_seconds: length that every window is padded to with silence.
 
     Raises:
-        OptionError: a length or count is not positive.
+        OptionError: a length or count is not positive, or the sampling rate holds less than the
+            8 kHz that the filters reach.
 
     One second of silence: every value is the floor, (log10(1e-10) + 4) / 4, and 100 of the 3000
     frames are audio.
@@ -91,6 +95,11 @@ class LogMel:
         for name in ("sampling_rate", "n_fft", "hop_length", "mel_bins", "window_seconds"):
             if not getattr(self, name) > 0:
                 raise OptionError(f"{name} must be positive, not {getattr(self, name)}.")
+        if self.sampling_rate < 2 * HIGHEST_HZ:
+            raise OptionError(
+                f"sampling_rate must be at least {2 * HIGHEST_HZ:.0f} Hz, not "
+                f"{self.sampling_rate}: the mel filters reach {HIGHEST_HZ:.0f} Hz."
+            )
         filters = mel_filters(self.mel_bins, self.n_fft, self.sampling_rate)
         # Periodic Hann: one sample more than the frame, without the last.
         taper = np.hanning(self.n_fft + 1)[:-1].astype(np.float32)
@@ -119,7 +128,7 @@ class LogMel:
         if samples.ndim != 1 or not 1 <= len(samples) <= longest:
             raise AudioError(
                 f"A window holds 1 to {longest} samples of one channel, not {samples.shape}: "
-                "cut the recording with split_windows."
+                "cut the recording with stream_windows."
             )
         half, hop, frames = self.n_fft // 2, self.hop_length, self.frames
         valid = min(frames, -(-len(samples) // hop))
@@ -134,10 +143,21 @@ class LogMel:
             end = half + window
             padded[end : end + half] = padded[end - half - 1 : end - 1][::-1]
         framed = sliding_window_view(padded, self.n_fft)[::hop][:heard]
-        spectrum = np.fft.rfft(framed * self._taper)
-        power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
-        mel = np.full((self.mel_bins, frames), np.log10(np.float32(FLOOR)), np.float32)
-        np.log10(np.maximum(self._filters @ power.T, FLOOR), out=mel[:, :heard])
+        mel = np.full((self.mel_bins, frames), FLOOR, np.float32)
+        tapered = np.empty((BLOCK, self.n_fft), np.float32)
+        spectrum = np.empty((BLOCK, half + 1), np.complex64)
+        # The products are so small that threads would wait for each other longer than they take.
+        with numpy_threads(1):
+            for start in range(0, heard, BLOCK):
+                block = framed[start : start + BLOCK]
+                count = len(block)
+                np.multiply(block, self._taper, out=tapered[:count])
+                # Single precision in, single precision out: the annotation knows only double.
+                bins = np.fft.rfft(tapered[:count], out=spectrum[:count])  # type: ignore[arg-type]
+                power = bins.real**2 + bins.imag**2
+                np.matmul(self._filters, power.T, out=mel[:, start : start + count])
+        np.maximum(mel, FLOOR, out=mel)
+        np.log10(mel, out=mel)
         loudest = mel.max()
         # NaN and infinity reach the maximum: no pass of its own over the samples.
         if not np.isfinite(loudest):

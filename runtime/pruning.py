@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from speechprune_ort.cancel import checkpoint
 from speechprune_ort.errors import OptionError
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "frame_scores",
     "keep_by_attention",
     "keep_by_similarity",
+    "lengths",
     "received_attention",
     "similarity_scores",
     "text_direction",
@@ -30,6 +32,7 @@ __all__ = [
 Floats = NDArray[np.floating[Any]]
 
 ROWS_AT_ONCE = 256  # embeddings widened at a time: stays in the cache at any hidden size
+THREADS_FROM = 1 << 11  # tokens whose attention to each other is worth several threads
 ATTENTION_AT_ONCE = 1 << 22  # values of the attention matrix at a time: 16 MB of float32
 
 
@@ -43,6 +46,16 @@ def _check(name: str, array: NDArray[Any], axes: tuple[str, ...]) -> None:
 def _check_finite(name: str, array: NDArray[Any]) -> None:
     if not np.isfinite(array).all():
         raise OptionError(f"{name} holds NaN or infinity: nothing can be ranked by it.")
+
+
+def _check_embeddings(audio: NDArray[Any], text: NDArray[Any]) -> None:
+    _check("audio embeddings", audio, ("tokens", "hidden"))
+    _check("text embeddings", text, ("query", "hidden"))
+    if audio.shape[1] != text.shape[1]:
+        raise OptionError(
+            f"audio embeddings are {audio.shape[1]} wide and text embeddings {text.shape[1]}: "
+            "both must come from one model."
+        )
 
 
 def _check_at_least_1(name: str, count: int) -> None:
@@ -71,33 +84,49 @@ def similarity_scores(audio: Floats, text: Floats) -> NDArray[np.float32]:
     >>> similarity_scores(audio, text).astype(float).round(4).tolist()
     [1.0, 0.0, 0.7071]
     """
-    _check("audio embeddings", audio, ("tokens", "hidden"))
-    _check("text embeddings", text, ("query", "hidden"))
-    if audio.shape[1] != text.shape[1]:
-        raise OptionError(
-            f"audio embeddings are {audio.shape[1]} wide and text embeddings {text.shape[1]}: "
-            "both must come from one model."
-        )
+    _check_embeddings(audio, text)
     direction = text_direction(text)
 
     scores = np.zeros(len(audio), np.float32)  # what embeddings of zeros keep
     for start in range(0, len(audio), ROWS_AT_ONCE):
+        checkpoint()
         rows = audio[start : start + ROWS_AT_ONCE].astype(np.float32, copy=False)
-        norms = np.sqrt(np.vecdot(rows, rows))
-        # A NaN or infinity anywhere in a row reaches its norm: no second pass over the data.
-        _check_finite("audio embeddings", norms)
+        norms = lengths(rows, "audio embeddings")
         out = scores[start : start + len(rows)]
         np.divide(rows @ direction, norms, out=out, where=norms > 0)
     return scores
 
 
-def unit_rows(embeds: NDArray[Any]) -> NDArray[np.float32]:
-    """Rows (n, hidden) divided by their lengths; a row of zeros stays."""
+def lengths(rows: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    """Length of each row (n, hidden).
+
+    Args:
+        rows: what is measured.
+        name: of it, for the error.
+
+    Raises:
+        OptionError: a value is not finite, or a length is not.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        found: NDArray[np.float32] = np.sqrt(np.vecdot(rows, rows))
+    # A NaN or infinity anywhere in a row reaches its length: no second pass over the data.
+    _check_finite(name, found)
+    return found
+
+
+def unit_rows(embeds: NDArray[Any], name: str = "embeddings") -> NDArray[np.float32]:
+    """Rows (n, hidden) divided by their lengths; a row of zeros stays.
+
+    Args:
+        embeds: of any floating type.
+        name: of it, for the error.
+
+    Raises:
+        OptionError: a value is not finite.
+    """
     wide = embeds.astype(np.float32)
-    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
-    units: NDArray[np.float32] = np.divide(
-        wide, lengths, out=np.zeros_like(wide), where=lengths > 0
-    )
+    norms = lengths(wide, name)[:, None]
+    units: NDArray[np.float32] = np.divide(wide, norms, out=np.zeros_like(wide), where=norms > 0)
     return units
 
 
@@ -110,14 +139,20 @@ def cosine_matrix(audio: NDArray[Any], text: NDArray[Any]) -> NDArray[np.float32
 
     Returns:
         (tokens, query) float32; 0 for embeddings of zeros.
+
+    Raises:
+        OptionError: an array is empty, widths differ, or a value is not finite.
     """
-    columns = np.ascontiguousarray(unit_rows(text).T)
-    return np.concatenate(
-        [
-            unit_rows(audio[start : start + ROWS_AT_ONCE]) @ columns
-            for start in range(0, len(audio), ROWS_AT_ONCE)
-        ]
-    )
+    _check_embeddings(audio, text)
+    columns = np.ascontiguousarray(unit_rows(text, "text embeddings").T)
+    cosines = np.zeros((len(audio), len(text)), np.float32)  # what embeddings of zeros keep
+    for start in range(0, len(audio), ROWS_AT_ONCE):
+        checkpoint()
+        rows = audio[start : start + ROWS_AT_ONCE].astype(np.float32, copy=False)
+        norms = lengths(rows, "audio embeddings")[:, None]
+        out = cosines[start : start + len(rows)]
+        np.divide(rows @ columns, norms, out=out, where=norms > 0)
+    return cosines
 
 
 def text_direction(text: Floats) -> NDArray[np.float32]:
@@ -136,8 +171,7 @@ def text_direction(text: Floats) -> NDArray[np.float32]:
     [0.5, 0.5]
     """
     _check("text embeddings", text, ("query", "hidden"))
-    _check_finite("text embeddings", text)
-    direction: NDArray[np.float32] = unit_rows(text).mean(axis=0)
+    direction: NDArray[np.float32] = unit_rows(text, "text embeddings").mean(axis=0)
     return direction
 
 
@@ -331,6 +365,7 @@ def received_attention(
         keys = np.ascontiguousarray(key[:, head // group].T, np.float32)
         queries = np.ascontiguousarray(query[:, head], np.float32)
         for start in range(0, tokens, rows):
+            checkpoint()
             attention = queries[start : start + rows] @ keys
             # Scaled last: binarized Q' and K' are whole numbers, and so are these products and
             # differences, exact in float32 up to 2^24.

@@ -1,18 +1,21 @@
-"""A recording's embeddings in a file: an uncompressed zip of a JSON and a numpy array.
+"""A recording's embeddings in a safetensors file: numbers and a few words, never code.
 
-No pickle is written or read: what the file says is data. It belongs to one bundle, by digest.
+It belongs to one bundle, by digest, and carries a hash over all of itself: a changed byte is found
+before anything is used. Nothing in it is compressed: it unpacks to its own size.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import struct
-import zipfile
+import math
+import stat
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from speechprune_ort.errors import RecordingError
 from speechprune_ort.files import cannot_write, whole_file
@@ -21,9 +24,16 @@ from speechprune_ort.runtime.embeddings import AudioEmbeds, EmbedsBuilder
 
 __all__ = ["load_embeds", "save_embeds"]
 
-FORMAT = "speechprune-ort recording 1"
-ABOUT, EMBEDS, ATTENTION = "about.json", "embeds.npy", "attention.npy"
+FORMAT = "speechprune-ort recording 2"
+EMBEDS, ATTENTION = "embeds", "attention"
+DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16)}
+"""Names of safetensors."""
 ROWS_AT_ONCE = 4096
+HEADER_BYTES = 1 << 16
+HASH = "sha256"
+UNHASHED = "0" * 64  # stands in the header while the hash is taken
+LONGEST = 1e9
+"""Seconds: thirty years."""
 
 
 def save_embeds(
@@ -45,27 +55,52 @@ def save_embeds(
     Raises:
         RecordingError: the file cannot be written.
     """
-    about = {"format": FORMAT, "bundle": digest, "seconds": seconds[0], "seconds_heard": seconds[1]}
-    header = {
-        "descr": np.lib.format.dtype_to_descr(embeds.dtype),
-        "fortran_order": False,
-        "shape": (embeds.tokens, embeds.hidden),
+    about = {
+        "format": FORMAT,
+        "bundle": digest,
+        "seconds": repr(float(seconds[0])),
+        "seconds_heard": repr(float(seconds[1])),
+        HASH: UNHASHED,
     }
+    tensors: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = [
+        (EMBEDS, embeds.dtype, (embeds.tokens, embeds.hidden))
+    ]
+    if attention is not None:
+        tensors.append((ATTENTION, np.dtype(np.float32), (embeds.tokens,)))
+    header = _header(about, tensors)
+    taken = hashlib.sha256(header)
     try:
-        with (
-            whole_file(path) as partial,
-            zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
-        ):
-            archive.writestr(ABOUT, json.dumps(about))
-            with archive.open(EMBEDS, "w", force_zip64=True) as stream:
-                np.lib.format.write_array_header_1_0(stream, header)
-                for block in embeds.blocks():
-                    stream.write(np.ascontiguousarray(block).data)
+        # Not by the library: it would want all of a recording in memory at once.
+        with whole_file(path) as partial, partial.open("wb") as stream:
+            stream.write(header)
+            for block in embeds.blocks():
+                content = np.ascontiguousarray(block).data
+                taken.update(content)
+                stream.write(content)
             if attention is not None:
-                with archive.open(ATTENTION, "w") as stream:
-                    np.lib.format.write_array(stream, attention, (1, 0), allow_pickle=False)
+                content = np.ascontiguousarray(attention, np.float32).data
+                taken.update(content)
+                stream.write(content)
+            stream.seek(0)
+            stream.write(header.replace(UNHASHED.encode(), taken.hexdigest().encode()))
     except OSError as error:
         raise RecordingError(cannot_write(path, error)) from None
+
+
+def _header(
+    about: dict[str, str], tensors: list[tuple[str, np.dtype[Any], tuple[int, ...]]]
+) -> bytes:
+    """Length and JSON of a safetensors file whose tensors follow one another."""
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    content: dict[str, Any] = {"__metadata__": about}
+    start = 0
+    for name, dtype, shape in tensors:
+        end = start + math.prod(shape) * dtype.itemsize
+        content[name] = {"dtype": names[dtype], "shape": shape, "data_offsets": (start, end)}
+        start = end
+    text = json.dumps(content).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def load_embeds(
@@ -89,34 +124,34 @@ def load_embeds(
         RecordingError: there is no such file, it is none of these, or of another bundle.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            about = json.loads(archive.read(ABOUT))
-            if about["format"] != FORMAT:
-                raise ValueError(f"its format is {about['format']!r}")
-            if about["bundle"] != digest:
-                raise RecordingError(
-                    f"{path} was made with another bundle: listen to the recording again."
-                )
-            seconds = float(about["seconds"]), float(about["seconds_heard"])
-            with archive.open(EMBEDS) as stream:
-                if np.lib.format.read_magic(stream) != (1, 0):
-                    raise ValueError("its array has another version")
-                shape, _, found = np.lib.format.read_array_header_1_0(stream)
-                if len(shape) != 2 or shape[1] != hidden or found != dtype:
-                    raise ValueError(f"its array is {shape} of {found}")
-                embeds = _read(stream, shape[0], hidden, dtype, device, budget)
-            attention = None
-            if ATTENTION in archive.namelist():
-                with archive.open(ATTENTION) as stream:
-                    attention = np.lib.format.read_array(stream, allow_pickle=False)
-                if attention.shape != (embeds.tokens,):
-                    raise ValueError(f"its attention is {attention.shape}")
-            # The zip's checksum has been compared by now: a changed byte is an error.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("it is no regular file")
+        with path.open("rb") as stream:
+            header = _read_header(path, stream)
+            with safe_open(path, framework="numpy") as opened:
+                about = opened.metadata() or {}
+                if about.get("format") != FORMAT:
+                    raise ValueError(f"its format is {about.get('format', '')[:60]!r}")
+                _check_hash(header, about.get(HASH, ""), stream)
+                if about.get("bundle") != digest:
+                    raise RecordingError(
+                        f"{path} was made with another bundle: listen to the recording again."
+                    )
+                seconds = _seconds(about)
+                names = set(opened.keys())
+                if not {EMBEDS} <= names <= {EMBEDS, ATTENTION}:
+                    raise ValueError(f"it holds {sorted(names)}")
+                embeds = _embeds(opened.get_slice(EMBEDS), hidden, dtype, device, budget)
+                attention = None
+                if ATTENTION in names:
+                    attention = _attention(opened.get_slice(ATTENTION), embeds.tokens)
     except FileNotFoundError:
         raise RecordingError(f"No recording at {path}: check the path.") from None
-    except (
-        OSError, ValueError, KeyError, TypeError, EOFError, struct.error, zipfile.BadZipFile
-    ) as error:  # fmt: skip
+    except MemoryError:
+        raise RecordingError(
+            f"Memory does not suffice for {path}: lower the memory budget of recordings."
+        ) from None
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise RecordingError(
             f"{path} is no recording that speechprune-ort saved, or is damaged ({error}): listen "
             "to the recording again."
@@ -124,15 +159,58 @@ def load_embeds(
     return embeds, seconds, attention
 
 
-def _read(
-    stream: Any, tokens: int, hidden: int, dtype: np.dtype[Any], device: Device, budget: int
+def _read_header(path: Path, stream: IO[bytes]) -> bytes:
+    """Length and JSON, as bytes; nothing of it is believed yet."""
+    begin = stream.read(8)
+    if begin.startswith(b"PK"):
+        raise RecordingError(
+            f"{path} was saved by an earlier version of speechprune-ort: listen to the recording "
+            "again."
+        )
+    size = int.from_bytes(begin, "little")
+    if len(begin) < 8 or size > HEADER_BYTES:
+        raise ValueError("it begins with no header")
+    return begin + stream.read(size)
+
+
+def _check_hash(header: bytes, told: str, stream: IO[bytes]) -> None:
+    """Hold the hash in the header against all the rest of the file."""
+    if len(told) != len(UNHASHED) or header.count(told.encode()) != 1:
+        raise ValueError("its hash is none")
+    taken = hashlib.sha256(header.replace(told.encode(), UNHASHED.encode()))
+    while block := stream.read(1 << 20):
+        taken.update(block)
+    if taken.hexdigest() != told:
+        raise ValueError("its content is not what was saved")
+
+
+def _seconds(about: dict[str, str]) -> tuple[float, float]:
+    whole, heard = float(about["seconds"]), float(about["seconds_heard"])
+    if not 0 <= heard <= whole <= LONGEST:  # NaN is none of these
+        raise ValueError(f"{heard} of {whole} seconds were heard")
+    return whole, heard
+
+
+def _embeds(
+    rows: Any, hidden: int, dtype: np.dtype[Any], device: Device, budget: int
 ) -> AudioEmbeds:
+    shape, found = rows.get_shape(), DTYPES.get(rows.get_dtype())
+    if len(shape) != 2 or shape[1] != hidden or found != dtype:
+        raise ValueError(f"its embeddings are {shape} of {rows.get_dtype()}")
     builder = EmbedsBuilder((ROWS_AT_ONCE, hidden), dtype, device, budget)
-    for start in range(0, tokens, ROWS_AT_ONCE):
-        count = min(ROWS_AT_ONCE, tokens - start)
-        content = stream.read(count * hidden * dtype.itemsize)
-        rows: NDArray[Any] = np.frombuffer(content, dtype).reshape(count, hidden)
-        builder.append(rows)
-    if stream.read(1):
-        raise ValueError("it goes on behind its array")
+    for start in range(0, shape[0], ROWS_AT_ONCE):
+        block = rows[start : min(start + ROWS_AT_ONCE, shape[0])]
+        if not np.isfinite(block).all():
+            raise ValueError("its embeddings hold NaN or infinity")
+        builder.append(block)
     return builder.finish()
+
+
+def _attention(values: Any, tokens: int) -> NDArray[np.float32]:
+    shape = values.get_shape()
+    if shape != [tokens] or values.get_dtype() != "F32":
+        raise ValueError(f"its attention is {shape} of {values.get_dtype()}")
+    attention: NDArray[np.float32] = values[:]
+    if not np.isfinite(attention).all():
+        raise ValueError("its attention holds NaN or infinity")
+    return attention

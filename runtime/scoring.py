@@ -7,23 +7,28 @@ have to be. The graphs leave them on the device; scores, one float a token, come
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from speechprune_ort.cancel import checkpoint
 from speechprune_ort.errors import OptionError
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.runtime.embeddings import AudioEmbeds, DeviceEmbeds
 from speechprune_ort.runtime.pruning import (
     ROWS_AT_ONCE,
+    THREADS_FROM,
     cosine_matrix,
+    lengths,
     received_attention,
     similarity_scores,
     text_direction,
     unit_rows,
 )
+from speechprune_ort.runtime.threads import numpy_threads
 
 __all__ = ["NumpyScorer", "OrtScorer", "Projection", "Scorer", "assemble"]
 
@@ -94,10 +99,14 @@ class _Scored:
     def _mean_direction(self) -> NDArray[np.float32]:
         """Mean of all tokens' unit vectors, (1, hidden); some rows at a time, as hours are many."""
         total = np.zeros(self._audio.hidden)
-        for block in self._audio.blocks():
-            for start in range(0, len(block), ROWS_AT_ONCE):
-                units = unit_rows(block[start : start + ROWS_AT_ONCE])
-                total += units.sum(axis=0, dtype=np.float64)
+        with numpy_threads(1):
+            for block in self._audio.blocks():
+                for start in range(0, len(block), ROWS_AT_ONCE):
+                    checkpoint()
+                    rows = block[start : start + ROWS_AT_ONCE].astype(np.float32, copy=False)
+                    norms = lengths(rows, "audio embeddings")
+                    weights = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
+                    total += weights @ rows
         mean: NDArray[np.float32] = (total[None] / self.tokens).astype(np.float32)
         return mean
 
@@ -124,16 +133,19 @@ class NumpyScorer(_Scored):
         return self._similarity_to(self._mean_direction())
 
     def _similarity_to(self, vectors: NDArray[Any]) -> Scores:
-        return np.concatenate([similarity_scores(b, vectors) for b in self._audio.blocks()])
+        with numpy_threads(1):
+            return np.concatenate([similarity_scores(b, vectors) for b in self._audio.blocks()])
 
     def cosines(self) -> Scores:
         """See ``Scorer``."""
-        return np.concatenate([cosine_matrix(b, self._text) for b in self._audio.blocks()])
+        with numpy_threads(1):
+            return np.concatenate([cosine_matrix(b, self._text) for b in self._audio.blocks()])
 
     def attention(self, candidates: NDArray[np.int64], single_head: bool) -> Scores:
         """See ``Scorer``."""
         query, key = self._project(self._audio.take(candidates))
-        return received_attention(query, key, single_head=single_head)
+        with numpy_threads(1) if len(candidates) < THREADS_FROM else nullcontext():
+            return received_attention(query, key, single_head=single_head)
 
 
 class OrtScorer(_Scored):
@@ -168,7 +180,9 @@ class OrtScorer(_Scored):
 
     def cosines(self) -> Scores:
         """See ``Scorer``: one run a token of the question, and one column of floats comes down."""
-        return np.stack([self._products(row) for row in unit_rows(self._text)], axis=1)
+        return np.stack(
+            [self._products(row) for row in unit_rows(self._text, "text embeddings")], axis=1
+        )
 
     def commonness(self) -> Scores:
         """See ``Scorer``; the mean is taken on the host, a single copy, the cosines are not."""

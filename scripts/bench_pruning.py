@@ -42,6 +42,7 @@ from speechprune_ort.export.embed_tokens import export_embed_tokens
 from speechprune_ort.export.first_layer_qk import BinaryProjection, export_binarized
 from speechprune_ort.export.precision import plan
 from speechprune_ort.export.pruning_graphs import export_received_attention, export_similarity
+from speechprune_ort.export.rotary import export_rotary
 from speechprune_ort.runtime.decoder import Decoder
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.runtime.pruning import (
@@ -56,6 +57,7 @@ from speechprune_ort.specs import (
     EMBED_TOKENS,
     FIRST_LAYER_QK,
     RECEIVED_ATTENTION,
+    ROTARY,
     SIMILARITY,
     Dimensions,
     graph_specs,
@@ -253,7 +255,13 @@ def make_graphs(folder: Path, threads: int) -> tuple[Any, Any, Any, Decoder, Bin
     embed = folder / "embed_tokens.onnx"
     table = model.get_input_embeddings().weight
     export_embed_tokens(table, plan("fp32", "cpu"), specs[EMBED_TOKENS], embed)
-    opened = session_of(decoder, threads), session_of(embed, threads)
+    rotary = folder / "rotary.onnx"
+    export_rotary(model, DIMS.context, specs[ROTARY], rotary)
+    opened = (
+        session_of(decoder, threads),
+        session_of(embed, threads),
+        session_of(rotary, threads),
+    )
     return (
         session_of(paths[SIMILARITY], threads),
         session_of(paths[RECEIVED_ATTENTION], threads),

@@ -43,6 +43,7 @@ from speechprune_ort.specs import (
     AUDIO_ENCODER,
     DECODER,
     EMBED_TOKENS,
+    ROTARY,
 )
 
 USER_ERROR = 2
@@ -284,13 +285,13 @@ def compare_all(
         gc.collect()
         ours = {
             name: open_session(bundle / manifest.graphs[name].file, threads)
-            for name in (AUDIO_ENCODER, EMBED_TOKENS, DECODER)
+            for name in (AUDIO_ENCODER, EMBED_TOKENS, ROTARY, DECODER)
         }
         encoders = {OURS: ours[AUDIO_ENCODER], OPTIMUM: open_session(encoder, threads)}
         room = max(FORCED_STEPS, TIMED_STEPS)
         contenders: dict[str, Contender] = {
-            OURS: NumpyCache(ours[DECODER], ours[EMBED_TOKENS], dims),
-            RUNTIME: SharedBuffer(ours[DECODER], ours[EMBED_TOKENS], dims, room),
+            OURS: NumpyCache(ours[DECODER], (ours[EMBED_TOKENS], ours[ROTARY]), dims),
+            RUNTIME: SharedBuffer(ours[DECODER], ours[EMBED_TOKENS], ours[ROTARY], dims, room),
             OPTIMUM: NumpyCache(open_session(language_model, threads), None, dims),
         }
         report("compare")

@@ -7,42 +7,57 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.errors import (
     AudioError,
     BundleError,
+    CancelledError,
+    ComputeError,
     DataError,
+    DeadlineError,
     DeviceError,
     ExportError,
     IntegrityError,
     OptionError,
+    OutOfMemoryError,
+    OutputError,
     ParityError,
     PromptError,
     RecordingError,
     SpeechPruneError,
     UnsupportedModelError,
 )
-from speechprune_ort.manifest import Manifest
-from speechprune_ort.options import GenerationOptions, PruningOptions
-from speechprune_ort.results import Answer, AnswerStream, Pruning, Score, Span, Timings
 
 if TYPE_CHECKING:
+    from speechprune_ort.cancel import Cancel
+    from speechprune_ort.manifest import Manifest
     from speechprune_ort.model import SpeechLLM
+    from speechprune_ort.options import GenerationOptions, PruningOptions
     from speechprune_ort.recording import Recording
+    from speechprune_ort.results import Answer, AnswerStream, Pruning, Score, Span, Timings
 
 __all__ = [
     "Answer",
     "AnswerStream",
     "AudioError",
+    "AudioOptions",
     "BundleError",
+    "Cancel",
+    "CancelledError",
+    "ComputeError",
     "DataError",
+    "DeadlineError",
     "DeviceError",
     "ExportError",
     "GenerationOptions",
     "IntegrityError",
     "Manifest",
     "OptionError",
+    "OutOfMemoryError",
+    "OutputError",
     "ParityError",
     "PromptError",
     "Pruning",
@@ -60,20 +75,39 @@ __all__ = [
 
 __version__ = "0.1.0"
 
+_HOMES = {
+    "Answer": "results",
+    "AnswerStream": "results",
+    "Cancel": "cancel",
+    "GenerationOptions": "options",
+    "Manifest": "manifest",
+    "Pruning": "results",
+    "PruningOptions": "options",
+    "Recording": "recording",
+    "Score": "results",
+    "Span": "results",
+    "SpeechLLM": "model",
+    "Timings": "results",
+}
+"""Modules of the names that are loaded when they are first wanted."""
+
 
 def __getattr__(name: str) -> Any:
-    # ONNX Runtime is loaded when a model is wanted, so that `doctor`, export and the option
-    # classes work, and say what is missing, where no wheel of it is installed.
-    if name in ("SpeechLLM", "Recording"):
-        try:
-            from speechprune_ort.model import SpeechLLM
-            from speechprune_ort.recording import Recording
-        except ModuleNotFoundError as error:
-            if error.name != "onnxruntime":
-                raise
-            raise DeviceError(
-                "ONNX Runtime is not installed: pip install 'speechprune-ort[cpu]' or "
-                "'speechprune-ort[gpu]'."
-            ) from error
-        return SpeechLLM if name == "SpeechLLM" else Recording
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Nothing heavy is loaded with the package: the command line must be able to set its signals
+    # first, and `doctor`, export and the option classes work, and say what is missing, where no
+    # wheel of ONNX Runtime is installed.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise
+        raise DeviceError(
+            "ONNX Runtime is not installed: pip install 'speechprune-ort[cpu]' or "
+            "'speechprune-ort[gpu]'."
+        ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -16,13 +16,7 @@ from speechprune_ort.journal import Journal, write_whole
 from speechprune_ort.manifest import Manifest
 from speechprune_ort.methods import load_plugins, needs_encoder
 from speechprune_ort.model import MEMORY_BUDGET_MB, SpeechLLM
-from speechprune_ort.options import (
-    ON_GPU,
-    DeviceName,
-    GenerationOptions,
-    LongAudio,
-    PruningOptions,
-)
+from speechprune_ort.options import DeviceName, GenerationOptions, LongAudio, PruningOptions
 from speechprune_ort.ray_workers import RayWorkers
 from speechprune_ort.recording import Recording
 from speechprune_ort.text import JsonLine, check_path, check_text, parse_json, read_jsonl
@@ -139,7 +133,7 @@ class BatchTask:
     @property
     def uses_cuda(self) -> bool:
         """Whether a worker needs a GPU of its own."""
-        return self.device in ON_GPU
+        return self.device == "cuda"
 
     def about(self) -> dict[str, Any]:
         """What every answer depends on beside its own question, as plain data."""

@@ -4,9 +4,14 @@ SpeechPruneError                what a caller catches to catch them all
 ├── AudioError                  a recording cannot be read, is empty, or is too short
 ├── BundleError                 a bundle is missing, damaged, or of another schema
 │   └── IntegrityError          a file of the bundle is not the one that export wrote
+├── ComputeError                a graph failed while it ran
+│   └── OutOfMemoryError        memory did not suffice to open or run a graph
+├── CancelledError              the caller ended the work
+│   └── DeadlineError           its deadline passed
 ├── DataError                   a set of recordings with questions cannot be read
 ├── DeviceError                 the device asked for cannot be used on this machine
 ├── OptionError (ValueError)    an option has a value that it cannot have
+├── OutputError                 what a command prints cannot be written
 ├── PromptError                 a question is empty or does not fit the model's context
 ├── RecordingError              a saved recording cannot be read, or is of another bundle
 └── ExportError                 a checkpoint cannot be exported
@@ -20,11 +25,16 @@ and exits with 2; a traceback means a defect of ours.
 __all__ = [
     "AudioError",
     "BundleError",
+    "CancelledError",
+    "ComputeError",
     "DataError",
+    "DeadlineError",
     "DeviceError",
     "ExportError",
     "IntegrityError",
     "OptionError",
+    "OutOfMemoryError",
+    "OutputError",
     "ParityError",
     "PromptError",
     "RecordingError",
@@ -49,6 +59,22 @@ class IntegrityError(BundleError):
     """A file of a bundle differs from the one that export wrote."""
 
 
+class ComputeError(SpeechPruneError):
+    """ONNX Runtime could not run a graph; the message says which, and its reason."""
+
+
+class OutOfMemoryError(ComputeError):
+    """Memory did not suffice to open or to run a graph; the message says what to lower."""
+
+
+class CancelledError(SpeechPruneError):
+    """The caller ended the work before it was done."""
+
+
+class DeadlineError(CancelledError):
+    """The work was not done by its deadline."""
+
+
 class DataError(SpeechPruneError):
     """A set of recordings with questions is missing, or a line of it is not of its form."""
 
@@ -59,6 +85,10 @@ class DeviceError(SpeechPruneError):
 
 class OptionError(SpeechPruneError, ValueError):
     """An option has a value that it cannot have."""
+
+
+class OutputError(SpeechPruneError):
+    """What a command prints cannot be written: the disk is full, or stdout is closed."""
 
 
 class PromptError(SpeechPruneError):

@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.errors import DataError, OptionError
 from speechprune_ort.files import cannot_write, whole_file
-from speechprune_ort.results import Answer
+from speechprune_ort.results import Answer, Pruning
 from speechprune_ort.runtime.audio import SAMPLING_RATE, Source, stream_audio
+from speechprune_ort.runtime.methods import METHODS, ScoreName
+from speechprune_ort.runtime.methods.base import FIRST, SECOND
 from speechprune_ort.text import check_text, read_json
 
 __all__ = [
@@ -71,6 +74,7 @@ class Explanation:
         return {
             **self.answer.to_dict(),
             "token_seconds": self.token_seconds,
+            "score_names": [name.label for name in _names(pruning)],
             "similarity": listed(pruning.similarity),
             "attention": listed(pruning.attention, 9),
             "candidates": None if pruning.candidates is None else pruning.candidates.tolist(),
@@ -80,7 +84,11 @@ class Explanation:
 
 
 def explain(
-    answer: Answer, audio: Source, sampling_rate: int | None = None, transcript: Path | None = None
+    answer: Answer,
+    audio: Source,
+    sampling_rate: int | None = None,
+    transcript: Path | None = None,
+    audio_options: AudioOptions | None = None,
 ) -> Explanation:
     """Put an answer beside its recording.
 
@@ -89,6 +97,7 @@ def explain(
         audio: the recording, read once more for its waveform.
         sampling_rate: of ``audio`` where it is an array.
         transcript: JSON with a list of ``{"start": ..., "end": ..., "text": ...}``.
+        audio_options: as the recording was heard with.
 
     Raises:
         AudioError: the recording cannot be read.
@@ -96,7 +105,7 @@ def explain(
     """
     step = max(1, int(np.ceil(answer.seconds * SAMPLING_RATE / BINS)))
     low, high, rest = [], [], np.zeros(0, np.float32)
-    for block in stream_audio(audio, sampling_rate):
+    for block in stream_audio(audio, sampling_rate, options=audio_options):
         samples = np.concatenate([rest, block])
         whole = len(samples) // step * step
         shaped = samples[:whole].reshape(-1, step)
@@ -177,34 +186,51 @@ def _write_png(explanation: Explanation, path: Path) -> None:
     for span in pruning.spans:
         axes[0].axvspan(span.start, span.end, color="tab:blue", alpha=0.25, linewidth=0)
     axes[0].set_ylabel("kept", fontsize=8)
-    for axis, (name, seconds, values) in zip(axes[1:], curves, strict=True):
-        axis.plot(seconds, values, linewidth=0.6)
-        axis.set_ylabel(name, fontsize=8)
+    for axis, curve in zip(axes[1:], curves, strict=True):
+        axis.plot(curve.seconds, curve.values, linewidth=0.6)
+        axis.set_ylabel(curve.name, fontsize=8, wrap=True)
     axes[-1].set_xlabel("seconds")
     figure.savefig(path)
 
 
-RECEIVED = ("speechprune", "attention")
-"""Methods whose second phase scores by attention."""
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A score over time.
 
-Curve = tuple[str, NDArray[np.floating[Any]], NDArray[np.floating[Any]]]
+    Attributes:
+        name: what the method calls it.
+        seconds: (n,) middles of the tokens.
+        values: (n,) scores.
+        whole: every token has one, not the candidates alone.
+    """
+
+    name: str
+    seconds: NDArray[np.floating[Any]]
+    values: NDArray[np.floating[Any]]
+    whole: bool
+
+
+def _names(pruning: Pruning) -> tuple[ScoreName, ScoreName]:
+    # An answer may be looked at where the user's own method is not registered.
+    method = METHODS.get(pruning.options.method)
+    return (FIRST, SECOND) if method is None else method.scores
 
 
 def _curves(explanation: Explanation) -> list[Curve]:
-    """Name, seconds and values of each score that there is."""
+    """Each score that there is."""
     pruning, length = explanation.answer.pruning, explanation.token_seconds
-    curves: list[Curve] = []
+    found: list[Curve] = []
+
+    def add(name: ScoreName, places: NDArray[Any], scores: NDArray[Any], whole: bool) -> None:
+        values = scores.astype(float) * (len(scores) if name.of_one else 1)
+        found.append(Curve(name.label, (places + 0.5) * length, values, whole))
+
+    first, second = _names(pruning)
     if pruning.similarity is not None:
-        seconds = (np.arange(pruning.total) + 0.5) * length
-        curves.append(("similarity to the question", seconds, pruning.similarity.astype(float)))
+        add(first, np.arange(pruning.total), pruning.similarity, True)
     if pruning.attention is not None and pruning.candidates is not None:
-        seconds = (pruning.candidates + 0.5) * length
-        scores = pruning.attention.astype(float)
-        if pruning.options.method in RECEIVED:
-            curves.append(("attention received, 1 = even", seconds, scores * len(scores)))
-        else:
-            curves.append(("score of the second phase", seconds, scores))
-    return curves
+        add(second, pruning.candidates, pruning.attention, False)
+    return found
 
 
 def _write_html(explanation: Explanation, path: Path) -> None:
@@ -267,10 +293,10 @@ def _drawing(explanation: Explanation) -> str:
         )
     parts.append(_wave(explanation))
     top = WAVE
-    for name, seconds, values in curves:
+    for curve in curves:
         top += GAP
-        parts.append(f'<text x="{LEFT}" y="{top - 6}">{escape(name)}</text>')
-        parts.append(_panel(name, seconds * scale + LEFT, values, top))
+        parts.append(f'<text x="{LEFT}" y="{top - 6}">{escape(curve.name)}</text>')
+        parts.append(_panel(curve, scale, top))
         top += CURVE
     parts.append(_axis(answer.seconds, scale, top + 6))
     return "".join([*parts, "</svg>"])
@@ -286,16 +312,15 @@ def _wave(explanation: Explanation) -> str:
     return f'<polygon class="wave" points="{" ".join(points)}"/>'
 
 
-def _panel(
-    name: str, x: NDArray[np.floating[Any]], values: NDArray[np.floating[Any]], top: int
-) -> str:
+def _panel(curve: Curve, per_second: float, top: int) -> str:
+    x, values = curve.seconds * per_second + LEFT, curve.values
     low, high = float(values.min()), float(values.max())
     y = top + CURVE * (1 - (values - low) / (high - low or 1.0))
     scale = (
         f'<text x="0" y="{top + 10}">{high:.2f}</text>'
         f'<text x="0" y="{top + CURVE}">{low:.2f}</text>'
     )
-    if name.startswith(("attention", "score of the second")):
+    if not curve.whole:
         dots = "".join(f"M{a:.1f} {b:.1f}h1.4v1.4h-1.4z" for a, b in zip(x, y, strict=True))
         return f'{scale}<path class="dots" d="{dots}"/>'
     line = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
 
 from speechprune_ort.errors import BundleError, IntegrityError
-from speechprune_ort.specs import Dimensions, GraphSpec, TensorSpec
+from speechprune_ort.manifest_check import contradiction
+from speechprune_ort.specs import Dimensions, GraphSpec
 
 __all__ = [
     "MANIFEST_FILE",
@@ -32,10 +36,24 @@ __all__ = [
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.json"
+MANIFEST_BYTES = 1 << 23
+"""More than any manifest has: 64 layers take some 100 KB."""
+
+# A bundle is one flat folder: a plain name cannot lead out of it.
+FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
+GraphFile = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.onnx$", max_length=200)]
+# What is printed cannot move a terminal's cursor.
+Words = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=2000)]
+TokenId = Annotated[int, Meta(ge=0, lt=1 << 24)]
+Ids = Annotated[tuple[TokenId, ...], Meta(max_length=1 << 16)]
+Step = tuple[
+    Annotated[int, Meta(ge=-(1 << 20), le=1 << 20)],
+    Annotated[int, Meta(ge=1, le=1 << 20)],
+    Annotated[int, Meta(ge=-(1 << 20), le=1 << 20)],
+]
 
 
-@dataclass(frozen=True, slots=True)
-class AudioSpec:
+class AudioSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How sound becomes audio tokens.
 
     Attributes:
@@ -50,13 +68,13 @@ class AudioSpec:
             own, all of a window where the encoder mixes its time (a Q-Former).
     """
 
-    sampling_rate: int
-    n_fft: int
-    hop_length: int
-    window_seconds: float
-    frame_tokens: int
-    length_steps: tuple[tuple[int, int, int], ...]
-    span_tokens: int = 1
+    sampling_rate: Annotated[int, Meta(ge=1000, le=192_000)]
+    n_fft: Annotated[int, Meta(ge=2, le=1 << 14)]
+    hop_length: Annotated[int, Meta(ge=1, le=1 << 14)]
+    window_seconds: Annotated[float, Meta(gt=0, le=600)]
+    frame_tokens: Annotated[int, Meta(ge=1, le=1 << 15)]
+    length_steps: Annotated[tuple[Step, ...], Meta(min_length=1, max_length=16)]
+    span_tokens: Annotated[int, Meta(ge=1, le=1 << 15)] = 1
 
     @property
     def window_samples(self) -> int:
@@ -89,8 +107,7 @@ def whole_windows(frames: int, tokens: int) -> tuple[tuple[int, int, int], ...]:
     return ((0, frames + 1, tokens),)
 
 
-@dataclass(frozen=True, slots=True)
-class PromptPiece:
+class PromptPiece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of the prompt, in order.
 
     Attributes:
@@ -102,31 +119,29 @@ class PromptPiece:
     """
 
     kind: Literal["ids", "audio", "query"]
-    ids: tuple[int, ...] = ()
-    before: str = ""
-    after: str = ""
+    ids: Ids = ()
+    before: Annotated[str, Meta(max_length=1 << 16)] = ""
+    after: Annotated[str, Meta(max_length=1 << 16)] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Parity:
+class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One comparison of an exported graph with torch.
 
     Attributes:
         case: what went in, such as ``speech, 2 windows``.
-        measure: what was compared: ``max_abs_error`` relative to the largest torch value,
-            ``cosine``, ``sign_mismatches`` or ``first_token``.
+        measure: what was compared: ``max_relative_error`` to the largest torch value,
+            ``cosine`` or ``first_token``.
         value: what was found.
         tolerance: the bound that it had to keep.
     """
 
-    case: str
-    measure: str
+    case: Words
+    measure: Words
     value: float
     tolerance: float
 
 
-@dataclass(frozen=True, slots=True)
-class GraphEntry:
+class GraphEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One graph of the bundle.
 
     Attributes:
@@ -139,31 +154,29 @@ class GraphEntry:
         parameters: weights of the part of the model that it computes, None where not counted.
     """
 
-    file: str
-    precision: str
+    file: GraphFile
+    precision: Words
     spec: GraphSpec
     parity: tuple[Parity, ...]
-    unverified: str | None = None
-    parameters: int | None = None
+    unverified: Annotated[str, Meta(max_length=10_000)] | None = None
+    parameters: Annotated[int, Meta(ge=0)] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FileEntry:
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file of the bundle: bytes and sha256 (hexadecimal)."""
 
-    size: int
-    sha256: str
+    size: Annotated[int, Meta(ge=0, lt=1 << 50)]
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that the runtime needs to know about a bundle.
 
     Attributes:
         family: model family that export used, for the reader's information.
         source: hub id or folder name of the checkpoint.
         revision: commit of the checkpoint on the hub, or None.
-        precision: ``fp32``, ``fp16``, ``int8`` or ``int4``.
+        precision: ``fp32``, ``fp16``, ``int8``, ``w8a8`` or ``int4``.
         target: ``cpu`` or ``cuda``: what the graphs were built for.
         float_dtype: dtype of embeddings, cache and logits.
         dimensions: sizes that the checkpoint fixes.
@@ -177,31 +190,47 @@ class Manifest:
         frame_temperature: of phase 1, where the caller sets none; 1.0 is the paper's.
     """
 
-    family: str
-    source: str
-    revision: str | None
-    precision: str
-    target: str
-    float_dtype: str
+    family: Words
+    source: Words
+    revision: Words | None
+    precision: Annotated[str, Meta(pattern="^[a-z0-9]{1,20}$")]
+    target: Annotated[str, Meta(pattern="^(cpu|cuda)$")]
+    float_dtype: Literal["float32", "float16"]
     dimensions: Dimensions
     audio: AudioSpec
-    prompt: tuple[PromptPiece, ...]
-    stop_token_ids: tuple[int, ...]
+    prompt: Annotated[tuple[PromptPiece, ...], Meta(max_length=1000)]
+    stop_token_ids: Annotated[tuple[TokenId, ...], Meta(max_length=1000)]
     graphs: Mapping[str, GraphEntry]
-    files: Mapping[str, FileEntry]
-    versions: Mapping[str, str]
-    notes: tuple[str, ...] = ()
-    frame_temperature: float = 1.0
+    files: Mapping[FileName, FileEntry]
+    versions: Mapping[Words, Words]
+    notes: Annotated[tuple[Words, ...], Meta(max_length=100)] = ()
+    frame_temperature: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+
+    def _content(self) -> dict[str, Any]:
+        return {"schema_version": SCHEMA_VERSION, **msgspec.to_builtins(self)}
 
     def to_json(self) -> str:
         """The manifest as text, digest included."""
-        content = {"schema_version": SCHEMA_VERSION, **asdict(self)}
-        return json.dumps({**content, "digest": _digest(content)}, indent=1) + "\n"
+        content = self._content()
+        content["digest"] = _digest(content)
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
     @property
     def digest(self) -> str:
         """Sha256 over the manifest's content: names the bundle, weights included."""
-        return _digest({"schema_version": SCHEMA_VERSION, **asdict(self)})
+        return _digest(self._content())
+
+    @classmethod
+    def schema(cls) -> dict[str, Any]:
+        """The JSON schema of ``manifest.json``, as in ``docs/reference/manifest.schema.json``."""
+        schema = msgspec.json.schema(cls)
+        content = schema["$defs"]["Manifest"]
+        content["properties"] |= {
+            "schema_version": {"const": SCHEMA_VERSION},
+            "digest": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+        }
+        content["required"] += ["schema_version", "digest"]
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -211,78 +240,59 @@ class Manifest:
             folder: the bundle.
 
         Raises:
-            BundleError: no such folder, no manifest, not JSON, unknown schema, missing keys.
+            BundleError: no such folder, no manifest, not JSON, unknown schema, an entry that is
+                missing, unknown, out of range or in contradiction to another.
             IntegrityError: the content does not match its digest.
         """
         path = folder / MANIFEST_FILE
-        if not folder.is_dir():
-            raise BundleError(
-                f"No bundle at {folder}: give the folder that `speechprune-ort export` wrote."
-            )
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise BundleError(
-                f"{folder} is not a bundle (it holds no {MANIFEST_FILE}): "
-                "give the folder that `speechprune-ort export` wrote."
-            ) from None
-        except (OSError, ValueError) as error:
-            raise BundleError(
-                f"{path} cannot be read ({error}): copy or export the bundle again."
-            ) from None
+        content = _read_json(folder, path)
         version = content.pop("schema_version", None) if isinstance(content, dict) else None
-        if version != SCHEMA_VERSION:
+        if isinstance(version, bool) or version != SCHEMA_VERSION:
             raise BundleError(
-                f"{path} has schema {version!r} and this version reads schema {SCHEMA_VERSION}: "
-                "export the bundle again, or install the speechprune-ort that wrote it."
+                f"{path} has schema {str(version)[:40]} and this version reads schema "
+                f"{SCHEMA_VERSION}: export the bundle again, or install the speechprune-ort that "
+                "wrote it."
             )
         if content.pop("digest", None) != _digest({"schema_version": version, **content}):
             raise IntegrityError(
                 f"{path} was changed after export: copy or export the bundle again."
             )
         try:
-            return cls._from_content(content)
-        except (KeyError, TypeError, ValueError) as error:
+            manifest = msgspec.convert(content, cls)
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise BundleError(
                 f"{path} lacks or misspells an entry ({error}): export the bundle again."
             ) from None
+        problem = contradiction(manifest)
+        if problem:
+            raise BundleError(f"{path} contradicts itself ({problem}): export the bundle again.")
+        return manifest
 
-    @classmethod
-    def _from_content(cls, content: dict[str, Any]) -> Manifest:
-        audio = content["audio"]
-        graphs = {}
-        for name, entry in content["graphs"].items():
-            spec = entry["spec"]
-            inputs, outputs = (
-                tuple(
-                    TensorSpec(t["name"], t["dtype"], tuple(t["axes"]), tuple(t["shape"]))
-                    for t in spec[side]
-                )
-                for side in ("inputs", "outputs")
+
+def _read_json(folder: Path, path: Path) -> Any:
+    try:
+        if not folder.is_dir():
+            raise BundleError(
+                f"No bundle at {folder}: give the folder that `speechprune-ort export` wrote."
             )
-            graphs[name] = GraphEntry(
-                **{
-                    **entry,
-                    "spec": GraphSpec(spec["name"], inputs, outputs),
-                    "parity": tuple(Parity(**parity) for parity in entry["parity"]),
-                }
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise BundleError(f"{path} is no regular file: copy or export the bundle again.")
+        if status.st_size > MANIFEST_BYTES:
+            raise BundleError(
+                f"{path} has {status.st_size} bytes, too many for a manifest: copy or export the "
+                "bundle again."
             )
-        steps = tuple((a, b, c) for a, b, c in audio["length_steps"])
-        return cls(
-            **{
-                **content,
-                "dimensions": Dimensions(**content["dimensions"]),
-                "audio": AudioSpec(**{**audio, "length_steps": steps}),
-                "prompt": tuple(
-                    PromptPiece(**{**piece, "ids": tuple(piece["ids"])})
-                    for piece in content["prompt"]
-                ),
-                "stop_token_ids": tuple(content["stop_token_ids"]),
-                "graphs": graphs,
-                "files": {name: FileEntry(**f) for name, f in content["files"].items()},
-                "notes": tuple(content["notes"]),
-            }
-        )
+        return msgspec.json.decode(path.read_bytes())
+    except FileNotFoundError:
+        raise BundleError(
+            f"{folder} is not a bundle (it holds no {MANIFEST_FILE}): "
+            "give the folder that `speechprune-ort export` wrote."
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(
+            f"{path} cannot be read ({error}): copy or export the bundle again."
+        ) from None
 
 
 def _digest(content: Mapping[str, Any]) -> str:

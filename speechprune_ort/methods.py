@@ -23,14 +23,25 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from speechprune_ort.contained import contained
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import PruningOptions
-from speechprune_ort.runtime.methods import METHODS, Method, Request, Selection, method
+from speechprune_ort.runtime.methods import (
+    METHOD_OPTIONS,
+    METHODS,
+    Method,
+    Request,
+    ScoreName,
+    Selection,
+    method,
+)
 
 __all__ = [
     "METHODS",
+    "METHOD_OPTIONS",
     "Method",
     "Request",
+    "ScoreName",
     "Selection",
     "load_plugins",
     "method",
@@ -62,10 +73,8 @@ def load_plugins(paths: Iterable[Path]) -> None:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
-            spec.loader.exec_module(module)
-        except OptionError:
+            with contained(f"The plugin {path}"):
+                spec.loader.exec_module(module)
+        except BaseException:
             del sys.modules[name]
             raise
-        except Exception as error:
-            del sys.modules[name]
-            raise OptionError(f"{path} fails ({type(error).__name__}: {error}).") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.errors import AudioError, OptionError, PromptError, SpeechPruneError
 from speechprune_ort.manifest import Manifest
 from speechprune_ort.methods import needs_encoder
+from speechprune_ort.numbers import plain, whole
 from speechprune_ort.options import (
     DeviceName,
     GenerationOptions,
@@ -23,7 +27,7 @@ from speechprune_ort.options import (
 from speechprune_ort.pool import in_order
 from speechprune_ort.recording import Recording, sort_options
 from speechprune_ort.results import Answer, AnswerStream, Timings
-from speechprune_ort.runtime.audio import Source, stream_audio
+from speechprune_ort.runtime.audio import AudioStream, Source
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.runtime.embeddings import DeviceEmbeds
 from speechprune_ort.runtime.engine import Engine
@@ -32,7 +36,8 @@ from speechprune_ort.runtime.recording_file import load_embeds
 __all__ = ["Audio", "SpeechLLM"]
 
 Audio = Source
-"""A path, a binary file object, or samples (samples,) or (samples, channels)."""
+"""A path, a binary file object, the bytes of a file, samples (samples,) or (samples, channels), a
+pair of samples and rate, or a mapping with ``array`` and ``sampling_rate``."""
 
 MEMORY_BUDGET_MB = 192.0
 """Of a recording's embeddings."""
@@ -43,10 +48,9 @@ class SpeechLLM:
 
     Args:
         bundle: folder that ``speechprune-ort export`` wrote.
-        device: ``cpu``, ``cuda``, ``tensorrt`` (TensorRT for what it can compile, CUDA for the
-            rest) or ``auto`` (what the bundle was exported for; says on stderr which it took).
-            Never falls back.
-        threads: threads within an operator; None lets ONNX Runtime choose.
+        device: ``cpu``, ``cuda`` or ``auto`` (what the bundle was exported for; says on stderr
+            which it took). Never falls back.
+        threads: threads within an operator, of ONNX Runtime and of numpy; None lets each choose.
         provider_options: of the CUDA execution provider, such as ``{"device_id": "1"}``.
         traces: folder for ONNX Runtime's own traces, written by ``engine.write_traces()``.
 
@@ -70,8 +74,7 @@ class SpeechLLM:
         provider_options: Mapping[str, str] | None = None,
         traces: str | PathLike[str] | None = None,
     ) -> None:
-        if threads is not None and (isinstance(threads, bool) or threads < 1):
-            raise OptionError(f"threads must be at least 1, not {threads!r}.")
+        threads = None if threads is None else whole("threads", threads, 1)
         folder = None if traces is None else Path(traces)
         self.engine = Engine(Path(bundle).expanduser(), device, threads, provider_options, folder)
 
@@ -94,13 +97,14 @@ class SpeechLLM:
         memory_budget_mb: float = MEMORY_BUDGET_MB,
         encoder_attention: bool = False,
         progress: Callable[[float], None] | None = None,
+        audio_options: AudioOptions | None = None,
     ) -> Recording:
         """Encode a recording once, for any number of questions.
 
         It is read, encoded and kept window by window: hours need no more memory than minutes.
 
         Args:
-            audio: path, binary file object or samples.
+            audio: path, binary file object or samples; see ``Audio``.
             sampling_rate: of ``audio`` where it is an array.
             long_audio: what becomes of a recording longer than the model's window (30 s):
                 ``prune`` hears all of it, ``truncate`` only the window, as today's stacks do
@@ -110,20 +114,23 @@ class SpeechLLM:
             encoder_attention: keep what the audio encoder attends to, for methods that need it;
                 its last layer then costs more.
             progress: called with the seconds heard after each window.
+            audio_options: the channel to hear, limits, and what counts as silence.
 
         Raises:
-            AudioError: the recording cannot be used, or is too long for ``error``.
+            AudioError: the recording cannot be used, is silent, exceeds a limit, or is too long for
+                ``error``.
             OptionError: the budget is not positive, ``long_audio`` is none of the three, or the
                 bundle's encoder does not tell its attention.
         """
         budget = _budget(memory_budget_mb)
         check_long_audio(long_audio)
         timings, window = Timings(), self.manifest.audio.window_samples
-        samples = 0
+        samples, rate = 0, self.manifest.audio.sampling_rate
+        stream = AudioStream(audio, sampling_rate, to=rate, options=audio_options)
 
         def counted() -> Iterator[NDArray[np.float32]]:
             nonlocal samples
-            for block in stream_audio(audio, sampling_rate):
+            for block in stream:
                 room = window - samples
                 samples += len(block)
                 if len(block) <= room or long_audio == "prune":
@@ -138,8 +145,8 @@ class SpeechLLM:
 
         attention: list[NDArray[np.float32]] | None = [] if encoder_attention else None
         embeds = self.engine.encode(counted(), timings, budget, progress, attention)
+        stream.refuse_silence()
         heard = min(samples, window) if long_audio == "truncate" else samples
-        rate = self.manifest.audio.sampling_rate
         return Recording(
             self.engine,
             embeds,
@@ -147,6 +154,8 @@ class SpeechLLM:
             timings,
             heard / rate,
             None if attention is None else np.concatenate(attention),
+            stream.decoder,
+            stream.notes,
         )
 
     def load_recording(
@@ -221,24 +230,32 @@ class SpeechLLM:
         long_audio: LongAudio = "prune",
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
+        audio_options: AudioOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> Answer:
         """Answer a question about a recording.
 
         Args:
-            audio: path, binary file object or samples.
+            audio: path, binary file object or samples; see ``Audio``.
             question: what to ask.
             sampling_rate: of ``audio`` where it is an array.
             long_audio: as in ``listen``.
             pruning: what is kept of the audio.
             generation: how the answer's tokens are chosen.
-            **options: fields of either, for short: ``pruning_rate=0.4, max_new_tokens=20``;
+            audio_options: as in ``listen``.
+            deadline: seconds from now in which all of it must be there.
+            cancel: ends it when another thread says so.
+            **options: fields of ``pruning`` and ``generation``, for short:
+                ``pruning_rate=0.4, max_new_tokens=20``;
                 ``seed`` is set in both.
 
         Raises:
             AudioError: the recording cannot be used.
             PromptError: the question is empty, or prompt and answer exceed the context.
             OptionError: an option has an impossible value.
+            CancelledError: it was cancelled; ``DeadlineError``: it was not there by the deadline.
         """
         return self.stream(
             audio,
@@ -247,6 +264,9 @@ class SpeechLLM:
             long_audio=long_audio,
             pruning=pruning,
             generation=generation,
+            audio_options=audio_options,
+            deadline=deadline,
+            cancel=cancel,
             **options,
         ).answer
 
@@ -260,6 +280,7 @@ class SpeechLLM:
         long_audio: LongAudio = "prune",
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
+        audio_options: AudioOptions | None = None,
         **options: Any,
     ) -> Iterator[Answer]: ...
 
@@ -273,6 +294,7 @@ class SpeechLLM:
         long_audio: LongAudio = "prune",
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
+        audio_options: AudioOptions | None = None,
         **options: Any,
     ) -> Iterator[Answer | SpeechPruneError]: ...
 
@@ -285,6 +307,7 @@ class SpeechLLM:
         long_audio: LongAudio = "prune",
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
+        audio_options: AudioOptions | None = None,
         **options: Any,
     ) -> Iterator[Answer | SpeechPruneError]:
         """Answer questions about several recordings, a few at a time, in order.
@@ -299,7 +322,8 @@ class SpeechLLM:
             long_audio: as in ``listen``.
             pruning: what is kept of the audio.
             generation: how the answers' tokens are chosen.
-            **options: fields of either, for short.
+            audio_options: as in ``listen``.
+            **options: fields of the two before, for short.
 
         Yields:
             One answer a request. What ``ask`` raises is raised in the request's turn, and ends
@@ -309,8 +333,7 @@ class SpeechLLM:
             OptionError: an option has an impossible value; at once. In its turn: a request is no
                 pair of a recording and a question.
         """
-        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-            raise OptionError(f"workers must be at least 1, not {workers!r}.")
+        workers = whole("workers", workers, 1)
         if not isinstance(requests, Iterable):
             raise OptionError(
                 "requests must be pairs of a recording and a question, not "
@@ -328,7 +351,12 @@ class SpeechLLM:
                     )
                 audio, question = request
                 return self.ask(
-                    audio, question, long_audio=long_audio, pruning=pruning, generation=generation
+                    audio,
+                    question,
+                    long_audio=long_audio,
+                    pruning=pruning,
+                    generation=generation,
+                    audio_options=audio_options,
                 )
             except SpeechPruneError as error:
                 if not return_exceptions:
@@ -346,6 +374,9 @@ class SpeechLLM:
         long_audio: LongAudio = "prune",
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
+        audio_options: AudioOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> AnswerStream:
         """The same, piece by piece as the text comes; ``.answer`` has the rest at the end.
@@ -356,7 +387,10 @@ class SpeechLLM:
         pruning, generation = sort_options(pruning, generation, options)
         check_long_audio(long_audio)
         return AnswerStream(
-            self._pieces(audio, question, sampling_rate, long_audio, pruning, generation)
+            self._pieces(
+                audio, question, sampling_rate, long_audio, pruning, generation, audio_options
+            ),
+            Limits(cancel, deadline),
         )
 
     def _pieces(
@@ -367,6 +401,7 @@ class SpeechLLM:
         long_audio: LongAudio,
         pruning: PruningOptions,
         generation: GenerationOptions,
+        audio_options: AudioOptions | None,
     ) -> Generator[str, None, Answer]:
         self.engine.prompt(question)  # what is wrong with it is said before hours are heard
         recording = self.listen(
@@ -374,12 +409,14 @@ class SpeechLLM:
             sampling_rate=sampling_rate,
             long_audio=long_audio,
             encoder_attention=needs_encoder(pruning),
+            audio_options=audio_options,
         )
         # Its stages count for this answer, the only one.
         return (yield from recording.pieces(question, pruning, generation, recording.timings))
 
 
 def _budget(megabytes: float) -> int:
-    if not megabytes > 0:
+    number = plain(megabytes)
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not number > 0:
         raise OptionError(f"memory_budget_mb must be positive, not {megabytes!r}.")
-    return int(megabytes * 1e6)
+    return int(min(number * 1e6, sys.maxsize))

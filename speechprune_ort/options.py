@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
 
 from speechprune_ort.errors import OptionError
+from speechprune_ort.numbers import plain, whole
 
 __all__ = [
     "DEFAULT_METHOD",
-    "ON_GPU",
     "AttentionForm",
     "Backend",
     "DeviceName",
@@ -20,13 +20,13 @@ __all__ = [
     "PruningOptions",
     "check_long_audio",
     "check_method",
+    "unused_options",
 ]
 
 Positions = Literal["renumbered", "original"]
 AttentionForm = Literal["binarized", "float"]
 Backend = Literal["auto", "numpy", "ort"]
-DeviceName = Literal["auto", "cuda", "tensorrt", "cpu"]
-ON_GPU = ("cuda", "tensorrt")
+DeviceName = Literal["auto", "cuda", "cpu"]
 DEFAULT_METHOD = "passages"
 """The best that was found, by a rule written before: docs/methods.md."""
 LongAudio = Literal["prune", "truncate", "error"]
@@ -45,9 +45,10 @@ def _number(name: str, value: object, ok: bool, wanted: str) -> None:
         raise OptionError(f"{name} must be {wanted}, not {value!r}.")
 
 
-def _whole(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise OptionError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+def _take_plain(options: PruningOptions | GenerationOptions) -> None:
+    """Numbers of numpy, whatever their width, become Python's own."""
+    for name in (field.name for field in fields(options)):
+        object.__setattr__(options, name, plain(getattr(options, name)))
 
 
 def check_long_audio(value: str) -> None:
@@ -65,9 +66,11 @@ def check_method(name: object) -> None:
     Raises:
         OptionError: it is not; the message has those that are.
     """
-    from speechprune_ort.methods import METHODS  # it stands on this module
+    from speechprune_ort.methods import METHODS, Method  # they stand on this module
 
     _choice("method", name, tuple(METHODS))
+    if not isinstance(METHODS[str(name)], Method):
+        raise OptionError(f"The method {name!r} is not registered: use the decorator `method`.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +93,18 @@ class PruningOptions:
         budget: tokens that the pruning rate is a share of, and that phase 1 of ``speechprune``
             leaves; None takes one window of the model (750 for Qwen2-Audio).
         candidates: tokens that the first phase leaves to the second for each one that is kept, at
-            least 1: the balance of the phases, of methods that have two. 1 is the first phase
+            least 1: the balance of the phases, of methods that have two (``speechprune``,
+            ``passages``). 1 is the first phase
             alone; as many as there are the second. None takes the method's own: the budget for
             ``speechprune``, 4 for ``passages``.
-        frame_temperature: of the softmax over one-second frames, eq. 6; 1.0 is the paper's. Lower
+        frame_temperature: of the softmax over one-second frames, eq. 6, of ``speechprune`` and
+            ``similarity``; 1.0 is the paper's. Lower
             concentrates the budget on the best frames, higher spreads it. None takes the
             bundle's, which is 1.0 unless its checkpoint names another.
-        attention: phase 2 from sign-binarized projections (the paper's, eq. 9-10) or from
-            the layer's own float ones (the ablation that shows what binarizing costs).
-        single_head: phase 2 over the whole width instead of head by head.
+        attention: of ``speechprune`` and ``attention``: phase 2 from sign-binarized projections
+            (the paper's, eq. 9-10) or from the layer's own float ones (the ablation that shows
+            what binarizing costs).
+        single_head: of the same two: phase 2 over the whole width instead of head by head.
         seed: of ``random`` and ``crop``.
         positions: ``renumbered`` gives kept tokens consecutive positions (what the paper's
             setting amounts to); ``original`` leaves each at the position that it had.
@@ -111,7 +117,7 @@ class PruningOptions:
             ``auto``.
 
     Raises:
-        OptionError: a value is out of range.
+        OptionError: a value is out of range, or an option is set that the method does not read.
     """
 
     method: str = DEFAULT_METHOD
@@ -128,6 +134,7 @@ class PruningOptions:
     memory_target_mb: float | None = None
 
     def __post_init__(self) -> None:
+        _take_plain(self)
         check_method(self.method)
         _choice("attention", self.attention, get_args(AttentionForm))
         _choice("positions", self.positions, get_args(Positions))
@@ -150,21 +157,44 @@ class PruningOptions:
             if getattr(self, name) is not None and rate != "auto":
                 raise OptionError(f"{name} is for pruning_rate='auto': give both or neither.")
         if self.budget is not None:
-            _whole("budget", self.budget, 1)
+            whole("budget", self.budget, 1)
         if self.candidates is not None:
             self._check_candidates(self.candidates)
-        _whole("seed", self.seed, 0)
+        whole("seed", self.seed, 0)
+        self._check_used()
 
     def _check_candidates(self, value: object) -> None:
-        from speechprune_ort.methods import METHODS  # it stands on this module
-
         ok = isinstance(value, (int, float)) and 1 <= value < math.inf
         _number("candidates", value, ok, "at least 1 and finite")
-        if not METHODS[self.method].two_phases:
-            with_two = ", ".join(m.name for m in METHODS.values() if m.two_phases)
+
+    def _check_used(self) -> None:
+        """Refuse what the method would not look at."""
+        from speechprune_ort.methods import METHODS  # it stands on this module
+
+        for name in unused_options(self):
+            users = [m.name for m in METHODS.values() if name in m.options]
             raise OptionError(
-                f"candidates is for methods of two phases ({with_two}), not {self.method}."
+                f"{name} is for methods that read it ({', '.join(users)}), not {self.method}."
             )
+        if self.method == "none" and (self.budget is not None or self.pruning_rate == "auto"):
+            name = "pruning_rate='auto'" if self.budget is None else "budget"
+            raise OptionError(f"{name} is for methods that drop tokens: none keeps every one.")
+
+    def for_method(self, method: str, **changes: Any) -> PruningOptions:
+        """The same for another method, without what that does not read.
+
+        Args:
+            method: its name.
+            **changes: fields to set besides.
+
+        Raises:
+            OptionError: a value is out of range.
+        """
+        check_method(method)
+        dropped: dict[str, Any] = {name: DEFAULTS[name] for name in unused_options(self, method)}
+        if method == "none":
+            dropped["budget"] = None
+        return replace(self, method=method, **(dropped | changes))
 
     @property
     def rate(self) -> float:
@@ -219,6 +249,22 @@ class PruningOptions:
         return min(total, max(kept, wanted))
 
 
+DEFAULTS = {field.name: field.default for field in fields(PruningOptions)}
+
+
+def unused_options(options: PruningOptions, method: str | None = None) -> list[str]:
+    """Names of the options that are set and that a method does not read.
+
+    Args:
+        options: all of them.
+        method: its name; by default the options' own.
+    """
+    from speechprune_ort.methods import METHOD_OPTIONS, METHODS  # they stand on this module
+
+    read = METHODS[method or options.method].options
+    return [n for n in sorted(METHOD_OPTIONS - read) if getattr(options, n) != DEFAULTS[n]]
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationOptions:
     """How the answer's tokens are chosen.
@@ -245,7 +291,8 @@ class GenerationOptions:
     ignore_stop: bool = False
 
     def __post_init__(self) -> None:
-        _whole("max_new_tokens", self.max_new_tokens, 1)
+        _take_plain(self)
+        whole("max_new_tokens", self.max_new_tokens, 1)
         warmth, share = self.temperature, self.top_p
         _number(
             "temperature",
@@ -259,7 +306,7 @@ class GenerationOptions:
             isinstance(share, (int, float)) and 0 < share <= 1,
             "above 0 and at most 1",
         )
-        _whole("seed", self.seed, 0)
+        whole("seed", self.seed, 0)
         if isinstance(self.stop, str) or not all(isinstance(s, str) and s for s in self.stop):
             raise OptionError(f"stop must be a tuple of non-empty strings, not {self.stop!r}.")
         object.__setattr__(self, "stop", tuple(self.stop))

@@ -12,18 +12,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.errors import OptionError, PromptError
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.results import Answer, AnswerStream, Pruning, Score, Timings, spans_of
 from speechprune_ort.runtime.budget import pick_tokens
 from speechprune_ort.runtime.embeddings import AudioEmbeds, HostEmbeds
 from speechprune_ort.runtime.engine import Engine
-from speechprune_ort.runtime.methods import Selection
+from speechprune_ort.runtime.methods import METHODS, Selection
 from speechprune_ort.runtime.prompt import Prompt
 from speechprune_ort.runtime.recording_file import save_embeds
 from speechprune_ort.runtime.sampling import Sampler
 from speechprune_ort.runtime.selection import select
 from speechprune_ort.runtime.text_stream import TextStream
+from speechprune_ort.runtime.threads import numpy_threads
 
 __all__ = ["Recording", "sort_options"]
 
@@ -43,12 +45,16 @@ class Recording:
         seconds_heard: length of the part that was encoded; None where it is all of it.
         encoder_attention: (tokens,) attention that each token received in the audio encoder's last
             layer, where that was kept.
+        decoder: what decoded it, as in ``Answer``.
+        notes: sentences on what is wrong with it, as in ``Answer``.
 
     Attributes:
         seconds: as given.
         seconds_heard: less than ``seconds`` where ``long_audio`` was ``truncate``.
         timings: as given; answers to ``ask`` count their own stages alone.
         encoder_attention: as given.
+        decoder: as given.
+        notes: as given.
     """
 
     def __init__(
@@ -59,9 +65,12 @@ class Recording:
         timings: Timings,
         seconds_heard: float | None = None,
         encoder_attention: NDArray[np.float32] | None = None,
+        decoder: str = "",
+        notes: tuple[str, ...] = (),
     ) -> None:
         self._engine, self._audio = engine, audio
         self.encoder_attention = encoder_attention
+        self.decoder, self.notes = decoder, notes
         self.seconds, self.timings = seconds, timings
         self.seconds_heard = seconds if seconds_heard is None else seconds_heard
 
@@ -81,6 +90,8 @@ class Recording:
         *,
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> Answer:
         """Answer a question about the recording.
@@ -89,14 +100,24 @@ class Recording:
             question: what to ask.
             pruning: what is kept of the audio.
             generation: how the answer's tokens are chosen.
+            deadline: seconds from now in which all of it must be there.
+            cancel: ends it when another thread says so.
             **options: fields of either, for short: ``pruning_rate=0.4, max_new_tokens=20``;
                 ``seed`` is set in both.
 
         Raises:
             PromptError: the question is empty, or prompt and answer exceed the context.
             OptionError: an option has an impossible value.
+            CancelledError: it was cancelled; ``DeadlineError``: it was not there by the deadline.
         """
-        return self.stream(question, pruning=pruning, generation=generation, **options).answer
+        return self.stream(
+            question,
+            pruning=pruning,
+            generation=generation,
+            deadline=deadline,
+            cancel=cancel,
+            **options,
+        ).answer
 
     def stream(
         self,
@@ -104,6 +125,8 @@ class Recording:
         *,
         pruning: PruningOptions | None = None,
         generation: GenerationOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> AnswerStream:
         """The same, piece by piece as the text comes; ``.answer`` has the rest at the end.
@@ -112,7 +135,8 @@ class Recording:
         the first piece.
         """
         pruning, generation = sort_options(pruning, generation, options)
-        return AnswerStream(self.pieces(question, pruning, generation, Timings()))
+        pieces = self.pieces(question, pruning, generation, Timings())
+        return AnswerStream(pieces, Limits(cancel, deadline))
 
     def save(self, path: str | PathLike[str]) -> None:
         """Keep the recording in a file, for ``SpeechLLM.load_recording`` of the same bundle.
@@ -219,6 +243,8 @@ class Recording:
             generation=generation,
             timings=timings,
             device=self._engine.device.name,
+            decoder=self.decoder,
+            notes=self.notes,
         )
 
     def _settled(
@@ -252,7 +278,8 @@ class Recording:
                 memory_target_mb=None,
             )
         temperature, backend = pruning.frame_temperature, pruning.backend
-        if temperature is None:
+        reads = METHODS[pruning.method].options
+        if temperature is None and "frame_temperature" in reads:
             temperature = engine.manifest.frame_temperature
         if backend == "auto":
             backend = "ort" if engine.device.name == "cuda" else "numpy"
@@ -283,14 +310,15 @@ class Recording:
         manifest = self._engine.manifest
         with timings.measure("embed"):
             scorer = self._engine.scorer(self._audio, prompt, pruning)
-        return select(
-            pruning,
-            scorer,
-            window_tokens=manifest.dimensions.window_tokens,
-            frame_tokens=manifest.audio.frame_tokens,
-            encoder_attention=self.encoder_attention,
-            measure=timings.measure,
-        )
+        with numpy_threads(self._engine.threads):
+            return select(
+                pruning,
+                scorer,
+                window_tokens=manifest.dimensions.window_tokens,
+                frame_tokens=manifest.audio.frame_tokens,
+                encoder_attention=self.encoder_attention,
+                measure=timings.measure,
+            )
 
     def _assemble(
         self,

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from speechprune_ort.cancel import Limits, checkpoint
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.ranges import stage_range
 
@@ -140,6 +141,7 @@ class Timings:
         """The items, with the time that it takes to get each added to a stage."""
         source = iter(items)
         while True:
+            checkpoint()
             with self.measure(stage):
                 item = next(source, None)
             if item is None:
@@ -164,6 +166,9 @@ class Answer:
         generation: options as used.
         timings: seconds per stage.
         device: where it ran.
+        decoder: what decoded the recording: ``libsndfile``, ``ffmpeg``, ``libsndfile+ffmpeg`` where
+            one went on for the other, ``array`` for samples; empty where nothing was decoded.
+        notes: whole sentences on what is wrong with the recording; none where nothing is.
     """
 
     text: str
@@ -177,6 +182,8 @@ class Answer:
     generation: GenerationOptions
     timings: Timings
     device: str
+    decoder: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def tokens_per_second(self) -> float:
@@ -195,6 +202,8 @@ class Answer:
             "seconds": round(self.seconds, 3),
             "seconds_heard": round(self.seconds_heard, 3),
             "device": self.device,
+            "decoder": self.decoder,
+            "notes": list(self.notes),
             "prompt_tokens": self.prompt_tokens,
             "pruning": {
                 "options": asdict(pruning.options),
@@ -239,26 +248,44 @@ class AnswerStream(Iterator[str]):
 
     Args:
         pieces: yields text and returns the ``Answer``.
+        limits: what may end it before.
     """
 
-    def __init__(self, pieces: Generator[str, None, Answer]) -> None:
-        self._pieces = pieces
+    def __init__(self, pieces: Generator[str, None, Answer], limits: Limits | None = None) -> None:
+        self._pieces, self._limits = pieces, limits or Limits()
         self._answer: Answer | None = None
+        self._error: Exception | None = None
 
     def __next__(self) -> str:
-        """The next piece of text, as soon as it is there."""
+        """The next piece of text, as soon as it is there.
+
+        Raises:
+            CancelledError: it was ended; ``DeadlineError`` where that was by its deadline.
+        """
         try:
-            return next(self._pieces)
+            with self._limits.held():
+                return next(self._pieces)
         except StopIteration as end:
             # An exhausted generator gives no value a second time.
             self._answer = self._answer or end.value
+            self._limits.over()
+            raise
+        except Exception as error:
+            self._error = self._error or error
+            self._limits.over()
+            self._pieces.close()
             raise
 
     @property
     def answer(self) -> Answer:
-        """The whole answer; waits for pieces that have not been read."""
-        for _ in self:
-            pass
+        """The whole answer; waits for pieces that have not been read.
+
+        Raises:
+            Exception: what ended it before.
+        """
+        if self._answer is None and self._error is None:
+            for _ in self:
+                pass
         if self._answer is None:
-            raise RuntimeError("the answer was not finished: an error ended it")
+            raise self._error or RuntimeError("the answer was closed before it was finished")
         return self._answer

@@ -7,8 +7,9 @@ runtime checks the same specs, as stored in the manifest, against the sessions i
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
+
+import msgspec
 
 __all__ = [
     "ASSEMBLE",
@@ -20,6 +21,7 @@ __all__ = [
     "FIRST_LAYER_QK",
     "FIRST_LAYER_QK_FLOAT",
     "RECEIVED_ATTENTION",
+    "ROTARY",
     "SIMILARITY",
     "Dimensions",
     "GraphSpec",
@@ -36,6 +38,7 @@ FIRST_LAYER_QK_FLOAT = "first_layer_qk_float"
 SIMILARITY = "similarity"
 RECEIVED_ATTENTION = "received_attention"
 ASSEMBLE = "assemble"
+ROTARY = "rotary"
 DECODER = "decoder"
 
 ATTENTION = "attention"
@@ -58,6 +61,8 @@ AXES = (
     "heads",
     "kv_heads",
     "head_dim",
+    "angles",  # by which a token's position turns its queries and keys, half of head_dim
+    "slots",  # positions that the cache has room for
     "past",  # cache positions going in
     "total",  # cache positions coming out, past + tokens
     "last",  # positions with logits: the last one
@@ -66,9 +71,11 @@ AXES = (
 """The one vocabulary of axis names."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dimensions:
+class Dimensions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Sizes of the axes that a checkpoint fixes.
+
+    The bounds are far above any model of today; they keep a damaged manifest from asking for
+    memory that no machine has.
 
     Attributes:
         mel_bins: log-mel bins, 80 or 128.
@@ -83,16 +90,16 @@ class Dimensions:
         context: positions that it was trained for.
     """
 
-    mel_bins: int
-    frames: int
-    window_tokens: int
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-    context: int
+    mel_bins: Annotated[int, msgspec.Meta(ge=1, le=512)]
+    frames: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+    window_tokens: Annotated[int, msgspec.Meta(ge=1, le=1 << 15)]
+    hidden: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+    layers: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    heads: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    kv_heads: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    head_dim: Annotated[int, msgspec.Meta(ge=1, le=4096)]
+    vocab: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+    context: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
 
 
 DTYPES = {
@@ -119,8 +126,7 @@ class GraphTensor(Protocol):
         """Its dimensions: an int where fixed, anything else where dynamic."""
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One input or output of a graph.
 
     Attributes:
@@ -155,8 +161,7 @@ class TensorSpec:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class GraphSpec:
+class GraphSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What goes into a graph and what comes out, in order."""
 
     name: str
@@ -224,6 +229,7 @@ def graph_specs(
         "heads": dims.heads,
         "kv_heads": dims.kv_heads,
         "head_dim": dims.head_dim,
+        "angles": dims.head_dim // 2,
         "vocab": dims.vocab,
         "last": 1,
         "single": 1,
@@ -244,6 +250,9 @@ def graph_specs(
 
     def cache(names: Iterable[str], axis: str) -> tuple[TensorSpec, ...]:
         return tuple(tensor(n, float_dtype, "batch", "kv_heads", axis, "head_dim") for n in names)
+
+    def angles(axis: str) -> tuple[TensorSpec, ...]:
+        return tuple(tensor(name, float_dtype, axis, "angles") for name in ("cos", "sin"))
 
     layers = [(layer, kind) for layer in range(dims.layers) for kind in ("key", "value")]
     specs = (
@@ -291,12 +300,13 @@ def graph_specs(
             ),
             (tensor("inputs_embeds", float_dtype, "single", "prompt", "hidden"),),
         ),
+        GraphSpec(ROTARY, (tensor("position_ids", "int64", "tokens"),), angles("tokens")),
         GraphSpec(
             DECODER,
             (
                 tensor("inputs_embeds", float_dtype, "batch", "tokens", "hidden"),
                 tensor("attention_mask", "int64", "batch", "total"),
-                tensor("position_ids", "int64", "batch", "tokens"),
+                *angles("slots"),
                 *cache((past_name(*layer) for layer in layers), "past"),
             ),
             (

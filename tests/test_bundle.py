@@ -55,6 +55,7 @@ def test_manifest_survives_the_round_trip(bundle: Path) -> None:
         "similarity",
         "received_attention",
         "assemble",
+        "rotary",
         "decoder",
     } == set(manifest.graphs)
     for name, graph in manifest.graphs.items():

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from speechprune_ort import DeviceError, OptionError, SpeechLLM
-from speechprune_ort.runtime import device as device_module
+from speechprune_ort import BundleError, DeviceError, OptionError, SpeechLLM
+from speechprune_ort import providers as providers_module
+from speechprune_ort.providers import cuda_problem, cuda_provider
 from speechprune_ort.runtime import session as session_module
 from speechprune_ort.runtime.decoder import Decoder
-from speechprune_ort.runtime.device import Device, cuda_problem, resolve_device
+from speechprune_ort.runtime.device import Device, resolve_device
 from speechprune_ort.specs import Dimensions, TensorSpec
 
 DIMS = Dimensions(
@@ -32,16 +33,14 @@ DIMS = Dimensions(
 def pretend(monkeypatch: pytest.MonkeyPatch, **found: Any) -> None:
     """Make the machine look as if it had, or lacked, what CUDA needs."""
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    if found.get("tensorrt"):
-        providers.append("TensorrtExecutionProvider")
     monkeypatch.setattr(
-        device_module.ort,
+        providers_module.ort,
         "get_available_providers",
         lambda: providers if found.get("wheel", True) else providers[1:],
     )
-    monkeypatch.setattr(device_module, "_driver_problem", lambda: found.get("driver"))
+    monkeypatch.setattr(providers_module, "_driver_problem", lambda _: found.get("driver"))
     monkeypatch.setattr(
-        device_module,
+        providers_module,
         "cuda_libraries",
         lambda: {"libcudart.so.13": None, "libcudnn.so.9": found.get("cudnn")},
     )
@@ -85,29 +84,6 @@ def test_cuda_device_index_must_be_a_number(monkeypatch: pytest.MonkeyPatch) -> 
         resolve_device("cuda", "cuda", {"device_id": "first"})
 
 
-def test_tensorrt_is_taken_before_cuda_or_says_what_is_missing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pretend(monkeypatch)
-    with pytest.raises(DeviceError, match="no TensorRT provider"):
-        resolve_device("tensorrt", "cuda")
-    pretend(monkeypatch, driver="no NVIDIA driver is installed")
-    with pytest.raises(DeviceError, match="TensorRT cannot be used here: no NVIDIA driver"):
-        resolve_device("tensorrt", "cuda")
-    with pytest.raises(DeviceError, match="--target cuda"):
-        resolve_device("tensorrt", "cpu")
-    pretend(monkeypatch, tensorrt=True)
-    monkeypatch.setattr(device_module, "TENSORRT_LIBRARY", "libnothing-like-this.so.1")
-    with pytest.raises(DeviceError, match=r"libnothing-like-this\.so\.1 cannot be loaded"):
-        resolve_device("tensorrt", "cuda")
-    monkeypatch.setattr(device_module.ctypes, "CDLL", lambda _: None)
-    device = resolve_device("tensorrt", "cuda", {"device_id": "1"})
-    first, second = device.providers
-    assert first == ("TensorrtExecutionProvider", {"device_id": "1"})
-    assert second[0] == "CUDAExecutionProvider"
-    assert (device.name, device.provider) == ("cuda", "TensorrtExecutionProvider")
-
-
 def test_auto_says_what_it_took_and_explicit_devices_are_quiet(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -124,8 +100,8 @@ def test_a_bundle_for_another_device_is_an_error(asked: str, target: str) -> Non
 
 
 def test_unknown_devices_and_misplaced_options_are_errors() -> None:
-    with pytest.raises(OptionError, match="auto, cuda, tensorrt or cpu"):
-        resolve_device("tpu", "cpu")
+    with pytest.raises(OptionError, match="auto, cuda or cpu"):
+        resolve_device("tensorrt", "cuda")
     with pytest.raises(OptionError, match="CUDA"):
         resolve_device("cpu", "cpu", {"device_id": "0"})
 
@@ -134,21 +110,30 @@ def test_a_session_that_fell_to_another_provider_is_an_error(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = SpeechLLM(bundle, "cpu").manifest.graphs["embed_tokens"].spec
-    real = session_module.ort.InferenceSession
+    real = session_module.ort.InferenceSession.__init__
 
-    def fall_back(path: Path, options: Any, providers: Any) -> Any:
+    def fall_back(session: Any, path: Path, options: Any, providers: Any, **named: Any) -> None:
         assert providers[0][0] == "CUDAExecutionProvider"
-        return real(path, options, providers=["CPUExecutionProvider"])
+        real(session, path, options, providers=["CPUExecutionProvider"], **named)
 
-    monkeypatch.setattr(session_module.ort, "InferenceSession", fall_back)
+    monkeypatch.setattr(session_module.ort.InferenceSession, "__init__", fall_back)
     with pytest.raises(DeviceError, match="CPUExecutionProvider although CUDA"):
         session_module.open_session(bundle / "embed_tokens.onnx", spec, Device("cuda"), None)
 
 
+def test_a_session_never_repeats_a_failed_run_elsewhere(bundle: Path) -> None:
+    session = SpeechLLM(bundle, "cpu").engine.session("embed_tokens")
+    assert session._session._enable_fallback is False
+
+
+def test_the_first_gpu_is_not_named_and_others_are() -> None:
+    assert "device_id" not in cuda_provider(0, {"device_id": "0"})[1]
+    assert cuda_provider(2)[1]["device_id"] == "2"
+    assert cuda_provider(0, {"use_tf32": "1"})[1]["use_tf32"] == "1"
+
+
 def test_a_graph_that_differs_from_the_manifest_is_refused(bundle: Path) -> None:
     graphs = SpeechLLM(bundle, "cpu").manifest.graphs
-    from speechprune_ort import BundleError
-
     with pytest.raises(BundleError, match="inputs are"):
         session_module.open_session(
             bundle / "embed_tokens.onnx", graphs["audio_encoder"].spec, Device("cpu"), None
@@ -187,6 +172,9 @@ class Value:
     def data_ptr(self) -> int:
         return id(self)
 
+    def update_inplace(self, array: Any) -> None:
+        assert array.shape == self.shape
+
 
 class FakeCuda(Device):
     """A CUDA device whose tensors are only written down."""
@@ -203,7 +191,8 @@ def test_on_cuda_the_cache_is_bound_once_and_only_ids_and_logits_cross(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     session, embed = Session(), Session()
-    decoder = Decoder(session, embed, FakeCuda("cuda"), DIMS, "float16", capacity=10)  # type: ignore[arg-type]
+    rotary = Session()
+    decoder = Decoder(session, embed, rotary, FakeCuda("cuda"), DIMS, "float16", capacity=10)  # type: ignore[arg-type]
     cache = [call for call in session.binding.calls if "key" in call[1] or "value" in call[1]]
     assert len(cache) == 2 * 2 * DIMS.layers
     for name in ("0.key", "1.value"):
@@ -214,21 +203,42 @@ def test_on_cuda_the_cache_is_bound_once_and_only_ids_and_logits_cross(
         assert past is present, "past and present must be one buffer"
         assert (past.shape, past.place) == ((1, 2, 10, 4), "cuda")
 
-    decoder.prefill(np.zeros((4, 8), np.float16), np.arange(4))
+    decoder.prefill(np.zeros((4, 8), np.float16), np.array([0, 1, 5, 9]))
+    (positions,) = (c[2] for c in rotary.binding.calls if c[1] == "position_ids")
+    assert positions.shape == (10,), "the answer's angles come with the prompt's"
+    turned = [c[1:6] for c in rotary.binding.calls if c[0] == "bind_output"]
+    assert turned == [(name, "cuda", 0, np.float16, [10, 2]) for name in ("cos", "sin")]
     session.binding.calls.clear()
-    decoder.step(3, 4)
+    decoder.step(3, 10)
     bound = {call[1]: call for call in session.binding.calls if call[0].startswith("bind")}
-    assert set(bound) == {"inputs_embeds", "attention_mask", "position_ids"}
+    assert set(bound) == {"inputs_embeds", "attention_mask"}
     name, _, place, index, dtype, shape, address = bound["inputs_embeds"]
     assert (name, place, index, dtype, shape) == ("bind_input", "cuda", 0, np.float16, [1, 1, 8])
     output = next(c for c in embed.binding.calls if c[0] == "bind_ortvalue_output")
     assert output[2].data_ptr() == address, "the embedding must not leave the device"
-    assert bound["attention_mask"][2].shape == (1, 5)
-    assert (session.runs, embed.runs, decoder.length) == (2, 1, 5)
+    assert bound["attention_mask"][5] == [1, 5]
+    held = next(c for c in embed.binding.calls if c[0] == "bind_ortvalue_input")
+    assert held[1] == "token_ids"
+    assert (session.runs, embed.runs, rotary.runs, decoder.length) == (2, 1, 1, 5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_no_answer(value: float) -> None:
+    decoder = Decoder(
+        Session(), Session(), Session(), FakeCuda("cuda"), DIMS, "float16", capacity=10,  # type: ignore[arg-type]
+    )  # fmt: skip
+    decoder._logits[:] = np.arange(DIMS.vocab)
+    logits = decoder.prefill(np.zeros((4, 8), np.float16), np.arange(4))
+    assert (logits.dtype, logits.tolist()) == (np.float32, list(range(DIMS.vocab)))
+    decoder._logits[0, 0, 7] = value
+    with pytest.raises(BundleError, match="not all finite"):
+        decoder.step(3, 4)
 
 
 def test_the_cache_cannot_overflow() -> None:
-    decoder = Decoder(Session(), Session(), FakeCuda("cuda"), DIMS, "float16", capacity=3)  # type: ignore[arg-type]
+    decoder = Decoder(
+        Session(), Session(), Session(), FakeCuda("cuda"), DIMS, "float16", capacity=3
+    )  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="3 positions"):
         decoder.prefill(np.zeros((4, 8), np.float16), np.arange(4))
 

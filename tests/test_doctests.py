@@ -24,12 +24,13 @@ WITH_EXAMPLES = {
     f"speechprune_ort.{name}"
     for name in (
         "evaluation.perturbation", "evaluation.samples", "evaluation.scoring",
-        "evaluation.settings", "evaluation.statistics", "manifest", "options", "pool",
+        "evaluation.settings", "evaluation.statistics", "manifest", "numbers", "options", "pool",
         "profiling.break_even", "profiling.distribution", "profiling.operations",
         "profiling.workload", "results",
-        "runtime.audio", "runtime.budget", "runtime.features", "runtime.methods.coverage",
+        "runtime.audio", "runtime.budget", "runtime.features", "runtime.loudness",
+        "runtime.methods.coverage",
         "runtime.methods.merging", "runtime.methods.segments",
-        "runtime.pruning", "runtime.sampling",
+        "runtime.pruning", "runtime.sampling", "tokenizer_check",
     )
 }  # fmt: skip
 

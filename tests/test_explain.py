@@ -52,8 +52,11 @@ def test_curves_say_what_they_are(
     passages = SpeechLLM(bundle, "cpu").ask(wav, QUESTION, method="passages", max_new_tokens=1)
     write_explanation(explain(passages, wav), path)
     page = path.read_text()
-    assert "score of the second phase" in page
+    assert "unlikeness to the recording" in page
+    assert "words of the question spoken around it, in standard deviations" in page
     assert "attention received" not in page
+    assert "similarity to the question" not in page
+    assert "standard deviations" in explain(passages, wav).to_dict()["score_names"][0]
 
 
 def test_the_data_has_every_score_and_the_waveform(

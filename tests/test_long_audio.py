@@ -11,7 +11,14 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from speechprune_ort import AudioError, OptionError, PruningOptions, RecordingError, SpeechLLM
+from speechprune_ort import (
+    AudioError,
+    AudioOptions,
+    OptionError,
+    PruningOptions,
+    RecordingError,
+    SpeechLLM,
+)
 from speechprune_ort.pool import in_order
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.runtime.embeddings import (
@@ -151,7 +158,8 @@ def test_silent_windows_are_encoded_once_and_count_as_any(
     silence = np.zeros(3 * window, np.float32)
     samples = np.concatenate([silence, tone[:window], silence, np.zeros(5 * 16_000, np.float32)])
     model = SpeechLLM(bundle, "cpu")
-    alone = model.listen(silence[:window], sampling_rate=16_000).embeds
+    quiet = AudioOptions(allow_silence=True)
+    alone = model.listen(silence[:window], sampling_rate=16_000, audio_options=quiet).embeds
     sound = model.listen(tone[:window], sampling_rate=16_000).embeds
     runs: list[int] = []
     encode = encoder._encode

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from speechprune_ort import OptionError, PruningOptions, SpeechLLM
+from speechprune_ort.contained import refuse_silent_exits
 from speechprune_ort.methods import METHODS, Request, load_plugins, method, needs_encoder
 from speechprune_ort.methods import Selection as Kept
 from speechprune_ort.runtime.embeddings import HostEmbeds
@@ -148,6 +150,20 @@ def test_the_encoders_attention_is_that_of_transformers(
     assert np.ptp(found) > 1e-3, "even attention would prove nothing"
     assert model.listen(samples, sampling_rate=16_000).encoder_attention is None
 
+    # The command line listens as the method needs it.
+    soundfile.write(tmp_path / "a.wav", samples, 16_000)
+    wav = str(tmp_path / "a.wav")
+    for folder, status in ((tmp_path / "bundle", 0), (bundle, 2)):
+        for line in (
+            ["ask", str(folder), wav, "Who?", "--max-new-tokens", "1"],
+            ["profile", str(folder), "--audio", wav, "--pruning-rates", "0.5", "--repeats", "1",
+             "--warmup", "0", "--loads", "1", "--new-tokens", "1"],
+        ):  # fmt: skip
+            command = [sys.executable, "-m", "speechprune_ort", *line, "--method", "fastadasp"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == status, done.stderr
+            assert ("--encoder-attention" in done.stderr) == bool(status)
+
     # Windows that run together, a file of it, and methods that go by it.
     recording.save(tmp_path / "recording")
     again = model.load_recording(tmp_path / "recording")
@@ -254,13 +270,90 @@ def test_passages_keep_what_stands_out_where_the_question_is_spoken() -> None:
     assert 30 not in kept
 
 
+PLUGINS = {
+    "raises": ("raise ValueError('two\\nlines')", "fails .ValueError: two lines"),
+    "raises ours": ("request.scorer.similarity() * 0; raise OptionError('no')", "fails .Opti"),
+    "leaves": ("sys.exit(0)", "asked the process to end .exit code 0"),
+    "leaves at once": ("os._exit(0)", "asked the process to end .exit code 0"),
+    "bare": ("raise BaseException('x')", "fails .BaseException: x"),
+    "generator": ("raise GeneratorExit", "fails .GeneratorExit"),
+    "deep": ("return deep()", "fails .RecursionError"),
+    "None": ("return None", "gave None: it must return a Selection"),
+    "text": ("return 'all'", "gave a str"),
+    "list": ("return Selection([0, 1])", "gave a list as indices"),
+    "2-D": ("return Selection(np.zeros((2, 2), int))", "int64 and shape .2, 2. as indices"),
+    "floats": ("return Selection(np.arange(n) * 1.0)", "float64 and shape"),
+    "NaN": ("return Selection(np.full(n, np.nan))", "float64 and shape"),
+    "bools": ("return Selection(np.ones(n, bool))", "an array of bool"),
+    "too few": ("return Selection(np.arange(n - 1))", "tokens: it must give"),
+    "none": ("return Selection(np.arange(0))", "gave 0 tokens"),
+    "twice": ("return Selection(np.zeros(n, int))", "each once, in time order"),
+    "behind": ("return Selection(np.arange(n) + 10**9)", "each once, in time order"),
+    "huge": ("return Selection(np.arange(n).astype(object))", "an array of object"),
+    "unsigned": ("return Selection(np.arange(n, dtype=np.uint64)[::-1])", "each once"),
+    "scores": ("return Selection(np.arange(n), np.zeros(3))", "as similarity"),
+    "NaN scores": ("return Selection(np.arange(n), np.full(t, np.nan))", "NaN or infinity in sim"),
+    "lone": ("return Selection(np.arange(n), None, np.zeros(n))", "attention without candidates"),
+    "outside": ("return Selection(np.arange(n), None, np.zeros(1), np.array([t]))", "out of range"),
+    "wide": ("return Selection(np.arange(n), embeds=np.zeros((n, 1)))", "as embeds"),
+    "NaN rows": ("return Selection(np.arange(n), embeds=np.full((n, 6), np.nan))", "in embeds"),
+}
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_whatever_a_plugin_does_is_one_sentence_with_its_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body, message = PLUGINS[name]
+    path = tmp_path / "odd.py"
+    path.write_text(
+        "import os, sys\nimport numpy as np\n"
+        "from speechprune_ort import OptionError\n"
+        "from speechprune_ort.methods import Request, Selection, method\n"
+        "def deep(): return deep()\n"
+        "@method('odd', summary='odd')\n"
+        f"def odd(request):\n    n, t = request.n_keep, request.tokens\n    {body}\n"
+    )
+    monkeypatch.setattr(os, "_exit", os._exit)  # given back after the test
+    refuse_silent_exits()
+    load_plugins([path])
+    try:
+        with pytest.raises(OptionError, match=f"The method 'odd' .*{message}") as found:
+            choose("odd", random_rows(40))
+    finally:
+        METHODS.pop("odd")
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["import sys; sys.exit(0)", "import os; os._exit(0)", "1 +", "raise BaseException", "\0"],
+)
+def test_a_plugin_that_cannot_be_loaded_is_one_sentence(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    monkeypatch.setattr(os, "_exit", os._exit)
+    refuse_silent_exits()
+    with pytest.raises(OptionError, match=r"The plugin .*broken\.py"):
+        load_plugins([path])
+
+
+def test_an_option_that_no_method_may_read_cannot_be_registered() -> None:
+    with pytest.raises(OptionError, match="reads 'seed', which is none of"):
+        method("seeded", summary="", options=("seed",))
+    with pytest.raises(OptionError, match="must be a text"):
+        method(3, summary="")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("value", "method", "message"),
     [
         (0.9, "speechprune", "candidates must be at least 1"),
         (float("inf"), "speechprune", "candidates must be at least 1"),
         (True, "passages", "candidates must be at least 1"),
-        (2, "coverage", "for methods of two phases .passages, speechprune., not coverage"),
+        (2, "coverage", "for methods that read it .passages, speechprune., not coverage"),
     ],
 )
 def test_a_balance_that_makes_no_sense_is_refused(value: Any, method: str, message: str) -> None:

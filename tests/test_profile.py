@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from speechprune_ort import SpeechLLM, ranges
-from speechprune_ort.cli import app
+from speechprune_ort.cli.app import app
 from speechprune_ort.errors import OptionError
 from speechprune_ort.evaluation.costs import prefill_tflops
 from speechprune_ort.profiling.break_even import Trade, shortest_that_pays

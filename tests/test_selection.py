@@ -59,6 +59,8 @@ def choose(options: PruningOptions, tokens: int, window: int = 50, with_: Any = 
 def test_exact_count_time_order_and_determinism(
     method: Any, tokens: int, rate: float, budget: int | None, seed: int
 ) -> None:
+    if method == "none":
+        budget = None  # it is refused
     options = PruningOptions(method=method, pruning_rate=rate, budget=budget, seed=seed)
     kept = choose(options, tokens).indices
     assert len(kept) == options.kept_tokens(tokens, 50)
@@ -118,7 +120,10 @@ def test_baselines_are_what_their_names_say() -> None:
     assert len(randoms) == 20
 
 
-def test_only_similarity_reads_the_text() -> None:
+READ_TEXT = ("speechprune", "similarity", "coverage", "passages")
+
+
+def test_methods_that_read_the_text_refuse_nan_in_it() -> None:
     nan = np.full((3, HIDDEN), np.nan, np.float32)
     for method in NAMES:
         options = PruningOptions(method=method, pruning_rate=0.5)
@@ -132,7 +137,7 @@ def test_only_similarity_reads_the_text() -> None:
             frame_tokens=5,
             encoder_attention=attention,
         )
-        if method in ("speechprune", "similarity"):
+        if method in READ_TEXT:
             with pytest.raises(OptionError, match="text embeddings"):
                 call()
         else:
@@ -187,3 +192,40 @@ def test_single_head_reaches_phase_2() -> None:
     one = choose(replace(options, single_head=True), 120)
     np.testing.assert_array_equal(many.candidates, one.candidates)
     assert not np.allclose(np.asarray(many.attention), np.asarray(one.attention))
+
+
+READ_AUDIO = (*READ_TEXT, "affinity-pooling", "fastadasp")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("method", READ_AUDIO)
+def test_methods_that_read_the_audio_refuse_what_is_not_finite(method: str, value: float) -> None:
+    audio = embeddings(60)
+    audio[7, 3] = value
+    scorer = NumpyScorer(HostEmbeds(audio), embeddings(3, seed=1), project)
+    attention = np.ones(60, np.float32)
+    options = PruningOptions(method=method, pruning_rate=0.5)
+    with pytest.raises(OptionError, match="audio embeddings holds NaN or infinity"):
+        select(options, scorer, window_tokens=50, frame_tokens=5, encoder_attention=attention)
+
+
+OTHER = {"frame_temperature": 0.5, "attention": "float", "single_head": True, "candidates": 2.0}
+
+
+@pytest.mark.parametrize("option", OTHER)
+@pytest.mark.parametrize("method", NAMES)
+def test_an_option_is_read_or_refused(method: str, option: str) -> None:
+    given: dict[str, Any] = {option: OTHER[option]}
+    if option in METHODS[method].options:
+        options = PruningOptions(method=method, pruning_rate=0.5, **given)
+        assert getattr(options.for_method("none"), option) is not OTHER[option]
+        return
+    with pytest.raises(OptionError, match=f"{option} is for methods that read it .*not {method}"):
+        PruningOptions(method=method, **given)
+
+
+def test_every_token_has_no_budget() -> None:
+    with pytest.raises(OptionError, match="budget is for methods that drop tokens"):
+        PruningOptions(method="none", budget=10)
+    with pytest.raises(OptionError, match="pruning_rate='auto' is for methods that drop"):
+        PruningOptions(method="none", pruning_rate="auto")

@@ -8,12 +8,22 @@ from speechprune_ort.runtime.methods import (
     segments,
     speechprune,
 )
-from speechprune_ort.runtime.methods.base import METHODS, Method, Request, Selection, method
+from speechprune_ort.runtime.methods.base import (
+    METHOD_OPTIONS,
+    METHODS,
+    Method,
+    Request,
+    ScoreName,
+    Selection,
+    method,
+)
 
 __all__ = [
     "METHODS",
+    "METHOD_OPTIONS",
     "Method",
     "Request",
+    "ScoreName",
     "Selection",
     "baselines",
     "coverage",

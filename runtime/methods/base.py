@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,17 @@ if TYPE_CHECKING:  # options know the methods where ONNX Runtime is not installe
     from speechprune_ort.options import PruningOptions
     from speechprune_ort.runtime.scoring import Scorer
 
-__all__ = ["METHODS", "Measure", "Method", "Request", "Selection", "method", "untimed"]
+__all__ = [
+    "METHODS",
+    "METHOD_OPTIONS",
+    "Measure",
+    "Method",
+    "Request",
+    "ScoreName",
+    "Selection",
+    "method",
+    "untimed",
+]
 
 PAPER_TEMPERATURE = 1.0
 
@@ -120,6 +130,22 @@ Select = Callable[[Request], Selection]
 
 
 @dataclass(frozen=True)
+class ScoreName:
+    """How the scores of a phase are called, for whoever looks at them.
+
+    Attributes:
+        label: in a few words, with the unit.
+        of_one: they are shares of 1, and shown in multiples of an even share.
+    """
+
+    label: str
+    of_one: bool = False
+
+
+FIRST, SECOND = ScoreName("score of the first phase"), ScoreName("score of the second phase")
+
+
+@dataclass(frozen=True)
 class Method:
     """A registered method.
 
@@ -129,7 +155,8 @@ class Method:
         summary: what it keeps, in a few words.
         source: paper, or empty.
         encoder_attention: whether requests must have it.
-        two_phases: whether it reads ``options.candidates``.
+        options: of ``METHOD_OPTIONS`` those that it reads; others are refused.
+        scores: how its ``similarity`` and its ``attention`` are called.
     """
 
     name: str
@@ -137,7 +164,22 @@ class Method:
     summary: str
     source: str = ""
     encoder_attention: bool = False
-    two_phases: bool = False
+    options: frozenset[str] = frozenset()
+    scores: tuple[ScoreName, ScoreName] = (FIRST, SECOND)
+
+    @property
+    def two_phases(self) -> bool:
+        """Whether the balance of its phases can be chosen."""
+        return "candidates" in self.options
+
+
+METHOD_OPTIONS = frozenset({"candidates", "frame_temperature", "attention", "single_head"})
+"""Fields of ``PruningOptions`` that some methods read and others do not."""
+
+
+def _named(select: Select) -> str:
+    # An object that is called has no name of its own: its class has.
+    return str(getattr(select, "__qualname__", type(select).__qualname__))
 
 
 METHODS: dict[str, Method] = {}
@@ -150,7 +192,8 @@ def method(
     summary: str,
     source: str = "",
     encoder_attention: bool = False,
-    two_phases: bool = False,
+    options: Collection[str] = (),
+    scores: tuple[ScoreName, ScoreName] = (FIRST, SECOND),
 ) -> Callable[[Select], Select]:
     """Register a function from ``Request`` to ``Selection`` as a method.
 
@@ -159,18 +202,31 @@ def method(
         summary: what it keeps, in a few words.
         source: the paper that it is from.
         encoder_attention: it reads ``request.encoder_attention``.
-        two_phases: it reads ``request.candidates``.
+        options: that it reads, of ``METHOD_OPTIONS``: ``candidates`` where it calls
+            ``request.candidates``, ``frame_temperature`` where it calls ``request.by_similarity``,
+            ``attention`` and ``single_head`` where it calls ``request.by_attention``.
+        scores: how its ``similarity`` and its ``attention`` are called.
 
     Raises:
-        OptionError: another function has that name.
+        OptionError: another function has that name, or there is no such option.
     """
+    if not isinstance(name, str) or not name:
+        raise OptionError(f"A method's name must be a text, not {name!r}.")
+    unknown = sorted(set(options) - METHOD_OPTIONS)
+    if unknown:
+        raise OptionError(
+            f"The method {name!r} reads {unknown[0]!r}, which is none of "
+            f"{', '.join(sorted(METHOD_OPTIONS))}."
+        )
 
     def register(select: Select) -> Select:
         there = METHODS.get(name)
         # A file that is read twice may register itself again.
-        if there is not None and there.select.__qualname__ != select.__qualname__:
+        if there is not None and _named(there.select) != _named(select):
             raise OptionError(f"There is a method {name!r} already: give yours another name.")
-        METHODS[name] = Method(name, select, summary, source, encoder_attention, two_phases)
+        METHODS[name] = Method(
+            name, select, summary, source, encoder_attention, frozenset(options), scores
+        )
         return select
 
     return register

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort.errors import OptionError
-from speechprune_ort.runtime.methods.base import Request, Selection, method
+from speechprune_ort.runtime.methods.base import SECOND, Request, ScoreName, Selection, method
 from speechprune_ort.runtime.pruning import keep_by_similarity
 
-__all__ = ["coverage", "coverage_scores", "moving_max"]
+__all__ = ["SPOKEN", "coverage", "coverage_scores", "moving_max"]
 
 PASSAGE_SECONDS = 10
 TEMPERATURE = 0.05  # nearly the best frames alone: passages stay whole
@@ -92,7 +92,11 @@ def coverage_scores(cosines: NDArray[Any], width: int) -> NDArray[np.float32]:
     return scores
 
 
-@method("coverage", summary="passages of 10 s in which the most words of the question are spoken")
+SPOKEN = ScoreName("words of the question spoken around it, in standard deviations")
+
+
+@method("coverage", summary="passages of 10 s in which the most words of the question are spoken",
+        scores=(SPOKEN, SECOND))  # fmt: skip
 def coverage(request: Request) -> Selection:
     """The best seconds by ``coverage_scores``."""
     frame = request.frame_tokens

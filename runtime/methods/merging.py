@@ -39,7 +39,7 @@ def neighbour_cosines(embeds: NDArray[Any]) -> NDArray[np.float32]:
     """
     found = np.empty(max(0, len(embeds) - 1), np.float32)
     for start in range(0, len(found), ROWS_AT_ONCE):
-        units = unit_rows(embeds[start : start + ROWS_AT_ONCE + 1])
+        units = unit_rows(embeds[start : start + ROWS_AT_ONCE + 1], "audio embeddings")
         found[start : start + len(units) - 1] = np.vecdot(units[:-1], units[1:])
     return found
 

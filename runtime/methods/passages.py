@@ -9,17 +9,23 @@ out. What a recording says is where it departs from its average.
 
 from __future__ import annotations
 
-from speechprune_ort.runtime.methods.base import Request, Selection, method
-from speechprune_ort.runtime.methods.coverage import PASSAGE_SECONDS, TEMPERATURE, coverage_scores
+from speechprune_ort.runtime.methods.base import Request, ScoreName, Selection, method
+from speechprune_ort.runtime.methods.coverage import (
+    PASSAGE_SECONDS,
+    SPOKEN,
+    TEMPERATURE,
+    coverage_scores,
+)
 from speechprune_ort.runtime.pruning import keep_by_attention, keep_by_similarity
 
 __all__ = ["passages"]
 
+RARITY = ScoreName("unlikeness to the recording's mean, the negative cosine")
 CANDIDATES = 4  # for each token that is kept
 
 
 @method("passages", summary="of passages found by coverage, those least like the recording's mean",
-        two_phases=True)  # fmt: skip
+        options=("candidates",), scores=(SPOKEN, RARITY))  # fmt: skip
 def passages(request: Request) -> Selection:
     """Coverage chooses where to look, commonness what to leave out."""
     frame = request.frame_tokens

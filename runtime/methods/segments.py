@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort.errors import OptionError
-from speechprune_ort.runtime.methods.base import Request, Selection, method
+from speechprune_ort.runtime.methods.base import SECOND, Request, ScoreName, Selection, method
 
 __all__ = ["keep_by_segments", "segment_attention"]
 
 SEGMENT_SECONDS = 10
+ATTENDED = ScoreName("attention in the audio encoder's last layer, 1 = even")
 
 
 def keep_by_segments(scores: NDArray[np.float32], n_keep: int, segments: int) -> NDArray[np.int64]:
@@ -57,7 +58,7 @@ def keep_by_segments(scores: NDArray[np.float32], n_keep: int, segments: int) ->
 
 
 @method("segment-attention", summary="of each 10 s those that the audio encoder attends to most",
-        source="arXiv:2511.14293", encoder_attention=True)  # fmt: skip
+        source="arXiv:2511.14293", encoder_attention=True, scores=(ATTENDED, SECOND))  # fmt: skip
 def segment_attention(request: Request) -> Selection:
     """Segmentwise top-k."""
     scores = request.encoder_attention

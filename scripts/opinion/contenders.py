@@ -37,13 +37,13 @@ class NumpyCache:
     """A graph whose cache goes through numpy at every step: what any exported graph can do.
 
     Args:
-        session: takes ``input_ids``, or ``inputs_embeds`` where ``embed`` is given.
-        embed: our ``embed_tokens``, counted with the graph.
+        session: takes ``input_ids``, or what ours takes where ``ours`` is given.
+        ours: our ``embed_tokens`` and ``rotary``, counted with the graph.
         dims: sizes of the axes.
     """
 
-    def __init__(self, session: Any, embed: Any | None, dims: Dimensions) -> None:
-        self._session, self._embed = session, embed
+    def __init__(self, session: Any, ours: tuple[Any, Any] | None, dims: Dimensions) -> None:
+        self._session, self._ours = session, ours
         self._wanted = {i.name for i in session.get_inputs()}
         layers = [(layer, kind) for layer in range(dims.layers) for kind in ("key", "value")]
         self._past = [past_name(*layer) for layer in layers]
@@ -68,10 +68,13 @@ class NumpyCache:
             "position_ids": np.arange(start, self._length)[None],
             **self._cache,
         }
-        if self._embed is None:
+        if self._ours is None:
             feed["input_ids"] = ids[None]
         else:
-            feed["inputs_embeds"] = self._embed.run(["embeds"], {"token_ids": ids})[0][None]
+            embed, rotary = self._ours
+            feed["inputs_embeds"] = embed.run(["embeds"], {"token_ids": ids})[0][None]
+            at = {"position_ids": np.arange(self._length)}
+            feed["cos"], feed["sin"] = rotary.run(["cos", "sin"], at)
         feed = {name: value for name, value in feed.items() if name in self._wanted}
         logits, *present = self._session.run(self._outputs, feed)
         self._cache = dict(zip(self._past, present, strict=True))
@@ -82,8 +85,9 @@ class NumpyCache:
 class SharedBuffer:
     """Our decoder as ``SpeechLLM`` runs it: a ``Decoder`` per answer, its cache in place."""
 
-    def __init__(self, session: Any, embed: Any, dims: Dimensions, room: int) -> None:
-        self._session, self._embed, self._dims, self._room = session, embed, dims, room
+    def __init__(self, session: Any, embed: Any, rotary: Any, dims: Dimensions, room: int) -> None:
+        self._session, self._embed, self._rotary = session, embed, rotary
+        self._dims, self._room = dims, room
         self._decoder: Any = None
 
     def prefill(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -93,7 +97,13 @@ class SharedBuffer:
 
         capacity = len(ids) + self._room
         self._decoder = Decoder(
-            self._session, self._embed, Device("cpu"), self._dims, "float32", capacity
+            self._session,
+            self._embed,
+            self._rotary,
+            Device("cpu"),
+            self._dims,
+            "float32",
+            capacity,
         )
         (embeds,) = self._embed.run(["embeds"], {"token_ids": ids})
         return np.array(self._decoder.prefill(embeds, np.arange(len(ids))))

@@ -5,26 +5,35 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cli.options import (
+    AllowSilence,
     Candidates,
+    Channel,
     Device,
+    MaxChannels,
+    MaxDecodedMb,
+    MaxSeconds,
+    MaxStreamMb,
     Method,
     Plugins,
     ProviderOption,
+    SilenceDbfs,
     Threads,
     load_plugins,
     provider_options,
     pruning_rate_of,
 )
-from speechprune_ort.errors import OptionError
+from speechprune_ort.errors import AudioError, OptionError
 from speechprune_ort.options import (
     DEFAULT_METHOD,
     AttentionForm,
@@ -41,12 +50,16 @@ if TYPE_CHECKING:
 
 __all__ = ["ask", "summary"]
 
+DEFAULTS = AudioOptions()
 SHOWN_FROM_S = 60.0  # seconds of audio that are worth a progress bar
 
 
 def ask(
     bundle: Annotated[Path, typer.Argument(help="Folder that export wrote.")],
-    audio: Annotated[Path, typer.Argument(help="Recording: wav, flac, ogg, mp3.")],
+    audio: Annotated[
+        Path,
+        typer.Argument(help="Recording: wav, flac, ogg, mp3; others with [media]; - reads stdin."),
+    ],
     questions: Annotated[
         list[str], typer.Argument(metavar="QUESTION...", help="What to ask about it.")
     ],
@@ -92,6 +105,13 @@ def ask(
         list[str] | None, typer.Option(help="End the answer before this text; may be repeated.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of sampling, random and crop.")] = 0,
+    channel: Channel = None,
+    max_seconds: MaxSeconds = DEFAULTS.max_seconds,
+    max_channels: MaxChannels = DEFAULTS.max_channels,
+    max_decoded_mb: MaxDecodedMb = DEFAULTS.max_decoded_mb,
+    max_stream_mb: MaxStreamMb = DEFAULTS.max_stream_mb,
+    silence_dbfs: SilenceDbfs = DEFAULTS.silence_dbfs,
+    allow_silence: AllowSilence = False,
     device: Device = "auto",
     threads: Threads = None,
     provider_option: ProviderOption = None,
@@ -116,6 +136,7 @@ def ask(
     The recording is encoded once. With --json, one question gives an object, several a list.
     """
     from speechprune_ort import SpeechLLM
+    from speechprune_ort.methods import needs_encoder
 
     load_plugins(plugin)
     if transcript is not None and explain is None:
@@ -148,32 +169,59 @@ def ask(
         seed=seed,
         stop=tuple(stop or ()),
     )
+    options = AudioOptions(
+        channel=channel,
+        max_seconds=max_seconds,
+        max_channels=max_channels,
+        max_decoded_mb=max_decoded_mb,
+        max_stream_mb=max_stream_mb,
+        silence_dbfs=silence_dbfs,
+        allow_silence=allow_silence,
+    )
     model = SpeechLLM(
         bundle,
         device,
         threads,
         provider_options(provider_option),
     )
-    recording = _listen(model, audio, long_audio, memory_budget_mb)
-    streams = [
-        # Of several questions none has the encoding to itself.
-        AnswerStream(recording.pieces(q, pruning, generation, recording.timings))
-        if len(questions) == 1
-        else recording.stream(q, pruning=pruning, generation=generation)
-        for q in questions
-    ]
-    if as_json:
-        found = [stream.answer.to_dict() for stream in streams]
-        content = found[0] if len(found) == 1 else found
-        sys.stdout.write(json.dumps(content, indent=1) + "\n")
-    else:
-        _print_answers(model.manifest.notes, questions, streams)
-    if explain is not None:
-        from speechprune_ort.explain import explain as beside
-        from speechprune_ort.explain import write_explanation
+    with _source(audio, options) as source:
+        recording = _listen(
+            model, source, long_audio, memory_budget_mb, needs_encoder(pruning), options
+        )
+        for note in recording.notes:
+            sys.stderr.write(f"note: {note}\n")
+        streams = [
+            # Of several questions none has the encoding to itself.
+            AnswerStream(recording.pieces(q, pruning, generation, recording.timings))
+            if len(questions) == 1
+            else recording.stream(q, pruning=pruning, generation=generation)
+            for q in questions
+        ]
+        if as_json:
+            found = [stream.answer.to_dict() for stream in streams]
+            content = found[0] if len(found) == 1 else found
+            sys.stdout.write(json.dumps(content, indent=1) + "\n")
+        else:
+            _print_answers(model.manifest.notes, questions, streams)
+        if explain is not None:
+            from speechprune_ort.explain import explain as beside
+            from speechprune_ort.explain import write_explanation
 
-        for stream, path in zip(streams, explanation_paths(explain, len(questions)), strict=True):
-            write_explanation(beside(stream.answer, audio, transcript=transcript), path)
+            paths = explanation_paths(explain, len(questions))
+            for stream, path in zip(streams, paths, strict=True):
+                shown = beside(stream.answer, source, transcript=transcript, audio_options=options)
+                write_explanation(shown, path)
+
+
+def _source(audio: Path, options: AudioOptions) -> AbstractContextManager[Path | BinaryIO]:
+    """The recording, to be read as often as wanted: a stream is kept while it is asked about."""
+    from speechprune_ort.runtime.streams import rereadable
+
+    if str(audio) != "-":
+        return rereadable(audio, options.max_stream_mb)
+    if sys.stdin is None:
+        raise AudioError("Standard input is closed: pipe a recording into it, or give a file.")
+    return rereadable(sys.stdin.buffer, options.max_stream_mb, "Standard input")
 
 
 def _print_answers(
@@ -195,7 +243,12 @@ def _print_answers(
 
 
 def _listen(
-    model: SpeechLLM, audio: Path, long_audio: LongAudio, memory_budget_mb: float
+    model: SpeechLLM,
+    audio: Path | BinaryIO,
+    long_audio: LongAudio,
+    memory_budget_mb: float,
+    attention: bool,
+    options: AudioOptions,
 ) -> Recording:
     """Encode a recording, with a bar and the time left where that takes a while."""
     from speechprune_ort.runtime.audio import audio_seconds
@@ -210,7 +263,9 @@ def _listen(
             audio,
             long_audio=long_audio,
             memory_budget_mb=memory_budget_mb,
+            encoder_attention=attention,
             progress=lambda heard: display.update(task, completed=heard),
+            audio_options=options,
         )
 
 

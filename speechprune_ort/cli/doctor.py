@@ -114,7 +114,12 @@ def _runtime() -> list[Finding]:
     try:
         import onnxruntime
 
-        from speechprune_ort.runtime.device import CUDA_PROVIDER, cuda_libraries, cuda_problem
+        from speechprune_ort.providers import (
+            CUDA_PROVIDER,
+            cuda_libraries,
+            cuda_problem,
+            driver_version,
+        )
     except ImportError as error:
         return [
             Finding(
@@ -135,6 +140,9 @@ def _runtime() -> list[Finding]:
         # On a machine for the CPU flavour that is no fault, so the cure is for who wants CUDA.
         findings.append(Finding("cuda", "not usable", problem))
     if CUDA_PROVIDER in onnxruntime.get_available_providers():
+        known = driver_version()
+        told = "none" if known is None else f"knows CUDA {known[0]}.{known[1]}"
+        findings.append(Finding("driver", told))
         findings += [
             Finding(library, "loads" if reason is None else reason)
             for library, reason in cuda_libraries().items()

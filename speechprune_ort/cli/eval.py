@@ -151,6 +151,7 @@ def evaluate(
     if telephone:
         perturbations.append(Perturbation("telephone"))
     base = PruningOptions(
+        method="speechprune",  # it reads every option; of the others each takes its own
         budget=budget,
         frame_temperature=frame_temperature,
         attention=attention,

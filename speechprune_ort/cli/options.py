@@ -11,11 +11,18 @@ from speechprune_ort.errors import OptionError
 from speechprune_ort.options import DeviceName
 
 __all__ = [
+    "AllowSilence",
     "Candidates",
+    "Channel",
     "Device",
+    "MaxChannels",
+    "MaxDecodedMb",
+    "MaxSeconds",
+    "MaxStreamMb",
     "Method",
     "Plugins",
     "ProviderOption",
+    "SilenceDbfs",
     "Threads",
     "load_plugins",
     "provider_options",
@@ -38,6 +45,23 @@ ProviderOption = Annotated[
     typer.Option(metavar="KEY=VALUE", help="For the CUDA provider; may be repeated."),
 ]
 
+# How a recording is heard: the fields of AudioOptions.
+Channel = Annotated[
+    int | None, typer.Option(help="Channel to hear, from 0; all of them averaged by default.")
+]
+MaxSeconds = Annotated[float, typer.Option(help="Refuse longer recordings.")]
+MaxChannels = Annotated[int, typer.Option(help="Refuse recordings of more channels.")]
+MaxDecodedMb = Annotated[float, typer.Option(help="Refuse what unpacks to more, in 1e6 bytes.")]
+MaxStreamMb = Annotated[
+    float, typer.Option(help="Refuse pipes and standard input that give more, in 1e6 bytes.")
+]
+SilenceDbfs = Annotated[
+    float, typer.Option(help="A recording without any 20 ms louder than this is silent.")
+]
+AllowSilence = Annotated[
+    bool, typer.Option("--allow-silence", help="Answer about silent recordings, too.")
+]
+
 
 def load_plugins(paths: list[Path] | None) -> None:
     """Make methods of the user's own known.
@@ -46,8 +70,10 @@ def load_plugins(paths: list[Path] | None) -> None:
         OptionError: a file cannot be read, or fails.
     """
     if paths:
+        from speechprune_ort.contained import refuse_silent_exits
         from speechprune_ort.methods import load_plugins as load
 
+        refuse_silent_exits()
         load(paths)
 
 

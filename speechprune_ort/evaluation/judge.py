@@ -86,14 +86,16 @@ class Judge:
         if perturbation == CLEAN:
             return self._heard(self._plan.samples[index].audio)
 
+        rate = self._model.manifest.audio.sampling_rate
+
         def other(number: int) -> NDArray[np.float32]:
             step = chance(self._plan.seed, index, number).randrange(len(self._plan.samples))
-            return self._other(index, step, lambda i: load_audio(self._plan.samples[i].audio, None))
+            samples = self._plan.samples
+            return self._other(index, step, lambda i: load_audio(samples[i].audio, to=rate))
 
         audio = self._plan.samples[index].audio
-        rate = self._model.manifest.audio.sampling_rate
         seed = chance(self._plan.seed, perturbation.name, index).getrandbits(32)
-        harder = perturb(load_audio(audio, None), perturbation, rate, seed, other)
+        harder = perturb(load_audio(audio, to=rate), perturbation, rate, seed, other)
         return self._model.listen(harder, sampling_rate=rate, encoder_attention=self._attention)
 
     def _other(self, index: int, step: int, load: Callable[[int], Other]) -> Other:

@@ -8,7 +8,6 @@ from typing import Any
 from speechprune_ort.evaluation.executor import Judged
 from speechprune_ort.evaluation.judge import Judge
 from speechprune_ort.evaluation.plan import Plan, Work
-from speechprune_ort.options import ON_GPU
 from speechprune_ort.ray_workers import RayWorkers
 
 __all__ = ["RayExecutor"]
@@ -42,7 +41,7 @@ class _Rows:
 
     @property
     def uses_cuda(self) -> bool:
-        return self._plan.device in ON_GPU
+        return self._plan.device == "cuda"
 
     def open(self) -> Any:
         judge = Judge(self._plan)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from speechprune_ort.errors import OptionError
 from speechprune_ort.methods import METHODS
-from speechprune_ort.options import PruningOptions
+from speechprune_ort.options import PruningOptions, unused_options
 
 __all__ = ["CHANCE", "ORIGINAL", "Setting", "settings_of"]
 
@@ -57,11 +57,11 @@ def settings_of(
         methods: as in ``PruningOptions``.
         rates: pruning rates.
         seeds: for methods in which chance decides.
-        base: everything else; the paper's by default.
+        base: everything else; the paper's by default. A method takes of it what it reads.
         candidates: for methods of two phases, as in ``PruningOptions``; none: their own.
 
     Raises:
-        OptionError: nothing to compare, a value is out of range.
+        OptionError: nothing to compare, a value is out of range, or no method reads an option.
 
     >>> [s.name for s in settings_of(["none", "speechprune"], [0.2, 0.4], [0])]
     ['none', 'truncate@0', 'speechprune@0.2', 'speechprune@0.4']
@@ -71,17 +71,22 @@ def settings_of(
     if not methods or not rates or not seeds:
         raise OptionError("Give at least one method, one pruning rate and one seed.")
     base = base or PruningOptions()
+    unread = set.intersection(*(set(unused_options(base, method)) for method in methods))
+    if unread:
+        name = min(unread)
+        users = ", ".join(m.name for m in METHODS.values() if name in m.options)
+        raise OptionError(f"{name} is for methods that read it ({users}): none is compared.")
     found: dict[str, Setting] = {}
     if "none" in methods:
-        found["none"] = Setting(replace(base, method="none"))
-    original = replace(base, method="truncate", pruning_rate=0.0)
+        found["none"] = Setting(base.for_method("none"))
+    original = base.for_method("truncate", pruning_rate=0.0)
     found[ORIGINAL.name] = Setting(original)
     for rate in rates:
         for method in methods:
             if method == "none":
                 continue
             used = tuple(seeds) if method in CHANCE else (0,)
-            chosen = replace(base, method=method, pruning_rate=rate, seed=used[0])
+            chosen = base.for_method(method, pruning_rate=rate, seed=used[0])
             balances = (candidates if METHODS[method].two_phases else ()) or (None,)
             for balance in balances:
                 setting = Setting(replace(chosen, candidates=balance), used)

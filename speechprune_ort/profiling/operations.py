@@ -79,7 +79,7 @@ def operator_count(name: str, inputs: Shapes, outputs: Shapes, past: int) -> int
         keys = key[1] if len(key) == 3 else key[2]
         return 2 * 2 * batch * length * keys * width
     if name in CAUSAL:
-        _, length, width = _shape(inputs[0])
+        _, length, width = _shape(outputs[0])  # going in, keys and values may be beside queries
         pairs = length * past + length * (length + 1) // 2
         return 2 * 2 * pairs * width
     return 0
@@ -109,7 +109,7 @@ def polynomial(sizes: Sequence[int], counts: Sequence[int]) -> Callable[[int], i
 def _prompt(tokens: int, past: int) -> dict[str, int]:
     """Sizes of a decoder's axes: tokens behind what its cache holds, in a buffer with room."""
     room = max(SIZES) + tokens + past
-    return {"batch": 1, "tokens": tokens, "past": room, "total": past + tokens}
+    return {"batch": 1, "tokens": tokens, "past": room, "slots": room, "total": past + tokens}
 
 
 class Operations:

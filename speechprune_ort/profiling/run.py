@@ -16,6 +16,7 @@ import onnxruntime as ort
 
 from speechprune_ort import __version__
 from speechprune_ort.errors import PromptError
+from speechprune_ort.methods import needs_encoder
 from speechprune_ort.model import SpeechLLM
 from speechprune_ort.options import GenerationOptions
 from speechprune_ort.profiling.distribution import Distribution
@@ -166,7 +167,7 @@ def profile(
             progress(f"{said}, {sound.name}")
             heard = Reading()
             with energy.measure(heard), memory.measure(heard):
-                recording = _listen(model, sound)
+                recording = _listen(model, sound, settings)
             for setting in settings:
                 place = (sound.name, setting.name)
                 condition = found.setdefault(
@@ -227,17 +228,17 @@ def write_traces(
     Returns:
         The files, one a graph.
     """
-    recording = _listen(model, sound)
+    recording = _listen(model, sound, settings)
     for setting in settings:
         with contextlib.suppress(PromptError):  # a prompt that does not fit is a row of the table
             _ask(recording, setting, options)
     return model.engine.write_traces()
 
 
-def _listen(model: SpeechLLM, sound: Sound) -> Recording:
-    if isinstance(sound.source, Path):
-        return model.listen(sound.source)
-    return model.listen(sound.source, sampling_rate=SAMPLING_RATE)
+def _listen(model: SpeechLLM, sound: Sound, settings: Sequence[Setting]) -> Recording:
+    attention = any(needs_encoder(setting.options) for setting in settings)
+    rate = None if isinstance(sound.source, Path) else SAMPLING_RATE
+    return model.listen(sound.source, sampling_rate=rate, encoder_attention=attention)
 
 
 def _ask(recording: Recording, setting: Setting, options: ProfileOptions) -> Answer:

@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from speechprune_ort.providers import StrictSession
 from speechprune_ort.runtime.engine import Engine
 from speechprune_ort.specs import GraphSpec
 
@@ -24,7 +25,7 @@ Event = Mapping[str, Any]
 TOKENS = 8
 SMALL = {
     "batch": 1, "single": 1, "windows": 1, "tokens": TOKENS, "rows": TOKENS, "before": 2, "kept": 4,
-    "after": 2, "past": 3 * TOKENS, "total": TOKENS,
+    "after": 2, "past": 3 * TOKENS, "slots": 3 * TOKENS, "total": TOKENS,
 }  # fmt: skip
 """Sizes of axes that a graph leaves open, for a run that only has to happen."""
 
@@ -63,9 +64,7 @@ def traced(
         options.log_severity_level = 3
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "run")
-        session = ort.InferenceSession(
-            engine.path(name), options, providers=engine.device.providers
-        )
+        session = StrictSession(engine.path(name), options, engine.device.providers)
         for feeds in runs:
             session.run(None, dict(feeds))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

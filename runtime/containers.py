@@ -1,0 +1,285 @@
+"""What a file's container says of its length, held against what the file has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+__all__ = [
+    "BinaryFile",
+    "Part",
+    "Repaired",
+    "mp3_goes_on",
+    "ogg_links",
+    "repair_sizes",
+    "states_mp3_length",
+]
+
+STREAMED = 0x7F000000
+"""Sizes from here on are those of writers that could not know them: pipes and recorders."""
+
+# MPEG layer III, kbit/s by the header's index: MPEG 1, and MPEG 2 with 2.5.
+BITRATES = (
+    (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+)
+RATES = (44_100, 48_000, 32_000)
+HALVINGS = {3: 0, 2: 1, 0: 2}  # of the rate, by the header's version
+TRAILERS = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"JUNK", b"cue ", b"_PMX", b"fact", b"PEAK")
+TAGS = (b"TAG", b"ID3", b"APE")  # of players, behind the last chunk
+FIRST_PAGE, LAST_PAGE = 2, 4  # flags of ogg pages that begin and end a stream
+TAIL = 1 << 16  # bytes behind the last frame that are searched for more
+MORE_FRAMES = 3  # the encoder's padding is at most two
+
+
+class BinaryFile(Protocol):
+    """What is read of a file here."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Up to so many bytes."""
+        ...
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Go to a place, and say which."""
+        ...
+
+    def tell(self) -> int:
+        """The place."""
+        ...
+
+
+class Repaired:
+    """A file whose bytes at one place read as others, for a decoder that trusts them."""
+
+    def __init__(self, file: BinaryFile, at: int, content: bytes) -> None:
+        self._file, self._at, self._content = file, at, content
+
+    def read(self, size: int = -1) -> bytes:
+        """As of a file."""
+        start = self._file.tell()
+        found = bytearray(self._file.read(size))
+        for place, value in enumerate(self._content, self._at - start):
+            if 0 <= place < len(found):
+                found[place] = value
+        return bytes(found)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As of a file."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As of a file."""
+        return self._file.tell()
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunked:
+    """A container of named chunks, each with its size before its content.
+
+    Attributes:
+        kinds: what stands at byte 8, or nothing where nothing does.
+        start: of the first chunk.
+        width: bytes of a size.
+        order: of these bytes.
+        sound: the chunk with the samples.
+        even: whether chunks begin at even places.
+    """
+
+    kinds: tuple[bytes, ...]
+    start: int
+    width: int
+    order: Literal["little", "big"]
+    sound: bytes
+    even: bool
+
+    def chunks(self, file: BinaryFile, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+        """Name, place of the content and stated size of each chunk between two places."""
+        while start + 4 + self.width <= end:
+            file.seek(start)
+            header = file.read(4 + self.width)
+            size, at = int.from_bytes(header[4:], self.order), start + 4 + self.width
+            yield header[:4], at, size
+            start = at + size + (size % 2 if self.even else 0)
+
+
+CHUNKED = {
+    b"RIFF": _Chunked((b"WAVE",), 12, 4, "little", b"data", even=True),
+    b"RF64": _Chunked((b"WAVE",), 12, 4, "little", b"data", even=True),
+    b"BW64": _Chunked((b"WAVE",), 12, 4, "little", b"data", even=True),
+    b"FORM": _Chunked((b"AIFF", b"AIFC"), 12, 4, "big", b"SSND", even=True),
+    b"caff": _Chunked((), 8, 8, "big", b"data", even=False),
+}
+
+
+def repair_sizes(file: BinaryFile) -> tuple[BinaryFile, str | None]:
+    """A file whose samples end where the file or the next chunk does, whatever it states.
+
+    Recorders that crash leave a size of 0, and one of more than 4 GiB is stated modulo 2**32:
+    behind what is stated there then stand samples, not chunks.
+
+    Args:
+        file: any file; what is no wav, aiff, caf or au is given back as it is.
+
+    Returns:
+        The file, repaired where that was needed, and what is wrong with it or None.
+    """
+    try:
+        return _repaired(file, file.seek(0, os.SEEK_END))
+    finally:
+        file.seek(0)
+
+
+def _repaired(file: BinaryFile, end: int) -> tuple[BinaryFile, str | None]:
+    file.seek(0)
+    head = file.read(12)
+    form = CHUNKED.get(head[:4])
+    if head[:4] == b".snd":
+        at, size = int.from_bytes(head[4:8], "big"), int.from_bytes(head[8:], "big")
+        if size == end - at or at > end:
+            return file, None
+        return _mended(file, 8, 4, "big", size, end - at)
+    if form is None or (form.kinds and head[8:] not in form.kinds):
+        return file, None
+    wide: tuple[int, int] | None = None
+    for name, at, size in form.chunks(file, form.start, end):
+        if name == b"ds64":  # of a wav that may exceed 4 GiB: its sizes stand here
+            file.seek(at + 8)
+            wide = at + 8, int.from_bytes(file.read(8), "little")
+        if name != form.sound:
+            continue
+        place, width, stated = at - form.width, form.width, size
+        if wide and size == 0xFFFFFFFF:
+            (place, stated), width = wide, 8
+        if stated >= STREAMED and form.even:  # libsndfile knows these
+            return file, None
+        rest = at + stated + (stated % 2 if form.even else 0)
+        if at + stated <= end and (rest + 8 > end or _are_chunks(form, file, rest, end)):
+            another = any(found == head[:4] for found, *_ in form.chunks(file, rest, end))
+            return file, "another recording stands behind it and was not heard" if another else None
+        return _mended(file, place, width, form.order, stated, end - at)
+    return file, None
+
+
+def _mended(
+    file: BinaryFile,
+    place: int,
+    width: int,
+    order: Literal["little", "big"],
+    stated: int,
+    left: int,
+) -> tuple[BinaryFile, str | None]:
+    content = min(left, 256**width - 1).to_bytes(width, order)
+    wrong = f"its header states {stated} bytes of sound and {left} are there"
+    return Repaired(file, place, content), wrong if stated < STREAMED else None
+
+
+def _are_chunks(form: _Chunked, file: BinaryFile, start: int, end: int) -> bool:
+    """Whether what stands there is chunks, one after the other: names of letters, sizes that fit.
+
+    A last chunk may be cut, and padding of zeros may follow.
+    """
+    for number, (name, at, size) in enumerate(form.chunks(file, start, end)):
+        if not name.strip(b"\0"):
+            file.seek(at - 4 - form.width)
+            return number > 0 or not file.read(1 << 16).strip(b"\0")
+        if name.startswith(TAGS):
+            return True
+        if not all(32 <= letter < 127 for letter in name):
+            return False
+        if at + size > end:
+            return number > 0 or name in TRAILERS
+    return True
+
+
+class Part:
+    """A stretch of a file, as a file of its own."""
+
+    def __init__(self, file: BinaryFile, start: int, end: int) -> None:
+        self._file, self._start, self._end = file, start, end
+        file.seek(start)
+
+    def read(self, size: int = -1) -> bytes:
+        """As of a file."""
+        left = max(0, self._end - self._file.tell())
+        return self._file.read(left if size < 0 else min(size, left))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As of a file."""
+        base = {os.SEEK_SET: self._start, os.SEEK_CUR: self._file.tell(), os.SEEK_END: self._end}
+        return self._file.seek(max(self._start, base[whence] + offset)) - self._start
+
+    def tell(self) -> int:
+        """As of a file."""
+        return self._file.tell() - self._start
+
+
+def ogg_links(file: BinaryFile) -> tuple[list[int], str | None]:
+    """Where the recordings of an ogg file begin: internet radio puts one behind the other.
+
+    Returns:
+        Places in the file, the first of them 0, none where it is no ogg file; and what is wrong
+        with the file or None.
+    """
+    end = file.seek(0, os.SEEK_END)
+    at, links, begins, last = 0, [], False, True
+    while at + 27 <= end:
+        file.seek(at)
+        page = file.read(27)
+        if page[:4] != b"OggS":
+            break
+        # Each stream of a recording begins with a page of its own, before any other.
+        if page[5] & FIRST_PAGE and not begins:
+            links.append(at)
+        begins, last = bool(page[5] & FIRST_PAGE), bool(page[5] & LAST_PAGE)
+        at += 27 + page[26] + sum(file.read(page[26]))
+    file.seek(min(at, end))
+    rest = file.read(8)
+    file.seek(0)
+    wrong = None
+    if links and (at > end or not last):
+        wrong = "it ends before its last page"
+    elif links and rest and not rest.startswith(TAGS):
+        wrong = f"its pages break off at byte {at} of {end}"
+    return links, wrong
+
+
+def states_mp3_length(file: BinaryFile) -> bool:
+    """Whether an mp3 states its length, in its first frame; otherwise it is guessed."""
+    file.seek(0)
+    head = file.read(10)
+    start = 0
+    if head[:3] == b"ID3":
+        start = 10 + sum(
+            (byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=False)
+        )
+    file.seek(start)
+    first = file.read(4096)
+    return any(name in first for name in (b"Xing", b"Info", b"VBRI"))
+
+
+def _frame_bytes(header: bytes) -> int:
+    """Length of the layer III frame that begins with these four bytes; 0 where none does."""
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
+        return 0
+    version, bits, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
+    if version == 1 or bits in (0, 15) or rate == 3:
+        return 0
+    first = version == 3
+    hertz = RATES[rate] >> HALVINGS[version]
+    kilobits = BITRATES[0 if first else 1][bits]
+    return (144 if first else 72) * kilobits * 1000 // hertz + (header[2] >> 1 & 1)
+
+
+def mp3_goes_on(file: BinaryFile, at: int) -> bool:
+    """Whether more sound than an encoder's padding stands behind a place in an mp3."""
+    file.seek(at)
+    tail = file.read(TAIL)
+    for start in range(len(tail) - 4):
+        place, frames = start, 0
+        while size := _frame_bytes(tail[place : place + 4]):
+            place, frames = place + size, frames + 1
+            if frames == MORE_FRAMES:
+                return True
+    return False

@@ -1,0 +1,169 @@
+"""Any source of bytes as a file that can be sought in: paths, pipes, sockets, standard input."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import Any, BinaryIO, cast
+
+from speechprune_ort.errors import AudioError
+
+__all__ = ["Spool", "opened", "rereadable"]
+
+IN_MEMORY = 16 << 20  # bytes of a stream; more goes to a temporary file
+AT_ONCE = 1 << 16
+NO_HEADER = 1 << 20  # zero bytes after which a stream is no recording
+
+
+class Spool(SpooledTemporaryFile[bytes]):
+    """What a stream gave, to be read from its start as often as wanted.
+
+    Args:
+        title: of the stream, for messages.
+    """
+
+    def __init__(self, title: str) -> None:
+        super().__init__(IN_MEMORY)
+        self.title = title
+
+
+def _spooled(stream: Any, title: str, limit_mb: float) -> Spool:
+    """Read a stream to its end.
+
+    Raises:
+        AudioError: it cannot be read or kept, gives text or nothing, or is longer than the limit.
+    """
+    spool = Spool(title)
+    try:
+        while True:
+            try:
+                block = stream.read(AT_ONCE)
+            except (OSError, ValueError, io.UnsupportedOperation) as error:
+                raise AudioError(f"{title} cannot be read ({error}): give it anew.") from None
+            if block is None:
+                raise AudioError(f"{title} is not blocking and gave nothing: make it blocking.")
+            if not isinstance(block, (bytes, bytearray, memoryview)):
+                raise AudioError(f"{title} gives text, not bytes: open it in binary mode.")
+            if not block:
+                break
+            if spool.tell() < NO_HEADER and not spool.tell() % NO_HEADER and not any(block):
+                # Neither a header nor sound begins so, and what gives zeros may give them for ever.
+                raise AudioError(f"{title} begins with zeros: give a recording.")
+            try:
+                spool.write(block)
+            except OSError as error:
+                raise AudioError(
+                    f"{title} cannot be kept in a temporary file ({error}): free some space or "
+                    "set TMPDIR."
+                ) from None
+            if spool.tell() > limit_mb * 1e6:
+                raise AudioError(
+                    f"{title} gave more than {limit_mb:g} MB: raise max_stream_mb "
+                    "(--max-stream-mb), or give a file."
+                )
+    except BaseException:
+        spool.close()
+        raise
+    if not spool.tell():
+        spool.close()
+        raise AudioError(f"{title} is an empty file: give a recording.")
+    spool.seek(0)
+    return spool
+
+
+def _opened_path(name: str, limit_mb: float) -> BinaryIO:
+    if not name:
+        raise AudioError("The path of the recording is empty: give a file.")
+    path = Path(name)
+    try:
+        about = path.stat()
+        if stat.S_ISDIR(about.st_mode):
+            raise AudioError(f"{name} is a folder: give a recording.")
+        file = path.open("rb")
+    except FileNotFoundError:
+        hint = "download it and give the file" if "://" in name else "check the path"
+        raise AudioError(f"No recording at {name}: {hint}.") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise AudioError(f"{name} cannot be opened ({reason}): check the path.") from None
+    if stat.S_ISREG(about.st_mode) and about.st_size:
+        return file
+    # A pipe says that it holds nothing until it is read, as does a file that the system makes up.
+    with file:
+        if file.isatty():
+            raise AudioError(f"{name} is a terminal: pipe a recording into it, or give a file.")
+        return cast(BinaryIO, _spooled(file, name, limit_mb))
+
+
+def _seekable(file: Any) -> bool:
+    if getattr(file, "closed", False):
+        raise AudioError("The file object is closed: open it again.")
+    if isinstance(file, io.TextIOBase):
+        raise AudioError("The file object gives text: open it in binary mode.")
+    if hasattr(file, "seekable"):
+        return bool(file.seekable())
+    return hasattr(file, "seek") and hasattr(file, "tell")
+
+
+@contextmanager
+def opened(source: str | PathLike[str] | BinaryIO, limit_mb: float) -> Iterator[tuple[Any, str]]:
+    """A source as a binary file that can be sought in, at its start, and its name for messages.
+
+    Regular files are read where they are; everything else is read to its end first and kept in
+    memory or, above 16 MiB, in a temporary file.
+
+    Args:
+        source: path or binary file object.
+        limit_mb: most that a stream may give, in 1e6 bytes.
+
+    Raises:
+        AudioError: there is none, or it cannot be read.
+    """
+    if isinstance(source, (str, PathLike)):
+        name = os.fsdecode(source)
+        with _opened_path(name, limit_mb) as file:
+            yield file, name
+        return
+    title = getattr(source, "title", "The file object")
+    if _seekable(source):
+        source.seek(0)
+        yield source, title
+        return
+    with _spooled(source, title, limit_mb) as spool:
+        yield spool, title
+
+
+@contextmanager
+def rereadable(
+    source: str | PathLike[str] | BinaryIO, limit_mb: float, title: str | None = None
+) -> Iterator[Path | BinaryIO]:
+    """A source that can be read more than once: a regular file as it is, a stream kept.
+
+    Args:
+        source: path or binary file object.
+        limit_mb: most that a stream may give, in 1e6 bytes.
+        title: of a file object, for messages.
+
+    Raises:
+        AudioError: a stream cannot be read.
+    """
+    if isinstance(source, (str, PathLike)):
+        name = os.fsdecode(source)
+        file = _opened_path(name, limit_mb)
+        if isinstance(file, Spool):
+            with file:
+                yield cast(BinaryIO, file)
+            return
+        file.close()
+        yield Path(name)
+        return
+    if hasattr(source, "isatty") and source.isatty():
+        raise AudioError(f"{title} is a terminal: pipe a recording into it, or give a file.")
+    with _spooled(source, title or "The file object", limit_mb) as spool:
+        yield cast(BinaryIO, spool)

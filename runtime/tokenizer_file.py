@@ -1,0 +1,63 @@
+"""Opening a bundle's tokenizer, and keeping its library's own errors from getting through."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from speechprune_ort.errors import BundleError
+
+__all__ = ["open_tokenizer", "tokenizer_errors"]
+
+
+@contextlib.contextmanager
+def tokenizer_errors(path: Path) -> Iterator[None]:
+    """Turn what the library raises within the block into one sentence.
+
+    Args:
+        path: ``tokenizer.json``, for the message.
+
+    Raises:
+        BundleError: the library failed; a panic of its Rust code, which ``except Exception`` does
+            not catch, included.
+    """
+    try:
+        yield
+    except BaseException as error:
+        # The library raises a bare Exception; anything finer is not of the file.
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
+            raise
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
+        raise BundleError(
+            f"{path} cannot be read or does not work ({reason}): export the bundle again."
+        ) from None
+
+
+def open_tokenizer(path: Path, vocab: int) -> Tokenizer:
+    """Open a tokenizer whose file was checked.
+
+    It neither pads nor cuts, whatever the file says, and control tokens that are written out in a
+    text stay plain text.
+
+    Args:
+        path: ``tokenizer.json``.
+        vocab: rows of the embedding table.
+
+    Raises:
+        BundleError: the file is no tokenizer, or has more tokens than the table has rows.
+    """
+    with tokenizer_errors(path):
+        tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer.encode_special_tokens = True
+    tokens = tokenizer.get_vocab_size()
+    if tokens > vocab:
+        raise BundleError(
+            f"{path} has {tokens} tokens and the embedding table {vocab} rows: export the bundle "
+            "again."
+        )
+    return tokenizer

@@ -1,0 +1,364 @@
+#!/usr/bin/env python3
+"""A worker of ``scripts/fuzz``: makes inputs of one kind and tries them, one line of JSON each."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import sys
+import traceback
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from speechprune_ort import SpeechLLM, SpeechPruneError
+
+RATE = 16_000
+LONGEST_SECONDS = 300  # of sound from a file of a second: more is made up
+ODD = (None, True, -1, 0, 1, 2**31, 2**63, 10**30, -0.5, 1e308, float("nan"), float("inf"), "",
+       "x",
+       "../..", "/etc/passwd", "\ud83d", "\u2028", "\0", "a" * 5000, [], {}, [[]],
+       {"a": {}})  # fmt: skip
+WORDS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\xf0\xff\xff\x7f")
+QUESTIONS = ("Who?", "", " ", "\u2028", "<|im_start|>", "\ud83d", "é" * 3000, "\0", "a\nb")
+Try = Callable[[random.Random], None]
+
+
+def altered(content: bytes, chance: random.Random) -> bytes:
+    """Bytes with one to four changes; headers more often than the rest."""
+    data = bytearray(content)
+    for _ in range(chance.randint(1, 4)):
+        if not data:
+            break
+        near = chance.random() < 0.5
+        at = chance.randrange(min(len(data), 128) if near else len(data))
+        size = chance.choice((1, 2, 4, 8, 64, 1024))
+        what = chance.randrange(7)
+        if what == 0:
+            data[at] ^= 1 << chance.randrange(8)
+        elif what == 1:
+            data[at : at + size] = chance.randbytes(size)
+        elif what == 2:
+            del data[at : at + size]
+        elif what == 3:
+            data[at:at] = data[at : at + size]
+        elif what == 4:
+            del data[at:]
+        elif what == 5:
+            data[at : at + 4] = chance.choice(WORDS)
+        else:
+            data += data[at:]
+    return bytes(data)
+
+
+def altered_json(content: Any, chance: random.Random) -> Any:
+    """Parsed JSON with one to three values changed, removed or doubled."""
+    content = json.loads(json.dumps(content))
+    for _ in range(chance.randint(1, 3)):
+        node: Any = content
+        while isinstance(node, (dict, list)) and node:
+            key = chance.choice(list(node) if isinstance(node, dict) else range(len(node)))
+            inner = node[key]
+            if isinstance(inner, (dict, list)) and inner and chance.random() < 0.8:
+                node = inner
+                continue
+            what = chance.randrange(4)
+            if what == 0:
+                del node[key]
+            elif what == 1 and isinstance(node, list):
+                node.append(inner)
+            elif what == 2 and isinstance(inner, (int, float)):
+                node[key] = inner * chance.choice((-1, 0, 2, 10**6)) + chance.choice((-1, 0, 1))
+            else:
+                node[key] = chance.choice(ODD)
+            break
+    return content
+
+
+class Targets:
+    """What each kind tries.
+
+    Args:
+        bundle: folder of a bundle.
+        folder: of this worker alone; ``input`` in it is what is tried.
+    """
+
+    def __init__(self, bundle: Path, folder: Path) -> None:
+        self.bundle, self.folder, self.input = bundle, folder, folder / "input"
+        self.tone = (np.sin(np.arange(RATE) / 9) / 4).astype(np.float32)
+        self._model: SpeechLLM | None = None
+        self._sounds = self._made_sounds()
+
+    @property
+    def model(self) -> SpeechLLM:
+        """The bundle, unaltered."""
+        self._model = self._model or SpeechLLM(self.bundle, "cpu", 1)
+        return self._model
+
+    def audio(self, chance: random.Random) -> None:
+        """An altered recording, heard twice with another between: both times the same."""
+        from speechprune_ort.runtime.audio import stream_audio
+
+        ending, content = chance.choice(self._sounds)
+        content = altered(content, chance)
+        self.input.write_bytes(content)
+        path = self.folder / f"sound.{ending}"
+        path.write_bytes(content)
+
+        def heard(file: Path) -> np.ndarray[Any, Any]:
+            blocks, count = [], 0
+            for block in stream_audio(file, None):
+                blocks.append(np.array(block))
+                count += len(block)
+                if count > LONGEST_SECONDS * RATE:
+                    raise AssertionError("a file of a second is heard without end")
+            return np.concatenate(blocks or [np.zeros(0, np.float32)])
+
+        first = heard(path)
+        other = self.folder / "other.wav"
+        if not other.exists():
+            soundfile.write(other, np.random.default_rng(1).normal(size=RATE) / 9, RATE)
+        heard(other)
+        if not np.isfinite(first).all():
+            raise AssertionError("NaN or infinity is heard")
+        if not np.array_equal(first, heard(path)):
+            raise AssertionError("the same file is heard differently a second time")
+
+    def manifest(self, chance: random.Random) -> None:
+        """A bundle whose manifest is altered, its digest written anew as an attacker would."""
+        content = json.loads((self.bundle / "manifest.json").read_text("utf-8"))
+        self._ask_altered(altered_json(content, chance), {})
+
+    def tokenizer(self, chance: random.Random) -> None:
+        """A bundle with an altered tokenizer."""
+        text = (self.bundle / "tokenizer.json").read_text("utf-8")
+        if chance.random() < 0.8:
+            content = json.dumps(altered_json(json.loads(text), chance)).encode()
+        else:
+            content = altered(text.encode(), chance)
+        self._ask_changed("tokenizer.json", content)
+
+    def onnx(self, chance: random.Random) -> None:
+        """A bundle with an altered graph."""
+        path = chance.choice(sorted(self.bundle.glob("*.onnx")))
+        self._ask_changed(path.name, altered(path.read_bytes(), chance))
+
+    def recording(self, chance: random.Random) -> None:
+        """A saved recording that is altered, its checksums right in half of the cases."""
+        path = self.folder / "saved"
+        if not path.exists():
+            self.model.listen(self.tone, sampling_rate=RATE).save(path)
+        content = path.read_bytes()
+        if chance.random() < 0.5 and zipfile.is_zipfile(path):
+            content = self._zipped_anew(path, chance)
+        else:
+            content = altered(content, chance)
+        self.input.write_bytes(content)
+        self.model.load_recording(self.input).ask("Who?", max_new_tokens=2)
+
+    def jsonl(self, chance: random.Random) -> None:
+        """Requests in altered lines, and their questions."""
+        from speechprune_ort.batch import read_requests
+
+        lines = [
+            {
+                "audio": "tone.wav",
+                "question": chance.choice(("Who?",) * 20 + QUESTIONS),
+                "id": str(n),
+            }
+            for n in range(3)
+        ]
+        if chance.random() < 0.5:
+            content = "\n".join(json.dumps(altered_json(e, chance)) for e in lines).encode()
+        else:
+            text = "\n".join(json.dumps(e, ensure_ascii=chance.random() < 0.5) for e in lines)
+            content = altered(text.encode("utf-8", "surrogatepass"), chance)
+        self.input.write_bytes(content)
+        recording = self.model.listen(self.tone, sampling_rate=RATE)
+        requests = list(read_requests(self.input))
+        for request in requests:
+            for question in request.questions:
+                recording.ask(question, max_new_tokens=2)
+
+    def cli(self, chance: random.Random) -> None:
+        """Arguments that make little sense."""
+        from speechprune_ort.cli.app import app
+
+        wav = self.folder / "tone.wav"
+        if not wav.exists():
+            soundfile.write(wav, self.tone, RATE)
+        paths = [
+            str(wav),
+            str(self.bundle),
+            str(self.folder / "none"),
+            "",
+            "\0",
+            "a" * 300,
+            "/dev/null",
+        ]
+        options = ["--method", "--pruning-rate", "--budget", "--candidates", "--frame-temperature",
+                   "--attention", "--single-head", "--positions", "--max-new-tokens",
+                   "--temperature",
+                   "--top-p", "--stop", "--seed", "--device", "--threads", "--provider-option",
+                   "--long-audio", "--memory-budget-mb", "--json", "--explain", "--latency-target",
+                   "--nonsense"]  # fmt: skip
+        values = ["passages", "speechprune", "none", "auto", "0", "1", "-1", "0.5", "nan", "inf",
+                  "1e400",
+                  "99999999999999999999", "", "x", "é", "cpu", "cuda", "a=b",
+                  "truncate", "float"]  # fmt: skip
+        given = [
+            "ask",
+            str(self.bundle),
+            str(wav),
+            chance.choice(QUESTIONS[:5]),
+            "--max-new-tokens",
+            "2",
+        ]
+        if chance.random() < 0.3:
+            given[chance.randrange(1, 4)] = chance.choice(paths)
+        if chance.random() < 0.1:
+            given[0] = chance.choice(("doctor", "batch", "profile", "nonsense"))
+        for _ in range(chance.randint(0, 4)):
+            given += [
+                chance.choice(options),
+                *([chance.choice(values)] if chance.random() < 0.8 else []),
+            ]
+        self.input.write_text(json.dumps(given), "utf-8")
+        os.chdir(self.folder)
+        try:
+            app(given)
+        except SystemExit as end:
+            if end.code not in (0, 1, 2, None):
+                raise AssertionError(f"exit code {end.code!r}") from None
+            if end.code:
+                raise SpeechPruneError("refused by the command line") from None
+
+    def _ask_altered(self, manifest: Any, files: dict[str, bytes]) -> None:
+        """Ask a bundle with other files, its checksums and digest those of what is there."""
+        folder = self.folder / "bundle"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for path in self.bundle.iterdir():
+            if path.name not in files and path.name != "manifest.json":
+                os.link(path, folder / path.name) if self._one_disk() else shutil.copy(path, folder)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        if isinstance(manifest, dict):
+            manifest.pop("digest", None)
+            plain = json.dumps(manifest, sort_keys=True).encode()
+            manifest["digest"] = self._digest(manifest) or hashlib.sha256(plain).hexdigest()
+        (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+        if not files:
+            self.input.write_bytes((folder / "manifest.json").read_bytes())
+        model = SpeechLLM(folder, "cpu", 1)
+        model.ask(self.tone, "Who?", sampling_rate=RATE, max_new_tokens=2)
+
+    def _ask_changed(self, name: str, content: bytes) -> None:
+        self.input.write_bytes(content)
+        manifest = json.loads((self.bundle / "manifest.json").read_text("utf-8"))
+        entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        manifest["files"][name] = entry
+        self._ask_altered(manifest, {name: content})
+
+    @staticmethod
+    def _digest(manifest: dict[str, Any]) -> str | None:
+        from speechprune_ort import manifest as module
+
+        return getattr(module, "_digest", lambda _: None)(manifest)  # type: ignore[no-any-return]
+
+    def _one_disk(self) -> bool:
+        return self.bundle.stat().st_dev == self.folder.stat().st_dev
+
+    @staticmethod
+    def _zipped_anew(path: Path, chance: random.Random) -> bytes:
+        out = io.BytesIO()
+        with zipfile.ZipFile(path) as before, zipfile.ZipFile(out, "w") as after:
+            names = before.namelist()
+            chosen = chance.choice(names)
+            for name in names:
+                content = before.read(name)
+                if name == chosen and name.endswith(".json") and chance.random() < 0.7:
+                    content = json.dumps(altered_json(json.loads(content), chance)).encode()
+                elif name == chosen:
+                    content = altered(content, chance)
+                after.writestr(name, content, chance.choice((0, 8)))
+        return out.getvalue()
+
+    def _made_sounds(self) -> list[tuple[str, bytes]]:
+        """A second of sound in every form that libsndfile writes here."""
+        made = []
+        forms = soundfile.available_formats()
+        wanted = [("wav", "PCM_16"), ("wav", "FLOAT"), ("wav", "GSM610"), ("flac", "PCM_16"),
+                  ("ogg", "VORBIS"), ("ogg", "OPUS"), ("mp3", "MPEG_LAYER_III"), ("aiff", "PCM_16"),
+                  ("w64", "PCM_16"), ("caf", "ALAC_16")]  # fmt: skip
+        for ending, subtype in wanted:
+            if ending.upper() in forms and soundfile.check_format(ending.upper(), subtype):
+                file = io.BytesIO()
+                rate = 8000 if subtype == "GSM610" else RATE
+                soundfile.write(file, self.tone, rate, subtype, format=ending.upper())
+                made.append((ending, file.getvalue()))
+        return made
+
+
+def outcome(attempt: Try, chance: random.Random) -> dict[str, Any]:
+    """What became of one input."""
+    try:
+        attempt(chance)
+    except SpeechPruneError as error:
+        text = str(error)
+        if not text.strip() or "\n" in text:
+            return {"outcome": "finding", "reason": f"no single sentence: {text[:200]!r}"}
+        return {"outcome": "refused"}
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a panic of a Rust library is no Exception
+        trace = traceback.format_exc()
+        frames = traceback.extract_tb(error.__traceback__)
+        ours = [f for f in frames if "fuzz_targets" not in f.filename]
+        last = (ours or frames)[-1]
+        reason = f"{type(error).__name__} in {Path(last.filename).name}:{last.name}"
+        if isinstance(error, AssertionError):
+            reason = f"{reason}: {error}"
+        return {"outcome": "finding", "reason": reason[:200], "trace": trace[-4000:]}
+    return {"outcome": "answer"}
+
+
+def main() -> None:
+    """``fuzz_targets.py KIND BUNDLE SEED FIRST FOLDER MEMORY_MB``, until it is ended."""
+    kind, bundle, seed, first, folder, memory = sys.argv[1:]
+    limit = int(memory) << 20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # What is tried may print: lines for the parent have a descriptor of their own.
+    lines = os.fdopen(os.dup(1), "w")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    targets = Targets(Path(bundle), Path(folder))
+    attempt: Try = getattr(targets, kind)
+    if kind in ("recording", "jsonl"):
+        _ = targets.model
+    lines.write('{"ready": true}\n')
+    lines.flush()
+    number = int(first)
+    while True:
+        found = outcome(attempt, random.Random(f"{seed}:{kind}:{number}"))  # noqa: S311
+        if found["outcome"] == "finding" and targets.input.exists():
+            # The next input takes its place before the parent has read this line.
+            shutil.copy(targets.input, targets.folder / f"finding-{number}")
+        lines.write(json.dumps(found) + "\n")
+        lines.flush()
+        number += 1
+
+
+if __name__ == "__main__":
+    main()

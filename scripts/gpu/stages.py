@@ -1,0 +1,167 @@
+"""Stages of a GPU's check that need the runtime: the same graphs and answers, CPU beside device.
+
+Called by ``run.py`` as ``python stages.py STAGE DEVICE BUNDLE [REFERENCE]``; prints one JSON.
+Exit code 1: the device does not compute what the CPU computes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from speechprune_ort import SpeechLLM
+from speechprune_ort.profiling.trace import SMALL, feeds_of, placements
+from speechprune_ort.providers import CPU_PROVIDER, CUDA_PROVIDER, StrictSession
+from speechprune_ort.specs import FIRST_LAYER_QK, GraphSpec
+
+HERE = Path(__file__).parent
+QUESTIONS = 3
+NEW_TOKENS = 24
+SETTINGS = (("none", 0.0), ("speechprune", 0.6), ("passages", 0.8))
+SAME_GRAPH = 0.999  # least cosine of one graph on two devices: half precision reorders sums
+FORCED = {"fp16": 0.99, "int8": 0.98, "int4": 0.9}  # least cosine of logits to the CPU's float32
+CLEAR = 0.1  # of the logits' standard deviation: a lead that rounding must not turn
+SAME_KEPT = 0.97  # least share of kept tokens: half precision can turn what is nearly equal
+
+
+def filled(spec: GraphSpec, sizes: Mapping[str, int], limit: int) -> dict[str, NDArray[Any]]:
+    """Inputs of a graph, random where they are numbers and possible where they are indices."""
+    random = np.random.default_rng(0)
+    feeds = feeds_of(spec, sizes)
+    for name, values in feeds.items():
+        if values.dtype.kind == "f":
+            feeds[name] = random.standard_normal(values.shape).astype(values.dtype)
+        elif name == "token_ids":
+            feeds[name] = random.integers(0, limit, values.shape)
+        elif name in ("indices", "position_ids"):
+            feeds[name] = np.broadcast_to(np.arange(values.shape[-1]), values.shape).copy()
+    return feeds
+
+
+def cosine(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Of all values; not a number where one of them is not finite.
+
+    Nothing but zeros is like nothing but zeros, and like nothing else.
+    """
+    x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    norms = float(np.linalg.norm(x) * np.linalg.norm(y))
+    return float(x @ y / norms) if norms else float(not x.any() and not y.any())
+
+
+def placement(device: str, bundle: Path, _: Path) -> tuple[Any, bool]:
+    """Operators by the provider that ran them."""
+    found = placements(SpeechLLM(bundle, device).engine)  # type: ignore[arg-type]
+    wanted = CUDA_PROVIDER if device == "cuda" else CPU_PROVIDER
+    return found, all(wanted in counts for counts in found.values())
+
+
+def graphs(device: str, bundle: Path, _: Path) -> tuple[Any, bool]:
+    """Every graph on the CPU and on the device, from the same inputs."""
+    engine = SpeechLLM(bundle, device).engine  # type: ignore[arg-type]
+    dims, well, found = engine.manifest.dimensions, True, {}
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    sizes = SMALL | {"frames": dims.frames, "windows": 2, "rows": 40}
+    for name, entry in engine.manifest.graphs.items():
+        feeds = filled(entry.spec, sizes, dims.vocab)
+        names = [tensor.name for tensor in entry.spec.outputs]
+        there = engine.session(name).run(names, feeds)
+        row: dict[str, Any] = {}
+        found[name] = row
+        try:
+            here = StrictSession(engine.path(name), options, [CPU_PROVIDER]).run(names, feeds)
+        except Exception as error:  # onnxruntime raises several classes of its own
+            row["not compared"] = str(error).splitlines()[0]
+            well &= all(np.isfinite(values).all() for values in there)
+            continue
+        least = 1.0 if name == FIRST_LAYER_QK else SAME_GRAPH
+        for tensor, a, b in zip(entry.spec.outputs, here, there, strict=True):
+            if tensor.name.startswith("present"):
+                # Beyond the prompt a cache holds what was there before.
+                a, b = (values[:, :, : sizes["tokens"]] for values in (a, b))
+            equal = bool(np.array_equal(a, b))
+            row[tensor.name] = {"cosine": cosine(a, b), "equal": equal}
+            well &= equal if name == FIRST_LAYER_QK else row[tensor.name]["cosine"] >= least
+    return found, well
+
+
+def forced(device: str, bundle: Path, reference: Path) -> tuple[Any, bool]:
+    """Answers of the CPU in float32, read step by step by both; and the tokens that both keep."""
+    there = SpeechLLM(bundle, device)  # type: ignore[arg-type]
+    here = SpeechLLM(reference, "cpu")
+    recording = HERE / "recording"
+    asked = json.loads((recording / "questions.json").read_text(encoding="utf-8"))["questions"]
+    heard, also = (model.listen(recording / "meeting.ogg") for model in (here, there))
+    precision = there.manifest.precision
+    rows: list[dict[str, Any]] = []
+    found: dict[str, Any] = {"embeds": cosine(heard.embeds, also.embeds), "answers": rows}
+    for item in asked[:QUESTIONS]:
+        for method, rate in SETTINGS:
+            options: dict[str, Any] = {
+                "method": method,
+                "pruning_rate": rate,
+                "max_new_tokens": NEW_TOKENS,
+            }
+            answer, other = (r.ask(item["question"], **options) for r in (heard, also))
+            kept = answer.pruning.indices
+            both = np.intersect1d(kept, other.pruning.indices)
+            prompt = here.engine.prompt(item["question"])
+            before, after = here.engine.embed(prompt.before), here.engine.embed(prompt.after)
+            embeds = np.concatenate([before, heard.embeds[kept], after])
+            logits = [_read(model, embeds, answer.token_ids) for model in (here, there)]
+            rows.append(
+                {
+                    "question": item["question"], "method": method, "rate": rate,
+                    "text": answer.text, "text there": other.text,
+                    "same kept": len(both) / max(1, len(kept)),
+                    **_compared(*logits),
+                }
+            )  # fmt: skip
+    least = FORCED[precision]
+    well = all(row["least cosine"] >= least for row in rows)
+    if precision == "fp16":
+        well &= all(row["clear ones turned"] == 0 for row in rows)
+        well &= float(np.mean([row["same kept"] for row in rows])) >= SAME_KEPT
+    return found, well
+
+
+def _read(model: SpeechLLM, embeds: NDArray[Any], ids: tuple[int, ...]) -> NDArray[np.float32]:
+    """Logits (1 + ids, vocab) along a given answer."""
+    decoder = model.engine.decoder(len(embeds) + len(ids))
+    rows = [decoder.prefill(embeds, np.arange(len(embeds))).copy()]
+    rows += [decoder.step(token, len(embeds) + n).copy() for n, token in enumerate(ids)]
+    return np.stack(rows).astype(np.float32)
+
+
+def _compared(here: NDArray[np.float32], there: NDArray[np.float32]) -> dict[str, Any]:
+    best = np.sort(here, axis=-1)[:, -2:]
+    clear = (best[:, 1] - best[:, 0]) > CLEAR * here.std(axis=-1)
+    same = here.argmax(axis=-1) == there.argmax(axis=-1)
+    return {
+        "least cosine": min(cosine(a, b) for a, b in zip(here, there, strict=True)),
+        "steps": len(here),
+        "same first choice": float(same.mean()),
+        "clear ones turned": int((clear & ~same).sum()),
+    }
+
+
+def main() -> None:
+    """Take a stage; stdout is for its JSON alone."""
+    name, device, bundle = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    stage = {f.__name__: f for f in (placement, graphs, forced)}[name]
+    with contextlib.redirect_stdout(sys.stderr):
+        found, well = stage(device, bundle, Path(sys.argv[-1]))
+    print(json.dumps(found))
+    sys.exit(0 if well else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What a caller may choose about how a recording is heard: limits, channel, silence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from speechprune_ort.errors import OptionError
+from speechprune_ort.numbers import plain, whole
+
+__all__ = ["HIGHEST_RATE", "LOWEST_RATE", "AudioOptions"]
+
+LOWEST_RATE, HIGHEST_RATE = 4_000, 768_000
+"""Sampling rates in Hz that sound is recorded at; others are slips or attacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioOptions:
+    """How a recording is heard, and how much of it may come.
+
+    Every limit ends the reading with an error that names it.
+
+    Attributes:
+        channel: the one to hear, from 0; None averages them all.
+        max_seconds: longest recording.
+        max_channels: most channels.
+        max_decoded_mb: what decoding may give in all, in 1e6 bytes of float32 before channels are
+            mixed: a small file can unpack to a very large one.
+        max_stream_mb: what may be read from a pipe, a socket or standard input, in 1e6 bytes; it
+            is kept in a temporary file meanwhile.
+        silence_dbfs: a recording without any 20 ms louder than this (decibels of full scale) is
+            silent.
+        allow_silence: answer about a silent recording, too: the model then invents what it hears.
+
+    Raises:
+        OptionError: a value is out of range.
+    """
+
+    channel: int | None = None
+    max_seconds: float = 12 * 3600.0
+    max_channels: int = 64
+    max_decoded_mb: float = 32_000.0
+    max_stream_mb: float = 2_000.0
+    silence_dbfs: float = -60.0
+    allow_silence: bool = False
+
+    def __post_init__(self) -> None:
+        if self.channel is not None:
+            object.__setattr__(self, "channel", whole("channel", self.channel, 0))
+        object.__setattr__(self, "max_channels", whole("max_channels", self.max_channels, 1))
+        for name in ("max_seconds", "max_decoded_mb", "max_stream_mb"):
+            value = plain(getattr(self, name))
+            ok = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not ok or not 0 < value < math.inf:
+                raise OptionError(f"{name} must be positive and finite, not {value!r}.")
+            object.__setattr__(self, name, float(value))
+        level = plain(self.silence_dbfs)
+        number = isinstance(level, (int, float)) and not isinstance(level, bool)
+        if not number or not -math.inf < level <= 0:
+            raise OptionError(
+                f"silence_dbfs must be at most 0 decibels of full scale, not {level!r}."
+            )
+        object.__setattr__(self, "silence_dbfs", float(level))
+        if plain(self.allow_silence) not in (True, False):
+            raise OptionError(f"allow_silence must be True or False, not {self.allow_silence!r}.")
+        object.__setattr__(self, "allow_silence", bool(self.allow_silence))

@@ -1,0 +1,187 @@
+"""Ending work from outside: by a token, a deadline, or a signal to the process.
+
+Whoever runs a graph does it within ``running``; loops outside of graphs call ``checkpoint``. Both
+end at the tokens of the call that they work for, and at that of the whole process.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from numbers import Real
+from pathlib import Path
+from typing import Any, Protocol
+
+from speechprune_ort.errors import CancelledError, DeadlineError, OptionError
+
+__all__ = [
+    "UNFINISHED",
+    "WHOLE_PROCESS",
+    "Cancel",
+    "Interrupted",
+    "Limits",
+    "Terminable",
+    "checkpoint",
+    "running",
+]
+
+
+class Interrupted(SystemExit):
+    """Raised where a signal met the main thread; its code is the exit code."""
+
+    code: int
+
+
+class Terminable(Protocol):
+    """What ends its run when ``terminate`` is set, such as ``onnxruntime.RunOptions``."""
+
+    terminate: Any
+
+
+class Cancel:
+    """Ends an answer from another thread: ``ask(..., cancel=token)``, then ``token.cancel()``.
+
+    One token may be given to any number of calls. Once cancelled it stays so, and ends at once
+    what it is given to afterwards.
+
+    >>> token = Cancel()
+    >>> token.cancelled
+    False
+    >>> token.cancel()
+    >>> token.cancelled
+    True
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runs: set[Terminable] = set()
+        self._error: CancelledError | None = None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was cancelled, or its deadline has passed."""
+        return self._error is not None
+
+    def cancel(self) -> None:
+        """End what it was given to, within the operator that runs; from any thread."""
+        self.end(CancelledError("The work was cancelled."))
+
+    def end(self, error: CancelledError) -> None:
+        """The same, for a reason; the first one stands."""
+        with self._lock:
+            self._error = self._error or error
+            for run in self._runs:
+                run.terminate = True
+
+    def check(self) -> None:
+        """Raise what it was ended for, if it was."""
+        if self._error is not None:
+            # Several threads may raise it: each its own, with a traceback of its own.
+            raise type(self._error)(*self._error.args)
+
+    def add(self, run: Terminable) -> None:
+        """Let a run end with the token."""
+        with self._lock:
+            self._runs.add(run)
+            if self._error is not None:
+                run.terminate = True
+
+    def remove(self, run: Terminable) -> None:
+        """The run is over."""
+        with self._lock:
+            self._runs.discard(run)
+
+
+WHOLE_PROCESS = Cancel()
+"""Ends everything: of the command line, when it is interrupted."""
+
+UNFINISHED: set[Path] = set()
+"""Folders that are removed where the process has to end without unwinding."""
+
+_tokens: ContextVar[tuple[Cancel, ...]] = ContextVar("tokens", default=())
+
+
+def checkpoint() -> None:
+    """A place at which work may end.
+
+    Raises:
+        CancelledError: it was ended; ``DeadlineError`` where that was by a deadline.
+    """
+    for token in (WHOLE_PROCESS, *_tokens.get()):
+        token.check()
+
+
+@contextmanager
+def running(run: Terminable) -> Iterator[None]:
+    """While a graph runs: ``run`` is told to terminate when its call is ended.
+
+    Raises:
+        CancelledError: it was ended, whatever the graph raised for that.
+    """
+    tokens = (WHOLE_PROCESS, *_tokens.get())
+    for token in tokens:
+        token.check()
+    for token in tokens:
+        token.add(run)
+    try:
+        yield
+    except Exception:
+        for token in tokens:
+            token.check()
+        raise
+    finally:
+        for token in tokens:
+            token.remove(run)
+
+
+class Limits:
+    """What may end one call.
+
+    Args:
+        cancel: the caller's token.
+        deadline: seconds from now.
+
+    Raises:
+        OptionError: the token is none, or the deadline is not positive and finite.
+    """
+
+    def __init__(self, cancel: Cancel | None = None, deadline: float | None = None) -> None:
+        if cancel is not None and not isinstance(cancel, Cancel):
+            raise OptionError(f"cancel takes a speechprune_ort.Cancel, not {cancel!r}.")
+        self._own: tuple[Cancel, ...] = () if cancel is None else (cancel,)
+        self._timer: threading.Timer | None = None
+        if deadline is None:
+            return
+        if (
+            isinstance(deadline, bool)
+            or not isinstance(deadline, Real)
+            or not 0 < deadline < threading.TIMEOUT_MAX
+        ):
+            raise OptionError(f"deadline must be positive and finite seconds, not {deadline!r}.")
+        token = Cancel()
+        error = DeadlineError(
+            f"There was no answer within the deadline of {float(deadline):g} seconds: "
+            "give it longer, prune more, or take a lower max_new_tokens."
+        )
+        self._own += (token,)
+        self._timer = threading.Timer(float(deadline), token.end, [error])
+        self._timer.daemon = True
+        self._timer.start()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While a part of the call's work is done."""
+        before = _tokens.set(_tokens.get() + self._own)
+        try:
+            for token in self._own:
+                token.check()
+            yield
+        finally:
+            _tokens.reset(before)
+
+    def over(self) -> None:
+        """The call has ended: no deadline is waited for."""
+        if self._timer is not None:
+            self._timer.cancel()

@@ -1,0 +1,46 @@
+"""The subcommands, one module each, heavy imports inside the handlers."""
+
+from __future__ import annotations
+
+import typer
+
+from speechprune_ort import __version__
+from speechprune_ort.cli.ask import ask
+from speechprune_ort.cli.batch import batch
+from speechprune_ort.cli.doctor import doctor
+from speechprune_ort.cli.eval import evaluate
+from speechprune_ort.cli.export import export
+from speechprune_ort.cli.profile import profile
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="speechprune-ort",
+    help="Query-aware audio token pruning for Speech LLMs on ONNX Runtime.",
+    no_args_is_help=True,
+    add_completion=False,
+    # A user's error is one sentence; anything else is our defect and shows its traceback.
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(export)
+app.command()(ask)
+app.command()(batch)
+app.command(name="eval")(evaluate)
+app.command()(profile)
+app.command()(doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    """Query-aware audio token pruning for Speech LLMs on ONNX Runtime."""

@@ -1,0 +1,96 @@
+"""Ctrl-C and SIGTERM: whatever a command is at, it ends within a second, and says nothing.
+
+Python runs a signal's handler in the main thread, and not before that comes back from a library.
+So a second thread hears of the signal, too: it ends the graphs that run, and if the command is
+still there shortly after, the process.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import NoReturn
+
+from speechprune_ort.cancel import UNFINISHED, WHOLE_PROCESS, Interrupted
+from speechprune_ort.errors import CancelledError
+
+__all__ = ["install", "received"]
+
+ENDING = (signal.SIGINT, signal.SIGTERM)
+GRACE_SECONDS = 0.6  # for a command to clean up behind itself
+SHOW_CURSOR = b"\x1b[?25h"  # progress bars hide it
+
+_exit = os._exit  # the one that ends the process, whatever a plugin does to the other
+_first: int | None = None
+
+
+def install() -> None:
+    """Let SIGINT and SIGTERM end the process: exit codes 130 and 143."""
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    for number in ENDING:
+        signal.signal(number, _in_main_thread)
+    sys.unraisablehook = _unraisable
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(heard,), name="signals", daemon=True).start()
+
+
+def received() -> int | None:
+    """Exit code of the signal that came, if one did."""
+    return None if _first is None else 128 + _first
+
+
+def _in_main_thread(number: int, frame: FrameType | None) -> None:
+    global _first
+    if _first is not None:
+        _leave(number)
+    _first = number
+    while frame is not None:
+        if _loses_exceptions(frame.f_code.co_filename):
+            _leave(number)
+        frame = frame.f_back
+    raise Interrupted(128 + number)
+
+
+def _loses_exceptions(file: str) -> bool:
+    """Whether what is raised in a file's code may be printed by C code, instead of passed on.
+
+    Libraries that import others do so, and libsndfile's callbacks.
+    """
+    return file.startswith("<frozen importlib") or file.endswith("soundfile.py")
+
+
+def _unraisable(found: sys.UnraisableHookArgs) -> None:
+    if isinstance(found.exc_value, Interrupted):  # met a destructor, and is lost otherwise
+        _leave(found.exc_value.code - 128)
+    sys.__unraisablehook__(found)
+
+
+def _watch(heard: int) -> None:
+    for number in _numbers(heard):
+        if number in ENDING:
+            WHOLE_PROCESS.end(CancelledError("The command was interrupted."))
+            time.sleep(GRACE_SECONDS)
+            _leave(number)
+
+
+def _numbers(heard: int) -> Iterator[int]:
+    while True:
+        yield from os.read(heard, 64)
+
+
+def _leave(number: int) -> NoReturn:
+    for folder in tuple(UNFINISHED):
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        if sys.stderr is not None and os.isatty(2):
+            os.write(2, SHOW_CURSOR)
+    except OSError:
+        pass  # the terminal has gone
+    _exit(128 + number)

@@ -1,0 +1,40 @@
+"""Numbers as callers give them: Python's own, and numpy's of any width."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from speechprune_ort.errors import OptionError
+
+__all__ = ["plain", "whole"]
+
+
+def plain(value: Any) -> Any:
+    """A numpy scalar, or an array of no dimensions, as Python's own number; the rest as it is.
+
+    >>> plain(np.int64(3)), plain(np.float32(0.5)), plain("auto")
+    (3, 0.5, 'auto')
+    >>> plain(np.float32(0.1))
+    0.1
+    """
+    if isinstance(value, np.floating):
+        # The shortest decimal that gives this value: float32(0.1) was meant as 0.1.
+        return float(str(value))
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        return plain(value[()])
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """A whole number of at least ``least``.
+
+    Raises:
+        OptionError: it is not; the message has ``name``.
+    """
+    number = plain(value)
+    # bool is an int in Python; True as a count is a slip, not a choice.
+    if isinstance(number, bool) or not isinstance(number, int) or number < least:
+        raise OptionError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+    return number

@@ -1,0 +1,161 @@
+"""Runs in the environment of onnxruntime-gpu: does one thing, and prints what it found as JSON.
+
+python probe.py WHAT BUNDLE [WORK]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speechprune_ort import SpeechLLM
+from speechprune_ort.profiling.trace import SMALL, feeds_of, traced
+from speechprune_ort.providers import cuda_problem
+
+QUESTION = "What is said?"
+RATE = 16_000
+
+
+def runtime() -> Any:
+    """The stand-in's own functions."""
+    library = ctypes.CDLL("libcudart.so.13")
+    for name in ("stand_in_used", "stand_in_peak"):
+        getattr(library, name).restype = ctypes.c_size_t
+    return library
+
+
+def native(session: Any) -> Any:
+    """ONNX Runtime's session of a graph, where ours is around it."""
+    return getattr(session, "_session", session)
+
+
+def sound(seconds: float) -> Any:
+    """Noise, (samples,) float32."""
+    return np.random.default_rng(0).standard_normal(int(seconds * RATE)).astype(np.float32) * 0.1
+
+
+def placement(bundle: Path, _: Path) -> Any:
+    """Of each graph: every operator, the provider that ran it, and what it gave."""
+    engine = SpeechLLM(bundle, "cuda").engine
+    sizes = SMALL | {"frames": engine.manifest.dimensions.frames}
+    found = {}
+    for name, entry in engine.manifest.graphs.items():
+        (events,) = traced(engine, name, [feeds_of(entry.spec, sizes)])
+        told = [event["args"] for event in events]
+        found[name] = [(a["op_name"], a["provider"], a["output_type_shape"]) for a in told]
+    return found
+
+
+def use(bundle: Path, work: Path) -> Any:
+    """Everything that a caller does with a model; the bytes that stay allocated, twice."""
+    library, left, answers = runtime(), [], []
+    for _ in range(3):
+        model = SpeechLLM(bundle, "cuda")
+        recording = model.listen(sound(40), sampling_rate=RATE)
+        for method, rate in (("none", 0.0), ("speechprune", 0.5), ("passages", 0.8)):
+            answer = recording.ask(QUESTION, method=method, pruning_rate=rate, max_new_tokens=3)
+            answers.append((answer.device, len(answer.token_ids)))
+        floats = recording.ask(QUESTION, method="speechprune", attention="float", max_new_tokens=1)
+        answers.append((floats.device, len(floats.token_ids)))
+        recording.save(work / "recording.spr")
+        loaded = model.load_recording(work / "recording.spr")
+        assert np.array_equal(loaded.embeds, recording.embeds)
+        scored = recording.score(QUESTION, ["yes", "no"])
+        assert np.isfinite(np.concatenate(scored.log_probabilities)).all()
+        path = work / "sound.wav"
+        write_wav(path)
+        many = list(model.ask_many([(path, QUESTION)] * 3, max_new_tokens=2))
+        answers += [(answer.device, len(answer.token_ids)) for answer in many]
+        providers = {
+            name: native(s).get_providers()[0] for name, s in model.engine._sessions.items()
+        }
+        del model, recording, loaded, many, answer, floats
+        gc.collect()
+        left.append(library.stand_in_used())
+    return {"answers": answers, "left": left, "providers": providers}
+
+
+def write_wav(path: Path) -> None:
+    """A few seconds of noise."""
+    import soundfile
+
+    soundfile.write(path, sound(5), RATE)
+
+
+def steps(bundle: Path, _: Path) -> Any:
+    """A prefill and three steps between marks in the journal."""
+    engine, library = SpeechLLM(bundle, "cuda").engine, runtime()
+    decoder = engine.decoder(64)
+    embeds = np.zeros((10, engine.manifest.dimensions.hidden), engine.manifest.float_dtype)
+    library.stand_in_mark(b"prefill")
+    decoder.prefill(embeds, np.arange(10))
+    for position in range(10, 13):
+        library.stand_in_mark(b"step")
+        decoder.step(1, position)
+    library.stand_in_mark(b"end")
+    return {"length": decoder.length}
+
+
+def float_attention(bundle: Path, _: Path) -> Any:
+    """The float ablation alone, between marks."""
+    engine, library = SpeechLLM(bundle, "cuda").engine, runtime()
+    session = engine.session("first_layer_qk_float")
+    embeds = np.zeros((40, engine.manifest.dimensions.hidden), engine.manifest.float_dtype)
+    library.stand_in_mark(b"float")
+    session.run(["query", "key"], {"audio_embeds": embeds})
+    library.stand_in_mark(b"end")
+    return {}
+
+
+def failing(bundle: Path, _: Path) -> Any:
+    """The encoder on a GPU that fails: the error, and where the session is afterwards."""
+    model = SpeechLLM(bundle, "cuda")
+    spec = model.manifest.graphs["audio_encoder"].spec
+    feeds = feeds_of(spec, SMALL | {"frames": model.manifest.dimensions.frames})
+    session = model.engine.session("audio_encoder")
+    try:
+        session.run(["audio_embeds"], feeds)
+        raised = None
+    except Exception as error:
+        raised = (type(error).__name__, str(error))
+    return {"raised": raised, "providers": native(session).get_providers()}
+
+
+def options(bundle: Path, _: Path) -> Any:
+    """What the provider was told, graph by graph."""
+    engine = SpeechLLM(bundle, "cuda").engine
+    return {
+        name: native(engine.session(name)).get_provider_options()["CUDAExecutionProvider"]
+        for name in engine.manifest.graphs
+    }
+
+
+def problem(_: Path, __: Path) -> Any:
+    """What keeps CUDA from running here."""
+    return {"problem": cuda_problem()}
+
+
+def main() -> None:
+    """Find out, and keep stdout for the JSON alone."""
+    what: dict[str, Callable[[Path, Path], Any]] = {
+        f.__name__: f for f in (placement, use, steps, float_attention, failing, options, problem)
+    }
+    name, bundle, work = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[-1])
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            found = what[name](bundle, work)
+        except Exception as error:
+            found = {"error": type(error).__name__, "message": str(error)}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,334 @@
+"""The CUDA side on a machine without a GPU: the real onnxruntime-gpu over a stand-in for CUDA.
+
+Placement, kernel choice, copies, allocations and errors are what ONNX Runtime itself does;
+kernels compute nothing, so numbers, cuDNN's plans and races are not seen here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stand_in
+
+ROOT = Path(__file__).parents[2]
+PYTHON = Path(os.environ.get("SPEECHPRUNE_CUDA_PYTHON", ROOT / ".venv-cuda/bin/python"))
+FAMILIES = ("qwen2_audio", "voxtral", "diva")
+PRECISIONS = ("fp16", "int8", "int4")
+LIBRARIES = ("libcudart.so.13", "libcuda.so.1", *stand_in.LIBRARIES)
+CUDA = "CUDAExecutionProvider"
+SPREAD = 0.05  # of random weights: in 4 bits, wide ones are another model
+SHAPE = 16  # values of the largest shape that is computed with
+SYNCS = 5  # of a step: one after the copy up, two after each of its two graphs
+
+pytestmark = pytest.mark.export
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run in the CUDA environment left.
+
+    Attributes:
+        code: exit code.
+        out: stdout.
+        err: stderr.
+        journal: lines of the stand-in, split.
+    """
+
+    code: int
+    out: str
+    err: str
+    journal: list[list[str]]
+
+    @property
+    def found(self) -> Any:
+        """The JSON on stdout."""
+        return json.loads(self.out)
+
+    def between(self, start: str, number: int = 0) -> list[list[str]]:
+        """Lines from the ``number``-th mark of a name to the next mark."""
+        marks = [i for i, line in enumerate(self.journal) if line[0] == "mark"]
+        first = [i for i in marks if self.journal[i][1] == start][number]
+        last = next(i for i in marks if i > first)
+        return self.journal[first + 1 : last]
+
+
+class Cuda:
+    """The CUDA environment on the stand-in.
+
+    Args:
+        folder: of the stand-in's libraries.
+        work: where runs write.
+    """
+
+    def __init__(self, folder: Path, work: Path) -> None:
+        self._folder, self._work = folder, work
+
+    def run(self, *arguments: str | Path, without: str | None = None, **settings: object) -> Ran:
+        """Run python in that environment.
+
+        Args:
+            *arguments: of python.
+            without: a library that is left out.
+            **settings: of the stand-in: ``driver``, ``gpus``, ``memory`` and so on.
+        """
+        folder, journal = self._folder, self._work / "journal"
+        if without is not None:
+            folder = self._work / "fewer"
+            folder.mkdir()
+            for library in self._folder.glob("*.so.*"):
+                if library.name != without:
+                    (folder / library.name).symlink_to(library)
+        done = subprocess.run(
+            [PYTHON, *arguments], capture_output=True, text=True, check=False, cwd=self._work,
+            env=os.environ | {"LD_LIBRARY_PATH": str(folder), "STAND_IN_LOG": str(journal),
+                              "XDG_CACHE_HOME": str(self._work / "cache")}
+            | {f"STAND_IN_{name.upper()}": str(value) for name, value in settings.items()},
+        )  # fmt: skip
+        lines = journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []
+        journal.unlink(missing_ok=True)
+        return Ran(done.returncode, done.stdout, done.stderr, [line.split() for line in lines])
+
+    def probe(self, what: str, bundle: Path, **settings: Any) -> Ran:
+        """Run ``probe.py`` in that environment."""
+        probe = Path(__file__).with_name("probe.py")
+        ran = self.run(probe, what, bundle, self._work, **settings)
+        assert ran.code == 0, ran.err
+        return ran
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stand-in's libraries, compiled."""
+    if stand_in.compiler() is None:
+        pytest.skip("no C compiler: install gcc")
+    if not PYTHON.exists():
+        pytest.skip(f"{PYTHON} is not there: run scripts/test_cuda, which makes it")
+    found = subprocess.run(
+        [PYTHON, "-c", "import onnxruntime as o; print(o.__file__)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("stand-in")
+    stand_in.build(Path(found.stdout.strip()).parents[1], folder)
+    return folder
+
+
+@pytest.fixture
+def cuda(libraries: Path, tmp_path: Path) -> Cuda:
+    """The CUDA environment, and a folder to work in."""
+    return Cuda(libraries, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def exported(
+    libraries: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str, str], Path]]:
+    """A family's bundle for CUDA at a precision, made on first use."""
+    import tiny_families
+    from tiny import TINY, write_checkpoint
+
+    from speechprune_ort.export.pipeline import export_bundle
+
+    folder = tmp_path_factory.mktemp("cuda-bundles")
+    wide = tiny_families.llama
+    write: dict[str, Callable[[Path], Path]] = {
+        "qwen2_audio": lambda path: write_checkpoint(path, replace(TINY[4], spread=SPREAD)),
+        "voxtral": tiny_families.write_voxtral,
+        "diva": lambda path: tiny_families.write_diva(path, 4, None),
+    }
+
+    def get(family: str, precision: str) -> Path:
+        checkpoint, bundle = folder / family, folder / f"{family}-{precision}"
+        if not checkpoint.exists():
+            write[family](checkpoint)
+        if not bundle.exists():
+            export_bundle(str(checkpoint), bundle, precision=precision, target="cuda")
+        return bundle
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            tiny_families, "llama", lambda tokens: wide(tokens) | {"initializer_range": SPREAD}
+        )
+        yield get
+
+
+@pytest.fixture
+def bundle(exported: Callable[[str, str], Path]) -> Path:
+    """The simplest one."""
+    return exported("qwen2_audio", "fp16")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_node_is_on_cuda_but_the_arithmetic_of_shapes(
+    family: str, precision: str, exported: Callable[[str, str], Path], cuda: Cuda
+) -> None:
+    found = cuda.probe("placement", exported(family, precision)).found
+    assert {"audio_encoder", "first_layer_qk", "decoder"} < set(found)
+    for graph, nodes in found.items():
+        assert any(provider == CUDA for _, provider, _ in nodes)
+        for operator, provider, outputs in nodes:
+            assert "Memcpy" not in operator, graph
+            if provider == CUDA:
+                continue
+            for output in outputs:
+                ((dtype, shape),) = output.items()
+                size = shape[0] if shape else 1
+                assert (dtype in ("int64", "int32", "bool"), len(shape) < 2, size <= SHAPE) == (
+                    True, True, True,
+                ), f"{graph}: {operator} gives {output} on {provider}"  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_is_used_on_cuda_alone_and_leaves_nothing_behind(
+    family: str, precision: str, exported: Callable[[str, str], Path], cuda: Cuda
+) -> None:
+    ran = cuda.probe("use", exported(family, precision))
+    found = ran.found
+    assert "error" not in found, found
+    assert {device for device, _ in found["answers"]} == {"cuda"}
+    assert set(found["providers"].values()) == {CUDA}
+    assert not [line for line in ran.journal if line[0] == "violation"]
+    # What is left is ONNX Runtime's pool for values made from Python: the same after each model.
+    first, second, third = found["left"]
+    assert first == second == third
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_step_is_one_copy_up_and_one_down(
+    precision: str, exported: Callable[[str, str], Path], cuda: Cuda
+) -> None:
+    ran = cuda.probe("steps", exported("qwen2_audio", precision))
+    for number in range(1, 3):
+        lines = ran.between("step", number)
+        counts = Counter(line[0] for line in lines)
+        copies = Counter(line[1] for line in lines if line[0].startswith("copy"))
+        assert copies == {"host-to-device": 1, "device-to-host": 1}
+        assert counts["sync"] <= SYNCS
+        assert not {"allocate", "free", "refused", "violation"} & set(counts)
+        assert sum("flash_fwd" in line[1] for line in lines if line[0] == "kernel") == 2
+
+
+def test_the_float_ablation_is_not_rounded_to_tf32(bundle: Path, cuda: Cuda) -> None:
+    lines = cuda.probe("float_attention", bundle).between("float")
+    told = Counter(line[1] for line in lines if line[0] == "library")
+    assert told == {"cublasSgemm_v2": 2}
+
+
+def test_sessions_say_what_they_need_and_nothing_that_warns(bundle: Path, cuda: Cuda) -> None:
+    ran = cuda.probe("options", bundle)
+    for name, options in ran.found.items():
+        assert options["sdpa_kernel"] == "19", name
+        assert options["use_tf32"] == "0", name
+        assert options["cudnn_conv_algo_search"] == "HEURISTIC", name
+    assert "device_id" not in ran.err
+
+
+@pytest.mark.parametrize("settings", [{"no_plan": 1}, {"fail_after": 0}], ids=["cudnn", "kernel"])
+def test_a_run_that_fails_on_the_gpu_is_not_repeated_on_the_cpu(
+    settings: dict[str, int], bundle: Path, cuda: Cuda
+) -> None:
+    found = cuda.probe("failing", bundle, **settings).found
+    assert found["raised"], "it ran, on another provider"
+    name, message = found["raised"]
+    assert name == "DeviceError"
+    assert "audio_encoder.onnx failed on the GPU (CU" in message
+    assert "\n" not in message
+    assert len(message) < 400
+    assert found["providers"][0] == CUDA
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_missing_library_is_named(library: str, bundle: Path, cuda: Cuda) -> None:
+    load = f"import ctypes; ctypes.CDLL({library!r})"
+    if subprocess.run([PYTHON, "-c", load], capture_output=True, check=False).returncode == 0:
+        pytest.skip(f"this machine has {library} itself")
+    found = cuda.probe("use", bundle, without=library).found
+    assert found["error"] == "DeviceError"
+    others = [name for name in LIBRARIES if name != library and name in found["message"]]
+    assert library in found["message"]
+    assert not others, found["message"]
+    assert "pip install" in found["message"] or "install the driver" in found["message"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"driver": 12080}, "knows CUDA 12.8 and ONNX Runtime needs CUDA 13: install driver 580"),
+        ({"gpus": 0}, "sees no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES"),
+        ({"init": 100}, "sees no GPU"),
+        ({"init": 803}, "does not start (code 803)"),
+        ({"capability": 70}, "compute capability 7.0 and CUDA 13 needs 7.5"),
+    ],
+    ids=["old driver", "no gpu", "none visible", "driver fails", "old gpu"],
+)
+def test_what_the_driver_lacks_is_one_sentence(
+    settings: dict[str, int], words: str, bundle: Path, cuda: Cuda
+) -> None:
+    found = cuda.probe("use", bundle, **settings).found
+    assert found["error"] == "DeviceError"
+    assert found["message"].startswith("CUDA cannot be used here: ")
+    assert words in found["message"]
+
+
+@pytest.mark.parametrize("memory", [100_000, 2_000_000, 30_000_000], ids=["open", "hear", "ask"])
+def test_a_gpu_without_room_says_so(memory: int, bundle: Path, cuda: Cuda) -> None:
+    ran = cuda.probe("use", bundle, memory=memory)
+    assert ran.found["error"] == "DeviceError"
+    assert ran.found["message"].startswith("The GPU has no memory left for ")
+    assert "\n" not in ran.found["message"]
+    assert any(line[0] == "refused" for line in ran.journal)
+
+
+def test_the_command_line_says_it_in_one_line(bundle: Path, cuda: Cuda, tmp_path: Path) -> None:
+    command = ("-m", "speechprune_ort", "ask", bundle, ROOT / "export" / "speech.flac", "Who?")
+    ran = cuda.run(*command, "--device", "cuda", "--max-new-tokens", "2")
+    assert ran.code == 0, ran.err
+    for settings in ({"memory": 2_000_000}, {"driver": 12000}):
+        ran = cuda.run(*command, "--device", "cuda", **settings)
+        assert (ran.code, ran.out) == (2, "")
+        told = [line for line in ran.err.splitlines() if line.startswith("error:")]
+        assert len(told) == 1, ran.err
+        assert "Traceback" not in ran.err
+    ran = cuda.run(*command, "--device", "cuda", "--provider-option", "device_id=1")
+    assert ran.code == 2
+    assert "the driver sees 1 GPU" in ran.err
+    for option, words in (("no=1", "is unknown"), ("sdpa_kernel=x", "cannot have this value")):
+        ran = cuda.run(*command, "--device", "cuda", "--provider-option", option)
+        assert (ran.code, ran.out) == (2, "")
+        assert f"The provider option '{option.partition('=')[0]}' {words}" in ran.err
+
+
+def test_doctor_finds_cuda_ready_or_says_what_is_missing(cuda: Cuda) -> None:
+    doctor = ("-m", "speechprune_ort", "doctor", "--json")
+    rows = {row["what"]: row for row in cuda.run(*doctor).found}
+    assert rows["cuda"]["found"] == "ready"
+    assert rows["driver"]["found"] == "knows CUDA 13.0"
+    assert rows["libcurand.so.10"]["found"] == "loads"
+    rows = {row["what"]: row for row in cuda.run(*doctor, without="libcurand.so.10").found}
+    assert "libcurand.so.10 cannot be loaded" in rows["cuda"]["cure"]
+
+
+def test_a_profile_is_json_and_counts_the_providers(bundle: Path, cuda: Cuda) -> None:
+    ran = cuda.run(
+        "-m", "speechprune_ort", "profile", bundle, "--device", "cuda", "--durations", "30",
+        "--repeats", "1", "--format", "json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    operators = ran.found["about"]["operators"]
+    assert all(CUDA in counts for counts in operators.values())
+
+
+def test_the_check_of_a_gpu_notices_one_that_computes_nothing(bundle: Path, cuda: Cuda) -> None:
+    ran = cuda.run(ROOT / "scripts" / "gpu" / "stages.py", "graphs", "cuda", bundle)
+    assert ran.code == 1
+    assert ran.found["decoder"]["logits"]["cosine"] == 0
+    assert not ran.found["first_layer_qk"]["query"]["equal"]
