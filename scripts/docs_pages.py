@@ -36,11 +36,15 @@ def command_line() -> str:
 
 def methods() -> str:
     """The registered methods as a table."""
-    rows = ["| name | what is kept | reads the encoder's attention | source |", "|---|---|---|---|"]
+    rows = [
+        "| name | what is kept | options | encoder's attention | source |",
+        "|---|---|---|---|---|",
+    ]
     for found in METHODS.values():
         source = PAPER.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", found.source)
-        attention = "yes" if found.encoder_attention else "no"
-        rows.append(f"| `{found.name}` | {found.summary} | {attention} | {source} |")
+        attention = "needed" if found.encoder_attention else ""
+        options = ", ".join(f"`{name}`" for name in sorted(found.options))
+        rows.append(f"| `{found.name}` | {found.summary} | {options} | {attention} | {source} |")
     return "\n".join(rows)
 
 

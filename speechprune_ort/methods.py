@@ -13,7 +13,7 @@ A method is a function from a request to a selection, under a name:
 'every-other'
 
 In a file of its own it is at hand on the command line, too: ``speechprune-ort ask --plugin FILE
---method every-other ...``. See docs/methods.md.
+--method every-other ...``. See docs/guide/add-a-method.md.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ AttentionForm = Literal["binarized", "float"]
 Backend = Literal["auto", "numpy", "ort"]
 DeviceName = Literal["auto", "cuda", "cpu"]
 DEFAULT_METHOD = "passages"
-"""The best that was found, by a rule written before: docs/methods.md."""
+"""The best that was found, by a rule written before: docs/results/methods.md."""
 LongAudio = Literal["prune", "truncate", "error"]
 """What is done with a recording longer than the model's window: all of it is heard and pruned, it
 is cut to the window, or it is refused."""

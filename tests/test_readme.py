@@ -34,7 +34,7 @@ REASONS = {
     "needs a GPU",
     "needs a Ray cluster",
     "needs a benchmark",
-    "needs hours",
+    "takes minutes",
 }
 NOTHING_TO_RUN = {"text"}
 FENCE = re.compile(

@@ -4,7 +4,7 @@ Source: arXiv:2410.02678 (Distilling an End-to-End Voice Assistant). The checkpo
 learned queries, the Q-Former and the linear map; the encoder and the language model are
 checkpoints of their own, which its config names (``reference_encoder``, ``reference_decoder``).
 The classes here are ours, for that layout; no code of a checkpoint is run. What could not be
-checked against the published weights is listed in docs/families.md.
+checked against the published weights is listed in docs/reference/families.md.
 
 The Q-Former mixes time: every token has looked at all of its 30 s window. A frame, the unit of
 phase 1's budgets, is therefore one of 28 equal blocks of queries, in their order; and kept spans

@@ -70,7 +70,7 @@ def evaluate(
         ),
     ] = "speechprune",
     scoring: Annotated[
-        str, typer.Option(help="likelihood, letter or generate; see docs/eval.md.")
+        str, typer.Option(help="likelihood, letter or generate; see docs/guide/evaluate.md.")
     ] = "likelihood",
     shuffle_choices: Annotated[
         bool,

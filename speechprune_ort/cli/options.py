@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Device = Annotated[DeviceName, typer.Option("--device", "--provider", help="Where graphs run.")]
-Method = Annotated[str, typer.Option(help="Which tokens are kept: see docs/methods.md.")]
+Method = Annotated[str, typer.Option(help="Which tokens are kept: see docs/reference/methods.md.")]
 Candidates = Annotated[
     float | None,
     typer.Option(help="Tokens left to the second phase for each one kept; else the method's."),

@@ -160,7 +160,7 @@ def _read_lines(
                 reason = str(error).rstrip(".")
             reason = (
                 f"Line {line.number} of {path} is not a sample ({reason}): see the format in "
-                "docs/eval.md."
+                "docs/guide/evaluate.md."
             )
         refused[f"{prefix}line {line.number}"] = reason
 
