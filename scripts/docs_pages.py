@@ -14,14 +14,15 @@ from typing import Any
 import typer
 from typer.cli import get_docs_for_click
 
-from speechprune_ort.cli import app
+from speechprune_ort.cli.app import app
 from speechprune_ort.methods import METHODS
 
 __all__ = ["PARTS", "on_page_markdown"]
 
 MARK = re.compile(r"<!-- from the code: (\w+) -->")
 FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
-CARD = Path(__file__).parent / "small_model" / "trained" / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+CARD = ROOT / "scripts" / "small_model" / "trained" / "README.md"
 PAPER = re.compile(r"arXiv:(\d{4}\.\d{5})")
 
 
@@ -53,8 +54,15 @@ def model_card() -> str:
     return FRONT_MATTER.sub("", CARD.read_text(encoding="utf-8"))
 
 
+def beside_docs(name: str) -> str:
+    """A page that lies beside docs/, with its links as they are within docs/."""
+    return (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
+    "changelog": lambda: beside_docs("CHANGELOG.md"),
     "command_line": command_line,
+    "contributing": lambda: beside_docs("CONTRIBUTING.md"),
     "methods": methods,
     "model_card": model_card,
 }

@@ -22,7 +22,7 @@ import soundfile
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from speechprune_ort.cli import app
+from speechprune_ort.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
