@@ -24,11 +24,15 @@ __all__ = [
     "read_object",
 ]
 
-TEXT_MODELS = ("qwen2", "llama")
-"""Language models whose first layer's projections are known to export."""
-
-ROPE_TYPES = ("default", "llama3")
-"""Rotary embeddings that the decoder graph computes as transformers does."""
+TEXT_MODELS: Mapping[str, tuple[str, ...]] = {
+    "qwen2": ("default",),
+    "llama": ("default", "llama3"),
+    "qwen3": ("default",),
+    "mistral": ("default",),
+    "granite": ("default",),
+}
+"""Language models that export knows, and which rotary embeddings of each the decoder graph computes
+as transformers does."""
 
 HEAD_UNIT = 8
 """Widths of a head that ONNX Runtime's grouped-query attention takes are multiples of it."""
@@ -161,13 +165,19 @@ def check_text(location: str, text: Mapping[str, Any]) -> None:
         text: its config.
 
     Raises:
-        UnsupportedModelError: an architecture, rotary embedding or attention that is not known.
+        UnsupportedModelError: an architecture, rotary embedding, activation or attention that is
+            not known.
         ExportError: sizes that are none.
     """
-    kind = text.get("model_type", TEXT_MODELS[0])
-    if kind not in TEXT_MODELS:
+    kind = text.get("model_type", next(iter(TEXT_MODELS)))
+    if not isinstance(kind, str) or kind not in TEXT_MODELS:
         raise UnsupportedModelError(
-            f"The text model of {location!r} is {kind!r}: export knows {' and '.join(TEXT_MODELS)}."
+            f"The text model of {location!r} is {kind!r}: export knows {', '.join(TEXT_MODELS)}."
+        )
+    act = text.get("hidden_act", "silu")
+    if act != "silu":
+        raise UnsupportedModelError(
+            f"The text model of {location!r} has hidden_act {_brief(act)}: export knows silu."
         )
     for name in SIZES:
         size = text.get(name)
@@ -183,7 +193,7 @@ def check_text(location: str, text: Mapping[str, Any]) -> None:
             f"The heads of the text model of {location!r} are {_brief(width)} wide: ONNX Runtime's "
             f"attention takes multiples of {HEAD_UNIT}."
         )
-    _check_rope(location, text)
+    _check_rope(location, text, TEXT_MODELS[kind])
     layers, first = text.get("num_hidden_layers") or 32, text.get("max_window_layers", 28)
     kinds = text.get("layer_types") or ()
     if not isinstance(kinds, list | tuple) or not isinstance(first, int | None):
@@ -191,6 +201,9 @@ def check_text(location: str, text: Mapping[str, Any]) -> None:
             f"layer_types or max_window_layers of {location!r} is not what transformers writes: "
             "mend config.json."
         )
+    # Mistral has no switch: its window is on where it has a width.
+    if kind == "mistral" and text.get("sliding_window") is not None and not kinds:
+        kinds = ("sliding_attention",)
     windowed = text.get("use_sliding_window") and first is not None and first < layers
     if (windowed and not kinds) or any(k != "full_attention" for k in kinds):
         raise UnsupportedModelError(
@@ -220,18 +233,18 @@ def check_audio_token(location: str, token: Any, vocab: Any) -> None:
         )
 
 
-def _check_rope(location: str, text: Mapping[str, Any]) -> None:
+def _check_rope(location: str, text: Mapping[str, Any], known: tuple[str, ...]) -> None:
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
     if not isinstance(rope, Mapping):
         raise ExportError(f"rope_parameters of {location!r} is {_brief(rope)}, not an object.")
     # Some configs have one object for each type of layer in it.
     for part in (rope, *(value for value in rope.values() if isinstance(value, Mapping))):
         kind = part.get("rope_type", part.get("type", "default"))
-        if kind not in ROPE_TYPES or part.get("mrope_section"):
+        if kind not in known or part.get("mrope_section"):
             named = "mrope" if part.get("mrope_section") else kind
             raise UnsupportedModelError(
                 f"The text model of {location!r} has rotary embeddings of type {named!r}, which "
-                f"the decoder graph does not have: export knows {' and '.join(ROPE_TYPES)}."
+                f"the decoder graph does not have: export knows {' and '.join(known)}."
             )
     share = text.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1))
     if share not in (None, 1):

@@ -30,26 +30,36 @@ def signs(x: Tensor) -> Tensor:
 
 
 class FloatProjection(nn.Module):
-    """The layer's own norm, W_Q, W_K and biases, without rotary embedding: the ablation."""
+    """The layer's own norms, W_Q, W_K and biases, without rotary embedding: the ablation.
+
+    Norms of the heads (Qwen3) are applied, and a model that scales its products by another number
+    than 1 / sqrt(head_dim) (Granite) has the difference in its query.
+    """
 
     def __init__(self, language_model: PreTrainedModel, dims: Dimensions) -> None:
         super().__init__()
         layer = language_model.model.layers[0]
+        attention = layer.self_attn
+        parts = [layer.input_layernorm, attention.q_proj, attention.k_proj]
+        parts += [getattr(attention, name, nn.Identity()) for name in ("q_norm", "k_norm")]
         # Copies where they are stored narrower: arithmetic is float32 in every precision.
-        self.norm, self.q_proj, self.k_proj = (
-            part if part.weight.dtype == torch.float32 else copy.deepcopy(part).float()
-            for part in (layer.input_layernorm, layer.self_attn.q_proj, layer.self_attn.k_proj)
+        self.norm, self.q_proj, self.k_proj, self.q_norm, self.k_norm = (
+            copy.deepcopy(part).float()
+            if any(weight.dtype != torch.float32 for weight in part.parameters())
+            else part
+            for part in parts
         )
         self.head_dim = dims.head_dim
+        self.scale = float(attention.scaling) * dims.head_dim**0.5
 
     def forward(self, audio_embeds: Tensor) -> tuple[Tensor, Tensor]:
         """(tokens, hidden) -> (tokens, heads, head_dim), (tokens, kv_heads, head_dim)."""
         hidden = self.norm(audio_embeds.to(self.norm.weight.dtype))
-        query, key = self.q_proj(hidden), self.k_proj(hidden)
-        return (
-            query.unflatten(-1, (-1, self.head_dim)).float(),
-            key.unflatten(-1, (-1, self.head_dim)).float(),
-        )
+        query = self.q_norm(self.q_proj(hidden).unflatten(-1, (-1, self.head_dim)))
+        key = self.k_norm(self.k_proj(hidden).unflatten(-1, (-1, self.head_dim)))
+        if abs(self.scale - 1) > 1e-6:
+            query = query * self.scale
+        return query.float(), key.float()
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,8 @@ class BinaryProjection:
     """Sign-binarized W_Q and W_K.
 
     RMSNorm with positive gains does not change signs, so it can be left out; where a gain is
-    negative, its sign is folded into that input's row here.
+    negative, its sign is folded into that input's row here, and that of a norm of the heads into
+    the outputs' columns.
 
     Attributes:
         query: (hidden, heads * head_dim) int8, +1 or -1.
@@ -71,16 +82,20 @@ class BinaryProjection:
     def of(cls, language_model: PreTrainedModel) -> BinaryProjection:
         """Binarize the first decoder layer of a language model."""
         layer = language_model.model.layers[0]
+        attention = layer.self_attn
         gains = signs(layer.input_layernorm.weight.detach().float())
 
-        def binary(linear: nn.Linear) -> NDArray[np.int8]:
+        def binary(linear: nn.Linear, norm: nn.Module | None) -> NDArray[np.int8]:
             rows = signs(linear.weight.detach().float()).T * gains[:, None]
+            if norm is not None:
+                of_head = signs(norm.get_parameter("weight").detach().float())
+                rows = rows * of_head.repeat(rows.shape[1] // len(of_head))
             packed: NDArray[np.int8] = rows.to(torch.int8).contiguous().numpy()
             return packed
 
         return cls(
-            binary(layer.self_attn.q_proj),
-            binary(layer.self_attn.k_proj),
+            binary(attention.q_proj, getattr(attention, "q_norm", None)),
+            binary(attention.k_proj, getattr(attention, "k_norm", None)),
         )
 
     def torch_reference(self, embeds: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:

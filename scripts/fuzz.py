@@ -139,7 +139,7 @@ def keep(
 def tiny_bundle(folder: Path) -> Path:
     """Export the tests' tiny checkpoint."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-    from tiny import TINY, write_checkpoint
+    from tiny import TINY, write_checkpoint  # type: ignore[import-not-found]
 
     from speechprune_ort.export.pipeline import export_bundle
 

@@ -21,13 +21,15 @@ import numpy as np
 import soundfile
 
 from speechprune_ort import SpeechLLM, SpeechPruneError
+from speechprune_ort.manifest import content_digest
 
 RATE = 16_000
 LONGEST_SECONDS = 300  # of sound from a file of a second: more is made up
-ODD = (None, True, -1, 0, 1, 2**31, 2**63, 10**30, -0.5, 1e308, float("nan"), float("inf"), "",
-       "x",
-       "../..", "/etc/passwd", "\ud83d", "\u2028", "\0", "a" * 5000, [], {}, [[]],
-       {"a": {}})  # fmt: skip
+ODD: tuple[Any, ...] = (
+    *(None, True, -1, 0, 1, 2**31, 2**63, 10**30, -0.5, 1e308, float("nan"), float("inf")),
+    *("", "x", "../..", "/etc/passwd", "\ud83d", "\u2028", "\0", "a" * 5000),
+    *([], {}, [[]], {"a": {}}),
+)
 WORDS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\xf0\xff\xff\x7f")
 QUESTIONS = ("Who?", "", " ", "\u2028", "<|im_start|>", "\ud83d", "é" * 3000, "\0", "a\nb")
 Try = Callable[[random.Random], None]
@@ -186,8 +188,8 @@ class Targets:
         recording = self.model.listen(self.tone, sampling_rate=RATE)
         requests = list(read_requests(self.input))
         for request in requests:
-            for question in request.questions:
-                recording.ask(question, max_new_tokens=2)
+            if not request.error:
+                recording.ask(request.text, max_new_tokens=2)
 
     def cli(self, chance: random.Random) -> None:
         """Arguments that make little sense."""
@@ -254,8 +256,7 @@ class Targets:
             (folder / name).write_bytes(content)
         if isinstance(manifest, dict):
             manifest.pop("digest", None)
-            plain = json.dumps(manifest, sort_keys=True).encode()
-            manifest["digest"] = self._digest(manifest) or hashlib.sha256(plain).hexdigest()
+            manifest["digest"] = content_digest(manifest)
         (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
         if not files:
             self.input.write_bytes((folder / "manifest.json").read_bytes())
@@ -268,12 +269,6 @@ class Targets:
         entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         manifest["files"][name] = entry
         self._ask_altered(manifest, {name: content})
-
-    @staticmethod
-    def _digest(manifest: dict[str, Any]) -> str | None:
-        from speechprune_ort import manifest as module
-
-        return getattr(module, "_digest", lambda _: None)(manifest)  # type: ignore[no-any-return]
 
     def _one_disk(self) -> bool:
         return self.bundle.stat().st_dev == self.folder.stat().st_dev

@@ -30,6 +30,7 @@ __all__ = [
     "Manifest",
     "Parity",
     "PromptPiece",
+    "content_digest",
     "whole_windows",
 ]
 
@@ -212,13 +213,13 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def to_json(self) -> str:
         """The manifest as text, digest included."""
         content = self._content()
-        content["digest"] = _digest(content)
+        content["digest"] = content_digest(content)
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
     @property
     def digest(self) -> str:
         """Sha256 over the manifest's content: names the bundle, weights included."""
-        return _digest(self._content())
+        return content_digest(self._content())
 
     @classmethod
     def schema(cls) -> dict[str, Any]:
@@ -253,7 +254,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"{SCHEMA_VERSION}: export the bundle again, or install the speechprune-ort that "
                 "wrote it."
             )
-        if content.pop("digest", None) != _digest({"schema_version": version, **content}):
+        if content.pop("digest", None) != content_digest({"schema_version": version, **content}):
             raise IntegrityError(
                 f"{path} was changed after export: copy or export the bundle again."
             )
@@ -295,6 +296,11 @@ def _read_json(folder: Path, path: Path) -> Any:
         ) from None
 
 
-def _digest(content: Mapping[str, Any]) -> str:
+def content_digest(content: Mapping[str, Any]) -> str:
+    """The sha256 that a manifest states of its own content, lower-case hex.
+
+    Args:
+        content: all of it but ``digest`` itself.
+    """
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -21,6 +21,7 @@ if importlib.util.find_spec("torch") is None:
         "test_equality.py",
         "test_explain.py",
         "test_families.py",
+        "test_family_checkpoints.py",
         "test_hostile_bundle.py",
         "test_lean_export.py",
         "test_parity.py",
@@ -28,7 +29,9 @@ if importlib.util.find_spec("torch") is None:
         "test_small_model.py",
         "test_small_model_parts.py",
         "test_small_model_sources.py",
+        "test_text_models.py",
         "test_training_parts.py",
+        "test_transformers_families.py",
     ]
 
 

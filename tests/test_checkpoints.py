@@ -157,7 +157,7 @@ EARLY: Mapping[str, tuple[Change, str]] = {
         "sliding window",
     ),
     "sliding layers": (text(layer_types=["full_attention", "sliding_attention"]), "sliding window"),
-    "text model": (text(model_type="gemma3"), "'gemma3': export knows qwen2 and llama"),
+    "text model": (text(model_type="gemma3"), "'gemma3': export knows qwen2, llama"),
     "hidden size": (text(hidden_size="64"), "hidden_size .* '64', not a positive"),
     "no heads": (text(num_attention_heads=0), "num_attention_heads .* 0, not a positive"),
     "narrow heads": (text(head_dim=12), "are 12 wide: .* multiples of 8"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -38,7 +39,7 @@ def test_every_option_is_in_the_reference_of_the_command_line(hook: ModuleType) 
         section = page.split(f"## `speechprune-ort {name}`")[1].split("\n## ")[0]
         for parameter in command.params:
             for flag in (*parameter.opts, *parameter.secondary_opts):
-                wanted = flag if flag.startswith("-") else parameter.metavar or flag.upper()
+                wanted = flag if flag.startswith("-") else parameter.metavar or flag
                 assert wanted in section, (name, wanted)
 
 
@@ -68,3 +69,15 @@ def test_every_page_is_in_the_navigation_once() -> None:
     named = list(pages_of(content["nav"]))
     there = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
     assert sorted(named) == sorted(there)
+
+
+def test_every_page_that_code_names_is_there() -> None:
+    named = {
+        (path.relative_to(ROOT).as_posix(), page)
+        for folder in ("speechprune_ort", "export", "runtime", "scripts", "tests")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix in ("", ".py", ".sh")
+        for page in re.findall(r"docs/[\w./-]+\.(?:md|json)", path.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 8
+    assert not sorted((path, page) for path, page in named if not (ROOT / page).is_file())

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper
 from tokenizers import Tokenizer
 
 from speechprune_ort import BundleError, OutOfMemoryError, SpeechLLM, SpeechPruneError
-from speechprune_ort.manifest import MANIFEST_FILE, Manifest, _digest
+from speechprune_ort.manifest import MANIFEST_FILE, Manifest, content_digest
 from speechprune_ort.onnx_file import read_graph
 from speechprune_ort.runtime import session as session_module
 from speechprune_ort.runtime.bundle import verify_files
@@ -56,7 +56,7 @@ def forge(folder: Path, change: Change = lambda _: None) -> None:
         data = (folder / name).read_bytes()
         entry.update(size=len(data), sha256=hashlib.sha256(data).hexdigest())
     change(content)
-    path.write_text(json.dumps(content | {"digest": _digest(content)}))
+    path.write_text(json.dumps(content | {"digest": content_digest(content)}))
 
 
 def opened(folder: Path) -> SpeechLLM:
@@ -70,7 +70,7 @@ def test_random_changes_to_a_manifest_give_one_sentence(bundle: Path, tmp_path: 
     for seed in range(300):
         content = mutated(document, seed)
         if isinstance(content, dict):
-            content["digest"] = _digest(content)
+            content["digest"] = content_digest(content)
         (tmp_path / MANIFEST_FILE).write_text(json.dumps(content))
         try:
             manifest = Manifest.read(tmp_path)
@@ -318,7 +318,7 @@ def test_what_a_known_graph_reads_is_held_against_each_manifest(copy: Path) -> N
     path = copy / MANIFEST_FILE
     content = json.loads(path.read_text())
     del content["digest"], content["files"]["embed_tokens.onnx.data"]
-    path.write_text(json.dumps(content | {"digest": _digest(content)}))
+    path.write_text(json.dumps(content | {"digest": content_digest(content)}))
     with pytest.raises(BundleError, match="reads its weights from"):
         verify_files(copy, Manifest.read(copy))
 

@@ -34,7 +34,10 @@ class Family:
     """What is known of a family without loading it.
 
     Attributes:
-        module: of ``speechprune_ort.export.families``, with a function ``load``.
+        module: of ``speechprune_ort.export.families``, with a function ``load``; the manifest of
+            its bundles gives the name.
+        tokens: audio tokens of a second of sound, as published checkpoints have them.
+        checked: what answers of exported checkpoints are compared with in the tests.
         parts: keys of the config whose values are the configs of its parts; ``text_config`` is
             that of the language model.
         references: keys of the config that name checkpoints of their own; ``reference_decoder`` is
@@ -45,6 +48,8 @@ class Family:
     """
 
     module: str
+    tokens: str
+    checked: str
     parts: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
     audio_token: tuple[str, ...] = ()
@@ -54,18 +59,49 @@ class Family:
 
 GENERATION = "generation_config.json"
 HALVES = ("audio_config", "text_config")
+GENERATE = "transformers' own class: prompt ids, 32 greedy ids, pruned and not, tiny random weights"
+LAYOUT = "the same layout put together from transformers' parts: 32 greedy ids, tiny random weights"
 
 FAMILIES: Mapping[str, Family] = {
     "Qwen2AudioForConditionalGeneration": Family(
         "qwen2_audio",
+        "25",
+        f"{GENERATE}; the embedded default model",
         HALVES,
         audio_token=("audio_token_index", "audio_token_id"),
         default_audio_token=151_646,
     ),
-    "DiVAModel": Family(
-        "diva", references=("reference_encoder", "reference_decoder"), encoder_attention=False
+    "AudioFlamingo3ForConditionalGeneration": Family(
+        "audio_flamingo3",
+        "25",
+        GENERATE,
+        HALVES,
+        audio_token=("audio_token_id",),
+        default_audio_token=151_669,
     ),
-    "VoxtralForConditionalGeneration": Family("voxtral", HALVES, audio_token=("audio_token_id",)),
+    # Its text config is Qwen2's only once the parts of its positions are taken off.
+    "Qwen2_5OmniThinkerForConditionalGeneration": Family(
+        "qwen2_5_omni", "25", GENERATE, ("audio_config",)
+    ),
+    "Qwen2_5OmniModel": Family("qwen2_5_omni", "25", GENERATE, ("thinker_config",)),
+    "Qwen2_5OmniForConditionalGeneration": Family(
+        "qwen2_5_omni", "25", GENERATE, ("thinker_config",)
+    ),
+    "VoxtralForConditionalGeneration": Family(
+        "voxtral",
+        "12.5",
+        "transformers' own class: 32 greedy ids, tiny random weights",
+        HALVES,
+        audio_token=("audio_token_id",),
+    ),
+    "UltravoxModel": Family("ultravox", "6.3", LAYOUT),
+    "DiVAModel": Family(
+        "diva",
+        "14.9 or 3.7",
+        LAYOUT,
+        references=("reference_encoder", "reference_decoder"),
+        encoder_attention=False,
+    ),
 }
 """Families by the architecture that a checkpoint's config names."""
 
@@ -132,7 +168,9 @@ def load_checkpoint(model: str, revision: str | None, trust_remote_code: bool) -
         if type(error).__name__ != "PanicException":  # of the tokenizers library, no Exception
             raise
         raise ExportError(_unreadable(found.location, error)) from error
-    return loaded
+    from speechprune_ort.export.families.text_models import with_scale_folded
+
+    return with_scale_folded(loaded)
 
 
 def _check_reference(folder: Path, named: Any, text: bool) -> None:

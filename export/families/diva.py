@@ -34,7 +34,6 @@ from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_p
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
     dimensions_of,
-    language_model_of,
     load_model,
     notes_of,
     rendered,
@@ -42,6 +41,7 @@ from speechprune_ort.export.families.loading import (
     stop_tokens,
     unreadable,
 )
+from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import (
     additive_mask,
     encoder_frames,
@@ -109,7 +109,7 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
 
     Raises:
         ExportError: a part is missing or does not fit the others.
-        UnsupportedModelError: the language model is neither qwen2 nor llama.
+        UnsupportedModelError: the language model, or a setting of it, is not known.
     """
     config, _ = PreTrainedConfig.get_config_dict(location, revision=revision)
     encoder_at = _reference(config, "reference_encoder", location)

@@ -1,35 +1,43 @@
-"""What every family does alike: loading weights, and taking the language model out."""
+"""What every family does alike: loading the parts, and describing them."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers.utils import cached_file
 
-from speechprune_ort.errors import ExportError, SpeechPruneError
+from speechprune_ort.errors import ExportError, SpeechPruneError, UnsupportedModelError
 from speechprune_ort.export.checkpoint_config import check_text
 from speechprune_ort.export.checkpoint_weights import (
     check_shapes,
     check_text_shapes,
     stored_weights,
 )
+from speechprune_ort.export.families.base import QUERY_MARK
 from speechprune_ort.manifest import AudioSpec
 from speechprune_ort.specs import Dimensions
 
 __all__ = [
     "audio_spec_of",
     "dimensions_of",
-    "language_model_of",
     "load_model",
+    "model_of_weights",
     "notes_of",
+    "render_turn",
     "rendered",
     "require_fast",
+    "require_log_mel",
     "stop_tokens",
     "unreadable",
+    "weights_of",
 ]
 
 SAMPLING_RATE = 16_000
@@ -39,7 +47,15 @@ HARMLESS = re.compile(r"(rotary_emb\.inv_freq|position_ids|^proj_out\.weight)$")
 """Tensors that older checkpoints hold and no model here has: buffers, and Whisper's tied head."""
 
 
-def load_model(cls: Any, location: str, text_part: str | None, **options: Any) -> Any:
+def load_model(
+    cls: Any,
+    location: str,
+    text_part: str | None,
+    *,
+    config: PreTrainedConfig | None = None,
+    beside: str | None = None,
+    **options: Any,
+) -> Any:
     """Load a checkpoint for inference, its weights in the dtype in which they are stored.
 
     They are mapped from its files: what is never looked at costs no memory. Its config is held
@@ -51,6 +67,8 @@ def load_model(cls: Any, location: str, text_part: str | None, **options: Any) -
         location: hub id or local folder.
         text_part: attribute of the config that is the language model's; empty where the whole
             config is, None where there is no language model.
+        config: of the part of the checkpoint that is loaded; None where it is its own.
+        beside: regular expression for names of weights that belong to parts that are left out.
         **options: passed on to it.
 
     Raises:
@@ -58,7 +76,8 @@ def load_model(cls: Any, location: str, text_part: str | None, **options: Any) -
         UnsupportedModelError: the language model is none that export knows.
     """
     try:
-        config = AutoConfig.from_pretrained(location, **options)
+        part = {} if config is None else {"config": config}
+        config = config or AutoConfig.from_pretrained(location, **options)
         stored = stored_weights(Path(location)) if Path(location).is_dir() else {}
         if text_part is not None:
             text = getattr(config, text_part) if text_part else config
@@ -72,6 +91,7 @@ def load_model(cls: Any, location: str, text_part: str | None, **options: Any) -
         model, info = cls.from_pretrained(
             location,
             **options,
+            **part,
             dtype="auto",
             output_loading_info=True,
             attn_implementation="sdpa",
@@ -81,19 +101,78 @@ def load_model(cls: Any, location: str, text_part: str | None, **options: Any) -
         raise
     except Exception as error:  # transformers, safetensors and the hub's client raise their own
         raise ExportError(unreadable(location, error)) from error
+    return _complete(location, model, info, beside)
+
+
+def model_of_weights(
+    cls: Any, location: str, config: PreTrainedConfig, weights: Mapping[str, Tensor]
+) -> Any:
+    """A part of a checkpoint as a model of its own, its weights in the dtype that they have.
+
+    Args:
+        cls: class of transformers with ``from_pretrained``.
+        location: of the checkpoint, for messages.
+        config: of the part.
+        weights: of the part, under the names that its class gives them.
+
+    Raises:
+        ExportError: weights are missing, left over, or do not fit the config.
+    """
+    try:
+        model, info = cls.from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(weights),
+            dtype=next(iter(weights.values())).dtype,
+            output_loading_info=True,
+            attn_implementation="sdpa",
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # transformers raises its own, and torch's
+        raise ExportError(unreadable(location, error)) from error
+    return _complete(location, model, info, None)
+
+
+def _complete(location: str, model: Any, info: Mapping[str, Any], beside: str | None) -> Any:
+    """The model, if its checkpoint had every weight and none too many."""
     missing = sorted(info["missing_keys"])
     if missing:
         raise ExportError(
             f"The checkpoint {location!r} lacks {len(missing)} weights (first: {missing[0]}): "
             "give a complete checkpoint."
         )
-    left_over = sorted(name for name in info["unexpected_keys"] if not HARMLESS.search(name))
+    unexpected = sorted(name for name in info["unexpected_keys"] if not HARMLESS.search(name))
+    left_over = [name for name in unexpected if beside is None or not re.search(beside, name)]
     if left_over:
         raise ExportError(
             f"The checkpoint {location!r} holds {len(left_over)} weights that its config has no "
             f"place for (first: {left_over[0]}): config and weights are of different models."
         )
     return model.eval().requires_grad_(False)
+
+
+def weights_of(location: str, revision: str | None) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, of one file or of several with an index.
+
+    Args:
+        location: hub id or local folder.
+        revision: branch, tag or commit on the hub.
+    """
+    index = cached_file(
+        location,
+        "model.safetensors.index.json",
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+    )
+    names = ["model.safetensors"]
+    if index:
+        listed = json.loads(Path(index).read_text(encoding="utf-8"))
+        names = sorted(set(listed["weight_map"].values()))
+    weights: dict[str, Tensor] = {}
+    for name in names:
+        weights |= load_file(str(cached_file(location, name, revision=revision)))
+    return weights
 
 
 def unreadable(location: str, error: BaseException) -> str:
@@ -120,6 +199,22 @@ def rendered(owner: Any, conversation: Sequence[Mapping[str, Any]]) -> str:
     return str(text)
 
 
+def render_turn(owner: Any) -> str:
+    """One turn of the user by a chat template: the audio, then ``QUERY_MARK``.
+
+    Args:
+        owner: processor of the checkpoint, or its tokenizer where that has the template.
+
+    Raises:
+        ExportError: there is none, or it cannot be rendered.
+    """
+    content = [
+        {"type": "audio", "audio_url": "recording"},
+        {"type": "text", "text": QUERY_MARK},
+    ]
+    return rendered(owner, [{"role": "user", "content": content}])
+
+
 def _reason(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     words = lines[0][:300] if lines else ""
@@ -141,23 +236,30 @@ def require_fast(location: str, tokenizer: Any) -> PreTrainedTokenizerFast:
     return fast
 
 
-def language_model_of(inner: Any, head: Any, text: Any) -> PreTrainedModel:
-    """A text half as a causal language model of its own, sharing the weights.
+def require_log_mel(location: str, extractor: Any, frames: int) -> None:
+    """Refuse features that the runtime would not compute as transformers does.
 
     Args:
-        inner: decoder layers with their embeddings.
-        head: to the vocabulary.
-        text: config of the text half.
+        location: of the checkpoint, for the message.
+        extractor: its feature extractor, Whisper's.
+        frames: log-mel frames of the encoder's window.
+
+    Raises:
+        UnsupportedModelError: extractor and encoder do not fit each other, or a setting is none
+            that the runtime has; the message names it.
     """
-    with torch.device("meta"):
-        language_model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            text, attn_implementation="sdpa"
-        )
-    language_model.model = inner
-    language_model.lm_head = head
-    # Its head is a tensor of its own here, whatever it was tied to when it was trained.
-    language_model.config.tie_word_embeddings = False
-    return language_model.eval()
+    window = extractor.chunk_length * extractor.sampling_rate // extractor.hop_length
+    wanted = {
+        "frames in chunk_length": (window, frames),
+        "dither": (getattr(extractor, "dither", 0.0), 0.0),
+        "do_normalize": (bool(getattr(extractor, "do_normalize", False)), False),
+    }
+    for name, (found, known) in wanted.items():
+        if found != known:
+            raise UnsupportedModelError(
+                f"The features of {location!r} have {name} {found!r} where export knows {known!r}: "
+                "mend preprocessor_config.json if it does not belong to these weights."
+            )
 
 
 def audio_spec_of(

@@ -17,12 +17,12 @@ from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_p
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
     dimensions_of,
-    language_model_of,
     load_model,
     notes_of,
     require_fast,
     stop_tokens,
 )
+from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import attended_layers, encoder_frames, heard_windows
 from speechprune_ort.manifest import whole_windows
 
@@ -66,7 +66,7 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
 
     Raises:
         ExportError: weights are missing, or the tokenizer cannot be used.
-        UnsupportedModelError: the text model is neither qwen2 nor llama.
+        UnsupportedModelError: the text model, or a setting of it, is not known.
     """
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     extractor = AutoFeatureExtractor.from_pretrained(location, **options)

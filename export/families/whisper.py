@@ -9,12 +9,21 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "POOLED_STEPS",
+    "PooledEncoder",
     "additive_mask",
     "attended_layers",
     "encoder_frames",
     "encoder_layers",
     "heard_windows",
 ]
+
+
+POOLED = 2
+"""Frames behind the convolutions that ``PooledEncoder`` makes a token of."""
+
+POOLED_STEPS = ((-1, 2, 1), (-2, 2, 1))
+"""``length_steps`` of ``PooledEncoder``: stride 2 with padding 1 and width 3, then pairs."""
 
 
 def additive_mask(hidden: Tensor, barred: Tensor) -> Tensor:
@@ -27,18 +36,26 @@ def additive_mask(hidden: Tensor, barred: Tensor) -> Tensor:
     return barred.to(hidden.dtype) * torch.finfo(hidden.dtype).min
 
 
-def encoder_frames(tower: Any, input_features: Tensor) -> Tensor:
+def encoder_frames(tower: Any, input_features: Tensor, lengths: Tensor | None = None) -> Tensor:
     """Both convolutions and the positions.
 
     Args:
         tower: encoder of any Whisper-like class.
         input_features: (windows, mel_bins, frames).
+        lengths: (windows,) frames of sound, where the encoder was made for recordings without
+            padding: behind their end both convolutions see zeros. None to hear the padding.
 
     Returns:
         (windows, frames // 2, width).
     """
     dtype = tower.conv1.weight.dtype
-    hidden = nn.functional.gelu(tower.conv1(input_features.to(dtype)))
+    features = input_features.to(dtype)
+    if lengths is None:
+        hidden = nn.functional.gelu(tower.conv1(features))
+    else:
+        at = torch.arange(features.shape[2], device=lengths.device)
+        sound = (at < lengths[:, None]).to(dtype)[:, None, :]
+        hidden = nn.functional.gelu(tower.conv1(features * sound)) * sound
     hidden = nn.functional.gelu(tower.conv2(hidden)).transpose(1, 2)
     positions = torch.arange(hidden.shape[1], device=hidden.device)
     embedded: Tensor = hidden + tower.embed_positions(positions)
@@ -104,3 +121,35 @@ def heard_windows(embeds: Tensor, feature_lengths: Tensor) -> Tensor:
         feature_lengths: (windows,), in frames.
     """
     return embeds * (feature_lengths > 0).to(embeds.dtype)[:, None, None]
+
+
+class PooledEncoder(nn.Module):
+    """Encoder, average pooling of pairs and projector, its padding mask built inside.
+
+    What the encoders of Qwen2-Audio and Audio Flamingo 3 compute, without their demand for whole
+    windows: the positions are learned one by one and padding is masked, so that a short window
+    needs no padding.
+
+    Args:
+        tower: Whisper-like encoder with ``avg_pooler`` and the norm behind it.
+        projector: from its width to the language model's.
+    """
+
+    def __init__(self, tower: nn.Module, projector: nn.Module) -> None:
+        super().__init__()
+        self.tower, self.projector = tower, projector
+
+    def forward(self, input_features: Tensor, feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(windows, mel_bins, frames), (windows,) -> (windows, frames // 4, hidden).
+
+        And (windows, frames // 4), the attention that each token receives.
+        """
+        tower: Any = self.tower
+        hidden = encoder_frames(tower, input_features)
+        positions = torch.arange(hidden.shape[1], device=feature_lengths.device)
+        lengths = (feature_lengths - 1) // 2 + 1
+        padding = positions[None, :] >= lengths[:, None]
+        mask = additive_mask(hidden, padding[:, None, None, :])
+        hidden, attention = attended_layers(tower, hidden, POOLED, mask)
+        pooled = tower.avg_pooler(hidden.transpose(1, 2)).transpose(1, 2)
+        return self.projector(tower.layer_norm(pooled)), attention

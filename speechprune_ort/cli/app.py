@@ -10,6 +10,7 @@ from speechprune_ort.cli.batch import batch
 from speechprune_ort.cli.doctor import doctor
 from speechprune_ort.cli.eval import evaluate
 from speechprune_ort.cli.export import export
+from speechprune_ort.cli.families import families
 from speechprune_ort.cli.profile import profile
 
 __all__ = ["app"]
@@ -24,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(export)
+app.command()(families)
 app.command()(ask)
 app.command()(batch)
 app.command(name="eval")(evaluate)

@@ -1,0 +1,197 @@
+"""Qwen2.5-Omni's thinker: convolution and attention in chunks of two seconds, Qwen2 text.
+
+Any ``Qwen2_5OmniThinkerForConditionalGeneration`` checkpoint; of a whole Omni checkpoint, what
+speaks is not exported. Positions of the text model have three parts, which only pictures set apart:
+with audio and text all three are equal, which is plain rotary embedding, so that the text model is
+taken as Qwen2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoFeatureExtractor,
+    AutoTokenizer,
+    Qwen2_5OmniThinkerConfig,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+    Qwen2Config,
+)
+
+from speechprune_ort.errors import UnsupportedModelError
+from speechprune_ort.export.checkpoint_config import check_text
+from speechprune_ort.export.families.base import Checkpoint, split_prompt
+from speechprune_ort.export.families.loading import (
+    audio_spec_of,
+    dimensions_of,
+    load_model,
+    notes_of,
+    render_turn,
+    require_fast,
+    require_log_mel,
+    stop_tokens,
+)
+from speechprune_ort.export.families.text_models import (
+    language_model_of,
+    rebuilt,
+)
+from speechprune_ort.export.families.whisper import (
+    POOLED,
+    POOLED_STEPS,
+    additive_mask,
+    attended_layers,
+    encoder_frames,
+)
+
+__all__ = ["load"]
+
+SPEAKS = r"^(talker|token2wav)\."
+"""Weights of a whole Omni checkpoint that its thinker does not have."""
+
+
+class Layer(nn.Module):
+    """An encoder layer over chunks that stand side by side, instead of one behind the other.
+
+    Args:
+        layer: of the audio tower; its attention takes chunks by their lengths.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.self_attn, self.self_attn_layer_norm = layer.self_attn, layer.self_attn_layer_norm
+        self.final_layer_norm, self.act = layer.final_layer_norm, layer.activation_fn
+        self.fc1, self.fc2 = layer.fc1, layer.fc2
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """(chunks, frames, width), (chunks, 1, 1, frames) -> (chunks, frames, width)."""
+        attention: Any = self.self_attn
+        source = self.self_attn_layer_norm(hidden)
+        query, key, value = (
+            projection(source).unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        mixed = nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=attention.scaling
+        )
+        hidden = hidden + attention.out_proj(mixed.transpose(1, 2).flatten(2))
+        inner = self.act(self.fc1(self.final_layer_norm(hidden)))
+        result: Tensor = hidden + self.fc2(inner)
+        return result
+
+
+class Tower(nn.Module):
+    """The parts of the audio tower under the names that ``whisper`` knows."""
+
+    def __init__(self, tower: Any) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = tower.conv1, tower.conv2
+        table = tower.positional_embedding.positional_embedding.detach().float()
+        self.embed_positions = nn.Embedding(table.shape[0], table.shape[1], _weight=table)
+        self.layers = nn.ModuleList(Layer(layer) for layer in tower.layers)
+
+
+class AudioEncoder(nn.Module):
+    """Tower, pooling of pairs and projection as one module, all chunks of a window side by side.
+
+    Args:
+        tower: of the checkpoint.
+        chunk: log-mel frames of a chunk.
+    """
+
+    def __init__(self, tower: Any, chunk: int) -> None:
+        super().__init__()
+        self.tower, self.chunk = Tower(tower), chunk
+        self.norm, self.projection = tower.ln_post, tower.proj
+
+    def forward(self, input_features: Tensor, feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(windows, mel_bins, frames), (windows,) -> (windows, frames // 4, hidden).
+
+        And (windows, frames // 4), the attention that each token receives.
+        """
+        windows, mel_bins, frames = input_features.shape
+        chunk = self.chunk
+        count = (frames + chunk - 1) // chunk
+        filled = nn.functional.pad(input_features, (0, chunk))[:, :, : count * chunk]
+        chunks = filled.reshape(windows, mel_bins, count, chunk).transpose(1, 2).flatten(0, 1)
+        starts = torch.arange(count, device=feature_lengths.device) * chunk
+        lengths = (feature_lengths[:, None] - starts[None, :]).clamp(0, chunk).flatten()
+        hidden = encoder_frames(self.tower, chunks, lengths)
+        at = torch.arange(hidden.shape[1], device=lengths.device)
+        padding = at[None, :] >= ((lengths + 1) // 2)[:, None]
+        mask = additive_mask(hidden, padding[:, None, None, :])
+        hidden, attention = attended_layers(self.tower, hidden, POOLED, mask)
+        pooled = hidden.reshape(hidden.shape[0], -1, POOLED, hidden.shape[2]).mean(2)
+        embeds = self.projection(self.norm(pooled))
+        tokens = frames // 4
+        embeds = embeds.reshape(windows, -1, embeds.shape[2])[:, :tokens]
+        return embeds, attention.reshape(windows, -1)[:, :tokens]
+
+
+def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
+    """Load the thinker of a Qwen2.5-Omni checkpoint.
+
+    Args:
+        location: hub id or local folder.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: passed on to transformers.
+
+    Raises:
+        ExportError: weights are missing, or the tokenizer or its template cannot be used.
+        UnsupportedModelError: a setting of the text model, the encoder or the features is not
+            known; the message names it.
+    """
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    # Not the processor: that wants what reads pictures and films, too.
+    tokenizer = require_fast(location, AutoTokenizer.from_pretrained(location, **options))
+    extractor = AutoFeatureExtractor.from_pretrained(location, **options)
+    config = Qwen2_5OmniThinkerConfig.from_pretrained(location, **options)
+    encoder = config.audio_config
+    text = _plain(config.text_config)
+    check_text(location, text.to_dict())
+    model = load_model(
+        Qwen2_5OmniThinkerForConditionalGeneration,
+        location,
+        text_part=None,
+        config=config,
+        beside=SPEAKS,
+        **options,
+    )
+    chunk = 2 * encoder.n_window
+    frames = extractor.chunk_length * extractor.sampling_rate // extractor.hop_length
+    require_log_mel(location, extractor, frames)
+    if chunk % 4 or frames % chunk:
+        raise UnsupportedModelError(
+            f"The audio encoder of {location!r} has n_window {encoder.n_window}: export knows "
+            f"even ones whose chunks divide a window of {frames} frames."
+        )
+    frame_tokens = extractor.sampling_rate // extractor.hop_length // 4
+    audio = audio_spec_of(extractor, encoder.num_mel_bins, frames, frame_tokens, POOLED_STEPS)
+    audio_token = tokenizer.convert_ids_to_tokens(config.audio_token_id)
+    inner = model.model
+    return Checkpoint(
+        family="qwen2_5_omni",
+        audio_encoder=AudioEncoder(inner.audio_tower, chunk).eval().requires_grad_(False),
+        language_model=rebuilt(language_model_of(inner.language_model, model.lm_head, text)),
+        tokenizer=tokenizer,
+        audio=audio,
+        dimensions=dimensions_of(text, audio, encoder.num_mel_bins, frames),
+        prompt=split_prompt(render_turn(tokenizer), audio_token, tokenizer),
+        stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
+        revision=getattr(config, "_commit_hash", None),
+        short_windows=True,
+        encoder_attention=True,
+        **notes_of(config.to_dict()),
+    )
+
+
+def _plain(text: Any) -> Qwen2Config:
+    """The thinker's text config as Qwen2's, without the parts of its positions."""
+    settings = text.to_dict()
+    rotary = {k: v for k, v in (settings.get("rope_parameters") or {}).items() if "mrope" not in k}
+    if rotary.get("rope_type", "default") == "mrope":
+        rotary["rope_type"] = "default"
+    for name in ("model_type", "architectures", "dtype"):
+        settings.pop(name, None)
+    return Qwen2Config(**{**settings, "rope_parameters": rotary})

@@ -1,0 +1,100 @@
+"""The language models behind the families: taken out of them, and made plain.
+
+Which are known, and which of their settings, is in ``checkpoint_config``. Known means exact: the
+decoder's graph equals torch, and phase 2 reads the first layer's projections as the model does.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from speechprune_ort.export.families.base import Checkpoint
+
+__all__ = ["language_model_of", "rebuilt", "with_scale_folded"]
+
+
+def language_model_of(inner: Any, head: Any, text: Any) -> PreTrainedModel:
+    """A text half as a causal language model of its own, sharing the weights.
+
+    Args:
+        inner: decoder layers with their embeddings.
+        head: to the vocabulary.
+        text: config of the text half.
+    """
+    with torch.device("meta"):
+        language_model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            text, attn_implementation="sdpa"
+        )
+    language_model.model = inner
+    language_model.lm_head = head
+    # Its head is a tensor of its own here, whatever it was tied to when it was trained.
+    language_model.config.tie_word_embeddings = False
+    return language_model.eval()
+
+
+def rebuilt(language_model: Any) -> PreTrainedModel:
+    """The same weights in the class that the config names, where they came from a near relation.
+
+    Args:
+        language_model: from ``language_model_of``.
+    """
+    inner, config = language_model.model, language_model.config
+    with torch.device("meta"):
+        fresh = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").model
+    fresh.load_state_dict(inner.state_dict(), assign=True)
+    fresh.rotary_emb = type(fresh.rotary_emb)(config)  # tables that no checkpoint holds
+    language_model.model = fresh
+    made: PreTrainedModel = language_model.eval().requires_grad_(False)
+    return made
+
+
+class ScaledEmbeds(nn.Module):
+    """An audio encoder whose embeddings are multiplied as the language model would do it.
+
+    Args:
+        encoder: of a checkpoint.
+        scale: of the language model.
+    """
+
+    def __init__(self, encoder: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.encoder, self.scale = encoder, scale
+
+    def forward(
+        self, input_features: Tensor, feature_lengths: Tensor
+    ) -> Tensor | tuple[Tensor, ...]:
+        """What the encoder gives, its embeddings scaled."""
+        found = self.encoder(input_features, feature_lengths)
+        if isinstance(found, tuple):
+            return (found[0] * self.scale, *found[1:])
+        scaled: Tensor = found * self.scale
+        return scaled
+
+
+def with_scale_folded(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint, what its text model multiplies all embeddings with moved into both sources.
+
+    Granite multiplies whatever comes in, the audio's embeddings too. A decoder that takes
+    embeddings alone has no place for that: the table and the audio encoder take it. The head keeps
+    the table as it was, tied or not.
+    """
+    language_model: Any = checkpoint.language_model
+    scale = float(getattr(language_model.config, "embedding_multiplier", 1.0))
+    if scale == 1.0:
+        return checkpoint
+    inner = language_model.model
+    table = inner.get_input_embeddings().weight.detach()
+    scaled = nn.Embedding(table.shape[0], table.shape[1], _weight=table.float() * scale)
+    inner.set_input_embeddings(scaled)
+    inner.requires_grad_(False)
+    inner.embedding_multiplier = 1.0
+    language_model.config = copy.deepcopy(language_model.config)
+    language_model.config.embedding_multiplier = 1.0
+    encoder = ScaledEmbeds(checkpoint.audio_encoder, scale).eval()
+    return replace(checkpoint, audio_encoder=encoder)

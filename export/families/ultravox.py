@@ -1,0 +1,280 @@
+"""Ultravox: Whisper encoder, stacked frames, gated projector, Llama-style text.
+
+The checkpoint's own class is code that comes with it and is not run: the classes here are ours, for
+its layout, read by the names of its config and weights. Whisper's encoder and the language model
+come from the checkpoint where it holds them, else from the checkpoints that its config names. What
+could not be checked against the published weights is listed in docs/reference/families.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperModel,
+)
+from transformers.activations import ACT2FN
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from speechprune_ort.errors import ExportError, UnsupportedModelError
+from speechprune_ort.export.checkpoint_config import check_text
+from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_prompt
+from speechprune_ort.export.families.loading import (
+    audio_spec_of,
+    dimensions_of,
+    load_model,
+    model_of_weights,
+    notes_of,
+    rendered,
+    require_fast,
+    stop_tokens,
+    weights_of,
+)
+from speechprune_ort.export.families.text_models import language_model_of
+from speechprune_ort.export.families.whisper import (
+    additive_mask,
+    attended_layers,
+    encoder_frames,
+)
+
+__all__ = ["load"]
+
+AUDIO_MARK = "<|audio|>"
+ENCODED_FRAMES = 50
+"""Of the encoder, in a second."""
+DEFAULTS = {"stack_factor": 8, "hidden_size": 4096, "projector_act": "swiglu"}
+"""Of Ultravox's config, where the file leaves them out."""
+
+
+class Projector(nn.Module):
+    """Stacked frames to the language model's width.
+
+    Args:
+        stacked: width of the frames that are stacked.
+        width: of the first map.
+        hidden: of the language model.
+        act: ``swiglu``, or an activation of transformers by name.
+        norm_inside: whether the second norm stands behind the activation (version 0.5 and later)
+            or behind the second map.
+    """
+
+    def __init__(self, stacked: int, width: int, hidden: int, act: str, norm_inside: bool) -> None:
+        super().__init__()
+        self.gated = act == "swiglu"
+        inner = width // 2 if self.gated else width
+        self.ln_pre = LlamaRMSNorm(stacked, eps=1e-6)
+        self.linear_1 = nn.Linear(stacked, width, bias=False)
+        self.act = nn.SiLU() if self.gated else ACT2FN[act]
+        self.linear_2 = nn.Linear(inner, hidden, bias=False)
+        self.ln_mid = LlamaRMSNorm(inner, eps=1e-6) if norm_inside else nn.Identity()
+        self.ln_post = nn.Identity() if norm_inside else LlamaRMSNorm(hidden, eps=1e-6)
+
+    def forward(self, stacked: Tensor) -> Tensor:
+        """(windows, tokens, stacked) -> (windows, tokens, hidden)."""
+        hidden = self.linear_1(self.ln_pre(stacked))
+        if self.gated:
+            value, gate = hidden.chunk(2, dim=-1)
+            hidden = self.act(gate) * value
+        else:
+            hidden = self.act(hidden)
+        projected: Tensor = self.ln_post(self.linear_2(self.ln_mid(hidden)))
+        return projected
+
+
+class AudioEncoder(nn.Module):
+    """Encoder, stacking and projector as one module; padding is neither heard nor stacked.
+
+    Args:
+        tower: Whisper's encoder.
+        projector: behind it.
+        stack: encoder frames that make a token; the last token of a window may have fewer.
+    """
+
+    def __init__(self, tower: nn.Module, projector: Projector, stack: int) -> None:
+        super().__init__()
+        self.tower, self.projector, self.stack = tower, projector, stack
+
+    def forward(self, input_features: Tensor, feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(windows, mel_bins, frames), (windows,) -> (windows, tokens, hidden).
+
+        And (windows, tokens), the attention that each token receives.
+        """
+        tower: Any = self.tower
+        hidden = encoder_frames(tower, input_features, feature_lengths)
+        windows, frames, width = hidden.shape
+        lengths = (feature_lengths - 1) // 2 + 1
+        padding = torch.arange(frames, device=lengths.device) >= lengths[:, None]
+        mask = additive_mask(hidden, padding[:, None, None, :])
+        hidden, received = attended_layers(tower, hidden, 1, mask)
+        hidden = tower.layer_norm(hidden) * (~padding)[:, :, None].to(hidden.dtype)
+        tokens = -(-frames // self.stack)
+        fill = tokens * self.stack - frames
+        stacked = nn.functional.pad(hidden, (0, 0, 0, fill))
+        stacked = stacked.reshape(windows, tokens, self.stack * width)
+        pooled = nn.functional.pad(received, (0, fill)).reshape(windows, tokens, self.stack)
+        heard = nn.functional.pad((~padding).float(), (0, fill))
+        count = heard.reshape(windows, tokens, self.stack).sum(2).clamp(min=1)
+        return self.projector(stacked), pooled.sum(2) / count
+
+
+def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
+    """Load an Ultravox checkpoint and what it refers to.
+
+    Args:
+        location: hub id or local folder with config, tokenizer and safetensors.
+        revision: branch, tag or commit of it on the hub; the references are taken as they are.
+        trust_remote_code: passed on to transformers for the references.
+
+    Raises:
+        ExportError: a part is missing or does not fit the others.
+        UnsupportedModelError: a setting is not known; the message names it.
+    """
+    config, _ = PreTrainedConfig.get_config_dict(location, revision=revision)
+    config = {**DEFAULTS, **config}
+    _require_known(location, config)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    tokenizer = require_fast(
+        location, AutoTokenizer.from_pretrained(location, revision=revision, **options)
+    )
+    weights = weights_of(location, revision)
+    if any("lora_" in name for name in weights):
+        raise UnsupportedModelError(
+            f"The checkpoint {location!r} holds LoRA weights beside its own: merge them first "
+            "(merge_and_unload of its own class)."
+        )
+    tower = _tower(location, config, _part(weights, "audio_tower."), options)
+    model = _language_model(location, config, _part(weights, "language_model."), options)
+    text, encoder = model.config, tower.config
+    stack = int(config["stack_factor"])
+    projector = Projector(
+        encoder.d_model * stack,
+        int(config["hidden_size"]),
+        text.hidden_size,
+        config["projector_act"],
+        bool(config.get("projector_ln_mid", False)),
+    )
+    _fill(location, projector, _part(weights, "multi_modal_projector."))
+    module = AudioEncoder(tower, projector, stack)
+    frames = 2 * encoder.max_source_positions
+    extractor = WhisperFeatureExtractor(feature_size=encoder.num_mel_bins)
+    # Tokens of the least number of seconds that has a whole number of them.
+    frame_tokens = ENCODED_FRAMES // math.gcd(ENCODED_FRAMES, stack)
+    audio = audio_spec_of(
+        extractor, encoder.num_mel_bins, frames, frame_tokens, ((2 * stack - 1, 2 * stack, 0),)
+    )
+    return Checkpoint(
+        family="ultravox",
+        audio_encoder=module.eval().requires_grad_(False),
+        language_model=language_model_of(model.model, model.lm_head, text),
+        tokenizer=tokenizer,
+        audio=audio,
+        dimensions=dimensions_of(text, audio, encoder.num_mel_bins, frames),
+        prompt=split_prompt(_render(tokenizer), AUDIO_MARK, tokenizer),
+        stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
+        revision=config.get("_commit_hash"),
+        encoder_attention=True,
+        **notes_of(config),
+    )
+
+
+def _require_known(location: str, config: Mapping[str, Any]) -> None:
+    """Refuse settings of Ultravox's config that would be computed otherwise."""
+    wanted = {
+        "audio_config.model_type": (
+            (config.get("audio_config") or {}).get("model_type", "whisper"),
+            ("whisper",),
+        ),
+        "audio_latency_block_size": (config.get("audio_latency_block_size"), (None,)),
+        "num_projector_layers": (config.get("num_projector_layers", 0), (0,)),
+        "projector_act": (config["projector_act"], ("swiglu", *ACT2FN)),
+    }
+    for name, (found, known) in wanted.items():
+        if found not in known:
+            raise UnsupportedModelError(
+                f"The Ultravox checkpoint {location!r} has {name} {found!r}: export knows it with "
+                f"{known[0]!r}."
+            )
+
+
+def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    found = {name: value for name, value in weights.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): value for name, value in found.items()}
+
+
+def _reference(location: str, config: Mapping[str, Any], key: str, what: str) -> str:
+    """Hub id or folder of a part that the checkpoint does not hold."""
+    named = config.get(key)
+    if not named:
+        raise ExportError(
+            f"The checkpoint {location!r} holds no {what} and names no {key}: give a complete one."
+        )
+    return str(named)
+
+
+def _tower(
+    location: str,
+    config: Mapping[str, Any],
+    weights: dict[str, Tensor],
+    options: Mapping[str, Any],
+) -> Any:
+    if not weights:
+        named = _reference(location, config, "audio_model_id", "audio_tower")
+        return load_model(WhisperModel, named, text_part=None, **options).encoder
+    settings = config.get("audio_config")
+    if not settings:
+        named = _reference(location, config, "audio_model_id", "audio_config")
+        settings = PreTrainedConfig.get_config_dict(named)[0]
+    return model_of_weights(WhisperEncoder, location, WhisperConfig(**settings), weights)
+
+
+def _language_model(
+    location: str,
+    config: Mapping[str, Any],
+    weights: dict[str, Tensor],
+    options: Mapping[str, Any],
+) -> Any:
+    if not weights:
+        named = _reference(location, config, "text_model_id", "language_model")
+        return load_model(AutoModelForCausalLM, named, text_part="", **options)
+    settings = config.get("text_config")
+    if not settings:
+        named = _reference(location, config, "text_model_id", "text_config")
+        settings = PreTrainedConfig.get_config_dict(named)[0]
+    kind = settings.get("model_type", "llama")
+    if kind not in CONFIG_MAPPING:
+        raise UnsupportedModelError(f"The text model of {location!r} is {kind!r}: unknown.")
+    text = CONFIG_MAPPING[kind](**settings)
+    check_text(location, text.to_dict())
+    return model_of_weights(MODEL_FOR_CAUSAL_LM_MAPPING[type(text)], location, text, weights)
+
+
+def _fill(location: str, projector: Projector, weights: Mapping[str, Tensor]) -> None:
+    try:
+        projector.load_state_dict({name: value.float() for name, value in weights.items()})
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(
+            f"The projector of {location!r} does not fit its config ({reason}): "
+            "give a complete checkpoint."
+        ) from None
+
+
+def _render(tokenizer: Any) -> str:
+    """One turn of the user: the text, a space, the audio, as Ultravox's own pipeline lays it out.
+
+    Raises:
+        ExportError: the tokenizer has no chat template.
+    """
+    return rendered(tokenizer, [{"role": "user", "content": f"{QUERY_MARK} {AUDIO_MARK}"}])
