@@ -127,7 +127,7 @@ def compare(
     if not np.isfinite(a).all():
         raise ParityError(
             f"{graph}, {label} is not finite in torch either: the checkpoint's weights hold NaN or "
-            "infinity; take it anew."
+            "infinity; download it again."
         )
     cure = (
         "report the checkpoint" if exact else "take a wider --precision, or report the checkpoint"

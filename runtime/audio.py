@@ -184,7 +184,7 @@ class AudioStream:
             self._check(rate, block.shape[1])
             if not np.isfinite(block).all():
                 raise AudioError(
-                    f"{self._name} holds NaN or infinite samples: repair or record it again."
+                    f"{self._name} has NaN or infinite samples: repair it, or record it again."
                 )
             seconds += len(block) / rate
             megabytes += block.size * 4 / 1e6

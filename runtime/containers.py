@@ -157,7 +157,7 @@ def _repaired(file: BinaryFile, end: int) -> tuple[BinaryFile, str | None]:
         rest = at + stated + (stated % 2 if form.even else 0)
         if at + stated <= end and (rest + 8 > end or _are_chunks(form, file, rest, end)):
             another = any(found == head[:4] for found, *_ in form.chunks(file, rest, end))
-            return file, "another recording stands behind it and was not heard" if another else None
+            return file, "another recording follows it and was not heard" if another else None
         return _mended(file, place, width, form.order, stated, end - at)
     return file, None
 
@@ -216,7 +216,7 @@ class Part:
 
 
 def ogg_links(file: BinaryFile) -> tuple[list[int], str | None]:
-    """Where the recordings of an ogg file begin: internet radio puts one behind the other.
+    """Where the recordings of an ogg file begin: internet radio puts one after the other.
 
     Returns:
         Places in the file, the first of them 0, none where it is no ogg file; and what is wrong

@@ -69,7 +69,7 @@ def load_plugins(paths: Iterable[Path]) -> None:
             continue
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None or not path.is_file():
-            raise OptionError(f"{path} is no Python file: give one that registers a method.")
+            raise OptionError(f"{path} is not a Python file: give one that registers a method.")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:

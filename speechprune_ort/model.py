@@ -120,7 +120,7 @@ class SpeechLLM:
             AudioError: the recording cannot be used, is silent, exceeds a limit, or is too long for
                 ``error``.
             OptionError: the budget is not positive, ``long_audio`` is none of the three, or the
-                bundle's encoder does not tell its attention.
+                bundle's encoder has no attention output.
         """
         budget = _budget(memory_budget_mb)
         check_long_audio(long_audio)

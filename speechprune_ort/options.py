@@ -155,7 +155,7 @@ class PruningOptions:
             _number(name, value, ok, "positive and finite")
         for name in ("latency_target", "memory_target_mb"):
             if getattr(self, name) is not None and rate != "auto":
-                raise OptionError(f"{name} is for pruning_rate='auto': give both or neither.")
+                raise OptionError(f"{name} needs pruning_rate='auto': give both or neither.")
         if self.budget is not None:
             whole("budget", self.budget, 1)
         if self.candidates is not None:
@@ -174,11 +174,12 @@ class PruningOptions:
         for name in unused_options(self):
             users = [m.name for m in METHODS.values() if name in m.options]
             raise OptionError(
-                f"{name} is for methods that read it ({', '.join(users)}), not {self.method}."
+                f"The method {self.method} does not read {name}: leave it out, or use a method "
+                f"that does ({', '.join(users)})."
             )
         if self.method == "none" and (self.budget is not None or self.pruning_rate == "auto"):
             name = "pruning_rate='auto'" if self.budget is None else "budget"
-            raise OptionError(f"{name} is for methods that drop tokens: none keeps every one.")
+            raise OptionError(f"The method none keeps every token: leave out {name}.")
 
     def for_method(self, method: str, **changes: Any) -> PruningOptions:
         """The same for another method, without what that does not read.
@@ -276,7 +277,7 @@ class GenerationOptions:
             0 < top_p <= 1. Without effect when greedy.
         seed: of sampling.
         stop: the answer ends before the first of these strings; the string is not returned.
-        ignore_stop: go on behind the model's own end of the answer, up to ``max_new_tokens``: for
+        ignore_stop: go on after the model's own end of the answer, up to ``max_new_tokens``: for
             measurements that need answers of one length.
 
     Raises:

@@ -109,7 +109,7 @@ BAD: list[tuple[bytes, str]] = [
     (b"[1]", "it is list, not an object"),
     (b"null", "it is None, not an object"),
     (b"5", "it is 5, not an object"),
-    (b"NaN", "NaN is no JSON number"),
+    (b"NaN", "NaN is not a JSON number"),
     (b"[" * 100_000, "nested too deeply"),
     (b'{"audio": "a.wav", "question": "caf\xe9"}', "not UTF-8"),
     (b'{"audio": "0.wav"}', "no 'question'"),

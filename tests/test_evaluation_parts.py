@@ -123,7 +123,7 @@ GOOD = {"audio": "a.wav", "question": "Q?", "choices": ["a", "b"], "answer": 0}
         ([{**GOOD, "key": [3, 1]}], "'key' must be"),
         ([{**GOOD, "key": [0, 10**400]}], "'key' must be"),
         ([{**GOOD, "key": [0, True]}], "'key' must be"),
-        ([{**GOOD, "key": [0, float("nan")]}], "NaN is no JSON number"),
+        ([{**GOOD, "key": [0, float("nan")]}], "NaN is not a JSON number"),
         ([{**GOOD, "transcript": 5}], "'transcript' must be text"),
         ([{**GOOD, "transcript": "\ud83d"}], "'transcript' holds half"),
         ([{**GOOD, "audio": ["a.wav"]}], "'audio' must be a path, not list"),

@@ -486,9 +486,9 @@ def test_tokens_beyond_the_table_are_named(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "kind", "word"),
     [
-        (MemoryError(), OutOfMemoryError, "Memory does not suffice for decoder: raise the pruning"),
+        (MemoryError(), OutOfMemoryError, "There is not enough memory for decoder: raise the"),
         (RuntimeError("Failed to allocate memory for requested buffer of size 9"),
-         OutOfMemoryError, "Memory does not suffice for decoder"),
+         OutOfMemoryError, "There is not enough memory for decoder"),
         (RuntimeError("std::bad_alloc"), OutOfMemoryError, "Memory"),
         (RuntimeError("Non-zero status code\nat line 7"), SpeechPruneError,
          r"decoder failed in ONNX Runtime \(Non-zero status code\)"),

@@ -254,7 +254,9 @@ def _language_model(
         settings = PreTrainedConfig.get_config_dict(named)[0]
     kind = settings.get("model_type", "llama")
     if kind not in CONFIG_MAPPING:
-        raise UnsupportedModelError(f"The text model of {location!r} is {kind!r}: unknown.")
+        raise UnsupportedModelError(
+            f"The text model of {location!r} is {kind!r}, which export does not know."
+        )
     text = CONFIG_MAPPING[kind](**settings)
     check_text(location, text.to_dict())
     return model_of_weights(MODEL_FOR_CAUSAL_LM_MAPPING[type(text)], location, text, weights)
