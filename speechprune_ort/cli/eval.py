@@ -104,7 +104,7 @@ def evaluate(
         int, typer.Option(help="Seed of the order of choices, of --sample and of noise.")
     ] = 0,
     limit: Annotated[
-        int | None, typer.Option(help="Judge only so many samples, the first ones.")
+        int | None, typer.Option(help="Largest number of samples to judge, from the first on.")
     ] = None,
     sample: Annotated[
         int | None,
