@@ -65,6 +65,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "contributing": lambda: beside_docs("CONTRIBUTING.md"),
     "methods": methods,
     "model_card": model_card,
+    "security": lambda: beside_docs("SECURITY.md"),
 }
 """Makers of the parts, by the name that a page has for them."""
 
