@@ -285,7 +285,7 @@ class _Ffmpeg:
         options = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
         try:
             container = av.open(self._file, container_options=options, metadata_errors="replace")
-        except (av.FFmpegError, ValueError, OverflowError) as error:
+        except _ffmpeg_raises() as error:
             raise _undecodable(self._name, f"{self._reason}; {_reason(error)}") from None
         with container:
             streams = container.streams.audio
@@ -342,14 +342,14 @@ class _Ffmpeg:
                 packet = next(packets)
             except StopIteration:
                 return
-            except (av.FFmpegError, ValueError):
+            except _ffmpeg_raises():
                 yield None
                 return
             try:
                 yield packet.decode()
             except av.EOFError:
                 return
-            except (av.FFmpegError, ValueError):
+            except _ffmpeg_raises():
                 yield None
 
     def _missing(self) -> AudioError:
@@ -357,6 +357,16 @@ class _Ffmpeg:
             f"{self._name} cannot be decoded as audio by libsndfile ({self._reason}): give wav, "
             f"flac, ogg or mp3; for m4a, mp4, aac, webm, wma and damaged files, {INSTALL}."
         )
+
+
+def _ffmpeg_raises() -> tuple[type[Exception], ...]:
+    """What PyAV raises on damaged files.
+
+    Beside its own errors: a seek that a damaged header asks for may be one that no file can do.
+    """
+    import av
+
+    return (av.FFmpegError, OSError, ValueError, OverflowError)
 
 
 def _floats(frame: Any) -> NDArray[np.float32]:

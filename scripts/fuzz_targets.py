@@ -14,6 +14,7 @@ import sys
 import traceback
 import zipfile
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def altered_json(content: Any, chance: random.Random) -> Any:
             elif what == 2 and isinstance(inner, (int, float)):
                 node[key] = inner * chance.choice((-1, 0, 2, 10**6)) + chance.choice((-1, 0, 1))
             else:
-                node[key] = chance.choice(ODD)
+                node[key] = deepcopy(chance.choice(ODD))  # altered itself, later
             break
     return content
 

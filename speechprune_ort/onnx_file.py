@@ -20,10 +20,10 @@ _STANDARD = """
 Abs Add And AveragePool Cast CastLike Ceil Clip Concat Constant ConstantOfShape Conv Cos CumSum
 DequantizeLinear Div DynamicQuantizeLinear Equal Erf Exp Expand Flatten Floor Gather GatherElements
 GatherND Gelu Gemm Greater GreaterOrEqual Identity IsNaN LayerNormalization Less LessOrEqual Log
-MatMul MatMulInteger Max Min Mod Mul Neg Not Or Pow Range Reciprocal ReduceL2 ReduceMax ReduceMean
-ReduceMin ReduceSum Relu Reshape RMSNormalization Round ScatterElements ScatterND Shape Sigmoid Sign
-SimplifiedLayerNormalization Sin Slice Softmax Softplus Split Sqrt Squeeze Sub Tanh Tile TopK
-Transpose Trilu Unsqueeze Where
+MatMul MatMulInteger Max Min Mod Mul Neg Not Or Pad Pow Range Reciprocal ReduceL2 ReduceMax
+ReduceMean ReduceMin ReduceSum Relu Reshape RMSNormalization Round ScatterElements ScatterND Shape
+Sigmoid Sign SimplifiedLayerNormalization Sin Slice Softmax Softplus Split Sqrt Squeeze Sub Tanh
+Tile TopK Transpose Trilu Unsqueeze Where
 """
 _MICROSOFT = """
 DynamicQuantizeMatMul FastGelu FusedMatMul Gelu GroupQueryAttention MatMulIntegerToFloat

@@ -128,7 +128,7 @@ def _steps(part: dict[str, Any] | None, known: frozenset[str]) -> list[dict[str,
     while waiting:
         step = waiting.pop()
         kind = step.get("type") if isinstance(step, dict) else None
-        if kind not in known:
+        if not isinstance(kind, str) or kind not in known:
             raise ValueError(f"it has the unknown step {str(kind)[:40]!r}")
         found.append(step)
         for name in CHILDREN:

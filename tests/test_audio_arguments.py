@@ -137,8 +137,10 @@ def test_whole_numbers_of_any_width_are_numbers(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", FLOATS)
 def test_fractions_of_any_width_are_numbers(kind: Any) -> None:
-    pruning = PruningOptions(pruning_rate=kind(0.2), frame_temperature=kind(0.5))
-    assert pruning == PruningOptions(pruning_rate=0.2, frame_temperature=0.5)
+    pruning = PruningOptions(
+        method="speechprune", pruning_rate=kind(0.2), frame_temperature=kind(0.5)
+    )
+    assert pruning == PruningOptions(method="speechprune", pruning_rate=0.2, frame_temperature=0.5)
     assert type(pruning.pruning_rate) is float
     assert GenerationOptions(temperature=kind(0.5), top_p=kind(1)).temperature == 0.5
     assert plain(np.array(kind(0.25))) == 0.25

@@ -8,13 +8,13 @@ import shutil
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from msgspec import structs
 from numpy.typing import NDArray
 
 from speechprune_ort import AudioError, AudioOptions, SpeechLLM
@@ -139,7 +139,7 @@ def test_the_bundles_sampling_rate_is_the_one_that_is_heard(bundle: Path, tmp_pa
     manifest = Manifest.read(bundle)
     audio = manifest.audio
     doubled = {name: 2 * getattr(audio, name) for name in ("sampling_rate", "n_fft", "hop_length")}
-    changed = replace(manifest, audio=replace(audio, **doubled))
+    changed = structs.replace(manifest, audio=structs.replace(audio, **doubled))
     (copy / "manifest.json").write_text(changed.to_json())
     assert Manifest.read(copy).audio.sampling_rate == 32_000
     sound = np.sin(np.arange(5 * 16_000, dtype=np.float32))

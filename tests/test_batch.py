@@ -29,6 +29,8 @@ from speechprune_ort.batch import BatchTask, Outcome, read_requests, run_batch
 from speechprune_ort.cli.batch import batch
 from speechprune_ort.pool import in_order
 
+TONE = np.sin(np.arange(32_000, dtype=np.float32)) / 9
+
 
 @pytest.fixture
 def folder(tmp_path: Path, tone: NDArray[np.float32]) -> Path:
@@ -93,7 +95,7 @@ def test_each_line_has_its_answer_or_its_error_in_order(bundle: Path, folder: Pa
     assert lines[4]["text"] == alone.text
     assert not (folder / "out.jsonl.partial").exists()
     # The same command tries again what failed, and only that.
-    soundfile.write(folder / "gone.wav", np.ones(32_000, np.float32) / 9, 16_000)
+    soundfile.write(folder / "gone.wav", TONE, 16_000)
     assert go(bundle, folder) == Outcome(answered=5, failed=0, new=1)
     whole = (folder / "out.jsonl").read_bytes()
     stamp = (folder / "out.jsonl").stat().st_mtime_ns
@@ -202,7 +204,7 @@ def test_all_that_is_wrong_with_lines_and_recordings_ends_nothing(
 ) -> None:
     (folder / "notes.wav").write_text("no sound")
     (folder / "a.raw").write_bytes(bytes(1000))
-    soundfile.write(folder / "good.wav", np.ones(32_000, np.float32) / 9, 16_000)
+    soundfile.write(folder / "good.wav", TONE, 16_000)
     odd = os.fsdecode(os.fsencode(folder) + b"/caf\xe9.wav")
     (folder / "good.wav").rename(odd)
     names = ["notes.wav", "a.raw", ".", "in.jsonl", "0.wav/x.wav", "/dev/null"]
@@ -257,7 +259,7 @@ def test_what_was_cut_goes_on_without_loss(
     assert (folder / "out.jsonl").read_bytes() == (folder / "straight.jsonl").read_bytes()
     # Killed between the last two steps: both files are there.
     out = (folder / "out.jsonl").read_bytes()
-    soundfile.write(folder / "gone.wav", np.ones(32_000, np.float32) / 9, 16_000)
+    soundfile.write(folder / "gone.wav", TONE, 16_000)
     with monkeypatch.context() as patched:
         patched.setattr(
             "speechprune_ort.batch.write_whole", lambda *_: (_ for _ in ()).throw(CutError)

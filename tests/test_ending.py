@@ -151,10 +151,12 @@ def endless(path: Path) -> Path:
 
 
 def test_a_run_ends_in_the_middle_of_its_graph(tmp_path: Path) -> None:
+    import onnxruntime as ort
+
     from speechprune_ort.runtime.endable import EndableSession
 
     path = endless(tmp_path / "endless.onnx")
-    session = EndableSession(path, providers=["CPUExecutionProvider"])
+    session = EndableSession(path, ort.SessionOptions(), ["CPUExecutionProvider"])
     limits = Limits(deadline=0.3)
     started = time.perf_counter()
     with pytest.raises(DeadlineError), limits.held():
@@ -163,11 +165,11 @@ def test_a_run_ends_in_the_middle_of_its_graph(tmp_path: Path) -> None:
 
 
 RUN_ENDLESS = """
-import sys, numpy as np
+import sys, numpy as np, onnxruntime as ort
 from speechprune_ort.cli import signals
 signals.install()
 from speechprune_ort.runtime.endable import EndableSession
-session = EndableSession(sys.argv[1], providers=["CPUExecutionProvider"])
+session = EndableSession(sys.argv[1], ort.SessionOptions(), ["CPUExecutionProvider"])
 print("here", flush=True)
 session.run(None, {"x": np.array(1, np.float32)})
 """

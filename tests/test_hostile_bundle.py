@@ -410,6 +410,7 @@ SPLIT = {"type": "Split", "behavior": "Isolated", "invert": False}
         ({"decoder": replace({"String": ""}, "a" * 2000)}, "2001 times"),
         ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 100}}, "64 steps"),
         ({"normalizer": {"type": "Other"}}, "unknown step 'Other'"),
+        ({"normalizer": {"type": {"a": {}}}}, "unknown step"),
         ({"pre_tokenizer": SPLIT | {"pattern": {"Regex": "(a+)+$"}}}, "repeats a repetition"),
         ({"pre_tokenizer": SPLIT | {"pattern": {"Regex": "((?:b|a*)|c){2,}"}}}, "repeats a rep"),
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": {}}}, "no list"),
@@ -455,11 +456,7 @@ def test_a_panic_of_the_tokenizer_is_one_sentence(
         raise PanicException("index out of bounds")
 
     model = opened(bundle)
-
-    class Panicking:
-        encode = panic
-
-    model.engine.tokenizer = Panicking()
+    monkeypatch.setattr(model.engine.text, "encode", panic)
     with pytest.raises(BundleError, match="index out of bounds"):
         model.engine.prompt("Who?")
     monkeypatch.setattr(Tokenizer, "from_file", panic)
@@ -520,7 +517,7 @@ def test_a_graph_beyond_memory_is_not_called_damaged(
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("std::bad_alloc")
 
-    monkeypatch.setattr(session_module.ort, "InferenceSession", fail)
+    monkeypatch.setattr(session_module.ort.InferenceSession, "__init__", fail)
     with pytest.raises(OutOfMemoryError, match="narrower --precision"):
         opened(bundle)
 

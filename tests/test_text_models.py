@@ -24,7 +24,7 @@ from transformers import (
 from typer.testing import CliRunner
 
 from speechprune_ort import PruningOptions, SpeechLLM, UnsupportedModelError
-from speechprune_ort.cli import app
+from speechprune_ort.cli.app import app
 from speechprune_ort.export.families import FAMILIES, load_checkpoint
 from speechprune_ort.export.first_layer_qk import BinaryProjection, FloatProjection
 from speechprune_ort.export.pipeline import export_bundle
@@ -47,7 +47,7 @@ GRANITE = {
 }
 KNOWN: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "llama3-rotary": (LlamaConfig, {"rope_parameters": LLAMA3}),
-    "qwen3": (Qwen3Config, {"head_dim": 24}),
+    "qwen3": (Qwen3Config, {"head_dim": 48}),
     "mistral": (MistralConfig, {"head_dim": 16, "sliding_window": None}),
     "granite": (GraniteConfig, GRANITE),
 }
