@@ -107,7 +107,7 @@ def test_each_line_has_its_answer_or_its_error_in_order(bundle: Path, folder: Pa
 
 
 BAD: list[tuple[bytes, str]] = [
-    (b"nonsense", "is no JSON object"),
+    (b"nonsense", "is not a JSON object"),
     (b"[1]", "it is list, not an object"),
     (b"null", "it is None, not an object"),
     (b"5", "it is 5, not an object"),
@@ -123,7 +123,7 @@ BAD: list[tuple[bytes, str]] = [
     (b'{"audio": "0.wav", "question": ["Who?"]}', "'question' must be text, not list"),
     (b'{"audio": "0.wav", "question": {}}', "'question' must be text, not dict"),
     (b'{"audio": "0.wav", "question": 1e999}', "'question' must be text"),
-    (b'{"audio": "0.wav", "question": Infinity}', "no JSON number"),
+    (b'{"audio": "0.wav", "question": Infinity}', "not a JSON number"),
     (b'{"audio": null, "question": "Who?"}', "'audio' must be a path"),
     (b'{"audio": 5, "question": "Who?"}', "'audio' must be a path"),
     (b'{"audio": ["a"], "question": "Who?"}', "'audio' must be a path"),

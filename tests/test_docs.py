@@ -45,7 +45,10 @@ def test_every_option_is_in_the_reference_of_the_command_line(hook: ModuleType) 
 
 def test_every_method_is_in_the_reference(hook: ModuleType) -> None:
     page = hook.on_page_markdown((DOCS / "reference" / "methods.md").read_text(encoding="utf-8"))
-    assert all(f"| `{name}` | {found.summary} |" in page for name, found in METHODS.items())
+    for name, found in METHODS.items():
+        assert f"| `{name}` | {found.summary} |" in page
+        for paper in re.findall(r"\d{4}\.\d{5}", found.source):
+            assert f"https://arxiv.org/abs/{paper}" in page
 
 
 def test_every_mark_names_a_part_and_every_part_is_used(hook: ModuleType) -> None:

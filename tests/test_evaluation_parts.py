@@ -111,7 +111,7 @@ GOOD = {"audio": "a.wav", "question": "Q?", "choices": ["a", "b"], "answer": 0}
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([GOOD, {**GOOD, "answer": "z"}], "Line 2 .* none of the choices"),
+        ([GOOD, {**GOOD, "answer": "z"}], "Line 2 .* is not one of the choices"),
         ([{**GOOD, "answer": 2}], "no choice 2"),
         ([{**GOOD, "choices": ["a"]}], "at least two"),
         ([{"audio": "a.wav"}], "Line 1 .*choices"),
@@ -396,7 +396,7 @@ def test_what_cannot_be_a_journal_is_one_sentence(
     file.write_text("kept")
     with pytest.raises(DataError, match="cannot be written"):
         journal_of(file / "rows.jsonl")
-    with pytest.raises(OptionError, match="no file of results"):
+    with pytest.raises(OptionError, match="not a file of results"):
         journal_of(tmp_path)
     with pytest.raises(OptionError, match="too long"):
         journal_of(tmp_path / ("x" * 300))
