@@ -27,7 +27,6 @@ from speechprune_ort.runtime.methods.segments import keep_by_segments
 from speechprune_ort.runtime.scoring import NumpyScorer
 from speechprune_ort.runtime.selection import select
 
-
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
