@@ -29,7 +29,8 @@ PAPER = re.compile(r"arXiv:(\d{4}\.\d{5})")
 def command_line() -> str:
     """Every command with its arguments and options, as ``--help`` tells them."""
     root = typer.main.get_command(app)
-    with typer.Context(root, info_name="speechprune-ort") as context:
+    context = typer.Context(root, info_name="speechprune-ort")
+    with context:
         text = get_docs_for_click(obj=root, ctx=context, name="speechprune-ort")
     # The page has a title of its own.
     return text.split("\n", 1)[1].strip()
