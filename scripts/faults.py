@@ -24,10 +24,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -130,13 +130,13 @@ def page_state(out: Path) -> str:
     return "earlier" if "<!-- earlier -->" in text else "whole"
 
 
-def recording_state(out: Path) -> str:
+def recording_state(bundle: str, out: Path) -> str:
     """Whether a saved recording is whole."""
     if not out.exists():
         return "nothing"
-    with zipfile.ZipFile(out) as archive:
-        if archive.testzip() is not None:
-            raise ValueError("a damaged member")
+    from speechprune_ort import SpeechLLM
+
+    SpeechLLM(bundle, "cpu").load_recording(out)
     return "whole"
 
 
@@ -190,7 +190,7 @@ def prepared(work: Path) -> list[Command]:
                                   "--explain", str(out / "page.html")),
                 out / "page.html", page_state, page),
         Command("Recording.save", (bundle, wavs[0], str(out / "kept.spr")), out / "kept.spr",
-                recording_state, code=SAVE),
+                partial(recording_state, bundle), code=SAVE),
     ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ SpeechPruneError                what a caller catches to catch them all
 ├── DataError                   a set of recordings with questions cannot be read
 ├── DeviceError                 the device asked for cannot be used on this machine
 ├── OptionError (ValueError)    an option has a value that it cannot have
-├── OutputError                 what a command prints cannot be written
+├── OutputError                 what a command prints or needs on disk cannot be written
 ├── PromptError                 a question is empty or does not fit the model's context
 ├── RecordingError              a saved recording cannot be read, or is of another bundle
 └── ExportError                 a checkpoint cannot be exported
@@ -88,7 +88,7 @@ class OptionError(SpeechPruneError, ValueError):
 
 
 class OutputError(SpeechPruneError):
-    """What a command prints cannot be written: the disk is full, or stdout is closed."""
+    """What a command prints or needs on disk cannot be written; the message says where."""
 
 
 class PromptError(SpeechPruneError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -345,3 +346,19 @@ def test_peak_memory_is_of_the_block(tmp_path: Path) -> None:
         pass
     assert nothing.values == {}
     assert absent.notes["peak_rss_mb"].startswith("not read")
+
+
+def test_a_trace_that_the_disk_cuts_is_one_sentence(bundle: Path) -> None:
+    code = (
+        "import resource, sys; from pathlib import Path; from speechprune_ort import SpeechLLM; "
+        "from speechprune_ort.errors import OutputError; "
+        "from speechprune_ort.profiling.trace import placements; "
+        "engine = SpeechLLM(sys.argv[1], 'cpu').engine; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        "try: placements(engine)\n"
+        "except OutputError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, check=False
+    )
+    assert "set TMPDIR" in done.stdout, done.stderr

@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from speechprune_ort.errors import OutputError
 from speechprune_ort.providers import StrictSession
 from speechprune_ort.runtime.engine import Engine
 from speechprune_ort.specs import GraphSpec
@@ -58,7 +59,28 @@ def traced(
         engine: of the bundle.
         name: of the graph.
         runs: inputs.
+
+    Raises:
+        OutputError: the trace cannot be kept in the folder for temporary files.
     """
+    try:
+        events = _events(engine, name, runs)
+    except (OSError, ValueError) as error:  # a file that ends in the middle is no JSON
+        raise OutputError(
+            f"ONNX Runtime's trace of {name} cannot be kept in {tempfile.gettempdir()} ({error}): "
+            "free some space there, lift the limit of file sizes, or set TMPDIR to another folder."
+        ) from None
+    starts = sorted(event["ts"] for event in events if event["name"] == "model_run")
+    found: list[list[Event]] = [[] for _ in runs]
+    for event in events:
+        if event.get("cat") == "Node" and "input_type_shape" in event.get("args", {}):
+            found[bisect_right(starts, event["ts"]) - 1].append(event)
+    return found
+
+
+def _events(
+    engine: Engine, name: str, runs: Sequence[Mapping[str, NDArray[Any]]]
+) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="speechprune-trace-") as folder:
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -67,13 +89,8 @@ def traced(
         session = StrictSession(engine.path(name), options, engine.device.providers)
         for feeds in runs:
             session.run(None, dict(feeds))
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    starts = sorted(event["ts"] for event in events if event["name"] == "model_run")
-    found: list[list[Event]] = [[] for _ in runs]
-    for event in events:
-        if event.get("cat") == "Node" and "input_type_shape" in event.get("args", {}):
-            found[bisect_right(starts, event["ts"]) - 1].append(event)
-    return found
+        events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_bytes())
+        return events
 
 
 def placements(engine: Engine) -> dict[str, dict[str, int]]:
