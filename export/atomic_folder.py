@@ -162,8 +162,8 @@ def _require_free(place: Path, overwrite: bool) -> None:
     strange = sorted({path.name for path in place.iterdir()} - _listed(place) - {MANIFEST_FILE})
     if strange:
         raise ExportError(
-            f"{place} holds {strange[0]}, which is not of the bundle, so --overwrite will not "
-            "replace it: move it elsewhere, or give another folder."
+            f"{place} holds {strange[0]}, which does not belong to the bundle, so --overwrite will "
+            "not replace it: move it elsewhere, or give another folder."
         )
 
 

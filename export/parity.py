@@ -129,9 +129,7 @@ def compare(
             f"{graph}, {label} is not finite in torch either: the checkpoint's weights hold NaN or "
             "infinity; download it again."
         )
-    cure = (
-        "report the checkpoint" if exact else "take a wider --precision, or report the checkpoint"
-    )
+    cure = "report the checkpoint" if exact else "use a wider --precision, or report the checkpoint"
     if not np.isfinite(b).all():
         raise ParityError(f"{graph}, {label} is not finite: {cure}.")
     scale = np.abs(a).max() or 1.0

@@ -151,7 +151,7 @@ class Journal:
             if _sorted(old.get(name)) != _sorted(self._about.get(name))
         )
         begun = f"{self.path} was begun with other {', '.join(changed)}"
-        return f"{begun}: take the same, or {self._cure}."
+        return f"{begun}: use the same, or {self._cure}."
 
     def _unwritten(self, error: OSError) -> DataError:
         return DataError(

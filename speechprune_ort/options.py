@@ -205,7 +205,7 @@ class PruningOptions:
             OptionError: it is ``auto``, which only a recording and a question settle.
         """
         if isinstance(self.pruning_rate, str):
-            raise OptionError("pruning_rate='auto' is settled with a recording: give a number.")
+            raise OptionError("pruning_rate='auto' depends on the recording: give a number.")
         return self.pruning_rate
 
     def kept_tokens(self, total: int, window_tokens: int) -> int:

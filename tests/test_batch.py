@@ -320,7 +320,7 @@ def test_answers_of_anything_else_are_refused_and_left_as_they_are(
     with pytest.raises(CutError):
         go(bundle, folder, **options)
     began = partial.read_bytes()
-    with pytest.raises(OptionError, match="begun with other generation: take the same"):
+    with pytest.raises(OptionError, match="begun with other generation: use the same"):
         go(bundle, folder, **{**options, "generation": GenerationOptions(max_new_tokens=5)})
     assert partial.read_bytes() == began
 

@@ -358,7 +358,7 @@ def test_a_journal_goes_on_after_a_cut_line_and_refuses_another_plan(tmp_path: P
     whole = {"a": {"x": 1}, "b": {"x": 2, "y": {"z": 3, "w": 4}}}
     with journal_of(path) as last:
         assert last.rows == whole  # an error is over once it went well
-    with pytest.raises(OptionError, match="other seed: take the same, or give another"):
+    with pytest.raises(OptionError, match="other seed: use the same, or give another"):
         journal_of(path, 2)
     os.truncate(path, 3)  # not even the first line is whole
     with journal_of(path, 2) as new:
