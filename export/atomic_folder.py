@@ -123,7 +123,7 @@ def check_place(out: Path, overwrite: bool, checkpoint: Path | None = None) -> N
 def _place(out: Path) -> Path:
     """``out`` without links and dots in its parents; a link at its end is not followed."""
     if "\0" in str(out):
-        raise ExportError(f"{str(out)!r} is no path: leave out the zero byte.")
+        raise ExportError(f"{str(out)!r} is not a path: leave out the zero byte.")
     if out.is_symlink():
         raise ExportError(f"{out} is a link to {out.readlink()}: give the folder itself.")
     place = out.resolve() if out.name in ("", "..") else out.parent.resolve() / out.name
@@ -162,8 +162,8 @@ def _require_free(place: Path, overwrite: bool) -> None:
     strange = sorted({path.name for path in place.iterdir()} - _listed(place) - {MANIFEST_FILE})
     if strange:
         raise ExportError(
-            f"{place} holds {strange[0]}, which is not of the bundle, so --overwrite will not "
-            "replace it: move it elsewhere, or give another folder."
+            f"{place} holds {strange[0]}, which does not belong to the bundle, so --overwrite will "
+            "not replace it: move it elsewhere, or give another folder."
         )
 
 

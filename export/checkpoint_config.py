@@ -72,7 +72,7 @@ class Described:
         if not isinstance(named, list | tuple) or not all(isinstance(n, str) for n in named):
             raise ExportError(
                 f"architectures in config.json of {self.location!r} is {_brief(named)}, not a list "
-                "of names: mend it, or take the checkpoint anew."
+                "of names: correct it, or download the checkpoint again."
             )
         return tuple(named)
 
@@ -93,7 +93,7 @@ def describe(model: str, revision: str | None = None) -> Described:
         there = folder.exists()
     except OSError as error:
         raise ExportError(
-            f"{model[:80]!r}... is no checkpoint ({error.strerror}): give a folder or a hub id."
+            f"{model[:80]!r}... is not a checkpoint ({error.strerror}): give a folder or a hub id."
         ) from None
     if not model or not there:
         if not model or "\0" in model or model.startswith((".", "/", "~")) or model.count("/") > 1:
@@ -122,23 +122,25 @@ def read_object(path: Path, location: str) -> dict[str, Any]:
     """
     label = f"{path.name} of {location!r}"
     if not path.is_file():
-        raise ExportError(f"{label} is missing: take the checkpoint anew.")
+        raise ExportError(f"{label} is missing: download the checkpoint again.")
     try:
         if path.stat().st_size > LARGEST:
-            raise ExportError(f"{label} is larger than {LARGEST >> 20} MiB: it is no such file.")
+            raise ExportError(
+                f"{label} is larger than {LARGEST >> 20} MiB: it cannot be such a file."
+            )
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise ExportError(f"{label} cannot be read ({error.strerror}).") from None
     except RecursionError:
-        raise ExportError(f"{label} is nested too deeply: take the checkpoint anew.") from None
+        raise ExportError(f"{label} is nested too deeply: download the checkpoint again.") from None
     except ValueError as error:
         reason = "it is a Git LFS pointer" if _is_pointer(path) else str(error)
         raise ExportError(
-            f"{label} is not JSON ({reason}): take the checkpoint anew, with `git lfs pull` where "
-            "it was cloned."
+            f"{label} is not JSON ({reason}): download the checkpoint again, with `git lfs "
+            "pull` where it was cloned."
         ) from None
     if not isinstance(content, dict):
-        raise ExportError(f"{label} holds {_brief(content)}, not an object: take it anew.")
+        raise ExportError(f"{label} holds {_brief(content)}, not an object: download it again.")
     return content
 
 
@@ -184,7 +186,7 @@ def check_text(location: str, text: Mapping[str, Any]) -> None:
         if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
             raise ExportError(
                 f"{name} of the text model of {location!r} is {_brief(size)}, not a positive whole "
-                "number: mend config.json."
+                "number: correct config.json."
             )
     hidden, heads = text.get("hidden_size"), text.get("num_attention_heads")
     width = text.get("head_dim") or (hidden // heads if hidden and heads else HEAD_UNIT)
@@ -199,7 +201,7 @@ def check_text(location: str, text: Mapping[str, Any]) -> None:
     if not isinstance(kinds, list | tuple) or not isinstance(first, int | None):
         raise ExportError(
             f"layer_types or max_window_layers of {location!r} is not what transformers writes: "
-            "mend config.json."
+            "correct config.json."
         )
     # Mistral has no switch: its window is on where it has a width.
     if kind == "mistral" and text.get("sliding_window") is not None and not kinds:
@@ -227,8 +229,8 @@ def check_audio_token(location: str, token: Any, vocab: Any) -> None:
     whole = isinstance(token, int) and not isinstance(token, bool)
     if not whole or token < 0 or (isinstance(vocab, int) and token >= vocab):
         raise ExportError(
-            f"audio_token_id of {location!r} is {_brief(token)}, no id of its vocabulary"
-            f"{f' of {vocab}' if vocab else ''}: give the id of the audio placeholder in "
+            f"audio_token_id of {location!r} is {_brief(token)}, which is not an id of its "
+            f"vocabulary{f' of {vocab}' if vocab else ''}: give the id of the audio placeholder in "
             "config.json."
         )
 

@@ -140,14 +140,16 @@ def _bare(name: str) -> str:
 def _shards(folder: Path) -> list[str]:
     index = read_object(folder / INDEX, str(folder)).get("weight_map")
     if not isinstance(index, dict) or not all(isinstance(n, str) for n in index.values()):
-        raise ExportError(f"{INDEX} of {str(folder)!r} names no files: take the checkpoint anew.")
+        raise ExportError(
+            f"{INDEX} of {str(folder)!r} names no files: download the checkpoint again."
+        )
     names = sorted(set(index.values()))
     for name in names:
         if Path(name).name != name:
             raise ExportError(f"{INDEX} of {str(folder)!r} leads out of its folder: {name!r}.")
         if not (folder / name).exists():
             raise ExportError(
-                f"{name} of {str(folder)!r}, which {INDEX} names, is missing: take it anew."
+                f"{name} of {str(folder)!r}, which {INDEX} names, is missing: download it again."
             )
     return names
 
@@ -155,7 +157,7 @@ def _shards(folder: Path) -> list[str]:
 def _header(path: Path) -> dict[str, Stored]:
     label = f"{path.name} of {str(path.parent)!r}"
     if not path.is_file():
-        raise ExportError(f"{label} is no file: take the checkpoint anew.")
+        raise ExportError(f"{label} is not a file: download the checkpoint again.")
     try:
         size = path.stat().st_size
         with path.open("rb") as stream:
@@ -170,7 +172,7 @@ def _header(path: Path) -> dict[str, Stored]:
     except OSError as error:
         raise ExportError(f"{label} cannot be read ({os.strerror(error.errno or 0)}).") from None
     if len(start) < 8 or (0 < length <= LARGEST_HEADER and len(text) < length):
-        raise ExportError(f"{label} is cut off ({size} bytes): take it anew.")
+        raise ExportError(f"{label} is cut off ({size} bytes): download it again.")
     try:
         header = json.loads(text)
         header.pop("__metadata__", None)
@@ -178,10 +180,10 @@ def _header(path: Path) -> dict[str, Stored]:
         end = 8 + length + max((int(v["data_offsets"][1]) for v in header.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise ExportError(
-            f"{label} is damaged: its header is not readable; take it anew."
+            f"{label} is damaged: its header is not readable; download it again."
         ) from None
     if end > size:
-        raise ExportError(f"{label} is cut off ({size} of {end} bytes): take it anew.")
+        raise ExportError(f"{label} is cut off ({size} of {end} bytes): download it again.")
     return found
 
 

@@ -112,7 +112,8 @@ def export_binarized(
     """Write sign(S) W^b as 8-bit products with int32 sums: exact at any width.
 
     On the CPU the signs of S are 2 and 0 around a zero point of 1: its kernels for unsigned by
-    signed bytes are eight times as fast as those for signed by signed ones (``docs/pruning.md``).
+    signed bytes are eight times as fast as those for signed by signed ones
+    (``docs/results/pruning-cost.md``).
     For CUDA both stay signed, and are chosen in the embeddings' own dtype: there is no ``Where``
     for bytes there, and a node on the CPU would send every embedding down and its signs up.
 

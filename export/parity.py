@@ -127,11 +127,9 @@ def compare(
     if not np.isfinite(a).all():
         raise ParityError(
             f"{graph}, {label} is not finite in torch either: the checkpoint's weights hold NaN or "
-            "infinity; take it anew."
+            "infinity; download it again."
         )
-    cure = (
-        "report the checkpoint" if exact else "take a wider --precision, or report the checkpoint"
-    )
+    cure = "report the checkpoint" if exact else "use a wider --precision, or report the checkpoint"
     if not np.isfinite(b).all():
         raise ParityError(f"{graph}, {label} is not finite: {cure}.")
     scale = np.abs(a).max() or 1.0

@@ -198,7 +198,7 @@ def _enough_memory() -> Iterator[None]:
             raise
         raise ExportError(
             "Memory ran out during the export: close other programs, lift the limit (ulimit -v), "
-            "or take a machine with more; nothing was left behind."
+            "or use a machine with more; nothing was left behind."
         ) from error
 
 

@@ -88,6 +88,6 @@ def plan(precision: str, target: str) -> Plan:
     if (precision, target) not in _PLANS:
         raise ExportError(
             f"--precision {precision} does not go with --target {target} ({_MISSING[precision]}): "
-            "take --precision fp16 or int8."
+            "use --precision fp16 or int8."
         )
     return _PLANS[precision, target]

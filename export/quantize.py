@@ -44,7 +44,7 @@ def quantize_matmuls(
         is_symmetric: without zero points.
         bits_of: other widths, by the name of the node.
         leave: names of nodes that stay.
-        after_each: called behind each matrix.
+        after_each: called after each matrix.
     """
     for node, weight in _products(model.graph, leave):
         width = (bits_of or {}).get(node.name or "", bits)

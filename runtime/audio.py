@@ -191,8 +191,8 @@ class AudioStream:
             self._check(rate, block.shape[1])
             if block.size and not np.abs(block).max() < FAR_TOO_LOUD:  # nor is NaN
                 raise AudioError(
-                    f"{self._name} holds NaN, infinite or far too large samples: repair or record "
-                    "it again."
+                    f"{self._name} has NaN, infinite or far too large samples: repair it, or "
+                    "record it again."
                 )
             seconds += len(block) / rate
             megabytes += block.size * 4 / 1e6

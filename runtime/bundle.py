@@ -92,7 +92,7 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
                     )
                 status = path.stat()
             if not stat.S_ISREG(status.st_mode):
-                raise BundleError(f"{path} is no regular file: copy or export the bundle again.")
+                raise BundleError(f"{path} is not a regular file: copy or export the bundle again.")
             stamp = _stamp(status)
             seen = remembered.get(str(path))
             # What a graph reads is held against this manifest's list even where it is known.
@@ -148,7 +148,7 @@ def _locations(path: Path) -> list[str]:
         graph = read_graph(path)
     except ValueError as error:
         raise BundleError(
-            f"{path} is no graph that export wrote ({error}): export the bundle again."
+            f"{path} is not a graph that export wrote ({error}): export the bundle again."
         ) from None
     foreign = foreign_operators(graph)
     if foreign:

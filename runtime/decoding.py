@@ -86,7 +86,9 @@ class _Watched:
 
     def check(self, name: str) -> None:
         if self.error is not None:
-            raise AudioError(f"{name} cannot be read ({self.error}): give it anew.") from self.error
+            raise AudioError(
+                f"{name} cannot be read ({self.error}): give it again."
+            ) from self.error
 
 
 class _Endless(soundfile.SoundFile):  # type: ignore[misc]  # it has no types
@@ -176,7 +178,7 @@ class _Sndfile:
         self._watched.check(self._name)
         stated = self._opened.frames
         if self._goes_on(end, frames):
-            cause = "goes on behind the length that its header states"
+            cause = "goes on after the length that its header states"
             yield from self._by_ffmpeg(f"it {cause}", frames, cause)
             return
         guessed = self._opened.format == "MP3" and not states_mp3_length(self._file)
@@ -225,7 +227,7 @@ class _Sndfile:
         self._found.by(LIBSNDFILE)
         self._found.notes.append(
             f"{self._name} is damaged ({reason}): its first {came / rate:.1f} s were heard; to "
-            f"hear what can be had behind them, {INSTALL}."
+            f"hear what can be decoded after them, {INSTALL}."
         )
 
 

@@ -192,7 +192,7 @@ class SpilledEmbeds:
     """Rows of a temporary file, which goes with the object.
 
     Args:
-        file: with the rows one behind the other.
+        file: with the rows one after the other.
         tokens: rows.
         hidden: width.
         dtype: of the values.
@@ -231,9 +231,9 @@ class SpilledEmbeds:
 
 
 class EmbedsBuilder:
-    """Takes windows of embeddings from the encoder, one behind the other.
+    """Takes windows of embeddings from the encoder, one after the other.
 
-    Each window is written behind the tokens of the one before, over its padding.
+    Each window is written after the tokens of the one before, over its padding.
 
     Args:
         shape: of a window, (window_tokens, hidden).

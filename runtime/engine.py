@@ -124,7 +124,7 @@ class Engine:
 
         Raises:
             BundleError: the bundle has no such graph, or it is not what the manifest says.
-            OutOfMemoryError: memory does not suffice for it.
+            OutOfMemoryError: there is not enough memory for it.
         """
         if name not in self._sessions:
             self._sessions[name] = open_session(
@@ -180,8 +180,8 @@ class Engine:
         outputs = [tensor.name for tensor in self.manifest.graphs[AUDIO_ENCODER].spec.outputs]
         if attention is not None and ATTENTION not in outputs:
             raise OptionError(
-                f"The audio encoder of {self._folder} does not tell its attention: export with "
-                "--encoder-attention, or take another method."
+                f"The audio encoder of {self._folder} has no attention output: export with "
+                "--encoder-attention, or use another method."
             )
         with memory_errors(AUDIO_ENCODER):
             return encode_windows(
@@ -292,7 +292,7 @@ class Engine:
         """A decoder with an empty cache of ``capacity`` positions.
 
         Raises:
-            OutOfMemoryError: memory does not suffice for the cache.
+            OutOfMemoryError: there is not enough memory for the cache.
         """
         with memory_errors(DECODER):
             return Decoder(

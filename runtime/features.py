@@ -161,7 +161,9 @@ class LogMel:
         loudest = mel.max()
         # NaN and infinity reach the maximum: no pass of its own over the samples.
         if not np.isfinite(loudest):
-            raise AudioError("The window holds NaN, infinite or far too large samples: repair it.")
+            raise AudioError(
+                "The window has NaN, infinite or far too large samples: repair the recording."
+            )
         np.maximum(mel, loudest - DYNAMIC_RANGE, out=mel)
         mel += 4
         mel /= 4

@@ -19,7 +19,7 @@ class Prompt:
 
     Attributes:
         before: ids ahead of the audio.
-        after: ids behind it.
+        after: ids after it.
         query: ids of the user's own text among them: what phase 1 compares with.
     """
 

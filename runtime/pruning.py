@@ -45,7 +45,7 @@ def _check(name: str, array: NDArray[Any], axes: tuple[str, ...]) -> None:
 
 def _check_finite(name: str, array: NDArray[Any]) -> None:
     if not np.isfinite(array).all():
-        raise OptionError(f"{name} holds NaN or infinity: nothing can be ranked by it.")
+        raise OptionError(f"There is NaN or infinity in the {name}: nothing can be ranked by it.")
 
 
 def _check_embeddings(audio: NDArray[Any], text: NDArray[Any]) -> None:
@@ -315,7 +315,7 @@ def binarize(x: NDArray[Any]) -> NDArray[np.int8]:
     >>> binarize(np.array([-0.5, 0.0, 2.0])).tolist()
     [-1, 1, 1]
     """
-    _check_finite("the array to binarize", x)
+    _check_finite("array to binarize", x)
     return np.where(x >= 0, np.int8(1), np.int8(-1))
 
 
@@ -350,7 +350,7 @@ def received_attention(
     _check("key", key, ("tokens", "kv_heads", "head_dim"))
     tokens, heads, head_dim = query.shape
     if key.shape[0] != tokens or key.shape[2] != head_dim or heads % key.shape[1]:
-        raise OptionError(f"query {query.shape} and key {key.shape} are not of one layer.")
+        raise OptionError(f"query {query.shape} and key {key.shape} do not belong to one layer.")
     _check_finite("query", query)
     _check_finite("key", key)
     group = heads // key.shape[1]

@@ -148,7 +148,7 @@ def load_embeds(
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise ValueError("it is no regular file")
+            raise ValueError("it is not a regular file")
         with path.open("rb") as stream:
             header = _read_header(path, stream)
             with safe_open(path, framework="numpy") as opened:
@@ -172,12 +172,12 @@ def load_embeds(
         raise RecordingError(f"No recording at {path}: check the path.") from None
     except MemoryError:
         raise RecordingError(
-            f"Memory does not suffice for {path}: lower the memory budget of recordings."
+            f"There is not enough memory for {path}: lower the memory budget of recordings."
         ) from None
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise RecordingError(
-            f"{path} is no recording that speechprune-ort saved, or is damaged ({error}): listen "
-            "to the recording again."
+            f"{path} is not a recording that speechprune-ort saved, or is damaged ({error}): "
+            "listen to the recording again."
         ) from None
     return embeds, heard, attention
 
@@ -240,7 +240,7 @@ def _embeds(
     for start in range(0, shape[0], ROWS_AT_ONCE):
         block = rows[start : min(start + ROWS_AT_ONCE, shape[0])]
         if not np.isfinite(block).all():
-            raise ValueError("its embeddings hold NaN or infinity")
+            raise ValueError("there is NaN or infinity in its embeddings")
         builder.append(block)
     return builder.finish()
 
@@ -251,5 +251,5 @@ def _attention(values: Any, tokens: int) -> NDArray[np.float32]:
         raise ValueError(f"its attention is {shape} of {values.get_dtype()}")
     attention: NDArray[np.float32] = values[:]
     if not np.isfinite(attention).all():
-        raise ValueError("its attention holds NaN or infinity")
+        raise ValueError("there is NaN or infinity in its attention")
     return attention

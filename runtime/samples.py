@@ -88,7 +88,7 @@ def _from_mapping(given: Mapping[str, Any], rate: Any) -> tuple[Any, Any]:
             return given[name], _one_rate(own, rate)
     held = ", ".join(map(repr, list(given)[:5])) or "nothing"
     raise AudioError(
-        f"A mapping with {held} is no recording: give one with 'array' and 'sampling_rate', or "
+        f"A mapping with {held} is not a recording: give one with 'array' and 'sampling_rate', or "
         "the array itself."
     )
 
@@ -130,7 +130,7 @@ def _array(source: Any) -> NDArray[Any]:
         return _from_list(source, kind)
     if not hasattr(source, "__array__"):
         shown = "None" if source is None else f"an object of type {kind}"
-        raise AudioError(f"{shown[0].upper()}{shown[1:]} is no recording: {WANTED}.")
+        raise AudioError(f"{shown[0].upper()}{shown[1:]} is not a recording: {WANTED}.")
     try:
         return np.asarray(source)
     except Exception as error:  # whatever another library's tensors raise
@@ -147,7 +147,7 @@ def _from_list(source: Sequence[Any], kind: str) -> NDArray[Any]:
         array = np.asarray(source)
     except ValueError:
         raise AudioError(
-            f"A {kind} whose parts differ in shape is no recording: {WANTED}."
+            f"A {kind} whose parts differ in shape is not a recording: {WANTED}."
         ) from None
     if array.dtype.kind in "iu" and array.size:
         raise AudioError(
@@ -155,7 +155,7 @@ def _from_list(source: Sequence[Any], kind: str) -> NDArray[Any]:
             "type, such as np.array(samples, np.int16)."
         )
     if array.dtype.kind == "O":
-        raise AudioError(f"A {kind} of these objects is no recording: {WANTED}.")
+        raise AudioError(f"A {kind} of these objects is not a recording: {WANTED}.")
     return array
 
 

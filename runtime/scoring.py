@@ -217,7 +217,9 @@ class OrtScorer(_Scored):
             OptionError: ``single_head``, which the graph does not compute.
         """
         if single_head:
-            raise OptionError("single_head is of backend='numpy': take it, or leave one out.")
+            raise OptionError(
+                "single_head needs backend='numpy': set that, or leave out single_head."
+            )
         heads, kv_heads, head_dim = self._sizes
         count, device = len(candidates), self._device
         # Gathered on the device by the graph that assembles the prompt, with no prompt around.

@@ -105,7 +105,9 @@ def _checked(name: str, request: Request, given: object) -> Selection:
             raise _wrong(name, "gave candidates out of range", f"there are {tokens} tokens")
     if attention is not None:
         if candidates is None:
-            raise _wrong(name, "gave attention without candidates", "give which tokens it is of")
+            raise _wrong(
+                name, "gave attention without candidates", "say which tokens it belongs to"
+            )
         attention = _scores(name, "attention", attention, len(candidates))
     embeds = given.embeds
     if embeds is not None:

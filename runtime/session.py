@@ -153,7 +153,7 @@ def _in_words(name: str, error: Exception) -> SpeechPruneError:
     text = str(error)
     if isinstance(error, MemoryError) or NO_MEMORY.search(text):
         cure = CURES.get(name, OTHER_CURE)
-        return OutOfMemoryError(f"Memory does not suffice for {name}: {cure}.")
+        return OutOfMemoryError(f"There is not enough memory for {name}: {cure}.")
     shapes = SHAPES.search(text)
     if shapes:
         return _other_shape(name, shapes[1], shapes[3], shapes[2])
@@ -200,7 +200,7 @@ def open_session(
         BundleError: the graph does not load, or has other inputs or outputs.
         DeviceError: ONNX Runtime put it on another provider, or the GPU has no room for it.
         OptionError: the provider does not take one of its options.
-        OutOfMemoryError: memory does not suffice for it.
+        OutOfMemoryError: there is not enough memory for it.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what it logs as an error it also raises, and we say it
@@ -218,7 +218,7 @@ def open_session(
     except Exception as error:  # onnxruntime raises several classes of its own
         if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
             raise OutOfMemoryError(
-                f"Memory does not suffice to open {path.name} on {device.name}: free memory, or "
+                f"There is not enough memory to open {path.name} on {device.name}: free memory, or "
                 "export the bundle with a narrower --precision."
             ) from error
         raise BundleError(

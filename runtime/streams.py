@@ -18,7 +18,7 @@ __all__ = ["Spool", "opened", "rereadable"]
 
 IN_MEMORY = 16 << 20  # bytes of a stream; more goes to a temporary file
 AT_ONCE = 1 << 16
-NO_HEADER = 1 << 20  # zero bytes after which a stream is no recording
+NO_HEADER = 1 << 20  # zero bytes after which a stream is not a recording
 
 
 class Spool(SpooledTemporaryFile[bytes]):
@@ -45,7 +45,7 @@ def _spooled(stream: Any, title: str, limit_mb: float) -> Spool:
             try:
                 block = stream.read(AT_ONCE)
             except (OSError, ValueError, io.UnsupportedOperation) as error:
-                raise AudioError(f"{title} cannot be read ({error}): give it anew.") from None
+                raise AudioError(f"{title} cannot be read ({error}): give it again.") from None
             if block is None:
                 raise AudioError(f"{title} is not blocking and gave nothing: make it blocking.")
             if not isinstance(block, (bytes, bytearray, memoryview)):

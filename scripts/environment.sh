@@ -2,11 +2,12 @@
 
 # make_environment FOLDER STAMP INSTALL: a virtual environment in FOLDER, filled by the function
 # INSTALL, which is given its python. STAMP says what it is made from and is written last, so a
-# half-made environment is completed and an outdated one brought up to date.
+# half-made environment is completed and an outdated one brought up to date. PYTHON names another
+# Python than python3.11 to make it with.
 make_environment() {
   local folder=$1 stamp=$2 install=$3 python
   [ "$(cat "$folder/stamp" 2>/dev/null)" != "$stamp" ] || return 0
-  python=$(command -v python3.11 || command -v python3) || {
+  python=$(command -v "${PYTHON:-python3.11}" || command -v python3) || {
     echo "error: no python3 found: install Python 3.11." >&2
     exit 2
   }

@@ -364,7 +364,7 @@ def _earlier(out: Path, prints: Mapping[str, Question]) -> dict[str, dict[str, A
         if not out.exists():
             return {}
         if not stat.S_ISREG(out.stat().st_mode):
-            raise OptionError(f"{out} is no file that answers can be written to: {ANOTHER}.")
+            raise OptionError(f"{out} is not a file that answers can be written to: {ANOTHER}.")
         content = out.read_bytes()
     except OSError as error:
         raise OptionError(f"{out} cannot be read ({error.strerror}): {ANOTHER}.") from None
@@ -378,7 +378,7 @@ def _earlier(out: Path, prints: Mapping[str, Question]) -> dict[str, dict[str, A
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise OptionError(
-            f"{out} holds something else than answers of batch, and is left as it is: {ANOTHER}."
+            f"{out} holds something other than answers of batch, and is left as it is: {ANOTHER}."
         ) from None
     _check_known(out, found, prints)
     return found

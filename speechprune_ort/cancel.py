@@ -169,7 +169,7 @@ class Limits:
         token = Cancel()
         error = DeadlineError(
             f"{late} within the deadline of {float(deadline):g} seconds: "
-            "give it longer, prune more, or take a lower max_new_tokens."
+            "give it longer, prune more, or lower max_new_tokens."
         )
         self._own += (token,)
         self._timer = threading.Timer(float(deadline), token.end, [error])

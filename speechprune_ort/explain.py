@@ -140,7 +140,7 @@ def read_transcript(path: Path) -> tuple[Line, ...]:
         )
     except (DataError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise OptionError(
-            f"{path} is no transcript ({type(error).__name__}: {error}): give JSON like "
+            f"{path} is not a transcript ({type(error).__name__}: {error}): give JSON like "
             '[{"start": 0.0, "end": 1.5, "text": "Hello."}].'
         ) from None
 
@@ -185,7 +185,7 @@ def _write_png(explanation: Explanation, path: Path) -> None:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise OptionError(
-            "A picture needs matplotlib: pip install 'speechprune-ort[eval]', or take .html."
+            "A picture needs matplotlib: pip install 'speechprune-ort[eval]', or use .html."
         ) from None
     answer, pruning = explanation.answer, explanation.answer.pruning
     curves = _curves(explanation)

@@ -52,7 +52,7 @@ class Journal:
         try:
             make_folder(path.parent)
             if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-                raise OptionError(f"{path} is no file of results: {cure}.")
+                raise OptionError(f"{path} is not a file of results: {cure}.")
             # Unbuffered: what a full disk did not take is not tried again on closing.
             self._stream = path.open("a+b", buffering=0)
             if fcntl is not None:
@@ -133,7 +133,9 @@ class Journal:
                 row = parse_json(line)
                 self._complete(row.pop("row"), row)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{self.path} is damaged ({error}): remove it to begin anew.") from None
+            raise DataError(
+                f"{self.path} is damaged ({error}): remove it to start again."
+            ) from None
         if end < len(content):
             os.truncate(self.path, end)
 
@@ -150,7 +152,7 @@ class Journal:
             if _sorted(old.get(name)) != _sorted(self._about.get(name))
         )
         begun = f"{self.path} was begun with other {', '.join(changed)}"
-        return f"{begun}: take the same, or {self._cure}."
+        return f"{begun}: use the same, or {self._cure}."
 
     def _unwritten(self, error: OSError) -> DataError:
         reason = error.strerror or error

@@ -116,7 +116,7 @@ class PromptPiece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             (the user's text).
         ids: token ids, for ``ids``.
         before: template text that is tokenized in one with the query, ahead of it.
-        after: the same, behind it.
+        after: the same, after it.
     """
 
     kind: Literal["ids", "audio", "query"]
@@ -278,7 +278,7 @@ def _read_json(folder: Path, path: Path) -> Any:
             )
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
-            raise BundleError(f"{path} is no regular file: copy or export the bundle again.")
+            raise BundleError(f"{path} is not a regular file: copy or export the bundle again.")
         if status.st_size > MANIFEST_BYTES:
             raise BundleError(
                 f"{path} has {status.st_size} bytes, too many for a manifest: copy or export the "

@@ -13,7 +13,7 @@ A method is a function from a request to a selection, under a name:
 'every-other'
 
 In a file of its own it is at hand on the command line, too: ``speechprune-ort ask --plugin FILE
---method every-other ...``. See docs/methods.md.
+--method every-other ...``. See docs/guide/add-a-method.md.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def load_plugins(paths: Iterable[Path]) -> None:
             continue
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None or not path.is_file():
-            raise OptionError(f"{path} is no Python file: give one that registers a method.")
+            raise OptionError(f"{path} is not a Python file: give one that registers a method.")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:

@@ -47,6 +47,7 @@ Audio = Source
 """A path, a binary file object, the bytes of a file, samples (samples,) or (samples, channels), a
 pair of samples and rate, or a mapping with ``array`` and ``sampling_rate``."""
 
+MOST_THREADS = 4096  # ONNX Runtime takes any number and starts as many
 MEMORY_BUDGET_MB = 192.0
 """Of a recording's embeddings."""
 
@@ -82,7 +83,7 @@ class SpeechLLM:
         provider_options: Mapping[str, str] | None = None,
         traces: str | PathLike[str] | None = None,
     ) -> None:
-        threads = None if threads is None else whole("threads", threads, 1)
+        threads = None if threads is None else whole("threads", threads, 1, MOST_THREADS)
         if provider_options is not None:
             check_type(provider_options, Mapping, "provider_options")  # type: ignore[type-abstract]
         folder = None if traces is None else check_path(traces, "The folder of traces", OptionError)
@@ -135,7 +136,7 @@ class SpeechLLM:
             AudioError: the recording cannot be used, is silent, exceeds a limit, or is too long for
                 ``error``.
             OptionError: the budget is not positive, ``long_audio`` is none of the three, or the
-                bundle's encoder does not tell its attention.
+                bundle's encoder has no attention output.
             CancelledError: it was cancelled; ``DeadlineError``: it was not heard by the deadline.
         """
         budget = _budget(memory_budget_mb)

@@ -27,8 +27,8 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def whole(name: str, value: Any, least: int) -> int:
-    """A whole number of at least ``least``.
+def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """A whole number of at least ``least``, and at most ``most`` where that is given.
 
     Raises:
         OptionError: it is not; the message has ``name``.
@@ -37,4 +37,6 @@ def whole(name: str, value: Any, least: int) -> int:
     # bool is an int in Python; True as a count is a slip, not a choice.
     if isinstance(number, bool) or not isinstance(number, int) or number < least:
         raise OptionError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+    if most is not None and number > most:
+        raise OptionError(f"{name} must be at most {most}, not {value!r}.")
     return number

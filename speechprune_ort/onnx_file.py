@@ -91,7 +91,7 @@ def read_graph(path: Path) -> GraphFile:
             graphs += 1
             _read_nodes(content, start, end, operators, locations)
     if graphs != 1:
-        raise ValueError("it is no ONNX graph")
+        raise ValueError("it is not an ONNX graph")
     return GraphFile(frozenset(operators), frozenset(locations))
 
 
@@ -147,7 +147,7 @@ def _fields(content: bytes, start: int, end: int) -> Iterator[tuple[int, int, in
         if tag > 127:
             tag, at = _varint(content, at - 1, end)
             if tag >> 32:  # other readers would cut it short, and see another field
-                raise ValueError("it is no ONNX graph")
+                raise ValueError("it is not an ONNX graph")
         kind = tag & 7
         if kind == BYTES:
             size, at = _varint(content, at, end)
@@ -163,7 +163,7 @@ def _fields(content: bytes, start: int, end: int) -> Iterator[tuple[int, int, in
             at += 4 if kind == FIXED32 else 8
             yield tag >> 3, at, at
         else:
-            raise ValueError("it is no ONNX graph")
+            raise ValueError("it is not an ONNX graph")
     if at != end:
         raise ValueError("it ends early")
 

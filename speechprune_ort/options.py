@@ -29,7 +29,7 @@ AttentionForm = Literal["binarized", "float"]
 Backend = Literal["auto", "numpy", "ort"]
 DeviceName = Literal["auto", "cuda", "cpu"]
 DEFAULT_METHOD = "passages"
-"""The best that was found, by a rule written before: docs/methods.md."""
+"""The best that was found, by a rule written before: docs/results/methods.md."""
 LongAudio = Literal["prune", "truncate", "error"]
 """What is done with a recording longer than the model's window: all of it is heard and pruned, it
 is cut to the window, or it is refused."""
@@ -161,7 +161,7 @@ class PruningOptions:
             _number(name, value, ok, "positive and finite")
         for name in ("latency_target", "memory_target_mb"):
             if getattr(self, name) is not None and rate != "auto":
-                raise OptionError(f"{name} is for pruning_rate='auto': give both or neither.")
+                raise OptionError(f"{name} needs pruning_rate='auto': give both or neither.")
         if self.budget is not None:
             whole("budget", self.budget, 1)
         if self.candidates is not None:
@@ -181,11 +181,12 @@ class PruningOptions:
         for name in unused_options(self):
             users = [m.name for m in METHODS.values() if name in m.options]
             raise OptionError(
-                f"{name} is for methods that read it ({', '.join(users)}), not {self.method}."
+                f"The method {self.method} does not read {name}: leave it out, or use a method "
+                f"that does ({', '.join(users)})."
             )
         if self.method == "none" and (self.budget is not None or self.pruning_rate == "auto"):
             name = "pruning_rate='auto'" if self.budget is None else "budget"
-            raise OptionError(f"{name} is for methods that drop tokens: none keeps every one.")
+            raise OptionError(f"The method none keeps every token: leave out {name}.")
 
     def for_method(self, method: str, **changes: Any) -> PruningOptions:
         """The same for another method, without what that does not read.
@@ -211,7 +212,7 @@ class PruningOptions:
             OptionError: it is ``auto``, which only a recording and a question settle.
         """
         if isinstance(self.pruning_rate, str):
-            raise OptionError("pruning_rate='auto' is settled with a recording: give a number.")
+            raise OptionError("pruning_rate='auto' depends on the recording: give a number.")
         return self.pruning_rate
 
     def kept_tokens(self, total: int, window_tokens: int) -> int:
@@ -283,7 +284,7 @@ class GenerationOptions:
             0 < top_p <= 1. Without effect when greedy.
         seed: of sampling.
         stop: the answer ends before the first of these strings; the string is not returned.
-        ignore_stop: go on behind the model's own end of the answer, up to ``max_new_tokens``: for
+        ignore_stop: go on after the model's own end of the answer, up to ``max_new_tokens``: for
             measurements that need answers of one length.
 
     Raises:

@@ -230,7 +230,7 @@ def _driver_problem(index: int) -> str | None:
     if tuple(found) < LEAST_CAPABILITY:
         return (
             f"the GPU is of compute capability {found[0]}.{found[1]} and CUDA 13 needs "
-            f"{'.'.join(map(str, LEAST_CAPABILITY))}: take a newer GPU, or a bundle for the CPU"
+            f"{'.'.join(map(str, LEAST_CAPABILITY))}: use a newer GPU, or a bundle for the CPU"
         )
     return None
 

@@ -87,7 +87,7 @@ class RayWorkers:
             except ray.exceptions.ActorDiedError as error:
                 if attempts[item] == ATTEMPTS:
                     raise DeviceError(
-                        f"{ATTEMPTS} workers died over item {item}: look at their memory ({error})."
+                        f"{ATTEMPTS} workers died over item {item}: check their memory ({error})."
                     ) from None
                 waiting.append(item)
                 idle.append(actor.remote(task))

@@ -196,7 +196,7 @@ class Recording:
         engine, timings = self._engine, Timings()
         tokenized = [engine.text.encode(c, "A continuation").ids for c in continuations]
         if not tokenized or not all(tokenized):
-            raise PromptError("A continuation to score has no token: give it a text.")
+            raise PromptError("A continuation to score has no token: give a longer text.")
         longest = max(map(len, tokenized))
         prompt = engine.prompt(question)
         settled, picked = self._settled(pruning, prompt, longest)

@@ -52,7 +52,7 @@ def spans_of(
     Args:
         indices: ascending token indices.
         tokens_per_second: of the model.
-        seconds: length of the recording: tokens of the silence behind it cover nothing of it.
+        seconds: length of the recording: tokens of the silence after it cover nothing of it.
         span_tokens: tokens that share one stretch; see ``AudioSpec``.
 
     >>> spans_of(np.array([0, 1, 2, 50]), 25.0)

@@ -55,7 +55,7 @@ AXES = (
     "rows",  # tokens whose attention is looked at together
     "before",  # tokens of the prompt ahead of the audio
     "kept",  # audio tokens that are kept
-    "after",  # tokens of the prompt behind the audio
+    "after",  # tokens of the prompt after the audio
     "prompt",  # all of the prompt
     "hidden",  # width of the language model
     "heads",

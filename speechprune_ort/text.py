@@ -178,7 +178,7 @@ def _parsed(content: bytes, number: int, path: Path) -> JsonLine:
         if not isinstance(entry, dict):
             raise ValueError(f"it is {_shown(entry)}, not an object")
     except ValueError as error:
-        return JsonLine(number, {}, f"Line {number} of {path} is no JSON object ({error}).")
+        return JsonLine(number, {}, f"Line {number} of {path} is not a JSON object ({error}).")
     return JsonLine(number, entry)
 
 
@@ -190,7 +190,7 @@ def read_json(path: Path, most_bytes: int = LONGEST_LINE) -> Any:
         most_bytes: of a file that is read at all.
 
     Raises:
-        DataError: it cannot be read, or is no JSON.
+        DataError: it cannot be read, or is not JSON.
     """
     check_path(path, "The path of a JSON file")
     try:
@@ -202,7 +202,7 @@ def read_json(path: Path, most_bytes: int = LONGEST_LINE) -> Any:
     except OSError as error:
         raise DataError(f"{path} cannot be read ({_reason(error)}).") from None
     except ValueError as error:
-        raise DataError(f"{path} is no JSON ({error}).") from None
+        raise DataError(f"{path} is not JSON ({error}).") from None
 
 
 def parse_json(content: bytes) -> Any:
@@ -226,7 +226,7 @@ def parse_json(content: bytes) -> Any:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

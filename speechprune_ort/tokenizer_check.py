@@ -117,7 +117,7 @@ def check_tokenizer(path: Path) -> None:
             _check_template(step)
     except (ValueError, RecursionError) as error:
         raise BundleError(
-            f"{path} is no tokenizer that this version reads ({error}): export the bundle again."
+            f"{path} is not a tokenizer that this version reads ({error}): export the bundle again."
         ) from None
 
 

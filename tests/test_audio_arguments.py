@@ -78,11 +78,11 @@ def test_a_tensor_of_torch_is_an_array() -> None:
 @pytest.mark.parametrize(
     ("source", "rate", "words"),
     [
-        (None, None, "None is no recording: give a path"),
-        (5, None, "type int is no recording"),
-        (0.5, 16_000, "type float is no recording"),
-        (object(), None, "type object is no recording"),
-        ((value for value in WAVE), 16_000, "type generator is no recording"),
+        (None, None, "None is not a recording: give a path"),
+        (5, None, "type int is not a recording"),
+        (0.5, 16_000, "type float is not a recording"),
+        (object(), None, "type object is not a recording"),
+        ((value for value in WAVE), 16_000, "type generator is not a recording"),
         ({"x": 1}, None, "'array' and 'sampling_rate'"),
         ({}, None, "A mapping with nothing"),
         ({"array": WAVE, "sampling_rate": 16_000}, 8_000, "two sampling rates"),

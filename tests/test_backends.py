@@ -167,7 +167,7 @@ def test_auto_is_numpy_on_the_cpu_and_the_result_says_so(
 ) -> None:
     recording = SpeechLLM(bundle, "cpu").listen(tone[:32_000], sampling_rate=16_000)
     assert recording.prune(QUESTION).options.backend == "numpy"
-    with pytest.raises(OptionError, match="single_head is of backend='numpy'"):
+    with pytest.raises(OptionError, match="single_head needs backend='numpy'"):
         recording.prune(
             QUESTION, PruningOptions(method="attention", single_head=True, backend="ort")
         )

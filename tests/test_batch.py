@@ -118,11 +118,11 @@ def test_each_line_has_its_answer_or_its_error_in_order(bundle: Path, folder: Pa
 
 
 BAD: list[tuple[bytes, str]] = [
-    (b"nonsense", "is no JSON object"),
+    (b"nonsense", "is not a JSON object"),
     (b"[1]", "it is list, not an object"),
     (b"null", "it is None, not an object"),
     (b"5", "it is 5, not an object"),
-    (b"NaN", "NaN is no JSON number"),
+    (b"NaN", "NaN is not a JSON number"),
     (b"[" * 100_000, "nested too deeply"),
     (b'{"audio": "a.wav", "question": "caf\xe9"}', "not UTF-8"),
     (b'{"audio": "0.wav"}', "no 'question'"),
@@ -134,7 +134,7 @@ BAD: list[tuple[bytes, str]] = [
     (b'{"audio": "0.wav", "question": ["Who?"]}', "'question' must be text, not list"),
     (b'{"audio": "0.wav", "question": {}}', "'question' must be text, not dict"),
     (b'{"audio": "0.wav", "question": 1e999}', "'question' must be text"),
-    (b'{"audio": "0.wav", "question": Infinity}', "no JSON number"),
+    (b'{"audio": "0.wav", "question": Infinity}', "not a JSON number"),
     (b'{"audio": null, "question": "Who?"}', "'audio' must be a path"),
     (b'{"audio": 5, "question": "Who?"}', "'audio' must be a path"),
     (b'{"audio": ["a"], "question": "Who?"}', "'audio' must be a path"),
@@ -331,7 +331,7 @@ def test_answers_of_anything_else_are_refused_and_left_as_they_are(
     with pytest.raises(CutError):
         go(bundle, folder, **options)
     began = partial.read_bytes()
-    with pytest.raises(OptionError, match="begun with other generation: take the same"):
+    with pytest.raises(OptionError, match="begun with other generation: use the same"):
         go(bundle, folder, **{**options, "generation": GenerationOptions(max_new_tokens=5)})
     assert partial.read_bytes() == began
 

@@ -162,7 +162,10 @@ EARLY: Mapping[str, tuple[Change, str]] = {
     "no heads": (text(num_attention_heads=0), "num_attention_heads .* 0, not a positive"),
     "narrow heads": (text(head_dim=12), "are 12 wide: .* multiples of 8"),
     "audio token null": (config(audio_token_index=None), "audio_token_id .* is null"),
-    "audio token beyond": (config(audio_token_index=262), "audio_token_id .* is 262, no id"),
+    "audio token beyond": (
+        config(audio_token_index=262),
+        "audio_token_id .* is 262, which is not an id",
+    ),
     "audio token below": (config(audio_token_index=-1), "audio_token_id .* is -1"),
     "pointer": (file("model.safetensors", POINTER), "is a Git LFS pointer.*git lfs pull"),
     "empty weights": (file("model.safetensors", ""), r"is cut off \(0 bytes\)"),

@@ -98,7 +98,7 @@ def test_what_is_missing_or_goes_on_is_noted() -> None:
     for name in ("gsm.wav", "length_unknown.flac", "mp3_in_wav.wav", "noxing.mp3"):
         assert heard(TROUBLE / name)[1].notes == (), name
     pytest.importorskip("av", reason="the extra [media] is not installed")
-    assert "goes on behind the length" in heard(TROUBLE / "two_joined.mp3")[1].notes[0]
+    assert "goes on after the length" in heard(TROUBLE / "two_joined.mp3")[1].notes[0]
 
 
 # What is read of ordinary files is what soundfile's own blocks gave before.
@@ -169,7 +169,7 @@ def test_no_container_is_believed(
     place = content.index(name) + behind
     content[place : place + width] = stated.to_bytes(width, order)  # type: ignore[arg-type]
     if container == "FLAC" and stated == 1000 and not installed:
-        with pytest.raises(AudioError, match="goes on behind the length"):
+        with pytest.raises(AudioError, match="goes on after the length"):
             heard(bytes(content))
         return
     np.testing.assert_array_equal(heard(bytes(content))[0], sound.astype(np.float32) / 32_768)

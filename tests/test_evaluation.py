@@ -330,7 +330,7 @@ def test_more_settings_later_are_all_that_is_judged(
         (("--compare", "magic"), "--compare takes all, "),
         (("--limit", "0"), "--limit must be at least 1"),
         (("--engine", "spark"), "--engine takes local or ray"),
-        (("--address", "auto"), "--address is of --engine ray"),
+        (("--address", "auto"), "--address needs --engine ray"),
         (("--speed", "9"), "--speed takes factors"),
         (("--data", "/nowhere"), "/nowhere holds neither"),
         (("--data", "LATIN"), "byte 0xe9 at 17 is not UTF-8"),

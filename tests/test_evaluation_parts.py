@@ -111,7 +111,7 @@ GOOD = {"audio": "a.wav", "question": "Q?", "choices": ["a", "b"], "answer": 0}
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([GOOD, {**GOOD, "answer": "z"}], "Line 2 .* none of the choices"),
+        ([GOOD, {**GOOD, "answer": "z"}], "Line 2 .* is not one of the choices"),
         ([{**GOOD, "answer": 2}], "no choice 2"),
         ([{**GOOD, "choices": ["a"]}], "at least two"),
         ([{"audio": "a.wav"}], "Line 1 .*choices"),
@@ -123,7 +123,7 @@ GOOD = {"audio": "a.wav", "question": "Q?", "choices": ["a", "b"], "answer": 0}
         ([{**GOOD, "key": [3, 1]}], "'key' must be"),
         ([{**GOOD, "key": [0, 10**400]}], "'key' must be"),
         ([{**GOOD, "key": [0, True]}], "'key' must be"),
-        ([{**GOOD, "key": [0, float("nan")]}], "NaN is no JSON number"),
+        ([{**GOOD, "key": [0, float("nan")]}], "NaN is not a JSON number"),
         ([{**GOOD, "transcript": 5}], "'transcript' must be text"),
         ([{**GOOD, "transcript": "\ud83d"}], "'transcript' holds half"),
         ([{**GOOD, "audio": ["a.wav"]}], "'audio' must be a path, not list"),
@@ -358,7 +358,7 @@ def test_a_journal_goes_on_after_a_cut_line_and_refuses_another_plan(tmp_path: P
     whole = {"a": {"x": 1}, "b": {"x": 2, "y": {"z": 3, "w": 4}}}
     with journal_of(path) as last:
         assert last.rows == whole  # an error is over once it went well
-    with pytest.raises(OptionError, match="other seed: take the same, or give another"):
+    with pytest.raises(OptionError, match="other seed: use the same, or give another"):
         journal_of(path, 2)
     os.truncate(path, 3)  # not even the first line is whole
     with journal_of(path, 2) as new:
@@ -396,7 +396,7 @@ def test_what_cannot_be_a_journal_is_one_sentence(
     file.write_text("kept")
     with pytest.raises(OptionError, match="is a file: give the name of a folder"):
         journal_of(file / "rows.jsonl")
-    with pytest.raises(OptionError, match="no file of results"):
+    with pytest.raises(OptionError, match="not a file of results"):
         journal_of(tmp_path)
     with pytest.raises(OptionError, match="too long"):
         journal_of(tmp_path / ("x" * 300))

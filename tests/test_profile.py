@@ -269,7 +269,7 @@ def test_a_comparison_names_what_became_worse(found: Profile, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "takes a bundle"),
+        ([], "needs a bundle"),
         (["B"], "--audio or --durations"),
         (["B", "--durations", "5", "--audio", "a.wav"], "--audio or --durations"),
         (["B", "--durations", "5,x"], "takes seconds"),
@@ -281,7 +281,7 @@ def test_a_comparison_names_what_became_worse(found: Profile, tmp_path: Path) ->
         (["B", "--durations", "5", "--warmup", "-1"], "--warmup"),
         (["B", "--durations", "5", "--format", "xml"], "--format"),
         (["B", "--durations", "5", "--fail-over", "1.1"], "--fail-over"),
-        (["B", "--durations", "5", "--html", "nowhere/x.html"], "no folder"),
+        (["B", "--durations", "5", "--html", "nowhere/x.html"], "not a folder"),
         (["B", "--durations", "1e12"], "takes seconds from 0.1 to"),
         (["B", "--durations", "5", "--plot", "x.foo"], "--plot x.foo must end in"),
         (["B", "--durations", "5", "--plot", "x"], "--plot x must end in"),
@@ -326,7 +326,7 @@ def test_a_file_that_is_no_profile_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     for content in ("[]", "{}", "no json"):
         file.write_text(content)
-        with pytest.raises(OptionError, match="no profile"):
+        with pytest.raises(OptionError, match="not a profile"):
             read_profile(file)
     with pytest.raises(OptionError, match="in common"):
         compare({"conditions": []}, {"conditions": []})

@@ -185,7 +185,7 @@ def test_files_that_are_no_recordings_are_one_sentence(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     for path in (fifo, tmp_path, Path("/dev/zero")):
-        with pytest.raises(RecordingError, match="no regular file"):
+        with pytest.raises(RecordingError, match="not a regular file"):
             load(path)
     with pytest.raises(RecordingError, match="check the path"):
         load(tmp_path / "gone")

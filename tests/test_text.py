@@ -66,9 +66,9 @@ def test_what_is_no_json_is_a_short_sentence(content: bytes, tmp_path: Path) -> 
         parse_json(content)
     path = tmp_path / "a.json"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="is no JSON"):
+    with pytest.raises(DataError, match="is not JSON"):
         read_json(path)
-    with pytest.raises(OptionError, match="is no transcript"):
+    with pytest.raises(OptionError, match="is not a transcript"):
         read_transcript(path)
 
 
@@ -80,7 +80,7 @@ def test_what_is_no_json_is_a_short_sentence(content: bytes, tmp_path: Path) -> 
 def test_a_transcript_of_another_form_is_one_sentence(text: str, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
-    with pytest.raises(OptionError, match="is no transcript"):
+    with pytest.raises(OptionError, match="is not a transcript"):
         read_transcript(path)
     path.write_text('\ufeff[{"start": 0, "end": 1.5, "text": "Hello\u2028"}]')
     assert read_transcript(path)[0].text == "Hello\u2028"

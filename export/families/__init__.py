@@ -127,7 +127,7 @@ def check_checkpoint(model: str, revision: str | None = None) -> tuple[Described
         raise UnsupportedModelError(
             f"{model!r} is a {', '.join(named) or found.config.get('model_type')} checkpoint, "
             f"which export does not know: it knows {', '.join(FAMILIES)}. How to add a family is "
-            "told in docs/families.md."
+            "told in docs/guide/add-a-family.md."
         )
     config = found.config
     check_parts(found.location, config, family.parts)

@@ -4,7 +4,7 @@ Source: arXiv:2410.02678 (Distilling an End-to-End Voice Assistant). The checkpo
 learned queries, the Q-Former and the linear map; the encoder and the language model are
 checkpoints of their own, which its config names (``reference_encoder``, ``reference_decoder``).
 The classes here are ours, for that layout; no code of a checkpoint is run. What could not be
-checked against the published weights is listed in docs/families.md.
+checked against the published weights is listed in docs/reference/families.md.
 
 The Q-Former mixes time: every token has looked at all of its 30 s window. A frame, the unit of
 phase 1's budgets, is therefore one of 28 equal blocks of queries, in their order; and kept spans
@@ -132,7 +132,7 @@ def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkp
     if tokens % BLOCKS:
         raise ExportError(
             f"{location!r} has {tokens} tokens a window, which {BLOCKS} blocks do not divide: "
-            "this is no layout of DiVA that export knows."
+            "export does not know such a layout of DiVA."
         )
     steps = whole_windows(frames, tokens)
     mel_bins = whisper.config.num_mel_bins
@@ -213,7 +213,7 @@ def _render(tokenizer: Any, order: str) -> str:
         return f"{prefix}{AUDIO_MARK}\n\n{QUERY_MARK}{suffix}"
     if order != TEXT_FIRST:
         raise ExportError(
-            f"bundle_prompt_order is {TEXT_FIRST} or {AUDIO_FIRST}, not {order!r}: mend the "
+            f"bundle_prompt_order is {TEXT_FIRST} or {AUDIO_FIRST}, not {order!r}: correct the "
             "checkpoint's config.json."
         )
     return f"{lines[0]}\n{QUERY_MARK}\n{lines[-1]}\n{AUDIO_MARK}{suffix}"

@@ -258,7 +258,7 @@ def require_log_mel(location: str, extractor: Any, frames: int) -> None:
         if found != known:
             raise UnsupportedModelError(
                 f"The features of {location!r} have {name} {found!r} where export knows {known!r}: "
-                "mend preprocessor_config.json if it does not belong to these weights."
+                "correct preprocessor_config.json if it does not belong to these weights."
             )
 
 
@@ -287,14 +287,14 @@ def audio_spec_of(
         if getattr(extractor, name) != wanted:
             raise ExportError(
                 f"{name} in the checkpoint's preprocessor_config.json is "
-                f"{getattr(extractor, name)!r}, and its encoder takes {wanted}: mend the file."
+                f"{getattr(extractor, name)!r}, and its encoder takes {wanted}: correct the file."
             )
     for name in ("n_fft", "hop_length"):
         size = getattr(extractor, name)
         if type(size) is not int or not 1 <= size <= SAMPLING_RATE:
             raise ExportError(
                 f"{name} in the checkpoint's preprocessor_config.json is {size!r}, no number of "
-                "samples: mend the file."
+                "samples: correct the file."
             )
     return AudioSpec(
         sampling_rate=extractor.sampling_rate,
@@ -347,8 +347,8 @@ def stop_tokens(generation: Any, text: Any, tokenizer: Any) -> tuple[int, ...]:
             ids = found if isinstance(found, list | tuple) else [found]
             if not ids or not all(type(i) is int and 0 <= i < text.vocab_size for i in ids):
                 raise ExportError(
-                    f"eos_token_id of the checkpoint is {found!r}, no ids of its vocabulary of "
-                    f"{text.vocab_size}: set it in generation_config.json."
+                    f"eos_token_id of the checkpoint is {found!r}, which are not ids of its "
+                    f"vocabulary of {text.vocab_size}: set it in generation_config.json."
                 )
             return tuple(ids)
     raise ExportError(
@@ -364,9 +364,10 @@ def notes_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     notes, temperature = config.get("bundle_notes", []), config.get("bundle_frame_temperature", 1.0)
     if not isinstance(notes, list | tuple) or not all(isinstance(note, str) for note in notes):
-        raise ExportError(f"bundle_notes is {notes!r}, not a list of texts: mend config.json.")
+        raise ExportError(f"bundle_notes is {notes!r}, not a list of texts: correct config.json.")
     if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
         raise ExportError(
-            f"bundle_frame_temperature is {temperature!r}, not a positive number: mend config.json."
+            f"bundle_frame_temperature is {temperature!r}, not a positive number: correct "
+            "config.json."
         )
     return {"notes": tuple(notes), "frame_temperature": float(temperature)}

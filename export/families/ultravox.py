@@ -3,7 +3,7 @@
 The checkpoint's own class is code that comes with it and is not run: the classes here are ours, for
 its layout, read by the names of its config and weights. Whisper's encoder and the language model
 come from the checkpoint where it holds them, else from the checkpoints that its config names. What
-could not be checked against the published weights is listed in docs/families.md.
+could not be checked against the published weights is listed in docs/reference/families.md.
 """
 
 from __future__ import annotations
@@ -254,7 +254,9 @@ def _language_model(
         settings = PreTrainedConfig.get_config_dict(named)[0]
     kind = settings.get("model_type", "llama")
     if kind not in CONFIG_MAPPING:
-        raise UnsupportedModelError(f"The text model of {location!r} is {kind!r}: unknown.")
+        raise UnsupportedModelError(
+            f"The text model of {location!r} is {kind!r}, which export does not know."
+        )
     text = CONFIG_MAPPING[kind](**settings)
     check_text(location, text.to_dict())
     return model_of_weights(MODEL_FOR_CAUSAL_LM_MAPPING[type(text)], location, text, weights)

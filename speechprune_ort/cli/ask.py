@@ -18,18 +18,34 @@ from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cli.options import (
     HEARD,
     AllowSilence,
+    Attention,
+    Budget,
+    Bundle,
     Candidates,
     Channel,
     Device,
+    FrameTemperature,
+    KeptPositions,
+    LatencyTarget,
+    LongRecordings,
     MaxChannels,
     MaxDecodedMb,
+    MaxNewTokens,
     MaxSeconds,
     MaxStreamMb,
+    MemoryBudgetMb,
+    MemoryTargetMb,
     Method,
     Plugins,
     ProviderOption,
+    PruningRate,
+    Seed,
     SilenceDbfs,
+    SingleHead,
+    Stop,
+    Temperature,
     Threads,
+    TopP,
     load_plugins,
     provider_options,
     pruning_rate_of,
@@ -37,10 +53,8 @@ from speechprune_ort.cli.options import (
 from speechprune_ort.errors import AudioError, OptionError
 from speechprune_ort.options import (
     DEFAULT_METHOD,
-    AttentionForm,
     GenerationOptions,
     LongAudio,
-    Positions,
     PruningOptions,
 )
 from speechprune_ort.results import Answer, AnswerStream, Span
@@ -55,56 +69,37 @@ SHOWN_FROM_S = 60.0  # seconds of audio that are worth a progress bar
 
 
 def ask(
-    bundle: Annotated[Path, typer.Argument(help="Folder that export wrote.")],
+    bundle: Bundle,
     audio: Annotated[
         Path,
-        typer.Argument(help="Recording: wav, flac, ogg, mp3; others with [media]; - reads stdin."),
+        typer.Argument(
+            help="Recording: wav, flac, ogg or mp3, other formats with the extra [media]; - reads "
+            "standard input."
+        ),
     ],
     questions: Annotated[
-        list[str], typer.Argument(metavar="QUESTION...", help="What to ask about it.")
+        list[str],
+        typer.Argument(
+            metavar="QUESTION...", help="Question about the recording; several may be given."
+        ),
     ],
     method: Method = DEFAULT_METHOD,
-    pruning_rate: Annotated[
-        str,
-        typer.Option(
-            help="Share of the budget that is removed, 0 <= rate < 1; or auto: as many tokens as "
-            "fit the context and the targets."
-        ),
-    ] = "0.2",
-    latency_target: Annotated[
-        float | None, typer.Option(help="For auto: seconds that reading the prompt may take.")
-    ] = None,
-    memory_target_mb: Annotated[
-        float | None, typer.Option(help="For auto: what cache and activations may take.")
-    ] = None,
-    long_audio: Annotated[
-        LongAudio,
-        typer.Option(help="Longer than the model's window: prune, truncate to it, or error."),
-    ] = "prune",
-    memory_budget_mb: Annotated[
-        float, typer.Option(help="Of audio embeddings; the rest goes to a temporary file.")
-    ] = 192.0,
-    budget: Annotated[
-        int | None,
-        typer.Option(help="Audio tokens that phase 1 leaves; one window (750) by default."),
-    ] = None,
+    pruning_rate: PruningRate = "0.2",
+    latency_target: LatencyTarget = None,
+    memory_target_mb: MemoryTargetMb = None,
+    long_audio: LongRecordings = "prune",
+    memory_budget_mb: MemoryBudgetMb = 192.0,
+    budget: Budget = None,
     candidates: Candidates = None,
-    frame_temperature: Annotated[
-        float | None,
-        typer.Option(help="Of phase 1's softmax over seconds; the bundle's by default."),
-    ] = None,
-    attention: Annotated[AttentionForm, typer.Option(help="Form of phase 2.")] = "binarized",
-    single_head: Annotated[
-        bool, typer.Option("--single-head", help="Phase 2 over the whole width.")
-    ] = False,
-    positions: Annotated[Positions, typer.Option(help="Of kept tokens.")] = "renumbered",
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Nucleus, with temperature above 0.")] = 1.0,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="End the answer before this text; may be repeated.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of sampling, random and crop.")] = 0,
+    frame_temperature: FrameTemperature = None,
+    attention: Attention = "binarized",
+    single_head: SingleHead = False,
+    positions: KeptPositions = "renumbered",
+    max_new_tokens: MaxNewTokens = 128,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    stop: Stop = None,
+    seed: Seed = 0,
     channel: Channel = None,
     max_seconds: MaxSeconds = HEARD.max_seconds,
     max_channels: MaxChannels = HEARD.max_channels,
@@ -119,13 +114,15 @@ def ask(
     explain: Annotated[
         Path | None,
         typer.Option(
-            help="Show what was kept: a page (.html), a picture (.png), data (.json). Of several "
-            "questions each gets its own: page-1.html, page-2.html."
+            help="File to write that shows what was kept: a page (.html), a picture (.png) or data "
+            "(.json). With several questions each has a file of its own: page-1.html, page-2.html."
         ),
     ] = None,
     transcript: Annotated[
         Path | None,
-        typer.Option(help='For --explain: JSON list of {"start", "end", "text"}.'),
+        typer.Option(
+            help='Transcript to show with --explain: a JSON list of {"start", "end", "text"}.'
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print answers, kept tokens and timings as JSON.")
@@ -140,7 +137,7 @@ def ask(
 
     load_plugins(plugin)
     if transcript is not None and explain is None:
-        raise OptionError("--transcript is of --explain: give both.")
+        raise OptionError("--transcript needs --explain: give both, or leave out --transcript.")
     if explain is not None:  # what cannot be written is said before an hour is heard
         from speechprune_ort.explain import check_ending, read_transcript
 

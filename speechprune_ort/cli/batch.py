@@ -11,19 +11,38 @@ from rich.console import Console
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cli.options import (
     HEARD,
+    Address,
     AllowSilence,
+    Attention,
+    Budget,
+    Bundle,
     Candidates,
     Channel,
     Device,
+    Engine,
+    FrameTemperature,
+    KeptPositions,
+    LatencyTarget,
+    LongRecordings,
     MaxChannels,
     MaxDecodedMb,
+    MaxNewTokens,
     MaxSeconds,
     MaxStreamMb,
+    MemoryBudgetMb,
+    MemoryTargetMb,
     Method,
     Plugins,
     ProviderOption,
+    PruningRate,
+    Seed,
     SilenceDbfs,
+    SingleHead,
+    Stop,
+    Temperature,
     Threads,
+    TopP,
+    Workers,
     load_plugins,
     provider_options,
     pruning_rate_of,
@@ -32,10 +51,7 @@ from speechprune_ort.cli.progress import Bar
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import (
     DEFAULT_METHOD,
-    AttentionForm,
     GenerationOptions,
-    LongAudio,
-    Positions,
     PruningOptions,
 )
 
@@ -43,55 +59,35 @@ __all__ = ["batch"]
 
 
 def batch(
-    bundle: Annotated[Path, typer.Argument(help="Folder that export wrote.")],
+    bundle: Bundle,
     requests: Annotated[
-        Path, typer.Argument(help='JSONL of {"audio": ..., "question": ..., "id": ...}.')
+        Path,
+        typer.Argument(help='Questions, one a line: {"audio": ..., "question": ..., "id": ...}.'),
     ],
     out: Annotated[
         Path,
         typer.Argument(
-            help="JSONL of answers. An interrupted run goes on; answers of another bundle, of "
-            "other options or questions are never replaced."
+            help="File of answers, one a line. An interrupted run goes on where it stopped; "
+            "answers of another bundle, other options or other questions are never replaced."
         ),
     ],
     method: Method = DEFAULT_METHOD,
-    pruning_rate: Annotated[
-        str,
-        typer.Option(
-            help="Share of the budget that is removed, 0 <= rate < 1; or auto: as many tokens as "
-            "fit the context and the targets."
-        ),
-    ] = "0.2",
-    latency_target: Annotated[
-        float | None, typer.Option(help="For auto: seconds that reading the prompt may take.")
-    ] = None,
-    memory_target_mb: Annotated[
-        float | None, typer.Option(help="For auto: what cache and activations may take.")
-    ] = None,
-    long_audio: Annotated[
-        LongAudio,
-        typer.Option(help="Longer than the model's window: prune, truncate to it, or error."),
-    ] = "prune",
-    memory_budget_mb: Annotated[
-        float, typer.Option(help="Of audio embeddings; the rest goes to a temporary file.")
-    ] = 192.0,
-    budget: Annotated[int | None, typer.Option(help="Tokens that phase 1 leaves.")] = None,
+    pruning_rate: PruningRate = "0.2",
+    latency_target: LatencyTarget = None,
+    memory_target_mb: MemoryTargetMb = None,
+    long_audio: LongRecordings = "prune",
+    memory_budget_mb: MemoryBudgetMb = 192.0,
+    budget: Budget = None,
     candidates: Candidates = None,
-    frame_temperature: Annotated[
-        float | None, typer.Option(help="Of phase 1's softmax; the bundle's by default.")
-    ] = None,
-    attention: Annotated[AttentionForm, typer.Option(help="Form of phase 2.")] = "binarized",
-    single_head: Annotated[
-        bool, typer.Option("--single-head", help="Phase 2 over the whole width.")
-    ] = False,
-    positions: Annotated[Positions, typer.Option(help="Of kept tokens.")] = "renumbered",
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Nucleus, with temperature above 0.")] = 1.0,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="End the answer before this text; may be repeated.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of sampling, random and crop.")] = 0,
+    frame_temperature: FrameTemperature = None,
+    attention: Attention = "binarized",
+    single_head: SingleHead = False,
+    positions: KeptPositions = "renumbered",
+    max_new_tokens: MaxNewTokens = 128,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    stop: Stop = None,
+    seed: Seed = 0,
     channel: Channel = None,
     max_seconds: MaxSeconds = HEARD.max_seconds,
     max_channels: MaxChannels = HEARD.max_channels,
@@ -101,11 +97,14 @@ def batch(
     allow_silence: AllowSilence = False,
     deadline: Annotated[
         float | None,
-        typer.Option(help="Seconds that a recording and that an answer may take; else it fails."),
+        typer.Option(
+            help="Seconds within which each recording must be heard and each answer be given; what "
+            "takes longer becomes an error line."
+        ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="local, or ray: workers on a cluster.")] = "local",
-    address: Annotated[str | None, typer.Option(help="Of the Ray cluster.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Workers on the Ray cluster.")] = 2,
+    engine: Engine = "local",
+    address: Address = None,
+    workers: Workers = 2,
     device: Device = "auto",
     threads: Threads = None,
     provider_option: ProviderOption = None,
@@ -113,8 +112,8 @@ def batch(
 ) -> None:
     """Answer a file of questions; each recording is encoded once for neighbouring lines.
 
-    A line that is no request, or cannot be answered, has an "error" in OUT and ends nothing: the
-    exit code is then 1. The same command tries those lines again.
+    A line that is no request, or that cannot be answered, gets an "error" in OUT, and the other
+    lines go on; the exit code is then 1. The same command tries those lines again.
     """
     from speechprune_ort.batch import BatchTask, read_requests, run_batch
     from speechprune_ort.ray_workers import RayWorkers
@@ -122,7 +121,7 @@ def batch(
     if engine not in ("local", "ray"):
         raise OptionError(f"--engine takes local or ray, not {engine!r}.")
     if address is not None and engine != "ray":
-        raise OptionError("--address is of --engine ray: give both or none.")
+        raise OptionError("--address needs --engine ray: give both, or leave out --address.")
     load_plugins(plugin)
     pruning = PruningOptions(
         method=method,

@@ -17,9 +17,16 @@ from speechprune_ort import __version__
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cli.options import (
     HEARD,
+    Address,
     AllowSilence,
+    Attention,
+    Budget,
+    Bundle,
     Channel,
     Device,
+    Engine,
+    FrameTemperature,
+    KeptPositions,
     MaxChannels,
     MaxDecodedMb,
     MaxSeconds,
@@ -27,13 +34,15 @@ from speechprune_ort.cli.options import (
     Plugins,
     ProviderOption,
     SilenceDbfs,
+    SingleHead,
     Threads,
+    Workers,
     load_plugins,
     provider_options,
 )
 from speechprune_ort.cli.progress import Bar
 from speechprune_ort.errors import OptionError
-from speechprune_ort.options import AttentionForm, Positions, PruningOptions
+from speechprune_ort.options import PruningOptions
 
 if TYPE_CHECKING:
     from speechprune_ort.evaluation.executor import Executor
@@ -59,63 +68,100 @@ def _methods(text: str, name: str) -> list[str]:
 
 
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="Folder that export wrote.")],
+    bundle: Bundle,
     data: Annotated[
-        Path, typer.Option(help="SPIRAL's folder, or a JSONL of recordings with choices.")
+        Path,
+        typer.Option(
+            help="Folder of the SPIRAL benchmark, or a JSONL file of recordings with choices."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for results; an interrupted run goes on.")] = (
-        Path("results")
-    ),
-    methods: Annotated[str, typer.Option(help="Comma-separated, or all.")] = (
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for the results; an interrupted run goes on where it stopped."),
+    ] = (Path("results")),
+    methods: Annotated[str, typer.Option(help="Methods to judge, separated by commas, or all.")] = (
         "none,random,crop,speechprune"
     ),
-    pruning_rates: Annotated[str, typer.Option(help="Comma-separated.")] = "0.2,0.4,0.6,0.8",
-    seeds: Annotated[str, typer.Option(help="Of random and crop, comma-separated.")] = "0",
+    pruning_rates: Annotated[
+        str, typer.Option(help="Pruning rates, separated by commas.")
+    ] = "0.2,0.4,0.6,0.8",
+    seeds: Annotated[
+        str, typer.Option(help="Seeds of random and crop, separated by commas.")
+    ] = "0",
     compare: Annotated[
         str,
         typer.Option(
-            help="Methods, comma-separated, or all: each is compared with every other at the same "
-            "rate, recording by recording."
+            help="Methods that are compared with every other at the same rate, recording by "
+            "recording; separated by commas, or all."
         ),
     ] = "speechprune",
     scoring: Annotated[
-        str, typer.Option(help="likelihood, letter or generate; see docs/eval.md.")
+        str,
+        typer.Option(
+            help="How a choice is scored: likelihood, letter or generate; see "
+            "docs/guide/evaluate.md."
+        ),
     ] = "likelihood",
     shuffle_choices: Annotated[
         bool,
-        typer.Option("--shuffle-choices/--as-published", help="Order of the choices."),
+        typer.Option(
+            "--shuffle-choices/--as-published",
+            help="Order of the choices: shuffled by --seed, or as published.",
+        ),
     ] = True,
-    seed: Annotated[int, typer.Option(help="Of the choices' order, samples and noise.")] = 0,
-    limit: Annotated[int | None, typer.Option(help="Only the first samples.")] = None,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the order of choices, of --sample and of noise.")
+    ] = 0,
+    limit: Annotated[
+        int | None, typer.Option(help="Largest number of samples to judge, from the first on.")
+    ] = None,
     sample: Annotated[
-        int | None, typer.Option(help="A random subset, stratified by type of recording.")
+        int | None,
+        typer.Option(
+            help="Judge a random subset of this size, stratified by the type of recording."
+        ),
     ] = None,
     noise: Annotated[
-        str | None, typer.Option(help="snr=20,10,5,0: white, babble at these, and a room.")
+        str | None,
+        typer.Option(
+            help="Signal-to-noise ratios in dB for white noise and babble, such as "
+            "snr=20,10,5,0; adds a room, too."
+        ),
     ] = None,
-    speed: Annotated[str | None, typer.Option(help="Factors, such as 0.9,1.1.")] = None,
-    telephone: Annotated[bool, typer.Option("--telephone", help="300 to 3400 Hz.")] = False,
+    speed: Annotated[
+        str | None,
+        typer.Option(help="Factors of speed to play the recordings at, such as 0.9,1.1."),
+    ] = None,
+    telephone: Annotated[
+        bool,
+        typer.Option(
+            "--telephone",
+            help="Also judge the recordings through a telephone's band, 300 to 3400 Hz.",
+        ),
+    ] = False,
     controls: Annotated[
-        bool, typer.Option(help="Without audio, another recording, transcript as text.")
+        bool,
+        typer.Option(
+            help="Also judge without audio, with another recording, and with the transcript "
+            "as text."
+        ),
     ] = True,
-    costs: Annotated[bool, typer.Option(help="Measure time and memory of the prompts.")] = True,
-    plots: Annotated[bool, typer.Option(help="Draw pictures; needs [eval].")] = True,
-    budget: Annotated[int | None, typer.Option(help="Tokens that phase 1 leaves.")] = None,
+    costs: Annotated[
+        bool, typer.Option(help="Measure the time and memory that reading the prompts takes.")
+    ] = True,
+    plots: Annotated[bool, typer.Option(help="Draw pictures; needs the extra [eval].")] = True,
+    budget: Budget = None,
     candidates: Annotated[
         str | None,
         typer.Option(
-            help="Tokens left to the second phase for each one kept, comma-separated; by default "
-            "each method's own."
+            help="Tokens that the first phase leaves to the second for each kept token, separated "
+            "by commas; by default each method's own number."
         ),
     ] = None,
-    frame_temperature: Annotated[
-        float | None, typer.Option(help="Of phase 1's softmax; the bundle's by default.")
-    ] = None,
-    attention: Annotated[AttentionForm, typer.Option(help="Form of phase 2.")] = "binarized",
-    single_head: Annotated[
-        bool, typer.Option("--single-head", help="Phase 2 over the whole width.")
-    ] = False,
-    positions: Annotated[Positions, typer.Option(help="Of kept tokens.")] = "renumbered",
+    frame_temperature: FrameTemperature = None,
+    attention: Attention = "binarized",
+    single_head: SingleHead = False,
+    positions: KeptPositions = "renumbered",
     channel: Channel = None,
     max_seconds: MaxSeconds = HEARD.max_seconds,
     max_channels: MaxChannels = HEARD.max_channels,
@@ -123,14 +169,14 @@ def evaluate(
     max_stream_mb: MaxStreamMb = HEARD.max_stream_mb,
     silence_dbfs: SilenceDbfs = HEARD.silence_dbfs,
     allow_silence: AllowSilence = False,
-    engine: Annotated[str, typer.Option(help="local, or ray: workers on a cluster.")] = "local",
-    address: Annotated[str | None, typer.Option(help="Of the Ray cluster.")] = None,
-    workers: Annotated[int, typer.Option(help="Workers on the Ray cluster.")] = 2,
+    engine: Engine = "local",
+    address: Address = None,
+    workers: Workers = 2,
     device: Device = "auto",
     threads: Threads = None,
     provider_option: ProviderOption = None,
     plugin: Plugins = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Score a bundle on recordings with choices, every accuracy with its interval."""
     from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation, parse_noise
@@ -268,7 +314,7 @@ def _executor(name: str, address: str | None, workers: int) -> Executor:
 
     if name == "local":
         if address is not None:
-            raise OptionError("--address is of --engine ray: give both or none.")
+            raise OptionError("--address needs --engine ray: give both, or leave out --address.")
         return LocalExecutor()
     if name != "ray":
         raise OptionError(f"--engine takes local or ray, not {name!r}.")

@@ -31,21 +31,33 @@ NEEDED = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "onnxrun
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Hub id or checkpoint folder.")],
-    out: Annotated[Path, typer.Argument(help="Bundle folder to write.")],
-    precision: Annotated[str, typer.Option(help="fp32, fp16, int8, w8a8 or int4.")] = "fp32",
-    target: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    model: Annotated[str, typer.Argument(help="Checkpoint: a hub id or a local folder.")],
+    out: Annotated[Path, typer.Argument(help="Bundle: the folder to write.")],
+    precision: Annotated[
+        str, typer.Option(help="Precision of the weights: fp32, fp16, int8, w8a8 or int4.")
+    ] = "fp32",
+    target: Annotated[
+        str, typer.Option(help="Device that the bundle is for: cpu or cuda.")
+    ] = "cpu",
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of the checkpoint on the hub.")
+    ] = None,
     trust_remote_code: Annotated[
         bool,
-        typer.Option("--trust-remote-code", help="Let transformers run the checkpoint's own code."),
+        typer.Option(
+            "--trust-remote-code",
+            help="Let transformers run code of the checkpoint; such code may do anything.",
+        ),
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the bundle that is there.")
+        bool, typer.Option("--overwrite", help="Replace a bundle that is there already.")
     ] = False,
     encoder_attention: Annotated[
         bool,
-        typer.Option("--encoder-attention", help="For methods that go by the encoder's attention."),
+        typer.Option(
+            "--encoder-attention",
+            help="Give the audio encoder the output that segment-attention and fastadasp need.",
+        ),
     ] = False,
 ) -> None:
     """Convert a Hugging Face checkpoint to a bundle, each graph checked against torch."""

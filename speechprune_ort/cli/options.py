@@ -9,61 +9,198 @@ import typer
 
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.errors import OptionError
-from speechprune_ort.options import DeviceName
+from speechprune_ort.options import AttentionForm, DeviceName, LongAudio, Positions
 
 __all__ = [
     "HEARD",
+    "Address",
     "AllowSilence",
+    "Attention",
+    "Budget",
+    "Bundle",
     "Candidates",
     "Channel",
     "Device",
+    "Engine",
+    "FrameTemperature",
+    "KeptPositions",
+    "LatencyTarget",
+    "LongRecordings",
     "MaxChannels",
     "MaxDecodedMb",
+    "MaxNewTokens",
     "MaxSeconds",
     "MaxStreamMb",
+    "MemoryBudgetMb",
+    "MemoryTargetMb",
     "Method",
     "Plugins",
     "ProviderOption",
+    "PruningRate",
+    "Seed",
     "SilenceDbfs",
+    "SingleHead",
+    "Stop",
+    "Temperature",
     "Threads",
+    "TopP",
+    "Workers",
     "load_plugins",
     "provider_options",
     "pruning_rate_of",
 ]
 
-Device = Annotated[DeviceName, typer.Option("--device", "--provider", help="Where graphs run.")]
-Method = Annotated[str, typer.Option(help="Which tokens are kept: see docs/methods.md.")]
-Candidates = Annotated[
-    float | None,
-    typer.Option(help="Tokens left to the second phase for each one kept; else the method's."),
+Bundle = Annotated[Path, typer.Argument(help="Bundle: the folder that export wrote.")]
+Device = Annotated[
+    DeviceName,
+    typer.Option(
+        "--device",
+        "--provider",
+        help="Device that the graphs run on; auto takes what the bundle was exported for.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="Threads within an operator; by default ONNX Runtime and numpy choose."),
+]
+ProviderOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE", help="Option of the CUDA execution provider; may be repeated."
+    ),
 ]
 Plugins = Annotated[
     list[Path] | None,
     typer.Option("--plugin", help="Python file that registers methods; may be repeated."),
 ]
-Threads = Annotated[int | None, typer.Option(help="Threads within an operator.")]
-ProviderOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="For the CUDA provider; may be repeated."),
+
+# What is kept of the audio: the fields of PruningOptions.
+Method = Annotated[
+    str,
+    typer.Option(help="Method that chooses the kept tokens; see docs/reference/methods.md."),
 ]
+PruningRate = Annotated[
+    str,
+    typer.Option(
+        help="Share of the budget that is removed, at least 0 and below 1; or auto, to keep as "
+        "many tokens as fit the context and the targets."
+    ),
+]
+LatencyTarget = Annotated[
+    float | None,
+    typer.Option(
+        help="With --pruning-rate auto: seconds that reading the prompt may take on this device."
+    ),
+]
+MemoryTargetMb = Annotated[
+    float | None,
+    typer.Option(
+        help="With --pruning-rate auto: memory that cache and activations may take, in 1e6 bytes."
+    ),
+]
+Budget = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens that the pruning rate is a share of; by default those of one window of the "
+        "model."
+    ),
+]
+Candidates = Annotated[
+    float | None,
+    typer.Option(
+        help="Tokens that the first phase leaves to the second for each kept token; by default "
+        "the method's own number."
+    ),
+]
+FrameTemperature = Annotated[
+    float | None,
+    typer.Option(
+        help="Temperature of phase 1's softmax over seconds; by default the bundle's own."
+    ),
+]
+Attention = Annotated[
+    AttentionForm,
+    typer.Option(help="Projections that phase 2 takes: their signs, or their own values."),
+]
+SingleHead = Annotated[
+    bool,
+    typer.Option(
+        "--single-head", help="Compute phase 2 over the whole width instead of head by head."
+    ),
+]
+KeptPositions = Annotated[
+    Positions,
+    typer.Option(help="Positions of the kept tokens: consecutive, or those that they had."),
+]
+
+# How the answer is generated: the fields of GenerationOptions.
+MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
+Temperature = Annotated[
+    float, typer.Option(help="Temperature of sampling; 0 always takes the most likely token.")
+]
+TopP = Annotated[
+    float,
+    typer.Option(
+        help="Sample from the smallest set of tokens whose probability reaches this share; has no "
+        "effect at temperature 0."
+    ),
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(help="Text before which the answer ends; may be repeated."),
+]
+Seed = Annotated[int, typer.Option(help="Seed of sampling and of the methods random and crop.")]
 
 # How a recording is heard: the fields of AudioOptions, and their defaults.
 HEARD = AudioOptions()
-Channel = Annotated[
-    int | None, typer.Option(help="Channel to hear, from 0; all of them averaged by default.")
+LongRecordings = Annotated[
+    LongAudio,
+    typer.Option(
+        help="What becomes of a recording that is longer than the model's window: all of it is "
+        "heard and pruned, it is cut to the window, or it is refused."
+    ),
 ]
-MaxSeconds = Annotated[float, typer.Option(help="Refuse longer recordings.")]
-MaxChannels = Annotated[int, typer.Option(help="Refuse recordings of more channels.")]
-MaxDecodedMb = Annotated[float, typer.Option(help="Refuse what unpacks to more, in 1e6 bytes.")]
+MemoryBudgetMb = Annotated[
+    float,
+    typer.Option(
+        help="Memory for audio embeddings, in 1e6 bytes; what exceeds it goes to a temporary file."
+    ),
+]
+Channel = Annotated[
+    int | None,
+    typer.Option(help="Channel to hear, counted from 0; by default the mean of all channels."),
+]
+MaxSeconds = Annotated[float, typer.Option(help="Longest recording that is accepted, in seconds.")]
+MaxChannels = Annotated[
+    int, typer.Option(help="Largest number of channels that a recording may have.")
+]
+MaxDecodedMb = Annotated[
+    float, typer.Option(help="Largest size of a recording once it is decoded, in 1e6 bytes.")
+]
 MaxStreamMb = Annotated[
-    float, typer.Option(help="Refuse pipes and standard input that give more, in 1e6 bytes.")
+    float,
+    typer.Option(help="Most that is read from a pipe or from standard input, in 1e6 bytes."),
 ]
 SilenceDbfs = Annotated[
-    float, typer.Option(help="A recording without any 20 ms louder than this is silent.")
+    float,
+    typer.Option(
+        help="Level below which a recording counts as silent if none of its 20 ms exceed it, in "
+        "dB of full scale."
+    ),
 ]
 AllowSilence = Annotated[
-    bool, typer.Option("--allow-silence", help="Answer about silent recordings, too.")
+    bool, typer.Option("--allow-silence", help="Answer questions about silent recordings, too.")
 ]
+
+# Where the work is done.
+Engine = Annotated[
+    str,
+    typer.Option(help="Where the work is done: local is this process, ray a Ray cluster."),
+]
+Address = Annotated[
+    str | None, typer.Option(help="Address of the Ray cluster; auto finds one on this machine.")
+]
+Workers = Annotated[int, typer.Option(min=1, help="Number of workers on the Ray cluster.")]
 
 
 def load_plugins(paths: list[Path] | None) -> None:

@@ -41,24 +41,33 @@ FAILED = 1
 
 def profile(
     bundle: Annotated[
-        Path | None, typer.Argument(help="Folder that export wrote; none with --compare.")
+        Path | None,
+        typer.Argument(help="Bundle: the folder that export wrote; leave it out with --compare."),
     ] = None,
     audio: Annotated[
-        list[Path] | None, typer.Option(help="Recording to ask about; may be repeated.")
+        list[Path] | None, typer.Option(help="Recording to measure with; may be repeated.")
     ] = None,
     durations: Annotated[
         str | None,
-        typer.Option(help="Seconds of speech to make instead, such as 30,90,600."),
+        typer.Option(
+            help="Lengths of speech to make in the place of --audio, in seconds, such as 30,90,600."
+        ),
     ] = None,
     pruning_rates: Annotated[
-        str, typer.Option(help="Comma-separated; none is every token.")
+        str, typer.Option(help="Pruning rates, separated by commas; none keeps every token.")
     ] = "none,0,0.2,0.4,0.6,0.8",
     method: Method = DEFAULT_METHOD,
-    question: Annotated[str | None, typer.Option(help="What is asked.")] = None,
+    question: Annotated[
+        str | None, typer.Option(help="Question to ask about every recording.")
+    ] = None,
     new_tokens: Annotated[int, typer.Option(help="Length of every answer, in tokens.")] = 32,
-    repeats: Annotated[int, typer.Option(help="Measurements of every figure.")] = 5,
-    warmup: Annotated[int, typer.Option(help="Rounds before them that do not count.")] = 1,
-    loads: Annotated[int, typer.Option(help="Times that the bundle is opened.")] = 3,
+    repeats: Annotated[int, typer.Option(help="Number of measurements of every figure.")] = 5,
+    warmup: Annotated[
+        int, typer.Option(help="Rounds before the measurements that do not count.")
+    ] = 1,
+    loads: Annotated[
+        int, typer.Option(help="How many times the bundle is opened, to measure that.")
+    ] = 3,
     channel: Channel = None,
     max_seconds: MaxSeconds = HEARD.max_seconds,
     max_channels: MaxChannels = HEARD.max_channels,
@@ -71,24 +80,38 @@ def profile(
     provider_option: ProviderOption = None,
     plugin: Plugins = None,
     form: Annotated[
-        str, typer.Option("--format", help="On stdout: table, md, csv, json or jsonl.")
+        str,
+        typer.Option(
+            "--format", help="Format of the figures on stdout: table, md, csv, json or jsonl."
+        ),
     ] = "table",
-    plot: Annotated[Path | None, typer.Option(help="Picture to write; needs [profile].")] = None,
-    html: Annotated[Path | None, typer.Option(help="Page to write.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Picture to write; needs the extra [profile].")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="HTML page to write.")] = None,
     ort_profile: Annotated[
         Path | None,
-        typer.Option(help="Folder for ONNX Runtime's own traces, of answers that do not count."),
+        typer.Option(
+            help="Folder for traces by ONNX Runtime's own profiler, of answers that do not count."
+        ),
     ] = None,
     nvtx: Annotated[
-        bool, typer.Option("--nvtx", help="Mark stages for Nsight Systems; needs [profile].")
+        bool,
+        typer.Option(
+            "--nvtx", help="Mark the stages for Nsight Systems; needs the extra [profile]."
+        ),
     ] = False,
     compare: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(metavar="BEFORE AFTER", help="Two JSON profiles; nothing is measured."),
+        typer.Option(
+            metavar="BEFORE AFTER", help="Compare two JSON profiles; nothing is measured."
+        ),
     ] = None,
     fail_over: Annotated[
         float | None,
-        typer.Option(help="For --compare: exit with 1 where a ratio is surely above this."),
+        typer.Option(
+            help="With --compare: exit with 1 if a ratio is above this and surely above 1."
+        ),
     ] = None,
 ) -> None:
     """Measure every stage of answering, with and without pruning, on this machine.
@@ -102,9 +125,9 @@ def profile(
         _compare(compare, fail_over)
         return
     if fail_over is not None:
-        raise OptionError("--fail-over is of --compare: give both.")
+        raise OptionError("--fail-over needs --compare: give both, or leave out --fail-over.")
     if bundle is None:
-        raise OptionError("profile takes a bundle, or --compare BEFORE AFTER.")
+        raise OptionError("profile needs a bundle, or --compare BEFORE AFTER: give one of them.")
     if form not in FORMATS:
         raise OptionError(f"--format takes {', '.join(FORMATS)}, not {form!r}.")
     counts = (("--new-tokens", new_tokens), ("--repeats", repeats), ("--loads", loads))
@@ -125,7 +148,7 @@ def profile(
         check_picture(plot)
     for path in (plot, html):
         if path is not None and not path.parent.is_dir():
-            raise OptionError(f"{path.parent} is no folder: make it, or write elsewhere.")
+            raise OptionError(f"{path.parent} is not a folder: create it, or write elsewhere.")
     if ort_profile is not None:
         make_folder(ort_profile)
     if nvtx:

@@ -37,7 +37,7 @@ def require_plots() -> None:
         import sklearn  # noqa: F401
     except ModuleNotFoundError as error:
         raise OptionError(
-            f"Plots need {error.name}: pip install 'speechprune-ort[eval]', or take --no-plots."
+            f"Plots need {error.name}: pip install 'speechprune-ort[eval]', or use --no-plots."
         ) from None
 
 
@@ -90,7 +90,7 @@ def draw_plots(
     Args:
         out: folder for PNG files.
         summary: what was found.
-        rows: behind it.
+        rows: that it is made from.
         settings: of the plan.
         costs: by setting, where they were measured.
 

@@ -160,7 +160,7 @@ def _read_lines(
                 reason = str(error).rstrip(".")
             reason = (
                 f"Line {line.number} of {path} is not a sample ({reason}): see the format in "
-                "docs/eval.md."
+                "docs/guide/evaluate.md."
             )
         refused[f"{prefix}line {line.number}"] = reason
 
@@ -276,7 +276,7 @@ def _choices(texts: object, answer: object) -> tuple[tuple[str, ...], int]:
     found = LETTER.match(wanted)
     if found and ord(found[1]) - ord("A") < len(plain):
         return plain, ord(found[1]) - ord("A")
-    raise DataError(f"the answer {wanted!a:.60} is none of the choices")
+    raise DataError(f"the answer {wanted!a:.60} is not one of the choices")
 
 
 def _key_times(path: Path) -> dict[str, tuple[float, float]]:

@@ -75,7 +75,9 @@ def settings_of(
     if unread:
         name = min(unread)
         users = ", ".join(m.name for m in METHODS.values() if name in m.options)
-        raise OptionError(f"{name} is for methods that read it ({users}): none is compared.")
+        raise OptionError(
+            f"None of the methods reads {name}: leave it out, or add a method that does ({users})."
+        )
     found: dict[str, Setting] = {}
     if "none" in methods:
         found["none"] = Setting(base.for_method("none"))

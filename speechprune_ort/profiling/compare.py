@@ -57,7 +57,7 @@ def read_profile(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or "conditions" not in content:
-        raise OptionError(f"{path} is no profile: write one with `profile --format json`.")
+        raise OptionError(f"{path} is not a profile: write one with `profile --format json`.")
     return content
 
 

@@ -45,7 +45,7 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
         raise OptionError(
-            "--plot needs matplotlib: pip install 'speechprune-ort[profile]', or take --html."
+            "--plot needs matplotlib: pip install 'speechprune-ort[profile]', or use --html."
         ) from None
 
 
