@@ -53,6 +53,7 @@ from speechprune_ort.manifest import (
     PromptPiece,
 )
 from speechprune_ort.onnx_file import foreign_operators, read_graph
+from speechprune_ort.sample import SPEECH
 from speechprune_ort.specs import (
     ASSEMBLE,
     AUDIO_ENCODER,
@@ -69,9 +70,6 @@ from speechprune_ort.specs import (
 from speechprune_ort.tokenizer_check import check_tokenizer
 
 __all__ = ["STEPS", "ExportedGraph", "export_bundle"]
-
-SPEECH = Path(__file__).with_name("speech.flac")
-"""A few seconds of speech, 16 kHz, for parity on a real input."""
 
 QUESTION = "What is said in the recording?"
 

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from speechprune_ort.errors import PromptError
 from speechprune_ort.manifest import Manifest
+from speechprune_ort.runtime.decoder import Decoder
+from speechprune_ort.runtime.engine import Engine
+from speechprune_ort.runtime.prompt import embed_ids
 from speechprune_ort.specs import DECODER
 
 __all__ = ["Pick", "PrefillTime", "bytes_per_position", "pick_tokens"]
 
 MEGA = 1e6
+TIMED_LENGTHS = (32, 128, 512)  # positions, to measure how long a prompt takes
+LONGEST_TIMED = 2.0  # seconds after which no longer prompt is tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +62,39 @@ class PrefillTime:
                 return cls(start, each, max(0.0, pair))
         return cls(0.0, float((taken / lengths).max()), 0.0)
 
+    @classmethod
+    def measured(cls, engine: Engine) -> PrefillTime:
+        """That of a bundle on its device: the better of two tries, a second or so; once each."""
+        if engine not in _measured:
+            _measured[engine] = cls._measure(engine)
+        return _measured[engine]
+
+    @classmethod
+    def _measure(cls, engine: Engine) -> PrefillTime:
+        seconds: dict[int, float] = {}
+        dims = engine.manifest.dimensions
+        for length in TIMED_LENGTHS:
+            if length > dims.context:
+                break
+            embeds = embed_ids(engine, tuple(range(min(length, dims.vocab))))
+            embeds = np.resize(embeds, (length, embeds.shape[1]))
+            decoder = Decoder.open(engine, length)
+            taken = []
+            for _ in range(3):  # the first warms up
+                started = perf_counter()
+                decoder.prefill(embeds, np.arange(length))
+                taken.append(perf_counter() - started)
+            seconds[length] = min(taken[1:])
+            if seconds[length] > LONGEST_TIMED:
+                break
+        return cls.fit(seconds)
+
     def __call__(self, length: int) -> float:
         """Seconds for a prompt of ``length`` positions."""
         return self.start + self.each * length + self.pair * length * length
+
+
+_measured: WeakKeyDictionary[Engine, PrefillTime] = WeakKeyDictionary()
 
 
 def bytes_per_position(manifest: Manifest) -> int:

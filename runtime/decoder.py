@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from speechprune_ort.errors import BundleError
 from speechprune_ort.runtime.device import Device
-from speechprune_ort.specs import Dimensions, past_name, present_name
+from speechprune_ort.runtime.engine import Engine
+from speechprune_ort.runtime.session import memory_errors
+from speechprune_ort.specs import DECODER, EMBED_TOKENS, ROTARY, Dimensions, past_name, present_name
 
 __all__ = ["Decoder"]
 
@@ -81,6 +83,25 @@ class Decoder:
         self._embed_binding = embed.io_binding()
         self._embed_binding.bind_ortvalue_input("token_ids", self._token)
         self._embed_binding.bind_ortvalue_output("embeds", self._token_embeds)
+
+    @classmethod
+    def open(cls, engine: Engine, capacity: int) -> Decoder:
+        """A decoder of a bundle, with an empty cache of ``capacity`` positions.
+
+        Raises:
+            OutOfMemoryError: memory does not suffice for the cache.
+        """
+        manifest = engine.manifest
+        with memory_errors(DECODER):
+            return cls(
+                engine.session(DECODER),
+                engine.session(EMBED_TOKENS),
+                engine.session(ROTARY),
+                engine.device,
+                manifest.dimensions,
+                manifest.float_dtype,
+                capacity,
+            )
 
     @property
     def length(self) -> int:

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from speechprune_ort.errors import AudioError, BundleError
 from speechprune_ort.manifest import AudioSpec
-from speechprune_ort.results import Timings
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.runtime.embeddings import AudioEmbeds, EmbedsBuilder
 from speechprune_ort.runtime.features import LogMel
 from speechprune_ort.specs import ATTENTION
+from speechprune_ort.timings import Timings
 
 __all__ = ["encode_windows"]
 

@@ -24,7 +24,7 @@ from speechprune_ort.runtime.device import Device
 from speechprune_ort.runtime.embeddings import AudioEmbeds, EmbedsBuilder
 from speechprune_ort.text import parse_json
 
-__all__ = ["Heard", "load_embeds", "save_embeds"]
+__all__ = ["About", "load_embeds", "save_embeds"]
 
 FORMAT = "speechprune-ort recording 2"
 EMBEDS, ATTENTION = "embeds", "attention"
@@ -41,7 +41,7 @@ DECODER_LETTERS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class About:
     """What is known of a recording beside its embeddings, as in ``Recording``.
 
     Attributes:
@@ -61,7 +61,7 @@ def save_embeds(
     path: Path,
     embeds: AudioEmbeds,
     digest: str,
-    heard: Heard,
+    heard: About,
     attention: NDArray[np.float32] | None = None,
 ) -> None:
     """Write a recording; the file appears once it is whole.
@@ -128,7 +128,7 @@ def _header(
 
 def load_embeds(
     path: Path, digest: str, hidden: int, dtype: np.dtype[Any], device: Device, budget: int
-) -> tuple[AudioEmbeds, Heard, NDArray[np.float32] | None]:
+) -> tuple[AudioEmbeds, About, NDArray[np.float32] | None]:
     """Read a recording of this bundle.
 
     Args:
@@ -207,7 +207,7 @@ def _check_hash(header: bytes, told: str, stream: IO[bytes]) -> None:
         raise ValueError("its content is not what was saved")
 
 
-def _heard(about: dict[str, str]) -> Heard:
+def _heard(about: dict[str, str]) -> About:
     whole, part = float(about["seconds"]), float(about["seconds_heard"])
     if not 0 <= part <= whole <= LONGEST:  # NaN is none of these
         raise ValueError(f"{part} of {whole} seconds were heard")
@@ -222,7 +222,7 @@ def _heard(about: dict[str, str]) -> Heard:
         or not all(isinstance(note, str) and note.isprintable() for note in notes)
     ):
         raise ValueError("its notes are no list of sentences")
-    return Heard(whole, part, decoder, tuple(notes))
+    return About(whole, part, decoder, tuple(notes))
 
 
 def _shown(note: str) -> str:

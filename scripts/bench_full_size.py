@@ -24,7 +24,8 @@ from rich.table import Table
 
 from speechprune_ort import SpeechLLM
 from speechprune_ort.evaluation.costs import measure_costs
-from speechprune_ort.profiling.meters import reset_peak, resident
+from speechprune_ort.meters import reset_peak, resident
+from speechprune_ort.runtime.prompt import Prompt
 
 QUESTION = "How large is the budget that the city council has approved?"
 NEW_TOKENS = 4
@@ -61,10 +62,10 @@ def main(
         f"({loaded / files:.2f} times), at its peak {peak / 1e9:.2f} GB ({peak / files:.2f} times)"
     )
     window = model.manifest.dimensions.window_tokens
-    prompt = model.engine.prompt(QUESTION)
+    prompt = Prompt.of(model.engine, QUESTION)
     kept = {str(rate): round(window * (1 - rate)) for rate in PAPER}
     with console.status("prefill"):
-        costs = measure_costs(model, kept, len(prompt.before) + len(prompt.after), repeats)
+        costs = measure_costs(model, kept, len(prompt.ids), repeats)
     table = Table(*HEADINGS)
     whole, papers = costs["0.0"], PAPER[0.0]
     for rate, paper in PAPER.items():

@@ -26,7 +26,7 @@ from speechprune_ort.runtime.decoding import Decoded, decode, decode_by_ffmpeg
 
 app = typer.Typer(add_completion=False)
 
-SPEECH = Path("export/speech.flac")
+SPEECH = Path("speechprune_ort/speech.flac")
 CLOSE = 1e-4  # of full scale: the rounding of lossy decoders, not another recording
 AT_ONCE = 24
 SAME_S = 0.05

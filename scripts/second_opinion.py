@@ -53,7 +53,7 @@ TIMED_STEPS = 16  # after each timed prefill
 WARM_UP = 1
 TABLE_WIDTH = 110
 PREFILLS = (128, 750)  # tokens: a question alone; a window of Qwen2-Audio
-SPEECH = Path(__file__).parents[1] / "export" / "speech.flac"
+SPEECH = Path(__file__).parents[1] / "speechprune_ort" / "speech.flac"
 TEXT = (
     "The council met on Tuesday evening to settle the budget for the coming year. After two "
     "hours the members agreed on a smaller sum for the roads and a larger one for the schools."

@@ -32,12 +32,14 @@ from speechprune_ort.errors import (
 )
 
 if TYPE_CHECKING:
+    from speechprune_ort.answer_stream import AnswerStream
     from speechprune_ort.cancel import Cancel
     from speechprune_ort.manifest import Manifest
     from speechprune_ort.model import SpeechLLM
     from speechprune_ort.options import GenerationOptions, PruningOptions
     from speechprune_ort.recording import Recording
-    from speechprune_ort.results import Answer, AnswerStream, Pruning, Score, Span, Timings
+    from speechprune_ort.results import Answer, Pruning, Score, Span
+    from speechprune_ort.timings import Timings
 
 __all__ = [
     "Answer",
@@ -77,7 +79,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Answer": "results",
-    "AnswerStream": "results",
+    "AnswerStream": "answer_stream",
     "Cancel": "cancel",
     "GenerationOptions": "options",
     "Manifest": "manifest",
@@ -87,7 +89,7 @@ _HOMES = {
     "Score": "results",
     "Span": "results",
     "SpeechLLM": "model",
-    "Timings": "results",
+    "Timings": "timings",
 }
 """Modules of the names that are loaded when they are first wanted."""
 

@@ -11,10 +11,10 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from speechprune_ort.answer_stream import AnswerStream
 from speechprune_ort.audio_options import AudioOptions, check_audio_options
 from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.errors import (
-    AudioError,
     BundleError,
     OptionError,
     PromptError,
@@ -33,13 +33,17 @@ from speechprune_ort.options import (
 )
 from speechprune_ort.pool import in_order
 from speechprune_ort.recording import Recording, sort_options
-from speechprune_ort.results import Answer, AnswerStream, Timings
+from speechprune_ort.results import Answer
 from speechprune_ort.runtime.audio import AudioStream, Source
 from speechprune_ort.runtime.device import Device
+from speechprune_ort.runtime.ear import Ear
 from speechprune_ort.runtime.embeddings import DeviceEmbeds
 from speechprune_ort.runtime.engine import Engine
+from speechprune_ort.runtime.heard import Heard
+from speechprune_ort.runtime.prompt import Prompt, embed_ids
 from speechprune_ort.runtime.recording_file import load_embeds
 from speechprune_ort.text import check_path, check_type
+from speechprune_ort.timings import Timings
 
 __all__ = ["Audio", "SpeechLLM"]
 
@@ -65,6 +69,7 @@ class SpeechLLM:
 
     Attributes:
         engine: the opened graphs, one by one: for profiling and for building other stages.
+        ear: hears recordings with them.
 
     Raises:
         BundleError: the folder is no bundle, or of another schema, or incomplete.
@@ -89,6 +94,7 @@ class SpeechLLM:
         folder = None if traces is None else check_path(traces, "The folder of traces", OptionError)
         path = check_path(bundle, "The bundle's path", BundleError).expanduser()
         self.engine = Engine(path, device, threads, provider_options, folder)
+        self.ear = Ear(self.engine)
 
     @property
     def manifest(self) -> Manifest:
@@ -144,44 +150,21 @@ class SpeechLLM:
             raise OptionError(f"progress takes a function, not {type(progress).__name__}.")
         check_long_audio(long_audio)
         check_audio_options(audio_options)
-        timings, window = Timings(), self.manifest.audio.window_samples
-        samples, rate = 0, self.manifest.audio.sampling_rate
-        stream = AudioStream(audio, sampling_rate, to=rate, options=audio_options)
-
-        def counted() -> Iterator[NDArray[np.float32]]:
-            nonlocal samples
-            for block in stream:
-                room = window - samples
-                samples += len(block)
-                if len(block) <= room or long_audio == "prune":
-                    yield block
-                elif long_audio == "error":
-                    raise AudioError(
-                        f"The recording is longer than {self.manifest.audio.window_seconds:.0f} "
-                        "seconds: with long_audio='prune' all of it is heard."
-                    )
-                elif room > 0:  # the rest is read for its length alone
-                    yield block[:room]
-
-        attention: list[NDArray[np.float32]] | None = [] if encoder_attention else None
+        timings, rate = Timings(), self.manifest.audio.sampling_rate
         limits = Limits(cancel, deadline, "The recording was not heard")
         try:
             with limits.held():
-                embeds = self.engine.encode(counted(), timings, budget, progress, attention)
+                heard = self.ear.hear(
+                    AudioStream(audio, sampling_rate, to=rate, options=audio_options),
+                    timings,
+                    budget,
+                    long_audio=long_audio,
+                    encoder_attention=encoder_attention,
+                    progress=progress,
+                )
         finally:
             limits.over()
-        stream.refuse_silence()
-        heard = min(samples, window) if long_audio == "truncate" else samples
-        return Recording(
-            self.engine,
-            embeds,
-            samples / rate,
-            timings,
-            heard / rate,
-            None if attention is None else np.concatenate(attention),
-            stream.decoder,
-            stream.notes,
-        )
+        return Recording(self.engine, heard, timings)
 
     def load_recording(
         self, path: str | PathLike[str], *, memory_budget_mb: float = MEMORY_BUDGET_MB
@@ -196,7 +179,7 @@ class SpeechLLM:
             RecordingError: there is no such file, it is damaged, or of another bundle.
             OptionError: the budget is not positive.
         """
-        embeds, heard, attention = load_embeds(
+        embeds, about, attention = load_embeds(
             check_path(path, "The path of a recording", RecordingError),
             self.manifest.digest,
             self.manifest.dimensions.hidden,
@@ -204,16 +187,10 @@ class SpeechLLM:
             self.engine.device,
             _budget(memory_budget_mb),
         )
-        return Recording(
-            self.engine,
-            embeds,
-            heard.seconds,
-            Timings(),
-            heard.seconds_heard,
-            attention,
-            heard.decoder,
-            heard.notes,
+        heard = Heard(
+            embeds, about.seconds, about.seconds_heard, attention, about.decoder, about.notes
         )
+        return Recording(self.engine, heard, Timings())
 
     def recall(self, embeds: NDArray[Any], seconds: float | None = None) -> Recording:
         """A recording from audio embeddings that were kept, such as ``recording.embeds``.
@@ -237,7 +214,7 @@ class SpeechLLM:
                 f"Audio embeddings of this bundle are (tokens, {hidden}), not {embeds.shape}."
             )
         if seconds is None:
-            seconds = len(embeds) / self.engine.tokens_per_second
+            seconds = len(embeds) / self.manifest.tokens_per_second
         length = plain(seconds)
         if (
             isinstance(length, bool)
@@ -246,8 +223,8 @@ class SpeechLLM:
         ):
             raise OptionError(f"seconds must be at least 0 and finite, not {seconds!r}.")
         typed = embeds.astype(self.manifest.float_dtype, copy=False)
-        heard = DeviceEmbeds.of(typed, self.engine.device)
-        return Recording(self.engine, heard, float(length), Timings())
+        audio = DeviceEmbeds.of(typed, self.engine.device)
+        return Recording(self.engine, Heard(audio, float(length), float(length)), Timings())
 
     def embed_text(self, text: str) -> NDArray[Any]:
         """Token embeddings of a text, (tokens, hidden).
@@ -263,7 +240,7 @@ class SpeechLLM:
             )
         if not ids:
             return np.zeros((0, dims.hidden), self.manifest.float_dtype)
-        return self.engine.embed(tuple(ids))
+        return embed_ids(self.engine, tuple(ids))
 
     def ask(
         self,
@@ -460,7 +437,9 @@ class SpeechLLM:
         generation: GenerationOptions,
         audio_options: AudioOptions | None,
     ) -> Generator[str, None, Answer]:
-        self.engine.prompt(question)  # what is wrong with it is said before hours are heard
+        prompt = Prompt.of(
+            self.engine, question
+        )  # what is wrong with it is said before hours are heard
         recording = self.listen(
             audio,
             sampling_rate=sampling_rate,
@@ -469,7 +448,7 @@ class SpeechLLM:
             audio_options=audio_options,
         )
         # Its stages count for this answer, the only one.
-        return (yield from recording.pieces(question, pruning, generation, recording.timings))
+        return (yield from recording.pieces(prompt, pruning, generation, recording.timings))
 
 
 def _budget(megabytes: float) -> int:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
+from speechprune_ort.choices import DeviceName, LongAudio
 from speechprune_ort.errors import OptionError
 from speechprune_ort.numbers import plain, whole
 from speechprune_ort.text import check_text
@@ -27,12 +28,8 @@ __all__ = [
 Positions = Literal["renumbered", "original"]
 AttentionForm = Literal["binarized", "float"]
 Backend = Literal["auto", "numpy", "ort"]
-DeviceName = Literal["auto", "cuda", "cpu"]
 DEFAULT_METHOD = "passages"
 """The best that was found, by a rule written before: docs/results/methods.md."""
-LongAudio = Literal["prune", "truncate", "error"]
-"""What is done with a recording longer than the model's window: all of it is heard and pruned, it
-is cut to the window, or it is refused."""
 
 
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

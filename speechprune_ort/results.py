@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from time import perf_counter
-from typing import Any, Literal, TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprune_ort.cancel import Limits, checkpoint
 from speechprune_ort.options import GenerationOptions, PruningOptions
-from speechprune_ort.ranges import stage_range
+from speechprune_ort.timings import STAGES, Timings
 
-__all__ = ["STAGES", "Answer", "AnswerStream", "Pruning", "Score", "Span", "Timings", "spans_of"]
-
-Item = TypeVar("Item")
-
-STAGES = (
-    "audio",  # decode and resample
-    "log_mel",
-    "encoder",
-    "embed",  # the prompt's own tokens
-    "phase_1",  # similarity to the question, and what it keeps
-    "phase_2",  # first-layer projections, attention received, and what it keeps
-    "assemble",
-    "prefill",
-    "decode",
-)
-"""Stages of an answer, in order."""
+__all__ = ["STAGES", "Answer", "Pruning", "Score", "Span", "Timings", "spans_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,45 +89,6 @@ class Pruning:
     def kept_share(self) -> float:
         """Share of the recording's audio tokens that was kept; 0 where there is no audio."""
         return self.kept / self.total if self.total else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Seconds per stage, in the order of ``STAGES``."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def total(self) -> float:
-        """Seconds of all stages."""
-        return sum(self.seconds.values())
-
-    @property
-    def first_token(self) -> float:
-        """Seconds from the recording to the first token of the answer."""
-        return self.total - self.seconds.get("decode", 0.0)
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Add the time spent in the block to a stage."""
-        started = perf_counter()
-        try:
-            with stage_range(stage):
-                yield
-        finally:
-            spent = perf_counter() - started
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
-
-    def each(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, with the time that it takes to get each added to a stage."""
-        source = iter(items)
-        while True:
-            checkpoint()
-            with self.measure(stage):
-                item = next(source, None)
-            if item is None:
-                return
-            yield item
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,51 +183,3 @@ class Score:
     def means(self) -> NDArray[np.float64]:
         """Mean log-probability of a token of each continuation, (continuations,)."""
         return np.array([np.mean(values) for values in self.log_probabilities])
-
-
-class AnswerStream(Iterator[str]):
-    """An answer on its way: iterate over pieces of text, then read ``answer``.
-
-    Args:
-        pieces: yields text and returns the ``Answer``.
-        limits: what may end it before.
-    """
-
-    def __init__(self, pieces: Generator[str, None, Answer], limits: Limits | None = None) -> None:
-        self._pieces, self._limits = pieces, limits or Limits()
-        self._answer: Answer | None = None
-        self._error: Exception | None = None
-
-    def __next__(self) -> str:
-        """The next piece of text, as soon as it is there.
-
-        Raises:
-            CancelledError: it was ended; ``DeadlineError`` where that was by its deadline.
-        """
-        try:
-            with self._limits.held():
-                return next(self._pieces)
-        except StopIteration as end:
-            # An exhausted generator gives no value a second time.
-            self._answer = self._answer or end.value
-            self._limits.over()
-            raise
-        except Exception as error:
-            self._error = self._error or error
-            self._limits.over()
-            self._pieces.close()
-            raise
-
-    @property
-    def answer(self) -> Answer:
-        """The whole answer; waits for pieces that have not been read.
-
-        Raises:
-            Exception: what ended it before.
-        """
-        if self._answer is None and self._error is None:
-            for _ in self:
-                pass
-        if self._answer is None:
-            raise self._error or RuntimeError("the answer was closed before it was finished")
-        return self._answer

@@ -24,7 +24,7 @@ WITH_EXAMPLES = {
     f"speechprune_ort.{name}"
     for name in (
         "evaluation.perturbation", "evaluation.samples", "evaluation.scoring",
-        "evaluation.settings", "evaluation.statistics", "manifest", "numbers", "options", "pool",
+        "evaluation.settings", "manifest_entries", "numbers", "options", "pool", "statistics",
         "profiling.break_even", "profiling.distribution", "profiling.operations",
         "profiling.workload", "results",
         "runtime.audio", "runtime.budget", "runtime.features", "runtime.loudness",

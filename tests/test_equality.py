@@ -21,7 +21,9 @@ from speechprune_ort import (
     SpeechLLM,
 )
 from speechprune_ort.results import STAGES, Timings
+from speechprune_ort.runtime.decoder import Decoder
 from speechprune_ort.runtime.methods import Selection
+from speechprune_ort.runtime.prompt import Prompt
 from speechprune_ort.specs import FIRST_LAYER_QK
 
 QUESTION = "Who owns the budget?"
@@ -135,14 +137,15 @@ def test_ids_and_logits_equal_transformers(
 
     # And the numbers behind them, one teacher-forced step after the other.
     recording = model.listen(samples, sampling_rate=16_000)
-    prefill, positions = recording._assemble(
-        Selection(np.arange(recording.tokens)),
-        model.engine.prompt(QUESTION),
+    question = recording._about(
+        Prompt.of(model.engine, QUESTION),
         PruningOptions(method="none", backend="numpy"),
         NEW_TOKENS,
         Timings(),
     )
-    decoder = model.engine.decoder(len(prefill) + NEW_TOKENS)
+    laid_out = question.lay_out(Selection(np.arange(recording.tokens)))
+    prefill, positions = laid_out.embeds, laid_out.positions
+    decoder = Decoder.open(model.engine, len(prefill) + NEW_TOKENS)
     rows = [decoder.prefill(prefill, positions).copy()]
     for number, token in enumerate(expected[:-1]):
         rows.append(decoder.step(token, int(positions[-1]) + 1 + number).copy())

@@ -26,9 +26,9 @@ from speechprune_ort.evaluation.samples import (
 )
 from speechprune_ort.evaluation.scoring import choice_in, letter_prompt
 from speechprune_ort.evaluation.settings import settings_of
-from speechprune_ort.evaluation.statistics import difference, proportion
 from speechprune_ort.evaluation.summary import summarize
 from speechprune_ort.journal import Journal
+from speechprune_ort.statistics import difference, proportion
 
 RATE = 16_000
 

@@ -25,6 +25,8 @@ from speechprune_ort.manifest import MANIFEST_FILE, Manifest, content_digest
 from speechprune_ort.onnx_file import read_graph
 from speechprune_ort.runtime import session as session_module
 from speechprune_ort.runtime.bundle import verify_files
+from speechprune_ort.runtime.decoder import Decoder
+from speechprune_ort.runtime.prompt import Prompt, embed_ids
 from speechprune_ort.tokenizer_check import check_tokenizer
 
 Change = Callable[[dict[str, Any]], object]
@@ -221,10 +223,10 @@ def test_graphs_that_write_more_than_they_say_are_refused(copy: Path) -> None:
     forge(copy)
     model = opened(copy)
     with pytest.raises(BundleError, match=r"embed_tokens: output embeds has shape \(4,64\)"):
-        model.engine.embed((1, 2))
+        embed_ids(model.engine, (1, 2))
     # A step of the decoder binds one row.
     with pytest.raises(BundleError, match=r"embeds has shape \(2,64\), expected \(1,64\)"):
-        model.engine.decoder(4).step(1, 0)
+        Decoder.open(model.engine, 4).step(1, 0)
 
     graph_of(
         copy / "audio_encoder.onnx",
@@ -443,7 +445,7 @@ def test_padding_and_cutting_of_a_tokenizer_are_left_out(bundle: Path, copy: Pat
         },
         truncation={"max_length": 1, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
     )  # fmt: skip
-    assert opened(copy).engine.prompt("Who?") == opened(bundle).engine.prompt("Who?")
+    assert Prompt.of(opened(copy).engine, "Who?") == Prompt.of(opened(bundle).engine, "Who?")
 
 
 def test_a_panic_of_the_tokenizer_is_one_sentence(
@@ -458,7 +460,7 @@ def test_a_panic_of_the_tokenizer_is_one_sentence(
     model = opened(bundle)
     monkeypatch.setattr(model.engine.text, "encode", panic)
     with pytest.raises(BundleError, match="index out of bounds"):
-        model.engine.prompt("Who?")
+        Prompt.of(model.engine, "Who?")
     monkeypatch.setattr(Tokenizer, "from_file", panic)
     with pytest.raises(BundleError, match="index out of bounds"):
         opened(bundle)
@@ -508,7 +510,7 @@ def test_errors_of_a_run_are_one_sentence(
 
 def test_a_cache_beyond_memory_is_one_sentence(bundle: Path) -> None:
     with pytest.raises(OutOfMemoryError, match="max_new_tokens"):
-        opened(bundle).engine.decoder(1 << 50)
+        Decoder.open(opened(bundle).engine, 1 << 50)
 
 
 def test_a_graph_beyond_memory_is_not_called_damaged(

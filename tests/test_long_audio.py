@@ -284,7 +284,7 @@ def test_windows_that_run_together_give_what_they_give_alone(
     progress: list[float] = []
     found = []
     for number in (1, at_once):
-        model.engine.windows_at_once = number
+        model.ear.windows_at_once = number
         found.append(
             model.listen(
                 samples,

@@ -170,7 +170,7 @@ def test_the_encoders_attention_is_that_of_transformers(
     np.testing.assert_array_equal(again.encoder_attention, found)
     long = np.concatenate([tone, tone[::-1]])
     alone = model.listen(long, sampling_rate=16_000, encoder_attention=True)
-    model.engine.windows_at_once = 3
+    model.ear.windows_at_once = 3
     together = model.listen(long, sampling_rate=16_000, encoder_attention=True)
     assert together.encoder_attention is not None
     assert together.encoder_attention.shape == (together.tokens,)

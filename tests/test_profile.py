@@ -24,14 +24,15 @@ from speechprune_ort import SpeechLLM, ranges
 from speechprune_ort.cli.app import app
 from speechprune_ort.errors import AudioError, OptionError
 from speechprune_ort.evaluation.costs import prefill_tflops
+from speechprune_ort.meters import EnergyMeter, MemoryMeter, Reading
 from speechprune_ort.profiling.break_even import Trade, shortest_that_pays
 from speechprune_ort.profiling.compare import compare, read_profile, regressions
+from speechprune_ort.profiling.condition import ProfileOptions
 from speechprune_ort.profiling.distribution import Distribution, ratio_of
-from speechprune_ort.profiling.meters import EnergyMeter, MemoryMeter, Reading
 from speechprune_ort.profiling.operations import Operations
 from speechprune_ort.profiling.page import PICTURES, draw, page
 from speechprune_ort.profiling.report import FORMATS, render, tables
-from speechprune_ort.profiling.run import Profile, ProfileOptions, profile
+from speechprune_ort.profiling.run import Profile, profile
 from speechprune_ort.profiling.workload import parse_rates, sounds_of
 from speechprune_ort.results import STAGES
 

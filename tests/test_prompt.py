@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from speechprune_ort import GenerationOptions, OptionError, PromptError, PruningOptions, SpeechLLM
 from speechprune_ort.manifest import PromptPiece
-from speechprune_ort.runtime.prompt import build_prompt
+from speechprune_ort.runtime.prompt import Prompt, build_prompt
 from speechprune_ort.runtime.sampling import Sampler
 from speechprune_ort.runtime.text_stream import TextStream
 from speechprune_ort.runtime.tokenizer import TextTokenizer
@@ -66,7 +66,7 @@ def test_a_question_cannot_write_control_tokens() -> None:
 def test_a_real_bundles_question_cannot_either(bundle: Path) -> None:
     model = SpeechLLM(bundle, "cpu")
     stops = set(model.manifest.stop_token_ids)
-    prompt = model.engine.prompt("x<|im_end|>y")
+    prompt = Prompt.of(model.engine, "x<|im_end|>y")
     assert stops.isdisjoint(prompt.query)
 
 
@@ -134,7 +134,7 @@ def test_it_is_said_of_choices_and_transcripts_too_and_before_anything_is_heard(
 def test_a_question_beyond_the_context_is_refused_before_it_is_embedded(bundle: Path) -> None:
     model = SpeechLLM(bundle, "cpu")
     with pytest.raises(PromptError, match="1000000 tokens and the model 8192 positions"):
-        model.engine.prompt("x" * 1_000_000)
+        Prompt.of(model.engine, "x" * 1_000_000)
     with pytest.raises(PromptError, match="9000 tokens and the model 8192 positions"):
         model.embed_text("y" * 9000)
 

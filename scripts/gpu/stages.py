@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from speechprune_ort import SpeechLLM
 from speechprune_ort.profiling.trace import SMALL, feeds_of, placements
 from speechprune_ort.providers import CPU_PROVIDER, CUDA_PROVIDER, StrictSession
+from speechprune_ort.runtime.decoder import Decoder
+from speechprune_ort.runtime.prompt import Prompt, embed_ids
 from speechprune_ort.specs import FIRST_LAYER_QK, GraphSpec
 
 HERE = Path(__file__).parent
@@ -113,8 +115,8 @@ def forced(device: str, bundle: Path, reference: Path) -> tuple[Any, bool]:
             answer, other = (r.ask(item["question"], **options) for r in (heard, also))
             kept = answer.pruning.indices
             both = np.intersect1d(kept, other.pruning.indices)
-            prompt = here.engine.prompt(item["question"])
-            before, after = here.engine.embed(prompt.before), here.engine.embed(prompt.after)
+            prompt = Prompt.of(here.engine, item["question"])
+            before, after = (embed_ids(here.engine, i) for i in (prompt.before, prompt.after))
             embeds = np.concatenate([before, heard.embeds[kept], after])
             logits = [_read(model, embeds, answer.token_ids) for model in (here, there)]
             rows.append(
@@ -135,7 +137,7 @@ def forced(device: str, bundle: Path, reference: Path) -> tuple[Any, bool]:
 
 def _read(model: SpeechLLM, embeds: NDArray[Any], ids: tuple[int, ...]) -> NDArray[np.float32]:
     """Logits (1 + ids, vocab) along a given answer."""
-    decoder = model.engine.decoder(len(embeds) + len(ids))
+    decoder = Decoder.open(model.engine, len(embeds) + len(ids))
     rows = [decoder.prefill(embeds, np.arange(len(embeds))).copy()]
     rows += [decoder.step(token, len(embeds) + n).copy() for n, token in enumerate(ids)]
     return np.stack(rows).astype(np.float32)

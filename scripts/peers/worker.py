@@ -33,6 +33,8 @@ def ours(model: Path, threads: int) -> Callable[[Order], Result]:
     import numpy as np
 
     from speechprune_ort import GenerationOptions, PruningOptions, SpeechLLM
+    from speechprune_ort.runtime.decoder import Decoder
+    from speechprune_ort.runtime.prompt import embed_ids
 
     llm = SpeechLLM(model, "cpu", threads)
 
@@ -52,8 +54,8 @@ def ours(model: Path, threads: int) -> Callable[[Order], Result]:
     def text(order: Order) -> Result:
         ids, steps = order["prompt"], order["steps"]
         started = perf_counter()
-        decoder = llm.engine.decoder(len(ids) + steps)
-        logits = decoder.prefill(llm.engine.embed(tuple(ids)), np.arange(len(ids)))
+        decoder = Decoder.open(llm.engine, len(ids) + steps)
+        logits = decoder.prefill(embed_ids(llm.engine, tuple(ids)), np.arange(len(ids)))
         said = [int(logits.argmax())]
         read = perf_counter()
         for place in range(len(ids), len(ids) + steps - 1):

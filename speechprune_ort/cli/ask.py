@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from speechprune_ort.answer_stream import AnswerStream
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cli.options import (
     HEARD,
@@ -57,11 +58,12 @@ from speechprune_ort.options import (
     LongAudio,
     PruningOptions,
 )
-from speechprune_ort.results import Answer, AnswerStream, Span
+from speechprune_ort.results import Answer, Span
 from speechprune_ort.text import check_text
 
 if TYPE_CHECKING:
-    from speechprune_ort import Recording, SpeechLLM
+    from speechprune_ort.model import SpeechLLM
+    from speechprune_ort.recording import Recording
 
 __all__ = ["ask", "summary"]
 

@@ -270,16 +270,17 @@ def evaluate(
         recording = model.listen(shown.audio, encoder_attention=attention_too, audio_options=heard)
         if costs:
             from speechprune_ort.evaluation.costs import measure_costs
+            from speechprune_ort.runtime.prompt import Prompt
 
             lines = next(iter(summary.subsets.values()))[0].settings
             kept = {line.name: round(line.kept or 0) for line in lines}
-            text = model.engine.prompt(shown.question)
+            text = Prompt.of(model.engine, shown.question)
             choose = {
                 setting.name: partial(recording.prune, shown.question, setting.options)
                 for setting in settings
                 if setting.options.method != "none"
             }
-            measured = measure_costs(model, kept, len(text.before) + len(text.after), choose=choose)
+            measured = measure_costs(model, kept, len(text.ids), choose=choose)
         if plots:
             pictures = draw_plots(out, summary, rows, settings, measured)
             pruning = next((s.options for s in settings if s.options.method == "speechprune"), base)

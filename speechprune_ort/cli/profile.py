@@ -138,9 +138,10 @@ def profile(
         raise OptionError(f"--warmup must be at least 0, not {warmup}.")
 
     from speechprune_ort.model import SpeechLLM
+    from speechprune_ort.profiling.condition import ProfileOptions
     from speechprune_ort.profiling.page import check_picture, draw, page, require_matplotlib
-    from speechprune_ort.profiling.run import ProfileOptions, write_traces
     from speechprune_ort.profiling.run import profile as measure
+    from speechprune_ort.profiling.run import write_traces
     from speechprune_ort.profiling.workload import QUESTION, parse_rates, sounds_of
 
     if plot is not None:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from speechprune_ort.manifest import Manifest
+from speechprune_ort.meters import reset_peak, resident
 from speechprune_ort.model import SpeechLLM
-from speechprune_ort.profiling.meters import reset_peak, resident
+from speechprune_ort.runtime.decoder import Decoder
 from speechprune_ort.specs import DECODER
 
 __all__ = ["Cost", "measure_costs", "prefill_tflops"]
@@ -96,7 +97,7 @@ def measure_costs(
 
     def read(audio_tokens: int) -> float:
         embeds = np.resize(text, (audio_tokens + prompt_tokens, text.shape[1]))
-        decoder = model.engine.decoder(len(embeds) + 1)
+        decoder = Decoder.open(model.engine, len(embeds) + 1)
         started = perf_counter()
         decoder.prefill(embeds, np.arange(len(embeds)))
         return perf_counter() - started

@@ -177,8 +177,7 @@ class Judge:
 
     def _covered(self, pruning: Pruning, key: tuple[float, float]) -> float:
         """Share of the key sentence's tokens that was kept."""
-        rate = self._model.manifest.dimensions.window_tokens
-        per_second = rate / self._model.manifest.audio.window_seconds
+        per_second = self._model.manifest.tokens_per_second
         first, last = (round(time * per_second) for time in key)
         inside = (pruning.indices >= first) & (pruning.indices < last)
         return float(inside.sum()) / max(1, min(last, pruning.total) - first)

@@ -13,9 +13,9 @@ from speechprune_ort.errors import DataError, OptionError
 from speechprune_ort.evaluation.costs import Cost
 from speechprune_ort.evaluation.run import Rows
 from speechprune_ort.evaluation.settings import ORIGINAL, Setting
-from speechprune_ort.evaluation.statistics import proportion
 from speechprune_ort.evaluation.summary import Line, Summary
 from speechprune_ort.files import save_figure, whole_file
+from speechprune_ort.statistics import proportion
 
 __all__ = ["draw_plots", "draw_tokens", "require_plots"]
 

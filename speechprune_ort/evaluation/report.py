@@ -13,9 +13,9 @@ from rich.table import Table
 
 from speechprune_ort.evaluation.costs import Cost
 from speechprune_ort.evaluation.settings import ORIGINAL
-from speechprune_ort.evaluation.statistics import Estimate
 from speechprune_ort.evaluation.summary import Line, Subset, Summary
 from speechprune_ort.journal import write_whole
+from speechprune_ort.statistics import Estimate
 
 __all__ = ["terminal_tables", "write_reports"]
 

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from speechprune_ort.evaluation.samples import Sample
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.recording import Recording
-from speechprune_ort.results import Pruning, Timings
+from speechprune_ort.results import Pruning
+from speechprune_ort.timings import Timings
 
 __all__ = ["Choice", "Chooser", "Scoring", "choice_in", "letter_prompt"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from speechprune_ort.errors import DataError
 from speechprune_ort.evaluation.run import Rows
 from speechprune_ort.evaluation.settings import ORIGINAL, Setting
-from speechprune_ort.evaluation.statistics import Estimate, difference, proportion
+from speechprune_ort.statistics import Estimate, difference, proportion
 
 __all__ = ["Line", "Subset", "Summary", "summarize"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from speechprune_ort.profiling.run import Condition
+from speechprune_ort.profiling.condition import Condition
 
 __all__ = ["Trade", "break_even", "shortest_that_pays"]
 

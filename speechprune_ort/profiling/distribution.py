@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from speechprune_ort.evaluation.statistics import LEVEL, RESAMPLES
+from speechprune_ort.statistics import LEVEL, RESAMPLES
 
 __all__ = ["Distribution", "Ratio", "ratio_of"]
 

@@ -12,19 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING
 
 from speechprune_ort.model import SpeechLLM
 from speechprune_ort.options import PruningOptions
+from speechprune_ort.profiling.condition import Condition, ProfileOptions
 from speechprune_ort.profiling.trace import feeds_of, traced
+from speechprune_ort.runtime.prompt import Prompt
 from speechprune_ort.specs import (
     AUDIO_ENCODER,
     DECODER,
     FIRST_LAYER_QK,
 )
-
-if TYPE_CHECKING:
-    from speechprune_ort.profiling.run import Condition, ProfileOptions
 
 __all__ = ["Operations", "polynomial"]
 
@@ -192,7 +190,7 @@ class Operations:
         if method in ("speechprune", "similarity"):
             counts["phase_1"] = 4 * tokens * dims.hidden
         elif method in ("coverage", "passages"):
-            words = len(self._engine.prompt(options.question).query)
+            words = len(Prompt.of(self._engine, options.question).query)
             counts["phase_1"] = 2 * tokens * dims.hidden * (words + 1)
         if method == "passages":  # the mean of unit vectors, and a product and a norm with it
             counts["phase_2"] = 7 * tokens * dims.hidden

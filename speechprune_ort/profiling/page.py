@@ -11,9 +11,10 @@ from rich.table import Table
 from speechprune_ort.errors import OptionError
 from speechprune_ort.files import save_figure
 from speechprune_ort.profiling.break_even import break_even
+from speechprune_ort.profiling.condition import Condition
 from speechprune_ort.profiling.report import tables
-from speechprune_ort.profiling.run import Condition, Profile
-from speechprune_ort.results import STAGES
+from speechprune_ort.profiling.run import Profile
+from speechprune_ort.timings import STAGES
 
 __all__ = ["PICTURES", "check_picture", "draw", "page", "require_matplotlib"]
 

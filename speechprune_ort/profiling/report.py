@@ -11,7 +11,8 @@ from rich.table import Table
 
 from speechprune_ort.profiling.break_even import break_even, shortest_that_pays
 from speechprune_ort.profiling.compare import Change
-from speechprune_ort.profiling.run import Condition, Profile
+from speechprune_ort.profiling.condition import Condition
+from speechprune_ort.profiling.run import Profile
 
 __all__ = ["FORMATS", "changes_table", "markdown", "render", "tables"]
 

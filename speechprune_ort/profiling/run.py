@@ -7,7 +7,7 @@ import gc
 import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,94 +15,25 @@ from typing import Any
 import onnxruntime as ort
 
 from speechprune_ort import __version__
-from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.errors import PromptError
+from speechprune_ort.meters import EnergyMeter, MemoryMeter, Reading
 from speechprune_ort.methods import needs_encoder
 from speechprune_ort.model import SpeechLLM
 from speechprune_ort.options import GenerationOptions
+from speechprune_ort.profiling.condition import Condition, ProfileOptions
 from speechprune_ort.profiling.distribution import Distribution
-from speechprune_ort.profiling.meters import EnergyMeter, MemoryMeter, Reading
 from speechprune_ort.profiling.operations import Operations
 from speechprune_ort.profiling.trace import placements
 from speechprune_ort.profiling.workload import Setting, Sound
 from speechprune_ort.recording import Recording
-from speechprune_ort.results import STAGES, Answer, Timings
+from speechprune_ort.results import Answer
 from speechprune_ort.runtime.audio import SAMPLING_RATE
+from speechprune_ort.timings import STAGES, Timings
 
-__all__ = ["Condition", "Profile", "ProfileOptions", "profile", "write_traces"]
+__all__ = ["Profile", "profile", "write_traces"]
 
 LISTENING = ("audio", "log_mel", "encoder")
 FROM_EMBEDDINGS = ("embed", "phase_1", "phase_2", "assemble", "prefill")
-
-
-@dataclass(frozen=True, slots=True)
-class ProfileOptions:
-    """How to measure.
-
-    Attributes:
-        question: that is asked.
-        new_tokens: length of every answer, whatever the model would say.
-        repeats: measurements of each figure.
-        warmup: rounds before them that do not count.
-        loads: times that the bundle is opened.
-        audio: as ``audio_options`` of ``SpeechLLM.listen``.
-    """
-
-    question: str
-    new_tokens: int = 32
-    repeats: int = 5
-    warmup: int = 1
-    loads: int = 3
-    audio: AudioOptions = field(default_factory=AudioOptions)
-
-
-@dataclass(slots=True)
-class Condition:
-    """A recording at a setting.
-
-    Attributes:
-        sound: name of the recording.
-        setting: ``none``, or the pruning rate.
-        seconds: length of the recording.
-        tokens: audio tokens of it.
-        kept: that reach the language model.
-        prompt_tokens: positions of the prompt.
-        figures: by name: ``audio_ms`` to ``decode_ms``; ``ttft_ms`` and ``ttft_embeds_ms``, time
-            to the first token from the recording and from its embeddings; ``tpot_ms``, per token
-            of the answer after the first; ``tokens_per_s``; ``end_to_end_ms``; ``rtf``, that over
-            the recording's length; memory and energy where they can be read.
-        operations: floating point operations by stage, two a multiplication and addition.
-        skipped: why it was not measured; None where it was.
-    """
-
-    sound: str
-    setting: str
-    seconds: float
-    tokens: int
-    kept: int = 0
-    prompt_tokens: int = 0
-    figures: dict[str, Distribution] = field(default_factory=dict)
-    operations: dict[str, int] = field(default_factory=dict)
-    skipped: str | None = None
-
-    @property
-    def name(self) -> str:
-        """For tables and comparisons."""
-        return f"{self.sound} @ {self.setting}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {
-            "sound": self.sound,
-            "setting": self.setting,
-            "seconds": round(self.seconds, 3),
-            "tokens": self.tokens,
-            "kept": self.kept,
-            "prompt_tokens": self.prompt_tokens,
-            "skipped": self.skipped,
-            "operations": self.operations,
-            "figures": {name: found.to_dict() for name, found in self.figures.items()},
-        }
 
 
 @dataclass(slots=True)

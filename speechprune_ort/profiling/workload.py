@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import DEFAULT_METHOD, PruningOptions
 from speechprune_ort.runtime.audio import SAMPLING_RATE, stream_audio
+from speechprune_ort.sample import SPEECH
 
 __all__ = ["QUESTION", "Setting", "Sound", "parse_rates", "sounds_of"]
 
@@ -93,8 +93,7 @@ def sounds_of(audio: Sequence[Path], durations: str | None) -> list[Sound]:
         raise OptionError("profile takes --audio or --durations: give one of them.")
     if not durations:
         return [Sound(path.name, None, path) for path in audio]
-    with as_file(files("speechprune_ort.export") / "speech.flac") as path:
-        speech = np.concatenate(list(stream_audio(path, None)))
+    speech = np.concatenate(list(stream_audio(SPEECH, None)))
     sounds = []
     for part in durations.split(","):
         try:

@@ -19,6 +19,7 @@ import numpy as np
 from speechprune_ort import SpeechLLM
 from speechprune_ort.profiling.trace import SMALL, feeds_of, traced
 from speechprune_ort.providers import cuda_problem
+from speechprune_ort.runtime.decoder import Decoder
 
 QUESTION = "What is said?"
 RATE = 16_000
@@ -93,7 +94,7 @@ def write_wav(path: Path) -> None:
 def steps(bundle: Path, _: Path) -> Any:
     """A prefill and three steps between marks in the journal."""
     engine, library = SpeechLLM(bundle, "cuda").engine, runtime()
-    decoder = engine.decoder(64)
+    decoder = Decoder.open(engine, 64)
     embeds = np.zeros((10, engine.manifest.dimensions.hidden), engine.manifest.float_dtype)
     library.stand_in_mark(b"prefill")
     decoder.prefill(embeds, np.arange(10))

@@ -289,7 +289,14 @@ def test_a_gpu_without_room_says_so(memory: int, bundle: Path, cuda: Cuda) -> No
 
 
 def test_the_command_line_says_it_in_one_line(bundle: Path, cuda: Cuda, tmp_path: Path) -> None:
-    command = ("-m", "speechprune_ort", "ask", bundle, ROOT / "export" / "speech.flac", "Who?")
+    command = (
+        "-m",
+        "speechprune_ort",
+        "ask",
+        bundle,
+        ROOT / "speechprune_ort" / "speech.flac",
+        "Who?",
+    )
     ran = cuda.run(*command, "--device", "cuda", "--max-new-tokens", "2")
     assert ran.code == 0, ran.err
     for settings in ({"memory": 2_000_000}, {"driver": 12000}):

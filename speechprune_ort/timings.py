@@ -1,0 +1,68 @@
+"""The stages of an answer, and the seconds that each takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TypeVar
+
+from speechprune_ort.cancel import checkpoint
+from speechprune_ort.ranges import stage_range
+
+__all__ = ["STAGES", "Timings"]
+
+Item = TypeVar("Item")
+
+STAGES = (
+    "audio",  # decode and resample
+    "log_mel",
+    "encoder",
+    "embed",  # the prompt's own tokens
+    "phase_1",  # similarity to the question, and what it keeps
+    "phase_2",  # first-layer projections, attention received, and what it keeps
+    "assemble",
+    "prefill",
+    "decode",
+)
+"""Stages of an answer, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds per stage, in the order of ``STAGES``."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stages."""
+        return sum(self.seconds.values())
+
+    @property
+    def first_token(self) -> float:
+        """Seconds from the recording to the first token of the answer."""
+        return self.total - self.seconds.get("decode", 0.0)
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the time spent in the block to a stage."""
+        started = perf_counter()
+        try:
+            with stage_range(stage):
+                yield
+        finally:
+            spent = perf_counter() - started
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+
+    def each(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
+        """The items, with the time that it takes to get each added to a stage."""
+        source = iter(items)
+        while True:
+            checkpoint()
+            with self.measure(stage):
+                item = next(source, None)
+            if item is None:
+                return
+            yield item
