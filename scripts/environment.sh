@@ -35,3 +35,13 @@ project_environment() {
   make_environment .venv "$(cat pyproject.toml constraints.txt | sha256sum | cut -d' ' -f1)" \
     install_project
 }
+
+# run_module ENVIRONMENT FOLDER MODULE ARGUMENT...: a Python module below scripts/, with FOLDER as
+# the working folder. -P: what lies in that folder is not imported.
+run_module() {
+  local environment=$PWD/$1 folder=$2 module=$3
+  export PYTHONPATH=$PWD/scripts
+  shift 3
+  cd "$folder"
+  exec "$environment/bin/python" -P -m "$module" "$@"
+}

@@ -92,7 +92,8 @@ def cannot_write(path: Path, error: OSError) -> str:
         error: that came of it.
     """
     folder = path.parent
-    if error.errno in FULL and path.exists() and not path.is_file():
+    special = path.exists() and not path.is_file() and not path.is_dir()
+    if error.errno in FULL and special:
         why, cure = "it is a device or pipe that takes no more", "give the name of a file"
     elif error.errno in FULL:
         there = next((p for p in (folder, *folder.parents) if p.exists()), Path("/"))

@@ -113,7 +113,7 @@ class PruningOptions:
             setting amounts to); ``original`` leaves each at the position that it had.
         backend: what scores the tokens: ``numpy`` on the host, or ``ort``: the bundle's graphs on
             its device, where embeddings then stay. ``auto`` takes ``ort`` on CUDA and ``numpy``
-            on the CPU, the faster each (``scripts/bench_pruning.py``).
+            on the CPU, the faster each (``scripts/bench/bench_pruning.py``).
         latency_target: seconds that reading the prompt may take, for ``auto``; how long it takes
             on this device is measured once, when it is first wanted.
         memory_target_mb: 1e6 bytes that the decoder's cache and activations may take, for

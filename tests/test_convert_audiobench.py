@@ -1,4 +1,4 @@
-"""``scripts/convert_audiobench.py``: AudioBench's Parquet layout into what ``eval`` reads."""
+"""``research/convert_audiobench.py``: AudioBench's Parquet layout into what ``eval`` reads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import soundfile
 
 from speechprune_ort.evaluation.samples import read_samples
 
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "convert_audiobench.py"
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "research" / "convert_audiobench.py"
 RATE = 8000
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+FUZZ = SCRIPTS / "reliability" / "fuzz.py"
 
 
 def fuzz(*args: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, SCRIPTS / "fuzz.py", *map(str, args)]
+    line = [sys.executable, FUZZ, *map(str, args)]
     return subprocess.run(line, capture_output=True, text=True, check=False, timeout=300)
 
 
@@ -29,9 +31,8 @@ def test_altered_inputs_of_every_kind_give_answers_or_sentences(
 
 
 BREAKS = """
-import os, random, sys, time
-sys.path.insert(0, {scripts!r})
-import fuzz_targets
+import os, time
+from reliability import fuzz_targets
 def broken(self, chance):
     self.input.write_bytes(b"the input")
     {body}
@@ -54,15 +55,9 @@ fuzz_targets.main()
 def test_what_is_no_answer_is_a_finding_with_its_input(
     body: str, reason: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("fuzz.py",):
-        (tmp_path / name).write_text((SCRIPTS / name).read_text())
-    target = tmp_path / "fuzz_targets.py"
-    target.write_text(BREAKS.format(scripts=str(SCRIPTS), body=body).replace(
-        "import fuzz_targets\n",
-        "import importlib.util as u\n"
-        f"s = u.spec_from_file_location('real', {str(SCRIPTS / 'fuzz_targets.py')!r})\n"
-        "fuzz_targets = u.module_from_spec(s); s.loader.exec_module(fuzz_targets)\n",
-    ))  # fmt: skip
+    shutil.copy(FUZZ, tmp_path)
+    (tmp_path / "fuzz_targets.py").write_text(BREAKS.format(body=body))
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPTS))
     out = tmp_path / "found"
     line = [sys.executable, tmp_path / "fuzz.py", "--bundle", bundle, "--kinds", "audio",
             "--inputs", "1", "--input-seconds", "3", "--out", out, "--json"]  # fmt: skip

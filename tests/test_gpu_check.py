@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from gpu import pack
+from gpu.run import Check
 
 GPU = Path(__file__).parents[1] / "scripts" / "gpu"
-
-
-def module(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"gpu_{name}", GPU / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
 
 
 @pytest.fixture
@@ -36,7 +27,7 @@ def packed(tmp_path: Path) -> Path:
         tar.add(content, "check")
     out = tmp_path / "packed"
     out.mkdir()
-    module("pack").split(tmp_path / "check.tar", out, 10_000)
+    pack.split(tmp_path / "check.tar", out, 10_000)
     assert len(list(out.glob("check.tar.*"))) > 2
     assert all(piece.stat().st_size <= 10_000 for piece in out.glob("check.tar.*"))
     return out
@@ -76,7 +67,7 @@ def test_results_of_another_run_are_left_alone(packed: Path, tmp_path: Path) -> 
 
 
 def test_a_stage_ends_at_its_limit_and_leaves_a_json(tmp_path: Path) -> None:
-    check = module("run").Check(tmp_path, tmp_path, tmp_path / "site")
+    check = Check(tmp_path, tmp_path, tmp_path / "site")
     assert not check.stage("slow", 1, "-c", "print('{\"a\": 1}', flush=True); input() or 1; 1 / 0")
     endless = "import time; print('working', flush=True); time.sleep(60)"
     assert not check.stage("endless", 1, "-c", endless)

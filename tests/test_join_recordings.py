@@ -1,4 +1,4 @@
-"""``scripts/join_recordings.py``: one long recording of many, and what lies where in it."""
+"""``research/join_recordings.py``: one long recording of many, and what lies where in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from signals import speech_like
 
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "join_recordings.py"
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "research" / "join_recordings.py"
 RATE = 16_000
 
 

@@ -1,4 +1,4 @@
-"""``scripts/pool_spiral.py``: voices pooled into one set, and recordings hidden in long ones."""
+"""``research/pool_spiral.py``: voices pooled into one set, and recordings hidden in long ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from signals import speech_like
 
 from speechprune_ort.evaluation.samples import read_samples
 
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "pool_spiral.py"
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "research" / "pool_spiral.py"
 RATE = 16_000
 SECONDS = 3.0
 

@@ -1,22 +1,19 @@
-"""``scripts/make_random_checkpoint.py``: shards of a checkpoint without the model in memory."""
+"""``bench/make_random_checkpoint.py``: shards of a checkpoint without the model in memory."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import typer
+from bench.make_random_checkpoint import MARK, config_of, main, tokenizer, write_weights
 from safetensors import safe_open
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-from make_random_checkpoint import MARK, config_of, main, tokenizer, write_weights
 
 
 def test_shards_hold_every_tensor_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("make_random_checkpoint.SHARD_BYTES", 250)
+    monkeypatch.setattr("bench.make_random_checkpoint.SHARD_BYTES", 250)
     shapes = {
         "layers.0.mlp.weight": torch.Size([10, 10]),
         "layers.0.input_layernorm.weight": torch.Size([10]),

@@ -17,7 +17,7 @@ from speechprune_ort import GenerationOptions, PruningOptions, SpeechLLM
 from speechprune_ort.runtime.audio import load_audio
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORDING = ROOT / "scripts" / "recording" / "meeting.ogg"
+RECORDING = ROOT / "scripts" / "research" / "recording" / "meeting.ogg"
 QUESTION = "How large is the budget that the city council has approved?"
 
 pytestmark = pytest.mark.skipif(

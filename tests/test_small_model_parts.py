@@ -8,16 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-
 from small_model import parts
 from small_model.ctranslate2_whisper import (
     parse_model_bin,

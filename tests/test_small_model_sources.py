@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-
 from small_model import hub, sources
 from small_model.errors import SmallModelError
 from small_model.language_model import LanguageModel

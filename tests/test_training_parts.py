@@ -5,36 +5,31 @@ from __future__ import annotations
 import doctest
 import importlib
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
-
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-from small_model.delta import apply_delta, merge, write_delta  # noqa: E402
-from small_model.errors import SmallModelError  # noqa: E402
-from small_model.training_adapt import Sample, join, joined_turns, mean_of_factors  # noqa: E402
-from small_model.training_data import Clip, clip_texts, token_labels  # noqa: E402
-from small_model.training_evaluate import contained, interval, word_errors  # noqa: E402
-from small_model.training_facts import TEMPLATES, UNSEEN_TEMPLATES, FactMaker  # noqa: E402
-from small_model.training_pieces import FIRST_MERGES, SPACE, Pieces  # noqa: E402
-from small_model.training_spikes import (  # noqa: E402
+from small_model.delta import apply_delta, merge, write_delta
+from small_model.errors import SmallModelError
+from small_model.training.adapt import Sample, join, joined_turns, mean_of_factors
+from small_model.training.data import Clip, clip_texts, token_labels
+from small_model.training.evaluate import contained, interval, word_errors
+from small_model.training.facts import TEMPLATES, UNSEEN_TEMPLATES, FactMaker
+from small_model.training.pieces import FIRST_MERGES, SPACE, Pieces
+from small_model.training.spikes import (
     drop_blanks,
     one_each,
     runs,
     spike,
     with_blank,
 )
-from small_model.training_text import Dialogue, chance, split_dialogues  # noqa: E402
+from small_model.training.text import TEST_IDS, Dialogue, chance, split_dialogues
 
 
 @pytest.mark.parametrize(
-    "name", ["delta", "training_evaluate", "training_facts", "training_spikes"]
+    "name", ["delta", "training.evaluate", "training.facts", "training.spikes"]
 )
 def test_examples(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"small_model.{name}"))
@@ -43,7 +38,7 @@ def test_examples(name: str) -> None:
 
 
 def test_test_dialogues_are_listed_once_and_enough() -> None:
-    ids = (SCRIPTS / "small_model" / "test_ids.txt").read_text().split()
+    ids = TEST_IDS.read_text().split()
     assert len(set(ids)) == len(ids) >= 120
 
 

@@ -111,7 +111,7 @@ def main(
         wheels.mkdir()
         collect_wheels(target, python, wheels)
         shutil.copy(HERE / "stages.py", content / "stages.py")
-        shutil.copytree(ROOT / "scripts" / "recording", content / "recording")
+        shutil.copytree(ROOT / "scripts" / "research" / "recording", content / "recording")
         shutil.copy(ROOT / "constraints.txt", content / "constraints.txt")
         about = {"target": target, "python": python, "bundles": BUNDLES[target]}
         (content / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

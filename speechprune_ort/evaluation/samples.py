@@ -280,7 +280,7 @@ def _choices(texts: object, answer: object) -> tuple[tuple[str, ...], int]:
 
 
 def _key_times(path: Path) -> dict[str, tuple[float, float]]:
-    """What ``scripts/synthesize_spiral.py`` writes beside the recordings; empty without it."""
+    """What ``scripts/research/synthesize_spiral`` writes beside recordings; empty without it."""
     if not path.is_file():
         return {}
     content = read_json(path)

@@ -1,0 +1,388 @@
+"""The runtime beside what people would use instead: same weights, same input, in turns.
+
+    scripts/bench/bench_peers CHECKPOINT WORK [--prompts 150,750,2200] [--steps 32]
+                              [--repeats 7] [--threads 2] [--only NAME,...] [--json FILE]
+                              [--markdown FILE]
+
+CHECKPOINT is a Qwen2-Audio folder whose language model is a Llama (the embedded default model);
+WORK keeps what is made of it for each contender. Every contender is a process with the same
+threads on the same cores, and they take turns: one order each a round, in rotating order, the
+first round not counted. Between orders all of them sleep.
+
+``scripts/bench/bench_peers`` makes the environments. Exit code 1: a contender failed (it is named,
+and the others' figures stand); 2: the arguments cannot be used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Annotated, Any, cast
+
+import numpy as np
+import soundfile
+import typer
+from bench.peers.models import ct2_folder, genai_folder, gguf_file, language_model, our_bundle
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from speechprune_ort.errors import OptionError, SpeechPruneError
+from speechprune_ort.profiling.report import markdown
+from speechprune_ort.profiling.run import machine
+from speechprune_ort.runtime.audio import load_audio
+
+ROOT = Path(__file__).parents[2]
+WORKER = Path(__file__).parent / "peers" / "worker.py"
+RECORDING = ROOT / "scripts" / "research" / "recording" / "meeting.ogg"
+QUESTION = "How large is the budget that the city council has approved?"
+WINDOW_SECONDS = 30
+RATE = 16_000
+REST = 0.2  # seconds between orders, in which threads stop spinning
+PRECISIONS = ("fp32", "int8", "int4")  # that everyone has
+OURS = ("fp32", "int8", "w8a8", "int4")
+USER_ERROR = 2
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Who takes part.
+
+    Attributes:
+        name: in the tables.
+        kind: of the worker.
+        precision: of the weights.
+        python: interpreter of its environment.
+        model: makes its model in the work folder, and gives the path.
+        orders: which it takes.
+    """
+
+    name: str
+    kind: str
+    precision: str
+    python: Path
+    model: Any
+    orders: tuple[str, ...]
+
+
+def contenders(checkpoint: Path, work: Path) -> list[Contender]:
+    """Everyone, the reference of each precision first."""
+    here, whole = Path(sys.executable), ("text", "encode", "answer")
+    llama = ROOT / ".venv-llama" / "bin" / "python"
+    whisper = ROOT / ".venv-faster-whisper" / "bin" / "python"
+
+    def made(make: Any, precision: str) -> Any:
+        return lambda: make(checkpoint, precision, work)
+
+    found = [
+        Contender(f"speechprune-ort {p}", "ours", p, here, made(our_bundle, p), whole) for p in OURS
+    ]
+    for dtype, precision in (("float32", "fp32"), ("bfloat16", "bf16")):
+        name, kind = f"transformers sdpa {precision}", f"torch-{dtype}"
+        found.append(Contender(name, kind, precision, here, lambda: checkpoint, whole))
+    for p in PRECISIONS:
+        name = f"onnxruntime-genai {p}"
+        found.append(Contender(name, "genai", p, here, made(genai_folder, p), ("text",)))
+    for p in PRECISIONS:
+        found.append(Contender(f"llama.cpp {p}", "llama", p, llama, made(gguf_file, p), ("text",)))
+    for dtype, precision in (("float32", "fp32"), ("int8", "int8")):
+        name, kind = f"faster-whisper {precision}", f"faster-whisper-{dtype}"
+        make = lambda: ct2_folder(checkpoint, whisper, work)  # noqa: E731
+        found.append(Contender(name, kind, precision, whisper, make, ("encode",)))
+    return found
+
+
+class Worker:
+    """A contender's process.
+
+    Args:
+        contender: who.
+        threads: within an operator; the process is kept to as many cores.
+
+    Raises:
+        RuntimeError: it could not start.
+    """
+
+    def __init__(self, contender: Contender, threads: int) -> None:
+        self.contender = contender
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+        cores = sorted(os.sched_getaffinity(0))[:threads]
+        command = [contender.python, WORKER, contender.kind, contender.model(),
+                   "--threads", threads]  # fmt: skip
+        self._process = subprocess.Popen(
+            list(map(str, command)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        )
+        self._orders = cast("IO[str]", self._process.stdin)
+        self._answers = cast("IO[str]", self._process.stdout)
+        ready = self._answer()
+        self.version = f"{ready['ready']} {ready['version']}"
+
+    def do(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        """Give an order and wait for the answer.
+
+        Raises:
+            RuntimeError: it failed.
+        """
+        self._orders.write(json.dumps(order) + "\n")
+        self._orders.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._answers.readline()
+        if not line:
+            raise RuntimeError(f"its process ended with status {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+
+
+@dataclass
+class Case:
+    """One row group of the tables: an order that some contenders take.
+
+    Attributes:
+        name: of it.
+        order: itself.
+        seconds: per contender and figure, one value a round.
+        ids: what each said in its last round.
+    """
+
+    name: str
+    order: Mapping[str, Any]
+    seconds: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    ids: dict[str, list[int]] = field(default_factory=dict)
+
+    def keep(self, contender: str, answer: Mapping[str, Any], counted: bool) -> None:
+        """Take an answer's figures."""
+        if "ids" in answer:
+            self.ids[contender] = answer["ids"]
+        if not counted:
+            return
+        for name, value in answer.items():
+            if name.endswith("_s"):
+                self.seconds.setdefault(contender, {}).setdefault(name, []).append(value)
+
+
+def cases(prompts: Sequence[int], steps: int, window: Path, vocabulary: int) -> list[Case]:
+    """All orders."""
+    random = np.random.default_rng(0)
+    found = [
+        Case(
+            f"text, {count} tokens",
+            {"do": "text", "prompt": random.integers(0, vocabulary, count).tolist(),
+             "steps": steps},
+        )
+        for count in prompts
+    ]  # fmt: skip
+    found.append(Case("audio encoder, 30 s", {"do": "encode", "audio": str(window)}))
+    for rate in (None, 0.8):
+        kept = "all tokens" if rate is None else f"pruning rate {rate:g}"
+        order = {"do": "answer", "audio": str(window), "question": QUESTION, "steps": steps,
+                 "pruning_rate": rate}  # fmt: skip
+        found.append(Case(f"answer from 30 s of audio, {kept}", order))
+    return found
+
+
+def takes(contender: Contender, case: Case) -> bool:
+    """Whether a contender can do this: only ours prunes."""
+    pruned = case.order.get("pruning_rate") is not None
+    return case.order["do"] in contender.orders and (contender.kind == "ours" or not pruned)
+
+
+def race(
+    workers: dict[str, Worker], found: Sequence[Case], repeats: int
+) -> Iterator[tuple[str, str]]:
+    """Let everyone do everything in turns; gives failures as they happen, by name."""
+    with Progress(console=console) as display:
+        task = display.add_task("rounds", total=len(found) * (repeats + 1))
+        for case in found:
+            for turn in range(repeats + 1):
+                names = [n for n, worker in workers.items() if takes(worker.contender, case)]
+                for place in range(len(names)):
+                    name = names[(turn + place) % len(names)]
+                    time.sleep(REST)
+                    try:
+                        answer = workers[name].do(case.order)
+                    except RuntimeError as error:
+                        workers.pop(name).close()
+                        yield name, str(error)
+                        continue
+                    case.keep(name, answer, counted=turn > 0)
+                display.advance(task)
+
+
+def matrix_rate(threads: int) -> float:
+    """Operations a second of a large float32 matrix product in ONNX Runtime, best of several."""
+    import onnxruntime as ort
+    from onnx import TensorProto, helper
+
+    size = 2048
+    shape = [size, size]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["a", "b"], ["c"])],
+        "product",
+        [value("a", TensorProto.FLOAT, shape), value("b", TensorProto.FLOAT, shape)],
+        [value("c", TensorProto.FLOAT, shape)],
+    )
+    opset = [helper.make_opsetid("", 20)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=10)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = ort.InferenceSession(model.SerializeToString(), options)
+    feed = dict.fromkeys("ab", np.ones(shape, np.float32))
+    best = float("inf")
+    for _ in range(5):
+        started = time.perf_counter()
+        session.run(None, feed)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def median_ms(case: Case, name: str, figure: str, count: int = 1) -> float | None:
+    """Median of a figure in milliseconds, divided by ``count``."""
+    values = case.seconds.get(name, {}).get(figure)
+    return 1000 * statistics.median(values) / count if values else None
+
+
+def table_of(case: Case, everyone: Sequence[Contender]) -> Table:
+    """A case: medians, and how many times as long as ours each takes."""
+    figures = list(dict.fromkeys(f for found in case.seconds.values() for f in found))
+    steps = case.order.get("steps", 2) - 1
+    table = Table("", title=case.name)
+    for figure in figures:
+        what = {"decode_s": "decode, ms a token"}.get(figure, f"{figure.removesuffix('_s')}, ms")
+        table.add_column(what, justify="right")
+        table.add_column("x ours fp32", justify="right")
+        table.add_column("x ours, same precision", justify="right")
+    for contender in everyone:
+        if contender.name not in case.seconds:
+            continue
+        cells = [contender.name]
+        for figure in figures:
+            count = steps if figure == "decode_s" else 1
+            mine = median_ms(case, contender.name, figure, count)
+            cells.append("" if mine is None else f"{mine:,.2f}")
+            for precision in ("fp32", contender.precision):
+                ours = median_ms(case, f"speechprune-ort {precision}", figure, count)
+                known = mine is not None and ours is not None
+                cells.append(f"{mine / ours:.2f}" if known else "")  # type: ignore[operator]
+        table.add_row(*cells)
+    return table
+
+
+def agreement(case: Case) -> dict[str, float]:
+    """Share of tokens that each contender says as ours does at fp32, up to the first other one."""
+    ours = case.ids.get("speechprune-ort fp32")
+    if not ours:
+        return {}
+    found = {}
+    for name, ids in case.ids.items():
+        same = 0
+        for a, b in zip(ours, ids, strict=False):
+            if a != b:
+                break
+            same += 1
+        found[name] = same / len(ours)
+    return found
+
+
+def cut_window(work: Path) -> Path:
+    """The first 30 seconds of the bundled recording as a file that everyone can read."""
+    path = work / "window.wav"
+    samples = load_audio(RECORDING)[: WINDOW_SECONDS * RATE]
+    soundfile.write(path, samples, RATE, "FLOAT")
+    return path
+
+
+def main(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of the embedded default model.")],
+    work: Annotated[Path, typer.Argument(help="Folder for the contenders' models.")],
+    prompts: Annotated[str, typer.Option(help="Tokens, comma-separated.")] = "150,750,2200",
+    steps: Annotated[int, typer.Option(min=2, help="Tokens to generate.")] = 32,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 7,
+    threads: Annotated[int, typer.Option(min=1, help="Threads and cores of everyone.")] = 2,
+    only: Annotated[str, typer.Option(help="Parts of names, comma-separated.")] = "",
+    json_file: Annotated[Path | None, typer.Option("--json", help="All samples.")] = None,
+    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="The tables.")] = None,
+) -> None:
+    """Print the tables."""
+    try:
+        counts = [int(part) for part in prompts.split(",")]
+    except ValueError:
+        console.print(f"Error: --prompts takes numbers separated by commas, not {prompts!r}.")
+        raise typer.Exit(USER_ERROR) from None
+    work.mkdir(parents=True, exist_ok=True)
+    workers: dict[str, Worker] = {}
+    failures: dict[str, str] = {}
+    try:
+        wanted = only.split(",")
+        everyone = [
+            c for c in contenders(checkpoint, work) if any(part in c.name for part in wanted)
+        ]
+        if not everyone:
+            raise OptionError(f"--only {only!r} is part of no contender's name.")
+        config = json.loads((language_model(checkpoint, work) / "config.json").read_text())
+        rate = matrix_rate(threads)
+        for contender in everyone:
+            console.print(f"start {contender.name}", markup=False)
+            try:
+                workers[contender.name] = Worker(contender, threads)
+            except (RuntimeError, OSError) as error:
+                failures[contender.name] = str(error)
+        versions = {name: worker.version for name, worker in workers.items()}
+        found = cases(counts, steps, cut_window(work), config["vocab_size"])
+        failures.update(race(workers, found, repeats))
+    except SpeechPruneError as error:
+        console.print(f"Error: {error}", markup=False)
+        raise typer.Exit(USER_ERROR) from error
+    finally:
+        for worker in workers.values():
+            worker.close()
+    tables = [table_of(case, everyone) for case in found]
+    out = Console(highlight=False, width=130)
+    for table in tables:
+        out.print(table)
+    out.print(f"float32 matrix product of the machine: {rate / 1e9:.0f} GFLOP/s")
+    for name, reason in failures.items():
+        console.print(f"failed: {name}: {reason}", markup=False)
+    if json_file:
+        content = {
+            "machine": machine(), "threads": threads, "repeats": repeats, "versions": versions,
+            "matrix_flops": rate, "failed": failures,
+            "cases": [
+                {"name": case.name, "seconds": case.seconds, "same_as_ours": agreement(case)}
+                for case in found
+            ],
+        }  # fmt: skip
+        json_file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if markdown_file:
+        lines = [line for table in tables for line in markdown(table)]
+        markdown_file.write_text("\n".join(lines), encoding="utf-8")
+    if failures:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

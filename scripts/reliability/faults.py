@@ -1,0 +1,439 @@
+#!/usr/bin/env python3
+"""What stands after a kill, on a full disk, or without memory, for every command that writes.
+
+    scripts/faults [--kills 50] [--only export,batch] [--kinds kills,renames,disk,memory]
+
+Everything is tiny and made here. Each command runs once undisturbed; then it is killed (SIGKILL,
+SIGTERM and SIGINT in turn) at random moments, then by SIGKILL ahead of every change that it makes
+to the names around its result; then it runs with files that may not grow (RLIMIT_FSIZE), on a tmpfs
+that is too small where mounting is permitted, with stdout on /dev/full, and with address spaces
+that are too small (RLIMIT_AS). After each, what stands under the result's name must be what was
+there before, nothing where nothing was, or the whole result; and after one undisturbed run nothing
+may lie beside it. The table on stdout is Markdown. Exits with 1 where anything was broken.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import soundfile
+import typer
+from rich.console import Console
+
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+CHANGES = ("rename", "replace", "unlink", "rmdir", "mkdir", "link", "symlink")
+KINDS = ("kills", "renames", "disk", "memory")
+LONGEST = 600  # seconds that one run may take
+SAVE = """
+import sys
+from speechprune_ort import SpeechLLM, SpeechPruneError
+
+try:
+    SpeechLLM(sys.argv[1], "cpu").listen(sys.argv[2]).save(sys.argv[3])
+except SpeechPruneError as error:
+    sys.exit(f"error: {error}")
+"""
+
+console = Console(stderr=True, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that writes.
+
+    Attributes:
+        name: for the table.
+        arguments: of ``speechprune-ort``, or of python where ``code`` is given.
+        out: what it writes.
+        standing: the state of ``out``; raises where it is broken.
+        before: puts the earlier state there.
+        code: a program of its own.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    out: Path
+    standing: Callable[[Path], str]
+    before: Callable[[], None] = lambda: None
+    code: str | None = None
+
+    @property
+    def line(self) -> list[str]:
+        """Program and arguments."""
+        program = ["-m", "speechprune_ort"] if self.code is None else ["-c", self.code]
+        return [sys.executable, *program, *self.arguments]
+
+
+@dataclass
+class Tally:
+    """What came of one kind of fault.
+
+    Attributes:
+        ends: how often each end was seen.
+        broken: what must not be.
+    """
+
+    ends: Counter[str] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+
+
+def bundle_state(out: Path) -> str:
+    """Which checkpoint a whole bundle is of, or that there is none."""
+    if not os.path.lexists(out):
+        return "nothing"
+    from speechprune_ort.manifest import Manifest
+    from speechprune_ort.runtime.bundle import verify_files
+
+    manifest = Manifest.read(out)
+    verify_files(out, manifest)
+    return manifest.source
+
+
+def lines_state(out: Path) -> str:
+    """How many whole lines a file has."""
+    if not out.exists():
+        return "nothing"
+    return f"{len([json.loads(line) for line in out.read_text().split(chr(10)) if line])} lines"
+
+
+def results_state(out: Path) -> str:
+    """Whether a results folder is finished."""
+    if not (out / "results.json").exists():
+        return "nothing"
+    json.loads((out / "results.json").read_text())
+    return "finished"
+
+
+def page_state(out: Path) -> str:
+    """Whether a page is whole."""
+    if not out.exists():
+        return "nothing"
+    text = out.read_text()
+    if not text.rstrip().endswith("</html>"):
+        raise ValueError(f"{len(text)} characters and no end")
+    return "earlier" if "<!-- earlier -->" in text else "whole"
+
+
+def recording_state(bundle: str, out: Path) -> str:
+    """Whether a saved recording is whole."""
+    if not out.exists():
+        return "nothing"
+    from speechprune_ort import SpeechLLM
+
+    SpeechLLM(bundle, "cpu").load_recording(out)
+    return "whole"
+
+
+def prepared(work: Path) -> list[Command]:
+    """Checkpoints, bundles and recordings, and the commands that are tried on them."""
+    # Where the tiny checkpoints of the tests are made; scripts/faults says where they lie.
+    from signals import speech_like  # type: ignore[import-not-found]
+    from tiny import TINY, write_checkpoint  # type: ignore[import-not-found]
+
+    for number, name in enumerate(("old", "new")):
+        write_checkpoint(work / name, TINY[number])
+    subprocess.run(
+        [sys.executable, "-m", "speechprune_ort", "export", work / "old", work / "kept"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    bundle = str(work / "kept")
+    wavs = []
+    for number in range(4):
+        wavs.append(str(work / f"{number}.wav"))
+        soundfile.write(wavs[-1], speech_like(6.0 + number, seed=number), 16_000)
+    asked = [{"audio": wav, "question": q} for wav in wavs for q in ("Who?", "What was said?")]
+    (work / "requests.jsonl").write_text("".join(json.dumps(line) + "\n" for line in asked))
+    choices = [
+        {"id": str(n), "audio": wav, "question": "Who?", "choices": ["A", "B", "C", "D"],
+         "answer": "ABCD"[n], "key": [0, 1]}
+        for n, wav in enumerate(wavs)
+    ]  # fmt: skip
+    (work / "set.jsonl").write_text("".join(json.dumps(line) + "\n" for line in choices))
+    out = work / "out"
+
+    def replaced() -> None:
+        shutil.copytree(bundle, out / "over")
+
+    def page() -> None:
+        (out / "page.html").write_text("<!-- earlier --></html>")
+
+    new = str(work / "new")
+    return [
+        Command("export", ("export", new, str(out / "fresh")), out / "fresh", bundle_state),
+        Command("export --overwrite", ("export", new, str(out / "over"), "--overwrite"),
+                out / "over", bundle_state, replaced),
+        Command("batch", ("batch", bundle, str(work / "requests.jsonl"), str(out / "answers.jsonl"),
+                          "--max-new-tokens", "4"), out / "answers.jsonl", lines_state),
+        Command("eval", ("eval", bundle, "--data", str(work / "set.jsonl"), "--out",
+                         str(out / "results"), "--methods", "none,random", "--pruning-rates", "0.4",
+                         "--no-costs", "--no-plots"), out / "results", results_state),
+        Command("profile --html", ("profile", bundle, "--audio", wavs[0], "--repeats", "1",
+                                   "--warmup", "0", "--loads", "1", "--new-tokens", "2", "--html",
+                                   str(out / "profile.html")), out / "profile.html", page_state),
+        Command("ask --explain", ("ask", bundle, wavs[0], "Who?", "--max-new-tokens", "2",
+                                  "--explain", str(out / "page.html")),
+                out / "page.html", page_state, page),
+        Command("Recording.save", (bundle, wavs[0], str(out / "kept.spr")), out / "kept.spr",
+                partial(recording_state, bundle), code=SAVE),
+    ]  # fmt: skip
+
+
+def cleared(command: Command) -> str:
+    """Empty the folder of results and put the earlier state there; what that is."""
+    shutil.rmtree(command.out.parent, ignore_errors=True)
+    command.out.parent.mkdir()
+    command.before()
+    return command.standing(command.out)
+
+
+def ended(run: subprocess.CompletedProcess[str]) -> str:
+    """How a run ended, in a word or two."""
+    if "Traceback" in run.stderr:
+        return "traceback"
+    if run.returncode in (1, 2) and run.stderr.lstrip().startswith("error:"):
+        return "one sentence"
+    if run.returncode < 0:
+        return f"died of {signal.Signals(-run.returncode).name}"
+    return "done" if run.returncode == 0 else f"exit {run.returncode}"
+
+
+def once(command: Command, limit: tuple[int, int] | None = None, **options: Any) -> str:
+    """Run a command to its end under a resource limit; how it ended."""
+
+    def limited() -> None:
+        if limit is not None:
+            resource.setrlimit(limit[0], (limit[1], limit[1]))
+
+    streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, **options}
+    return ended(
+        subprocess.run(
+            command.line, text=True, check=False, timeout=LONGEST, preexec_fn=limited, **streams
+        )
+    )
+
+
+def look(command: Command, allowed: set[str], tally: Tally, when: str) -> None:
+    """Count what stands, and note it where it must not be."""
+    try:
+        found = command.standing(command.out)
+    except Exception as error:  # whatever a broken file makes its reader raise
+        tally.broken.append(f"{command.name}, {when}: {type(error).__name__}: {error}")
+        return
+    tally.ends[f"{found} stands"] += 1
+    if found not in allowed:
+        tally.broken.append(f"{command.name}, {when}: {found} stands")
+
+
+def beside(command: Command) -> list[str]:
+    """What lies around a result and is none."""
+    return sorted(
+        str(path.relative_to(command.out.parent))
+        for path in command.out.parent.rglob("*")
+        if ".partial" in path.name or path.name.endswith((".lock", ".previous"))
+    )
+
+
+def afterwards(command: Command, whole: str, tally: Tally) -> None:
+    """One undisturbed run: it must end well and leave nothing beside its result."""
+    if command.name == "export" and command.standing(command.out) == whole:
+        shutil.rmtree(command.out)
+    end = once(command)
+    if end != "done" or command.standing(command.out) != whole or beside(command):
+        tally.broken.append(f"{command.name}, the run after: {end}, beside it {beside(command)}")
+
+
+def kills(command: Command, whole: str, seconds: float, count: int, seed: int) -> Tally:
+    """Kill a command at random moments, without clearing up between."""
+    tally, draw = Tally(), random.Random(f"{seed} {command.name}")  # noqa: S311 - moments, no secrets
+    old = cleared(command)
+    for number in range(count):
+        if command.name == "export" and command.standing(command.out) == whole:
+            cleared(command)
+        process = subprocess.Popen(
+            command.line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        at, kind = draw.uniform(0, 1.05 * seconds), SIGNALS[number % len(SIGNALS)]
+        try:
+            process.wait(at)
+            tally.ends["done before the kill"] += 1
+        except subprocess.TimeoutExpired:
+            process.send_signal(kind)
+        _, errors = process.communicate(timeout=60)
+        if "Traceback" in errors:
+            tally.ends[f"traceback after {kind.name}"] += 1
+        look(command, {old, whole}, tally, f"{kind.name} after {at:.2f} s")
+        console.print(f"{command.name}, {number + 1} of {count}: {kind.name} after {at:.2f} s")
+    afterwards(command, whole, tally)
+    return tally
+
+
+def renames(command: Command, whole: str) -> Tally:
+    """Kill a command ahead of each change that it makes to names around its result."""
+    tally, step = Tally(), 0
+    while True:
+        old = cleared(command)
+        environment = {**os.environ, "FAULTS_STEP": str(step), "FAULTS_AT": str(command.out.parent)}
+        line = [sys.executable, __file__, "--dying", json.dumps(command.line[1:])]
+        run = subprocess.run(
+            line, env=environment, capture_output=True, text=True, check=False, timeout=LONGEST
+        )
+        look(command, {old, whole}, tally, f"killed ahead of change {step}")
+        if run.returncode != -signal.SIGKILL:
+            break
+        if command.name.startswith("export"):
+            # The next one puts back and clears up before it refuses or works: enough to look at.
+            from speechprune_ort.errors import ExportError
+            from speechprune_ort.export.atomic_folder import check_place
+
+            try:
+                check_place(command.out, overwrite=True)
+            except ExportError as error:
+                tally.broken.append(f"{command.name}, change {step}: {error}")
+        else:
+            afterwards(command, whole, tally)
+        if beside(command):
+            tally.broken.append(f"{command.name}, change {step}: {beside(command)} is left")
+        step += 1
+    tally.ends["killed"] = step
+    return tally
+
+
+def dying(line: list[str]) -> None:
+    """Run a command that kills itself; only paths below the folder of results count."""
+    left, folder = int(os.environ["FAULTS_STEP"]), os.environ["FAULTS_AT"]
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*args: Any, **options: Any) -> Any:
+            nonlocal left
+            if any(folder in os.fspath(a) for a in args if isinstance(a, str | os.PathLike)):
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                left -= 1
+            return call(*args, **options)
+
+        return changed
+
+    for name in CHANGES:
+        setattr(os, name, counted(getattr(os, name)))
+    from speechprune_ort.export import atomic_folder
+
+    atomic_folder._rename = counted(atomic_folder._rename)  # noqa: SLF001 - the call that exchanges
+    sys.argv = ["speechprune-ort", *line[2:]]
+    if line[0] == "-c":
+        exec(line[1], {})  # noqa: S102 - SAVE, from above
+    else:
+        from speechprune_ort.cli import main as run
+
+        run()
+
+
+def disk(command: Command, whole: str) -> Tally:
+    """Too little room: files that may not grow, a small tmpfs, and stdout on /dev/full."""
+    tally = Tally()
+    for size in (0, 100, 4_000, 60_000, 300_000):
+        old = cleared(command)
+        end = once(command, (resource.RLIMIT_FSIZE, size))
+        tally.ends[f"files of {size} bytes: {end}"] += 1
+        look(command, {old, whole}, tally, f"files of {size} bytes")
+    for size in (8, 64, 512):
+        cleared(command)
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", command.out.parent],
+            check=False, capture_output=True,
+        )  # fmt: skip
+        if mounted.returncode:
+            tally.ends["tmpfs: not permitted here"] += 1
+            break
+        try:
+            end = once(command)
+            tally.ends[f"tmpfs of {size} KiB: {end}"] += 1
+            look(command, {"nothing", whole}, tally, f"tmpfs of {size} KiB")
+        finally:
+            subprocess.run(["umount", command.out.parent], check=True)
+    old = cleared(command)
+    with Path("/dev/full").open("w") as full:
+        tally.ends[f"stdout full: {once(command, stdout=full)}"] += 1
+    look(command, {old, whole}, tally, "stdout full")
+    return tally
+
+
+def memory(command: Command, whole: str) -> Tally:
+    """Too little address space."""
+    tally = Tally()
+    for mebibytes in (300, 600, 1200, 2400, 4800):
+        old = cleared(command)
+        end = once(command, (resource.RLIMIT_AS, mebibytes * 2**20))
+        tally.ends[f"{mebibytes} MiB: {end}"] += 1
+        look(command, {old, whole}, tally, f"{mebibytes} MiB")
+    afterwards(command, whole, tally)
+    return tally
+
+
+def main(
+    kill_count: Annotated[int, typer.Option("--kills", help="Kills of each command.")] = 50,
+    only: Annotated[str, typer.Option(help="Commands, comma-separated; all by default.")] = "",
+    kinds: Annotated[str, typer.Option(help="Of faults, comma-separated.")] = ",".join(KINDS),
+    seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
+) -> None:
+    """Try them all and print the table."""
+    wanted = kinds.split(",")
+    if not set(wanted) <= set(KINDS):
+        console.print(f"error: --kinds takes {', '.join(KINDS)}, not {kinds}.")
+        raise typer.Exit(2)
+    work = Path(tempfile.mkdtemp(prefix="faults-"))
+    os.environ["XDG_CACHE_HOME"] = str(work / "cache")
+    rows, broken = [], []
+    try:
+        commands = prepared(work)
+        names = only.split(",") if only else [command.name for command in commands]
+        for command in (c for c in commands if c.name in names):
+            cleared(command)
+            started = time.perf_counter()
+            end = once(command)
+            seconds = time.perf_counter() - started
+            whole = command.standing(command.out)
+            console.print(f"{command.name}: {end} in {seconds:.1f} s")
+            if end != "done":
+                broken.append(f"{command.name}: undisturbed, it ends with {end}")
+                continue
+            tried = {
+                "kills": lambda: kills(command, whole, seconds, kill_count, seed),  # noqa: B023
+                "renames": lambda: renames(command, whole),  # noqa: B023
+                "disk": lambda: disk(command, whole),  # noqa: B023
+                "memory": lambda: memory(command, whole),  # noqa: B023
+            }
+            for kind in wanted:
+                tally = tried[kind]()
+                broken += tally.broken
+                ends = "; ".join(f"{end} {n}" for end, n in sorted(tally.ends.items()))
+                rows.append(f"| {command.name} | {kind} | {ends} | {len(tally.broken)} |")
+                console.print(rows[-1])
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    print("| command | fault | what happened, how often | broken |\n|---|---|---|---:|")
+    print("\n".join(rows))
+    for line in broken:
+        print(f"- broken: {line}")
+    raise typer.Exit(1 if broken else 0)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--dying"]:
+        dying(json.loads(sys.argv[2]))
+    else:
+        typer.run(main)

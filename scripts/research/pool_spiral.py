@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""Pool SPIRAL in several voices into one set, each dialogue a group, or hidden among others.
+
+    python scripts/research/pool_spiral.py OUT FOLDER... [--minutes 20] [--limit 40] [--seed 0]
+
+A FOLDER is SPIRAL in one voice, as ``synthesize_spiral.py`` makes it. OUT gets ``set.jsonl`` for
+``speechprune-ort eval --data OUT/set.jsonl``: every dialogue once, voices taking turns, then in its
+next voice; with the dialogue as its group, so that intervals count it once. With ``--minutes`` each
+recording is placed at a random point among others of its folder, drawn for its id, until they last
+that long; these are written as FLAC, and the key sentence's time is moved along.
+
+Needs ``pip install -e '.[cpu]'``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import soundfile
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from speechprune_ort.errors import DataError, SpeechPruneError
+from speechprune_ort.evaluation.samples import Sample, chance, read_samples
+from speechprune_ort.runtime.audio import SAMPLING_RATE, load_audio
+
+USER_ERROR = 2
+PAUSE_S = 1.0
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def in_turns(
+    names: Sequence[str], voices: Mapping[str, Mapping[str, Sample]]
+) -> list[tuple[str, Sample]]:
+    """Voice and sample: all dialogues before any is heard again, the voices in turn.
+
+    >>> spoken = {n: Sample(n, Path(n), "Who?", ("Ann", "Bob"), 0) for n in "xyz"}
+    >>> [v + s.name for v, s in in_turns("xyz", {"a": spoken, "b": spoken})]
+    ['ax', 'by', 'az', 'bx', 'ay', 'bz']
+    """
+    order = list(voices)
+    return [
+        (voice, voices[voice][name])
+        for turn in range(len(order))
+        for number, name in enumerate(names)
+        if name in voices[voice := order[(number + turn) % len(order)]]
+    ]
+
+
+def hidden(
+    sample: Sample, others: Sequence[Sample], seconds: float, seed: int
+) -> tuple[NDArray[np.float32], float]:
+    """A recording among others, and the second at which it begins.
+
+    Args:
+        sample: to be heard whole.
+        others: of its folder; drawn in an order of its own for each id.
+        seconds: length of the result; the recording's own, where that is longer.
+        seed: of the draw.
+
+    Raises:
+        DataError: the others do not last that long.
+    """
+    random = chance(seed, sample.name)
+    pause = np.zeros(int(PAUSE_S * SAMPLING_RATE), np.float32)
+    own = load_audio(sample.audio, None)
+    room = round(seconds * SAMPLING_RATE) - len(own)
+    before = random.randrange(max(1, room))
+    drawn = iter(random.sample(others, len(others)))
+
+    def stretch(length: int) -> NDArray[np.float32]:
+        parts: list[NDArray[np.float32]] = []
+        while sum(map(len, parts)) < length:
+            if (other := next(drawn, None)) is None:
+                raise DataError(f"{len(others)} recordings are too few for {seconds:g} s.")
+            parts += [load_audio(other.audio, None), pause]
+        return np.concatenate([*parts, pause])[:length]
+
+    first, last = stretch(before), stretch(max(0, room - before))
+    first[-len(pause) :] = 0  # no word runs into the recording
+    last[: len(pause)] = 0
+    return np.concatenate([first, own, last]), before / SAMPLING_RATE
+
+
+def entry(sample: Sample, voice: str, audio: str, start: float) -> dict[str, Any]:
+    """A line of the set."""
+    key = None if sample.key is None else [round(start + t, 3) for t in sample.key]
+    return {
+        "id": f"{voice}/{sample.name}",
+        "group": sample.name,
+        "audio": audio,
+        "question": sample.question,
+        "choices": list(sample.choices),
+        "answer": sample.answer,
+        "kind": sample.kind,
+        # Of the recording alone: what else is heard in a long one is no answer.
+        "transcript": sample.transcript,
+        **({} if key is None else {"key": key}),
+    }
+
+
+def write(path: Path, samples: NDArray[np.float32]) -> None:
+    """Write FLAC, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    soundfile.write(partial, samples, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
+    partial.replace(path)
+
+
+def main(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="A voice each.")],
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="Hide each among others; as they are by default.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first recordings.")] = None,
+    seed: Annotated[int, typer.Option(help="Of places and neighbours.")] = 0,
+) -> None:
+    """Pool voices into one set."""
+    try:
+        voices = {folder.name: read_samples(folder) for folder in folders}
+        if len(voices) < len(folders):
+            raise DataError("Two folders have one name: a voice's name is its folder's.")
+        named = {voice: {s.name: s for s in samples} for voice, samples in voices.items()}
+        names = dict.fromkeys(name for samples in named.values() for name in samples)
+        pairs = in_turns(list(names), named)
+        out.mkdir(parents=True, exist_ok=True)
+        entries = []
+        chosen = pairs[:limit]
+        for voice, sample in track(chosen, "Joining", console=console, disable=minutes is None):
+            audio, start = os.path.relpath(sample.audio, out), 0.0
+            if minutes is not None:
+                others = [s for s in voices[voice] if s.name != sample.name]
+                samples, start = hidden(sample, others, 60 * minutes, seed)
+                audio = f"{voice}-{sample.name}.flac"
+                write(out / audio, samples)
+            entries.append(entry(sample, voice, audio, start))
+        text = "".join(json.dumps(line) + "\n" for line in entries)
+        (out / "set.jsonl").write_text(text, encoding="utf-8")
+    except (SpeechPruneError, OSError) as error:
+        console.print(f"Error: {error}", markup=False)
+        raise typer.Exit(USER_ERROR) from error
+    print(f"{len(entries)} recordings of {len({e['group'] for e in entries})} dialogues in {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
