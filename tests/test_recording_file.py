@@ -18,19 +18,19 @@ from safetensors.numpy import load_file
 from speechprune_ort import RecordingError
 from speechprune_ort.runtime.device import Device
 from speechprune_ort.runtime.embeddings import AudioEmbeds, HostEmbeds
-from speechprune_ort.runtime.recording_file import UNHASHED, Heard, load_embeds, save_embeds
+from speechprune_ort.runtime.recording_file import UNHASHED, About, load_embeds, save_embeds
 
 HIDDEN, DIGEST = 8, "d" * 64
 ROWS = np.random.default_rng(0).standard_normal((5000, HIDDEN)).astype(np.float32)
 ATTENTION = np.linspace(0, 1, len(ROWS), dtype=np.float32)
 
 
-HEARD = Heard(200.0, 30.0, "libsndfile+ffmpeg", ("a.mp3 is damaged: it was heard.", "Käse."))
+HEARD = About(200.0, 30.0, "libsndfile+ffmpeg", ("a.mp3 is damaged: it was heard.", "Käse."))
 
 
 def load(
     path: Path, digest: str = DIGEST, dtype: Any = np.float32, budget: int = 1 << 20
-) -> tuple[AudioEmbeds, Heard, NDArray[np.float32] | None]:
+) -> tuple[AudioEmbeds, About, NDArray[np.float32] | None]:
     return load_embeds(path, digest, HIDDEN, np.dtype(dtype), Device("cpu"), budget)
 
 
@@ -61,7 +61,7 @@ def test_what_is_saved_comes_back(dtype: Any, attention: Any, tmp_path: Path) ->
 
 def test_names_in_notes_cannot_command_a_terminal(tmp_path: Path) -> None:
     path = tmp_path / "a.recording"
-    given = Heard(1.0, 1.0, notes=("\x1b[2Jcaf\udce9\n.wav is silent.",))
+    given = About(1.0, 1.0, notes=("\x1b[2Jcaf\udce9\n.wav is silent.",))
     save_embeds(path, HostEmbeds(ROWS), DIGEST, given)
     assert load(path)[1].notes == (r"\x1b[2Jcaf\udce9\n.wav is silent.",)
 
@@ -206,11 +206,11 @@ def test_nothing_is_left_where_writing_fails(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     path = tmp_path / "a.recording"
-    save_embeds(path, HostEmbeds(ROWS), DIGEST, Heard(1.0, 1.0))
+    save_embeds(path, HostEmbeds(ROWS), DIGEST, About(1.0, 1.0))
     before = path.read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        save_embeds(path, Failing(ROWS), DIGEST, Heard(1.0, 1.0))
+        save_embeds(path, Failing(ROWS), DIGEST, About(1.0, 1.0))
     with pytest.raises(RecordingError, match="cannot be written"):
-        save_embeds(tmp_path / "no" / "folder", HostEmbeds(ROWS), DIGEST, Heard(1.0, 1.0))
+        save_embeds(tmp_path / "no" / "folder", HostEmbeds(ROWS), DIGEST, About(1.0, 1.0))
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
