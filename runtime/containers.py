@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from speechprune_ort.errors import AudioError
+
 __all__ = [
     "BinaryFile",
     "Part",
@@ -36,6 +38,7 @@ TRAILERS = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"JUNK", b"cue ", b"_PMX", b"fac
 TAGS = (b"TAG", b"ID3", b"APE")  # of players, behind the last chunk
 FIRST_PAGE, LAST_PAGE = 2, 4  # flags of ogg pages that begin and end a stream
 TAIL = 1 << 16  # bytes behind the last frame that are searched for more
+MOST_KINDS = 50  # changes of container within one file
 MORE_FRAMES = 3  # the encoder's padding is at most two
 
 
@@ -122,6 +125,7 @@ CHUNKED = {
     b"FORM": _Chunked((b"AIFF", b"AIFC"), 12, 4, "big", b"SSND", even=True),
     b"caff": _Chunked((), 8, 8, "big", b"data", even=False),
 }
+BEGINS = frozenset([*CHUNKED, b"fLaC", b"OggS", b".snd"])
 
 
 def repair_sizes(file: BinaryFile) -> tuple[BinaryFile, str | None]:
@@ -208,6 +212,7 @@ class Part:
 
     def __init__(self, file: BinaryFile, start: int, end: int) -> None:
         self._file, self._start, self._end = file, start, end
+        self.depth: int = file.depth + 1 if isinstance(file, Part) else 0
         file.seek(start)
 
     def read(self, size: int = -1) -> bytes:
@@ -243,9 +248,56 @@ def links(file: BinaryFile) -> tuple[list[int], str | None]:
         if head == W64:
             return _w64_links(file), None
         form = CHUNKED.get(head[:4])
-        return ([] if form is None else _chunked_links(form, head[:4], file)), None
+        return (_mp3_links(file) if form is None else _chunked_links(form, head[:4], file)), None
     finally:
         file.seek(0)
+
+
+def _from(file: BinaryFile, place: int) -> list[int]:
+    """Where the recordings begin that stand at a place of a file, of whatever kind; none may."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(min(place, end))
+    head = file.read(12)
+    form = CHUNKED.get(head[:4])
+    if form is not None:
+        known = _is_begin(form, file, place)
+    else:
+        known = head[:4] in BEGINS or _mp3_end(file, place) is not None
+    if not known:
+        return []
+    part = Part(file, place, end)
+    if part.depth == MOST_KINDS:
+        raise AudioError(
+            f"The recording is more than {MOST_KINDS} files of several kinds, one after the other: "
+            "give them one by one."
+        )
+    return [place + start for start in links(part)[0] or [0]]
+
+
+def _mp3_links(file: BinaryFile) -> list[int]:
+    """None but where something else follows: decoders go on in mp3s that follow each other."""
+    end = _mp3_end(file, 0)
+    if end is None or _mp3_end(file, end) is not None:
+        return []
+    following = _from(file, end)
+    return [0, *following] if following else []
+
+
+def _mp3_end(file: BinaryFile, place: int) -> int | None:
+    """Where the frames end that stand at a place; None where no mp3 does."""
+    file.seek(place)
+    head = file.read(10)
+    if head.startswith(b"ID3") and len(head) == 10:
+        size = 0
+        for seven in head[6:]:
+            size = size << 7 | seven & 127
+        place += 10 + size
+    frames = 0
+    file.seek(place)
+    while size := _frame_bytes(file.read(4)):
+        place, frames = place + size, frames + 1
+        file.seek(place)
+    return place if frames >= MORE_FRAMES else None
 
 
 def _chunked_links(form: _Chunked, magic: bytes, file: BinaryFile) -> list[int]:
@@ -253,13 +305,16 @@ def _chunked_links(form: _Chunked, magic: bytes, file: BinaryFile) -> list[int]:
     end, start, found = file.seek(0, os.SEEK_END), 0, [0]
     while True:
         for number, (name, at, _) in enumerate(form.chunks(file, start + form.start, end)):
-            if number == MOST_CHUNKS or not all(32 <= letter < 127 for letter in name):
-                return found  # samples, of a size that is stated wrongly
             place = at - 4 - form.width
             if name == magic and _is_begin(form, file, place):
                 found.append(place)
                 start = place
                 break
+            foreign = name in BEGINS or name.startswith(b"ID3") or _frame_bytes(name)
+            if number and foreign and (others := _from(file, place)):
+                return [*found, *others]
+            if number == MOST_CHUNKS or not all(32 <= letter < 127 for letter in name):
+                return found  # samples, of a size that is stated wrongly
         else:
             return found
 
@@ -279,8 +334,10 @@ def _au_links(file: BinaryFile) -> list[int]:
         offset, size = int.from_bytes(head[4:8], "big"), int.from_bytes(head[8:], "big")
         place = found[-1] + offset + size
         file.seek(min(place, end))
-        if size in (0, 0xFFFFFFFF) or offset < 24 or file.read(4) != b".snd":
+        if size in (0, 0xFFFFFFFF) or offset < 24:
             return found
+        if file.read(4) != b".snd":
+            return [*found, *_from(file, place)]
         found.append(place)
 
 

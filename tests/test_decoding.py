@@ -576,3 +576,40 @@ def test_what_cannot_be_decoded_has_the_librarys_reason(tmp_path: Path, no_ffmpe
     path.write_bytes(b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0" + bytes(16))
     with pytest.raises(AudioError, match=r"cannot be decoded as audio by libsndfile \(\w+"):
         load_audio(path)
+
+
+KINDS = ("WAV", "AIFF", "CAF", "AU", "FLAC", "OGG", "MP3")
+
+
+def noise_of(kind: str, seed: int) -> bytes:
+    out = io.BytesIO()
+    soundfile.write(
+        out, np.random.default_rng(seed).uniform(-0.5, 0.5, 24_000), 16_000, format=kind
+    )
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("first", KINDS)
+@pytest.mark.parametrize("second", KINDS)
+def test_files_of_two_kinds_after_each_other_are_never_cut_in_silence(
+    first: str, second: str, no_ffmpeg: None
+) -> None:
+    if first == second:
+        pytest.skip("of one kind: tested above")
+    parts = [noise_of(first, 1), noise_of(second, 2)]
+    if first == "FLAC":  # whose length FFmpeg has to find
+        with pytest.raises(AudioError, match="media"):
+            heard(b"".join(parts))
+        return
+    samples, stream = heard(b"".join(parts))
+    if first == "OGG":
+        assert "its pages break off" in stream.notes[0]
+        return
+    np.testing.assert_array_equal(samples, np.concatenate([heard(part)[0] for part in parts]))
+    assert stream.notes == ()
+
+
+def test_files_of_many_kinds_after_each_other_are_refused() -> None:
+    pair = noise_of("WAV", 1) + noise_of("AU", 2)
+    with pytest.raises(AudioError, match="one by one"):
+        heard(pair * 40)
