@@ -92,8 +92,7 @@ def cannot_write(path: Path, error: OSError) -> str:
         error: that came of it.
     """
     folder = path.parent
-    special = path.exists() and not path.is_file() and not path.is_dir()
-    if error.errno in FULL and special:
+    if error.errno in FULL and path.exists() and not (path.is_file() or path.is_dir()):
         why, cure = "it is a device or pipe that takes no more", "give the name of a file"
     elif error.errno in FULL:
         there = next((p for p in (folder, *folder.parents) if p.exists()), Path("/"))

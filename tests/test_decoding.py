@@ -590,7 +590,7 @@ def noise_of(kind: str, seed: int) -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.parametrize(("first", "second"), permutations(KINDS, 2))
+@pytest.mark.parametrize(("first", "second"), list(permutations(KINDS, 2)))
 def test_files_of_two_kinds_after_each_other_are_never_cut_in_silence(
     first: str, second: str, no_ffmpeg: None
 ) -> None:
