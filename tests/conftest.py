@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
+
+# How fast a busy machine draws an input says nothing of the code.
+settings.register_profile(
+    "any-machine", suppress_health_check=[HealthCheck.too_slow], deadline=None
+)
+settings.load_profile("any-machine")
+
 
 if importlib.util.find_spec("torch") is None:
     # Where the runtime alone is installed, what makes checkpoints cannot even be imported.

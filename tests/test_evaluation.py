@@ -334,7 +334,7 @@ def test_more_settings_later_are_all_that_is_judged(
         (("--speed", "9"), "--speed takes factors"),
         (("--data", "/nowhere"), "/nowhere holds neither"),
         (("--data", "LATIN"), "byte 0xe9 at 17 is not UTF-8"),
-        (("--out", "FILE"), "cannot be written"),
+        (("--out", "FILE"), "is a file: give the name of a folder"),
     ],
 )
 def test_a_wrong_option_is_one_sentence_and_writes_nothing(

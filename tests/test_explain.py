@@ -162,5 +162,5 @@ def test_a_device_that_takes_nothing_is_one_sentence(
 def test_a_time_that_is_none_is_no_transcript(time: str, tmp_path: Path) -> None:
     path = tmp_path / "said.json"
     path.write_text(f'[{{"start": {time}, "end": 2, "text": "Hello."}}]')
-    with pytest.raises(OptionError, match="is no transcript"):
+    with pytest.raises(OptionError, match="is not a transcript"):
         read_transcript(path)

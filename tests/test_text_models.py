@@ -202,5 +202,7 @@ def test_every_family_is_listed_with_what_was_checked() -> None:
     assert listed["text_models"]["llama"] == ["default", "llama3"]
     shown = CliRunner().invoke(app, ["families"], env={"COLUMNS": "200"}).stdout
     assert all(architecture in shown for architecture in FAMILIES)
-    page = (Path(__file__).parents[1] / "docs" / "families.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "families.md").read_text(
+        encoding="utf-8"
+    )
     assert all(f"`{architecture}`" in page for architecture in FAMILIES), "docs lack a family"
