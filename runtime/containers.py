@@ -285,14 +285,7 @@ def _mp3_links(file: BinaryFile) -> list[int]:
 
 def _mp3_end(file: BinaryFile, place: int) -> int | None:
     """Where the frames end that stand at a place; None where no mp3 does."""
-    file.seek(place)
-    head = file.read(10)
-    if head.startswith(b"ID3") and len(head) == 10:
-        size = 0
-        for seven in head[6:]:
-            size = size << 7 | seven & 127
-        place += 10 + size
-    frames = 0
+    place, frames = _behind_id3(file, place), 0
     file.seek(place)
     while size := _frame_bytes(file.read(4)):
         place, frames = place + size, frames + 1
@@ -384,16 +377,19 @@ def _ogg_links(file: BinaryFile) -> tuple[list[int], str | None]:
 
 def states_mp3_length(file: BinaryFile) -> bool:
     """Whether an mp3 states its length, in its first frame; otherwise it is guessed."""
-    file.seek(0)
-    head = file.read(10)
-    start = 0
-    if head[:3] == b"ID3":
-        start = 10 + sum(
-            (byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=False)
-        )
-    file.seek(start)
+    file.seek(_behind_id3(file, 0))
     first = file.read(4096)
     return any(name in first for name in (b"Xing", b"Info", b"VBRI"))
+
+
+def _behind_id3(file: BinaryFile, place: int) -> int:
+    """The first byte after the tag that stands at a place; the place itself where none does."""
+    file.seek(place)
+    head = file.read(10)
+    if head[:3] != b"ID3":
+        return place
+    sizes = zip(head[6:], (21, 14, 7, 0), strict=False)  # seven bits a byte
+    return place + 10 + sum((byte & 127) << shift for byte, shift in sizes)
 
 
 def _frame_bytes(header: bytes) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
@@ -12,13 +13,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from speechprune_ort.errors import DataError, OptionError
-from speechprune_ort.files import make_folder
+from speechprune_ort.files import make_folder, whole_file
 from speechprune_ort.text import check_path, parse_json
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows, where a file that is open cannot be replaced either
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["Journal", "write_whole"]
 
@@ -55,8 +51,7 @@ class Journal:
                 raise OptionError(f"{path} is not a file of results: {cure}.")
             # Unbuffered: what a full disk did not take is not tried again on closing.
             self._stream = path.open("a+b", buffering=0)
-            if fcntl is not None:
-                fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._read(self._stream)
         except BlockingIOError:
             self.close()
@@ -174,17 +169,9 @@ def write_whole(path: Path, content: str) -> None:
     Raises:
         DataError: it cannot be written; an earlier file is as it was.
     """
-    target = Path(os.path.realpath(path))
-    partial = target.with_name(f".{target.name[:200]}.{os.getpid()}")
     try:
-        try:
-            with partial.open("wb") as stream:
-                stream.write(content.encode("utf-8", "backslashreplace"))
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole_file(path) as partial:
+            partial.write_bytes(content.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise DataError(
             f"{path} cannot be written ({error.strerror or error}): make room there, or give "
