@@ -186,12 +186,12 @@ def evaluate(
     from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation, parse_noise
     from speechprune_ort.evaluation.plan import Plan
     from speechprune_ort.evaluation.plots import draw_plots, draw_tokens, require_plots
-    from speechprune_ort.evaluation.report import terminal_tables, write_reports
+    from speechprune_ort.evaluation.report import power, terminal_tables, write_reports
     from speechprune_ort.evaluation.run import evaluate as run
     from speechprune_ort.evaluation.samples import sample_by_kind, shuffled
     from speechprune_ort.evaluation.scoring import Scoring
     from speechprune_ort.evaluation.settings import settings_of
-    from speechprune_ort.evaluation.summary import summarize
+    from speechprune_ort.evaluation.summary import comparisons, summarize
     from speechprune_ort.evaluation.tasks import read_given
     from speechprune_ort.evaluation.validate import recordings_digest, sha256
 
@@ -257,6 +257,8 @@ def evaluate(
         audio_options=heard,
     )
     console = Console(stderr=True, markup=False, soft_wrap=True)
+    found_at_all = power(len(samples), len(set(plan.clusters)), comparisons(settings, rivals))
+    console.print(found_at_all)
     with Bar(console, "samples") as bar:
         rows = run(plan, out, executor, bar)
     summary = summarize(rows, settings, rivals)
@@ -305,6 +307,7 @@ def evaluate(
         "sha256 over the recordings": recordings_digest(
             sample.audio for sample in samples if sample.name not in summary.failed
         ),
+        "power, stated before the run": found_at_all,
         "scoring": scoring,
         "choices": f"shuffled with seed {seed}" if shuffle_choices else "as published",
         "machine": f"{platform.processor() or platform.machine()}, {platform.system()}, {device}",
