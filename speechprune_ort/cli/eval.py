@@ -258,9 +258,15 @@ def evaluate(
     )
     console = Console(stderr=True, markup=False, soft_wrap=True)
     found_at_all = power(len(samples), len(set(plan.clusters)), comparisons(settings, rivals))
-    console.print(found_at_all)
+    told = iter([found_at_all])
     with Bar(console, "samples") as bar:
-        rows = run(plan, out, executor, bar)
+
+        def progress(done: int, every: int) -> None:
+            for sentence in told:  # once, when the folder of results is known to be good
+                console.print(sentence)
+            bar(done, every)
+
+        rows = run(plan, out, executor, progress)
     summary = summarize(rows, settings, rivals)
     summary = replace(summary, failed={**given.refused, **summary.failed})
     for name, reason in summary.failed.items():
