@@ -184,7 +184,7 @@ def detectable(clusters: int, comparisons: int = 1, discordant: float = DISCORDA
         From 0 to 1; infinity where none that is possible would be found.
 
     >>> round(detectable(270), 3), round(detectable(270, 30), 3), detectable(5)
-    (0.098, 0.137, inf)
+    (0.097, 0.136, inf)
     """
     quantile = NormalDist().inv_cdf
     reach = quantile(1 - (1 - LEVEL) / 2 / comparisons) + quantile(POWER)
