@@ -122,10 +122,16 @@ def save_figure(figure: Any, path: Path, kind: str) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    with path.open("wb") as stream, warnings.catch_warnings():
+    import matplotlib
+
+    form = kind.lower().removeprefix(".")
+    # No date and no names by chance: the same figures make the same file.
+    dated = {"svg": "Date", "pdf": "CreationDate"}.get(form)
+    salted = matplotlib.rc_context({"svg.hashsalt": "speechprune-ort"})
+    with salted, path.open("wb") as stream, warnings.catch_warnings():
         # Letters that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(stream, format=kind.lower().removeprefix("."))
+        figure.savefig(stream, format=form, metadata={dated: None} if dated else None)
 
 
 def make_folder(path: Path) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprune_ort.errors import DataError, OptionError
+from speechprune_ort.errors import OptionError
 from speechprune_ort.evaluation.costs import Cost
+from speechprune_ort.evaluation.drawing import Picture, save
 from speechprune_ort.evaluation.run import Rows
 from speechprune_ort.evaluation.settings import ORIGINAL, Setting
-from speechprune_ort.evaluation.summary import Line, Summary
-from speechprune_ort.files import save_figure, whole_file
+from speechprune_ort.evaluation.summary import Line, Subset, Summary
 from speechprune_ort.statistics import proportion
 
 __all__ = ["draw_plots", "draw_tokens", "require_plots"]
@@ -22,8 +22,9 @@ __all__ = ["draw_plots", "draw_tokens", "require_plots"]
 PHASES = ("similarity", "attention", "speechprune")
 FIFTHS = 5  # parts of a recording, by where its key sentence begins
 MOST_DROPPED = 5000  # drawn of a long recording: more would take minutes
-DODGE = 0.006  # from one method to the next, of the axis
-DRAWN_CONTROLS = ("question only", "another recording", "transcript as text")
+NEAREST_TICKS = 1.12  # ratio of two numbers at a logarithmic axis
+DRAWN_CONTROLS = ("question only", "another recording", "transcript as text", "chance")
+EVERY = "none"
 
 
 def require_plots() -> None:
@@ -42,40 +43,10 @@ def require_plots() -> None:
 
 
 def _figure() -> tuple[Any, Any]:
-    from cycler import cycler
-    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.6, 4.2), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    # There are more methods than colours that can be told apart.
-    styles = cycler(linestyle=["-", "--"], marker=["o", "s"])
-    axes.set_prop_cycle(styles * cycler(color=colormaps["tab10"](range(10))))
-    return figure, axes
-
-
-def _save(figure: Any, path: Path) -> Path:
-    """Write a picture.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    try:
-        with whole_file(path) as partial:
-            save_figure(figure, partial, ".png")
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be written ({error.strerror or error}): what was judged is kept, and "
-            "the same command goes on from there."
-        ) from None
-    return path
-
-
-def _curve(axes: Any, x: Sequence[float], lines: Sequence[Line], label: str) -> None:
-    means = np.array([line.accuracy.mean for line in lines])
-    low = means - [line.accuracy.low for line in lines]
-    high = np.array([line.accuracy.high for line in lines]) - means
-    axes.errorbar(x, 100 * means, 100 * np.array([low, high]), capsize=3, label=label)
+    return figure, figure.add_subplot()
 
 
 def draw_plots(
@@ -88,28 +59,27 @@ def draw_plots(
     """Accuracy over kept tokens and over time, the phases, and the place of the key sentence.
 
     Args:
-        out: folder for PNG files.
+        out: folder for the pictures, each as PNG, SVG and PDF.
         summary: what was found.
         rows: that it is made from.
         settings: of the plan.
         costs: by setting, where they were measured.
 
     Returns:
-        The files that were drawn; what the settings do not give is left out.
+        The PNG files that were drawn; what the settings do not give is left out.
     """
     perturbation = next(iter(summary.subsets))
     subset = summary.subsets[perturbation][0]
-    lines = {line.name: line for line in subset.settings}
     methods: dict[str, list[Setting]] = {}
     for setting in settings:
         if setting.name != ORIGINAL.name or "truncate" not in methods:
             methods.setdefault(setting.options.method, []).append(setting)
-    paths = [_draw_accuracy(out / "accuracy_over_kept_tokens.png", methods, lines, subset.controls)]
+    paths = [_draw_accuracy(out / "accuracy_over_kept_tokens.png", methods, subset)]
     if costs:
-        paths.append(_draw_times(out / "accuracy_over_time.png", methods, lines, costs))
+        paths.append(_draw_times(out / "accuracy_over_time.png", methods, subset, costs))
     phases = {method: methods[method] for method in PHASES if method in methods}
     if len(phases) > 1:
-        paths.append(_draw_accuracy(out / "phase_ablation.png", phases, lines, ()))
+        paths.append(_draw_accuracy(out / "phase_ablation.png", phases, subset))
     found = [item[perturbation] for item in rows if perturbation in item]
     usable = [row for row in found if "error" not in row]
     if sum("key" in row for row in usable) >= FIFTHS:
@@ -117,56 +87,63 @@ def draw_plots(
     return paths
 
 
-def _draw_accuracy(
-    path: Path,
+def _curves(
+    picture: Picture,
     methods: Mapping[str, Sequence[Setting]],
-    lines: Mapping[str, Line],
-    controls: Sequence[Line],
-) -> Path:
-    figure, axes = _figure()
-    widest = max((line.kept or 0) for line in lines.values())
-    for number, (method, settings) in enumerate(methods.items()):
-        ordered = sorted((lines[s.name] for s in settings), key=lambda line: line.kept or 0)
-        # Methods keep the same numbers of tokens: side by side their intervals can be read.
-        aside = DODGE * widest * (number - (len(methods) - 1) / 2)
-        _curve(axes, [(line.kept or 0) + aside for line in ordered], ordered, method)
-    for number, control in enumerate(c for c in controls if c.name in DRAWN_CONTROLS):
-        axes.axhline(100 * control.accuracy.mean, linestyle=":", linewidth=1, color="grey")
-        axes.annotate(
-            control.name,
-            (1 - number / len(DRAWN_CONTROLS), 100 * control.accuracy.mean),
-            xycoords=("axes fraction", "data"),
-            fontsize=7,
-            ha="right",
-            va="bottom",
-        )
-    axes.set_xlabel("audio tokens kept (mean)")
-    axes.set_ylabel("accuracy, %")
-    figure.legend(loc="outside right center", fontsize=7)
-    return _save(figure, path)
+    subset: Subset,
+    place: Callable[[Line], float],
+) -> list[float]:
+    """A curve a method, every token as a band, and chance; where the points stand."""
+    lines = {line.name: line for line in subset.settings}
+    curves = [method for method in methods if method != EVERY]
+    places: list[float] = []
+    for method in curves:
+        found = sorted((lines[s.name] for s in methods[method]), key=place)
+        x = [place(line) for line in found]
+        picture.curve(method, x, [line.accuracy for line in found], len(curves))
+        places += x
+    if every := lines.get(EVERY):
+        kept = "" if every.kept is None else f" ({every.kept:.0f} tokens)"
+        picture.band(every.accuracy, f"every token{kept}")
+    for control in subset.controls:
+        if control.name in DRAWN_CONTROLS:
+            picture.level(control.accuracy.mean, control.name)
+    return places
+
+
+def _draw_accuracy(path: Path, methods: Mapping[str, Sequence[Setting]], subset: Subset) -> Path:
+    n = subset.settings[0].accuracy.n
+    label = "audio tokens kept (mean, logarithmic)"
+    picture = Picture(label, n, subset.groups, logarithmic=True)
+    places = _curves(picture, methods, subset, lambda line: max(1.0, line.kept or 1.0))
+    return save(picture.finish(_apart(places)), path)
+
+
+def _apart(places: Sequence[float]) -> list[float]:
+    """Ticks of a logarithmic axis: the places, but for those whose numbers would touch."""
+    kept: list[float] = []
+    for place in sorted({round(place) for place in places}):
+        if not kept or place > kept[-1] * NEAREST_TICKS:
+            kept.append(place)
+    return kept
 
 
 def _draw_times(
     path: Path,
     methods: Mapping[str, Sequence[Setting]],
-    lines: Mapping[str, Line],
+    subset: Subset,
     costs: Mapping[str, Cost],
 ) -> Path:
     """Accuracy over what a question costs once the recording is encoded."""
-    figure, axes = _figure()
-    for method, settings in methods.items():
-        points = sorted(
-            (
-                ((costs[s.name].selection_ms or 0.0) + costs[s.name].prefill_ms, lines[s.name])
-                for s in settings
-            ),
-            key=lambda point: point[0],
-        )
-        _curve(axes, [time for time, _ in points], [line for _, line in points], method)
-    axes.set_xlabel("choosing tokens and reading the prompt, ms (median)")
-    axes.set_ylabel("accuracy, %")
-    figure.legend(loc="outside right center", fontsize=7)
-    return _save(figure, path)
+    label = "choosing tokens and reading the prompt, ms (median, logarithmic)"
+    n = subset.settings[0].accuracy.n
+    picture = Picture(label, n, subset.groups, logarithmic=True)
+
+    def place(line: Line) -> float:
+        return (costs[line.name].selection_ms or 0.0) + costs[line.name].prefill_ms
+
+    places = _curves(picture, methods, subset, place)
+    return save(picture.finish(_apart(places)), path)
 
 
 def _draw_places(
@@ -179,28 +156,24 @@ def _draw_places(
         for setting in settings
         if setting.options.method == "none" or setting.options.rate in (0, min(rates, default=0))
     ]
-    figure, axes = _figure()
     keyed = [row for row in rows if "key" in row]
     places = [min(FIFTHS - 1, int(FIFTHS * row["key"][0] / row["seconds"])) for row in keyed]
-    for number, setting in enumerate(shown):
-        x, means, spread = [], [], []
-        aside = DODGE * (number - (len(shown) - 1) / 2)
-        for place in range(FIFTHS):
+    label = "where the key sentence begins, as a share of the recording"
+    picture = Picture(label, len(keyed), len({row["group"] for row in keyed}))
+    for setting in shown:
+        x, found = [], []
+        for place in sorted(set(places)):
             here = [row for row, other in zip(keyed, places, strict=True) if other == place]
             rights = [
                 float(np.mean([c == r["answer"] for c in r["settings"][setting.name]["chosen"]]))
                 for r in here
             ]
-            if rights:
-                found = proportion(rights, [row["group"] for row in here])
-                x.append((place + 0.5) / FIFTHS + aside)
-                means.append(100 * found.mean)
-                spread.append((100 * (found.mean - found.low), 100 * (found.high - found.mean)))
-        axes.errorbar(x, means, np.transpose(spread), capsize=3, label=setting.name)
-    axes.set_xlabel("where the key sentence begins, as a share of the recording")
-    axes.set_ylabel("accuracy, %")
-    figure.legend(loc="outside right center", fontsize=7)
-    return _save(figure, path)
+            x.append((place + 0.5) / FIFTHS)
+            found.append(proportion(rights, [row["group"] for row in here]))
+        dashed = setting.name == ORIGINAL.name
+        picture.curve(setting.options.method, x, found, len(shown), setting.name, dashed)
+    picture.level(float(np.mean([1 / row["choices"] for row in keyed])), "chance")
+    return save(picture.finish(), path)
 
 
 def draw_tokens(
@@ -236,4 +209,4 @@ def draw_tokens(
     axes.set_xticks([])
     axes.set_yticks([])
     axes.legend(fontsize=8)
-    return _save(figure, path)
+    return save(figure, path)

@@ -13,6 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from speechprune_ort.evaluation.costs import Cost
+from speechprune_ort.evaluation.latex import latex
 from speechprune_ort.evaluation.settings import ORIGINAL
 from speechprune_ort.evaluation.summary import Line, Subset, Summary
 from speechprune_ort.journal import write_whole
@@ -185,7 +186,7 @@ def write_reports(
     about: Mapping[str, Any],
     plots: Sequence[Path] = (),
 ) -> None:
-    """Write ``results.json``, ``results.csv`` and ``report.md``, each whole or not at all.
+    """Write ``results.json``, ``.csv`` and ``.tex``, and ``report.md``, each whole or not at all.
 
     Args:
         out: folder of results.
@@ -204,6 +205,7 @@ def write_reports(
     }
     write_whole(out / "results.json", json.dumps(content, indent=1) + "\n")
     write_whole(out / "results.csv", _csv(summary))
+    write_whole(out / "results.tex", latex(summary, costs, ALWAYS[0]))
     write_whole(out / "report.md", _markdown(summary, costs, about, plots))
 
 
