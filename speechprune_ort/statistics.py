@@ -6,24 +6,46 @@ says that the mean is certain, and of few clusters it says too much. There an in
 Wilson's score (1927), with a cluster as one trial: it never has zero width, and of two recordings
 it says as little as they do. It asks for no more than a formula; the exact interval of Clopper and
 Pearson would want the quantiles of a beta distribution, and is wider than 95 %.
+
+A table of many differences finds some where there is none. Each difference has the probability of
+one as large by chance alone, from a test that turns round the signs of whole clusters; ``holm``
+adjusts those of one table to each other (Holm 1979), so that one false finding among all of them is
+no more probable than 5 %. ``detectable`` says before a run what it can find at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FEW", "LEVEL", "RESAMPLES", "Estimate", "difference", "proportion", "wilson"]
+__all__ = [
+    "FEW",
+    "LEVEL",
+    "POWER",
+    "RESAMPLES",
+    "Estimate",
+    "detectable",
+    "difference",
+    "holm",
+    "proportion",
+    "wilson",
+]
 
 RESAMPLES = 10_000
 LEVEL = 0.95
 Z = 1.959963984540054
 """Quantile of the normal distribution for ``LEVEL``."""
 FEW = 10
-"""Clusters, fewer than which are no ground for a bootstrap."""
+"""Clusters, fewer than which are no ground for a bootstrap, and of which a table shows in grey."""
+POWER = 0.8
+"""Chance to find what is there, that ``detectable`` takes for enough."""
+DISCORDANT = 1 / 3
+"""Share of the samples that two settings answer differently, where that is not known yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +57,22 @@ class Estimate:
         mean: their mean.
         low: lower end of the interval.
         high: upper end.
+        clusters: number of independent pieces of evidence that the samples are of.
+        p: of a difference, the probability of one as far from zero if signs were chance; in a table
+            adjusted to the others in it. None of what is no difference.
     """
 
     n: int
     mean: float
     low: float
     high: float
+    clusters: int
+    p: float | None = None
+
+    @property
+    def few(self) -> bool:
+        """Whether it rests on too little to be more than a description."""
+        return self.clusters < FEW
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
@@ -72,7 +104,7 @@ def proportion(
         seed: of the resampling.
 
     >>> proportion([1.0, 1.0])
-    Estimate(n=2, mean=1.0, low=0.3423802275066531, high=1.0)
+    Estimate(n=2, mean=1.0, low=0.3423802275066531, high=1.0, clusters=2, p=None)
 
     A dialogue in four voices is still one dialogue:
 
@@ -83,7 +115,7 @@ def proportion(
     array, (sums, sizes) = np.asarray(values, dtype=np.float64), _clusters(values, groups)
     mean = float(array.mean())
     ends = _bootstrap(sums, sizes, seed) or wilson(min(1.0, max(0.0, mean)), len(sums))
-    return Estimate(len(array), mean, *ends)
+    return Estimate(len(array), mean, *ends, len(sums))
 
 
 def difference(
@@ -105,8 +137,8 @@ def difference(
     >>> round(found.low, 3), round(found.high, 3)
     (-0.037, 0.037)
     >>> found = difference([1.0, 1.0])
-    >>> round(found.low, 3), round(found.high, 3)
-    (-0.315, 1.0)
+    >>> round(found.low, 3), round(found.high, 3), round(found.p, 2)
+    (-0.315, 1.0, 0.5)
     """
     array, (sums, sizes) = np.asarray(values, dtype=np.float64), _clusters(values, groups)
     mean = float(array.mean())
@@ -121,7 +153,61 @@ def difference(
             max(-1.0, mean - _joined(won - won_low, lost_high - lost, together)),
             min(1.0, mean + _joined(won_high - won, lost - lost_low, together)),
         )
-    return Estimate(len(array), mean, *ends)
+    return Estimate(len(array), mean, *ends, len(sums), _turned(sums, seed))
+
+
+def holm(probabilities: Sequence[float]) -> list[float]:
+    """Probabilities of one family of comparisons, adjusted to each other (Holm's step-down).
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(probabilities, kind="stable")
+    adjusted = np.empty(len(order))
+    raised = np.arange(len(order), 0, -1) * np.asarray(probabilities, np.float64)[order]
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(raised))
+    return [float(p) for p in adjusted]
+
+
+def detectable(clusters: int, comparisons: int = 1, discordant: float = DISCORDANT) -> float:
+    """The smallest difference of two settings that a run finds with a chance of ``POWER``.
+
+    By the normal approximation of McNemar's test, at 5 % shared by the comparisons (Bonferroni's
+    bound, which Holm's procedure is never below).
+
+    Args:
+        clusters: independent pieces of evidence, at least one.
+        comparisons: in one table.
+        discordant: share of the samples that the two answer differently, 0 to 1.
+
+    Returns:
+        From 0 to 1; infinity where none that is possible would be found.
+
+    >>> round(detectable(270), 3), round(detectable(270, 30), 3), detectable(5)
+    (0.097, 0.136, inf)
+    """
+    quantile = NormalDist().inv_cdf
+    reach = quantile(1 - (1 - LEVEL) / 2 / comparisons) + quantile(POWER)
+    # The variance of a paired difference is discordant - difference ** 2.
+    found = reach * float(np.sqrt(discordant / (clusters + reach * reach)))
+    return found if found <= discordant else float("inf")
+
+
+def _turned(sums: NDArray[np.float64], seed: int) -> float:
+    """Probability of so large a sum, were each cluster's sign chance; exact where all fit."""
+    sums = sums[sums != 0]
+    if len(sums) == 0:
+        return 1.0
+    observed = abs(float(sums.sum())) - 1e-9
+    if 2 ** len(sums) <= RESAMPLES:
+        every = np.array(list(product((-1.0, 1.0), repeat=len(sums))))
+        return float(np.mean(np.abs(every @ sums) >= observed))
+    random, larger = np.random.default_rng(seed), 1  # what was observed is one of them
+    rows = max(1, 2_000_000 // len(sums))
+    for start in range(0, RESAMPLES, rows):
+        signs = random.integers(0, 2, (min(rows, RESAMPLES - start), len(sums))) * 2.0 - 1.0
+        larger += int(np.count_nonzero(np.abs(signs @ sums) >= observed))
+    return larger / (RESAMPLES + 1)
 
 
 def _joined(one: float, other: float, correlation: float) -> float:

@@ -20,10 +20,12 @@ __all__ = [
     "parse_json",
     "read_json",
     "read_jsonl",
+    "read_objects",
 ]
 
 LONGEST_NAME = 255  # bytes of a file's name, on every file system in common use
 LONGEST_PATH = 4095  # bytes
+LARGEST_ARRAY = 1 << 30  # bytes of a JSON file of entries, read whole
 LONGEST_LINE = 64 << 20  # bytes of a line of JSON: more is no list of requests
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 UTF_8_MARK = b"\xef\xbb\xbf"
@@ -127,17 +129,19 @@ def check_path(
 
 @dataclass(frozen=True, slots=True)
 class JsonLine:
-    """A line of a JSONL file.
+    """A line of a JSONL file, or an entry of a JSON array.
 
     Attributes:
         number: from 1, blank lines counted.
         entry: the object that it holds; empty where it holds none.
         error: why it holds none, a sentence that names file and line; empty where it does.
+        word: what it is: ``line`` or ``entry``.
     """
 
     number: int
     entry: Mapping[str, Any]
     error: str = ""
+    word: str = "line"
 
 
 def read_jsonl(path: Path) -> Iterator[JsonLine]:
@@ -170,6 +174,39 @@ def read_jsonl(path: Path) -> Iterator[JsonLine]:
                     yield _parsed(content, number, path)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({_reason(error)}): give a JSONL file.") from None
+
+
+def read_objects(path: Path) -> Iterator[JsonLine]:
+    """The objects of a JSONL file, or of a JSON file that is one array.
+
+    A file whose name does not end in ``.jsonl`` and whose first character is ``[`` is an array,
+    read whole; any other is read line by line.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DataError: as ``read_jsonl`` and ``read_json``.
+    """
+    check_path(path, "The path of a JSON file")
+    if path.suffix == ".jsonl" or not path.is_file() or not _begins_array(path):
+        yield from read_jsonl(path)
+        return
+    for number, entry in enumerate(read_json(path, LARGEST_ARRAY), 1):
+        if isinstance(entry, dict):
+            yield JsonLine(number, entry, word="entry")
+        else:
+            error = f"Entry {number} of {path} is {_shown(entry)}, not an object."
+            yield JsonLine(number, {}, error, word="entry")
+
+
+def _begins_array(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(4096)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({_reason(error)}).") from None
+    return start.removeprefix(UTF_8_MARK).lstrip().startswith(b"[")
 
 
 def _parsed(content: bytes, number: int, path: Path) -> JsonLine:

@@ -23,7 +23,7 @@ MODULES = sorted(
 WITH_EXAMPLES = {
     f"speechprune_ort.{name}"
     for name in (
-        "evaluation.perturbation", "evaluation.samples", "evaluation.scoring",
+        "evaluation.layout", "evaluation.perturbation", "evaluation.samples", "evaluation.scoring",
         "evaluation.settings", "manifest_entries", "numbers", "options", "pool", "statistics",
         "profiling.break_even", "profiling.distribution", "profiling.operations",
         "profiling.workload", "results",

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from speechprune_ort.answer_stream import AnswerStream
 from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.cli.ask_each import ask_each, requests
 from speechprune_ort.cli.options import (
     HEARD,
     AllowSilence,
@@ -62,6 +63,7 @@ from speechprune_ort.results import Answer, Span
 from speechprune_ort.text import check_text
 
 if TYPE_CHECKING:
+    from speechprune_ort.batch import BatchTask
     from speechprune_ort.model import SpeechLLM
     from speechprune_ort.recording import Recording
 
@@ -79,12 +81,17 @@ def ask(
             "standard input."
         ),
     ],
-    questions: Annotated[
-        list[str],
+    rest: Annotated[
+        list[str] | None,
         typer.Argument(
-            metavar="QUESTION...", help="Question about the recording; several may be given."
+            metavar="[QUESTION]...",
+            help="Questions about the recording; with -q, further recordings instead.",
         ),
-    ],
+    ] = None,
+    asked: Annotated[
+        list[str] | None,
+        typer.Option("--question", "-q", help="Question about every recording; may be repeated."),
+    ] = None,
     method: Method = DEFAULT_METHOD,
     pruning_rate: PruningRate = "0.2",
     latency_target: LatencyTarget = None,
@@ -130,14 +137,20 @@ def ask(
         bool, typer.Option("--json", help="Print answers, kept tokens and timings as JSON.")
     ] = False,
 ) -> None:
-    """Answer questions about a recording, each from the audio tokens that matter for it.
+    """Answer questions about recordings, each from the audio tokens that matter for it.
 
-    The recording is encoded once. With --json, one question gives an object, several a list.
+    A recording is encoded once. With --json, one question gives an object, several a list. Several
+    recordings, asked with -q, give a table, or with --json a line for each answer; one that cannot
+    be used is named, the others are answered, and the exit code is then 1.
     """
     from speechprune_ort import SpeechLLM
+    from speechprune_ort.batch import BatchTask
     from speechprune_ort.methods import needs_encoder
 
     load_plugins(plugin)
+    recordings, questions = _sorted(audio, rest or [], asked or [])
+    if len(recordings) > 1 and explain is not None:
+        raise OptionError("--explain takes one recording: ask about each by itself.")
     if transcript is not None and explain is None:
         raise OptionError("--transcript needs --explain: give both, or leave out --transcript.")
     if explain is not None:  # what cannot be written is said before an hour is heard
@@ -177,12 +190,25 @@ def ask(
         silence_dbfs=silence_dbfs,
         allow_silence=allow_silence,
     )
-    model = SpeechLLM(
-        bundle,
-        device,
-        threads,
-        provider_options(provider_option),
-    )
+    chosen = provider_options(provider_option)
+    if len(recordings) > 1:
+        _ask_each(
+            BatchTask(
+                bundle=bundle,
+                questions=requests(recordings, questions),
+                pruning=pruning,
+                generation=generation,
+                device=device,
+                threads=threads,
+                provider_options=chosen or {},
+                long_audio=long_audio,
+                memory_budget_mb=memory_budget_mb,
+                audio_options=options,
+            ),
+            as_json,
+        )
+        return
+    model = SpeechLLM(bundle, device, threads, chosen)
     with _source(audio, options) as source:
         recording = _listen(
             model, source, long_audio, memory_budget_mb, needs_encoder(pruning), options
@@ -210,6 +236,45 @@ def ask(
             for stream, path in zip(streams, paths, strict=True):
                 shown = beside(stream.answer, source, transcript=transcript, audio_options=options)
                 write_explanation(shown, path)
+
+
+def _sorted(audio: Path, rest: list[str], asked: list[str]) -> tuple[list[Path], list[str]]:
+    """Recordings and questions: what stands behind the recording is one of the two, by ``-q``.
+
+    Raises:
+        OptionError: there is no question, a file stands in the place of one, or standard input
+            among several recordings.
+    """
+    if asked:
+        recordings = [audio, *map(Path, rest)]
+        if len(recordings) > 1 and Path("-") in recordings:
+            raise OptionError("- is one recording: ask about standard input by itself.")
+        return recordings, asked
+    if not rest:
+        raise OptionError('ask needs a question: add it behind the recording, or with -q "Who?".')
+    for text in rest:
+        if _is_file(text):
+            raise OptionError(
+                f"{text} is a file where a question is expected: to ask about several recordings, "
+                'give each question with -q "Who?".'
+            )
+    return [audio], rest
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # no file can have such a name
+        return False
+
+
+def _ask_each(task: BatchTask, as_json: bool) -> None:
+    from speechprune_ort.manifest import Manifest
+
+    for note in Manifest.read(task.bundle).notes:
+        sys.stderr.write(f"note: {note}\n")
+    if ask_each(task, as_json):
+        raise typer.Exit(1)
 
 
 def _source(audio: Path, options: AudioOptions) -> AbstractContextManager[Path | BinaryIO]:

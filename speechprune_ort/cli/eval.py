@@ -41,6 +41,7 @@ from speechprune_ort.cli.options import (
     provider_options,
 )
 from speechprune_ort.cli.progress import Bar
+from speechprune_ort.cli.tasks import Map, Task
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import PruningOptions
 
@@ -72,9 +73,12 @@ def evaluate(
     data: Annotated[
         Path,
         typer.Option(
-            help="Folder of the SPIRAL benchmark, or a JSONL file of recordings with choices."
+            help="Folder of the SPIRAL benchmark or of a task, or a JSONL or JSON file of "
+            "recordings with choices."
         ),
     ],
+    task: Task = None,
+    fields: Map = None,
     out: Annotated[
         Path,
         typer.Option(help="Folder for the results; an interrupted run goes on where it stopped."),
@@ -182,12 +186,14 @@ def evaluate(
     from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation, parse_noise
     from speechprune_ort.evaluation.plan import Plan
     from speechprune_ort.evaluation.plots import draw_plots, draw_tokens, require_plots
-    from speechprune_ort.evaluation.report import terminal_tables, write_reports
+    from speechprune_ort.evaluation.report import power, terminal_tables, write_reports
     from speechprune_ort.evaluation.run import evaluate as run
-    from speechprune_ort.evaluation.samples import read_set, sample_by_kind, shuffled
+    from speechprune_ort.evaluation.samples import sample_by_kind, shuffled
     from speechprune_ort.evaluation.scoring import Scoring
     from speechprune_ort.evaluation.settings import settings_of
-    from speechprune_ort.evaluation.summary import summarize
+    from speechprune_ort.evaluation.summary import comparisons, summarize
+    from speechprune_ort.evaluation.tasks import read_given
+    from speechprune_ort.evaluation.validate import recordings_digest, sha256
 
     if scoring not in get_args(Scoring):
         raise OptionError(f"--scoring takes {', '.join(get_args(Scoring))}, not {scoring!r}.")
@@ -199,7 +205,7 @@ def evaluate(
     load_plugins(plugin)
     rivals = _methods(compare, "--compare")
     executor = _executor(engine, address, workers)
-    given = read_set(data)
+    given = read_given(data, task, fields)
     samples = given.samples[:limit]
     if sample is not None:
         samples = sample_by_kind(samples, sample, seed)
@@ -251,8 +257,16 @@ def evaluate(
         audio_options=heard,
     )
     console = Console(stderr=True, markup=False, soft_wrap=True)
+    found_at_all = power(len(samples), len(set(plan.clusters)), comparisons(settings, rivals))
+    told = iter([found_at_all])
     with Bar(console, "samples") as bar:
-        rows = run(plan, out, executor, bar)
+
+        def progress(done: int, every: int) -> None:
+            for sentence in told:  # once, when the folder of results is known to be good
+                console.print(sentence)
+            bar(done, every)
+
+        rows = run(plan, out, executor, progress)
     summary = summarize(rows, settings, rivals)
     summary = replace(summary, failed={**given.refused, **summary.failed})
     for name, reason in summary.failed.items():
@@ -294,7 +308,12 @@ def evaluate(
         "version": __version__,
         "bundle": bundle.name,
         "bundle digest": plan.about()["bundle"],
-        "data": f"{data.name}, {len(samples)} samples, {len(summary.failed)} not used",
+        "data": f"{task or data.name}, {len(samples)} samples, {len(summary.failed)} not used",
+        **{f"sha256 of {path.name}": sha256(path) for path in given.files},
+        "sha256 over the recordings": recordings_digest(
+            sample.audio for sample in samples if sample.name not in summary.failed
+        ),
+        "power, stated before the run": found_at_all,
         "scoring": scoring,
         "choices": f"shuffled with seed {seed}" if shuffle_choices else "as published",
         "machine": f"{platform.processor() or platform.machine()}, {platform.system()}, {device}",

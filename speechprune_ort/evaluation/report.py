@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from speechprune_ort.evaluation.costs import Cost
 from speechprune_ort.evaluation.settings import ORIGINAL
 from speechprune_ort.evaluation.summary import Line, Subset, Summary
 from speechprune_ort.journal import write_whole
-from speechprune_ort.statistics import Estimate
+from speechprune_ort.statistics import FEW, LEVEL, POWER, Estimate, detectable
 
-__all__ = ["terminal_tables", "write_reports"]
+__all__ = ["power", "terminal_tables", "write_reports"]
 
 COLUMNS = (
     "setting",
@@ -45,6 +46,29 @@ ALWAYS = ("none", ORIGINAL.name)  # columns of their own
 Cells = Sequence[str]
 
 
+def power(samples: int, groups: int, comparisons: int) -> str:
+    """What a run can find, in a sentence to say before it.
+
+    Args:
+        samples: to judge.
+        groups: that they are of.
+        comparisons: in its largest table.
+    """
+    if comparisons == 0:
+        return f"{samples} samples in {groups} groups; no settings are compared."
+
+    def shown(count: int) -> str:
+        size = detectable(groups, count)
+        return f"{100 * size:.0f} points" if math.isfinite(size) else "no difference"
+
+    one, every = shown(1), shown(comparisons)
+    together = f", {every} with all {comparisons} together" if comparisons > 1 else ""
+    return (
+        f"{samples} samples in {groups} groups: where two settings differ on a third of them, a "
+        f"chance of {100 * POWER:.0f} % is enough to find {one} in one comparison{together}."
+    )
+
+
 def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
@@ -57,7 +81,8 @@ def _difference(line: Line, other: str) -> str:
     found = line.versus.get(other)
     if found is None:
         return ""
-    return f"{100 * found.mean:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+    sure = "*" if found.p is not None and found.p < 1 - LEVEL else ""
+    return f"{100 * found.mean:+.1f}{sure} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
 
 
 def _cells(line: Line) -> Cells:
@@ -92,7 +117,21 @@ def _cost_cells(name: str, cost: Cost) -> Cells:
 def _title(perturbation: str, subset: Subset) -> str:
     n = subset.settings[0].accuracy.n
     groups = "" if subset.groups == n else f" in {subset.groups} groups"
-    return f"{perturbation} recordings, {subset.name}, n = {n}{groups}"
+    few = ", descriptive only" if subset.groups < FEW else ""
+    return f"{perturbation} recordings, {subset.name}, n = {n}{groups}{few}"
+
+
+def _note(subset: Subset) -> str:
+    """What a reader must know of a table."""
+    parts = [subset.note] if subset.note else []
+    if subset.groups < FEW:
+        parts.append(f"Fewer than {FEW} groups: in grey, a description and no finding.")
+    if subset.comparisons:
+        parts.append(
+            f"{subset.comparisons} comparisons; with * those that hold at 5 % for all of them "
+            "together (Holm)."
+        )
+    return " ".join(parts)
 
 
 def _pairs(subset: Subset) -> list[Cells]:
@@ -110,14 +149,17 @@ def terminal_tables(summary: Summary, costs: Mapping[str, Cost]) -> list[Table]:
     tables = []
     for perturbation, subsets in summary.subsets.items():
         for subset in subsets:
-            table = Table(title=_title(perturbation, subset), caption=subset.note or None)
+            grey = "dim" if subset.groups < FEW else None
+            table = Table(
+                title=_title(perturbation, subset), caption=_note(subset) or None, style=grey or ""
+            )
             for index, column in enumerate(COLUMNS):
                 table.add_column(column, justify="left" if index == 0 else "right")
             for line in subset.settings:
-                table.add_row(*_cells(line))
+                table.add_row(*_cells(line), style=grey)
             table.add_section()
             for line in subset.controls:
-                table.add_row(*_cells(line))
+                table.add_row(*_cells(line), style=grey)
             tables.append(table)
         if pairs := _pairs(subsets[0]):
             table = Table(title=f"{_title(perturbation, subsets[0])}, paired differences")
@@ -169,8 +211,8 @@ def _csv(summary: Summary) -> str:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(
-        ["recordings", "subset", "setting", "compared_with", "n", "mean", "low", "high",
-         "kept", "kept_share", "pruning_rate", "key_kept"]
+        ["recordings", "subset", "setting", "compared_with", "n", "groups", "mean", "low", "high",
+         "p", "kept", "kept_share", "pruning_rate", "key_kept"]
     )  # fmt: skip
     for perturbation, subsets in summary.subsets.items():
         for subset in subsets:
@@ -184,7 +226,8 @@ def _csv(summary: Summary) -> str:
 
 
 def _values(estimate: Estimate) -> list[Any]:
-    return [estimate.n, *(round(v, 4) for v in (estimate.mean, estimate.low, estimate.high))]
+    ends = (estimate.mean, estimate.low, estimate.high)
+    return [estimate.n, estimate.clusters, *(round(v, 4) for v in ends), _rounded(estimate.p)]
 
 
 def _rounded(value: float | None) -> Any:
@@ -203,15 +246,19 @@ def _markdown(
         "A pruning rate is the share of one window's tokens that is removed; what it leaves of a",
         "longer recording stands beside it. Intervals are 95 %, by bootstrap over recordings, or",
         "over groups of them; where there are fewer than ten, or all agree, they are Wilson's.",
-        "Differences are paired, sample by sample, in percentage points.",
+        "Differences are paired, sample by sample, in percentage points; * marks those that hold",
+        "at 5 % for all comparisons of a table together (Holm's procedure, signs of groups turned",
+        "round); tables of subsets are further looks at the same samples. A table of fewer than",
+        f"{FEW} groups is in grey: a description and no finding.",
         "",
     ]
     for perturbation, subsets in summary.subsets.items():
         for subset in subsets:
             lines += [f"## {_title(perturbation, subset)}", ""]
-            if subset.note:
-                lines += [subset.note, ""]
-            lines += _rows(COLUMNS, [_cells(line) for line in subset.settings + subset.controls])
+            if note := _note(subset):
+                lines += [note, ""]
+            rows = [_cells(line) for line in subset.settings + subset.controls]
+            lines += _rows(COLUMNS, _greyed(rows) if subset.groups < FEW else rows)
             if subset is subsets[0] and (pairs := _pairs(subset)):
                 lines += _rows(PAIR_COLUMNS, pairs)
     if costs:
@@ -223,6 +270,13 @@ def _markdown(
     for plot in plots:
         lines += [f"![{plot.stem.replace('_', ' ')}]({plot.name})", ""]
     return "\n".join(lines)
+
+
+def _greyed(rows: Sequence[Cells]) -> list[Cells]:
+    """Cells in grey where Markdown shows colours, and small where it does not."""
+    return [
+        [f'<sub style="color:grey">{cell}</sub>' if cell else "" for cell in row] for row in rows
+    ]
 
 
 def _rows(columns: Cells, rows: Sequence[Cells]) -> list[str]:

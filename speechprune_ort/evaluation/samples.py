@@ -1,4 +1,4 @@
-"""Recordings with a question and choices, from SPIRAL's own files or a plain JSONL."""
+"""Recordings with a question and choices, from SPIRAL's own files, a plain JSONL or JSON."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from speechprune_ort.errors import DataError
-from speechprune_ort.text import check_path, check_text, read_json, read_jsonl
+from speechprune_ort.errors import DataError, OptionError
+from speechprune_ort.evaluation.layout import OWN, Layout
+from speechprune_ort.text import check_path, check_text, read_json, read_objects
 
 __all__ = [
     "Sample",
@@ -76,45 +77,56 @@ class SampleSet:
     Attributes:
         samples: in order.
         refused: lines that are no sample, such as ``line 3``, each with the reason.
+        files: that they were read from.
     """
 
     samples: list[Sample]
     refused: Mapping[str, str]
+    files: tuple[Path, ...] = ()
 
 
-def read_samples(data: Path) -> list[Sample]:
+def read_samples(data: Path, layout: Layout = OWN) -> list[Sample]:
     """Read a set of recordings with choices, every line of which must be one.
 
     Args:
         data: as in ``read_set``.
+        layout: as in ``read_set``.
 
     Raises:
         DataError: nothing is there, or a line is no sample; the message names the line.
     """
-    found = read_set(data)
+    found = read_set(data, layout)
     for reason in found.refused.values():
         raise DataError(reason)
     return found.samples
 
 
-def read_set(data: Path) -> SampleSet:
+def read_set(data: Path, layout: Layout = OWN) -> SampleSet:
     """Read a set of recordings with choices; a line that is none is named beside them.
 
     Args:
-        data: SPIRAL's folder (``data.jsonl``, ``data_h.jsonl``, ``wavs/``), or a JSONL file with
-            one object a line: ``audio`` (path, relative to the file), ``question``, ``choices``
-            (list of texts, letters optional), ``answer`` (a choice's text, letter or index), and
-            where known ``id``, ``kind``, ``transcript``, ``key`` ([start, end] in seconds),
-            ``group``.
+        data: SPIRAL's folder (``data.jsonl``, ``data_h.jsonl``, ``wavs/``), or a file with
+            one object a line (JSONL), or an array of objects (JSON): ``audio`` (path, relative to
+            the file), ``question``, ``choices`` (list of texts, letters optional), ``answer`` (a
+            choice's text, letter or index), and where known ``id``, ``kind``, ``transcript``,
+            ``key`` ([start, end] in seconds), ``group``.
+        layout: of a file whose keys have other names.
 
     Raises:
         DataError: nothing is there, it cannot be read, or none of its lines is a sample; the
             message names the first line.
+        OptionError: SPIRAL's folder has a layout of its own.
     """
     check_path(data, "The path of the samples")
     refused: dict[str, str] = {}
     if data.exists() and not data.is_dir():
-        return _filled(data, list(_read_lines(data, _plain, refused)), refused)
+
+        def parse(entry: Mapping[str, Any], path: Path, number: int) -> Sample:
+            return _plain(layout(entry), path, number)
+
+        return _filled(data, list(_read_lines(data, parse, refused)), refused, [data])
+    if layout != OWN:
+        raise OptionError(f"--map is for a file, and {data} is none: give the JSON or JSONL file.")
     found = [data / name for name in SPIRAL_FILES if (data / name).is_file()]
     if not found:
         raise DataError(
@@ -129,20 +141,22 @@ def read_set(data: Path) -> SampleSet:
             samples[sample.name] = replace(
                 known, hard=hard or known.hard, key=times.get(sample.name)
             )
-    return _filled(data, list(samples.values()), refused)
+    return _filled(data, list(samples.values()), refused, found)
 
 
-def _filled(data: Path, samples: list[Sample], refused: Mapping[str, str]) -> SampleSet:
+def _filled(
+    data: Path, samples: list[Sample], refused: Mapping[str, str], files: Iterable[Path]
+) -> SampleSet:
     if not samples:
         raise DataError(next(iter(refused.values()), f"{data} holds no sample."))
-    return SampleSet(samples, refused)
+    return SampleSet(samples, refused, tuple(files))
 
 
 def _read_lines(
     path: Path, parse: Any, refused: dict[str, str], prefix: str = ""
 ) -> Iterator[Sample]:
     lines: dict[str, int] = {}
-    for line in read_jsonl(path):
+    for line in read_objects(path):
         reason = line.error
         if not reason:
             try:
@@ -150,7 +164,7 @@ def _read_lines(
                 first = lines.setdefault(sample.name, line.number)
                 if first != line.number:
                     raise DataError(
-                        f"it has the id {sample.name!a} of line {first}: ids must be unique"
+                        f"it has the id {sample.name!a} of {line.word} {first}: ids must be unique"
                     )
                 yield sample
                 continue
@@ -159,10 +173,10 @@ def _read_lines(
             except (DataError, TypeError, ValueError, IndexError, AttributeError) as error:
                 reason = str(error).rstrip(".")
             reason = (
-                f"Line {line.number} of {path} is not a sample ({reason}): see the format in "
-                "docs/guide/evaluate.md."
+                f"{line.word.capitalize()} {line.number} of {path} is not a sample ({reason}): see "
+                "the format in docs/guide/evaluate.md."
             )
-        refused[f"{prefix}line {line.number}"] = reason
+        refused[f"{prefix}{line.word} {line.number}"] = reason
 
 
 def _spiral(entry: Mapping[str, Any], path: Path, _: int) -> Sample:
@@ -258,7 +272,7 @@ def _choices(texts: object, answer: object) -> tuple[tuple[str, ...], int]:
     if not isinstance(texts, list):
         raise DataError("'choices' must be a list of texts")
     given = [check_text(text, "A choice", DataError).strip() for text in texts]
-    plain = tuple(LETTER.sub("", text) for text in given)
+    plain = tuple(_without_letter(*item) for item in enumerate(given))
     if len(plain) < 2 or not all(plain):
         raise DataError("there must be at least two choices, none of them empty")
     if len(plain) > len(ascii_uppercase):
@@ -277,6 +291,17 @@ def _choices(texts: object, answer: object) -> tuple[tuple[str, ...], int]:
     if found and ord(found[1]) - ord("A") < len(plain):
         return plain, ord(found[1]) - ord("A")
     raise DataError(f"the answer {wanted!a:.60} is not one of the choices")
+
+
+def _without_letter(index: int, text: str) -> str:
+    """A choice without the letter of its place; another's is part of the text.
+
+    >>> _without_letter(1, "(B) Red"), _without_letter(0, "B. B. King")
+    ('Red', 'B. B. King')
+    """
+    found = LETTER.match(text)
+    own = found is not None and ord(found[1]) - ord("A") == index
+    return LETTER.sub("", text) if own else text
 
 
 def _key_times(path: Path) -> dict[str, tuple[float, float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from string import ascii_uppercase
 from typing import Any
 
@@ -12,9 +12,9 @@ import numpy as np
 from speechprune_ort.errors import DataError
 from speechprune_ort.evaluation.run import Rows
 from speechprune_ort.evaluation.settings import ORIGINAL, Setting
-from speechprune_ort.statistics import Estimate, difference, proportion
+from speechprune_ort.statistics import Estimate, difference, holm, proportion
 
-__all__ = ["Line", "Subset", "Summary", "summarize"]
+__all__ = ["Line", "Subset", "Summary", "comparisons", "summarize"]
 
 Row = Mapping[str, Any]
 
@@ -31,7 +31,8 @@ class Line:
         pruning_rate: share of the budget that was removed.
         key_kept: mean share of the key sentence's tokens that was kept, where its time is known.
         unanswered: share of choices in which the answer named none.
-        versus: paired difference to other settings, by their names.
+        versus: paired difference to other settings, by their names; the probabilities of one subset
+            are adjusted to each other.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Subset:
         groups: how many groups its samples are of; see ``Sample``.
         settings: one line a setting.
         controls: one line a control.
+        comparisons: different pairs of settings that are compared.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Subset:
     groups: int
     settings: tuple[Line, ...]
     controls: tuple[Line, ...]
+    comparisons: int
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,17 @@ def summarize(
     return Summary(subsets, failed)
 
 
+def comparisons(settings: Sequence[Setting], compared: Sequence[str] = COMPARED) -> int:
+    """How many pairs of settings a table compares; see ``summarize``."""
+    return len(
+        {
+            frozenset((setting.name, other))
+            for setting in settings
+            for other in _rivals(setting, settings, compared)
+        }
+    )
+
+
 def _places(rows: Sequence[Row]) -> list[tuple[str, str, Sequence[Row]]]:
     """Rows by the third of the recording in which the key sentence begins, where that differs."""
     found: dict[str, list[Row]] = {place: [] for place in PLACES}
@@ -204,7 +218,33 @@ def _subset(
                 versus=versus,
             )
         )
-    return Subset(name, note, len(set(groups)), tuple(lines), tuple(_controls(rows)))
+    adjusted, comparisons = _adjusted(lines)
+    return Subset(
+        name, note, len(set(groups)), tuple(adjusted), tuple(_controls(rows)), comparisons
+    )
+
+
+def _adjusted(lines: Sequence[Line]) -> tuple[list[Line], int]:
+    """Lines whose differences are adjusted to each other, and how many pairs there are.
+
+    A pair is one comparison, whichever of the two stands first.
+    """
+    pairs = {
+        frozenset((line.name, other)): found.p if found.p is not None else 1.0
+        for line in lines
+        for other, found in line.versus.items()
+    }
+    adjusted = dict(zip(pairs, holm(list(pairs.values())), strict=True))
+    return [
+        replace(
+            line,
+            versus={
+                other: replace(found, p=adjusted[frozenset((line.name, other))])
+                for other, found in line.versus.items()
+            },
+        )
+        for line in lines
+    ], len(pairs)
 
 
 def _rivals(setting: Setting, settings: Sequence[Setting], compared: Sequence[str]) -> list[str]:
@@ -238,7 +278,9 @@ def _controls(rows: Sequence[Row]) -> list[Line]:
     always = [float(row["answer"] == best) for row in rows]
     lines.append(line(f"always {ascii_uppercase[best]}", rows, always))
     chance = float(np.mean([1 / row["choices"] for row in rows]))
-    lines.append(Line("chance", Estimate(len(rows), chance, chance, chance)))  # known, not found
+    groups = len({row["group"] for row in rows})
+    # Known, not found.
+    lines.append(Line("chance", Estimate(len(rows), chance, chance, chance, groups)))
     return lines
 
 

@@ -1,0 +1,92 @@
+"""``speechprune-ort tasks`` and ``validate``: published benchmarks, and what a set holds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from speechprune_ort.cli.progress import Bar
+
+__all__ = ["Map", "Task", "tasks", "validate"]
+
+BROKEN = 1
+
+Task = Annotated[
+    str | None,
+    typer.Option(help="A published benchmark that DATA is the folder of; see `tasks`."),
+]
+Map = Annotated[
+    str | None,
+    typer.Option(
+        "--map",
+        help="Names of the keys in DATA, such as audio=audio_path,choices=options; + joins several "
+        "keys to a list, and {KEY} stands for a value.",
+    ),
+]
+
+
+def tasks(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
+) -> None:
+    """List the published benchmarks that eval and validate read as they are."""
+    from speechprune_ort.evaluation.tasks import TASKS
+
+    if as_json:
+        listed = [
+            {"name": name, "about": task.about, "file": task.file, "source": task.source}
+            for name, task in TASKS.items()
+        ]
+        sys.stdout.write(json.dumps(listed, indent=1) + "\n")
+        return
+    table = Table("task", "what it asks", "file in its folder", "from")
+    table.columns[0].no_wrap = True
+    for name, task in TASKS.items():
+        table.add_row(name, task.about, task.file, task.source)
+    Console(markup=False).print(table)
+
+
+def validate(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA", help="A JSONL or JSON file, SPIRAL's folder, or the folder of a task."
+        ),
+    ],
+    task: Task = None,
+    fields: Map = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Say whether a set can be evaluated: its entries, its recordings and their sha256."""
+    from speechprune_ort.evaluation.tasks import read_given
+    from speechprune_ort.evaluation.validate import validate as look
+
+    console = Console(stderr=True, markup=False, soft_wrap=True)
+    given = read_given(data, task, fields)
+    with Bar(console, "recordings") as bar:
+        found = look(given, bar)
+    if as_json:
+        sys.stdout.write(json.dumps(found.to_dict(), indent=1) + "\n")
+    else:
+        output = Console(markup=False, soft_wrap=True, highlight=False)
+        output.print(f"{found.samples} samples about {found.recordings} recordings")
+        for kind, count in found.kinds.items():
+            output.print(f"  {kind or '(no kind)'}: {count}")
+        shares = ", ".join(
+            f"{chr(ord('A') + index)} {count}" for index, count in enumerate(found.answers)
+        )
+        output.print(f"right choices as published: {shares}")
+        for name, digest in found.files.items():
+            output.print(f"sha256 of {name}: {digest}")
+        output.print(f"sha256 over the recordings: {found.recordings_sha256}")
+    for reason in (*found.refused.values(), *found.unusable.values()):
+        sys.stderr.write(f"{reason}\n")
+    if not found.whole:
+        wrong = f"{len(found.refused)} entries and {len(found.unusable)} recordings"
+        sys.stderr.write(f"{wrong} cannot be used: eval would leave them out.\n")
+        raise typer.Exit(BROKEN)

@@ -1,0 +1,102 @@
+"""Whether a set can be evaluated: every entry, every recording, and what exactly was read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from speechprune_ort.errors import AudioError
+from speechprune_ort.evaluation.samples import SampleSet
+from speechprune_ort.runtime.audio import stream_audio
+
+__all__ = ["Findings", "recordings_digest", "sha256", "validate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a set holds.
+
+    Attributes:
+        samples: that can be evaluated.
+        recordings: different files that they are about.
+        kinds: number of samples of each kind.
+        answers: number of samples whose right choice is the first, second, ... as published.
+        choices: number of samples of each number of choices.
+        refused: entries that are no sample, each with the reason.
+        unusable: recordings that are not there or cannot be opened, each with the reason.
+        files: sha256 of each file of questions, by its name.
+        recordings_sha256: over all recordings that are there, see ``recordings_digest``.
+    """
+
+    samples: int
+    recordings: int
+    kinds: Mapping[str, int]
+    answers: tuple[int, ...]
+    choices: Mapping[int, int]
+    refused: Mapping[str, str]
+    unusable: Mapping[str, str]
+    files: Mapping[str, str]
+    recordings_sha256: str
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.refused and not self.unusable
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def validate(given: SampleSet, progress: Callable[[int, int], None] | None = None) -> Findings:
+    """Look at every sample and at the beginning of every recording.
+
+    Args:
+        given: the set.
+        progress: called with the number of recordings done and of all.
+    """
+    paths = list(dict.fromkeys(sample.audio for sample in given.samples))
+    unusable: dict[str, str] = {}
+    for done, path in enumerate(paths):
+        try:
+            next(iter(stream_audio(path)), None)
+        except (AudioError, OSError) as error:
+            unusable[str(path)] = str(error)
+        if progress:
+            progress(done + 1, len(paths))
+    samples = [s for s in given.samples if str(s.audio) not in unusable]
+    answers = Counter(sample.answer for sample in samples)
+    return Findings(
+        len(samples),
+        len(paths) - len(unusable),
+        dict(Counter(sample.kind for sample in samples)),
+        tuple(answers[index] for index in range(max(answers, default=-1) + 1)),
+        dict(sorted(Counter(len(sample.choices) for sample in samples).items())),
+        given.refused,
+        unusable,
+        {path.name: sha256(path) for path in given.files},
+        recordings_digest(path for path in paths if str(path) not in unusable),
+    )
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, lower-case hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def recordings_digest(paths: Iterable[Path]) -> str:
+    """One sha256 over those of many files, whatever their order and folder.
+
+    It is that of the sorted lines of their sums: ``sha256sum FILES | cut -c1-64 | sort |
+    sha256sum``.
+
+    Args:
+        paths: the files; one that is named twice counts once.
+    """
+    sums = sorted(sha256(path) for path in dict.fromkeys(paths))
+    return hashlib.sha256("".join(f"{line}\n" for line in sums).encode()).hexdigest()
