@@ -12,6 +12,7 @@ from speechprune_ort.cli.eval import evaluate
 from speechprune_ort.cli.export import export
 from speechprune_ort.cli.families import families
 from speechprune_ort.cli.profile import profile
+from speechprune_ort.cli.serve import serve
 from speechprune_ort.cli.tasks import tasks, validate
 
 __all__ = ["app"]
@@ -29,6 +30,7 @@ app.command()(export)
 app.command()(families)
 app.command()(ask)
 app.command()(batch)
+app.command()(serve)
 app.command(name="eval")(evaluate)
 app.command()(tasks)
 app.command()(validate)

@@ -20,7 +20,7 @@ from typing import NoReturn
 from speechprune_ort.cancel import UNFINISHED, WHOLE_PROCESS, Interrupted
 from speechprune_ort.errors import CancelledError
 
-__all__ = ["install", "received"]
+__all__ = ["install", "leave_to_server", "received"]
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 0.6  # for a command to clean up behind itself
@@ -39,6 +39,11 @@ def install() -> None:
     sys.unraisablehook = _unraisable
     signal.set_wakeup_fd(told, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(heard,), name="signals", daemon=True).start()
+
+
+def leave_to_server() -> None:
+    """From here on no thread ends the process: a server ends what it is at in its own time."""
+    signal.set_wakeup_fd(-1)
 
 
 def received() -> int | None:

@@ -1,0 +1,19 @@
+# A server on CUDA: mount a bundle at /bundle, and run it with --gpus all. CUDA's libraries come with
+# the wheels. Built by the workflow docker, not run: untested.
+FROM python:3.11-slim
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+WORKDIR /source
+COPY pyproject.toml README.md LICENSE constraints.txt ./
+COPY speechprune_ort speechprune_ort
+COPY export export
+COPY runtime runtime
+RUN pip install --no-cache-dir -c constraints.txt '.[gpu,media,serve]' \
+    && rm -rf /source \
+    && useradd --create-home speech
+WORKDIR /home/speech
+USER speech
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health')"]
+ENTRYPOINT ["speechprune-ort"]
+CMD ["serve", "/bundle", "--host", "0.0.0.0", "--device", "cuda"]

@@ -1,0 +1,1 @@
+"""``speechprune-ort serve``: a bundle behind OpenAI's protocol. Needs the extra ``[serve]``."""

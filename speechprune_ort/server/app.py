@@ -1,0 +1,315 @@
+"""The routes of a server, and the way of a request from the event loop to a thread and back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Generator
+from contextlib import asynccontextmanager
+from typing import Any, BinaryIO
+
+from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from speechprune_ort import __version__
+from speechprune_ort.answer_stream import AnswerStream
+from speechprune_ort.errors import SpeechPruneError
+from speechprune_ort.methods import needs_encoder
+from speechprune_ort.model import SpeechLLM
+from speechprune_ort.results import Answer
+from speechprune_ort.server.chat import Asked, Reply, read_chat
+from speechprune_ort.server.counter import Counter, Event, Ticket, Work
+from speechprune_ort.server.guards import Guard, Watch
+from speechprune_ort.server.metrics import Metrics
+from speechprune_ort.server.options import ServeOptions
+from speechprune_ort.server.request_error import RequestError, request_error_of
+from speechprune_ort.server.shelf import Shelf, Upload
+
+__all__ = ["Service", "make_app"]
+
+LOG = logging.getLogger("speechprune_ort.server")
+LOOKS = 0.5  # seconds between looks whether the client is still there
+ROUTES = ("/", "/health", "/metrics", "/v1/models", "/v1/files", "/v1/chat/completions")
+
+
+class Service:
+    """A model behind a counter.
+
+    Args:
+        model: opened.
+        options: of the server.
+    """
+
+    def __init__(self, model: SpeechLLM, options: ServeOptions) -> None:
+        self.model, self.options = model, options
+        self.counter = Counter(options.waiting)
+        self.shelf = Shelf(options.recordings, options.keep_seconds)
+        self.metrics = Metrics(self.counter)
+
+    def health(self, _: Request) -> Response:
+        """Whether the server is up, and how busy."""
+        return JSONResponse(
+            {
+                "status": "ok",
+                "model": self.options.name,
+                "version": __version__,
+                "waiting": self.counter.waiting,
+                "working": self.counter.working,
+            }
+        )
+
+    def figures(self, _: Request) -> Response:
+        """Prometheus' figures."""
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def models(self, request: Request) -> Response:
+        """The one model, in a list or by its name."""
+        model = {
+            "id": self.options.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": self.model.manifest.source,
+        }
+        if "model" not in request.path_params:
+            return JSONResponse({"object": "list", "data": [model]})
+        if request.path_params["model"] != self.options.name:
+            raise RequestError(404, f"There is no such model: ask for {self.options.name!a}.")
+        return JSONResponse(model)
+
+    async def chat(self, request: Request) -> Response:
+        """A question about a recording."""
+        begun = time.monotonic()
+        if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
+            raise RequestError(415, "Send the request as JSON: Content-Type: application/json.")
+        self.counter.check_room()
+        body = await self._read(request)
+        asked = await asyncio.to_thread(read_chat, body, self.options)
+        del body
+        work = self._question(asked)
+        events = self._events(request, work, begun)
+        first = await anext(events)  # what fails before the first piece has a status of its own
+        if not asked.stream:
+            last = first
+            while not last.ended:
+                last = await anext(events)
+            return JSONResponse(Reply(self.options.name).whole(last.result))
+        lines = self._lines(first, events, asked.usage)
+        return StreamingResponse(
+            lines, media_type="text/event-stream", headers={"cache-control": "no-store"}
+        )
+
+    async def upload(self, request: Request) -> Response:
+        """Hear a recording, once for all questions about it."""
+        self.shelf.check_room()
+        self.counter.check_room()
+        begun = time.monotonic()
+        async with self._within(), request.form(max_files=1, max_fields=8) as form:
+            file, purpose = form.get("file"), form.get("purpose", "user_data")
+            if not isinstance(file, UploadFile) or not isinstance(purpose, str):
+                raise RequestError(
+                    400, "Send the recording as the file of a multipart form: file=@a.wav."
+                )
+            name, size = file.filename or "recording", file.size or 0
+            work = self._hearing(file.file, name, size, purpose)
+            async for event in self._events(request, work, begun):
+                if event.ended:
+                    return JSONResponse(event.result.to_dict())
+        raise AssertionError("a hearing has an end")
+
+    async def uploads(self, request: Request) -> Response:
+        """All uploads, or one of them; or forget one."""
+        name = request.path_params.get("file")
+        if name is None:
+            listed = [upload.to_dict() for upload in self.shelf.uploads()]
+            return JSONResponse({"object": "list", "data": listed, "has_more": False})
+        if request.method == "DELETE":
+            self.shelf.remove(name)
+            return JSONResponse({"id": name, "object": "file", "deleted": True})
+        return JSONResponse(self.shelf.get(name).to_dict())
+
+    def _question(self, asked: Asked) -> Work:
+        recording = None if asked.file is None else self.shelf.get(asked.file).recording
+
+        def work(ticket: Ticket) -> Generator[str, None, Answer]:
+            how: dict[str, Any] = {
+                "pruning": asked.pruning,
+                "generation": asked.generation,
+                "deadline": ticket.left,
+                "cancel": ticket.cancel,
+            }
+            stream: AnswerStream
+            if recording is not None:
+                stream = recording.stream(asked.question, **how)
+            else:
+                options = self.options.audio
+                stream = self.model.stream(
+                    asked.audio, asked.question, audio_options=options, **how
+                )
+            yield from stream
+            if recording is None:
+                self.metrics.heard(stream.answer.seconds_heard)
+            self.metrics.answered(stream.answer)
+            return stream.answer
+
+        return work
+
+    def _hearing(self, file: BinaryIO, name: str, size: int, purpose: str) -> Work:
+        def work(ticket: Ticket) -> Generator[str, None, Upload]:
+            recording = self.model.listen(
+                file,
+                memory_budget_mb=self.options.memory_budget_mb,
+                encoder_attention=needs_encoder(self.options.pruning),
+                audio_options=self.options.audio,
+                deadline=ticket.left,
+                cancel=ticket.cancel,
+            )
+            self.metrics.heard(recording.seconds_heard)
+            return self.shelf.put(recording, name, size, purpose)
+            yield ""  # a generator, as all work is
+
+        return work
+
+    async def _read(self, request: Request) -> bytes:
+        async with self._within():
+            return await request.body()
+
+    @asynccontextmanager
+    async def _within(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self.options.timeout):
+                yield
+        except TimeoutError:
+            raise RequestError(
+                408, f"The request did not come within {self.options.timeout:g} seconds."
+            ) from None
+
+    async def _events(self, request: Request, work: Work, begun: float) -> AsyncIterator[Event]:
+        """What becomes of a request; raises what ended it. Who leaves gives up the place."""
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
+
+        def tell(event: Event) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(events.put_nowait, event)
+
+        ticket = self.counter.enter(work, tell, self.options.timeout, begun)
+        first = True
+        try:
+            while True:
+                try:
+                    event = await asyncio.wait_for(events.get(), LOOKS)
+                except TimeoutError:
+                    # Once the answer has begun, who writes it notices.
+                    if first and await request.is_disconnected():
+                        raise ClientDisconnect from None
+                    continue
+                if event.error is not None:
+                    raise event.error
+                if first and event.piece:
+                    self.metrics.first_token(time.monotonic() - begun)
+                first = False
+                yield event
+                if event.ended:
+                    return
+        finally:
+            self.counter.leave(ticket)
+
+    async def _lines(
+        self, first: Event, events: AsyncIterator[Event], usage: bool
+    ) -> AsyncIterator[str]:
+        """Server-sent events of a streamed answer."""
+        reply, event, opening = Reply(self.options.name), first, True
+        try:
+            while not event.ended:
+                yield _sse(reply.piece(event.piece, opening))
+                opening = False
+                event = await anext(events)
+            yield _sse(reply.last(event.result))
+            if usage:
+                yield _sse(reply.usage(event.result))
+        except Exception as error:  # the status has been sent: the error is a line of its own
+            yield _sse(_logged(error).body)
+        yield "data: [DONE]\n\n"
+
+
+def _sse(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content)}\n\n"
+
+
+def _logged(error: Exception) -> RequestError:
+    problem = request_error_of(error)
+    if problem.status == 500:
+        LOG.error("a request failed", exc_info=error)
+    return problem
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        problem = RequestError(error.status_code, f"{error.detail}: {request.url.path[:80]!a}.")
+    elif isinstance(error, ClientDisconnect):
+        return Response(status_code=499)
+    else:
+        problem = _logged(error)
+    return JSONResponse(problem.body, problem.status, problem.headers)
+
+
+def make_app(service: Service, hosts: tuple[str, ...] = ("*",)) -> Starlette:
+    """The application that an ASGI server runs.
+
+    Args:
+        service: what it serves.
+        hosts: names by which the server may be asked; a page that names itself as one of this
+            machine's own addresses is refused by them.
+    """
+    options = service.options
+    inner = [
+        Middleware(Watch, metrics=service.metrics, routes=ROUTES),
+        Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
+    ]
+    if options.origins:
+        inner.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(options.origins),
+                allow_methods=["GET", "POST", "DELETE"],
+                allow_headers=["authorization", "content-type"],
+            )
+        )
+    most = int(options.max_body_mb * 1e6)
+    guard = Middleware(Guard, key=options.api_key, most_bytes=most, origins=options.origins)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(service.counter.close)
+
+    files = "/v1/files"
+    return Starlette(
+        routes=[
+            Route("/health", service.health),
+            Route("/metrics", service.figures),
+            Route("/v1/models", service.models),
+            Route("/v1/models/{model:path}", service.models),
+            Route("/v1/chat/completions", service.chat, methods=["POST"]),
+            Route(files, service.upload, methods=["POST"]),
+            Route(files, service.uploads, methods=["GET"]),
+            Route(f"{files}/{{file}}", service.uploads, methods=["GET", "DELETE"]),
+        ],
+        middleware=[*inner, guard],
+        exception_handlers={
+            HTTPException: _refused,
+            RequestError: _refused,
+            SpeechPruneError: _refused,
+            ClientDisconnect: _refused,
+            Exception: _refused,
+        },
+        lifespan=lifespan,
+    )

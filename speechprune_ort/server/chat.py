@@ -1,0 +1,322 @@
+"""OpenAI's chat completions: what of a request this model can do, and the answer in their form.
+
+A parameter that would change the answer and that the model does not know is refused, and none is
+passed over in silence; those that never change an answer are taken and have no effect.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import msgspec
+
+from speechprune_ort.errors import OptionError
+from speechprune_ort.options import GenerationOptions, PruningOptions
+from speechprune_ort.results import Answer
+from speechprune_ort.server.options import ServeOptions
+from speechprune_ort.server.request_error import RequestError
+
+__all__ = ["Asked", "Reply", "read_chat"]
+
+Form = TypeVar("Form")
+ONE_TURN = (
+    "This model answers one question about one recording: give a single user message with text "
+    "and one recording (input_audio, or file with the file_id of an upload)."
+)
+NO_EFFECT = {
+    "logprobs": (None, False),
+    "n": (None, 1),
+    "presence_penalty": (None, 0),
+    "frequency_penalty": (None, 0),
+    "logit_bias": (None, {}),
+    "modalities": (None, ["text"]),
+    "response_format": (None, {"type": "text"}),
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "top_logprobs": (None, 0),
+}
+"""Values of parameters that ask for nothing; any other is refused."""
+
+
+class _Struct(msgspec.Struct, forbid_unknown_fields=True):
+    pass
+
+
+class InputAudio(_Struct):
+    """A recording in base64; what it is its bytes say, whatever its format is called."""
+
+    data: str
+    format: str = ""
+
+
+class FileId(_Struct):
+    """An uploaded recording."""
+
+    file_id: str
+
+
+class TextPart(_Struct, tag_field="type", tag="text"):
+    """A part of a message."""
+
+    text: str
+
+
+class AudioPart(_Struct, tag_field="type", tag="input_audio"):
+    """A part of a message."""
+
+    input_audio: InputAudio
+
+
+class FilePart(_Struct, tag_field="type", tag="file"):
+    """A part of a message."""
+
+    file: FileId
+
+
+class Message(_Struct):
+    """A turn."""
+
+    role: str
+    content: str | list[TextPart | AudioPart | FilePart]
+    name: str | None = None
+
+
+class StreamOptions(_Struct):
+    """Of a streamed answer."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class ChatRequest(_Struct):
+    """The body of a request; ``speechprune`` is ours, and has fields of ``PruningOptions``."""
+
+    model: str
+    messages: list[Message]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    speechprune: dict[str, Any] = {}
+    logprobs: Any = None
+    n: Any = None
+    presence_penalty: Any = None
+    frequency_penalty: Any = None
+    logit_bias: Any = None
+    modalities: Any = None
+    response_format: Any = None
+    tools: Any = None
+    tool_choice: Any = None
+    top_logprobs: Any = None
+    # Nothing of these changes an answer.
+    user: Any = None
+    metadata: Any = None
+    store: Any = None
+    service_tier: Any = None
+    safety_identifier: Any = None
+    prompt_cache_key: Any = None
+    parallel_tool_calls: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that can be answered.
+
+    Attributes:
+        question: what is asked.
+        audio: bytes of a recording, or None where an upload is asked about.
+        file: id of an upload, or None.
+        pruning: what is kept of the audio.
+        generation: how the answer's tokens are chosen.
+        stream: the answer is sent piece by piece.
+        usage: a streamed answer ends with the numbers of its tokens.
+    """
+
+    question: str
+    audio: bytes | None
+    file: str | None
+    pruning: PruningOptions
+    generation: GenerationOptions
+    stream: bool
+    usage: bool
+
+
+def read_chat(body: bytes, options: ServeOptions) -> Asked:
+    """What a request asks for.
+
+    Raises:
+        RequestError: it is not of the form, or asks for what the model cannot do.
+        OptionError: an option has an impossible value.
+    """
+    request = _parsed(body, ChatRequest)
+    if request.model != options.name:
+        raise RequestError(
+            404,
+            f"There is no model {request.model[:60]!a} here: ask for {options.name!a}.",
+            "model_not_found",
+        )
+    for name, harmless in NO_EFFECT.items():
+        if getattr(request, name) not in harmless:
+            raise RequestError(400, f"{name} is not supported by this model: leave it out.")
+    question, audio, file = _parts(request.messages)
+    return Asked(
+        question=question,
+        audio=audio,
+        file=file,
+        pruning=_pruning(request.speechprune, options.pruning),
+        generation=_generation(request, options.max_new_tokens),
+        stream=bool(request.stream),
+        usage=request.stream_options is not None and request.stream_options.include_usage,
+    )
+
+
+def _parsed(body: bytes, form: type[Form]) -> Form:
+    try:
+        return msgspec.json.decode(body, type=form)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(
+            400, f"The request is not of the form of chat completions ({error})."
+        ) from None
+
+
+def _parts(messages: list[Message]) -> tuple[str, bytes | None, str | None]:
+    if len(messages) != 1 or messages[0].role != "user":
+        raise RequestError(400, ONE_TURN)
+    content = messages[0].content
+    parts = [TextPart(content)] if isinstance(content, str) else content
+    texts = [part.text for part in parts if isinstance(part, TextPart)]
+    sounds = [part for part in parts if not isinstance(part, TextPart)]
+    if not texts or len(sounds) != 1:
+        raise RequestError(400, ONE_TURN)
+    sound, question = sounds[0], "\n".join(texts)
+    if isinstance(sound, FilePart):
+        return question, None, sound.file.file_id
+    try:
+        audio = base64.b64decode(sound.input_audio.data, validate=True)
+    except (binascii.Error, ValueError):
+        raise RequestError(
+            400, "input_audio.data is not base64: encode the file's bytes."
+        ) from None
+    if not audio:
+        raise RequestError(400, "input_audio.data is empty: encode the file's bytes.")
+    return question, audio, None
+
+
+def _pruning(given: Mapping[str, Any], default: PruningOptions) -> PruningOptions:
+    known = {field.name for field in fields(PruningOptions)}
+    unknown = sorted(given.keys() - known)
+    if unknown:
+        raise RequestError(
+            400, f"speechprune has no option {unknown[0]!a}: it takes {', '.join(sorted(known))}."
+        )
+    try:
+        return replace(default, **given)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, OptionError):
+            raise
+        raise RequestError(400, f"speechprune has an impossible value ({error}).") from None
+
+
+def _generation(request: ChatRequest, most: int) -> GenerationOptions:
+    asked = [n for n in (request.max_completion_tokens, request.max_tokens) if n is not None]
+    if len(asked) == 2 and asked[0] != asked[1]:
+        raise RequestError(400, "max_tokens and max_completion_tokens differ: give one of them.")
+    default = GenerationOptions()
+    tokens = asked[0] if asked else min(default.max_new_tokens, most)
+    if tokens > most:
+        raise RequestError(
+            400, f"This server gives at most {most} tokens, not {tokens}: ask for fewer."
+        )
+    stop = request.stop or ()
+    return GenerationOptions(
+        max_new_tokens=tokens,
+        temperature=default.temperature if request.temperature is None else request.temperature,
+        top_p=default.top_p if request.top_p is None else request.top_p,
+        seed=default.seed if request.seed is None else request.seed,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+    )
+
+
+class Reply:
+    """The answer to one request, in OpenAI's form.
+
+    Args:
+        model: its name.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._head = {
+            "id": f"chatcmpl-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        """An answer in one."""
+        message = {"role": "assistant", "content": answer.text, "refusal": None}
+        choice = {
+            "index": 0, "message": message, "finish_reason": _reason(answer), "logprobs": None,
+        }  # fmt: skip
+        return {
+            **self._head,
+            "object": "chat.completion",
+            "choices": [choice],
+            "usage": _usage(answer),
+            "speechprune": kept(answer),
+        }
+
+    def piece(self, text: str, first: bool) -> dict[str, Any]:
+        """A piece of a streamed answer."""
+        delta = {"role": "assistant", "content": text} if first else {"content": text}
+        return self._chunk([{"index": 0, "delta": delta, "finish_reason": None}])
+
+    def last(self, answer: Answer) -> dict[str, Any]:
+        """The end of a streamed answer."""
+        choice = {"index": 0, "delta": {}, "finish_reason": _reason(answer)}
+        return {**self._chunk([choice]), "speechprune": kept(answer)}
+
+    def usage(self, answer: Answer) -> dict[str, Any]:
+        """What follows the end where a client wants to know its tokens."""
+        return {**self._chunk([]), "usage": _usage(answer)}
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {**self._head, "object": "chat.completion.chunk", "choices": choices}
+
+
+def kept(answer: Answer) -> dict[str, Any]:
+    """What the answer is based on, as plain data."""
+    pruning = answer.pruning
+    return {
+        "seconds": round(answer.seconds, 3),
+        "seconds_heard": round(answer.seconds_heard, 3),
+        "method": pruning.options.method,
+        "tokens": pruning.total,
+        "kept": pruning.kept,
+        "spans": [[span.start, span.end] for span in pruning.spans],
+        "notes": list(answer.notes),
+        "timings": {name: round(s, 6) for name, s in answer.timings.seconds.items()},
+    }
+
+
+def _reason(answer: Answer) -> str:
+    return "length" if answer.finish_reason == "length" else "stop"
+
+
+def _usage(answer: Answer) -> dict[str, Any]:
+    prompt, said = answer.prompt_tokens, len(answer.token_ids)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": said,
+        "total_tokens": prompt + said,
+        "prompt_tokens_details": {"audio_tokens": answer.pruning.kept, "cached_tokens": 0},
+    }

@@ -1,0 +1,200 @@
+"""A bounded line of requests before one model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+from speechprune_ort.cancel import Cancel
+from speechprune_ort.errors import CancelledError, DeadlineError
+from speechprune_ort.server.request_error import RequestError
+
+__all__ = ["Counter", "Event", "Ticket", "Work"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What became of a request: a piece of its answer, or its end.
+
+    Attributes:
+        piece: of the answer, where it goes on.
+        result: what the work returned, where it has ended.
+        error: what ended it.
+        ended: nothing comes after this.
+    """
+
+    piece: str = ""
+    result: Any = None
+    error: Exception | None = None
+    ended: bool = False
+
+
+Work = Callable[["Ticket"], Generator[str, None, Any]]
+"""Does a request: yields pieces of text, and returns its result."""
+
+
+class Ticket:
+    """A place in the line.
+
+    Args:
+        work: what is to be done.
+        tell: called with every event, from the thread that works.
+        seconds: in which it must be done.
+        begun: when they began, by ``time.monotonic``; None is now.
+
+    Attributes:
+        cancel: ends the work; to be given to every call of the model.
+    """
+
+    def __init__(
+        self, work: Work, tell: Callable[[Event], None], seconds: float, begun: float | None = None
+    ) -> None:
+        self.cancel = Cancel()
+        self._work, self._tell = work, tell
+        self._seconds = seconds
+        self._due = (time.monotonic() if begun is None else begun) + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left of its time.
+
+        Raises:
+            DeadlineError: none is.
+        """
+        left = self._due - time.monotonic()
+        if left <= 0:
+            raise DeadlineError(
+                f"The request was not answered within {self._seconds:g} seconds: ask again when "
+                "the server is less busy, or give a shorter recording."
+            )
+        return left
+
+    def do(self) -> None:
+        """Do the work, and tell what becomes of it."""
+        try:
+            self.cancel.check()
+            _ = self.left
+            pieces = self._work(self)
+            while True:
+                self._tell(Event(piece=next(pieces)))
+        except StopIteration as end:
+            self._tell(Event(result=end.value, ended=True))
+        except Exception as error:
+            self._tell(Event(error=error, ended=True))
+
+
+class Counter:
+    """Requests in the order of their arrival, a few at a time.
+
+    Args:
+        waiting: most requests that wait.
+        at_once: requests that are worked on at once. A model may be asked from several threads;
+            one that reads several answers' tokens in one step is given as many as it takes.
+    """
+
+    def __init__(self, waiting: int, at_once: int = 1) -> None:
+        self._most = waiting
+        self._at_once = at_once
+        self._line: deque[Ticket] = deque()
+        self._working: set[Ticket] = set()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"counter-{n}", daemon=True)
+            for n in range(at_once)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return len(self._line)
+
+    @property
+    def working(self) -> int:
+        """Requests that are worked on."""
+        return len(self._working)
+
+    def enter(
+        self, work: Work, tell: Callable[[Event], None], seconds: float, begun: float | None = None
+    ) -> Ticket:
+        """Take a place in the line.
+
+        Args:
+            work: what is to be done, in a thread of the counter.
+            tell: called with every event, from that thread.
+            seconds: in which it must be done.
+            begun: when they began, by ``time.monotonic``; None is now.
+
+        Raises:
+            RequestError: the line is full, or the counter has closed.
+        """
+        ticket = Ticket(work, tell, seconds, begun)
+        with self._changed:
+            self._room()
+            self._line.append(ticket)
+            self._changed.notify()
+        return ticket
+
+    def check_room(self) -> None:
+        """Say that the line is full before anything is read for a place in it.
+
+        Raises:
+            RequestError: it is, or the counter has closed.
+        """
+        with self._changed:
+            self._room()
+
+    def _room(self) -> None:
+        if self._closed:
+            raise RequestError(503, "The server is stopping: ask again later.", "stopping", 5)
+        # Who can be served at once does not wait.
+        if len(self._line) >= self._most + self._at_once - len(self._working):
+            raise RequestError(
+                429,
+                f"As many requests wait as may ({self._most}): ask again later.",
+                "queue_full",
+                retry_after=2,
+            )
+
+    def leave(self, ticket: Ticket) -> None:
+        """Give up a place, whether it is waiting or worked on."""
+        ticket.cancel.cancel()
+        with self._changed:
+            if ticket in self._line:
+                self._line.remove(ticket)
+
+    def close(self, seconds: float = 5.0) -> None:
+        """End what is left, and the threads.
+
+        Args:
+            seconds: that are waited for what is worked on.
+        """
+        with self._changed:
+            self._closed = True
+            left = [*self._line, *self._working]
+            self._changed.notify_all()
+        for ticket in left:
+            ticket.cancel.end(CancelledError("The server is stopping."))
+        for thread in self._threads:
+            thread.join(seconds)
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                while not self._line and not self._closed:
+                    self._changed.wait()
+                if not self._line:
+                    return
+                ticket = self._line.popleft()
+                self._working.add(ticket)
+            try:
+                ticket.do()
+            finally:
+                with self._changed:
+                    self._working.discard(ticket)

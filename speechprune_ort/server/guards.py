@@ -1,0 +1,122 @@
+"""What every request passes on its way in: whose it is, and how large."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from speechprune_ort.server.metrics import Metrics
+from speechprune_ort.server.request_error import RequestError
+
+__all__ = ["Guard", "Watch"]
+
+OPEN = ("/", "/health")
+"""Paths that need no key: they tell nothing of recordings or of who asks."""
+
+
+class Guard:
+    """Refuses requests before anything of them is read.
+
+    Args:
+        app: what they are passed on to.
+        key: that clients must give, or None.
+        most_bytes: of a request's body.
+        origins: of other sites whose pages may ask.
+    """
+
+    def __init__(
+        self, app: ASGIApp, key: str | None, most_bytes: int, origins: tuple[str, ...]
+    ) -> None:
+        self._app, self._most, self._origins = app, most_bytes, origins
+        self._key = None if key is None else f"Bearer {key}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        problem = self._problem(scope["path"], scope["method"], Headers(scope=scope))
+        if problem is not None:
+            response = JSONResponse(problem.body, problem.status, problem.headers)
+            await response(scope, receive, send)
+            return
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._most:
+                raise self._too_large()
+            return message
+
+        await self._app(scope, counted, send)
+
+    def _problem(self, path: str, method: str, headers: Headers) -> RequestError | None:
+        origin = headers.get("origin")
+        # A page of another site may send requests even where it may not read the answers.
+        if origin is not None and not self._is_own(origin, headers.get("host", "")):
+            return RequestError(
+                403, f"Pages of {origin[:80]!a} may not ask here: start the server with "
+                f"--cors-origin for it.", "origin",
+            )  # fmt: skip
+        if self._key is not None and path not in OPEN and method != "OPTIONS":
+            given = headers.get("authorization", "").encode("latin-1", "replace")
+            if not hmac.compare_digest(given, self._key):
+                return RequestError(
+                    401, "The API key is missing or wrong: send Authorization: Bearer KEY.",
+                    "invalid_api_key",
+                )  # fmt: skip
+        length = headers.get("content-length", "0")
+        return self._too_large() if not length.isdigit() or int(length) > self._most else None
+
+    def _is_own(self, origin: str, host: str) -> bool:
+        return "*" in self._origins or origin in self._origins or urlsplit(origin).netloc == host
+
+    def _too_large(self) -> RequestError:
+        return RequestError(
+            413, f"The request is larger than {self._most / 1e6:g} MB: give a smaller file, or "
+            "start the server with a larger --max-body-mb.", "too_large",
+        )  # fmt: skip
+
+
+class Watch:
+    """Counts and times the requests.
+
+    Args:
+        app: what they are passed on to.
+        metrics: that are told.
+        routes: paths that are told by name; all others are one.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: tuple[str, ...]) -> None:
+        self._app, self._metrics, self._routes = app, metrics, routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun, status = time.monotonic(), 499  # of a client that left before the answer
+
+        async def told(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, told)
+        except Exception:
+            status = 500
+            raise
+        finally:
+            found = [r for r in self._routes if scope["path"] == r]
+            under = [r for r in self._routes if r != "/" and scope["path"].startswith(f"{r}/")]
+            route = (found or under or ["other"])[0]
+            self._metrics.request(route, status, time.monotonic() - begun)

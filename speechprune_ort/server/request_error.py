@@ -1,0 +1,67 @@
+"""Errors as OpenAI's clients expect them: a status, and a body with one sentence."""
+
+from __future__ import annotations
+
+from speechprune_ort.errors import (
+    AudioError,
+    CancelledError,
+    DeadlineError,
+    OptionError,
+    OutOfMemoryError,
+    PromptError,
+    SpeechPruneError,
+)
+
+__all__ = ["RequestError", "request_error_of"]
+
+UNAVAILABLE = 503
+
+
+class RequestError(Exception):
+    """What a request is refused with.
+
+    Args:
+        status: of HTTP.
+        message: one sentence that names the thing and the cure.
+        code: for programs, such as ``model_not_found``.
+        retry_after: seconds after which it is worth to ask again; None where it never is.
+    """
+
+    def __init__(
+        self, status: int, message: str, code: str | None = None, retry_after: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.retry_after = status, code, retry_after
+
+    @property
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """In OpenAI's form."""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        if self.status == 429:
+            kind = "rate_limit_error"
+        error = {"message": str(self), "type": kind, "param": None, "code": self.code}
+        return {"error": error}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Whether clients should try again; theirs would otherwise, after any 5xx."""
+        if self.retry_after is None:
+            return {"x-should-retry": "false"}
+        return {"retry-after": str(self.retry_after)}
+
+
+def request_error_of(error: BaseException) -> RequestError:
+    """The problem that an error is to the client."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, DeadlineError):
+        return RequestError(504, str(error), "timeout")
+    if isinstance(error, CancelledError):
+        return RequestError(UNAVAILABLE, "The server is stopping: ask again later.", "stopping", 5)
+    if isinstance(error, (AudioError, OptionError, PromptError)):
+        return RequestError(400, str(error))
+    if isinstance(error, OutOfMemoryError):
+        return RequestError(UNAVAILABLE, str(error), "out_of_memory")
+    if isinstance(error, SpeechPruneError):
+        return RequestError(500, str(error))
+    return RequestError(500, "The server failed at this request; its log says why.")

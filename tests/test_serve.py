@@ -1,0 +1,506 @@
+"""The server, asked by OpenAI's own client over the loopback, and by clients that misbehave."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+import soundfile
+import uvicorn
+from numpy.typing import NDArray
+from openai import (
+    APIError,
+    APIStatusError,
+    AuthenticationError,
+    BadRequestError,
+    NotFoundError,
+    OpenAI,
+    RateLimitError,
+)
+
+from speechprune_ort import OptionError, PruningOptions, SpeechLLM
+from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.server.app import Service, make_app
+from speechprune_ort.server.counter import Counter, Event, Ticket
+from speechprune_ort.server.options import ServeOptions
+from speechprune_ort.server.request_error import RequestError
+from speechprune_ort.server.run import LOCAL, listen_on
+
+KEY = "a-key-of-the-tests"
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Path) -> SpeechLLM:
+    return SpeechLLM(bundle, "cpu", threads=1)
+
+
+@pytest.fixture(scope="module")
+def sound(tone: NDArray[np.float32]) -> bytes:
+    """A wav file of 5 s."""
+    file = io.BytesIO()
+    soundfile.write(file, tone[: 5 * 16_000], 16_000, format="WAV")
+    return file.getvalue()
+
+
+class Running:
+    """A server in a thread of the tests, on a port of its own."""
+
+    def __init__(self, model: Any, **options: Any) -> None:
+        self.service = Service(model, ServeOptions(**{"name": "tiny", **options}))
+        self.listener = listen_on("127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        config = uvicorn.Config(make_app(self.service, LOCAL), log_level="warning", lifespan="on")
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(
+            target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True
+        )
+        self.thread.start()
+
+    def client(self, key: str = KEY) -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def running(model: SpeechLLM) -> Iterator[Running]:
+    server = Running(
+        model, api_key=KEY, max_body_mb=1.0, audio=AudioOptions(max_seconds=20), recordings=2
+    )
+    yield server
+    server.stop()
+
+
+def question(sound: bytes, text: str = "Who?") -> list[Any]:
+    audio = {"data": base64.b64encode(sound).decode(), "format": "wav"}
+    parts = [{"type": "text", "text": text}, {"type": "input_audio", "input_audio": audio}]
+    return [{"role": "user", "content": parts}]
+
+
+def about(file: str, text: str = "Who?") -> list[Any]:
+    parts = [{"type": "file", "file": {"file_id": file}}, {"type": "text", "text": text}]
+    return [{"role": "user", "content": parts}]
+
+
+def get(url: str, **headers: str) -> Any:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    with urlopen(Request(url, headers=named), timeout=20) as response:  # noqa: S310 - our server
+        return response.read()
+
+
+def test_an_answer_is_that_of_the_model(running: Running, model: SpeechLLM, sound: bytes) -> None:
+    found = running.client().chat.completions.create(
+        model="tiny", messages=question(sound), max_completion_tokens=6, temperature=0,
+        extra_body={"speechprune": {"method": "crop", "pruning_rate": 0.5, "budget": 100}},
+    )  # fmt: skip
+    alone = model.ask(sound, "Who?", max_new_tokens=6, method="crop", pruning_rate=0.5, budget=100)
+    choice = found.choices[0]
+    assert (choice.message.content, choice.message.role) == (alone.text, "assistant")
+    assert choice.finish_reason == "length"
+    usage = found.usage
+    assert usage is not None
+    assert (usage.completion_tokens, usage.prompt_tokens) == (6, alone.prompt_tokens)
+    assert usage.prompt_tokens_details is not None
+    assert usage.prompt_tokens_details.audio_tokens == alone.pruning.kept == 50
+    ours = found.to_dict()["speechprune"]
+    assert ours["method"] == "crop"  # type: ignore[index, call-overload]
+    assert len(ours["spans"]) == 1  # type: ignore[index, call-overload, arg-type]
+
+
+def test_an_answer_comes_in_pieces(running: Running, sound: bytes) -> None:
+    client = running.client()
+    whole = client.chat.completions.create(
+        model="tiny", messages=question(sound), max_tokens=12
+    ).choices[0]
+    with client.chat.completions.create(
+        model="tiny", messages=question(sound), max_tokens=12, stream=True,
+        stream_options={"include_usage": True},
+    ) as stream:  # fmt: skip
+        chunks = list(stream)
+    pieces = [c.choices[0].delta.content or "" for c in chunks if c.choices]
+    assert len(pieces) > 3, "it came piece by piece"
+    assert "".join(pieces) == whole.message.content
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.finish_reason
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == 12
+
+
+def test_a_recording_is_heard_once_for_many_questions(
+    running: Running, model: SpeechLLM, sound: bytes
+) -> None:
+    client = running.client()
+    file = client.files.create(file=("meeting.wav", sound), purpose="user_data")
+    assert (file.filename, file.bytes, file.status) == ("meeting.wav", len(sound), "processed")
+    assert [f.id for f in client.files.list()] == [file.id]
+    heard = metric(running, "speechprune_audio_seconds_total")
+    for text in ("Who?", "Why?", "Where?"):
+        found = client.chat.completions.create(
+            model="tiny", messages=about(file.id, text), max_tokens=5
+        )
+        assert found.choices[0].message.content == model.ask(sound, text, max_new_tokens=5).text
+    assert metric(running, "speechprune_audio_seconds_total") == heard, "nothing is heard again"
+    other = client.files.create(file=("b.wav", sound), purpose="user_data")
+    with pytest.raises(APIStatusError, match="2 recordings are kept") as raised:
+        client.files.create(file=("c.wav", sound), purpose="user_data")
+    assert raised.value.status_code == 409
+    assert client.files.retrieve(file.id).id == file.id
+    for name in (file.id, other.id):
+        assert client.files.delete(name).deleted
+    with pytest.raises(NotFoundError, match="no recording"):
+        client.chat.completions.create(model="tiny", messages=about(file.id))
+    assert list(client.files.list()) == []
+
+
+def metric(running: Running, name: str) -> float:
+    text = get(f"{running.url}/metrics", authorization=f"Bearer {KEY}").decode()
+    found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+    assert found is not None, text
+    return float(found[1])
+
+
+def test_the_server_tells_of_itself(running: Running) -> None:
+    assert json.loads(get(f"{running.url}/health"))["status"] == "ok", "without a key"
+    (listed,) = running.client().models.list()
+    assert listed.id == "tiny"
+    assert running.client().models.retrieve("tiny").id == "tiny"
+    with pytest.raises(NotFoundError):
+        running.client().models.retrieve("gpt-4o")
+    assert metric(running, "speechprune_waiting") == 0
+    name = 'speechprune_requests_total{route="/v1/models",status="200"}'
+    assert metric(running, name) >= 2
+
+
+@pytest.mark.parametrize("key", ["wrong", "a-key-of-the-test", "a-key-of-the-testsx"])
+def test_a_wrong_key_is_refused_everywhere(running: Running, key: str, sound: bytes) -> None:
+    client = running.client(key)
+    with pytest.raises(AuthenticationError, match="API key is missing or wrong"):
+        client.chat.completions.create(model="tiny", messages=question(sound))
+    with pytest.raises(AuthenticationError):
+        client.files.list()
+    with pytest.raises(HTTPError, match="401"):
+        get(f"{running.url}/metrics")
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"model": "gpt-4o"}, "no model 'gpt-4o' here: ask for 'tiny'"),
+    ({"messages": []}, "answers one question about one recording"),
+    ({"messages": [{"role": "user", "content": "Who?"}]}, "answers one question about one"),
+    ({"messages": [{"role": "system", "content": "Be kind."}]}, "answers one question"),
+    ({"messages": "Who?"}, "Expected `array`, got `str` - at `\\$.messages`"),
+    ({"max_tokens": 0}, "max_new_tokens"),
+    ({"max_tokens": 513}, "at most 512 tokens, not 513"),
+    ({"max_tokens": 3, "max_completion_tokens": 4}, "differ"),
+    ({"temperature": -1}, "temperature"),
+    ({"n": 2}, "n is not supported"),
+    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools is not supported"),
+    ({"response_format": {"type": "json_object"}}, "response_format is not supported"),
+    ({"extra_body": {"best": 1}}, "unknown field `best`"),
+    ({"extra_body": {"speechprune": {"pruning_rate": 1}}}, "pruning_rate"),
+    ({"extra_body": {"speechprune": {"rate": 1}}}, "speechprune has no option 'rate'"),
+    ({"extra_body": {"speechprune": {"method": "best"}}}, "best"),
+    ({"extra_body": {"speechprune": {"method": ["a"]}}}, "method"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED)
+def test_what_cannot_be_done_is_one_sentence(
+    running: Running, sound: bytes, changes: dict[str, Any], message: str
+) -> None:
+    given = {"model": "tiny", "messages": question(sound), "max_tokens": 4, **changes}
+    if "max_completion_tokens" in changes:
+        given["max_tokens"] = 3
+    with pytest.raises((BadRequestError, NotFoundError), match=message) as raised:
+        running.client().chat.completions.create(**given)
+    body = raised.value.body
+    assert isinstance(body, dict)
+    assert body["type"] == "invalid_request_error"
+    assert body["message"].endswith(".")
+
+
+def test_a_recording_that_is_none_is_refused(running: Running, sound: bytes) -> None:
+    client = running.client()
+    for content, message in (
+        (b"these are notes" * 99, "The file object|cannot|not"),
+        (sound[:60], "short|no sound|empty|too"),
+    ):
+        with pytest.raises(BadRequestError, match=message):
+            client.chat.completions.create(model="tiny", messages=question(content))
+        with pytest.raises(BadRequestError, match=message):
+            client.files.create(file=("a.wav", content), purpose="user_data")
+    broken = question(sound)
+    broken[0]["content"][1]["input_audio"]["data"] = "*" * 8
+    with pytest.raises(BadRequestError, match="not base64"):
+        client.chat.completions.create(model="tiny", messages=broken)
+    with pytest.raises(BadRequestError, match="multipart form"):
+        client.post("/files", body={}, cast_to=object)
+
+
+def test_limits_of_size_and_length_hold(running: Running, tone: NDArray[np.float32]) -> None:
+    client = running.client()
+    large = b"\0" * 1_100_000
+    with pytest.raises(APIStatusError, match="larger than 1 MB") as raised:
+        client.files.create(file=("a.wav", large), purpose="user_data")
+    assert raised.value.status_code == 413
+    file = io.BytesIO()
+    soundfile.write(file, tone[: 21 * 16_000], 16_000, format="FLAC")
+    with pytest.raises(BadRequestError, match=r"20 seconds|max_seconds"):
+        client.files.create(file=("a.flac", file.getvalue()), purpose="user_data")
+
+
+def test_a_body_without_a_length_is_counted_as_it_comes(running: Running) -> None:
+    port = running.listener.getsockname()[1]
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        head = (
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+            f"Authorization: Bearer {KEY}\r\nContent-Type: application/json\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n"
+        )
+        connection.sendall(head.encode())
+        try:
+            for _ in range(12):
+                connection.sendall(b"186a0\r\n" + b" " * 100_000 + b"\r\n")
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # refused before all of it was sent
+        assert b" 413 " in connection.recv(64)
+
+
+def test_pages_of_other_sites_may_not_ask(running: Running) -> None:
+    assert get(f"{running.url}/health", origin=running.url)
+    for headers in ({"origin": "https://evil.example"}, {"origin": "null"}):
+        with pytest.raises(HTTPError, match="403"):
+            get(f"{running.url}/health", **headers)
+    # A name of the attacker's that leads to this machine.
+    with pytest.raises(HTTPError, match="400"):
+        get(f"{running.url}/health", host="evil.example", origin="http://evil.example")
+
+
+def test_another_site_may_ask_where_it_is_named(model: SpeechLLM) -> None:
+    server = Running(model, origins=("https://good.example",))
+    try:
+        request = Request(f"{server.url}/health", headers={"Origin": "https://good.example"})  # noqa: S310
+        with urlopen(request, timeout=20) as response:  # noqa: S310 - our server
+            assert response.headers["access-control-allow-origin"] == "https://good.example"
+        with pytest.raises(HTTPError, match="403"):
+            get(f"{server.url}/health", origin="https://evil.example")
+    finally:
+        server.stop()
+
+
+class Slow:
+    """A model whose answers wait until they are let go."""
+
+    def __init__(self, model: SpeechLLM) -> None:
+        self._model, self.go, self.begun = model, threading.Event(), threading.Semaphore(0)
+        self.manifest = model.manifest
+
+    def stream(self, *arguments: Any, cancel: Any, **options: Any) -> Any:
+        self.begun.release()
+        while not self.go.wait(0.01):
+            cancel.check()
+        return self._model.stream(*arguments, cancel=cancel, **options)
+
+
+def test_a_full_line_is_told_to_come_back(model: SpeechLLM, sound: bytes) -> None:
+    slow = Slow(model)
+    server = Running(slow, waiting=2)
+    client = server.client()
+
+    def ask(_: int) -> str:
+        found = client.chat.completions.create(model="tiny", messages=question(sound), max_tokens=3)
+        return str(found.choices[0].message.content)
+
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            answers = [pool.submit(ask, n) for n in range(3)]
+            assert slow.begun.acquire(timeout=20)
+            wait_for(lambda: server.service.counter.waiting == 2)
+            with pytest.raises(RateLimitError, match="ask again later") as raised:
+                ask(3)
+            assert raised.value.response.headers["retry-after"] == "2"
+            slow.go.set()
+            assert len({answer.result(60) for answer in answers}) == 1, "none is lost"
+    finally:
+        slow.go.set()
+        server.stop()
+
+
+def test_who_leaves_gives_up_the_place(model: SpeechLLM, sound: bytes) -> None:
+    slow = Slow(model)
+    server = Running(slow, waiting=2)
+    try:
+        body = json.dumps({"model": "tiny", "messages": question(sound)}).encode()
+        head = (
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        ).encode()
+        port = server.listener.getsockname()[1]
+        both = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
+        for connection in both:
+            connection.sendall(head + body)
+        wait_for(lambda: (server.service.counter.working, server.service.counter.waiting) == (1, 1))
+        for connection in both:
+            connection.close()
+        wait_for(lambda: (server.service.counter.working, server.service.counter.waiting) == (0, 0))
+    finally:
+        server.stop()
+
+
+def wait_for(condition: Any, seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.01)
+
+
+def test_a_request_has_its_time(model: SpeechLLM, sound: bytes) -> None:
+    slow = Slow(model)
+    server = Running(slow, timeout=1.0)
+    client = server.client()
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(
+                client.chat.completions.create, model="tiny", messages=question(sound), max_tokens=2
+            )
+            assert slow.begun.acquire(timeout=20)
+            threading.Timer(1.5, slow.go.set).start()
+            with pytest.raises(APIStatusError, match="not answered within 1 seconds") as late:
+                client.chat.completions.create(model="tiny", messages=question(sound))
+            assert first.result(20).choices
+        assert late.value.status_code == 504
+        assert late.value.response.headers["x-should-retry"] == "false"
+    finally:
+        slow.go.set()
+        server.stop()
+
+
+def test_a_failure_in_the_middle_ends_the_stream_with_its_sentence(
+    model: SpeechLLM, sound: bytes
+) -> None:
+    class Failing:
+        manifest = model.manifest
+
+        def stream(self, *_: Any, **__: Any) -> Any:
+            yield "one"
+            raise RuntimeError("a path of the server's")
+
+    server = Running(Failing())
+    try:
+        stream = server.client().chat.completions.create(
+            model="tiny", messages=question(sound), stream=True
+        )
+        assert next(stream).choices[0].delta.content == "one"
+        with pytest.raises(APIError, match="its log says why") as raised:
+            next(stream)
+        assert "a path" not in str(raised.value)
+    finally:
+        server.stop()
+
+
+def test_the_counter_keeps_its_order_and_its_bounds() -> None:
+    counter, done, events = Counter(waiting=3), [], []
+    gate = threading.Event()
+
+    def work(number: int) -> Any:
+        def pieces(_: Ticket) -> Any:
+            gate.wait(10)
+            done.append(number)
+            yield "piece"
+            return number
+
+        return pieces
+
+    told = threading.Semaphore(0)
+
+    def tell(event: Event) -> None:
+        events.append(event)
+        if event.ended:
+            told.release()
+
+    tickets = [counter.enter(work(0), tell, 20)]
+    wait_for(lambda: counter.working == 1)
+    tickets += [counter.enter(work(n), tell, 20) for n in range(1, 4)]
+    with pytest.raises(RequestError, match="ask again later"):
+        counter.enter(work(9), tell, 20)
+    counter.leave(tickets[2])
+    tickets.append(counter.enter(work(4), tell, 20))
+    gate.set()
+    for _ in range(4):
+        assert told.acquire(timeout=10)
+    assert done == [0, 1, 3, 4]
+    assert [event.result for event in events if event.ended] == [0, 1, 3, 4]
+    counter.close()
+    with pytest.raises(RequestError, match="stopping"):
+        counter.enter(work(5), tell, 20)
+
+
+def started(*arguments: object, **environment: str) -> tuple[subprocess.Popen[str], str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "speechprune_ort", "serve", *map(str, arguments), "--port", "0"],
+        stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if found := re.search(r"serving \S+ at (\S+)", line):
+            return process, found[1]
+    raise AssertionError(f"it did not start: {process.wait(10)}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_server_ends_what_it_was_at(
+    bundle: Path, sound: bytes, number: signal.Signals
+) -> None:
+    process, url = started(bundle, "--device", "cpu", "--name", "tiny", SPEECHPRUNE_API_KEY=KEY)
+    try:
+        client = OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0)
+        stream = client.chat.completions.create(
+            model="tiny", messages=question(sound), max_tokens=300, stream=True
+        )
+        pieces = [next(iter(stream))]
+        process.send_signal(number)
+        pieces += list(stream)
+        assert pieces[-1].choices[0].finish_reason in ("length", "stop")
+        assert process.wait(30) == 128 + number
+        with pytest.raises(OSError, match="refused"):
+            get(f"{url}/health")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_port_that_is_taken_is_one_sentence(bundle: Path) -> None:
+    with listen_on("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OptionError, match="give another --host or --port"):
+            listen_on("127.0.0.1", port)
+    with pytest.raises(OptionError, match="cannot listen"):
+        listen_on("127.0.0.1", 99_999)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"name": ""}, {"timeout": 0.0}, {"waiting": -1}, {"api_key": " "}, {"api_key": "é"},
+     {"origins": ("example.org",)}, {"max_body_mb": float("inf")}],
+)  # fmt: skip
+def test_an_impossible_option_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(OptionError):
+        ServeOptions(**{"name": "tiny", "pruning": PruningOptions(), **wrong})
