@@ -12,15 +12,11 @@ import soundfile
 from numpy.typing import NDArray
 
 from speechprune_ort.errors import AudioError
-from speechprune_ort.runtime.containers import (
-    BinaryFile,
-    Part,
-    Repaired,
-    links,
-    mp3_goes_on,
-    repair_sizes,
-    states_mp3_length,
-)
+from speechprune_ort.runtime import mpeg
+from speechprune_ort.runtime.binary_file import BinaryFile, Part, Repaired
+from speechprune_ort.runtime.containers import repair_sizes
+from speechprune_ort.runtime.joints import find_joints
+from speechprune_ort.runtime.overheard import overheard
 
 __all__ = ["BLOCK_FRAMES", "Block", "Decoded", "decode", "decode_by_ffmpeg", "stated_seconds"]
 
@@ -30,6 +26,7 @@ Block = tuple[int, NDArray[np.float32]]
 BLOCK_FRAMES = 1 << 18  # read at a time: a long stereo file is never in memory twice
 SMALL_BLOCK = 64  # frames, to get near the place where a file is damaged
 UNKNOWN = 1 << 60  # frames from which libsndfile means that it does not know
+MOST_NOTES = 3  # on the damage of one recording
 UNREAD = 4096  # bytes behind the last sample that tags may take
 MISSED_S = 0.1  # seconds less than stated that are worth a note
 
@@ -113,15 +110,13 @@ def decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
     Raises:
         AudioError: it is no sound, or only FFmpeg can hear it and is not installed.
     """
-    starts, wrong = links(file)
-    if wrong:
-        found.notes.append(_damaged(name, wrong))
-    if len(starts) > 1:
-        ends = (*starts[1:], file.seek(0, os.SEEK_END))
-        for start, end in zip(starts, ends, strict=True):
-            yield from _decode(Part(file, start, end), name, found)
-    else:
+    joints = find_joints(file)
+    found.notes.extend(_damaged(name, wrong) for wrong in joints.wrong[:MOST_NOTES])
+    if len(joints.starts) < 2:
         yield from _decode(file, name, found)
+        return
+    for start, end in joints.parts(file.seek(0, os.SEEK_END)):
+        yield from _decode(Part(file, start, end), name, found)
 
 
 def _decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
@@ -131,17 +126,30 @@ def _decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
         found.notes.append(_damaged(name, wrong))
     watched = _Watched(sound)
     try:
-        opened = soundfile.SoundFile(watched)
-        if opened.frames >= UNKNOWN:
-            opened.close()
-            watched.seek(0)
-            opened = _Endless(watched)
+        opened = _opened(watched)
+        if opened.format == "MP3":
+            stating = mpeg.stating_length(sound, opened.frames)
+            if stating is not sound:
+                opened.close()
+                sound, watched = stating, _Watched(stating)
+                opened = _opened(watched)
     except (RuntimeError, TypeError) as error:
         watched.check(name)
         yield from _Ffmpeg(file, name, found, _reason(error)).blocks()
         return
     with opened:
         yield from _Sndfile(opened, watched, sound, name, found).blocks()
+
+
+def _opened(watched: _Watched) -> soundfile.SoundFile:
+    with overheard():
+        watched.seek(0)
+        opened = soundfile.SoundFile(watched)
+        if opened.frames >= UNKNOWN:
+            opened.close()
+            watched.seek(0)
+            opened = _Endless(watched)
+    return opened
 
 
 def decode_by_ffmpeg(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
@@ -162,6 +170,7 @@ class _Sndfile:
     ) -> None:
         self._opened, self._watched, self._file = opened, watched, file
         self._name, self._found = name, found
+        self._said: list[str] = []
 
     def blocks(self) -> Iterator[Block]:
         rate, frames = self._opened.samplerate, 0
@@ -177,21 +186,29 @@ class _Sndfile:
             return
         self._watched.check(self._name)
         stated = self._opened.frames
+        guessed = self._opened.format == "MP3" and not mpeg.states_length(self._file)
         if self._goes_on(end, frames):
             cause = "goes on after the length that its header states"
             yield from self._by_ffmpeg(f"it {cause}", frames, cause)
             return
-        guessed = self._opened.format == "MP3" and not states_mp3_length(self._file)
         short = frames and stated < UNKNOWN and (stated - frames) / rate > MISSED_S
-        if short and not guessed:
+        if short and not guessed and not _is_noted(self._found):
             self._found.notes.append(_cut(self._name, stated / rate, frames / rate))
+        if self._said and not _is_noted(self._found):
+            self._found.notes.append(_damaged(self._name, f"its decoder says {self._said[0]!r}"))
 
     def _by_ffmpeg(self, reason: str, frames: int, cause: str) -> Iterator[Block]:
         file, name, found = self._file, self._name, self._found
         return _Ffmpeg(file, name, found, reason, frames, cause).blocks()
 
     def _read(self, opened: soundfile.SoundFile, frames: int) -> NDArray[np.float32]:
-        block: NDArray[np.float32] = opened.read(frames, dtype="float32", always_2d=True)
+        block: NDArray[np.float32]
+        if opened.format != "MP3":  # whose decoder alone prints
+            block = opened.read(frames, dtype="float32", always_2d=True)
+            return block
+        with overheard() as said:
+            block = opened.read(frames, dtype="float32", always_2d=True)
+        self._said += said
         return block
 
     def _goes_on(self, end: int, frames: int) -> bool:
@@ -200,7 +217,7 @@ class _Sndfile:
         if left <= UNREAD and self._opened.format != "MP3":
             return False
         if self._opened.format == "MP3":
-            return frames >= self._opened.frames and mp3_goes_on(self._file, end)
+            return frames >= self._opened.frames and mpeg.goes_on(self._file, end)
         if self._opened.format == "FLAC":
             self._file.seek(end)
             return not self._file.read(8).startswith((b"APETAGEX", b"TAG", b"ID3"))
@@ -235,7 +252,7 @@ def stated_seconds(file: BinaryFile) -> float | None:
     """What a file states of its length, for a progress bar; None where it states nothing."""
     file.seek(0)
     try:
-        with soundfile.SoundFile(_Watched(file)) as opened:
+        with overheard(), soundfile.SoundFile(_Watched(file)) as opened:
             seconds = float(opened.frames / opened.samplerate)
             return seconds if 0 < opened.frames < UNKNOWN else None
     except (RuntimeError, TypeError, ZeroDivisionError):
@@ -391,6 +408,11 @@ def _stated_seconds(container: Any, stream: Any) -> float | None:
 
 def _damaged(name: str, wrong: str) -> str:
     return f"{name} is damaged: {wrong}; what can be decoded was heard."
+
+
+def _is_noted(found: Decoded) -> bool:
+    """Whether a note says already that the recording is damaged."""
+    return any("is damaged" in note for note in found.notes)
 
 
 def _cut(name: str, stated: float, heard: float) -> str:

@@ -1,0 +1,100 @@
+"""Files as decoders read them: a stretch of one, and one with other bytes at a place."""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+__all__ = ["BinaryFile", "Part", "Prefixed", "Repaired"]
+
+
+class BinaryFile(Protocol):
+    """What is read of a file here."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Up to so many bytes."""
+        ...
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Go to a place, and say which."""
+        ...
+
+    def tell(self) -> int:
+        """The place."""
+        ...
+
+
+class Repaired:
+    """A file whose bytes at one place read as others, for a decoder that trusts them."""
+
+    def __init__(self, file: BinaryFile, at: int, content: bytes) -> None:
+        self._file, self._at, self._content = file, at, content
+
+    def read(self, size: int = -1) -> bytes:
+        """As of a file."""
+        start = self._file.tell()
+        found = bytearray(self._file.read(size))
+        for place, value in enumerate(self._content, self._at - start):
+            if 0 <= place < len(found):
+                found[place] = value
+        return bytes(found)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As of a file."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As of a file."""
+        return self._file.tell()
+
+
+class Part:
+    """A stretch of a file, as a file of its own."""
+
+    def __init__(self, file: BinaryFile, start: int, end: int) -> None:
+        self._file, self._start, self._end = file, start, end
+        self.depth: int = file.depth + 1 if isinstance(file, Part) else 0
+        file.seek(start)
+
+    def read(self, size: int = -1) -> bytes:
+        """As of a file."""
+        left = max(0, self._end - self._file.tell())
+        return self._file.read(left if size < 0 else min(size, left))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As of a file."""
+        base = {os.SEEK_SET: self._start, os.SEEK_CUR: self._file.tell(), os.SEEK_END: self._end}
+        return self._file.seek(max(self._start, base[whence] + offset)) - self._start
+
+    def tell(self) -> int:
+        """As of a file."""
+        return self._file.tell() - self._start
+
+
+class Prefixed:
+    """A file with bytes ahead of its first."""
+
+    def __init__(self, file: BinaryFile, prefix: bytes) -> None:
+        self._file, self._prefix, self._at = file, prefix, 0
+        self._end = len(prefix) + file.seek(0, os.SEEK_END)
+
+    def read(self, size: int = -1) -> bytes:
+        """As of a file."""
+        left = max(0, self._end - self._at)
+        size = left if size < 0 else min(size, left)
+        found = self._prefix[self._at : self._at + size]
+        if len(found) < size:
+            self._file.seek(self._at + len(found) - len(self._prefix))
+            found += self._file.read(size - len(found))
+        self._at += len(found)
+        return found
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As of a file."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end}
+        self._at = max(0, base[whence] + offset)
+        return self._at
+
+    def tell(self) -> int:
+        """As of a file."""
+        return self._at
