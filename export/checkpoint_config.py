@@ -6,13 +6,14 @@ by name and with the cure, not after gigabytes of it were read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from speechprune_ort.errors import ExportError, UnsupportedModelError
+from speechprune_ort.export.adapter_config import ADAPTER, Adapter, read_adapter
+from speechprune_ort.export.json_object import brief, read_object
 
 __all__ = [
     "TEXT_MODELS",
@@ -21,7 +22,6 @@ __all__ = [
     "check_parts",
     "check_text",
     "describe",
-    "read_object",
 ]
 
 TEXT_MODELS: Mapping[str, tuple[str, ...]] = {
@@ -36,9 +36,6 @@ as transformers does."""
 
 HEAD_UNIT = 8
 """Widths of a head that ONNX Runtime's grouped-query attention takes are multiples of it."""
-
-LARGEST = 16 * 2**20
-"""Bytes of a JSON file that are read; the largest tokenizers' own are not read here."""
 
 SIZES = (
     "hidden_size",
@@ -59,11 +56,15 @@ class Described:
         location: folder or hub id, for transformers.
         folder: the folder, or None where it is on the hub.
         config: ``config.json``.
+        adapter: that is to be merged into it, or None.
+        revision: branch, tag or commit on the hub, or None.
     """
 
     location: str
     folder: Path | None
     config: Mapping[str, Any]
+    adapter: Adapter | None = None
+    revision: str | None = None
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -71,18 +72,26 @@ class Described:
         named = self.config.get("architectures") or ()
         if not isinstance(named, list | tuple) or not all(isinstance(n, str) for n in named):
             raise ExportError(
-                f"architectures in config.json of {self.location!r} is {_brief(named)}, not a list "
+                f"architectures in config.json of {self.location!r} is {brief(named)}, not a list "
                 "of names: correct it, or download the checkpoint again."
             )
         return tuple(named)
 
 
-def describe(model: str, revision: str | None = None) -> Described:
+def describe(
+    model: str,
+    revision: str | None = None,
+    *,
+    base: str | None = None,
+    allow_pickle: bool = False,
+) -> Described:
     """Find a checkpoint and read its config.
 
     Args:
-        model: hub id or local folder.
+        model: hub id or local folder; of an adapter, its folder.
         revision: branch, tag or commit on the hub.
+        base: checkpoint that an adapter is merged into; None for the one that it names.
+        allow_pickle: take an adapter's weights from a ``.bin`` file, too.
 
     Raises:
         ExportError: there is none, it is of a kind that export does not read, or its config
@@ -101,47 +110,43 @@ def describe(model: str, revision: str | None = None) -> Described:
                 f"There is no checkpoint folder {model!r}: give one, or a hub id such as "
                 "Qwen/Qwen2-Audio-7B-Instruct."
             )
-        found = Described(model, None, read_object(_from_hub(model, revision), model))
+        config = read_object(_from_hub(model, revision), model)
+        found = Described(model, None, config, revision=revision)
     else:
+        _require_folder(folder)
+        if (folder / ADAPTER).exists():
+            return _adapted(read_adapter(folder, base, allow_pickle), revision)
         _require_checkpoint_folder(folder)
         path = folder / "config.json"
-        found = Described(str(folder), folder, read_object(path, str(folder)))
+        found = Described(str(folder), folder, read_object(path, str(folder)), revision=revision)
+    if base is not None:
+        raise ExportError(
+            f"--base names the checkpoint of an adapter, and {model!r} is no adapter folder: "
+            "leave it out."
+        )
     _refuse_quantized(found.location, found.config)
+    _refuse_old_quantized(found)
     return found
 
 
-def read_object(path: Path, location: str) -> dict[str, Any]:
-    """A JSON object of a checkpoint.
-
-    Args:
-        path: the file.
-        location: of the checkpoint, for the message.
-
-    Raises:
-        ExportError: it is missing, cannot be read, or holds something else.
-    """
-    label = f"{path.name} of {location!r}"
-    if not path.is_file():
-        raise ExportError(f"{label} is missing: download the checkpoint again.")
+def _adapted(adapter: Adapter, revision: str | None) -> Described:
+    """The base of an adapter, with the adapter."""
+    if (
+        Path(adapter.base).expanduser().is_dir()
+        and (Path(adapter.base).expanduser() / ADAPTER).exists()
+    ):
+        raise UnsupportedModelError(
+            f"The adapter {str(adapter.folder)!r} was made from another adapter, {adapter.base!r}: "
+            "merge that one first, and give the whole model by --base."
+        )
     try:
-        if path.stat().st_size > LARGEST:
-            raise ExportError(
-                f"{label} is larger than {LARGEST >> 20} MiB: it cannot be such a file."
-            )
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ExportError(f"{label} cannot be read ({error.strerror}).") from None
-    except RecursionError:
-        raise ExportError(f"{label} is nested too deeply: download the checkpoint again.") from None
-    except ValueError as error:
-        reason = "it is a Git LFS pointer" if _is_pointer(path) else str(error)
-        raise ExportError(
-            f"{label} is not JSON ({reason}): download the checkpoint again, with `git lfs "
-            "pull` where it was cloned."
-        ) from None
-    if not isinstance(content, dict):
-        raise ExportError(f"{label} holds {_brief(content)}, not an object: download it again.")
-    return content
+        found = describe(adapter.base, revision or adapter.revision)
+    except ExportError as error:
+        raise type(error)(
+            f"{str(adapter.folder)!r} is an adapter of {adapter.base!r} (--base takes another). "
+            f"{error}"
+        ) from error
+    return replace(found, adapter=adapter)
 
 
 def check_parts(location: str, config: Mapping[str, Any], parts: tuple[str, ...]) -> None:
@@ -153,7 +158,7 @@ def check_parts(location: str, config: Mapping[str, Any], parts: tuple[str, ...]
     for part in parts:
         if not isinstance(config.get(part), dict) or not config[part]:
             raise ExportError(
-                f"config.json of {location!r} has no {part} ({_brief(config.get(part))}): give a "
+                f"config.json of {location!r} has no {part} ({brief(config.get(part))}): give a "
                 "checkpoint as save_pretrained writes it."
             )
         _refuse_quantized(location, config[part])
@@ -179,20 +184,20 @@ def check_text(location: str, text: Mapping[str, Any]) -> None:
     act = text.get("hidden_act", "silu")
     if act != "silu":
         raise UnsupportedModelError(
-            f"The text model of {location!r} has hidden_act {_brief(act)}: export knows silu."
+            f"The text model of {location!r} has hidden_act {brief(act)}: export knows silu."
         )
     for name in SIZES:
         size = text.get(name)
         if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
             raise ExportError(
-                f"{name} of the text model of {location!r} is {_brief(size)}, not a positive whole "
+                f"{name} of the text model of {location!r} is {brief(size)}, not a positive whole "
                 "number: correct config.json."
             )
     hidden, heads = text.get("hidden_size"), text.get("num_attention_heads")
     width = text.get("head_dim") or (hidden // heads if hidden and heads else HEAD_UNIT)
     if not isinstance(width, int) or width < 1 or width % HEAD_UNIT:
         raise UnsupportedModelError(
-            f"The heads of the text model of {location!r} are {_brief(width)} wide: ONNX Runtime's "
+            f"The heads of the text model of {location!r} are {brief(width)} wide: ONNX Runtime's "
             f"attention takes multiples of {HEAD_UNIT}."
         )
     _check_rope(location, text, TEXT_MODELS[kind])
@@ -229,7 +234,7 @@ def check_audio_token(location: str, token: Any, vocab: Any) -> None:
     whole = isinstance(token, int) and not isinstance(token, bool)
     if not whole or token < 0 or (isinstance(vocab, int) and token >= vocab):
         raise ExportError(
-            f"audio_token_id of {location!r} is {_brief(token)}, which is not an id of its "
+            f"audio_token_id of {location!r} is {brief(token)}, which is not an id of its "
             f"vocabulary{f' of {vocab}' if vocab else ''}: give the id of the audio placeholder in "
             "config.json."
         )
@@ -238,7 +243,7 @@ def check_audio_token(location: str, token: Any, vocab: Any) -> None:
 def _check_rope(location: str, text: Mapping[str, Any], known: tuple[str, ...]) -> None:
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
     if not isinstance(rope, Mapping):
-        raise ExportError(f"rope_parameters of {location!r} is {_brief(rope)}, not an object.")
+        raise ExportError(f"rope_parameters of {location!r} is {brief(rope)}, not an object.")
     # Some configs have one object for each type of layer in it.
     for part in (rope, *(value for value in rope.values() if isinstance(value, Mapping))):
         kind = part.get("rope_type", part.get("type", "default"))
@@ -251,27 +256,24 @@ def _check_rope(location: str, text: Mapping[str, Any], known: tuple[str, ...]) 
     share = text.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1))
     if share not in (None, 1):
         raise UnsupportedModelError(
-            f"The text model of {location!r} rotates {_brief(share)} of each head, and the decoder "
+            f"The text model of {location!r} rotates {brief(share)} of each head, and the decoder "
             "graph all of it: export knows models with partial_rotary_factor 1."
         )
 
 
-def _require_checkpoint_folder(folder: Path) -> None:
+def _require_folder(folder: Path) -> None:
     if not folder.is_dir():
         what = "a GGUF file" if folder.suffix.lower() == ".gguf" else "a file"
         raise ExportError(
             f"{folder} is {what}: give the folder of a checkpoint as save_pretrained writes it."
         )
+
+
+def _require_checkpoint_folder(folder: Path) -> None:
     try:
         names = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise ExportError(f"{folder} cannot be read ({error.strerror}).") from None
-    if "adapter_config.json" in names:
-        raise ExportError(
-            f"{folder} is an adapter (LoRA), not a whole model: merge it first, with peft's "
-            "PeftModel.from_pretrained(model, ADAPTER).merge_and_unload().save_pretrained(MERGED), "
-            "save the processor beside it, and export MERGED."
-        )
     if "config.json" in names:
         return
     if any(name.lower().endswith(".gguf") for name in names):
@@ -293,6 +295,16 @@ def _refuse_quantized(location: str, config: Mapping[str, Any]) -> None:
         )
 
 
+def _refuse_old_quantized(found: Described) -> None:
+    """Refuse what older tools wrote beside a config that says nothing of it."""
+    for name in ("quantize_config.json", "quant_config.json"):
+        if found.folder is not None and (found.folder / name).exists():
+            raise UnsupportedModelError(
+                f"{found.location!r} is quantized ({name}, as GPTQ and AWQ write it): give the "
+                "checkpoint that it was made from, and --precision int8 or int4."
+            )
+
+
 def _from_hub(model: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download
 
@@ -302,23 +314,6 @@ def _from_hub(model: str, revision: str | None) -> Path:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ExportError(
             f"Cannot read a checkpoint from {model!r} ({reason}): "
-            "give a local folder, or a hub id while the hub can be reached."
+            "give a local folder (an adapter is always one), or a hub id while the hub can be "
+            "reached."
         ) from error
-
-
-def _is_pointer(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(40).startswith(b"version https://git-lfs")
-
-
-def _brief(value: Any) -> str:
-    """What a value is, in a few words.
-
-    >>> _brief([1, 2]), _brief(None), _brief(-3)
-    ('a list', 'null', '-3')
-    """
-    if value is None:
-        return "null"
-    if isinstance(value, dict):
-        return "an object" if value else "an empty object"
-    return "a list" if isinstance(value, list | tuple) else repr(value)[:60]

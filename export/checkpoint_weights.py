@@ -16,11 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from speechprune_ort.errors import ExportError, UnsupportedModelError
-from speechprune_ort.export.checkpoint_config import read_object
+from speechprune_ort.export.json_object import read_object
 
-__all__ = ["Stored", "check_shapes", "check_text_shapes", "stored_weights"]
+__all__ = [
+    "Stored",
+    "check_shapes",
+    "check_text_shapes",
+    "pickled_weights",
+    "stored_tensors",
+    "stored_weights",
+]
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
 QUANTIZED = re.compile(r"\.(qweight|qzeros|weight_packed|SCB|absmax|quant_map|weight_scale_inv)$")
 LARGEST_HEADER = 100_000_000  # what the safetensors library takes
@@ -40,8 +48,12 @@ class Stored:
     shape: tuple[int, ...]
 
 
-def stored_weights(folder: Path) -> dict[str, Stored]:
-    """All tensors of a checkpoint folder.
+def stored_weights(folder: Path, allow_pickle: bool = False) -> dict[str, Stored]:
+    """All tensors of a checkpoint folder; none where they are pickles that may be read.
+
+    Args:
+        folder: of the checkpoint.
+        allow_pickle: whether they may; what they hold is only known when they are.
 
     Raises:
         ExportError: there are none, or a file is a pointer, cut off or damaged.
@@ -50,12 +62,14 @@ def stored_weights(folder: Path) -> dict[str, Stored]:
     if (folder / WEIGHTS).exists():
         names = [WEIGHTS]
     elif (folder / INDEX).exists():
-        names = _shards(folder)
+        names = _shards(folder, INDEX)
+    elif allow_pickle and pickled_weights(folder):
+        return {}
     else:
         raise _no_weights(folder)
     found: dict[str, Stored] = {}
     for name in names:
-        found |= _header(folder / name)
+        found |= stored_tensors(folder / name)
     for tensor, stored in found.items():
         packed = stored.dtype.startswith(("F8", "F4", "F6")) or stored.dtype in ("I8", "U8")
         if packed or QUANTIZED.search(tensor):
@@ -137,24 +151,29 @@ def _bare(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in ("model", "language_model"))
 
 
-def _shards(folder: Path) -> list[str]:
-    index = read_object(folder / INDEX, str(folder)).get("weight_map")
+def _shards(folder: Path, file: str) -> list[str]:
+    index = read_object(folder / file, str(folder)).get("weight_map")
     if not isinstance(index, dict) or not all(isinstance(n, str) for n in index.values()):
         raise ExportError(
-            f"{INDEX} of {str(folder)!r} names no files: download the checkpoint again."
+            f"{file} of {str(folder)!r} names no files: download the checkpoint again."
         )
     names = sorted(set(index.values()))
     for name in names:
         if Path(name).name != name:
-            raise ExportError(f"{INDEX} of {str(folder)!r} leads out of its folder: {name!r}.")
+            raise ExportError(f"{file} of {str(folder)!r} leads out of its folder: {name!r}.")
         if not (folder / name).exists():
             raise ExportError(
-                f"{name} of {str(folder)!r}, which {INDEX} names, is missing: download it again."
+                f"{name} of {str(folder)!r}, which {file} names, is missing: download it again."
             )
     return names
 
 
-def _header(path: Path) -> dict[str, Stored]:
+def stored_tensors(path: Path) -> dict[str, Stored]:
+    """All tensors of one safetensors file.
+
+    Raises:
+        ExportError: it is a pointer, cut off or damaged.
+    """
     label = f"{path.name} of {str(path.parent)!r}"
     if not path.is_file():
         raise ExportError(f"{label} is not a file: download the checkpoint again.")
@@ -187,13 +206,28 @@ def _header(path: Path) -> dict[str, Stored]:
     return found
 
 
+def pickled_weights(folder: Path) -> list[Path]:
+    """Files of a checkpoint whose weights are pickles, as transformers names them.
+
+    Raises:
+        ExportError: the index of several is none, or one of them is missing.
+    """
+    if (folder / PICKLE).is_file():
+        return [folder / PICKLE]
+    if (folder / PICKLE_INDEX).is_file():
+        return [folder / name for name in _shards(folder, PICKLE_INDEX)]
+    return []
+
+
 def _no_weights(folder: Path) -> ExportError:
     names = sorted(path.name for path in folder.iterdir())
     pickles = [n for n in names if n.endswith((".bin", ".bin.index.json", ".pt", ".pth", ".ckpt"))]
     if pickles:
+        named = PICKLE in names or PICKLE_INDEX in names
         return UnsupportedModelError(
             f"{str(folder)!r} holds its weights as {pickles[0]}, a pickle, which may run code when "
-            "it is read: load it where you trust it and save_pretrained it as safetensors."
+            "it is read: load it where you trust it and save_pretrained it as safetensors"
+            + (", or give --allow-pickle, which reads tensors alone." if named else ".")
         )
     return ExportError(
         f"The checkpoint {str(folder)!r} cannot be loaded: it holds no weights ({WEIGHTS})."

@@ -21,6 +21,7 @@ from transformers import WhisperFeatureExtractor
 from speechprune_ort.errors import BundleError, ExportError
 from speechprune_ort.export.atomic_folder import atomic_folder
 from speechprune_ort.export.audio_encoder import export_audio_encoder
+from speechprune_ort.export.checkpoint_config import Described
 from speechprune_ort.export.decoder import export_decoder
 from speechprune_ort.export.embed_tokens import export_embed_tokens
 from speechprune_ort.export.families import load_checkpoint
@@ -108,6 +109,8 @@ def export_bundle(
     trust_remote_code: bool = False,
     overwrite: bool = False,
     encoder_attention: bool = False,
+    base: str | None = None,
+    allow_pickle: bool = False,
     report: Report = lambda _: None,
 ) -> list[ExportedGraph]:
     """Turn a checkpoint into a bundle.
@@ -116,7 +119,7 @@ def export_bundle(
     whatever happens on the way, ``out`` is a whole bundle or what it was before.
 
     Args:
-        model: hub id or local folder.
+        model: hub id or local folder; of an adapter (LoRA), its folder, which is merged by peft.
         out: folder to write.
         precision: ``fp32``, ``fp16``, ``int8``, ``w8a8`` or ``int4``; see ``precision``.
         target: ``cpu`` or ``cuda``.
@@ -125,6 +128,9 @@ def export_bundle(
         overwrite: replace ``out`` if it is there.
         encoder_attention: let the audio encoder also give what its last layer attends to, for the
             methods that go by it; it then always costs a little more.
+        base: checkpoint that an adapter is merged into; None for the one that it names.
+        allow_pickle: take weights from ``.bin`` files where there are no safetensors. Tensors alone
+            are read (``torch.load`` with ``weights_only``).
         report: called with the name of each step as it begins.
 
     Returns:
@@ -134,7 +140,7 @@ def export_bundle(
         ExportError: options, checkpoint, folder or disk do not allow it; the message says which.
         ParityError: a graph does not compute what torch computes.
     """
-    check_request(
+    found, _ = check_request(
         model,
         out,
         precision=precision,
@@ -142,12 +148,16 @@ def export_bundle(
         revision=revision,
         overwrite=overwrite,
         encoder_attention=encoder_attention,
+        base=base,
+        allow_pickle=allow_pickle,
     )
     chosen = plan(precision, target)
     with _enough_memory(), atomic_folder(out, overwrite) as folder:
         report("load checkpoint")
         with quiet():
-            checkpoint = load_checkpoint(model, revision, trust_remote_code)
+            checkpoint = load_checkpoint(
+                model, revision, trust_remote_code, base=base, allow_pickle=allow_pickle
+            )
         checkpoint = _with_attention(checkpoint, encoder_attention)
         dims = checkpoint.dimensions
         if len(checkpoint.tokenizer) > dims.vocab:
@@ -165,7 +175,7 @@ def export_bundle(
         report("hash files")
         manifest = Manifest(
             family=checkpoint.family,
-            source=model if not Path(model).exists() else Path(model).resolve().name,
+            source=_source(model, found),
             revision=checkpoint.revision,
             precision=precision,
             target=target,
@@ -476,6 +486,15 @@ class _Work:
         text = piece.before + QUESTION + piece.after
         ids = piece.ids or self.checkpoint.tokenizer.encode(text, add_special_tokens=False)
         return self._rows(np.array(ids, np.int64))
+
+
+def _source(model: str, found: Described) -> str:
+    """What the manifest names as the bundle's origin: folders without where they lie."""
+
+    def named(location: str) -> str:
+        return Path(location).resolve().name if Path(location).exists() else location
+
+    return named(model) if found.adapter is None else f"{named(model)} on {named(found.location)}"
 
 
 def _file_entry(path: Path) -> FileEntry:

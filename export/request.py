@@ -6,7 +6,8 @@ from pathlib import Path
 
 from speechprune_ort.errors import ExportError
 from speechprune_ort.export.atomic_folder import check_place
-from speechprune_ort.export.families import check_checkpoint
+from speechprune_ort.export.checkpoint_config import Described
+from speechprune_ort.export.families import Family, check_checkpoint
 from speechprune_ort.export.precision import plan
 
 __all__ = ["check_request"]
@@ -21,7 +22,9 @@ def check_request(
     revision: str | None = None,
     overwrite: bool = False,
     encoder_attention: bool = False,
-) -> None:
+    base: str | None = None,
+    allow_pickle: bool = False,
+) -> tuple[Described, Family]:
     """Refuse options, place or checkpoint that cannot be; neither torch nor weights are needed.
 
     Args:
@@ -32,6 +35,11 @@ def check_request(
         revision: branch, tag or commit on the hub.
         overwrite: whether a bundle at ``out`` may be replaced.
         encoder_attention: whether the encoder's attention is wanted, too.
+        base: as of ``export_bundle``.
+        allow_pickle: as of ``export_bundle``.
+
+    Returns:
+        What was found, and the family that loads it.
 
     Raises:
         ExportError: options, checkpoint or folder do not allow it; the message says which.
@@ -39,9 +47,10 @@ def check_request(
     plan(precision, target)
     folder = Path(model).expanduser()
     check_place(out, overwrite, folder if model and folder.is_dir() else None)
-    _, family = check_checkpoint(model, revision)
+    found, family = check_checkpoint(model, revision, base=base, allow_pickle=allow_pickle)
     if encoder_attention and not family.encoder_attention:
         raise ExportError(
             f"The audio encoder of {family.module} has no attention that belongs to single "
             "tokens: leave out --encoder-attention."
         )
+    return found, family

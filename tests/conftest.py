@@ -31,6 +31,7 @@ if importlib.util.find_spec("torch") is None:
         "test_explain.py",
         "test_families.py",
         "test_family_checkpoints.py",
+        "test_fine_tunes.py",
         "test_hostile_bundle.py",
         "test_lean_export.py",
         "test_parity.py",

@@ -172,7 +172,7 @@ EARLY: Mapping[str, tuple[Change, str]] = {
     "half of the weights": (cut, r"is cut off \(\d+ of \d+ bytes\)"),
     "half of the header": (cut_header, "is cut off"),
     "no header": (file("model.safetensors", b"\xff" * 400), "its header is not readable"),
-    "pickle": (pickled, r"pytorch_model\.bin, a pickle"),
+    "pickle": (pickled, r"pytorch_model\.bin, a pickle.*--allow-pickle"),
     "quantized weights": (
         tensors(lambda w: w.update({"a.qweight": torch.zeros(2, 2, dtype=torch.int32)})),
         "stores quantized weights",
@@ -184,8 +184,16 @@ EARLY: Mapping[str, tuple[Change, str]] = {
     "generation config": (file("generation_config.json", "[1"), "generation_config.json .* JSON"),
     "layer types": (text(layer_types=3), "layer_types or max_window_layers"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "it holds no weights"),
-    "adapter": (only("adapter_config.json", "adapter_model.safetensors"), "merge_and_unload"),
-    "adapter beside a model": (file("adapter_config.json", "{}"), "merge_and_unload"),
+    "adapter of no type": (
+        only("adapter_config.json", "adapter_model.safetensors"),
+        "'None': export",
+    ),
+    "adapter beside a model": (
+        file("adapter_config.json", '{"peft_type": "LORA", "base_model_name_or_path": "x"}'),
+        "holds both a whole model and an adapter",
+    ),
+    "old gptq": (file("quantize_config.json", "{}"), r"is quantized \(quantize_config\.json"),
+    "old awq": (file("quant_config.json", "{}"), r"is quantized \(quant_config\.json"),
     "empty folder": (only(), r"is empty and holds no config\.json"),
     "gguf folder": (only("model-q4.gguf"), "GGUF"),
     "another model": (

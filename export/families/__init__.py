@@ -19,9 +19,10 @@ from speechprune_ort.export.checkpoint_config import (
     check_parts,
     check_text,
     describe,
-    read_object,
 )
-from speechprune_ort.export.checkpoint_weights import stored_weights
+from speechprune_ort.export.checkpoint_weights import stored_tensors, stored_weights
+from speechprune_ort.export.json_object import read_object
+from speechprune_ort.export.source import Source
 
 if TYPE_CHECKING:
     from speechprune_ort.export.families.base import Checkpoint
@@ -45,6 +46,8 @@ class Family:
         audio_token: keys of the config, any of which gives the id of the audio placeholder.
         default_audio_token: where no key does.
         encoder_attention: whether its encoder has attention that belongs to single tokens.
+        adapters: whether a LoRA can be merged into it: where a class of transformers' loads it
+            whole.
     """
 
     module: str
@@ -55,6 +58,7 @@ class Family:
     audio_token: tuple[str, ...] = ()
     default_audio_token: int | None = None
     encoder_attention: bool = True
+    adapters: bool = True
 
 
 GENERATION = "generation_config.json"
@@ -94,24 +98,33 @@ FAMILIES: Mapping[str, Family] = {
         HALVES,
         audio_token=("audio_token_id",),
     ),
-    "UltravoxModel": Family("ultravox", "6.3", LAYOUT),
+    "UltravoxModel": Family("ultravox", "6.3", LAYOUT, adapters=False),
     "DiVAModel": Family(
         "diva",
         "14.9 or 3.7",
         LAYOUT,
         references=("reference_encoder", "reference_decoder"),
         encoder_attention=False,
+        adapters=False,
     ),
 }
 """Families by the architecture that a checkpoint's config names."""
 
 
-def check_checkpoint(model: str, revision: str | None = None) -> tuple[Described, Family]:
+def check_checkpoint(
+    model: str,
+    revision: str | None = None,
+    *,
+    base: str | None = None,
+    allow_pickle: bool = False,
+) -> tuple[Described, Family]:
     """Refuse a checkpoint that cannot be exported, by its config and its files' headers.
 
     Args:
-        model: hub id or local folder.
+        model: hub id or local folder; of an adapter (LoRA), its folder.
         revision: branch, tag or commit on the hub; None for the default one.
+        base: checkpoint that an adapter is merged into; None for the one that it names.
+        allow_pickle: take weights from ``.bin`` files where there are no safetensors.
 
     Returns:
         What was found, and the family that loads it.
@@ -120,15 +133,23 @@ def check_checkpoint(model: str, revision: str | None = None) -> tuple[Described
         ExportError: the checkpoint cannot be found or read, or is not whole.
         UnsupportedModelError: its architecture, or that of its language model, is not known.
     """
-    found = describe(model, revision)
+    found = describe(model, revision, base=base, allow_pickle=allow_pickle)
     named = found.architectures
     family = next((FAMILIES[name] for name in named if name in FAMILIES), None)
     if family is None:
         raise UnsupportedModelError(
-            f"{model!r} is a {', '.join(named) or found.config.get('model_type')} checkpoint, "
-            f"which export does not know: it knows {', '.join(FAMILIES)}. How to add a family is "
-            "told in docs/guide/add-a-family.md."
+            f"{found.location!r} is a {', '.join(named) or found.config.get('model_type')} "
+            f"checkpoint, which export does not know: it knows {', '.join(FAMILIES)}. How to add a "
+            "family is told in docs/guide/add-a-family.md."
         )
+    if found.adapter is not None:
+        if not family.adapters:
+            raise UnsupportedModelError(
+                f"{model!r} is an adapter of a {named[0]}, which no class of transformers' loads: "
+                "merge it where it was trained, and export the whole model."
+            )
+        if found.adapter.weights.suffix == ".safetensors":
+            stored_tensors(found.adapter.weights)
     config = found.config
     check_parts(found.location, config, family.parts)
     if "text_config" in family.parts:
@@ -138,28 +159,39 @@ def check_checkpoint(model: str, revision: str | None = None) -> tuple[Described
         token = next(given, family.default_audio_token)
         check_audio_token(found.location, token, text.get("vocab_size"))
     if found.folder is not None:
-        _check_files(found.folder)
+        _check_files(found.folder, allow_pickle)
         for key in family.references:
-            _check_reference(found.folder, config.get(key), text=key == "reference_decoder")
+            text_model = key == "reference_decoder"
+            _check_reference(found.folder, config.get(key), text_model, allow_pickle)
     return found, family
 
 
-def load_checkpoint(model: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
+def load_checkpoint(
+    model: str,
+    revision: str | None,
+    trust_remote_code: bool,
+    *,
+    base: str | None = None,
+    allow_pickle: bool = False,
+) -> Checkpoint:
     """Load a checkpoint of any known family.
 
     Args:
-        model: hub id or local folder.
+        model: hub id or local folder; of an adapter (LoRA), its folder.
         revision: branch, tag or commit on the hub; None for the default one.
         trust_remote_code: let transformers run code that comes with the checkpoint.
+        base: checkpoint that an adapter is merged into; None for the one that it names.
+        allow_pickle: take weights from ``.bin`` files where there are no safetensors.
 
     Raises:
         ExportError: the checkpoint cannot be found or read.
         UnsupportedModelError: its architecture belongs to no family here.
     """
-    found, family = check_checkpoint(model, revision)
+    found, family = check_checkpoint(model, revision, base=base, allow_pickle=allow_pickle)
+    source = Source(found.location, found.revision, trust_remote_code, allow_pickle, found.adapter)
     module = importlib.import_module(f"speechprune_ort.export.families.{family.module}")
     try:
-        loaded: Checkpoint = module.load(found.location, revision, trust_remote_code)
+        loaded: Checkpoint = module.load(source)
     except (SpeechPruneError, MemoryError):
         raise
     except Exception as error:
@@ -168,24 +200,31 @@ def load_checkpoint(model: str, revision: str | None, trust_remote_code: bool) -
         if type(error).__name__ != "PanicException":  # of the tokenizers library, no Exception
             raise
         raise ExportError(_unreadable(found.location, error)) from error
+    from speechprune_ort.export.families.adapters import require_its_tokenizer
     from speechprune_ort.export.families.text_models import with_scale_folded
 
+    require_its_tokenizer(source, loaded.tokenizer)
     return with_scale_folded(loaded)
 
 
-def _check_reference(folder: Path, named: Any, text: bool) -> None:
+def _check_reference(folder: Path, named: Any, text: bool, allow_pickle: bool) -> None:
     """What can be said of a checkpoint that lies beside the one that names it."""
     beside = folder / named if isinstance(named, str) and named else folder
     if beside == folder or not beside.is_dir():
         return  # on the hub, or missing: its loader says so
     found = describe(str(beside))
+    if found.adapter is not None:
+        raise UnsupportedModelError(
+            f"{str(beside)!r} is an adapter: merge it where it was trained, and refer to the whole "
+            "model."
+        )
     if text:
         check_text(found.location, found.config)
-    _check_files(beside)
+    _check_files(beside, allow_pickle)
 
 
-def _check_files(folder: Path) -> None:
-    stored_weights(folder)
+def _check_files(folder: Path, allow_pickle: bool) -> None:
+    stored_weights(folder, allow_pickle)
     # Transformers would go on without one that it cannot read, and answers would not end.
     if (folder / GENERATION).exists():
         read_object(folder / GENERATION, str(folder))

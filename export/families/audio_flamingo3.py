@@ -7,8 +7,6 @@ Flamingo, which turns its audio by time, has an architecture of its own and is n
 
 from __future__ import annotations
 
-from typing import Any
-
 from transformers import AudioFlamingo3ForConditionalGeneration, AutoProcessor
 
 from speechprune_ort.export.families.base import Checkpoint, split_prompt
@@ -24,27 +22,24 @@ from speechprune_ort.export.families.loading import (
 )
 from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import POOLED_STEPS, PooledEncoder
+from speechprune_ort.export.source import Source
 
 __all__ = ["load"]
 
 
-def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
+def load(source: Source) -> Checkpoint:
     """Load an Audio Flamingo 3 checkpoint.
 
     Args:
-        location: hub id or local folder.
-        revision: branch, tag or commit on the hub.
-        trust_remote_code: passed on to transformers.
+        source: the checkpoint.
 
     Raises:
         ExportError: weights are missing, or the tokenizer or its template cannot be used.
         UnsupportedModelError: a setting of the text model or of the features is not known.
     """
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    processor = AutoProcessor.from_pretrained(location, **options)
-    model = load_model(
-        AudioFlamingo3ForConditionalGeneration, location, text_part="text_config", **options
-    )
+    location = source.location
+    processor = AutoProcessor.from_pretrained(source.processor, **source.options)
+    model = load_model(AudioFlamingo3ForConditionalGeneration, source, text_part="text_config")
     config = model.config
     text, encoder = config.text_config, config.audio_config
     tokenizer = require_fast(location, processor.tokenizer)

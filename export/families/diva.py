@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -27,7 +26,6 @@ from transformers import (
     WhisperFeatureExtractor,
     WhisperModel,
 )
-from transformers.utils import cached_file
 
 from speechprune_ort.errors import ExportError
 from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_prompt
@@ -40,6 +38,7 @@ from speechprune_ort.export.families.loading import (
     require_fast,
     stop_tokens,
     unreadable,
+    weights_of,
 )
 from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import (
@@ -48,6 +47,7 @@ from speechprune_ort.export.families.whisper import (
     encoder_layers,
     heard_windows,
 )
+from speechprune_ort.export.source import Source
 from speechprune_ort.manifest import whole_windows
 
 __all__ = ["load"]
@@ -98,33 +98,32 @@ class AudioEncoder(nn.Module):
         return heard_windows(self.projection(joined), feature_lengths)
 
 
-def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
+def load(source: Source) -> Checkpoint:
     """Load a DiVA checkpoint and the two that it refers to, in float32.
 
     Args:
-        location: hub id or local folder with ``config.json`` and ``model.safetensors``. A
-            reference that is a folder may be given relative to it.
-        revision: branch, tag or commit of it on the hub; the references are taken as they are.
-        trust_remote_code: passed on to transformers for the references.
+        source: the checkpoint, with ``config.json`` and weights. A reference that is a folder may
+            be given relative to it; references are taken as they are, without its revision.
 
     Raises:
         ExportError: a part is missing or does not fit the others.
         UnsupportedModelError: the language model, or a setting of it, is not known.
     """
-    config, _ = PreTrainedConfig.get_config_dict(location, revision=revision)
+    location = source.location
+    config, _ = PreTrainedConfig.get_config_dict(location, revision=source.revision)
     encoder_at = _reference(config, "reference_encoder", location)
     decoder_at = _reference(config, "reference_decoder", location)
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"trust_remote_code": source.trust_remote_code}
     try:
         extractor = WhisperFeatureExtractor.from_pretrained(encoder_at, **options)
         tokenizer = require_fast(decoder_at, AutoTokenizer.from_pretrained(decoder_at, **options))
-        file = cached_file(location, "model.safetensors", revision=revision)
+        stored = weights_of(source)
     except (OSError, ValueError) as error:
         raise ExportError(unreadable(location, error)) from error
-    model = load_model(AutoModelForCausalLM, decoder_at, text_part="", **options)
+    model = load_model(AutoModelForCausalLM, source.of(decoder_at), text_part="")
     text = model.config
-    whisper = load_model(WhisperModel, encoder_at, text_part=None, **options)
-    weights = {name: value.float() for name, value in load_file(file).items()}
+    whisper = load_model(WhisperModel, source.of(encoder_at), text_part=None)
+    weights = {name: value.float() for name, value in stored.items()}
     module = _audio_encoder(location, whisper, weights, text.hidden_size)
     frames = 2 * whisper.config.max_source_positions
     width = module.queries.shape[1]

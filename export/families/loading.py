@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
 from speechprune_ort.errors import ExportError, SpeechPruneError, UnsupportedModelError
@@ -19,9 +19,12 @@ from speechprune_ort.export.checkpoint_config import check_text
 from speechprune_ort.export.checkpoint_weights import (
     check_shapes,
     check_text_shapes,
+    pickled_weights,
     stored_weights,
 )
+from speechprune_ort.export.families.adapters import merged
 from speechprune_ort.export.families.base import QUERY_MARK
+from speechprune_ort.export.source import Source
 from speechprune_ort.manifest import AudioSpec
 from speechprune_ort.specs import Dimensions
 
@@ -36,6 +39,7 @@ __all__ = [
     "require_fast",
     "require_log_mel",
     "stop_tokens",
+    "tokenizer_of",
     "unreadable",
     "weights_of",
 ]
@@ -49,12 +53,11 @@ HARMLESS = re.compile(r"(rotary_emb\.inv_freq|position_ids|^proj_out\.weight)$")
 
 def load_model(
     cls: Any,
-    location: str,
+    source: Source,
     text_part: str | None,
     *,
     config: PreTrainedConfig | None = None,
     beside: str | None = None,
-    **options: Any,
 ) -> Any:
     """Load a checkpoint for inference, its weights in the dtype in which they are stored.
 
@@ -64,21 +67,25 @@ def load_model(
 
     Args:
         cls: class of transformers with ``from_pretrained``.
-        location: hub id or local folder.
+        source: the checkpoint; its adapter is merged into the model.
         text_part: attribute of the config that is the language model's; empty where the whole
             config is, None where there is no language model.
         config: of the part of the checkpoint that is loaded; None where it is its own.
         beside: regular expression for names of weights that belong to parts that are left out.
-        **options: passed on to it.
 
     Raises:
         ExportError: the checkpoint cannot be read, or weights are missing or left over.
         UnsupportedModelError: the language model is none that export knows.
     """
+    location, options = source.location, source.options
+    pickled = False
     try:
         part = {} if config is None else {"config": config}
         config = config or AutoConfig.from_pretrained(location, **options)
-        stored = stored_weights(Path(location)) if Path(location).is_dir() else {}
+        stored = {}
+        if source.folder is not None:
+            stored = stored_weights(source.folder, source.allow_pickle)
+            pickled = not stored
         if text_part is not None:
             text = getattr(config, text_part) if text_part else config
             check_text(location, text.to_dict())
@@ -95,13 +102,14 @@ def load_model(
             dtype="auto",
             output_loading_info=True,
             attn_implementation="sdpa",
-            use_safetensors=True,
+            # Pickles are read by torch.load(weights_only=True), and only where that was asked for.
+            use_safetensors=not pickled if source.folder else not source.allow_pickle or None,
         )
     except (SpeechPruneError, MemoryError):
         raise
     except Exception as error:  # transformers, safetensors and the hub's client raise their own
         raise ExportError(unreadable(location, error)) from error
-    return _complete(location, model, info, beside)
+    return merged(source, _complete(location, model, info, beside))
 
 
 def model_of_weights(
@@ -152,13 +160,18 @@ def _complete(location: str, model: Any, info: Mapping[str, Any], beside: str | 
     return model.eval().requires_grad_(False)
 
 
-def weights_of(location: str, revision: str | None) -> dict[str, Tensor]:
+def weights_of(source: Source) -> dict[str, Tensor]:
     """All tensors of a checkpoint, of one file or of several with an index.
 
     Args:
-        location: hub id or local folder.
-        revision: branch, tag or commit on the hub.
+        source: the checkpoint.
+
+    Raises:
+        ExportError: a file cannot be read.
     """
+    if source.folder is not None and not stored_weights(source.folder, source.allow_pickle):
+        return _unpickled(pickled_weights(source.folder))
+    location, revision = source.location, source.revision
     index = cached_file(
         location,
         "model.safetensors.index.json",
@@ -172,6 +185,26 @@ def weights_of(location: str, revision: str | None) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for name in names:
         weights |= load_file(str(cached_file(location, name, revision=revision)))
+    return weights
+
+
+def _unpickled(files: Sequence[Path]) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = {}
+    for path in files:
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        except MemoryError:
+            raise
+        except Exception as error:  # unpickling raises whatever the file makes it raise
+            raise ExportError(
+                f"{path} holds more than tensors, or is damaged ({_reason(error)[:200]}): "
+                "download it again, or save it as safetensors where you trust it."
+            ) from None
+        if not isinstance(found, Mapping) or not all(
+            isinstance(value, Tensor) for value in found.values()
+        ):
+            raise ExportError(f"{path} is not a table of tensors: give a whole checkpoint.")
+        weights |= found
     return weights
 
 
@@ -234,6 +267,16 @@ def require_fast(location: str, tokenizer: Any) -> PreTrainedTokenizerFast:
         )
     fast: PreTrainedTokenizerFast = tokenizer
     return fast
+
+
+def tokenizer_of(source: Source) -> PreTrainedTokenizerFast:
+    """The tokenizer of a checkpoint, where no processor is needed.
+
+    Raises:
+        ExportError: it has no ``tokenizer.json``.
+    """
+    found = AutoTokenizer.from_pretrained(source.processor, **source.options)
+    return require_fast(source.location, found)
 
 
 def require_log_mel(location: str, extractor: Any, frames: int) -> None:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoFeatureExtractor,
-    AutoTokenizer,
     Qwen2_5OmniThinkerConfig,
     Qwen2_5OmniThinkerForConditionalGeneration,
     Qwen2Config,
@@ -29,9 +28,9 @@ from speechprune_ort.export.families.loading import (
     load_model,
     notes_of,
     render_turn,
-    require_fast,
     require_log_mel,
     stop_tokens,
+    tokenizer_of,
 )
 from speechprune_ort.export.families.text_models import (
     language_model_of,
@@ -44,6 +43,7 @@ from speechprune_ort.export.families.whisper import (
     attended_layers,
     encoder_frames,
 )
+from speechprune_ort.export.source import Source
 
 __all__ = ["load"]
 
@@ -129,35 +129,32 @@ class AudioEncoder(nn.Module):
         return embeds, attention.reshape(windows, -1)[:, :tokens]
 
 
-def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
+def load(source: Source) -> Checkpoint:
     """Load the thinker of a Qwen2.5-Omni checkpoint.
 
     Args:
-        location: hub id or local folder.
-        revision: branch, tag or commit on the hub.
-        trust_remote_code: passed on to transformers.
+        source: the checkpoint.
 
     Raises:
         ExportError: weights are missing, or the tokenizer or its template cannot be used.
         UnsupportedModelError: a setting of the text model, the encoder or the features is not
             known; the message names it.
     """
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    location = source.location
     # Not the processor: that wants what reads pictures and films, too.
-    tokenizer = require_fast(location, AutoTokenizer.from_pretrained(location, **options))
-    extractor = AutoFeatureExtractor.from_pretrained(location, **options)
-    config = Qwen2_5OmniThinkerConfig.from_pretrained(location, **options)
-    encoder = config.audio_config
-    text = _plain(config.text_config)
-    check_text(location, text.to_dict())
+    tokenizer = tokenizer_of(source)
+    extractor = AutoFeatureExtractor.from_pretrained(source.processor, **source.options)
+    config = Qwen2_5OmniThinkerConfig.from_pretrained(location, **source.options)
+    check_text(location, _plain(config.text_config).to_dict())
     model = load_model(
         Qwen2_5OmniThinkerForConditionalGeneration,
-        location,
+        source,
         text_part=None,
         config=config,
         beside=SPEAKS,
-        **options,
     )
+    # An adapter with tokens of its own has changed its vocabulary.
+    encoder, text = config.audio_config, _plain(model.config.text_config)
     chunk = 2 * encoder.n_window
     frames = extractor.chunk_length * extractor.sampling_rate // extractor.hop_length
     require_log_mel(location, extractor, frames)

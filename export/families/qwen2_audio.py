@@ -6,8 +6,6 @@ grouped-query attention or not, tied embeddings or not.
 
 from __future__ import annotations
 
-from typing import Any
-
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
 from speechprune_ort.export.families.base import Checkpoint, split_prompt
@@ -23,27 +21,24 @@ from speechprune_ort.export.families.loading import (
 )
 from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import POOLED_STEPS, PooledEncoder
+from speechprune_ort.export.source import Source
 
 __all__ = ["load"]
 
 
-def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
+def load(source: Source) -> Checkpoint:
     """Load a Qwen2-Audio checkpoint in float32.
 
     Args:
-        location: hub id or local folder.
-        revision: branch, tag or commit on the hub.
-        trust_remote_code: passed on to transformers.
+        source: the checkpoint.
 
     Raises:
         ExportError: weights are missing, or the tokenizer or its template cannot be used.
         UnsupportedModelError: the text model, or a setting of it, is not known.
     """
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    processor = AutoProcessor.from_pretrained(location, **options)
-    model = load_model(
-        Qwen2AudioForConditionalGeneration, location, text_part="text_config", **options
-    )
+    location = source.location
+    processor = AutoProcessor.from_pretrained(source.processor, **source.options)
+    model = load_model(Qwen2AudioForConditionalGeneration, source, text_part="text_config")
     config = model.config
     text = config.text_config
     tokenizer = require_fast(location, processor.tokenizer)

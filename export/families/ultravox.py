@@ -18,7 +18,6 @@ from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedConfig,
     WhisperConfig,
     WhisperFeatureExtractor,
@@ -38,8 +37,8 @@ from speechprune_ort.export.families.loading import (
     model_of_weights,
     notes_of,
     rendered,
-    require_fast,
     stop_tokens,
+    tokenizer_of,
     weights_of,
 )
 from speechprune_ort.export.families.text_models import language_model_of
@@ -48,6 +47,7 @@ from speechprune_ort.export.families.whisper import (
     attended_layers,
     encoder_frames,
 )
+from speechprune_ort.export.source import Source
 
 __all__ = ["load"]
 
@@ -129,33 +129,30 @@ class AudioEncoder(nn.Module):
         return self.projector(stacked), pooled.sum(2) / count
 
 
-def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
+def load(source: Source) -> Checkpoint:
     """Load an Ultravox checkpoint and what it refers to.
 
     Args:
-        location: hub id or local folder with config, tokenizer and safetensors.
-        revision: branch, tag or commit of it on the hub; the references are taken as they are.
-        trust_remote_code: passed on to transformers for the references.
+        source: the checkpoint, with config, tokenizer and weights. What it refers to is taken as
+            it is, without its revision.
 
     Raises:
         ExportError: a part is missing or does not fit the others.
         UnsupportedModelError: a setting is not known; the message names it.
     """
-    config, _ = PreTrainedConfig.get_config_dict(location, revision=revision)
+    location = source.location
+    config, _ = PreTrainedConfig.get_config_dict(location, revision=source.revision)
     config = {**DEFAULTS, **config}
     _require_known(location, config)
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    tokenizer = require_fast(
-        location, AutoTokenizer.from_pretrained(location, revision=revision, **options)
-    )
-    weights = weights_of(location, revision)
+    tokenizer = tokenizer_of(source)
+    weights = weights_of(source)
     if any("lora_" in name for name in weights):
         raise UnsupportedModelError(
             f"The checkpoint {location!r} holds LoRA weights beside its own: merge them first "
             "(merge_and_unload of its own class)."
         )
-    tower = _tower(location, config, _part(weights, "audio_tower."), options)
-    model = _language_model(location, config, _part(weights, "language_model."), options)
+    tower = _tower(source, config, _part(weights, "audio_tower."))
+    model = _language_model(source, config, _part(weights, "language_model."))
     text, encoder = model.config, tower.config
     stack = int(config["stack_factor"])
     projector = Projector(
@@ -223,15 +220,11 @@ def _reference(location: str, config: Mapping[str, Any], key: str, what: str) ->
     return str(named)
 
 
-def _tower(
-    location: str,
-    config: Mapping[str, Any],
-    weights: dict[str, Tensor],
-    options: Mapping[str, Any],
-) -> Any:
+def _tower(source: Source, config: Mapping[str, Any], weights: dict[str, Tensor]) -> Any:
+    location = source.location
     if not weights:
         named = _reference(location, config, "audio_model_id", "audio_tower")
-        return load_model(WhisperModel, named, text_part=None, **options).encoder
+        return load_model(WhisperModel, source.of(named), text_part=None).encoder
     settings = config.get("audio_config")
     if not settings:
         named = _reference(location, config, "audio_model_id", "audio_config")
@@ -239,15 +232,11 @@ def _tower(
     return model_of_weights(WhisperEncoder, location, WhisperConfig(**settings), weights)
 
 
-def _language_model(
-    location: str,
-    config: Mapping[str, Any],
-    weights: dict[str, Tensor],
-    options: Mapping[str, Any],
-) -> Any:
+def _language_model(source: Source, config: Mapping[str, Any], weights: dict[str, Tensor]) -> Any:
+    location = source.location
     if not weights:
         named = _reference(location, config, "text_model_id", "language_model")
-        return load_model(AutoModelForCausalLM, named, text_part="", **options)
+        return load_model(AutoModelForCausalLM, source.of(named), text_part="")
     settings = config.get("text_config")
     if not settings:
         named = _reference(location, config, "text_model_id", "text_config")

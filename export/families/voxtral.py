@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AutoFeatureExtractor, AutoTokenizer, VoxtralForConditionalGeneration
+from transformers import AutoFeatureExtractor, VoxtralForConditionalGeneration
 
 from speechprune_ort.errors import ExportError
 from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_prompt
@@ -19,11 +19,12 @@ from speechprune_ort.export.families.loading import (
     dimensions_of,
     load_model,
     notes_of,
-    require_fast,
     stop_tokens,
+    tokenizer_of,
 )
 from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import attended_layers, encoder_frames, heard_windows
+from speechprune_ort.export.source import Source
 from speechprune_ort.manifest import whole_windows
 
 __all__ = ["load"]
@@ -56,24 +57,20 @@ class AudioEncoder(nn.Module):
         return heard_windows(self.projector(joined), feature_lengths), attention
 
 
-def load(location: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
+def load(source: Source) -> Checkpoint:
     """Load a Voxtral checkpoint in float32.
 
     Args:
-        location: hub id or local folder; its tokenizer as ``tokenizer.json``.
-        revision: branch, tag or commit on the hub.
-        trust_remote_code: passed on to transformers.
+        source: the checkpoint, its tokenizer as ``tokenizer.json``.
 
     Raises:
         ExportError: weights are missing, or the tokenizer cannot be used.
         UnsupportedModelError: the text model, or a setting of it, is not known.
     """
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    extractor = AutoFeatureExtractor.from_pretrained(location, **options)
-    tokenizer = require_fast(location, AutoTokenizer.from_pretrained(location, **options))
-    model = load_model(
-        VoxtralForConditionalGeneration, location, text_part="text_config", **options
-    )
+    location = source.location
+    extractor = AutoFeatureExtractor.from_pretrained(source.processor, **source.options)
+    tokenizer = tokenizer_of(source)
+    model = load_model(VoxtralForConditionalGeneration, source, text_part="text_config")
     config = model.config
     text, encoder = config.text_config, config.audio_config
     frames = 2 * encoder.max_source_positions

@@ -31,7 +31,10 @@ NEEDED = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "onnxrun
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Checkpoint: a hub id or a local folder.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="Checkpoint: a hub id or a local folder; or the folder of a LoRA."),
+    ],
     out: Annotated[Path, typer.Argument(help="Bundle: the folder to write.")],
     precision: Annotated[
         str, typer.Option(help="Precision of the weights: fp32, fp16, int8, w8a8 or int4.")
@@ -59,6 +62,17 @@ def export(
             help="Give the audio encoder the output that segment-attention and fastadasp need.",
         ),
     ] = False,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint that a LoRA is merged into; by default the one it names."),
+    ] = None,
+    allow_pickle: Annotated[
+        bool,
+        typer.Option(
+            "--allow-pickle",
+            help="Read weights from .bin files, too; tensors alone are taken from them.",
+        ),
+    ] = False,
 ) -> None:
     """Convert a Hugging Face checkpoint to a bundle, each graph checked against torch."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -77,6 +91,8 @@ def export(
         revision=revision,
         overwrite=overwrite,
         encoder_attention=encoder_attention,
+        base=base,
+        allow_pickle=allow_pickle,
     )
     console = Console(stderr=True, markup=False)
     columns = (
@@ -104,6 +120,8 @@ def export(
             trust_remote_code=trust_remote_code,
             overwrite=overwrite,
             encoder_attention=encoder_attention,
+            base=base,
+            allow_pickle=allow_pickle,
             report=report,
         )
         progress.update(task, advance=1, description="done")
