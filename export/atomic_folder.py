@@ -27,9 +27,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from speechprune_ort.cancel import UNFINISHED
+from speechprune_ort.contract.manifest import MANIFEST_FILE
 from speechprune_ort.errors import ExportError
 from speechprune_ort.files import cannot_write, hidden_name, sync, uninterrupted
-from speechprune_ort.manifest import MANIFEST_FILE
 
 __all__ = ["atomic_folder", "check_place"]
 

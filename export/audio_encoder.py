@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
+from speechprune_ort.contract.specs import GraphSpec
 from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.graph_file import save, torch_to_ir, with_weights
 from speechprune_ort.export.precision import Plan
-from speechprune_ort.specs import GraphSpec
 
 __all__ = ["export_audio_encoder"]
 

@@ -9,9 +9,9 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from speechprune_ort.contract.specs import GraphSpec
 from speechprune_ort.export.graph_file import OPSET, save
 from speechprune_ort.export.precision import Plan
-from speechprune_ort.specs import GraphSpec
 
 __all__ = ["export_embed_tokens"]
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from speechprune_ort.contract.specs import Dimensions, GraphSpec
 from speechprune_ort.export.graph_file import GraphMaker, save, store_half, torch_to_ir
 from speechprune_ort.export.precision import Plan, Target
-from speechprune_ort.specs import Dimensions, GraphSpec
 
 __all__ = ["BinaryProjection", "FloatProjection", "export_binarized", "export_float"]
 

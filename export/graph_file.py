@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from speechprune_ort.contract.specs import GraphSpec, TensorSpec
 from speechprune_ort.export.precision import Weights
 from speechprune_ort.export.quantize import quantize_matmuls, quantize_with_activations
-from speechprune_ort.specs import GraphSpec, TensorSpec
 
 __all__ = ["GraphMaker", "quiet", "save", "store_half", "torch_to_ir", "with_weights"]
 

@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from speechprune_ort.contract.manifest import Parity
+from speechprune_ort.contract.specs import Dimensions, GraphSpec, past_name, present_name
 from speechprune_ort.errors import DeviceError, ParityError
 from speechprune_ort.export.memory import in_float32
 from speechprune_ort.export.rotary import rotary_rows
-from speechprune_ort.manifest import Parity
 from speechprune_ort.providers import CPU_PROVIDER, StrictSession, cuda_problem, cuda_provider
-from speechprune_ort.specs import Dimensions, GraphSpec, past_name, present_name
 
 __all__ = ["Checked", "compare", "open_graph", "verify_decoder", "verify_graph"]
 

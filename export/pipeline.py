@@ -18,6 +18,29 @@ import torch
 from numpy.typing import NDArray
 from transformers import WhisperFeatureExtractor
 
+from speechprune_ort.contract.manifest import (
+    MANIFEST_FILE,
+    TOKENIZER_FILE,
+    FileEntry,
+    GraphEntry,
+    Manifest,
+    PromptPiece,
+)
+from speechprune_ort.contract.onnx_file import foreign_operators, read_graph
+from speechprune_ort.contract.specs import (
+    ASSEMBLE,
+    AUDIO_ENCODER,
+    DECODER,
+    EMBED_TOKENS,
+    FIRST_LAYER_QK,
+    FIRST_LAYER_QK_FLOAT,
+    RECEIVED_ATTENTION,
+    ROTARY,
+    SIMILARITY,
+    GraphSpec,
+    graph_specs,
+)
+from speechprune_ort.contract.tokenizer_check import check_tokenizer
 from speechprune_ort.errors import BundleError, ExportError
 from speechprune_ort.export.atomic_folder import atomic_folder
 from speechprune_ort.export.audio_encoder import export_audio_encoder
@@ -45,30 +68,7 @@ from speechprune_ort.export.pruning_graphs import (
 )
 from speechprune_ort.export.request import check_request
 from speechprune_ort.export.rotary import export_rotary, rotary_rows
-from speechprune_ort.manifest import (
-    MANIFEST_FILE,
-    TOKENIZER_FILE,
-    FileEntry,
-    GraphEntry,
-    Manifest,
-    PromptPiece,
-)
-from speechprune_ort.onnx_file import foreign_operators, read_graph
 from speechprune_ort.sample import SPEECH
-from speechprune_ort.specs import (
-    ASSEMBLE,
-    AUDIO_ENCODER,
-    DECODER,
-    EMBED_TOKENS,
-    FIRST_LAYER_QK,
-    FIRST_LAYER_QK_FLOAT,
-    RECEIVED_ATTENTION,
-    ROTARY,
-    SIMILARITY,
-    GraphSpec,
-    graph_specs,
-)
-from speechprune_ort.tokenizer_check import check_tokenizer
 
 __all__ = ["STEPS", "ExportedGraph", "export_bundle"]
 

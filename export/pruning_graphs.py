@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from speechprune_ort.contract.specs import Dimensions, GraphSpec
 from speechprune_ort.export.graph_file import GraphMaker
-from speechprune_ort.specs import Dimensions, GraphSpec
 
 __all__ = [
     "attention_reference",

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from speechprune_ort.contract.specs import GraphSpec
 from speechprune_ort.export.graph_file import GraphMaker
-from speechprune_ort.specs import GraphSpec
 
 __all__ = ["export_rotary", "rotary_rows"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from speechprune_ort.manifest import Manifest
+from speechprune_ort.contract.manifest import Manifest
 
 path = Path(__file__).parents[1] / "docs" / "reference" / "manifest.schema.json"
 path.parent.mkdir(parents=True, exist_ok=True)

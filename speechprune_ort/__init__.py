@@ -34,7 +34,7 @@ from speechprune_ort.errors import (
 if TYPE_CHECKING:
     from speechprune_ort.answer_stream import AnswerStream
     from speechprune_ort.cancel import Cancel
-    from speechprune_ort.manifest import Manifest
+    from speechprune_ort.contract.manifest import Manifest
     from speechprune_ort.model import SpeechLLM
     from speechprune_ort.options import GenerationOptions, PruningOptions
     from speechprune_ort.recording import Recording
@@ -82,7 +82,7 @@ _HOMES = {
     "AnswerStream": "answer_stream",
     "Cancel": "cancel",
     "GenerationOptions": "options",
-    "Manifest": "manifest",
+    "Manifest": "contract.manifest",
     "Pruning": "results",
     "PruningOptions": "options",
     "Recording": "recording",

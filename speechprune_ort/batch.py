@@ -14,6 +14,7 @@ from typing import Any
 
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cancel import Cancel, Limits
+from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.errors import (
     AudioError,
     ComputeError,
@@ -24,7 +25,6 @@ from speechprune_ort.errors import (
     PromptError,
 )
 from speechprune_ort.journal import Journal, write_whole
-from speechprune_ort.manifest import Manifest
 from speechprune_ort.methods import load_plugins, needs_encoder
 from speechprune_ort.model import MEMORY_BUDGET_MB, SpeechLLM
 from speechprune_ort.options import DeviceName, GenerationOptions, LongAudio, PruningOptions

@@ -16,9 +16,9 @@ from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.errors import DataError, OptionError
 from speechprune_ort.files import cannot_write, save_figure, whole_file
 from speechprune_ort.results import Answer, Pruning
-from speechprune_ort.runtime.audio import SAMPLING_RATE, Source, stream_audio
-from speechprune_ort.runtime.methods import METHODS, ScoreName
-from speechprune_ort.runtime.methods.base import FIRST, SECOND
+from speechprune_ort.runtime.choosing.methods import METHODS, ScoreName
+from speechprune_ort.runtime.choosing.methods.base import FIRST, SECOND
+from speechprune_ort.runtime.hearing.audio import SAMPLING_RATE, Source, stream_audio
 from speechprune_ort.text import check_text, read_json
 
 __all__ = [

@@ -23,10 +23,10 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from speechprune_ort.contained import contained
+from speechprune_ort.contract.contained import contained
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import PruningOptions
-from speechprune_ort.runtime.methods import (
+from speechprune_ort.runtime.choosing.methods import (
     METHOD_OPTIONS,
     METHODS,
     Method,

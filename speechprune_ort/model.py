@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from speechprune_ort.answer_stream import AnswerStream
 from speechprune_ort.audio_options import AudioOptions, check_audio_options
 from speechprune_ort.cancel import Cancel, Limits
+from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.errors import (
     BundleError,
     OptionError,
@@ -21,7 +22,6 @@ from speechprune_ort.errors import (
     RecordingError,
     SpeechPruneError,
 )
-from speechprune_ort.manifest import Manifest
 from speechprune_ort.methods import needs_encoder
 from speechprune_ort.numbers import plain, whole
 from speechprune_ort.options import (
@@ -34,14 +34,14 @@ from speechprune_ort.options import (
 from speechprune_ort.pool import in_order
 from speechprune_ort.recording import Recording, sort_options
 from speechprune_ort.results import Answer
-from speechprune_ort.runtime.audio import AudioStream, Source
-from speechprune_ort.runtime.device import Device
-from speechprune_ort.runtime.ear import Ear
-from speechprune_ort.runtime.embeddings import DeviceEmbeds
-from speechprune_ort.runtime.engine import Engine
-from speechprune_ort.runtime.heard import Heard
-from speechprune_ort.runtime.prompt import Prompt, embed_ids
-from speechprune_ort.runtime.recording_file import load_embeds
+from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
+from speechprune_ort.runtime.hearing.audio import AudioStream, Source
+from speechprune_ort.runtime.hearing.ear import Ear
+from speechprune_ort.runtime.hearing.embeddings import DeviceEmbeds
+from speechprune_ort.runtime.hearing.heard import Heard
+from speechprune_ort.runtime.hearing.recording_file import load_embeds
+from speechprune_ort.runtime.ort.device import Device
+from speechprune_ort.runtime.ort.engine import Engine
 from speechprune_ort.text import check_path, check_type
 from speechprune_ort.timings import Timings
 

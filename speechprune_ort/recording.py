@@ -14,11 +14,11 @@ from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.errors import OptionError, PromptError, RecordingError
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.results import Answer, Pruning, Score
-from speechprune_ort.runtime.engine import Engine
-from speechprune_ort.runtime.heard import Heard
-from speechprune_ort.runtime.prompt import Prompt
-from speechprune_ort.runtime.question import Question
-from speechprune_ort.runtime.recording_file import About, save_embeds
+from speechprune_ort.runtime.answering.prompt import Prompt
+from speechprune_ort.runtime.answering.question import Question
+from speechprune_ort.runtime.hearing.heard import Heard
+from speechprune_ort.runtime.hearing.recording_file import About, save_embeds
+from speechprune_ort.runtime.ort.engine import Engine
 from speechprune_ort.text import check_path, check_type
 from speechprune_ort.timings import Timings
 

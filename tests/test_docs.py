@@ -5,18 +5,17 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import typer
 import yaml
+from paths import ROOT
 
 from speechprune_ort.cli.app import app
 from speechprune_ort.methods import METHODS
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 
 

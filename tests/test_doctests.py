@@ -25,13 +25,16 @@ WITH_EXAMPLES = {
     for name in (
         "evaluation.drawing", "evaluation.latex", "evaluation.layout",
         "evaluation.perturbation", "evaluation.samples", "evaluation.scoring",
-        "evaluation.settings", "manifest_entries", "numbers", "options", "pool", "statistics",
+        "evaluation.settings", "contract.manifest_entries", "numbers", "options", "pool",
+        "statistics",
         "profiling.break_even", "profiling.distribution", "profiling.operations",
         "profiling.workload", "results",
-        "runtime.audio", "runtime.budget", "runtime.features", "runtime.loudness",
-        "runtime.methods.coverage",
-        "runtime.methods.merging", "runtime.methods.segments",
-        "runtime.pruning", "runtime.sampling", "tokenizer_check",
+        "runtime.hearing.audio", "runtime.answering.budget", "runtime.hearing.features",
+        "runtime.hearing.loudness",
+        "runtime.choosing.methods.coverage",
+        "runtime.choosing.methods.merging", "runtime.choosing.methods.segments",
+        "runtime.choosing.pruning", "runtime.answering.sampling",
+        "contract.tokenizer_check",
     )
 }  # fmt: skip
 

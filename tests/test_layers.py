@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 FOLDERS = {
     "speechprune_ort": "speechprune_ort",
     "export": "speechprune_ort.export",
@@ -74,7 +74,8 @@ def test_every_module_has_a_layer() -> None:
     )
     named = [name for layer in layers for name in layer.replace("|", ":").split(" : ")]
     assert len(set(named)) == len(named)
-    packages = {"speechprune_ort", "speechprune_ort.__main__", "speechprune_ort.runtime"}
+    packages = {name for name, path in files().items() if path.name == "__init__.py"}
+    packages |= {"speechprune_ort.__main__"}
     homeless = {
         name
         for name in files().keys() - packages

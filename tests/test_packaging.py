@@ -9,8 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
+from paths import ROOT
 
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, sys
@@ -103,7 +102,7 @@ def test_the_wheel_holds_one_package(built: Path) -> None:
         "py.typed",
         "speech.flac",
         "export/families/qwen2_audio.py",
-        "runtime/pruning.py",
+        "runtime/choosing/pruning.py",
         "cli/ask.py",
     ):
         assert f"speechprune_ort/{wanted}" in names
@@ -120,7 +119,7 @@ def test_the_sdist_builds_what_the_wheel_holds(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = archive.getnames()
-    for wanted in ("export/pipeline.py", "runtime/decoder.py", "LICENSE", "README.md"):
+    for wanted in ("export/pipeline.py", "runtime/answering/decoder.py", "LICENSE", "README.md"):
         assert f"speechprune_ort-0.1.0/{wanted}" in names
 
 

@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
+from paths import ROOT
 from typer.testing import CliRunner
 
 from speechprune_ort.cli.app import app
 
-ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
 PAGES = [README, *GUIDE]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from speechprune_ort.contract.manifest import AudioSpec, PromptPiece
+from speechprune_ort.contract.specs import Dimensions
 from speechprune_ort.errors import ExportError
-from speechprune_ort.manifest import AudioSpec, PromptPiece
-from speechprune_ort.specs import Dimensions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

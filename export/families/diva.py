@@ -27,6 +27,7 @@ from transformers import (
     WhisperModel,
 )
 
+from speechprune_ort.contract.manifest import whole_windows
 from speechprune_ort.errors import ExportError
 from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_prompt
 from speechprune_ort.export.families.loading import (
@@ -48,7 +49,6 @@ from speechprune_ort.export.families.whisper import (
     heard_windows,
 )
 from speechprune_ort.export.source import Source
-from speechprune_ort.manifest import whole_windows
 
 __all__ = ["load"]
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
+from speechprune_ort.contract.manifest import AudioSpec
+from speechprune_ort.contract.specs import Dimensions
 from speechprune_ort.errors import ExportError, SpeechPruneError, UnsupportedModelError
 from speechprune_ort.export.checkpoint_config import check_text
 from speechprune_ort.export.checkpoint_weights import (
@@ -25,8 +27,6 @@ from speechprune_ort.export.checkpoint_weights import (
 from speechprune_ort.export.families.adapters import merged
 from speechprune_ort.export.families.base import QUERY_MARK
 from speechprune_ort.export.source import Source
-from speechprune_ort.manifest import AudioSpec
-from speechprune_ort.specs import Dimensions
 
 __all__ = [
     "audio_spec_of",

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AutoFeatureExtractor, VoxtralForConditionalGeneration
 
+from speechprune_ort.contract.manifest import whole_windows
 from speechprune_ort.errors import ExportError
 from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_prompt
 from speechprune_ort.export.families.loading import (
@@ -25,7 +26,6 @@ from speechprune_ort.export.families.loading import (
 from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import attended_layers, encoder_frames, heard_windows
 from speechprune_ort.export.source import Source
-from speechprune_ort.manifest import whole_windows
 
 __all__ = ["load"]
 

@@ -25,7 +25,7 @@ from rich.table import Table
 from speechprune_ort import SpeechLLM
 from speechprune_ort.evaluation.costs import measure_costs
 from speechprune_ort.meters import reset_peak, resident
-from speechprune_ort.runtime.prompt import Prompt
+from speechprune_ort.runtime.answering.prompt import Prompt
 
 QUESTION = "How large is the budget that the city council has approved?"
 NEW_TOKENS = 4

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from speechprune_ort import SpeechLLM
-from speechprune_ort.runtime.audio import SAMPLING_RATE
+from speechprune_ort.runtime.hearing.audio import SAMPLING_RATE
 
 QUESTIONS = tuple(
     f"What was said about {topic}?"

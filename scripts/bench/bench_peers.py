@@ -37,7 +37,7 @@ from rich.table import Table
 from speechprune_ort.errors import OptionError, SpeechPruneError
 from speechprune_ort.profiling.report import markdown
 from speechprune_ort.profiling.run import machine
-from speechprune_ort.runtime.audio import load_audio
+from speechprune_ort.runtime.hearing.audio import load_audio
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).parent / "peers" / "worker.py"

@@ -37,23 +37,7 @@ from rich.table import Table
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from speechprune_ort.export.decoder import export_decoder
-from speechprune_ort.export.embed_tokens import export_embed_tokens
-from speechprune_ort.export.first_layer_qk import BinaryProjection, export_binarized
-from speechprune_ort.export.precision import plan
-from speechprune_ort.export.pruning_graphs import export_received_attention, export_similarity
-from speechprune_ort.export.rotary import export_rotary
-from speechprune_ort.runtime.decoder import Decoder
-from speechprune_ort.runtime.device import Device
-from speechprune_ort.runtime.pruning import (
-    binarize,
-    keep_by_attention,
-    keep_by_similarity,
-    received_attention,
-    similarity_scores,
-    text_direction,
-)
-from speechprune_ort.specs import (
+from speechprune_ort.contract.specs import (
     EMBED_TOKENS,
     FIRST_LAYER_QK,
     RECEIVED_ATTENTION,
@@ -62,6 +46,22 @@ from speechprune_ort.specs import (
     Dimensions,
     graph_specs,
 )
+from speechprune_ort.export.decoder import export_decoder
+from speechprune_ort.export.embed_tokens import export_embed_tokens
+from speechprune_ort.export.first_layer_qk import BinaryProjection, export_binarized
+from speechprune_ort.export.precision import plan
+from speechprune_ort.export.pruning_graphs import export_received_attention, export_similarity
+from speechprune_ort.export.rotary import export_rotary
+from speechprune_ort.runtime.answering.decoder import Decoder
+from speechprune_ort.runtime.choosing.pruning import (
+    binarize,
+    keep_by_attention,
+    keep_by_similarity,
+    received_attention,
+    similarity_scores,
+    text_direction,
+)
+from speechprune_ort.runtime.ort.device import Device
 
 VOCAB = 1000  # the head reads the last position alone: its width does not count
 DIMS = Dimensions(128, 3000, 750, 4096, 1, 32, 32, 128, VOCAB, 8192)

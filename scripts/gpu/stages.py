@@ -18,11 +18,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from speechprune_ort import SpeechLLM
+from speechprune_ort.contract.specs import FIRST_LAYER_QK, GraphSpec
 from speechprune_ort.profiling.trace import SMALL, feeds_of, placements
 from speechprune_ort.providers import CPU_PROVIDER, CUDA_PROVIDER, StrictSession
-from speechprune_ort.runtime.decoder import Decoder
-from speechprune_ort.runtime.prompt import Prompt, embed_ids
-from speechprune_ort.specs import FIRST_LAYER_QK, GraphSpec
+from speechprune_ort.runtime.answering.decoder import Decoder
+from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
 
 HERE = Path(__file__).parent
 QUESTIONS = 3

@@ -96,8 +96,8 @@ def bundle_state(out: Path) -> str:
     """Which checkpoint a whole bundle is of, or that there is none."""
     if not os.path.lexists(out):
         return "nothing"
-    from speechprune_ort.manifest import Manifest
-    from speechprune_ort.runtime.bundle import verify_files
+    from speechprune_ort.contract.manifest import Manifest
+    from speechprune_ort.runtime.ort.bundle import verify_files
 
     manifest = Manifest.read(out)
     verify_files(out, manifest)

@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 
 from speechprune_ort import SpeechLLM, SpeechPruneError
-from speechprune_ort.manifest import content_digest
+from speechprune_ort.contract.manifest import content_digest
 
 RATE = 16_000
 LONGEST_SECONDS = 300  # of sound from a file of a second: more is made up
@@ -109,7 +109,7 @@ class Targets:
 
     def audio(self, chance: random.Random) -> None:
         """An altered recording, heard twice with another between: both times the same."""
-        from speechprune_ort.runtime.audio import stream_audio
+        from speechprune_ort.runtime.hearing.audio import stream_audio
 
         ending, content = chance.choice(self._sounds)
         content = altered(content, chance)

@@ -22,7 +22,7 @@ import soundfile
 import typer
 from numpy.typing import NDArray
 
-from speechprune_ort.runtime.decoding import Decoded, decode, decode_by_ffmpeg
+from speechprune_ort.runtime.hearing.decoding import Decoded, decode, decode_by_ffmpeg
 
 app = typer.Typer(add_completion=False)
 

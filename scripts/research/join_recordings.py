@@ -28,7 +28,7 @@ from rich.console import Console
 
 from speechprune_ort.errors import OptionError, SpeechPruneError
 from speechprune_ort.explain import Line, read_transcript
-from speechprune_ort.runtime.audio import SAMPLING_RATE, stream_audio
+from speechprune_ort.runtime.hearing.audio import SAMPLING_RATE, stream_audio
 
 USER_ERROR = 2
 ENDINGS = (".wav", ".flac", ".ogg", ".mp3")

@@ -29,7 +29,7 @@ from rich.progress import track
 
 from speechprune_ort.errors import DataError, SpeechPruneError
 from speechprune_ort.evaluation.samples import Sample, chance, read_samples
-from speechprune_ort.runtime.audio import SAMPLING_RATE, load_audio
+from speechprune_ort.runtime.hearing.audio import SAMPLING_RATE, load_audio
 
 USER_ERROR = 2
 PAUSE_S = 1.0

@@ -37,14 +37,14 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from speechprune_ort.errors import DeviceError, ExportError, OptionError, SpeechPruneError
-from speechprune_ort.manifest import TOKENIZER_FILE, Manifest
-from speechprune_ort.specs import (
+from speechprune_ort.contract.manifest import TOKENIZER_FILE, Manifest
+from speechprune_ort.contract.specs import (
     AUDIO_ENCODER,
     DECODER,
     EMBED_TOKENS,
     ROTARY,
 )
+from speechprune_ort.errors import DeviceError, ExportError, OptionError, SpeechPruneError
 
 USER_ERROR = 2
 TOLERANCE = 1e-3  # of the largest value; float32 graphs that reorder sums stay far below
@@ -77,7 +77,7 @@ def compare(
 
 def encoder_inputs(manifest: Manifest) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
     """Speech, and noise that fills one window and a third of another."""
-    from speechprune_ort.runtime.features import LogMel
+    from speechprune_ort.runtime.hearing.features import LogMel
 
     dims, audio = manifest.dimensions, manifest.audio
     samples, rate = soundfile.read(SPEECH, dtype="float32")
@@ -232,7 +232,7 @@ def check_arguments(checkpoint: Path, bundle: Path) -> Manifest:
             "so export with --precision fp32 --target cpu."
         )
     try:
-        from speechprune_ort.runtime.bundle import verify_files
+        from speechprune_ort.runtime.ort.bundle import verify_files
 
         importlib.metadata.version("optimum-onnx")
     except (ModuleNotFoundError, importlib.metadata.PackageNotFoundError) as error:

@@ -269,7 +269,7 @@ def _is_file(text: str) -> bool:
 
 
 def _ask_each(task: BatchTask, as_json: bool) -> None:
-    from speechprune_ort.manifest import Manifest
+    from speechprune_ort.contract.manifest import Manifest
 
     for note in Manifest.read(task.bundle).notes:
         sys.stderr.write(f"note: {note}\n")
@@ -279,7 +279,7 @@ def _ask_each(task: BatchTask, as_json: bool) -> None:
 
 def _source(audio: Path, options: AudioOptions) -> AbstractContextManager[Path | BinaryIO]:
     """The recording, to be read as often as wanted: a stream is kept while it is asked about."""
-    from speechprune_ort.runtime.streams import rereadable
+    from speechprune_ort.runtime.hearing.streams import rereadable
 
     if str(audio) != "-":
         return rereadable(audio, options.max_stream_mb)
@@ -315,7 +315,7 @@ def _listen(
     options: AudioOptions,
 ) -> Recording:
     """Encode a recording, with a bar and the time left where that takes a while."""
-    from speechprune_ort.runtime.audio import audio_seconds
+    from speechprune_ort.runtime.hearing.audio import audio_seconds
 
     seconds = audio_seconds(audio)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())

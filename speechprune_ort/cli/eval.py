@@ -284,7 +284,7 @@ def evaluate(
         recording = model.listen(shown.audio, encoder_attention=attention_too, audio_options=heard)
         if costs:
             from speechprune_ort.evaluation.costs import measure_costs
-            from speechprune_ort.runtime.prompt import Prompt
+            from speechprune_ort.runtime.answering.prompt import Prompt
 
             lines = next(iter(summary.subsets.values()))[0].settings
             kept = {line.name: round(line.kept or 0) for line in lines}

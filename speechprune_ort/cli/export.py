@@ -19,8 +19,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from speechprune_ort.contract.manifest import GraphEntry, Parity
 from speechprune_ort.errors import ExportError
-from speechprune_ort.manifest import GraphEntry, Parity
 
 if TYPE_CHECKING:
     from speechprune_ort.export.pipeline import ExportedGraph

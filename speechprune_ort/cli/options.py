@@ -210,7 +210,7 @@ def load_plugins(paths: list[Path] | None) -> None:
         OptionError: a file cannot be read, or fails.
     """
     if paths:
-        from speechprune_ort.contained import refuse_silent_exits
+        from speechprune_ort.contract.contained import refuse_silent_exits
         from speechprune_ort.methods import load_plugins as load
 
         refuse_silent_exits()

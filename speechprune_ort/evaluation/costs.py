@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from speechprune_ort.manifest import Manifest
+from speechprune_ort.contract.manifest import Manifest
+from speechprune_ort.contract.specs import DECODER
 from speechprune_ort.meters import reset_peak, resident
 from speechprune_ort.model import SpeechLLM
-from speechprune_ort.runtime.decoder import Decoder
-from speechprune_ort.specs import DECODER
+from speechprune_ort.runtime.answering.decoder import Decoder
 
 __all__ = ["Cost", "measure_costs", "prefill_tflops"]
 

@@ -23,7 +23,7 @@ from speechprune_ort.model import SpeechLLM
 from speechprune_ort.options import PruningOptions
 from speechprune_ort.recording import Recording
 from speechprune_ort.results import Pruning
-from speechprune_ort.runtime.audio import load_audio
+from speechprune_ort.runtime.hearing.audio import load_audio
 
 __all__ = ["Judge"]
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation
 from speechprune_ort.evaluation.samples import Sample
 from speechprune_ort.evaluation.scoring import Scoring
 from speechprune_ort.evaluation.settings import Setting
-from speechprune_ort.manifest import Manifest
 from speechprune_ort.options import DeviceName
 
 __all__ = ["Plan", "Work"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from speechprune_ort.errors import AudioError
 from speechprune_ort.evaluation.samples import SampleSet
-from speechprune_ort.runtime.audio import stream_audio
+from speechprune_ort.runtime.hearing.audio import stream_audio
 
 __all__ = ["Findings", "recordings_digest", "sha256", "validate"]
 

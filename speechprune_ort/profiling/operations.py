@@ -13,16 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from math import prod
 
-from speechprune_ort.model import SpeechLLM
-from speechprune_ort.options import PruningOptions
-from speechprune_ort.profiling.condition import Condition, ProfileOptions
-from speechprune_ort.profiling.trace import feeds_of, traced
-from speechprune_ort.runtime.prompt import Prompt
-from speechprune_ort.specs import (
+from speechprune_ort.contract.specs import (
     AUDIO_ENCODER,
     DECODER,
     FIRST_LAYER_QK,
 )
+from speechprune_ort.model import SpeechLLM
+from speechprune_ort.options import PruningOptions
+from speechprune_ort.profiling.condition import Condition, ProfileOptions
+from speechprune_ort.profiling.trace import feeds_of, traced
+from speechprune_ort.runtime.answering.prompt import Prompt
 
 __all__ = ["Operations", "polynomial"]
 

@@ -27,7 +27,7 @@ from speechprune_ort.profiling.trace import placements
 from speechprune_ort.profiling.workload import Setting, Sound
 from speechprune_ort.recording import Recording
 from speechprune_ort.results import Answer
-from speechprune_ort.runtime.audio import SAMPLING_RATE
+from speechprune_ort.runtime.hearing.audio import SAMPLING_RATE
 from speechprune_ort.timings import STAGES, Timings
 
 __all__ = ["Profile", "profile", "write_traces"]

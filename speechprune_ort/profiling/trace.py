@@ -14,10 +14,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from speechprune_ort.contract.specs import GraphSpec
 from speechprune_ort.errors import OutputError
 from speechprune_ort.providers import StrictSession
-from speechprune_ort.runtime.engine import Engine
-from speechprune_ort.specs import GraphSpec
+from speechprune_ort.runtime.ort.engine import Engine
 
 __all__ = ["feeds_of", "placements", "traced"]
 

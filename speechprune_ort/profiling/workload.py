@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import DEFAULT_METHOD, PruningOptions
-from speechprune_ort.runtime.audio import SAMPLING_RATE, stream_audio
+from speechprune_ort.runtime.hearing.audio import SAMPLING_RATE, stream_audio
 from speechprune_ort.sample import SPEECH
 
 __all__ = ["QUESTION", "Setting", "Sound", "parse_rates", "sounds_of"]

@@ -19,7 +19,7 @@ import numpy as np
 from speechprune_ort import SpeechLLM
 from speechprune_ort.profiling.trace import SMALL, feeds_of, traced
 from speechprune_ort.providers import cuda_problem
-from speechprune_ort.runtime.decoder import Decoder
+from speechprune_ort.runtime.answering.decoder import Decoder
 
 QUESTION = "What is said?"
 RATE = 16_000

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 import stand_in
+from paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 PYTHON = Path(os.environ.get("SPEECHPRUNE_CUDA_PYTHON", ROOT / ".venv-cuda/bin/python"))
 FAMILIES = ("qwen2_audio", "voxtral", "diva")
 PRECISIONS = ("fp16", "int8", "int4")

@@ -33,8 +33,8 @@ def ours(model: Path, threads: int) -> Callable[[Order], Result]:
     import numpy as np
 
     from speechprune_ort import GenerationOptions, PruningOptions, SpeechLLM
-    from speechprune_ort.runtime.decoder import Decoder
-    from speechprune_ort.runtime.prompt import embed_ids
+    from speechprune_ort.runtime.answering.decoder import Decoder
+    from speechprune_ort.runtime.answering.prompt import embed_ids
 
     llm = SpeechLLM(model, "cpu", threads)
 

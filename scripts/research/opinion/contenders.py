@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprune_ort.specs import Dimensions, past_name, present_name
+from speechprune_ort.contract.specs import Dimensions, past_name, present_name
 
 __all__ = ["Contender", "NumpyCache", "SharedBuffer", "open_session"]
 
@@ -92,8 +92,8 @@ class SharedBuffer:
 
     def prefill(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """See ``Contender``."""
-        from speechprune_ort.runtime.decoder import Decoder
-        from speechprune_ort.runtime.device import Device
+        from speechprune_ort.runtime.answering.decoder import Decoder
+        from speechprune_ort.runtime.ort.device import Device
 
         capacity = len(ids) + self._room
         self._decoder = Decoder(

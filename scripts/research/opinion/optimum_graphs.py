@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from speechprune_ort.contract.specs import Dimensions
 from speechprune_ort.errors import ExportError
-from speechprune_ort.specs import Dimensions
 
 __all__ = ["export_with_optimum", "load_with_transformers_4"]
 

@@ -30,10 +30,10 @@ from small_model.training.speaker import Speaker
 from small_model.training.text import Dialogue, chance
 from small_model.training.voices import RATE, Samples
 from speechprune_ort import PruningOptions
-from speechprune_ort.runtime.embeddings import HostEmbeds
-from speechprune_ort.runtime.pruning import binarize
-from speechprune_ort.runtime.scoring import NumpyScorer
-from speechprune_ort.runtime.selection import select
+from speechprune_ort.runtime.choosing.pruning import binarize
+from speechprune_ort.runtime.choosing.scoring import NumpyScorer
+from speechprune_ort.runtime.choosing.selection import select
+from speechprune_ort.runtime.hearing.embeddings import HostEmbeds
 
 RESAMPLES = 10_000
 PRUNED = re.compile(r"(truncate|random|crop|similarity|attention|speechprune|coverage)@(0?\.\d+)")

@@ -1,0 +1,1 @@
+"""From the kept tokens and a question to an answer."""

@@ -1,0 +1,300 @@
+"""A question on its one way: about what was heard, chosen, laid out, then spoken or scored."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from speechprune_ort.errors import PromptError
+from speechprune_ort.options import GenerationOptions, PruningOptions
+from speechprune_ort.results import Answer, Pruning, Score, spans_of
+from speechprune_ort.runtime.answering.budget import PrefillTime, pick_tokens
+from speechprune_ort.runtime.answering.decoder import Decoder
+from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
+from speechprune_ort.runtime.answering.sampling import Sampler
+from speechprune_ort.runtime.answering.text_stream import TextStream
+from speechprune_ort.runtime.choosing.backends import open_backend
+from speechprune_ort.runtime.choosing.methods import METHODS, Selection
+from speechprune_ort.runtime.choosing.selection import select
+from speechprune_ort.runtime.hearing.embeddings import HostEmbeds
+from speechprune_ort.runtime.hearing.heard import Heard
+from speechprune_ort.runtime.ort.engine import Engine
+from speechprune_ort.runtime.ort.threads import numpy_threads
+from speechprune_ort.timings import Timings
+
+__all__ = ["LaidOut", "Question"]
+
+Reason = Literal["stop", "length", "stop_string"]
+
+
+@dataclass(frozen=True, slots=True)
+class LaidOut:
+    """A prompt, ready to be read.
+
+    Attributes:
+        selection: audio tokens in it.
+        embeds: (prompt, hidden) on the host, or (1, prompt, hidden) on the device.
+        positions: (prompt,) int64 of each.
+    """
+
+    selection: Selection
+    embeds: NDArray[Any] | ort.OrtValue
+    positions: NDArray[np.int64]
+
+    @property
+    def length(self) -> int:
+        """Positions of the prompt, kept audio included."""
+        return len(self.positions)
+
+
+class Question:
+    """A question about a recording.
+
+    Its prompt is embedded, its options are settled and its backend is opened here, once;
+    ``choose``, ``lay_out`` and then ``speak`` or ``score`` take from that.
+
+    Args:
+        engine: the bundle.
+        prompt: the template around the question.
+        heard: the recording.
+        options: of pruning; what the caller left open is settled.
+        new_tokens: of the longest answer.
+        timings: stages are added to it.
+
+    Attributes:
+        options: as settled.
+        picked: for ``pruning_rate="auto"`` what bounded the number of tokens, or None.
+
+    Raises:
+        PromptError: ``pruning_rate="auto"`` finds no room for a single audio token.
+        BundleError: the embedding table has no row for a token.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        prompt: Prompt,
+        heard: Heard,
+        options: PruningOptions,
+        new_tokens: int,
+        timings: Timings,
+    ) -> None:
+        self._engine, self._prompt, self._heard = engine, prompt, heard
+        self._new_tokens, self._timings = new_tokens, timings
+        options, self.picked = self._rated(options)
+        temperature = options.frame_temperature
+        if temperature is None and "frame_temperature" in METHODS[options.method].options:
+            temperature = engine.manifest.frame_temperature
+        self._backend = open_backend(engine, options.backend)
+        self.options = replace(options, frame_temperature=temperature, backend=self._backend.name)
+        with timings.measure("embed"):
+            rows = embed_ids(engine, prompt.ids)
+        first = len(prompt.before)
+        self._before, self._after = rows[:first], rows[first:]
+        self._query = rows[list(prompt.places)]
+
+    def _rated(self, options: PruningOptions) -> tuple[PruningOptions, str | None]:
+        """The options with a rate that is a number, and what bounded it where it was open."""
+        if options.pruning_rate != "auto":
+            return options, None
+        engine, total = self._engine, self._heard.tokens
+        open_bounds: dict[str, Any] = {"latency_target": None, "memory_target_mb": None}
+        if not total:
+            return replace(options, pruning_rate=0.0, **open_bounds), None
+        pick = pick_tokens(
+            total,
+            len(self._prompt.ids),
+            self._new_tokens,
+            engine.manifest,
+            lambda: PrefillTime.measured(engine),
+            options.latency_target,
+            options.memory_target_mb,
+        )
+        window = options.budget or engine.manifest.dimensions.window_tokens
+        budget = min(total, max(window, pick.tokens))
+        rate = 1 - pick.tokens / budget
+        return replace(options, pruning_rate=rate, budget=budget, **open_bounds), pick.limit
+
+    def choose(self) -> Selection:
+        """Choose the audio tokens that reach the language model.
+
+        Raises:
+            OptionError: the method cannot choose, see ``select``.
+        """
+        if not self._heard.tokens:
+            return Selection(np.zeros(0, np.int64))
+        manifest = self._engine.manifest
+        scorer = self._backend.scorer(self._heard.audio, self._query, self.options.attention)
+        with numpy_threads(self._engine.threads):
+            return select(
+                self.options,
+                scorer,
+                window_tokens=manifest.dimensions.window_tokens,
+                frame_tokens=manifest.audio.frame_tokens,
+                encoder_attention=self._heard.encoder_attention,
+                measure=self._timings.measure,
+            )
+
+    def pruning(self, selection: Selection) -> Pruning:
+        """What was chosen, for the caller."""
+        manifest = self._engine.manifest
+        return Pruning(
+            options=self.options,
+            indices=selection.indices,
+            total=self._heard.tokens,
+            spans=spans_of(
+                selection.indices,
+                manifest.tokens_per_second,
+                self._heard.seconds,
+                manifest.audio.span_tokens,
+            ),
+            similarity=selection.similarity,
+            attention=selection.attention,
+            candidates=selection.candidates,
+            picked=self.picked,
+        )
+
+    def lay_out(self, selection: Selection) -> LaidOut:
+        """Put the chosen audio tokens between the prompt's own.
+
+        Raises:
+            PromptError: prompt and answer exceed the context.
+        """
+        positions = self._positions(selection.indices)
+        audio, rows = self._heard.audio, selection.indices
+        if selection.embeds is not None:  # merged tokens stand where their first ones stood
+            typed = selection.embeds.astype(audio.dtype, copy=False)
+            audio, rows = HostEmbeds(typed), np.arange(len(rows))
+        with self._timings.measure("assemble"):
+            embeds = self._backend.lay_out(self._before, audio, rows, self._after)
+        return LaidOut(selection, embeds, positions)
+
+    def _positions(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        first, last = len(self._before), len(self._after)
+        positions = np.arange(first + len(indices) + last, dtype=np.int64)
+        if self.options.positions == "original":
+            behind = first + self._heard.tokens
+            positions[first:] = np.concatenate([first + indices, behind + np.arange(last)])
+        context = self._engine.manifest.dimensions.context
+        needed = int(positions[-1]) + 1 + self._new_tokens
+        if needed > context:
+            raise PromptError(
+                f"Prompt and answer need {needed} positions and the model has {context}: "
+                f"{_cure(self.options, len(indices), needed - context)}."
+            )
+        return positions
+
+    def speak(self, generation: GenerationOptions) -> Generator[str, None, Answer]:
+        """Yield the answer's text as it comes, and return the ``Answer``.
+
+        Raises:
+            PromptError: prompt and answer exceed the context.
+        """
+        laid_out = self.lay_out(self.choose())
+        text, ids, reason = yield from self._generate(laid_out, generation)
+        return Answer(
+            text=text,
+            token_ids=tuple(ids),
+            finish_reason=reason,
+            question=self._prompt.question,
+            seconds=self._heard.seconds,
+            seconds_heard=self._heard.seconds_heard,
+            prompt_tokens=laid_out.length,
+            pruning=self.pruning(laid_out.selection),
+            generation=generation,
+            timings=self._timings,
+            device=self._engine.device.name,
+            decoder=self._heard.decoder,
+            notes=self._heard.notes,
+        )
+
+    def _generate(
+        self, laid_out: LaidOut, generation: GenerationOptions
+    ) -> Generator[str, None, tuple[str, list[int], Reason]]:
+        manifest, timings = self._engine.manifest, self._timings
+        decoder = Decoder.open(self._engine, laid_out.length + generation.max_new_tokens)
+        sampler = Sampler(generation)
+        out = TextStream(self._engine.text, generation.stop)
+        ids: list[int] = []
+        reason: Reason = "length"
+        with timings.measure("prefill"):
+            logits = decoder.prefill(laid_out.embeds, laid_out.positions)
+        position = int(laid_out.positions[-1])
+        while True:
+            with timings.measure("decode"):
+                token = sampler(logits)
+                if token in manifest.stop_token_ids and not generation.ignore_stop:
+                    reason = "stop"
+                    break
+                ids.append(token)
+                piece = out.push(token)
+            if piece:
+                yield piece
+            if out.stopped:
+                return out.text, ids, "stop_string"
+            if len(ids) == generation.max_new_tokens:
+                break
+            position += 1
+            with timings.measure("decode"):
+                logits = decoder.step(token, position)
+        rest = out.finish()
+        if rest:
+            yield rest
+        return out.text, ids, reason
+
+    def score(self, continuations: Sequence[Sequence[int]]) -> Score:
+        """How likely the model finds each of several answers.
+
+        The prompt is read once; each continuation is then tried from its end.
+
+        Args:
+            continuations: token ids, at least one each, at most ``new_tokens``.
+
+        Raises:
+            PromptError: prompt and answer exceed the context.
+        """
+        laid_out = self.lay_out(self.choose())
+        decoder = Decoder.open(self._engine, laid_out.length + self._new_tokens)
+        with self._timings.measure("prefill"):
+            # The decoder's own logits are overwritten by its next step.
+            first = _log_softmax(decoder.prefill(laid_out.embeds, laid_out.positions))
+        found = []
+        with self._timings.measure("decode"):
+            for ids in continuations:
+                decoder.rewind(laid_out.length)
+                scores, position = first, int(laid_out.positions[-1])
+                values = [float(scores[ids[0]])]
+                for token, after in pairwise(ids):
+                    position += 1
+                    scores = _log_softmax(decoder.step(token, position))
+                    values.append(float(scores[after]))
+                found.append(tuple(values))
+        return Score(
+            log_probabilities=tuple(found),
+            prompt_tokens=laid_out.length,
+            pruning=self.pruning(laid_out.selection),
+            timings=self._timings,
+        )
+
+
+def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    wide = logits.astype(np.float64)
+    wide -= wide.max()
+    wide -= np.log(np.exp(wide).sum())
+    return wide
+
+
+def _cure(pruning: PruningOptions, kept: int, excess: int) -> str:
+    if pruning.method == "none":
+        return "prune (method='speechprune'), or give a shorter recording"
+    if pruning.positions == "original":
+        return "use positions='renumbered', or give a shorter recording"
+    if kept > excess:
+        return f"lower the budget or max_new_tokens by {excess}, or raise the pruning rate"
+    return "lower max_new_tokens, or ask a shorter question"

@@ -1,0 +1,1 @@
+"""Which audio tokens are kept: the methods, their scores and budgets."""

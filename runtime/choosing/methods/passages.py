@@ -1,0 +1,39 @@
+"""Passages: where the question's words are spoken, and of that what says something. Our own.
+
+SpeechPrune's first phase chooses tokens by their likeness to the question, its second by the
+attention that they receive. But what answers a question is seldom like it, and lies beside it. So
+passages are found by ``coverage``, four times as many tokens of them as may be kept; and of these
+the ones are dropped that are most like the recording's average: pauses, and what only draws a word
+out. What a recording says is where it departs from its average.
+"""
+
+from __future__ import annotations
+
+from speechprune_ort.runtime.choosing.methods.base import Request, ScoreName, Selection, method
+from speechprune_ort.runtime.choosing.methods.coverage import (
+    PASSAGE_SECONDS,
+    SPOKEN,
+    TEMPERATURE,
+    coverage_scores,
+)
+from speechprune_ort.runtime.choosing.pruning import keep_by_attention, keep_by_similarity
+
+__all__ = ["passages"]
+
+RARITY = ScoreName("unlikeness to the recording's mean, the negative cosine")
+CANDIDATES = 4  # for each token that is kept
+
+
+@method("passages", summary="of passages found by coverage, those least like the recording's mean",
+        options=("candidates",), scores=(SPOKEN, RARITY))  # fmt: skip
+def passages(request: Request) -> Selection:
+    """Coverage chooses where to look, commonness what to leave out."""
+    frame = request.frame_tokens
+    with request.measure("phase_1"):
+        scores = coverage_scores(request.scorer.cosines(), PASSAGE_SECONDS * frame)
+        wanted = request.candidates(CANDIDATES * request.n_keep)
+        inside = keep_by_similarity(scores, wanted, frame, TEMPERATURE)
+    with request.measure("phase_2"):
+        rarity = -request.scorer.commonness()[inside]
+        kept = inside[keep_by_attention(rarity, request.n_keep)]
+    return Selection(kept, scores, attention=rarity, candidates=inside)

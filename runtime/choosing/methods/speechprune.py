@@ -1,0 +1,44 @@
+"""SpeechPrune, arXiv:2412.12009: both phases, and each alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from speechprune_ort.runtime.choosing.methods.base import (
+    METHOD_OPTIONS,
+    Request,
+    ScoreName,
+    Selection,
+    method,
+)
+
+__all__ = ["attention", "similarity", "speechprune"]
+
+PAPER = "SpeechPrune, arXiv:2412.12009"
+SIMILARITY = ScoreName("similarity to the question")
+RECEIVED = ScoreName("attention received, 1 = even", of_one=True)
+
+
+@method("speechprune", summary="phase 1 down to the budget, then phase 2 down to the rate",
+        source=PAPER, options=METHOD_OPTIONS, scores=(SIMILARITY, RECEIVED))  # fmt: skip
+def speechprune(request: Request) -> Selection:
+    """Both phases."""
+    first = request.by_similarity(request.candidates(request.budget))
+    if request.n_keep == len(first.indices):
+        return first
+    second = request.by_attention(first.indices)
+    return Selection(second.indices, first.similarity, second.attention, second.candidates)
+
+
+@method("similarity", summary="phase 1 alone, to the same count", source=PAPER,
+        options=("frame_temperature",), scores=(SIMILARITY, RECEIVED))  # fmt: skip
+def similarity(request: Request) -> Selection:
+    """Phase 1 alone."""
+    return request.by_similarity(request.n_keep)
+
+
+@method("attention", summary="phase 2 alone, to the same count", source=PAPER,
+        options=("attention", "single_head"), scores=(SIMILARITY, RECEIVED))  # fmt: skip
+def attention(request: Request) -> Selection:
+    """Phase 2 alone, among all tokens."""
+    return request.by_attention(np.arange(request.tokens))

@@ -1,0 +1,144 @@
+"""Choosing by the method that the options name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechprune_ort.contract.contained import contained
+from speechprune_ort.errors import OptionError
+from speechprune_ort.options import PruningOptions
+from speechprune_ort.runtime.choosing.methods import METHODS, Request, Selection
+from speechprune_ort.runtime.choosing.methods.base import Measure, Select, untimed
+from speechprune_ort.runtime.choosing.scoring import Scorer
+
+__all__ = ["select"]
+
+
+def select(
+    options: PruningOptions,
+    scorer: Scorer,
+    *,
+    window_tokens: int,
+    frame_tokens: int,
+    encoder_attention: NDArray[np.float32] | None = None,
+    measure: Measure = untimed,
+) -> Selection:
+    """Choose which audio tokens reach the language model.
+
+    Args:
+        options: method, rate, budget and the rest.
+        scorer: of the recording's tokens for the question; asked only by methods that need it.
+        window_tokens: tokens of one window, the default budget.
+        frame_tokens: tokens of a one-second frame.
+        encoder_attention: (tokens,) attention received in the audio encoder's last layer, where
+            it was recorded.
+        measure: times ``phase_1`` and ``phase_2``, where the method has them.
+
+    Returns:
+        Exactly ``options.kept_tokens(tokens, window_tokens)`` tokens, in time order.
+
+    Raises:
+        OptionError: there are no audio tokens, a size is below 1, a method that reads the
+            embeddings finds them of different widths or not finite, it needs the encoder's
+            attention and that was not recorded, or a method of the user's own fails or gives
+            what is no selection of that many tokens.
+    """
+    tokens = scorer.tokens
+    for name, size in (
+        ("audio tokens", tokens),
+        ("window_tokens", window_tokens),
+        ("frame_tokens", frame_tokens),
+    ):
+        if size < 1:
+            raise OptionError(f"{name} must be at least 1, not {size}.")
+    method = METHODS[options.method]
+    if method.encoder_attention and encoder_attention is None:
+        raise OptionError(
+            f"{method.name} needs the audio encoder's attention: listen to the recording with "
+            "encoder_attention=True."
+        )
+    request = Request(
+        options=options,
+        scorer=scorer,
+        n_keep=options.kept_tokens(tokens, window_tokens),
+        budget=min(options.budget or window_tokens, tokens),
+        frame_tokens=frame_tokens,
+        encoder_attention=encoder_attention,
+        measure=measure,
+    )
+    if _is_ours(method.select):
+        selection = method.select(request)
+    else:
+        with contained(f"The method {method.name!r}"):
+            selection = method.select(request)
+    return _checked(method.name, request, selection)
+
+
+def _is_ours(select: Select) -> bool:
+    # A defect of ours shows its traceback; a plugin's is its author's, and named.
+    return getattr(select, "__module__", "").startswith("speechprune_ort.runtime.")
+
+
+def _checked(name: str, request: Request, given: object) -> Selection:
+    """What a method gave, refused where it must not: it may be the user's own."""
+    if not isinstance(given, Selection):
+        raise _wrong(name, f"gave {_kind(given)}", "it must return a Selection")
+    tokens = request.tokens
+    indices = _whole(name, "indices", given.indices)
+    ascending = bool((np.diff(indices) > 0).all())
+    inside = len(indices) > 0 and indices[0] >= 0 and indices[-1] < tokens
+    if len(indices) != request.n_keep or not ascending or not inside:
+        raise _wrong(
+            name,
+            f"gave {len(indices)} tokens",
+            f"it must give {request.n_keep} of {tokens}, each once, in time order",
+        )
+    similarity, attention, candidates = given.similarity, given.attention, given.candidates
+    if similarity is not None:
+        similarity = _scores(name, "similarity", similarity, tokens)
+    if candidates is not None:
+        candidates = _whole(name, "candidates", candidates)
+        if len(candidates) == 0 or candidates.min() < 0 or candidates.max() >= tokens:
+            raise _wrong(name, "gave candidates out of range", f"there are {tokens} tokens")
+    if attention is not None:
+        if candidates is None:
+            raise _wrong(
+                name, "gave attention without candidates", "say which tokens it belongs to"
+            )
+        attention = _scores(name, "attention", attention, len(candidates))
+    embeds = given.embeds
+    if embeds is not None:
+        shape = (len(indices), request.embeds.shape[1])
+        embeds = _finite(name, "embeds", embeds, shape)
+    return Selection(indices, similarity, attention, candidates, embeds)
+
+
+def _whole(name: str, field: str, given: object) -> NDArray[np.int64]:
+    if not isinstance(given, np.ndarray) or given.ndim != 1 or given.dtype.kind not in "iu":
+        raise _wrong(name, f"gave {_kind(given)} as {field}", "it takes whole numbers (n,)")
+    return np.asarray(given).astype(np.int64)
+
+
+def _scores(name: str, field: str, given: object, count: int) -> NDArray[np.float32]:
+    return _finite(name, field, given, (count,)).astype(np.float32, copy=False)
+
+
+def _finite(name: str, field: str, given: object, shape: tuple[int, ...]) -> NDArray[Any]:
+    if not isinstance(given, np.ndarray) or given.shape != shape or given.dtype.kind not in "fiu":
+        raise _wrong(name, f"gave {_kind(given)} as {field}", f"it takes numbers of shape {shape}")
+    if not np.isfinite(given).all():
+        raise _wrong(name, f"gave NaN or infinity in {field}", "nothing can be told by it")
+    return np.asarray(given)
+
+
+def _kind(given: object) -> str:
+    if isinstance(given, np.ndarray):
+        return f"an array of {given.dtype} and shape {given.shape}"
+    return f"a {type(given).__name__}" if given is not None else "None"
+
+
+def _wrong(name: str, what: str, cure: str) -> OptionError:
+    return OptionError(f"The method {name!r} {what}: {cure}.")

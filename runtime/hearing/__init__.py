@@ -1,0 +1,1 @@
+"""From a file, a stream or an array to audio embeddings."""

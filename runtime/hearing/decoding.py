@@ -1,0 +1,435 @@
+"""Recordings to samples: libsndfile where it hears all of a file, FFmpeg's libraries elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from speechprune_ort.errors import AudioError
+from speechprune_ort.runtime.hearing import mpeg
+from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Part, Repaired
+from speechprune_ort.runtime.hearing.containers import repair_sizes
+from speechprune_ort.runtime.hearing.joints import find_joints
+from speechprune_ort.runtime.hearing.overheard import overheard
+
+__all__ = ["BLOCK_FRAMES", "Block", "Decoded", "decode", "decode_by_ffmpeg", "stated_seconds"]
+
+Block = tuple[int, NDArray[np.float32]]
+"""Sampling rate in Hz, and samples (frames, channels)."""
+
+BLOCK_FRAMES = 1 << 18  # read at a time: a long stereo file is never in memory twice
+SMALL_BLOCK = 64  # frames, to get near the place where a file is damaged
+UNKNOWN = 1 << 60  # frames from which libsndfile means that it does not know
+MOST_NOTES = 3  # on the damage of one recording
+UNREAD = 4096  # bytes behind the last sample that tags may take
+MISSED_S = 0.1  # seconds less than stated that are worth a note
+
+LIBSNDFILE, FFMPEG = "libsndfile", "ffmpeg"
+INSTALL = "pip install 'speechprune-ort[media]'"
+
+# What sound comes in. Playlists, pictures, subtitles and scripts are none of it: some of them
+# open other files.
+FORMATS = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,eac3,flac,flv,gsm,loas,matroska,mov,"
+    "mp3,mpc,mpc8,mpeg,mpegts,ogg,oma,rm,tak,truehd,tta,voc,w64,wav,wv,xwma"
+)
+STATES_LENGTH = {"asf", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "tta", "wav"}
+
+
+@dataclass(slots=True)
+class Decoded:
+    """What is learnt of a recording while it is read.
+
+    Attributes:
+        decoder: ``libsndfile``, ``ffmpeg``, both joined by ``+`` where one went on for the other,
+            or ``array``.
+        notes: whole sentences on what was wrong with it.
+    """
+
+    decoder: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def by(self, decoder: str) -> None:
+        """Add a decoder that was needed."""
+        if decoder not in self.decoder:
+            self.decoder = f"{self.decoder}+{decoder}" if self.decoder else decoder
+
+
+class _Watched:
+    """A file for libsndfile, which cannot hear of errors: they are kept, to be raised behind it."""
+
+    def __init__(self, file: BinaryFile) -> None:
+        self._file = file
+        self.error: Exception | None = None
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self._file.read(size)
+        except Exception as error:  # whatever a caller's file object raises
+            self.error = error
+            return b""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def check(self, name: str) -> None:
+        if self.error is not None:
+            raise AudioError(
+                f"{name} cannot be read ({self.error}): give it again."
+            ) from self.error
+
+
+class _Endless(soundfile.SoundFile):  # type: ignore[misc]  # it has no types
+    """A file that does not know its length: read on until nothing comes, without seeking."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
+    """All samples of a recording, only what was decoded, whatever its header says of its length.
+
+    Args:
+        file: binary, can be sought in.
+        name: for messages.
+        found: takes the decoder and notes.
+
+    Yields:
+        Sampling rate and (frames, channels) float32, full scale at 1, none of them empty. The rate
+        and the number of channels may change on the way.
+
+    Raises:
+        AudioError: it is no sound, or only FFmpeg can hear it and is not installed.
+    """
+    joints = find_joints(file)
+    found.notes.extend(_damaged(name, wrong) for wrong in joints.wrong[:MOST_NOTES])
+    if len(joints.starts) < 2:
+        yield from _decode(file, name, found)
+        return
+    for start, end in joints.parts(file.seek(0, os.SEEK_END)):
+        yield from _decode(Part(file, start, end), name, found)
+
+
+def _decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
+    """A recording that is not several."""
+    sound, wrong = repair_sizes(file)
+    if wrong:
+        found.notes.append(_damaged(name, wrong))
+    watched = _Watched(sound)
+    try:
+        opened = _opened(watched)
+        if opened.format == "MP3":
+            stating = mpeg.stating_length(sound, opened.frames)
+            if stating is not sound:
+                opened.close()
+                sound, watched = stating, _Watched(stating)
+                opened = _opened(watched)
+    except (RuntimeError, TypeError) as error:
+        watched.check(name)
+        yield from _Ffmpeg(file, name, found, _reason(error)).blocks()
+        return
+    with opened:
+        yield from _Sndfile(opened, watched, sound, name, found).blocks()
+
+
+def _opened(watched: _Watched) -> soundfile.SoundFile:
+    with overheard():
+        watched.seek(0)
+        opened = soundfile.SoundFile(watched)
+        if opened.frames >= UNKNOWN:
+            opened.close()
+            watched.seek(0)
+            opened = _Endless(watched)
+    return opened
+
+
+def decode_by_ffmpeg(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
+    """The same by FFmpeg's libraries alone, for comparisons; arguments are those of ``decode``."""
+    return _Ffmpeg(file, name, found, "not asked").blocks()
+
+
+class _Sndfile:
+    """A file that libsndfile opened, and what follows where it does not hear all of it."""
+
+    def __init__(
+        self,
+        opened: soundfile.SoundFile,
+        watched: _Watched,
+        file: BinaryFile,
+        name: str,
+        found: Decoded,
+    ) -> None:
+        self._opened, self._watched, self._file = opened, watched, file
+        self._name, self._found = name, found
+        self._said: list[str] = []
+
+    def blocks(self) -> Iterator[Block]:
+        rate, frames = self._opened.samplerate, 0
+        end = self._watched.tell()
+        try:
+            while len(block := self._read(self._opened, BLOCK_FRAMES)):
+                self._found.by(LIBSNDFILE)
+                frames += len(block)
+                yield rate, block
+                end = self._watched.tell()
+        except RuntimeError as error:
+            yield from self._after_damage(rate, frames, _reason(error))
+            return
+        self._watched.check(self._name)
+        stated = self._opened.frames
+        guessed = self._opened.format == "MP3" and not mpeg.states_length(self._file)
+        if self._goes_on(end, frames):
+            cause = "goes on after the length that its header states"
+            yield from self._by_ffmpeg(f"it {cause}", frames, cause)
+            return
+        short = frames and stated < UNKNOWN and (stated - frames) / rate > MISSED_S
+        if short and not guessed and not _is_noted(self._found):
+            self._found.notes.append(_cut(self._name, stated / rate, frames / rate))
+        if self._said and not _is_noted(self._found):
+            self._found.notes.append(_damaged(self._name, f"its decoder says {self._said[0]!r}"))
+
+    def _by_ffmpeg(self, reason: str, frames: int, cause: str) -> Iterator[Block]:
+        file, name, found = self._file, self._name, self._found
+        return _Ffmpeg(file, name, found, reason, frames, cause).blocks()
+
+    def _read(self, opened: soundfile.SoundFile, frames: int) -> NDArray[np.float32]:
+        block: NDArray[np.float32]
+        if opened.format != "MP3":  # whose decoder alone prints
+            block = opened.read(frames, dtype="float32", always_2d=True)
+            return block
+        with overheard() as said:
+            block = opened.read(frames, dtype="float32", always_2d=True)
+        self._said += said
+        return block
+
+    def _goes_on(self, end: int, frames: int) -> bool:
+        """Whether sound stands behind the last frame that libsndfile gave."""
+        left = self._file.seek(0, os.SEEK_END) - end
+        if left <= UNREAD and self._opened.format != "MP3":
+            return False
+        if self._opened.format == "MP3":
+            return frames >= self._opened.frames and mpeg.goes_on(self._file, end)
+        if self._opened.format == "FLAC":
+            self._file.seek(end)
+            return not self._file.read(8).startswith((b"APETAGEX", b"TAG", b"ID3"))
+        return isinstance(self._file, Repaired)  # of more than 4 GiB, which its size cannot say
+
+    def _after_damage(self, rate: int, frames: int, reason: str) -> Iterator[Block]:
+        """What follows the frames that came before an error."""
+        if _has_ffmpeg():
+            yield from self._by_ffmpeg(reason, frames, f"is damaged ({reason})")
+            return
+        self._watched.seek(0)
+        came = 0
+        try:
+            with _Endless(self._watched) as again:
+                while came < frames:  # they were given already
+                    came += len(self._read(again, BLOCK_FRAMES))
+                while len(block := self._read(again, SMALL_BLOCK)):
+                    came += len(block)
+                    yield rate, block
+        except RuntimeError:
+            self._watched.check(self._name)
+        if not came:
+            raise _undecodable(self._name, reason)
+        self._found.by(LIBSNDFILE)
+        self._found.notes.append(
+            f"{self._name} is damaged ({reason}): its first {came / rate:.1f} s were heard; to "
+            f"hear what can be decoded after them, {INSTALL}."
+        )
+
+
+def stated_seconds(file: BinaryFile) -> float | None:
+    """What a file states of its length, for a progress bar; None where it states nothing."""
+    file.seek(0)
+    try:
+        with overheard(), soundfile.SoundFile(_Watched(file)) as opened:
+            seconds = float(opened.frames / opened.samplerate)
+            return seconds if 0 < opened.frames < UNKNOWN else None
+    except (RuntimeError, TypeError, ZeroDivisionError):
+        return None
+    finally:
+        file.seek(0)
+
+
+def _has_ffmpeg() -> bool:
+    try:
+        import av  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+class _Ffmpeg:
+    """A file by FFmpeg's libraries, through PyAV.
+
+    Args:
+        file: as of ``decode``.
+        name: for messages.
+        found: takes the decoder and notes.
+        reason: why libsndfile does not hear it.
+        skip: frames that it did hear, from the start.
+        cause: what is wrong with the file, for a note, as the rest of a sentence about it.
+    """
+
+    def __init__(
+        self,
+        file: BinaryFile,
+        name: str,
+        found: Decoded,
+        reason: str,
+        skip: int = 0,
+        cause: str = "",
+    ) -> None:
+        self._file, self._name, self._found = file, name, found
+        self._reason, self._skip, self._cause = reason, skip, cause
+
+    def blocks(self) -> Iterator[Block]:
+        if not _has_ffmpeg():
+            raise self._missing()
+        import av
+
+        self._file.seek(0)
+        options = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
+        try:
+            container = av.open(self._file, container_options=options, metadata_errors="replace")
+        except _ffmpeg_raises() as error:
+            raise _undecodable(self._name, f"{self._reason}; {_reason(error)}") from None
+        with container:
+            streams = container.streams.audio
+            if not streams:
+                raise AudioError(f"{self._name} holds no sound, only pictures: give a recording.")
+            if len(streams) > 1:
+                self._found.notes.append(
+                    f"{self._name} holds {len(streams)} sound tracks: the first was heard."
+                )
+            yield from self._decoded(container, streams[0])
+
+    def _decoded(self, container: Any, stream: Any) -> Iterator[Block]:
+        good, bad, seconds, skip = 0, 0, 0.0, self._skip
+        waiting: list[NDArray[np.float32]] = []
+        rate, held = 0, 0
+        for frames in self._packets(container, stream):
+            bad += frames is None
+            for frame in frames or ():
+                samples = _floats(frame)
+                good += 1
+                seconds += len(samples) / frame.sample_rate
+                new, skip = samples[skip:], max(0, skip - len(samples))
+                if not len(new):
+                    continue
+                self._found.by(FFMPEG)
+                other = rate != frame.sample_rate or (held and waiting[-1].shape[1] != new.shape[1])
+                if held and (other or held >= BLOCK_FRAMES):
+                    yield rate, np.concatenate(waiting)
+                    waiting.clear()
+                    held = 0
+                rate = frame.sample_rate
+                waiting.append(new)
+                held += len(new)
+        if held:
+            yield rate, np.concatenate(waiting)
+        if bad > good:
+            raise _undecodable(self._name, f"{self._reason}; most of it is damaged")
+        stated, cause = _stated_seconds(container, stream), self._cause
+        if cause or bad:
+            self._found.notes.append(
+                f"{self._name} {cause or 'is damaged'}: what can be decoded was heard, "
+                f"{seconds:.1f} s."
+            )
+        elif stated and stated - seconds > max(MISSED_S, 0.01 * stated):
+            self._found.notes.append(_cut(self._name, stated, seconds))
+
+    def _packets(self, container: Any, stream: Any) -> Iterator[list[Any] | None]:
+        """Frames of each packet; None for a damaged one."""
+        import av
+
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except _ffmpeg_raises():
+                yield None
+                return
+            try:
+                yield packet.decode()
+            except av.EOFError:
+                return
+            except _ffmpeg_raises():
+                yield None
+
+    def _missing(self) -> AudioError:
+        return AudioError(
+            f"{self._name} cannot be decoded as audio by libsndfile ({self._reason}): give wav, "
+            f"flac, ogg or mp3; for m4a, mp4, aac, webm, wma and damaged files, {INSTALL}."
+        )
+
+
+def _ffmpeg_raises() -> tuple[type[Exception], ...]:
+    """What PyAV raises on damaged files.
+
+    Beside its own errors: a seek that a damaged header asks for may be one that no file can do.
+    """
+    import av
+
+    return (av.FFmpegError, OSError, ValueError, OverflowError)
+
+
+def _floats(frame: Any) -> NDArray[np.float32]:
+    """Samples of a frame, (frames, channels) float32, full scale at 1 as libsndfile has it."""
+    array: NDArray[Any] = frame.to_ndarray()
+    array = array.T if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels)
+    samples = np.ascontiguousarray(array, np.float32)
+    if array.dtype == np.uint8:
+        samples = (samples - np.float32(128)) / np.float32(128)
+    elif array.dtype.kind == "i":
+        samples /= np.float32(2.0 ** (8 * array.dtype.itemsize - 1))
+    return samples
+
+
+def _stated_seconds(container: Any, stream: Any) -> float | None:
+    if container.format.name not in STATES_LENGTH:
+        return None
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return None if container.duration is None else container.duration / 1e6
+
+
+def _damaged(name: str, wrong: str) -> str:
+    return f"{name} is damaged: {wrong}; what can be decoded was heard."
+
+
+def _is_noted(found: Decoded) -> bool:
+    """Whether a note says already that the recording is damaged."""
+    return any("is damaged" in note for note in found.notes)
+
+
+def _cut(name: str, stated: float, heard: float) -> str:
+    return (
+        f"{name} states {stated:.1f} s and holds {heard:.1f} s: it is cut or damaged, and what is "
+        "there was heard."
+    )
+
+
+def _reason(error: Exception) -> str:
+    """A library's reason, without the name of the object that it was given."""
+    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    return str(text).split("': ")[-1].strip().rstrip(".") or type(error).__name__
+
+
+def _undecodable(name: str, reason: str) -> AudioError:
+    return AudioError(
+        f"{name} cannot be decoded as audio ({reason}): give wav, flac, ogg, mp3, m4a or webm that "
+        "a player can play."
+    )

@@ -1,0 +1,123 @@
+"""From a recording to its audio embeddings: cut into windows, features made, encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechprune_ort.choices import LongAudio
+from speechprune_ort.contract.specs import ATTENTION, AUDIO_ENCODER
+from speechprune_ort.errors import AudioError, OptionError
+from speechprune_ort.runtime.hearing.audio import AudioStream, stream_windows
+from speechprune_ort.runtime.hearing.embeddings import EmbedsBuilder
+from speechprune_ort.runtime.hearing.encoder import encode_windows
+from speechprune_ort.runtime.hearing.features import LogMel
+from speechprune_ort.runtime.hearing.heard import Heard
+from speechprune_ort.runtime.ort.engine import Engine
+from speechprune_ort.runtime.ort.session import memory_errors
+from speechprune_ort.timings import Timings
+
+__all__ = ["Ear"]
+
+WINDOWS_ON_GPU = 8  # encoded together
+
+
+class Ear:
+    """Hears recordings with the audio encoder of a bundle.
+
+    Args:
+        engine: the bundle.
+
+    Attributes:
+        windows_at_once: that the audio encoder is given together.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, manifest = engine, engine.manifest
+        self._log_mel = LogMel(
+            sampling_rate=manifest.audio.sampling_rate,
+            n_fft=manifest.audio.n_fft,
+            hop_length=manifest.audio.hop_length,
+            mel_bins=manifest.dimensions.mel_bins,
+            window_seconds=manifest.audio.window_seconds,
+        )
+        # A CPU is busy with one: a batch is no faster there, and needs its memory at once.
+        self.windows_at_once = 1 if engine.device.name == "cpu" else WINDOWS_ON_GPU
+
+    def hear(
+        self,
+        stream: AudioStream,
+        timings: Timings,
+        budget: int,
+        *,
+        long_audio: LongAudio = "prune",
+        encoder_attention: bool = False,
+        progress: Callable[[float], None] | None = None,
+    ) -> Heard:
+        """Encode a recording, window by window.
+
+        Args:
+            stream: the recording, at the bundle's rate.
+            timings: stages are added to it; reading the recording is ``audio``.
+            budget: bytes that the embeddings may take; longer ones go to a temporary file.
+            long_audio: what becomes of a recording longer than the model's window.
+            encoder_attention: keep what the audio encoder attends to.
+            progress: called with the seconds heard after each window.
+
+        Raises:
+            OptionError: attention is wanted and the bundle's encoder does not tell it.
+            AudioError: the recording cannot be had, is silent, too short for a single token, or too
+                long for ``error``.
+            ComputeError: the encoder failed, or memory did not suffice.
+        """
+        manifest, device = self._engine.manifest, self._engine.device
+        audio, dims = manifest.audio, manifest.dimensions
+        window, samples = audio.window_samples, 0
+
+        def counted() -> Iterator[NDArray[np.float32]]:
+            nonlocal samples
+            for block in stream:
+                room = window - samples
+                samples += len(block)
+                if len(block) <= room or long_audio == "prune":
+                    yield block
+                elif long_audio == "error":
+                    raise AudioError(
+                        f"The recording is longer than {audio.window_seconds:.0f} "
+                        "seconds: with long_audio='prune' all of it is heard."
+                    )
+                elif room > 0:  # the rest is read for its length alone
+                    yield block[:room]
+
+        outputs = [tensor.name for tensor in manifest.graphs[AUDIO_ENCODER].spec.outputs]
+        if encoder_attention and ATTENTION not in outputs:
+            raise OptionError(
+                f"The audio encoder of {self._engine.folder} has no attention output: export with "
+                "--encoder-attention, or use another method."
+            )
+        attention: list[NDArray[np.float32]] | None = [] if encoder_attention else None
+        shape, dtype = (dims.window_tokens, dims.hidden), np.dtype(manifest.float_dtype)
+        with memory_errors(AUDIO_ENCODER):
+            embeds = encode_windows(
+                self._engine.session(AUDIO_ENCODER),
+                stream_windows(timings.each("audio", counted()), window),
+                self._log_mel,
+                audio,
+                EmbedsBuilder(shape, dtype, device, budget, self.windows_at_once),
+                device,
+                timings,
+                progress,
+                attention,
+            )
+        stream.refuse_silence()
+        return Heard(
+            audio=embeds,
+            seconds=samples / audio.sampling_rate,
+            seconds_heard=(min(samples, window) if long_audio == "truncate" else samples)
+            / audio.sampling_rate,
+            encoder_attention=None if attention is None else np.concatenate(attention),
+            decoder=stream.decoder,
+            notes=stream.notes,
+        )

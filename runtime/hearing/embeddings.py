@@ -1,0 +1,335 @@
+"""Audio embeddings where they fit: on the device that made them, or in a temporary file."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from functools import cached_property
+from typing import IO, Any, Protocol
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from speechprune_ort.errors import OptionError
+from speechprune_ort.runtime.ort.device import Device
+
+__all__ = ["AudioEmbeds", "DeviceEmbeds", "EmbedsBuilder", "HostEmbeds", "SpilledEmbeds"]
+
+BLOCK_BYTES = 1 << 20  # of a file at a time
+
+
+class AudioEmbeds(Protocol):
+    """Embeddings of a recording, (tokens, hidden), wherever they are."""
+
+    @property
+    def tokens(self) -> int:
+        """Audio tokens of the recording."""
+        ...
+
+    @property
+    def hidden(self) -> int:
+        """Width of an embedding."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values."""
+        ...
+
+    @property
+    def host(self) -> NDArray[Any]:
+        """All of them in host memory."""
+        ...
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """All rows in order, some at a time, in host memory."""
+        ...
+
+    def take(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """The rows at ascending indices, in host memory."""
+        ...
+
+
+class HostEmbeds:
+    """An array in host memory.
+
+    Args:
+        array: (tokens, hidden).
+
+    Raises:
+        OptionError: the array has other axes, or is empty.
+    """
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        if array.ndim != 2 or array.size == 0:
+            raise OptionError(
+                "audio embeddings must be a non-empty array (tokens, hidden), not of shape "
+                f"{array.shape}."
+            )
+        self.host = array
+        self.tokens, self.hidden = array.shape
+        self.dtype = array.dtype
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """See ``AudioEmbeds``: all at once."""
+        yield self.host
+
+    def take(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """See ``AudioEmbeds``."""
+        rows: NDArray[Any] = self.host[indices]
+        return rows
+
+
+class DeviceEmbeds:
+    """Rows of a buffer that lies on a device; copied to the host when they are first read there.
+
+    Args:
+        rows: of the buffer, at least ``tokens``.
+        tokens: rows that count.
+        hidden: width.
+        dtype: of the values.
+        device: where the buffer lies.
+    """
+
+    def __init__(
+        self, rows: int, tokens: int, hidden: int, dtype: np.dtype[Any], device: Device
+    ) -> None:
+        self.tokens, self.hidden, self.dtype = tokens, hidden, dtype
+        self._device = device
+        # No value of the runtime has zero bytes: an empty recording has a row that is unused.
+        self._rows = max(1, rows)
+        shape = (self._rows, hidden)
+        # On the CPU the runtime shares an array's memory, and so do we.
+        self._array = np.empty(shape, dtype) if device.name == "cpu" else None
+        self._buffer = (
+            device.empty(shape, dtype) if self._array is None else device.put(self._array)
+        )
+
+    @classmethod
+    def of(cls, array: NDArray[Any], device: Device) -> DeviceEmbeds:
+        """Put a host array (tokens, hidden) on a device."""
+        embeds = cls(len(array), len(array), array.shape[1], array.dtype, device)
+        if embeds._array is not None:
+            embeds._array[: len(array)] = array
+        elif len(array):
+            embeds._buffer = device.put(array)
+        return embeds
+
+    @cached_property
+    def host(self) -> NDArray[Any]:
+        """See ``AudioEmbeds``; on the CPU the same memory."""
+        return self.rows(self.tokens)
+
+    def rows(self, count: int) -> NDArray[Any]:
+        """The first rows of the buffer, on the host."""
+        array = self._buffer.numpy() if self._array is None else self._array
+        rows: NDArray[Any] = array[:count]
+        return rows
+
+    def write(self, rows: NDArray[Any], start: int) -> None:
+        """Put host rows into the buffer from row ``start`` on."""
+        if self._array is not None:
+            self._array[start : start + len(rows)] = rows
+            return
+        # There is no copy into a part of a value: all of it goes up again.
+        array = self._buffer.numpy()
+        array[start : start + len(rows)] = rows
+        self._buffer.update_inplace(array)
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """See ``AudioEmbeds``: all at once."""
+        yield self.host
+
+    def take(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """See ``AudioEmbeds``."""
+        rows: NDArray[Any] = self.host[indices]
+        return rows
+
+    def bind(
+        self, binding: ort.IOBinding, name: str, start: int = 0, stop: int | None = None
+    ) -> None:
+        """Make rows ``[start, stop)`` an input of a session, where they lie.
+
+        The buffer must live until the session has run.
+
+        Raises:
+            ValueError: the buffer has no such rows.
+        """
+        end = self.tokens if stop is None else stop
+        self._check_rows(start, end - start)
+        shape = [end - start, self.hidden]
+        binding.bind_input(name, *self._place, shape, self._address(start))
+
+    def bind_output(
+        self, binding: ort.IOBinding, name: str, start: int, shape: tuple[int, ...]
+    ) -> None:
+        """Let a session write an output of ``shape`` from row ``start`` on.
+
+        Raises:
+            ValueError: the buffer ends before it.
+        """
+        self._check_rows(start, math.prod(shape) // self.hidden)
+        binding.bind_output(name, *self._place, list(shape), self._address(start))
+
+    def _check_rows(self, start: int, count: int) -> None:
+        # A session is told an address alone: nobody else would notice.
+        if not 0 <= start <= start + count <= self._rows:
+            raise ValueError(f"rows {start} to {start + count} of a buffer of {self._rows}")
+
+    @property
+    def _place(self) -> tuple[Any, ...]:
+        return self._device.name, self._device.index, self.dtype.type
+
+    def _address(self, row: int) -> int:
+        address: int = self._buffer.data_ptr() + row * self.hidden * self.dtype.itemsize
+        return address
+
+
+class SpilledEmbeds:
+    """Rows of a temporary file, which goes with the object.
+
+    Args:
+        file: with the rows one after the other.
+        tokens: rows.
+        hidden: width.
+        dtype: of the values.
+    """
+
+    def __init__(self, file: IO[bytes], tokens: int, hidden: int, dtype: np.dtype[Any]) -> None:
+        self._file = file
+        self.tokens, self.hidden, self.dtype = tokens, hidden, dtype
+
+    @property
+    def host(self) -> NDArray[Any]:
+        """See ``AudioEmbeds``; read anew each time, as it may be large."""
+        return self._read(0, self.tokens)
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """See ``AudioEmbeds``."""
+        rows = max(1, BLOCK_BYTES // (self.hidden * self.dtype.itemsize))
+        for start in range(0, self.tokens, rows):
+            yield self._read(start, min(start + rows, self.tokens))
+
+    def take(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """See ``AudioEmbeds``."""
+        if not len(indices):
+            return np.zeros((0, self.hidden), self.dtype)
+        runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
+        return np.concatenate([self._read(int(run[0]), int(run[-1]) + 1) for run in runs])
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        row = self.hidden * self.dtype.itemsize
+        # Reading at a place, not from the file's own: several threads may ask at once.
+        content = bytearray()
+        while len(content) < (stop - start) * row:
+            wanted = (stop - start) * row - len(content)
+            content += os.pread(self._file.fileno(), wanted, start * row + len(content))
+        return np.frombuffer(content, self.dtype).reshape(stop - start, self.hidden)
+
+
+class EmbedsBuilder:
+    """Takes windows of embeddings from the encoder, one after the other.
+
+    Each window is written after the tokens of the one before, over its padding.
+
+    Args:
+        shape: of a window, (window_tokens, hidden).
+        dtype: of the values.
+        device: where the encoder runs.
+        budget: bytes that all embeddings together may take on the device; what is longer goes
+            to a temporary file.
+        at_once: windows that one run may write.
+
+    Attributes:
+        window_tokens: rows of a whole window.
+        at_once: as given.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        dtype: np.dtype[Any],
+        device: Device,
+        budget: int,
+        at_once: int = 1,
+    ) -> None:
+        self.window_tokens, self._hidden = shape
+        self.at_once = at_once
+        self._dtype, self._device = dtype, device
+        least = at_once * self.window_tokens
+        self._most = max(least, budget // (self._hidden * dtype.itemsize))
+        # On the CPU pages are only touched when written; elsewhere the buffer grows.
+        first = max(least, 4 * self.window_tokens)
+        rows = self._most if device.name == "cpu" else min(self._most, first)
+        self._embeds = self._buffer(rows)
+        self._rows = rows
+        self._tokens = self._written = 0
+        self._file: IO[bytes] | None = None
+
+    def bind_next(
+        self, binding: ort.IOBinding, name: str, tokens: int | None = None, windows: int = 1
+    ) -> None:
+        """Let a session write the next windows where they belong.
+
+        Args:
+            binding: of the session.
+            name: of its output.
+            tokens: of a window that it will write, at most and by default a whole window's.
+            windows: that it will write, at most ``at_once``; several must be whole.
+        """
+        self._make_room(windows)
+        shape = (windows, self.window_tokens if tokens is None else tokens, self._hidden)
+        self._embeds.bind_output(binding, name, self._tokens - self._written, shape)
+
+    def append(self, rows: NDArray[Any]) -> None:
+        """Keep rows (at most window_tokens, hidden) that are on the host."""
+        self._make_room(1)
+        self._embeds.write(rows, self._tokens - self._written)
+        self.commit(len(rows))
+
+    def peek(self, count: int) -> NDArray[Any]:
+        """A copy of the first tokens of the window that was written, before they are kept."""
+        start = self._tokens - self._written
+        return self._embeds.rows(start + count)[start:].copy()
+
+    def commit(self, count: int) -> None:
+        """Keep the first tokens of what was written."""
+        self._tokens += count
+        if self._file is not None:
+            self._spill()
+
+    def finish(self) -> AudioEmbeds:
+        """All embeddings."""
+        if self._file is not None:
+            self._file.flush()
+            return SpilledEmbeds(self._file, self._tokens, self._hidden, self._dtype)
+        self._embeds.tokens = self._tokens
+        return self._embeds
+
+    def _buffer(self, rows: int) -> DeviceEmbeds:
+        return DeviceEmbeds(rows, 0, self._hidden, self._dtype, self._device)
+
+    def _make_room(self, windows: int) -> None:
+        needed = windows * self.window_tokens
+        if self._tokens - self._written + needed <= self._rows:
+            return
+        if self._rows < self._most:
+            rows = min(self._most, 2 * self._rows)
+            grown = np.empty((rows, self._hidden), self._dtype)
+            grown[: self._tokens] = self._embeds.rows(self._tokens)
+            self._embeds, self._rows = DeviceEmbeds.of(grown, self._device), rows
+            if self._tokens + needed <= rows:
+                return
+        self._file = tempfile.TemporaryFile(prefix="speechprune-ort-")  # noqa: SIM115 - kept
+        self._spill()
+        self._rows = self.at_once * self.window_tokens
+        self._embeds = self._buffer(self._rows)
+
+    def _spill(self) -> None:
+        if self._file is not None:
+            fresh = self._embeds.rows(self._tokens - self._written)
+            self._file.write(np.ascontiguousarray(fresh).data)
+            self._written = self._tokens

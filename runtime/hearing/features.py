@@ -1,0 +1,187 @@
+"""Log-mel features in numpy, as Whisper's extractor computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from speechprune_ort.errors import AudioError, OptionError
+from speechprune_ort.runtime.ort.threads import numpy_threads
+
+__all__ = ["LogMel", "mel_filters"]
+
+FLOOR = 1e-10  # of the mel power, before the logarithm
+HIGHEST_HZ = 8000.0  # that a filter reaches
+BLOCK = 250  # frames transformed together: what they need stays in the processor's cache
+DYNAMIC_RANGE = 8.0  # decades below the window's loudest value that are told apart
+
+
+def _hertz_to_mel(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Slaney's scale: linear up to 1 kHz, logarithmic above."""
+    linear = 3 * hertz / 200
+    return np.where(
+        hertz < 1000, linear, 15 + np.log(np.maximum(hertz, 1000) / 1000) * 27 / np.log(6.4)
+    )
+
+
+def _mel_to_hertz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(mels < 15, 200 * mels / 3, 1000 * np.exp(np.log(6.4) * (mels - 15) / 27))
+
+
+def mel_filters(mel_bins: int, n_fft: int, sampling_rate: int) -> NDArray[np.float32]:
+    """Triangular filters of equal area on Slaney's mel scale, up to 8 kHz.
+
+    Args:
+        mel_bins: number of filters.
+        n_fft: length of the Fourier transform.
+        sampling_rate: in Hz.
+
+    Returns:
+        (mel_bins, n_fft // 2 + 1) float32, 2 / width in Hz at each triangle's peak.
+
+    Four filters over bins of 1 kHz: the linear part of the scale ends at 1 kHz, and the
+    triangles grow wider and lower above it.
+
+    >>> mel_filters(4, 16, 16_000).argmax(axis=1).tolist()
+    [1, 1, 2, 4]
+    """
+    low, high = _hertz_to_mel(np.array([0.0, HIGHEST_HZ]))
+    edges = _mel_to_hertz(np.linspace(low, high, mel_bins + 2))
+    bins = np.linspace(0, sampling_rate / 2, n_fft // 2 + 1)
+    widths = np.diff(edges)
+    slopes = edges[:, None] - bins[None, :]
+    rising = -slopes[:-2] / widths[:-1, None]
+    falling = slopes[2:] / widths[1:, None]
+    area = 2 / (edges[2:] - edges[:-2])
+    return (np.maximum(0, np.minimum(rising, falling)) * area[:, None]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class LogMel:
+    """Log-mel extractor of one window length.
+
+    Attributes:
+        sampling_rate: of the samples, in Hz.
+        n_fft: samples under a frame.
+        hop_length: samples from one frame to the next.
+        mel_bins: filters.
+        window_seconds: length that every window is padded to with silence.
+
+    Raises:
+        OptionError: a length or count is not positive, or the sampling rate holds less than the
+            8 kHz that the filters reach.
+
+    One second of silence: every value is the floor, (log10(1e-10) + 4) / 4, and 100 of the 3000
+    frames are audio.
+
+    >>> features, valid = LogMel()(np.zeros(16_000, np.float32))
+    >>> features.shape, valid, np.unique(features).round(4).tolist()
+    ((80, 3000), 100, [-1.5])
+    """
+
+    sampling_rate: int = 16_000
+    n_fft: int = 400
+    hop_length: int = 160
+    mel_bins: int = 80
+    window_seconds: float = 30.0
+    _filters: NDArray[np.float32] = field(init=False, repr=False, compare=False)
+    _taper: NDArray[np.float32] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("sampling_rate", "n_fft", "hop_length", "mel_bins", "window_seconds"):
+            if not getattr(self, name) > 0:
+                raise OptionError(f"{name} must be positive, not {getattr(self, name)}.")
+        if self.sampling_rate < 2 * HIGHEST_HZ:
+            raise OptionError(
+                f"sampling_rate must be at least {2 * HIGHEST_HZ:.0f} Hz, not "
+                f"{self.sampling_rate}: the mel filters reach {HIGHEST_HZ:.0f} Hz."
+            )
+        filters = mel_filters(self.mel_bins, self.n_fft, self.sampling_rate)
+        # Periodic Hann: one sample more than the frame, without the last.
+        taper = np.hanning(self.n_fft + 1)[:-1].astype(np.float32)
+        object.__setattr__(self, "_filters", filters)
+        object.__setattr__(self, "_taper", taper)
+
+    @property
+    def frames(self) -> int:
+        """Frames of a whole window."""
+        return round(self.window_seconds * self.sampling_rate) // self.hop_length
+
+    def __call__(self, samples: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
+        """Features of one window.
+
+        Args:
+            samples: (samples,) float32, at most one window.
+
+        Returns:
+            (mel_bins, frames) float32, padded with silence; and how many frames are audio.
+
+        Raises:
+            AudioError: the window is empty, longer than one window, not one-dimensional, or
+                holds NaN or infinity.
+        """
+        longest = self.frames * self.hop_length
+        if samples.ndim != 1 or not 1 <= len(samples) <= longest:
+            raise AudioError(
+                f"A window holds 1 to {longest} samples of one channel, not {samples.shape}: "
+                "cut the recording with stream_windows."
+            )
+        half, hop, frames = self.n_fft // 2, self.hop_length, self.frames
+        valid = min(frames, -(-len(samples) // hop))
+        # Frames that no sample reaches are silence, whose value is known: not computed.
+        heard = min(frames, (len(samples) + half) // hop + 1)
+        window = frames * hop
+        padded = np.zeros(half + min(window, heard * hop + half) + half, np.float32)
+        padded[half : half + len(samples)] = samples
+        padded[:half] = padded[half + 1 : 2 * half + 1][::-1]
+        if heard * hop + half >= window:
+            # The window ends within reach: its end is mirrored, as its beginning is.
+            end = half + window
+            padded[end : end + half] = padded[end - half - 1 : end - 1][::-1]
+        framed = sliding_window_view(padded, self.n_fft)[::hop][:heard]
+        mel = np.full((self.mel_bins, frames), FLOOR, np.float32)
+        tapered = np.empty((BLOCK, self.n_fft), np.float32)
+        spectrum = np.empty((BLOCK, half + 1), np.complex64)
+        # The products are so small that threads would wait for each other longer than they take.
+        with numpy_threads(1):
+            for start in range(0, heard, BLOCK):
+                block = framed[start : start + BLOCK]
+                count = len(block)
+                np.multiply(block, self._taper, out=tapered[:count])
+                # Single precision in, single precision out: the annotation knows only double.
+                bins = np.fft.rfft(tapered[:count], out=spectrum[:count])  # type: ignore[arg-type]
+                power = bins.real**2 + bins.imag**2
+                np.matmul(self._filters, power.T, out=mel[:, start : start + count])
+        np.maximum(mel, FLOOR, out=mel)
+        np.log10(mel, out=mel)
+        loudest = mel.max()
+        # NaN and infinity reach the maximum: no pass of its own over the samples.
+        if not np.isfinite(loudest):
+            raise AudioError(
+                "The window has NaN, infinite or far too large samples: repair the recording."
+            )
+        np.maximum(mel, loudest - DYNAMIC_RANGE, out=mel)
+        mel += 4
+        mel /= 4
+        return mel, valid
+
+    def windows(
+        self, windows: Sequence[NDArray[np.float32]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Features of several windows, each scaled by its own loudest value.
+
+        Args:
+            windows: (samples,) float32 each, at most one window long.
+
+        Returns:
+            (windows, mel_bins, frames) float32 and (windows,) int64, frames that are audio.
+        """
+        features = np.empty((len(windows), self.mel_bins, self.frames), np.float32)
+        lengths = np.empty(len(windows), np.int64)
+        for number, window in enumerate(windows):
+            features[number], lengths[number] = self(window)
+        return features, lengths

@@ -1,0 +1,284 @@
+"""Where the recordings of a file begin: some have one behind the other, of one kind or several."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from speechprune_ort.errors import AudioError
+from speechprune_ort.runtime.hearing import mpeg, ogg
+from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Part
+from speechprune_ort.runtime.hearing.containers import CHUNKED, TAGS, Chunked
+
+__all__ = ["Joints", "find_joints"]
+
+W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
+"""What a Sony Wave64 file begins with."""
+FLAC = b"fLaC"
+FLAC_HEADER = 8  # the name, and the header of the first block, which states the length
+
+MOST_CHUNKS = 1000  # of one recording, until another begins
+MOST_KINDS = 50  # changes of container within one file
+AT_ONCE = 1 << 22
+SURE_FRAMES = 8  # of an mp3 that may begin anywhere: no samples look like so many
+BEGINS = frozenset([*CHUNKED, FLAC, b"OggS", b".snd", W64[:4]])
+NEEDLES = (b"RIFF", b"RF64", b"BW64", b"FORM", b"caff\0\1\0\0", ogg.BEGIN, W64, b"ID3", b".snd",
+           FLAC + b"\0\0\0\x22", FLAC + b"\x80\0\0\x22",
+           b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2", b"\xff\xe3",
+           b"\xff\xe2")  # fmt: skip
+"""What recordings begin with, those that must be looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joints:
+    """What was found.
+
+    Attributes:
+        starts: places in the file, the first of them 0; none where decoders find all there is by
+            themselves.
+        wrong: what is wrong with the file.
+        ends: by its start, where a part ends ahead of the next one.
+    """
+
+    starts: list[int] = field(default_factory=list)
+    wrong: tuple[str, ...] = ()
+    ends: dict[int, int] = field(default_factory=dict)
+
+    def parts(self, end: int) -> Iterator[tuple[int, int]]:
+        """Start and end of each recording of a file that ends at a place."""
+        for start, following in pairwise((*self.starts, end)):
+            yield start, self.ends.get(start, following)
+
+
+def find_joints(file: BinaryFile) -> Joints:
+    """Where the recordings of a file begin.
+
+    Raises:
+        AudioError: it changes its kind too often.
+    """
+    file.seek(0)
+    head = file.read(16)
+    try:
+        if head[:4] == b"OggS":
+            return _ogg(file)
+        if head[:4] == b".snd":
+            return _au(file)
+        if head == W64:
+            return _w64(file)
+        form = CHUNKED.get(head[:4])
+        if form is not None:
+            return _chunked(form, head[:4], file)
+        start = mpeg.behind_id3(file, 0)
+        file.seek(start)
+        return _flac(file, start) if file.read(4) == FLAC else _mp3(file)
+    finally:
+        file.seek(0)
+
+
+def _joined(first: Joints, following: Joints | None) -> Joints:
+    if following is None:
+        return first
+    return Joints(
+        [*first.starts, *following.starts],
+        (*first.wrong, *following.wrong),
+        first.ends | following.ends,
+    )
+
+
+def _from(file: BinaryFile, place: int, frames: int = mpeg.MORE_FRAMES) -> Joints | None:
+    """The recordings that stand at a place of a file, of whatever kind; None where none does."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(min(place, end))
+    head = file.read(16)
+    form = CHUNKED.get(head[:4])
+    if form is not None:
+        known = _is_begin(form, file, place)
+    elif head[:4] == b".snd":
+        known = _is_au(head)
+    else:
+        behind = mpeg.behind_id3(file, place)
+        file.seek(min(behind, end))
+        known = (
+            head == W64
+            or head[:4] in (b"OggS", FLAC)
+            or file.read(4) == FLAC
+            or mpeg.run(file, place, frames) is not None
+        )
+    if not known:
+        return None
+    part = Part(file, place, end)
+    if part.depth == MOST_KINDS:
+        raise AudioError(
+            f"The recording is more than {MOST_KINDS} files of several kinds, one after the other: "
+            "give them one by one."
+        )
+    found = find_joints(part)
+    return Joints(
+        [place + start for start in found.starts or [0]],
+        found.wrong,
+        {place + start: place + stop for start, stop in found.ends.items()},
+    )
+
+
+def _mp3(file: BinaryFile) -> Joints:
+    """Parts of one format, for decoders go on in mp3s that follow each other."""
+    end = file.seek(0, os.SEEK_END)
+    run = mpeg.run(file, 0)
+    if run is None:
+        return Joints()
+    found, wrong = Joints([0]), list[str]()
+    while run is not None:
+        found.starts.extend(run.starts[1:])
+        place = run.end
+        run = mpeg.run(file, place)
+        if run is not None:
+            if mpeg.format_at(file, found.starts[-1]) != mpeg.format_at(file, place):
+                found.starts.append(place)
+            continue
+        following = _from(file, place)
+        if following is not None:
+            return _joined(Joints(found.starts, tuple(wrong), found.ends), following)
+        again = mpeg.resync(file, place, end)
+        if again is not None:
+            wrong.append(f"bytes {place} to {again} of {end} are no frames of an mp3")
+            found.ends[found.starts[-1]] = place  # a decoder may lose seconds over them
+            found.starts.append(again)
+            run = mpeg.run(file, again)
+    if len(found.starts) == 1:
+        return Joints()
+    return Joints(found.starts, tuple(wrong), found.ends)
+
+
+def _flac(file: BinaryFile, start: int) -> Joints:
+    """A flac does not say where it ends: what begins a recording is looked for behind its tags."""
+    end, place, last = file.seek(0, os.SEEK_END), start + len(FLAC), False
+    while not last and place + 4 <= end:
+        file.seek(place)
+        header = file.read(4)
+        last = bool(header[0] & 0x80)
+        place += 4 + int.from_bytes(header[1:], "big")
+    for found in _places(file, place, end):
+        following = _from(file, found, SURE_FRAMES)
+        if following is not None:
+            return _joined(Joints([0]), following)
+    return Joints([0])
+
+
+def _places(file: BinaryFile, start: int, end: int) -> Iterator[int]:
+    """Where something stands that a recording may begin with, in order."""
+    longest = max(map(len, NEEDLES))
+    while start < end:
+        file.seek(start)
+        block = file.read(AT_ONCE + longest)
+        found = set[int]()
+        for needle in NEEDLES:
+            at = block.find(needle)
+            while 0 <= at < AT_ONCE:
+                found.add(at)
+                at = block.find(needle, at + 1)
+        yield from (start + at for at in sorted(found) if _may_begin(block[at : at + 12]))
+        start += AT_ONCE
+
+
+def _may_begin(head: bytes) -> bool:
+    """Whether it is worth a closer look."""
+    if head[0] == 0xFF:
+        return mpeg.frame_bytes(head) > 0
+    if head[:3] == b"ID3":  # its version, and seven bits a byte of its size
+        return len(head) > 9 and 2 <= head[3] <= 4 and not head[4] and max(head[6:10]) < 128
+    return True
+
+
+def _chunked(form: Chunked, magic: bytes, file: BinaryFile) -> Joints:
+    """Each begins where a chunk of the one before it would."""
+    end, start, found = file.seek(0, os.SEEK_END), 0, [0]
+    while True:
+        for number, (name, at, _) in enumerate(form.chunks(file, start + form.start, end)):
+            place = at - 4 - form.width
+            if name == magic and _is_begin(form, file, place):
+                found.append(place)
+                start = place
+                break
+            foreign = name in BEGINS or name.startswith(b"ID3") or mpeg.frame_bytes(name)
+            if number and foreign and (others := _from(file, place)):
+                return _joined(Joints(found), others)
+            if number == MOST_CHUNKS or not all(32 <= letter < 127 for letter in name):
+                return Joints(found)  # samples, of a size that is stated wrongly
+        else:
+            return Joints(found)
+
+
+def _is_begin(form: Chunked, file: BinaryFile, place: int) -> bool:
+    file.seek(place + 4)
+    if not form.kinds:  # of caf, whose version and flags these are
+        return file.read(4) == b"\0\1\0\0"
+    return file.read(8)[4:] in form.kinds
+
+
+def _is_au(head: bytes) -> bool:
+    """Whether an au's header has a length and an encoding that there are."""
+    return (
+        24 <= int.from_bytes(head[4:8], "big") < 1 << 16
+        and 0 < head[15] < 32
+        and not any(head[12:15])
+    )
+
+
+def _au(file: BinaryFile) -> Joints:
+    end, found = file.seek(0, os.SEEK_END), [0]
+    while True:
+        file.seek(found[-1])
+        head = file.read(12)
+        offset, size = int.from_bytes(head[4:8], "big"), int.from_bytes(head[8:], "big")
+        place = found[-1] + offset + size
+        file.seek(min(place, end))
+        if size in (0, 0xFFFFFFFF) or offset < 24:
+            return Joints(found)
+        if file.read(4) != b".snd":
+            return _joined(Joints(found), _from(file, place))
+        found.append(place)
+
+
+def _w64(file: BinaryFile) -> Joints:
+    """Each states the length of all of it."""
+    end, found = file.seek(0, os.SEEK_END), [0]
+    while True:
+        file.seek(found[-1] + 16)
+        size = int.from_bytes(file.read(8), "little")
+        ends = (found[-1] + size, found[-1] + -(-size // 8) * 8)  # padded or not
+        for place in ends if size >= 40 else ():
+            file.seek(min(place, end))
+            if file.read(16) == W64:
+                found.append(place)
+                break
+        else:
+            following = (_from(file, place) for place in ends if size >= 40)
+            return _joined(Joints(found), next(filter(None, following), None))
+
+
+def _ogg(file: BinaryFile) -> Joints:
+    """The same of an ogg file; internet radio makes such."""
+    end, at = file.seek(0, os.SEEK_END), 0
+    found, wrong = list[int](), list[str]()
+    while True:
+        pages = ogg.read_pages(file, at)
+        found += pages.begins
+        wrong += [pages.wrong] if pages.wrong else []
+        if not found:
+            return Joints([], tuple(wrong))
+        if not pages.last:
+            wrong.append("it ends before its last page")
+        file.seek(min(pages.end, end))
+        rest = file.read(8)
+        if not rest or (rest.startswith(TAGS) and mpeg.run(file, pages.end) is None):
+            return Joints(found, tuple(wrong))
+        following = _from(file, pages.end)
+        if following is not None:
+            return _joined(Joints(found, tuple(wrong)), following)
+        again = ogg.next_page(file, pages.end)
+        wrong.append(f"its pages break off at byte {pages.end} of {end}")
+        if again is None:
+            return Joints(found, tuple(wrong))
+        at = again

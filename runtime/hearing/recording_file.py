@@ -1,0 +1,255 @@
+"""A recording's embeddings in a safetensors file: numbers and a few words, never code.
+
+It belongs to one bundle, by digest, and carries a hash over all of itself: a changed byte is found
+before anything is used. Nothing in it is compressed: it unpacks to its own size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from speechprune_ort.errors import RecordingError
+from speechprune_ort.files import cannot_write, whole_file
+from speechprune_ort.runtime.hearing.embeddings import AudioEmbeds, EmbedsBuilder
+from speechprune_ort.runtime.ort.device import Device
+from speechprune_ort.text import parse_json
+
+__all__ = ["About", "load_embeds", "save_embeds"]
+
+FORMAT = "speechprune-ort recording 2"
+EMBEDS, ATTENTION = "embeds", "attention"
+DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16)}
+"""Names of safetensors."""
+ROWS_AT_ONCE = 4096
+HEADER_BYTES = 1 << 20
+HASH = "sha256"
+UNHASHED = "0" * 64  # stands in the header while the hash is taken
+LONGEST = 1e9
+"""Seconds: thirty years."""
+MOST_NOTES = 1000
+DECODER_LETTERS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What is known of a recording beside its embeddings, as in ``Recording``.
+
+    Attributes:
+        seconds: its length.
+        seconds_heard: of the part that was encoded.
+        decoder: what decoded it.
+        notes: sentences on what is wrong with it.
+    """
+
+    seconds: float
+    seconds_heard: float
+    decoder: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def save_embeds(
+    path: Path,
+    embeds: AudioEmbeds,
+    digest: str,
+    heard: About,
+    attention: NDArray[np.float32] | None = None,
+) -> None:
+    """Write a recording; the file appears once it is whole.
+
+    Args:
+        path: file to write; an earlier one is replaced.
+        embeds: of the recording.
+        digest: of the bundle that made them.
+        heard: what else is known of the recording.
+        attention: (tokens,) that was received in the audio encoder, where it was kept.
+
+    Raises:
+        RecordingError: the file cannot be written.
+    """
+    about = {
+        "format": FORMAT,
+        "bundle": digest,
+        "seconds": repr(float(heard.seconds)),
+        "seconds_heard": repr(float(heard.seconds_heard)),
+        "decoder": heard.decoder,
+        "notes": json.dumps([_shown(note) for note in heard.notes]),
+        HASH: UNHASHED,
+    }
+    tensors: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = [
+        (EMBEDS, embeds.dtype, (embeds.tokens, embeds.hidden))
+    ]
+    if attention is not None:
+        tensors.append((ATTENTION, np.dtype(np.float32), (embeds.tokens,)))
+    header = _header(about, tensors)
+    taken = hashlib.sha256(header)
+    try:
+        # Not by the library: it would want all of a recording in memory at once.
+        with whole_file(path) as partial, partial.open("wb") as stream:
+            stream.write(header)
+            for block in embeds.blocks():
+                content = np.ascontiguousarray(block).data
+                taken.update(content)
+                stream.write(content)
+            if attention is not None:
+                content = np.ascontiguousarray(attention, np.float32).data
+                taken.update(content)
+                stream.write(content)
+            stream.seek(0)
+            stream.write(header.replace(UNHASHED.encode(), taken.hexdigest().encode()))
+    except OSError as error:
+        raise RecordingError(cannot_write(path, error)) from None
+
+
+def _header(
+    about: dict[str, str], tensors: list[tuple[str, np.dtype[Any], tuple[int, ...]]]
+) -> bytes:
+    """Length and JSON of a safetensors file whose tensors follow one another."""
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    content: dict[str, Any] = {"__metadata__": about}
+    start = 0
+    for name, dtype, shape in tensors:
+        end = start + math.prod(shape) * dtype.itemsize
+        content[name] = {"dtype": names[dtype], "shape": shape, "data_offsets": (start, end)}
+        start = end
+    text = json.dumps(content).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def load_embeds(
+    path: Path, digest: str, hidden: int, dtype: np.dtype[Any], device: Device, budget: int
+) -> tuple[AudioEmbeds, About, NDArray[np.float32] | None]:
+    """Read a recording of this bundle.
+
+    Args:
+        path: what ``save_embeds`` wrote.
+        digest: of the bundle.
+        hidden: width of its embeddings.
+        dtype: of its embeddings.
+        device: where they are to lie.
+        budget: bytes that they may take there; longer ones go to a temporary file.
+
+    Returns:
+        The embeddings; what else is known of the recording; and (tokens,) attention received in
+        the audio encoder, where it was kept.
+
+    Raises:
+        RecordingError: there is no such file, it is none of these, or of another bundle.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("it is not a regular file")
+        with path.open("rb") as stream:
+            header = _read_header(path, stream)
+            with safe_open(path, framework="numpy") as opened:
+                about = opened.metadata() or {}
+                if about.get("format") != FORMAT:
+                    raise ValueError(f"its format is {about.get('format', '')[:60]!r}")
+                _check_hash(header, about.get(HASH, ""), stream)
+                if about.get("bundle") != digest:
+                    raise RecordingError(
+                        f"{path} was made with another bundle: listen to the recording again."
+                    )
+                heard = _heard(about)
+                names = set(opened.keys())
+                if not {EMBEDS} <= names <= {EMBEDS, ATTENTION}:
+                    raise ValueError(f"it holds {sorted(names)}")
+                embeds = _embeds(opened.get_slice(EMBEDS), hidden, dtype, device, budget)
+                attention = None
+                if ATTENTION in names:
+                    attention = _attention(opened.get_slice(ATTENTION), embeds.tokens)
+    except FileNotFoundError:
+        raise RecordingError(f"No recording at {path}: check the path.") from None
+    except MemoryError:
+        raise RecordingError(
+            f"There is not enough memory for {path}: lower the memory budget of recordings."
+        ) from None
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise RecordingError(
+            f"{path} is not a recording that speechprune-ort saved, or is damaged ({error}): "
+            "listen to the recording again."
+        ) from None
+    return embeds, heard, attention
+
+
+def _read_header(path: Path, stream: IO[bytes]) -> bytes:
+    """Length and JSON, as bytes; nothing of it is believed yet."""
+    begin = stream.read(8)
+    if begin.startswith(b"PK"):
+        raise RecordingError(
+            f"{path} was saved by an earlier version of speechprune-ort: listen to the recording "
+            "again."
+        )
+    size = int.from_bytes(begin, "little")
+    if len(begin) < 8 or size > HEADER_BYTES:
+        raise ValueError("it begins with no header")
+    return begin + stream.read(size)
+
+
+def _check_hash(header: bytes, told: str, stream: IO[bytes]) -> None:
+    """Hold the hash in the header against all the rest of the file."""
+    if len(told) != len(UNHASHED) or header.count(told.encode()) != 1:
+        raise ValueError("its hash is none")
+    taken = hashlib.sha256(header.replace(told.encode(), UNHASHED.encode()))
+    while block := stream.read(1 << 20):
+        taken.update(block)
+    if taken.hexdigest() != told:
+        raise ValueError("its content is not what was saved")
+
+
+def _heard(about: dict[str, str]) -> About:
+    whole, part = float(about["seconds"]), float(about["seconds_heard"])
+    if not 0 <= part <= whole <= LONGEST:  # NaN is none of these
+        raise ValueError(f"{part} of {whole} seconds were heard")
+    decoder = about.get("decoder", "")
+    if len(decoder) > DECODER_LETTERS or not (decoder.isascii() and decoder.isprintable()):
+        raise ValueError("its decoder is none")
+    notes = parse_json(about.get("notes", "[]").encode())
+    # They are shown on terminals, which what is not printable may command.
+    if (
+        not isinstance(notes, list)
+        or len(notes) > MOST_NOTES
+        or not all(isinstance(note, str) and note.isprintable() for note in notes)
+    ):
+        raise ValueError("its notes are no list of sentences")
+    return About(whole, part, decoder, tuple(notes))
+
+
+def _shown(note: str) -> str:
+    """A note in which what cannot be printed, of the name of a file, is written in escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in note)
+
+
+def _embeds(
+    rows: Any, hidden: int, dtype: np.dtype[Any], device: Device, budget: int
+) -> AudioEmbeds:
+    shape, found = rows.get_shape(), DTYPES.get(rows.get_dtype())
+    if len(shape) != 2 or shape[1] != hidden or found != dtype:
+        raise ValueError(f"its embeddings are {shape} of {rows.get_dtype()}")
+    builder = EmbedsBuilder((ROWS_AT_ONCE, hidden), dtype, device, budget)
+    for start in range(0, shape[0], ROWS_AT_ONCE):
+        block = rows[start : min(start + ROWS_AT_ONCE, shape[0])]
+        if not np.isfinite(block).all():
+            raise ValueError("there is NaN or infinity in its embeddings")
+        builder.append(block)
+    return builder.finish()
+
+
+def _attention(values: Any, tokens: int) -> NDArray[np.float32]:
+    shape = values.get_shape()
+    if shape != [tokens] or values.get_dtype() != "F32":
+        raise ValueError(f"its attention is {shape} of {values.get_dtype()}")
+    attention: NDArray[np.float32] = values[:]
+    if not np.isfinite(attention).all():
+        raise ValueError("there is NaN or infinity in its attention")
+    return attention

@@ -1,0 +1,112 @@
+"""A bundle opened for use: a session for each of its graphs, and its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from speechprune_ort.choices import DeviceName
+from speechprune_ort.contract.manifest import TOKENIZER_FILE, Manifest
+from speechprune_ort.contract.specs import (
+    AUDIO_ENCODER,
+    DECODER,
+    EMBED_TOKENS,
+    FIRST_LAYER_QK,
+    ROTARY,
+)
+from speechprune_ort.errors import BundleError
+from speechprune_ort.runtime.ort.bundle import verify_files
+from speechprune_ort.runtime.ort.device import resolve_device
+from speechprune_ort.runtime.ort.session import CheckedSession, open_session
+from speechprune_ort.runtime.ort.tokenizer import TextTokenizer
+from speechprune_ort.runtime.ort.tokenizer_file import open_tokenizer
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """The graphs of a bundle on one device.
+
+    Args:
+        folder: The bundle.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        threads: within an operator, numpy's products included; None lets each library choose.
+        provider_options: of the CUDA execution provider.
+        traces: folder for ONNX Runtime's own traces of every graph, see ``write_traces``; None
+            for none, as they cost time.
+
+    Attributes:
+        folder: as given.
+        manifest: of the bundle.
+        device: where the graphs run.
+        threads: within an operator, or None.
+        tokenizer: of the bundle.
+        text: the same for what people write; control tokens in it stay plain text.
+
+    Raises:
+        BundleError: the folder is no bundle, or of another schema, or incomplete.
+        IntegrityError: a file of it was changed.
+        DeviceError: the device cannot be used; the message says what is missing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: DeviceName,
+        threads: int | None,
+        provider_options: Mapping[str, str] | None,
+        traces: Path | None = None,
+    ) -> None:
+        self.manifest = manifest = Manifest.read(folder)
+        self.device = resolve_device(device, manifest.target, provider_options)
+        verify_files(folder, manifest)
+        self.threads = threads
+        self.folder, self._traces = folder, traces
+        self.tokenizer = open_tokenizer(folder / TOKENIZER_FILE, manifest.dimensions.vocab)
+        # A question must not be able to write control tokens into the prompt.
+        self.text = TextTokenizer(self.tokenizer)
+        self._sessions: dict[str, CheckedSession] = {}
+        for name in (AUDIO_ENCODER, EMBED_TOKENS, FIRST_LAYER_QK, ROTARY, DECODER):
+            self.session(name)
+
+    def path(self, name: str) -> Path:
+        """The file of a graph.
+
+        Raises:
+            BundleError: the bundle has no such graph.
+        """
+        if name not in self.manifest.graphs:
+            raise BundleError(f"The bundle {self.folder} has no {name} graph: export it again.")
+        return self.folder / self.manifest.graphs[name].file
+
+    def session(self, name: str) -> CheckedSession:
+        """The session of a graph, opened when it is first wanted.
+
+        Raises:
+            BundleError: the bundle has no such graph, or it is not what the manifest says.
+            OutOfMemoryError: there is not enough memory for it.
+        """
+        if name not in self._sessions:
+            self._sessions[name] = open_session(
+                self.path(name),
+                self.manifest.graphs[name].spec,
+                self.device,
+                self.threads,
+                spinning=name == DECODER,
+                trace=None if self._traces is None else self._traces / name,
+            )
+        return self._sessions[name]
+
+    def write_traces(self) -> list[Path]:
+        """End tracing and write one file a graph, ``NAME.json``; they open in Perfetto.
+
+        Returns:
+            The files; none where no folder for traces was given.
+        """
+        written = []
+        if self._traces is not None:
+            for name, session in self._sessions.items():
+                path = self._traces / f"{name}.json"
+                Path(session.end_profiling()).replace(path)
+                written.append(path)
+        return written

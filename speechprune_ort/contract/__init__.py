@@ -1,0 +1,1 @@
+"""What a bundle holds: all that export and the runtime know of each other."""

@@ -1,0 +1,104 @@
+"""Whether the entries of a manifest agree with each other: what a schema cannot say."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from itertools import product
+
+from speechprune_ort.contract.manifest_entries import AudioSpec, GraphEntry, PromptPiece
+from speechprune_ort.contract.specs import Dimensions, GraphSpec, graph_specs
+
+__all__ = ["contradiction"]
+
+WINDOW_SAMPLES = 1 << 22
+"""Of one window at most: 30 s at 96 kHz are fewer. What is heard at once lies in memory."""
+OVERLAP = 8
+"""Log-mel frames that one sample may lie in at most; each is a copy in memory."""
+
+
+def contradiction(
+    audio: AudioSpec,
+    dims: Dimensions,
+    float_dtype: str,
+    prompt: Sequence[PromptPiece],
+    stop_token_ids: Sequence[int],
+    graphs: Mapping[str, GraphEntry],
+    files: Collection[str],
+) -> str | None:
+    """The first contradiction between entries that are each in range.
+
+    Args:
+        audio: how sound becomes tokens.
+        dims: sizes that the checkpoint fixes.
+        float_dtype: of embeddings, cache and logits.
+        prompt: the chat template.
+        stop_token_ids: any of these ends an answer.
+        graphs: by name.
+        files: names of every file but the manifest.
+
+    Returns:
+        A phrase that names the entries; None where all agree.
+    """
+    return (
+        _audio(audio, dims)
+        or _prompt(prompt, stop_token_ids, dims.vocab)
+        or _graphs(graphs, files, dims, float_dtype)
+    )
+
+
+def _audio(audio: AudioSpec, dims: Dimensions) -> str | None:
+    samples = audio.window_samples
+    if not 1 <= samples <= WINDOW_SAMPLES:
+        return f"a window of {samples} samples, where 1 to {WINDOW_SAMPLES} are possible"
+    if audio.n_fft > OVERLAP * audio.hop_length:
+        return f"n_fft {audio.n_fft} is more than {OVERLAP} times hop_length {audio.hop_length}"
+    if samples // audio.hop_length != dims.frames:
+        return f"a window has {samples // audio.hop_length} frames and dimensions say {dims.frames}"
+    tokens = audio.tokens(dims.frames)
+    if tokens != dims.window_tokens:
+        return f"length_steps give {tokens} tokens and window_tokens is {dims.window_tokens}"
+    if dims.window_tokens > dims.frames:
+        return f"window_tokens {dims.window_tokens} is more than its {dims.frames} frames"
+    if audio.span_tokens > dims.window_tokens:
+        return f"span_tokens {audio.span_tokens} is more than window_tokens {dims.window_tokens}"
+    if dims.heads % dims.kv_heads:
+        return f"{dims.heads} heads cannot share {dims.kv_heads} kv_heads"
+    return None
+
+
+def _prompt(prompt: Sequence[PromptPiece], stop_token_ids: Sequence[int], vocab: int) -> str | None:
+    kinds = [piece.kind for piece in prompt]
+    for kind in ("audio", "query"):
+        if kinds.count(kind) != 1:
+            return f"the prompt has {kinds.count(kind)} {kind} pieces, not one"
+    if any(piece.ids for piece in prompt if piece.kind != "ids"):
+        return "the prompt has ids in a piece of another kind"
+    used = [*stop_token_ids, *(i for piece in prompt for i in piece.ids)]
+    beyond = next((token for token in used if token >= vocab), None)
+    if beyond is not None:
+        return f"token {beyond} is beyond the vocabulary of {vocab}"
+    return None
+
+
+def _graphs(
+    graphs: Mapping[str, GraphEntry], files: Collection[str], dims: Dimensions, float_dtype: str
+) -> str | None:
+    possible: dict[str, list[GraphSpec]] = {}
+    for short, attention in product((False, True), repeat=2):
+        specs = graph_specs(dims, float_dtype, short, attention)
+        for name, spec in specs.items():
+            possible.setdefault(name, []).append(spec)
+    for name, entry in graphs.items():
+        if name not in possible:
+            return f"there is no graph {name[:40]!r}"
+        if entry.spec not in possible[name]:
+            return f"inputs and outputs of {name} are not those of its dimensions"
+        if entry.file not in files:
+            return f"{entry.file} of {name} is not among the files"
+    if "manifest.json" in files:
+        return "it lists itself among the files"
+    frames, tokens = dims.frames, dims.window_tokens
+    encoder = graphs.get("audio_encoder")
+    if encoder is not None and encoder.spec.inputs[0].shape[-1] is None and frames % tokens:
+        return f"short windows need frames {frames} to be a multiple of window_tokens {tokens}"
+    return None

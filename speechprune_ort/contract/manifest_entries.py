@@ -1,0 +1,151 @@
+"""What a manifest is made of: its entries, with their types and ranges."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from speechprune_ort.contract.specs import GraphSpec
+
+__all__ = [
+    "AudioSpec",
+    "FileEntry",
+    "FileName",
+    "GraphEntry",
+    "Parity",
+    "PromptPiece",
+    "TokenId",
+    "Words",
+    "whole_windows",
+]
+
+# A bundle is one flat folder: a plain name cannot lead out of it.
+FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
+GraphFile = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.onnx$", max_length=200)]
+# What is printed cannot move a terminal's cursor.
+Words = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=2000)]
+TokenId = Annotated[int, Meta(ge=0, lt=1 << 24)]
+Ids = Annotated[tuple[TokenId, ...], Meta(max_length=1 << 16)]
+Step = tuple[
+    Annotated[int, Meta(ge=-(1 << 20), le=1 << 20)],
+    Annotated[int, Meta(ge=1, le=1 << 20)],
+    Annotated[int, Meta(ge=-(1 << 20), le=1 << 20)],
+]
+
+
+class AudioSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How sound becomes audio tokens.
+
+    Attributes:
+        sampling_rate: samples a second that the model hears.
+        n_fft: samples under one log-mel frame.
+        hop_length: samples from one log-mel frame to the next.
+        window_seconds: length of the piece that the encoder hears at once.
+        frame_tokens: audio tokens of one second, f in arXiv:2412.12009, section III.
+        length_steps: how ``frames`` log-mel frames become tokens: for each (a, b, c) in
+            turn, n = (n + a) // b + c.
+        span_tokens: tokens that share one stretch of time: 1 where a token is a stretch of its
+            own, all of a window where the encoder mixes its time (a Q-Former).
+    """
+
+    sampling_rate: Annotated[int, Meta(ge=1000, le=192_000)]
+    n_fft: Annotated[int, Meta(ge=2, le=1 << 14)]
+    hop_length: Annotated[int, Meta(ge=1, le=1 << 14)]
+    window_seconds: Annotated[float, Meta(gt=0, le=600)]
+    frame_tokens: Annotated[int, Meta(ge=1, le=1 << 15)]
+    length_steps: Annotated[tuple[Step, ...], Meta(min_length=1, max_length=16)]
+    span_tokens: Annotated[int, Meta(ge=1, le=1 << 15)] = 1
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of one window."""
+        return round(self.window_seconds * self.sampling_rate)
+
+    def tokens(self, frames: int) -> int:
+        """Audio tokens that ``frames`` log-mel frames of one window give.
+
+        >>> spec = AudioSpec(16000, 400, 160, 30.0, 25, ((-1, 2, 1), (-2, 2, 1)))
+        >>> spec.tokens(3000), spec.tokens(100), spec.tokens(1)
+        (750, 25, 0)
+        """
+        for add, divide, plus in self.length_steps:
+            frames = (frames + add) // divide + plus
+        return max(0, frames)
+
+
+def whole_windows(frames: int, tokens: int) -> tuple[tuple[int, int, int], ...]:
+    """``length_steps`` of an encoder that gives all tokens of a window however full it is.
+
+    Args:
+        frames: log-mel frames of a window.
+        tokens: audio tokens of it.
+
+    >>> spec = AudioSpec(16000, 400, 160, 30.0, 25, whole_windows(3000, 375))
+    >>> spec.tokens(3000), spec.tokens(1)
+    (375, 375)
+    """
+    return ((0, frames + 1, tokens),)
+
+
+class PromptPiece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of the prompt, in order.
+
+    Attributes:
+        kind: ``ids`` (template tokens), ``audio`` (the kept audio tokens) or ``query``
+            (the user's text).
+        ids: token ids, for ``ids``.
+        before: template text that is tokenized in one with the query, ahead of it.
+        after: the same, behind it.
+    """
+
+    kind: Literal["ids", "audio", "query"]
+    ids: Ids = ()
+    before: Annotated[str, Meta(max_length=1 << 16)] = ""
+    after: Annotated[str, Meta(max_length=1 << 16)] = ""
+
+
+class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One comparison of an exported graph with torch.
+
+    Attributes:
+        case: what went in, such as ``speech, 2 windows``.
+        measure: what was compared: ``max_relative_error`` to the largest torch value,
+            ``cosine`` or ``first_token``.
+        value: what was found.
+        tolerance: the bound that it had to keep.
+    """
+
+    case: Words
+    measure: Words
+    value: float
+    tolerance: float
+
+
+class GraphEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One graph of the bundle.
+
+    Attributes:
+        file: its file name in the bundle.
+        precision: what its weights are stored and computed in, in words.
+        spec: its inputs and outputs.
+        parity: comparisons made at export; empty where the graph could not be run.
+        unverified: what the comparisons lack: made on another device than the target, or not
+            made at all, and why; None where nothing is lacking.
+        parameters: weights of the part of the model that it computes, None where not counted.
+    """
+
+    file: GraphFile
+    precision: Words
+    spec: GraphSpec
+    parity: tuple[Parity, ...]
+    unverified: Annotated[str, Meta(max_length=10_000)] | None = None
+    parameters: Annotated[int, Meta(ge=0)] | None = None
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of the bundle: bytes and sha256 (hexadecimal)."""
+
+    size: Annotated[int, Meta(ge=0, lt=1 << 50)]
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]

@@ -1,0 +1,238 @@
+"""The runtime computes what transformers computes, with and without pruning."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from qwen2_audio_reference import NEW_TOKENS, Qwen2Audio
+from tiny import TINY, Tiny
+
+from speechprune_ort import (
+    AudioError,
+    GenerationOptions,
+    OptionError,
+    PromptError,
+    PruningOptions,
+    SpeechLLM,
+)
+from speechprune_ort.contract.specs import FIRST_LAYER_QK
+from speechprune_ort.results import STAGES, Timings
+from speechprune_ort.runtime.answering.decoder import Decoder
+from speechprune_ort.runtime.answering.prompt import Prompt
+from speechprune_ort.runtime.choosing.methods import Selection
+
+QUESTION = "Who owns the budget?"
+# Float32 against float32: only the order of sums differs.
+LOGIT_TOLERANCE = 2e-4
+SECONDS = (12.3, 41.0, 75.0)  # one, two and three windows
+
+
+@pytest.mark.parametrize("tiny", TINY, ids=lambda tiny: tiny.name)
+def test_ids_and_logits_equal_transformers(
+    tiny: Tiny, checkpoints: Any, bundles: Any, tone: NDArray[np.float32]
+) -> None:
+    seconds = SECONDS[tiny.seed % 3]
+    samples = tone[: int(seconds * 16_000)]
+    reference = Qwen2Audio(str(checkpoints(tiny)), QUESTION)
+    model = SpeechLLM(bundles(tiny), "cpu")
+
+    expected = reference.generate(samples)
+    answer = model.ask(
+        samples, QUESTION, sampling_rate=16_000, method="none", max_new_tokens=NEW_TOKENS
+    )
+    stops = set(model.manifest.stop_token_ids)
+    assert list(answer.token_ids) == [i for i in expected if i not in stops]
+    assert len(set(expected)) >= 8, "these weights repeat themselves: they would prove little"
+    assert answer.pruning.total == answer.pruning.kept
+    # One placeholder has become exactly the tokens of every window.
+    assert answer.prompt_tokens == reference.inputs(samples)["input_ids"].shape[1]
+
+    # And the numbers behind them, one teacher-forced step after the other.
+    recording = model.listen(samples, sampling_rate=16_000)
+    question = recording._about(
+        Prompt.of(model.engine, QUESTION),
+        PruningOptions(method="none", backend="numpy"),
+        NEW_TOKENS,
+        Timings(),
+    )
+    laid_out = question.lay_out(Selection(np.arange(recording.tokens)))
+    prefill, positions = laid_out.embeds, laid_out.positions
+    decoder = Decoder.open(model.engine, len(prefill) + NEW_TOKENS)
+    rows = [decoder.prefill(prefill, positions).copy()]
+    for number, token in enumerate(expected[:-1]):
+        rows.append(decoder.step(token, int(positions[-1]) + 1 + number).copy())
+    wanted = reference.logits(samples, expected[:-1])
+    error = np.abs(np.stack(rows) - wanted).max() / np.abs(wanted).max()
+    assert error < LOGIT_TOLERANCE
+
+
+@pytest.mark.parametrize("positions", ["renumbered", "original"])
+@pytest.mark.parametrize("method", ["speechprune", "random", "crop"])
+@pytest.mark.parametrize("tiny", [TINY[0], TINY[5]], ids=lambda tiny: tiny.name)
+def test_pruned_ids_equal_transformers_on_the_same_kept_embeddings(
+    tiny: Tiny,
+    method: Any,
+    positions: Any,
+    checkpoints: Any,
+    bundles: Any,
+    tone: NDArray[np.float32],
+) -> None:
+    samples = tone[: 41 * 16_000]
+    reference = Qwen2Audio(str(checkpoints(tiny)), QUESTION)
+    model = SpeechLLM(bundles(tiny), "cpu")
+    pruning = PruningOptions(method=method, pruning_rate=0.4, positions=positions)
+    answer = model.ask(
+        samples,
+        QUESTION,
+        sampling_rate=16_000,
+        pruning=pruning,
+        generation=GenerationOptions(max_new_tokens=NEW_TOKENS),
+    )
+    indices = answer.pruning.indices
+    assert len(indices) == 450
+    assert (np.diff(indices) > 0).all()
+
+    embeds = reference.audio_embeds(samples)
+    assert answer.pruning.total == len(embeds)
+    before, after = reference.text_embeds(samples)
+    kept = embeds[torch.from_numpy(indices)]
+    prefill = torch.cat([before, kept, after])
+    at = torch.arange(len(prefill))
+    if positions == "original":
+        at = torch.cat(
+            [
+                torch.arange(len(before)),
+                len(before) + torch.from_numpy(indices),
+                len(before) + len(embeds) + torch.arange(len(after)),
+            ]
+        )
+    expected = reference.greedy(prefill, at, set(model.manifest.stop_token_ids))
+    assert list(answer.token_ids) == expected
+
+
+def test_original_and_renumbered_positions_differ(bundle: Any, tone: NDArray[np.float32]) -> None:
+    model = SpeechLLM(bundle, "cpu")
+    ids = {
+        positions: model.ask(
+            tone,
+            QUESTION,
+            sampling_rate=16_000,
+            positions=positions,
+            pruning_rate=0.8,
+            max_new_tokens=NEW_TOKENS,
+        ).token_ids
+        for positions in ("renumbered", "original")
+    }
+    assert ids["renumbered"] != ids["original"]
+
+
+@pytest.mark.parametrize(("precision", "cosine"), [("fp16", 0.9999), ("int8", 0.99)])
+def test_narrow_precisions_stay_near_fp32(
+    precision: str, cosine: float, bundles: Any, tone: NDArray[np.float32]
+) -> None:
+    narrow = SpeechLLM(bundles(TINY[0], precision), "cpu")
+    wide = SpeechLLM(bundles(TINY[0]), "cpu")
+    samples = tone[: 12 * 16_000]
+    a, b = (model.listen(samples, sampling_rate=16_000).embeds.ravel() for model in (wide, narrow))
+    assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > cosine
+    figures = [p for p in narrow.manifest.graphs["decoder"].parity if p.measure == "cosine"]
+    assert figures
+    assert all(f.value >= f.tolerance >= 0.9 for f in figures)
+    answer = narrow.ask(samples, QUESTION, sampling_rate=16_000, max_new_tokens=4)
+    assert answer.token_ids
+
+
+def test_negative_norm_gains_are_folded_into_the_binarized_weights(
+    checkpoints: Any, bundles: Any, tone: NDArray[np.float32]
+) -> None:
+    tiny = replace(TINY[1], negative_gains=True)
+    reference = Qwen2Audio(str(checkpoints(tiny)), QUESTION)
+    model = SpeechLLM(bundles(tiny), "cpu")
+    embeds = reference.audio_embeds(tone[: 5 * 16_000])
+    layer = reference.model.model.language_model.layers[0]
+    assert (layer.input_layernorm.weight < 0).any()
+    with torch.no_grad():
+        normed = torch.where(layer.input_layernorm(embeds) >= 0, 1.0, -1.0)
+        weights = torch.where(layer.self_attn.q_proj.weight >= 0, 1.0, -1.0)
+        wanted = (normed @ weights.T).unflatten(-1, (tiny.heads, tiny.head_dim)).numpy()
+    session = model.engine.session(FIRST_LAYER_QK)
+    (found,) = session.run(["query"], {"audio_embeds": embeds.numpy()})
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_stream_gives_the_same_answer_in_pieces(bundle: Any, tone: NDArray[np.float32]) -> None:
+    model = SpeechLLM(bundle, "cpu")
+    options = {"sampling_rate": 16_000, "max_new_tokens": 12, "temperature": 0.8, "seed": 5}
+    stream = model.stream(tone[:32_000], QUESTION, **options)
+    pieces = list(stream)
+    answer = model.ask(tone[:32_000], QUESTION, **options)
+    assert len(pieces) > 1
+    assert "".join(pieces) == stream.answer.text == answer.text
+    assert stream.answer.token_ids == answer.token_ids
+    assert set(answer.timings.seconds) == set(STAGES)
+    with pytest.raises(OptionError, match="no option 'pruning_rat'"):
+        model.stream(tone, QUESTION, sampling_rate=16_000, pruning_rat=0.1)
+
+
+def test_errors_in_a_stream_reach_its_reader(bundle: Any) -> None:
+    stream = SpeechLLM(bundle, "cpu").stream("no/such.wav", QUESTION)
+    with pytest.raises(AudioError, match="No recording"):
+        list(stream)
+    with pytest.raises(AudioError, match="No recording"):
+        _ = stream.answer
+
+
+def test_one_recording_answers_as_ask_does_for_every_question(
+    bundle: Any, tone: NDArray[np.float32]
+) -> None:
+    model = SpeechLLM(bundle, "cpu")
+    samples = tone[: 70 * 16_000]
+    recording = model.listen(samples, sampling_rate=16_000)
+    for question in (QUESTION, "And who was late?"):
+        once = recording.ask(question, max_new_tokens=6)
+        again = model.ask(samples, question, sampling_rate=16_000, max_new_tokens=6)
+        assert once.token_ids == again.token_ids
+        assert once.prompt_tokens == again.prompt_tokens
+        np.testing.assert_array_equal(once.pruning.indices, again.pruning.indices)
+        assert "encoder" not in once.timings.seconds
+        assert "encoder" in again.timings.seconds
+    recalled = model.recall(recording.embeds)
+    assert recalled.seconds == pytest.approx(recording.seconds, abs=0.04)
+    assert (
+        recalled.ask(QUESTION, max_new_tokens=6).token_ids
+        == recording.ask(QUESTION, max_new_tokens=6).token_ids
+    )
+    with pytest.raises(OptionError, match="Audio embeddings"):
+        model.recall(recording.embeds[:, 1:])
+
+
+@pytest.mark.parametrize("tokens", [0, 60])
+def test_scores_are_the_teacher_forced_log_probabilities_of_transformers(
+    tokens: int, checkpoints: Any, bundles: Any, tone: NDArray[np.float32]
+) -> None:
+    reference = Qwen2Audio(str(checkpoints(TINY[0])), QUESTION)
+    model = SpeechLLM(bundles(TINY[0]), "cpu")
+    samples = tone[: 5 * 16_000]
+    before, after = reference.text_embeds(samples)
+    audio = reference.audio_embeds(samples)[:tokens]
+    choices = ["a ripe pear", "on Monday", "ripe"]
+    recording = model.recall(audio.numpy())
+    score = recording.score(QUESTION, choices, pruning=PruningOptions(method="none"))
+    embed = reference.model.get_input_embeddings()
+    for choice, found in zip(choices, score.log_probabilities, strict=True):
+        ids = model.engine.tokenizer.encode(choice, add_special_tokens=False).ids
+        with torch.no_grad():
+            tail = embed(torch.tensor(ids[:-1], dtype=torch.long))
+            inputs = torch.cat([before, audio, after, tail])[None]
+            hidden = reference.model.model.language_model(inputs_embeds=inputs).last_hidden_state
+            rows = reference.model.lm_head(hidden[0, -len(ids) :]).log_softmax(-1)
+        wanted = [float(row[token]) for row, token in zip(rows, ids, strict=True)]
+        np.testing.assert_allclose(found, wanted, atol=2e-4)
+    assert score.means.shape == (3,)
+    with pytest.raises(PromptError, match="no token"):
+        recording.score(QUESTION, ["a", ""])

@@ -1,0 +1,716 @@
+"""Only what was decoded is heard, and all of it, whatever a header says of the length."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+from paths import TROUBLE
+from signals import speech_like
+
+from speechprune_ort import AudioError, AudioOptions
+from speechprune_ort.runtime.hearing import mpeg
+from speechprune_ort.runtime.hearing.audio import AudioStream, audio_seconds, load_audio
+from speechprune_ort.runtime.hearing.joints import Joints, find_joints
+from speechprune_ort.runtime.hearing.overheard import overheard
+
+# File: its rate, the samples that ffmpeg 5.1.9 finds in it, and their RMS second by second.
+FACTS: dict[str, tuple[int, int, list[float]]] = {
+    "chained.ogg": (16_000, 352_256, [
+        0.213, 0.2284, 0.0156, 0.1483, 0.1312, 0.1272, 0.1244, 0.1294, 0.1398, 0.1217, 0.0591,
+        0.2128, 0.2284, 0.0175, 0.1483, 0.1312, 0.1245, 0.1271, 0.1295, 0.1384, 0.1232, 0.0589,
+    ]),
+    "cut.mp3": (16_000, 78_383, [0.2022, 0.2169, 0.0147, 0.1401]),
+    "gsm.wav": (8_000, 48_000, [0.2053, 0.2148, 0.0136, 0.1305, 0.1208, 0.1164]),
+    "length_unknown.flac": (16_000, 96_000, [0.2129, 0.2284, 0.0155, 0.1475, 0.1306, 0.1268]),
+    "mp3_in_wav.wav": (44_100, 487_296, [
+        0.2019, 0.2169, 0.0192, 0.1401, 0.1241, 0.1175, 0.1209, 0.1226, 0.1306, 0.117, 0.0553,
+    ]),
+    "noxing.mp3": (44_100, 487_296, [
+        0.2125, 0.2283, 0.0202, 0.1475, 0.1307, 0.1236, 0.1269, 0.1291, 0.1374, 0.1233, 0.0583,
+    ]),
+    "two_joined.mp3": (16_000, 353_711, [
+        0.2022, 0.2169, 0.0147, 0.1401, 0.1241, 0.1205, 0.1178, 0.1226, 0.1324, 0.1153, 0.0555,
+        0.1828, 0.2254, 0.063, 0.1401, 0.1241, 0.1174, 0.1207, 0.1227, 0.1277, 0.0978, 0.0882,
+    ]),
+}  # fmt: skip
+# Of the samples as 16-bit integers, where decoding is exact.
+HASHES = {
+    "gsm.wav": "08f43e6506507ad7b63d58c30543031c616bfbe7074a7771c0c7d17cd5d93437",
+    "length_unknown.flac": "a8e2d6402ab1e47a6cf3f250c933ff4835de118e0a2cf565500bcb687a824595",
+}
+FRAME = 576  # samples of an MPEG 2 frame: libsndfile leaves out one that is not whole
+NEEDS_FFMPEG = {"two_joined.mp3"}
+
+
+@pytest.fixture
+def no_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the extra is not installed."""
+    monkeypatch.setitem(sys.modules, "av", None)
+
+
+def heard(source: Any, to: int = 16_000, **options: Any) -> tuple[NDArray[np.float32], AudioStream]:
+    stream = AudioStream(source, to=to, options=AudioOptions(**options))
+    return np.concatenate(list(stream)), stream
+
+
+@pytest.mark.parametrize("name", FACTS)
+@pytest.mark.parametrize("installed", [True, False])
+def test_trouble_is_heard_as_ffmpeg_hears_it_or_refused_by_name(
+    name: str, installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if installed:
+        pytest.importorskip("av", reason="the extra [media] is not installed")
+    else:
+        monkeypatch.setitem(sys.modules, "av", None)
+    path, (rate, count, levels) = TROUBLE / name, FACTS[name]
+    if name in NEEDS_FFMPEG and not installed:
+        with pytest.raises(AudioError, match=r"speechprune-ort\[media\]") as caught:
+            load_audio(path)
+        assert name in str(caught.value)
+        return
+    # Another recording first: no sample of it may be heard in this one.
+    load_audio(speech_like(20.0), 16_000)
+    samples, stream = heard(path, rate)
+    assert count - FRAME <= len(samples) <= count
+    seconds = samples[: len(levels) * rate].reshape(-1, rate)
+    np.testing.assert_allclose(np.sqrt((seconds**2).mean(axis=1)), levels, rtol=0.02, atol=2e-3)
+    assert stream.decoder.split("+")[-1] == ("ffmpeg" if name in NEEDS_FFMPEG else "libsndfile")
+    if name in HASHES:
+        pcm = np.round(samples * 32_768).astype("<i2").tobytes()
+        assert hashlib.sha256(pcm).hexdigest() == HASHES[name]
+    again, _ = heard(path, rate)
+    np.testing.assert_array_equal(again, samples)
+
+
+def test_what_is_missing_or_goes_on_is_noted() -> None:
+    assert "states 11.0 s and holds 4.9 s" in heard(TROUBLE / "cut.mp3")[1].notes[0]
+    for name in ("gsm.wav", "length_unknown.flac", "mp3_in_wav.wav", "noxing.mp3"):
+        assert heard(TROUBLE / name)[1].notes == (), name
+    pytest.importorskip("av", reason="the extra [media] is not installed")
+    assert "goes on after the length" in heard(TROUBLE / "two_joined.mp3")[1].notes[0]
+
+
+# What is read of ordinary files is what soundfile's own blocks gave before.
+ORDINARY = [("wav", "PCM_16"), ("wav", "PCM_24"), ("wav", "PCM_U8"), ("wav", "FLOAT"),
+            ("wav", "ALAW"), ("wav", "IMA_ADPCM"), ("aiff", "PCM_16"), ("au", "PCM_16"),
+            ("caf", "PCM_16"), ("w64", "PCM_16"), ("rf64", "PCM_16"), ("flac", "PCM_16"),
+            ("flac", "PCM_24"), ("ogg", "VORBIS"), ("ogg", "OPUS"),
+            ("mp3", "MPEG_LAYER_III")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("ending", "subtype"), ORDINARY)
+def test_ordinary_files_are_heard_bit_for_bit(ending: str, subtype: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{ending}"
+    left, right = speech_like(35.0, 1), speech_like(35.0, 2)  # more than two blocks
+    sound = np.stack([left, right], axis=1)
+    soundfile.write(path, sound, 16_000, subtype=subtype, format=ending.upper())
+    with soundfile.SoundFile(path) as file:
+        blocks = file.blocks(1 << 18, dtype="float32", always_2d=True)
+        wanted = np.concatenate([block.mean(axis=1, dtype=np.float32) for block in blocks])
+    samples, stream = heard(path)
+    np.testing.assert_array_equal(samples[: len(wanted)], wanted)
+    assert len(samples) == len(wanted)
+    assert stream.decoder == "libsndfile"
+    assert stream.notes == ()
+
+
+def wav(seconds: float = 3.0) -> tuple[bytes, NDArray[np.float32]]:
+    """A 16-bit wav of 44 bytes of header, and its samples."""
+    sound = np.round(speech_like(seconds) * 32_767).astype(np.int16)
+    out = io.BytesIO()
+    soundfile.write(out, sound, 16_000, format="WAV", subtype="PCM_16")
+    return out.getvalue(), sound.astype(np.float32) / 32_768
+
+
+@pytest.mark.parametrize("stated", [0, 1000, 2**31 - 1, 2**31 - 44, 2**32 - 1, 10**6])
+@pytest.mark.parametrize("riff", [0, 36, 2**32 - 1])
+def test_a_wav_ends_where_its_file_does(stated: int, riff: int, no_ffmpeg: None) -> None:
+    content, sound = wav()
+    changed = bytearray(content)
+    changed[4:8] = riff.to_bytes(4, "little")
+    changed[40:44] = stated.to_bytes(4, "little")
+    samples, stream = heard(bytes(changed))
+    np.testing.assert_array_equal(samples, sound)
+    # Writers to pipes state the largest numbers: nothing is wrong with those.
+    assert bool(stream.notes) == (stated < 2**30)
+
+
+# Where each container states how long it is: a name before it, places behind that, and width.
+SIZES = {"AIFF": (b"SSND", 4, 4, "big"), "AU": (b".snd", 8, 4, "big"),
+         "CAF": (b"data", 4, 8, "big"), "W64": (b"data", 16, 8, "little"),
+         "RF64": (b"ds64", 16, 8, "little"), "FLAC": (b"fLaC", 22, 4, "big")}  # fmt: skip
+
+
+@pytest.mark.parametrize("container", SIZES)
+@pytest.mark.parametrize("stated", [0, 1000, 10**7, 2**31 - 1])
+@pytest.mark.parametrize("installed", [True, False])
+def test_no_container_is_believed(
+    container: str, stated: int, installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if installed:
+        pytest.importorskip("av", reason="the extra [media] is not installed")
+    else:
+        monkeypatch.setitem(sys.modules, "av", None)
+    out, sound = io.BytesIO(), np.round(speech_like(4.0) * 32_767).astype(np.int16)
+    soundfile.write(out, sound, 16_000, format=container, subtype="PCM_16")
+    content = bytearray(out.getvalue())
+    name, behind, width, order = SIZES[container]
+    place = content.index(name) + behind
+    content[place : place + width] = stated.to_bytes(width, order)  # type: ignore[arg-type]
+    if container == "FLAC" and stated == 1000 and not installed:
+        with pytest.raises(AudioError, match="goes on after the length"):
+            heard(bytes(content))
+        return
+    np.testing.assert_array_equal(heard(bytes(content))[0], sound.astype(np.float32) / 32_768)
+
+
+def test_chunks_behind_the_samples_are_no_sound(no_ffmpeg: None) -> None:
+    content, sound = wav()
+    for behind in (
+        b"LIST" + (30).to_bytes(4, "little") + b"\x01" * 30,
+        b"id3 " + (9000).to_bytes(4, "little") + bytes(range(250)) * 36,
+        b"LIST" + (9000).to_bytes(4, "little") + b"\x01" * 30,  # cut
+        bytes(5000),
+        b"\0",
+        b"TAG" + bytes(range(125)),
+    ):
+        samples, stream = heard(content + behind)
+        np.testing.assert_array_equal(samples, sound)
+        assert stream.notes == ()
+
+
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "AIFF", "CAF", "AU", "W64", "OGG"])
+def test_recordings_behind_each_other_are_all_heard(kind: str, no_ffmpeg: None) -> None:
+    whole, sounds = b"", []
+    for seed, (rate, channels) in enumerate([(16_000, 1), (8_000, 2), (16_000, 1)]):
+        mono = np.random.default_rng(seed).uniform(-0.5, 0.5, 9_001)
+        out = io.BytesIO()
+        soundfile.write(out, np.stack([mono] * channels, 1), rate, format=kind)
+        whole += out.getvalue()
+        sounds.append(heard(out.getvalue())[0])
+    samples, stream = heard(whole)
+    np.testing.assert_array_equal(samples, np.concatenate(sounds))
+    assert stream.notes == ()
+    # The last one is cut.
+    samples, stream = heard(whole[:-600])
+    assert len(samples) < sum(map(len, sounds))
+    np.testing.assert_array_equal(samples[:27_000], np.concatenate(sounds)[:27_000])
+    assert kind == "W64" or "damaged" in stream.notes[0]
+
+
+def test_a_file_of_chunks_without_end_is_not_searched_for_ever() -> None:
+    def reads(content: bytes) -> int:
+        file = Counted(content)
+        assert find_joints(file) == Joints([0])
+        return file.reads
+
+    begin = b"RIFF\0\0\0\0WAVE"
+    assert reads(begin + b"JUNK\0\0\0\0" * 100_000) < 2_000
+    assert reads(begin + bytes(1 << 20)) < 10
+
+
+class Counted(io.BytesIO):
+    """Counts how often it is read."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        return super().read(size)
+
+
+def test_a_cut_wav_says_so(no_ffmpeg: None) -> None:
+    content, sound = wav()
+    samples, stream = heard(content[: 44 + 32_000])
+    np.testing.assert_array_equal(samples, sound[:16_000])
+    assert "damaged" in stream.notes[0]
+
+
+def made(folder: Path, ending: str, seconds: float = 6.0) -> Path:
+    path = folder / f"a.{ending}"
+    soundfile.write(path, speech_like(seconds), 16_000)
+    return path
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_half_a_flac_is_heard_and_noted(
+    installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if installed:
+        pytest.importorskip("av", reason="the extra [media] is not installed")
+    else:
+        monkeypatch.setitem(sys.modules, "av", None)
+    path = made(tmp_path, "flac", 40.0)
+    whole = load_audio(path)
+    content = path.read_bytes()
+    for share in (0.3, 0.5, 0.9):
+        path.write_bytes(content[: int(len(content) * share)])
+        samples, stream = heard(path)
+        assert len(samples) > 0.25 * share * len(whole)
+        np.testing.assert_array_equal(samples, whole[: len(samples)])
+        (note,) = stream.notes
+        assert "a.flac" in note
+        assert "damaged" in note
+        assert "lost sync" in note
+
+
+def test_a_flac_with_a_damaged_middle_is_heard_behind_it(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="the extra [media] is not installed")
+    path = made(tmp_path, "flac", 40.0)
+    whole = load_audio(path)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 3000] = bytes(3000)
+    path.write_bytes(content)
+    samples, stream = heard(path)
+    assert len(samples) > len(whole) - 3 * 16_000
+    np.testing.assert_array_equal(samples[-80_000:], whole[-80_000:])
+    assert "damaged" in stream.notes[0]
+
+
+@pytest.mark.parametrize("count", [1, 3, 2**32 - 16])
+def test_the_frame_count_of_an_mp3_is_not_believed(count: int, tmp_path: Path) -> None:
+    if count < 10:
+        pytest.importorskip("av", reason="the extra [media] is not installed")
+    path = made(tmp_path, "mp3")
+    content = bytearray(path.read_bytes())
+    whole = load_audio(path)
+    place = max(content.find(b"Xing"), content.find(b"Info"))
+    assert place > 0
+    content[place + 8 : place + 12] = count.to_bytes(4, "big")
+    path.write_bytes(content)
+    samples, stream = heard(path)
+    assert abs(len(samples) - len(whole)) < 3 * 1152
+    assert stream.notes or stream.decoder == "ffmpeg"
+
+
+def test_two_mp3_in_a_row_are_more_than_one(tmp_path: Path) -> None:
+    content = made(tmp_path, "mp3").read_bytes()
+    assert mpeg.goes_on(io.BytesIO(content), 0)
+    tagged = content + b"TAG" + bytes(125) + b"APETAGEX" + bytes(3000)
+    assert not mpeg.goes_on(io.BytesIO(tagged), len(content))
+    path = tmp_path / "tagged.mp3"
+    path.write_bytes(tagged)
+    samples, stream = heard(path)
+    np.testing.assert_array_equal(samples, load_audio(tmp_path / "a.mp3"))
+    assert stream.decoder == "libsndfile"
+
+
+def test_a_chain_may_change_its_rate(tmp_path: Path, no_ffmpeg: None) -> None:
+    first, second = tmp_path / "1.ogg", tmp_path / "2.ogg"
+    soundfile.write(first, speech_like(4.0), 16_000)
+    soundfile.write(second, speech_like(4.0, rate=24_000), 24_000)
+    samples, stream = heard(first.read_bytes() + second.read_bytes())
+    assert len(samples) == 8 * 16_000
+    np.testing.assert_array_equal(samples[:64_000], load_audio(first))
+    np.testing.assert_array_equal(samples[64_000:], load_audio(second))
+    assert stream.decoder == "libsndfile"
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_a_cut_ogg_says_so(subtype: str, tmp_path: Path, no_ffmpeg: None) -> None:
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, speech_like(6.0), 16_000, subtype=subtype)
+    content = path.read_bytes()
+    assert heard(path)[1].notes == ()
+    assert heard(content + b"TAG" + bytes(125))[1].notes == ()
+    for end in (len(content) // 2, len(content) - 5):
+        assert "ends before its last page" in heard(content[:end])[1].notes[0]
+    assert "pages break off" in heard(content + b"rubbish" * 9)[1].notes[0]
+
+
+def encoded(path: Path, codec: str, rate: int = 16_000, tracks: int = 1) -> NDArray[np.float32]:
+    """A file that PyAV writes, and the sound that went in."""
+    av = pytest.importorskip("av", reason="the extra [media] is not installed")
+    sound = speech_like(4.0, rate=rate)
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream(codec, rate=rate) for _ in range(tracks)]
+        for stream in streams:
+            stream.layout, stream.bit_rate = "mono", 96_000
+        for stream in streams:
+            if not stream.codec_context.is_open:
+                stream.codec_context.open()
+            size = stream.codec_context.frame_size or 1024
+            resampler = av.AudioResampler(stream.format, "mono", rate, size)
+            frame = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+            frame.sample_rate = rate
+            for part in (*resampler.resample(frame), *resampler.resample(None)):
+                container.mux(stream.encode(part))
+            container.mux(stream.encode(None))
+    return sound
+
+
+@pytest.mark.parametrize(
+    ("ending", "codec", "rate"),
+    [("m4a", "aac", 16_000), ("mp4", "aac", 44_100), ("aac", "aac", 16_000),
+     ("webm", "libopus", 48_000), ("mka", "alac", 16_000), ("wma", "wmav2", 44_100),
+     ("ac3", "ac3", 48_000)],
+)  # fmt: skip
+def test_what_phones_and_browsers_record(
+    ending: str, codec: str, rate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"a.{ending}"
+    sound = load_audio(encoded(path, codec, rate), rate)
+    samples, stream = heard(path)
+    assert stream.decoder == "ffmpeg"
+    assert stream.notes == ()
+    assert len(samples) / 16_000 == pytest.approx(4.0, abs=0.15)
+    # The place of the best match: some containers do not state their codec's delay.
+    size = len(sound) + len(samples)
+    spectrum = np.conj(np.fft.rfft(sound, size)) * np.fft.rfft(samples, size)
+    lag = int(np.fft.irfft(spectrum, size).argmax())
+    lag -= size if lag > size // 2 else 0
+    assert abs(lag) < 2100
+    pair = samples[max(0, lag) :][:48_000], sound[max(0, -lag) :][:48_000]
+    assert np.corrcoef(*pair)[0, 1] > 0.95
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(AudioError, match=r"pip install 'speechprune-ort\[media\]'"):
+        load_audio(path)
+
+
+def test_a_cut_m4a_and_further_tracks_are_noted(tmp_path: Path) -> None:
+    path = tmp_path / "a.mka"
+    encoded(path, "aac", tracks=2)
+    assert "2 sound tracks" in heard(path)[1].notes[0]
+    encoded(tmp_path / "b.mka", "aac")
+    content = (tmp_path / "b.mka").read_bytes()
+    samples, stream = heard(content[: len(content) // 2])
+    assert 0.5 < len(samples) / 16_000 < 3.5
+    assert stream.notes
+    encoded(tmp_path / "c.m4a", "aac")  # its index stands at its end
+    content = (tmp_path / "c.m4a").read_bytes()
+    with pytest.raises(AudioError, match="cannot be decoded"):
+        load_audio(content[: len(content) // 2])
+
+
+def test_playlists_and_scripts_open_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="the extra [media] is not installed")
+    secret = made(tmp_path, "flac")
+    for text in (
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{secret}\n#EXT-X-ENDLIST\n",
+        f"ffconcat version 1.0\nfile '{secret}'\n",
+    ):
+        path = tmp_path / "list.m3u8"
+        path.write_text(text)
+        with pytest.raises(AudioError, match="cannot be decoded"):
+            load_audio(path)
+
+
+# Streams
+
+
+def fifo(folder: Path, content: bytes) -> Iterator[Any]:
+    path = folder / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=lambda: path.write_bytes(content))
+    writer.start()
+    yield path
+    writer.join(10)
+    assert not writer.is_alive()
+
+
+def pipe(folder: Path, content: bytes) -> Iterator[Any]:
+    """A descriptor's path, as process substitution and /dev/stdin give it."""
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with os.fdopen(writing, "wb") as file:
+            file.write(content)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    yield f"/proc/self/fd/{reading}"
+    os.close(reading)
+    writer.join(10)
+    assert not writer.is_alive()
+
+
+def sockets(folder: Path, content: bytes) -> Iterator[Any]:
+    reading, writing = socket.socketpair()
+
+    def write() -> None:
+        with writing:
+            writing.sendall(content)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    with reading, reading.makefile("rb") as file:
+        yield file
+    writer.join(10)
+    assert not writer.is_alive()
+
+
+class _Stream:
+    """Nothing but ``read``, a few bytes at a time."""
+
+    def __init__(self, content: bytes) -> None:
+        self._file = io.BytesIO(content)
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(min(size, 777))
+
+
+def bare(folder: Path, content: bytes) -> Iterator[Any]:
+    yield _Stream(content)
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "mp3", "ogg"])
+@pytest.mark.parametrize("kind", [fifo, pipe, sockets, bare])
+def test_streams_are_read_as_files_are(
+    kind: Callable[[Path, bytes], Iterator[Any]], ending: str, tmp_path: Path
+) -> None:
+    path = made(tmp_path, ending)
+    wanted = load_audio(path)
+    for source in kind(tmp_path, path.read_bytes()):
+        np.testing.assert_array_equal(load_audio(source), wanted)
+
+
+def test_a_pipe_is_not_touched_to_learn_its_length(tmp_path: Path) -> None:
+    content = made(tmp_path, "wav").read_bytes()
+    assert audio_seconds(tmp_path / "a.wav") == 6.0
+    for source in fifo(tmp_path, content):
+        assert audio_seconds(source) is None
+        assert len(load_audio(source)) == 6 * 16_000
+
+
+def test_streams_end_somewhere(tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match="begins with zeros"):
+        load_audio("/dev/zero")
+    with pytest.raises(AudioError, match="max_stream_mb"):
+        heard("/dev/urandom", max_stream_mb=0.2)
+    with pytest.raises(AudioError, match="empty file"):
+        load_audio(_Stream(b""))
+
+    class Broken:
+        def read(self, _size: int) -> bytes:
+            raise OSError("the line is dead")
+
+    with pytest.raises(AudioError, match="the line is dead"):
+        load_audio(Broken())
+
+
+def test_a_file_object_that_fails_on_the_way_is_an_error_not_an_end(tmp_path: Path) -> None:
+    class Failing(io.BytesIO):
+        def readinto(self, _buffer: Any) -> int:
+            raise AssertionError("libsndfile would take this for the end")
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            if self.tell() > 50_000:
+                raise OSError("the disk is gone")
+            return super().read(size)
+
+    with pytest.raises(AudioError, match="the disk is gone"):
+        load_audio(Failing(wav()[0]))
+
+
+# Limits
+
+
+@pytest.mark.parametrize(
+    ("limit", "cure"),
+    [({"max_seconds": 5.9}, "--max-seconds"), ({"max_channels": 1}, "--max-channels"),
+     ({"max_decoded_mb": 0.7}, "--max-decoded-mb")],
+)  # fmt: skip
+def test_limits_name_themselves(limit: dict[str, Any], cure: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.stack([speech_like(6.0)] * 2, axis=1), 16_000)
+    assert len(heard(path)[0]) == 6 * 16_000
+    with pytest.raises(AudioError, match=cure) as caught:
+        heard(path, **limit)
+    assert next(iter(limit)) in str(caught.value)
+    assert "a.flac" in str(caught.value)
+
+
+@pytest.mark.parametrize("rate", [1, 3_999, 768_001, 2**31 - 1])
+def test_rates_that_no_sound_has(rate: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, speech_like(0.5), rate)
+    with pytest.raises(AudioError, match="sampling rate"):
+        load_audio(path)
+    with pytest.raises(AudioError, match="sampling rate"):
+        load_audio(speech_like(0.5), rate)
+
+
+def test_a_small_file_of_hours_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    with soundfile.SoundFile(path, "w", 16_000, 1) as file:
+        for _ in range(5):
+            file.write(np.zeros(16_000 * 1000, np.int16))
+    assert path.stat().st_size < 1e6
+    assert AudioOptions().max_seconds == 12 * 3600
+    with pytest.raises(AudioError, match="longer than 3600 seconds"):
+        for _ in AudioStream(path, options=AudioOptions(max_seconds=3600)):
+            pass
+
+
+def test_names_are_any_bytes_and_endings_are_not_believed(tmp_path: Path) -> None:
+    content = made(tmp_path, "flac").read_bytes()
+    wanted = load_audio(content)
+    for name in (b"caf\xe9.flac", b"a.raw", b"a.mp3", b"-", b"a.wav\n"):
+        path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+        path.write_bytes(content)
+        np.testing.assert_array_equal(load_audio(path), wanted)
+    with pytest.raises(AudioError, match="File name too long"):
+        load_audio("a" * 300 + ".wav")
+    with pytest.raises(AudioError, match="download it"):
+        load_audio("https://example.org/a.wav")
+    with pytest.raises(AudioError, match="null byte"):
+        load_audio("a\0b.wav")
+    with pytest.raises(AudioError, match="path of the recording is empty"):
+        load_audio("")
+
+
+def test_what_cannot_be_decoded_has_the_librarys_reason(tmp_path: Path, no_ffmpeg: None) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0" + bytes(16))
+    with pytest.raises(AudioError, match=r"cannot be decoded as audio by libsndfile \(\w+"):
+        load_audio(path)
+
+
+KINDS = ("WAV", "AIFF", "CAF", "AU", "W64", "FLAC", "OGG", "MP3")
+
+
+def noise_of(kind: str, seed: int, rate: int = 16_000, channels: int = 1) -> bytes:
+    out = io.BytesIO()
+    noise = np.random.default_rng(seed).uniform(-0.5, 0.5, (24_000, channels))
+    soundfile.write(out, noise, rate, format=kind)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(("first", "second"), list(permutations(KINDS, 2)))
+def test_files_of_two_kinds_after_each_other_are_heard_to_their_end(
+    first: str, second: str, no_ffmpeg: None
+) -> None:
+    parts = [noise_of(first, 1), noise_of(second, 2), noise_of(first, 3)]
+    samples, stream = heard(b"".join(parts))
+    np.testing.assert_array_equal(samples, np.concatenate([heard(part)[0] for part in parts]))
+    assert stream.notes == ()
+
+
+@pytest.mark.parametrize("kind", ["FLAC", "OGG", "MP3"])
+@pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (16_000, 2), (44_100, 2)])
+def test_files_of_other_rates_and_channels_after_each_other_keep_theirs(
+    kind: str, rate: int, channels: int, no_ffmpeg: None
+) -> None:
+    parts = [noise_of(kind, 1), noise_of(kind, 2, rate, channels), noise_of(kind, 3)]
+    samples, stream = heard(b"".join(parts))
+    np.testing.assert_array_equal(samples, np.concatenate([heard(part)[0] for part in parts]))
+    assert stream.notes == ()
+
+
+def test_two_flacs_are_two_and_their_pictures_are_none(no_ffmpeg: None) -> None:
+    first, second = noise_of("FLAC", 1), noise_of("FLAC", 2)
+    # A block of metadata that holds a whole recording: part of the first, and no sound.
+    block = b"\2" + (len(second) + 4).to_bytes(3, "big") + b"test" + second
+    wanted = np.concatenate([heard(first)[0], heard(second)[0]])
+    for joined in (first + second, first[:42] + block + first[42:] + second):
+        samples, stream = heard(joined)
+        np.testing.assert_array_equal(samples, wanted)
+        assert stream.notes == ()
+
+
+# Damage in the middle: bytes that are other ones, zeros, or gone.
+DAMAGES = {
+    "other": lambda content, at, size: content[:at] + b"\x55" * size + content[at + size :],
+    "zeros": lambda content, at, size: content[:at] + bytes(size) + content[at + size :],
+    "gone": lambda content, at, size: content[:at] + content[at + size :],
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("size", [7, 300, 5000])
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_with_a_damaged_middle_says_so(
+    kind: str, size: int, subtype: str, no_ffmpeg: None
+) -> None:
+    out = io.BytesIO()
+    soundfile.write(out, speech_like(20.0), 16_000, format="OGG", subtype=subtype)
+    content = out.getvalue()
+    whole, stream = heard(content)
+    assert stream.notes == ()
+    samples, stream = heard(DAMAGES[kind](content, len(content) // 2, size))
+    assert "is damaged" in stream.notes[0]
+    assert "page" in stream.notes[0]
+    np.testing.assert_array_equal(samples[:32_000], whole[:32_000])
+    np.testing.assert_allclose(samples[-32_000:], whole[-32_000:], atol=0.02)
+
+
+def test_an_ogg_that_lacks_a_page_says_so(no_ffmpeg: None) -> None:
+    out = io.BytesIO()
+    soundfile.write(out, speech_like(20.0), 16_000, format="OGG")
+    content = out.getvalue()
+    places = [at for at in range(len(content)) if content[at : at + 4] == b"OggS"]
+    middle = len(places) // 2
+    lacking = content[: places[middle]] + content[places[middle + 1] :]
+    assert "pages are missing" in heard(lacking)[1].notes[0]
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("size", [400, 5000])
+@pytest.mark.parametrize("installed", [True, False])
+def test_an_mp3_with_a_damaged_middle_says_so_and_is_heard_behind_it(
+    kind: str,
+    size: int,
+    installed: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    if not installed:
+        monkeypatch.setitem(sys.modules, "av", None)
+    content = made(tmp_path, "mp3", 20.0).read_bytes()
+    whole, stream = heard(content)
+    assert stream.notes == ()
+    samples, stream = heard(DAMAGES[kind](content, len(content) // 2, size))
+    assert "are no frames of an mp3" in stream.notes[0]
+    # What was damaged is missing, and what the frames around it lent each other.
+    assert 0 < len(whole) - len(samples) < (0.1 + 2 * size / len(content) * 20) * 16_000
+    # The last seconds, wherever the padding at the end puts them.
+    wanted, end = whole[-32_000:-4_000], len(samples)
+    shifts = range(end - 34_000, end - 30_000)
+    assert min(float(np.abs(samples[at : at + 28_000] - wanted).max()) for at in shifts) < 0.002
+    assert capfd.readouterr().err == ""
+
+
+def test_a_decoder_that_complains_is_heard_and_not_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray(made(tmp_path, "mp3", 20.0).read_bytes())
+    found = mpeg.run(io.BytesIO(content), 0)
+    assert found is not None
+    for place in range(len(content) // 2, len(content) - 400, 211):
+        if content[place] != 0xFF:
+            content[place] ^= 0x7F
+    _, stream = heard(bytes(content))
+    (note, *_) = stream.notes
+    assert "is damaged" in note
+    assert capfd.readouterr().err == ""
+
+
+def test_what_others_print_while_a_decoder_works_is_passed_on(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with overheard() as said:
+        os.write(2, b"ours\nNote: Skipped 9 bytes in input.\n")
+        os.write(2, b"[src/libmpg123/layer3.c:f():1] error: part2_3_length\nours, too\n")
+    assert said == ["Skipped 9 bytes in input", "part2_3_length"]
+    assert capfd.readouterr().err == "ours\nours, too\n"
+
+
+def test_files_of_many_kinds_after_each_other_are_refused() -> None:
+    pair = noise_of("WAV", 1) + noise_of("AU", 2)
+    with pytest.raises(AudioError, match="one by one"):
+        heard(pair * 40)

@@ -1,0 +1,69 @@
+"""The short form of ``scripts/fuzz``: altered inputs of every kind, and what it would catch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from paths import SCRIPTS
+
+FUZZ = SCRIPTS / "reliability" / "fuzz.py"
+
+
+def fuzz(*args: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, FUZZ, *map(str, args)]
+    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_altered_inputs_of_every_kind_give_answers_or_sentences(
+    bundle: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "found"
+    done = fuzz("--bundle", bundle, "--inputs", 140, "--seconds", 60, "--out", out, "--json")
+    rows = {row["kind"]: row for row in json.loads(done.stdout)}
+    assert len(rows) == 7
+    assert all(row["inputs"] for row in rows.values())
+    assert done.returncode == 0, {kind: row["reasons"] for kind, row in rows.items()}
+
+
+BREAKS = """
+import os, time
+from reliability import fuzz_targets
+def broken(self, chance):
+    self.input.write_bytes(b"the input")
+    {body}
+fuzz_targets.Targets.audio = broken
+fuzz_targets.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("raise TypeError('x')", "TypeError"),
+        ("raise BaseException('a panic')", "BaseException"),
+        ("os.kill(os.getpid(), 11)", "crash: SIGSEGV"),
+        ("time.sleep(60)", "hang"),
+        ("bytearray(1 << 40)", "MemoryError"),
+        ("os._exit(0)", "the process ended with 0"),
+    ],
+)
+def test_what_is_no_answer_is_a_finding_with_its_input(
+    body: str, reason: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(FUZZ, tmp_path)
+    (tmp_path / "fuzz_targets.py").write_text(BREAKS.format(body=body))
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPTS))
+    out = tmp_path / "found"
+    line = [sys.executable, tmp_path / "fuzz.py", "--bundle", bundle, "--kinds", "audio",
+            "--inputs", "1", "--input-seconds", "3", "--out", out, "--json"]  # fmt: skip
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1, done.stderr
+    (row,) = json.loads(done.stdout)
+    assert reason in next(iter(row["reasons"]))
+    assert (out / "audio-0.input").read_bytes() == b"the input"
+    assert json.loads((out / "audio-0.json").read_text())["seed"] == 0
