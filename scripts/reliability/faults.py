@@ -142,8 +142,8 @@ def recording_state(bundle: str, out: Path) -> str:
 def prepared(work: Path) -> list[Command]:
     """Checkpoints, bundles and recordings, and the commands that are tried on them."""
     # Where the tiny checkpoints of the tests are made; scripts/faults says where they lie.
-    from signals import speech_like  # type: ignore[import-not-found]
-    from tiny import TINY, write_checkpoint  # type: ignore[import-not-found]
+    from signals import speech_like
+    from tiny import TINY, write_checkpoint
 
     for number, name in enumerate(("old", "new")):
         write_checkpoint(work / name, TINY[number])

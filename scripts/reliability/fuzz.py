@@ -138,7 +138,7 @@ def keep(
 
 def tiny_bundle(folder: Path) -> Path:
     """Export the tests' tiny checkpoint; ``scripts/fuzz`` says where the tests lie."""
-    from tiny import TINY, write_checkpoint  # type: ignore[import-not-found]
+    from tiny import TINY, write_checkpoint
 
     from speechprune_ort.export.pipeline import export_bundle
 
