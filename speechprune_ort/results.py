@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from speechprune_ort.answer_record import AnswerRecord, PruningRecord
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.timings import STAGES, Timings
 
-__all__ = ["STAGES", "Answer", "Pruning", "Score", "Span", "Timings", "spans_of"]
+__all__ = ["STAGES", "Answer", "Pruning", "Score", "Span", "Timings", "merged", "spans_of"]
+
+SHOWN = 12  # spans of a printed answer
+MERGED_GAP = 1.0  # seconds that nobody wants to skip when listening to what was kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,25 @@ def spans_of(
     return tuple(span for span in spans if span.end > span.start)
 
 
+def merged(spans: Sequence[Span], gap: float = MERGED_GAP) -> tuple[Span, ...]:
+    """Spans less than ``gap`` seconds apart joined.
+
+    Args:
+        spans: ascending, none overlapping another.
+        gap: in seconds.
+
+    >>> merged((Span(0.0, 0.5), Span(1.2, 2.0), Span(3.0, 3.1)))
+    (Span(start=0.0, end=2.0), Span(start=3.0, end=3.1))
+    """
+    joined: list[Span] = []
+    for span in spans:
+        if joined and span.start - joined[-1].end < gap:
+            joined[-1] = Span(joined[-1].start, span.end)
+        else:
+            joined.append(span)
+    return tuple(joined)
+
+
 @dataclass(frozen=True, slots=True)
 class Pruning:
     """What pruning kept.
@@ -86,14 +111,19 @@ class Pruning:
         return len(self.indices)
 
     @property
+    def merged_spans(self) -> tuple[Span, ...]:
+        """``spans``, those less than a second apart joined: for reading, and for jumping to."""
+        return merged(self.spans)
+
+    @property
     def kept_share(self) -> float:
         """Share of the recording's audio tokens that was kept; 0 where there is no audio."""
         return self.kept / self.total if self.total else 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Answer:
-    """An answer and how it came about.
+    """An answer and how it came about; ``print(answer)`` shows what matters of it.
 
     Attributes:
         text: what the model said.
@@ -111,6 +141,9 @@ class Answer:
         decoder: what decoded the recording: ``libsndfile``, ``ffmpeg``, ``libsndfile+ffmpeg`` where
             one went on for the other, ``array`` for samples; empty where nothing was decoded.
         notes: whole sentences on what is wrong with the recording; none where nothing is.
+        log_probabilities: natural logarithm of the probability that the model gave to each of
+            ``token_ids``, after all before it: of the logits themselves, whatever temperature and
+            ``top_p`` were used to choose.
     """
 
     text: str
@@ -126,6 +159,7 @@ class Answer:
     device: str
     decoder: str = ""
     notes: tuple[str, ...] = ()
+    log_probabilities: tuple[float, ...] = ()
 
     @property
     def tokens_per_second(self) -> float:
@@ -133,34 +167,78 @@ class Answer:
         spent = self.timings.seconds.get("decode", 0.0)
         return len(self.token_ids) / spent if spent else 0.0
 
+    @property
+    def confidence(self) -> float | None:
+        """Mean of ``log_probabilities``: at most 0, and 0 where the model was sure of every token.
+
+        It says how sure the model was of these words, given what was kept of the recording; not
+        whether they are true. The stop token does not count. None where the answer has no token.
+        """
+        return float(np.mean(self.log_probabilities)) if self.log_probabilities else None
+
+    def __str__(self) -> str:
+        """The text, and below it what was kept, the confidence, the time, and every note."""
+        pruning, timings = self.pruning, self.timings
+        spans = [f"{span.start:.1f}-{span.end:.1f}" for span in pruning.merged_spans]
+        more = f" and {len(spans) - SHOWN} more" if len(spans) > SHOWN else ""
+        method, seconds = pruning.options.method, (timings.first_token, timings.total)
+        rows = [
+            ("kept", f"{pruning.kept} of {pruning.total} audio tokens ({method})"),
+            ("at", f"{' '.join(spans[:SHOWN])}{more} s" if spans else "nothing of the recording"),
+            ("time", "first token {:.2f} s, total {:.2f} s".format(*seconds) + f", {self.device}"),
+            *(("note", note) for note in self.notes),
+        ]
+        if self.confidence is not None:
+            said = f"{self.confidence:.2f} (mean log-probability of a token)"
+            rows.insert(2, ("confidence", said))
+        return "\n".join([self.text, *(f"{name:<12}{said}" for name, said in rows)])
+
+    def __repr__(self) -> str:
+        """The text and a few figures: arrays of hours say nothing on a screen."""
+        confidence = "None" if self.confidence is None else f"{self.confidence:.2f}"
+        return (
+            f"<Answer {self.text!r}, confidence {confidence}, "
+            f"kept {self.pruning.kept} of {self.pruning.total}>"
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; per-token scores are left out."""
+        """Plain data for JSON, as ``docs/reference/answer.schema.json`` describes it.
+
+        Scores of single audio tokens are left out.
+        """
+        found: dict[str, Any] = msgspec.to_builtins(self._record())
+        return found
+
+    def _record(self) -> AnswerRecord:
         pruning = self.pruning
-        return {
-            "text": self.text,
-            "token_ids": list(self.token_ids),
-            "finish_reason": self.finish_reason,
-            "question": self.question,
-            "seconds": round(self.seconds, 3),
-            "seconds_heard": round(self.seconds_heard, 3),
-            "device": self.device,
-            "decoder": self.decoder,
-            "notes": list(self.notes),
-            "prompt_tokens": self.prompt_tokens,
-            "pruning": {
-                "options": asdict(pruning.options),
-                "total": pruning.total,
-                "kept": pruning.kept,
-                "kept_share": round(pruning.kept_share, 4),
-                "rate_of_budget": pruning.options.pruning_rate,
-                "picked": pruning.picked,
-                "indices": pruning.indices.tolist(),
-                "spans": [[span.start, span.end] for span in pruning.spans],
-            },
-            "generation": asdict(self.generation),
-            "timings": {name: round(s, 6) for name, s in self.timings.seconds.items()},
-            "tokens_per_second": round(self.tokens_per_second, 2),
-        }
+        return AnswerRecord(
+            text=self.text,
+            token_ids=list(self.token_ids),
+            log_probabilities=[round(value, 6) for value in self.log_probabilities],
+            confidence=None if self.confidence is None else round(self.confidence, 6),
+            finish_reason=self.finish_reason,
+            question=self.question,
+            seconds=round(self.seconds, 3),
+            seconds_heard=round(self.seconds_heard, 3),
+            device=self.device,
+            decoder=self.decoder,
+            notes=list(self.notes),
+            prompt_tokens=self.prompt_tokens,
+            pruning=PruningRecord(
+                options=asdict(pruning.options),
+                total=pruning.total,
+                kept=pruning.kept,
+                kept_share=round(pruning.kept_share, 4),
+                rate_of_budget=pruning.options.rate,
+                picked=pruning.picked,
+                indices=pruning.indices.tolist(),
+                spans=[[span.start, span.end] for span in pruning.spans],
+                merged_spans=[[span.start, span.end] for span in pruning.merged_spans],
+            ),
+            generation=asdict(self.generation),
+            timings={name: round(s, 6) for name, s in self.timings.seconds.items()},
+            tokens_per_second=round(self.tokens_per_second, 2),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ if importlib.util.find_spec("torch") is None:
         "runtime/answering/test_decoder.py",
         "export/test_equality.py",
         "speechprune_ort/test_explain.py",
+        "speechprune_ort/test_results.py",
         "export/test_families.py",
         "export/test_family_checkpoints.py",
         "export/test_fine_tunes.py",

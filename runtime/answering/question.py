@@ -17,7 +17,7 @@ from speechprune_ort.results import Answer, Pruning, Score, spans_of
 from speechprune_ort.runtime.answering.budget import PrefillTime, pick_tokens
 from speechprune_ort.runtime.answering.decoder import Decoder
 from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
-from speechprune_ort.runtime.answering.sampling import Sampler
+from speechprune_ort.runtime.answering.sampling import Sampler, log_probability
 from speechprune_ort.runtime.answering.text_stream import TextStream
 from speechprune_ort.runtime.choosing.backends import open_backend
 from speechprune_ort.runtime.choosing.methods import METHODS, Selection
@@ -197,10 +197,11 @@ class Question:
             PromptError: prompt and answer exceed the context.
         """
         laid_out = self.lay_out(self.choose())
-        text, ids, reason = yield from self._generate(laid_out, generation)
+        text, ids, scores, reason = yield from self._generate(laid_out, generation)
         return Answer(
             text=text,
             token_ids=tuple(ids),
+            log_probabilities=tuple(scores),
             finish_reason=reason,
             question=self._prompt.question,
             seconds=self._heard.seconds,
@@ -216,12 +217,13 @@ class Question:
 
     def _generate(
         self, laid_out: LaidOut, generation: GenerationOptions
-    ) -> Generator[str, None, tuple[str, list[int], Reason]]:
+    ) -> Generator[str, None, tuple[str, list[int], list[float], Reason]]:
         manifest, timings = self._engine.manifest, self._timings
         decoder = Decoder.open(self._engine, laid_out.length + generation.max_new_tokens)
         sampler = Sampler(generation)
         out = TextStream(self._engine.text, generation.stop)
         ids: list[int] = []
+        scores: list[float] = []
         reason: Reason = "length"
         with timings.measure("prefill"):
             logits = decoder.prefill(laid_out.embeds, laid_out.positions)
@@ -233,11 +235,12 @@ class Question:
                     reason = "stop"
                     break
                 ids.append(token)
+                scores.append(log_probability(logits, token))
                 piece = out.push(token)
             if piece:
                 yield piece
             if out.stopped:
-                return out.text, ids, "stop_string"
+                return out.text, ids, scores, "stop_string"
             if len(ids) == generation.max_new_tokens:
                 break
             position += 1
@@ -246,7 +249,7 @@ class Question:
         rest = out.finish()
         if rest:
             yield rest
-        return out.text, ids, reason
+        return out.text, ids, scores, reason
 
     def score(self, continuations: Sequence[Sequence[int]]) -> Score:
         """How likely the model finds each of several answers.

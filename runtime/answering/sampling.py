@@ -9,7 +9,23 @@ from numpy.typing import NDArray
 
 from speechprune_ort.options import GenerationOptions
 
-__all__ = ["Sampler"]
+__all__ = ["Sampler", "log_probability"]
+
+
+def log_probability(logits: NDArray[np.float32], token: int) -> float:
+    """Natural logarithm of the probability that the model itself gives a token.
+
+    That is at temperature 1 and among all tokens, whatever a ``Sampler`` chooses by.
+
+    Args:
+        logits: (vocab,) of the position before the token.
+        token: its id.
+
+    >>> round(log_probability(np.zeros(4, np.float32), 2), 4)  # one of four that are alike
+    -1.3863
+    """
+    largest = logits.max()
+    return float(logits[token] - largest - np.log(np.exp(logits - largest).sum(dtype=np.float64)))
 
 
 class Sampler:

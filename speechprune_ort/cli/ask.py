@@ -59,7 +59,7 @@ from speechprune_ort.options import (
     LongAudio,
     PruningOptions,
 )
-from speechprune_ort.results import Answer, Span
+from speechprune_ort.results import Answer
 from speechprune_ort.text import check_text
 
 if TYPE_CHECKING:
@@ -359,9 +359,11 @@ def summary(answer: Answer) -> Table:
     )
     if pruning.picked:
         table.add_row("picked", f"{pruning.kept} tokens, bounded by {pruning.picked}")
-    spans = [f"{span.start:.1f}-{span.end:.1f}" for span in _joined(pruning.spans)]
+    spans = [f"{span.start:.1f}-{span.end:.1f}" for span in pruning.merged_spans]
     shown = " ".join(spans[:24]) + (f" and {len(spans) - 24} more" if len(spans) > 24 else "")
     table.add_row("spans", f"{shown} s")
+    if answer.confidence is not None:
+        table.add_row("confidence", f"{answer.confidence:.2f}, mean log-probability of a token")
     stages = ", ".join(f"{name} {1000 * s:.0f}" for name, s in timings.seconds.items())
     table.add_row("stages", f"{stages} ms")
     table.add_row(
@@ -370,14 +372,3 @@ def summary(answer: Answer) -> Table:
         f"{answer.tokens_per_second:.0f} tokens/s, {answer.device}",
     )
     return table
-
-
-def _joined(spans: tuple[Span, ...], gap: float = 1.0) -> list[Span]:
-    """Spans less than ``gap`` seconds apart joined, for reading; the result has them all."""
-    joined: list[Span] = []
-    for span in spans:
-        if joined and span.start - joined[-1].end < gap:
-            joined[-1] = Span(joined[-1].start, span.end)
-        else:
-            joined.append(span)
-    return joined

@@ -530,9 +530,7 @@ def test_the_published_schema_is_current_and_true(bundle: Path) -> None:
 
     path = ROOT / "docs" / "reference" / "manifest.schema.json"
     schema = json.loads(path.read_text())
-    assert schema == json.loads(json.dumps(Manifest.schema())), (
-        "run scripts/write_manifest_schema.py"
-    )
+    assert schema == json.loads(json.dumps(Manifest.schema())), "run scripts/write_schemas.py"
     content = json.loads((bundle / MANIFEST_FILE).read_text())
     jsonschema.validate(content, schema)
     content["audio"]["n_fft"] = 2**31

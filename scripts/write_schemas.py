@@ -1,0 +1,16 @@
+"""Writes the JSON schemas of ``docs/reference/`` from the types that they describe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from speechprune_ort.answer_record import answer_schema
+from speechprune_ort.contract.manifest import Manifest
+
+SCHEMAS = {"answer": answer_schema(), "manifest": Manifest.schema()}
+
+folder = Path(__file__).parents[1] / "docs" / "reference"
+for name, schema in SCHEMAS.items():
+    path = folder / f"{name}.schema.json"
+    path.write_text(json.dumps(schema, indent=1) + "\n", encoding="utf-8")
