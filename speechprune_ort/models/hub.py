@@ -92,19 +92,19 @@ def _download(identity: str, revision: str, file: str, path: Path, size: int | N
 
     ``hf_hub_download`` throws away what came of a file that was cut off.
     """
-    from huggingface_hub import hf_hub_url
+    import huggingface_hub
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
 
+    tools: Any = huggingface_hub.utils  # its annotations leave out what it exports
     partial = path.with_name(f"{path.name}.part")
     # Of another revision it may be anything: what it becomes is held against its sha256.
     keep = size is not None and partial.exists() and partial.stat().st_size < size
     with partial.open("ab" if keep else "wb") as stream:
         http_get(
-            hf_hub_url(identity, file, revision=revision),
+            huggingface_hub.hf_hub_url(identity, file, revision=revision),
             stream,
             resume_size=stream.tell(),
-            headers=build_hf_headers(),
+            headers=tools.build_hf_headers(),
             expected_size=size,
             displayed_filename=file,
         )
