@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from speechprune_ort.errors import PromptError
 from speechprune_ort.options import GenerationOptions, PruningOptions
-from speechprune_ort.results import Answer, Pruning, Score, spans_of
+from speechprune_ort.results import Answer, Evidence, Pruning, Score, Span, spans_of
 from speechprune_ort.runtime.answering.budget import PrefillTime, pick_tokens
 from speechprune_ort.runtime.answering.decoder import Decoder
+from speechprune_ort.runtime.answering.evidence import stretches
 from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
 from speechprune_ort.runtime.answering.sampling import Sampler
 from speechprune_ort.runtime.answering.text_stream import TextStream
@@ -268,19 +269,72 @@ class Question:
         with self._timings.measure("decode"):
             for ids in continuations:
                 decoder.rewind(laid_out.length)
-                scores, position = first, int(laid_out.positions[-1])
-                values = [float(scores[ids[0]])]
-                for token, after in pairwise(ids):
-                    position += 1
-                    scores = _log_softmax(decoder.step(token, position))
-                    values.append(float(scores[after]))
-                found.append(tuple(values))
+                found.append(_tried(decoder, laid_out, ids, first))
         return Score(
             log_probabilities=tuple(found),
             prompt_tokens=laid_out.length,
             pruning=self.pruning(laid_out.selection),
             timings=self._timings,
         )
+
+    def evidence(self, ids: Sequence[int]) -> list[Evidence]:
+        """How much likelier an answer is with each stretch of the kept audio than without any.
+
+        Args:
+            ids: of the answer, at most ``new_tokens``.
+
+        Returns:
+            One for each stretch, in time order; none where there is no answer or no audio.
+
+        Raises:
+            PromptError: prompt and answer exceed the context.
+        """
+        selection, audio = self.choose(), self._engine.manifest.audio
+        rate = self._engine.manifest.tokens_per_second
+        places = stretches(selection.indices, rate, audio.span_tokens)
+        if not ids or not places:
+            return []
+        found = []
+        for within, value in zip(places, self._alone(selection, places, ids), strict=True):
+            units = selection.indices[within] // audio.span_tokens * audio.span_tokens
+            start, end = units[0] / rate, (units[-1] + audio.span_tokens) / rate
+            span = Span(round(start, 3), round(min(end, self._heard.seconds), 3))
+            found.append(Evidence(span, value))
+        return found
+
+    def _alone(
+        self, selection: Selection, places: list[NDArray[np.int64]], ids: Sequence[int]
+    ) -> list[float]:
+        nothing, *parts = [self.lay_out(_part(selection, p)) for p in (places[0][:0], *places)]
+        longest = max(part.length for part in parts)
+        decoder = Decoder.open(self._engine, longest + self._new_tokens)
+        base, *values = [
+            np.mean(
+                _tried(
+                    decoder, p, ids, _log_softmax(decoder.prefill(p.embeds, p.positions))
+                )
+            )
+            for p in (nothing, *parts)
+        ]
+        return [float(value - base) for value in values]
+
+
+def _part(selection: Selection, places: NDArray[np.int64]) -> Selection:
+    """Some of the kept tokens."""
+    embeds = None if selection.embeds is None else selection.embeds[places]
+    return Selection(selection.indices[places], embeds=embeds)
+
+
+def _tried(
+    decoder: Decoder, prompt: LaidOut, ids: Sequence[int], scores: NDArray[np.float64]
+) -> tuple[float, ...]:
+    """Log-probability of each token of a continuation, behind a prompt whose scores these are."""
+    position, values = int(prompt.positions[-1]), [float(scores[ids[0]])]
+    for token, after in pairwise(ids):
+        position += 1
+        scores = _log_softmax(decoder.step(token, position))
+        values.append(float(scores[after]))
+    return tuple(values)
 
 
 def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:

@@ -133,6 +133,12 @@ def ask(
             help='Transcript to show with --explain: a JSON list of {"start", "end", "text"}.'
         ),
     ] = None,
+    evidence: Annotated[
+        bool,
+        typer.Option(
+            "--evidence", help="Name the stretches that an answer rests on, with their seconds."
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print answers, kept tokens and timings as JSON.")
     ] = False,
