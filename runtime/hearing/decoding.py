@@ -76,7 +76,10 @@ class _Watched:
             return b""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError, OverflowError):  # a place that only a damaged header states
+            return self._file.tell()
 
     def tell(self) -> int:
         return self._file.tell()

@@ -90,7 +90,9 @@ def _joined(first: Joints, following: Joints | None) -> Joints:
 def _from(file: BinaryFile, place: int, frames: int = mpeg.MORE_FRAMES) -> Joints | None:
     """The recordings that stand at a place of a file, of whatever kind; None where none does."""
     end = file.seek(0, os.SEEK_END)
-    file.seek(min(place, end))
+    if place >= end:  # a stated place may be one that no file can have
+        return None
+    file.seek(place)
     head = file.read(16)
     form = CHUNKED.get(head[:4])
     if form is not None:

@@ -344,6 +344,28 @@ def test_too_little_memory_for_a_library_is_one_sentence(
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("mebibytes", [30, 90, 380, 410])
+def test_an_address_space_that_libraries_do_not_fit_into_is_refused_before_them(
+    mebibytes: int, bundle: Path
+) -> None:
+    # OpenBLAS fails in its own words in the second of these, and never ends in the others.
+    line = command("eval", bundle, "--data", "none.jsonl", "--methods", "none")
+    shell = ["sh", "-c", f'ulimit -v {mebibytes << 10}; exec "$@"', "sh", *line]
+    done = subprocess.run(shell, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: Memory does not suffice")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_signals_are_set_before_anything_heavy_is_loaded() -> None:
+    code = (
+        "import sys; from speechprune_ort.cli import main, signals, streams\n"
+        "print('numpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout == b"False\n"
+
+
 def test_another_failing_import_keeps_its_traceback() -> None:
     def work() -> None:
         raise ImportError("No module named 'x'")

@@ -222,6 +222,18 @@ def test_a_file_of_chunks_without_end_is_not_searched_for_ever() -> None:
     assert reads(begin + bytes(1 << 20)) < 10
 
 
+@pytest.mark.parametrize("stated", [2**62, 2**63 - 1, 2**64 - 1])
+def test_a_length_that_no_file_can_have_is_not_sought(stated: int, tmp_path: Path) -> None:
+    path = tmp_path / "sound.w64"
+    samples = speech_like(1.0)
+    soundfile.write(path, samples, 16_000, "FLOAT", format="W64")
+    content = bytearray(path.read_bytes())
+    content[16:24] = stated.to_bytes(8, "little")
+    path.write_bytes(content)
+    for source in (path, bytes(content)):
+        np.testing.assert_array_equal(load_audio(source), samples)
+
+
 class Counted(io.BytesIO):
     """Counts how often it is read."""
 
