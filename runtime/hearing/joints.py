@@ -10,12 +10,10 @@ from itertools import pairwise
 from speechprune_ort.errors import AudioError
 from speechprune_ort.runtime.hearing import mpeg, ogg
 from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Part
-from speechprune_ort.runtime.hearing.containers import CHUNKED, TAGS, Chunked
+from speechprune_ort.runtime.hearing.containers import CHUNKED, TAGS, W64, Chunked
 
 __all__ = ["Joints", "find_joints"]
 
-W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
-"""What a Sony Wave64 file begins with."""
 FLAC = b"fLaC"
 FLAC_HEADER = 8  # the name, and the header of the first block, which states the length
 
