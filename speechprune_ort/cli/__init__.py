@@ -37,7 +37,8 @@ def main() -> None:
     code = _finished(_run)
     # What is still in the buffer may fail as well; the first failure tells.
     code = _finished(sys.stdout.flush) or code
-    sys.exit(signals.received() or code)
+    signals.leave_if_received()
+    sys.exit(code)
 
 
 def _run() -> None:

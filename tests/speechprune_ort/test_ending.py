@@ -193,6 +193,20 @@ sys.path.insert(0, sys.argv[1])
 import slow
 """
 
+SLOW_TO_CLOSE = """
+import time
+from speechprune_ort import cli
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(20)
+slow = Slow()
+def work():
+    print("here", flush=True)
+    time.sleep(20)
+cli._run = work
+cli.main()
+"""
+
 LOST = """
 import sys, time
 from speechprune_ort.cli import signals
@@ -208,7 +222,7 @@ time.sleep(10)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("name", ["a graph", "a library", "an import", "a destructor"])
+@pytest.mark.parametrize("name", ["a graph", "a library", "an import", "a destructor", "closing"])
 def test_a_signal_ends_a_command_within_a_second_wherever_it_is(
     name: str, number: int, tmp_path: Path
 ) -> None:
@@ -222,8 +236,8 @@ def test_a_signal_ends_a_command_within_a_second_wherever_it_is(
             "import time\nprint('here', flush=True)\n"
             "try:\n    time.sleep(10)\nexcept BaseException: pass\ntime.sleep(10)\n"
         )
-    elif name == "a destructor":
-        code = LOST
+    elif name in ("a destructor", "closing"):
+        code = LOST if name == "a destructor" else SLOW_TO_CLOSE
     else:
         given.mkdir()
         (given / "half.onnx").write_text("half")
