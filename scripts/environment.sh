@@ -36,6 +36,16 @@ project_environment() {
     install_project
 }
 
+# faster-whisper brings its own tokenizers, so it has an environment of its own.
+install_faster_whisper() {
+  "$1" -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+    faster-whisper safetensors soundfile
+}
+faster_whisper_environment() {
+  make_environment .venv-faster-whisper "$(sha256sum < constraints.txt | cut -d' ' -f1)" \
+    install_faster_whisper
+}
+
 # run_module ENVIRONMENT FOLDER MODULE ARGUMENT...: a Python module below scripts/, with FOLDER as
 # the working folder. -P: what lies in that folder is not imported.
 run_module() {

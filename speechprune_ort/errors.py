@@ -12,6 +12,7 @@ SpeechPruneError                what a caller catches to catch them all
 ├── DeviceError                 the device asked for cannot be used on this machine
 ├── OptionError (ValueError)    an option has a value that it cannot have
 ├── OutputError                 what a command prints or needs on disk cannot be written
+├── PartError                   a part that a model is made from cannot be had or does not fit
 ├── PromptError                 a question is empty or does not fit the model's context
 ├── RecordingError              a saved recording cannot be read, or is of another bundle
 └── ExportError                 a checkpoint cannot be exported
@@ -36,6 +37,7 @@ __all__ = [
     "OutOfMemoryError",
     "OutputError",
     "ParityError",
+    "PartError",
     "PromptError",
     "RecordingError",
     "SpeechPruneError",
@@ -97,6 +99,10 @@ class OptionError(SpeechPruneError, ValueError):
 
 class OutputError(SpeechPruneError):
     """What a command prints or needs on disk cannot be written; the message says where."""
+
+
+class PartError(SpeechPruneError):
+    """A part that a model is made from cannot be fetched, is damaged, or does not fit."""
 
 
 class PromptError(SpeechPruneError):

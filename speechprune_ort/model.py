@@ -16,13 +16,13 @@ from speechprune_ort.audio_options import AudioOptions, check_audio_options
 from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.errors import (
-    BundleError,
     OptionError,
     PromptError,
     RecordingError,
     SpeechPruneError,
 )
 from speechprune_ort.methods import needs_encoder
+from speechprune_ort.models.names import bundle_folder
 from speechprune_ort.numbers import plain, whole
 from speechprune_ort.options import (
     DeviceName,
@@ -61,7 +61,8 @@ class SpeechLLM:
     """A Speech LLM that hears only the audio tokens that matter for the question.
 
     Args:
-        bundle: folder that ``speechprune-ort export`` wrote.
+        bundle: folder that ``speechprune-ort export`` wrote; or a model by its name, ``default`` or
+            ``owner/name`` on the hub, which is fetched when it is first wanted.
         device: ``cpu``, ``cuda`` or ``auto`` (what the bundle was exported for; says on stderr
             which it took). Never falls back.
         threads: threads within an operator, of ONNX Runtime and of numpy; None lets each choose.
@@ -98,8 +99,7 @@ class SpeechLLM:
         if provider_options is not None:
             check_type(provider_options, Mapping, "provider_options")  # type: ignore[type-abstract]
         folder = None if traces is None else check_path(traces, "The folder of traces", OptionError)
-        path = check_path(bundle, "The bundle's path", BundleError).expanduser()
-        self.engine = Engine(path, device, threads, provider_options, folder)
+        self.engine = Engine(bundle_folder(bundle), device, threads, provider_options, folder)
         self.ear = Ear(self.engine)
         self.scheduler = Scheduler(self.engine, most_rows(self.engine.manifest, most))
 

@@ -33,6 +33,7 @@ if importlib.util.find_spec("torch") is None:
         "export/test_family_checkpoints.py",
         "export/test_fine_tunes.py",
         "speechprune_ort/contract/test_hostile_bundle.py",
+        "speechprune_ort/models/test_recipe.py",
         "export/test_lean_export.py",
         "export/test_parity.py",
         "scripts/test_random_checkpoint.py",

@@ -1,8 +1,8 @@
 """What training changed, as one small file, and how to add it to the base checkpoint.
 
 A delta holds half-precision values of the trained encoder layers, LayerNorm and projector, which
-replace the base's, and the LoRA factors of the language model, whose product is added. The sum is
-made in an order that every machine keeps, so that the result has one sha256.
+replace the base's, and the LoRA factors of the language model, whose product is added; see
+``speechprune_ort.models.delta``.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from safetensors.numpy import load_file, save_file
 
 from small_model.errors import SmallModelError
 from small_model.parts import check_sha256, sha256_of
+from speechprune_ort.models.delta import FACTOR_A, FACTOR_B, merge
 
 WEIGHTS, DELTA, RECORD = "model.safetensors", "delta.safetensors", "delta.json"
 CARD = "README.md"
-FACTOR_A, FACTOR_B = ".lora_a", ".lora_b"
 FORMAT = {"format": "pt"}  # what transformers writes and asks for
 
 Array = npt.NDArray[Any]
@@ -80,51 +80,6 @@ def write_delta(
     }
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return folder / DELTA
-
-
-def merge(
-    base: Mapping[str, Array], delta: Mapping[str, Array], scale: float
-) -> dict[str, npt.NDArray[np.float32]]:
-    """All weights of the trained checkpoint, float32.
-
-    >>> base = {"w": np.eye(2, dtype=np.float32), "v": np.zeros(1, dtype=np.float32)}
-    >>> delta = {"w.lora_a": np.float16([[1, 2]]), "w.lora_b": np.float16([[1], [0]])}
-    >>> merge(base, delta | {"v": np.float16([3])}, 0.5)["w"].tolist()
-    [[1.5, 1.0], [0.0, 1.0]]
-
-    Raises:
-        SmallModelError: the delta has a name or shape that the base does not have.
-    """
-    merged = {name: np.asarray(values, dtype=np.float32) for name, values in base.items()}
-    for name, values in delta.items():
-        if name.endswith(FACTOR_B):
-            continue
-        target = name.removesuffix(FACTOR_A)
-        if target not in merged:
-            raise SmallModelError(f"The base checkpoint has no {target}: it is another model.")
-        changed = values
-        if name.endswith(FACTOR_A):
-            changed = lora_sum(merged[target], values, delta[target + FACTOR_B], scale)
-        if changed.shape != merged[target].shape:
-            raise SmallModelError(
-                f"{target} has shape {changed.shape} in the delta and {merged[target].shape} in "
-                "the base checkpoint: they do not belong together."
-            )
-        merged[target] = np.asarray(changed, dtype=np.float32)
-    return merged
-
-
-def lora_sum(weight: Array, first: Array, second: Array, scale: float) -> Array:
-    """``weight + scale * second @ first``, (out, in), the same to the last bit everywhere.
-
-    Each step is one rounding of float64 per element in a fixed order; a matrix product would leave
-    the order to the library.
-    """
-    total = weight.astype(np.float64)
-    left, right = scale * second.astype(np.float64), first.astype(np.float64)
-    for index in range(len(right)):
-        total += left[:, index, None] * right[index]
-    return total
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -1,8 +1,13 @@
 """The exceptions of the small model's scripts."""
 
+from __future__ import annotations
 
-class SmallModelError(Exception):
-    """Something the user can act on; its text is one sentence naming the thing and the cure."""
+from speechprune_ort.errors import PartError
+
+__all__ = ["SmallModelError", "UntimedError"]
+
+SmallModelError = PartError
+"""Something the user can act on; its text is one sentence naming the thing and the cure."""
 
 
 class UntimedError(SmallModelError):

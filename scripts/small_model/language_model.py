@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from small_model.errors import SmallModelError
+from speechprune_ort.models.sources import unpermute_rotary
 
 Floats = npt.NDArray[np.float32]
 
@@ -131,28 +132,6 @@ def transformers_name(name: str) -> str:
         f"The GGUF file has a tensor {name} that a Llama model with tied embeddings does not "
         "have: fetch the file named in the documentation of this script."
     )
-
-
-def unpermute_rotary(matrix: Floats, heads: int) -> Floats:
-    """Undo llama.cpp's row order of a query or key projection.
-
-    llama.cpp rotates neighbouring pairs of a head's dimensions, transformers rotates dimension i
-    with i + d/2; its converter therefore interleaves the two halves of each head.
-
-    >>> rows = np.array([[0.0], [2.0], [1.0], [3.0]], dtype=np.float32)  # 0 2 | 1 3 interleaved
-    >>> unpermute_rotary(rows, heads=1).ravel().tolist()
-    [0.0, 1.0, 2.0, 3.0]
-
-    Args:
-        matrix: (heads * d, hidden) as in the GGUF file.
-        heads: Number of heads that the rows belong to.
-
-    Returns:
-        The same rows, (heads * d, hidden), in transformers' order.
-    """
-    rows, columns = matrix.shape
-    halves = matrix.reshape(heads, rows // heads // 2, 2, columns)
-    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows, columns))
 
 
 def byte_level_tokenizer(

@@ -11,6 +11,7 @@ from speechprune_ort.cli.doctor import doctor
 from speechprune_ort.cli.eval import evaluate
 from speechprune_ort.cli.export import export
 from speechprune_ort.cli.families import families
+from speechprune_ort.cli.get import get
 from speechprune_ort.cli.profile import profile
 from speechprune_ort.cli.serve import serve
 from speechprune_ort.cli.tasks import tasks, validate
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command()(export)
 app.command()(families)
+app.command()(get)
 app.command()(ask)
 app.command()(batch)
 app.command()(serve)

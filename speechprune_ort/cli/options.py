@@ -50,7 +50,23 @@ __all__ = [
     "pruning_rate_of",
 ]
 
-Bundle = Annotated[Path, typer.Argument(help="Bundle: the folder that export wrote.")]
+
+def _folder(context: typer.Context, model: Path) -> Path:
+    if context.resilient_parsing:  # of completion, which must touch nothing
+        return model
+    from speechprune_ort.models.names import bundle_folder
+
+    return bundle_folder(model)
+
+
+Bundle = Annotated[
+    Path,
+    typer.Argument(
+        help="Bundle: the folder that export wrote, default, or the name of one on the hub "
+        "(owner/name).",
+        callback=_folder,
+    ),
+]
 Device = Annotated[
     DeviceName,
     typer.Option(

@@ -144,7 +144,7 @@ class Judge:
             "choices": len(sample.choices),
             "longest": max(range(len(sample.choices)), key=lambda i: len(sample.choices[i])),
             "settings": {
-                setting.name: self._judge(chooser, recording, setting, sample, perturbation)
+                setting.name: self.result(chooser, recording, setting, sample, perturbation)
                 for setting in self._plan.settings
                 if setting.name in wanted
             },
@@ -155,7 +155,7 @@ class Judge:
             row["controls"] = self._controls(chooser, work.index, sample)
         return row
 
-    def _judge(
+    def result(
         self,
         chooser: Chooser,
         recording: Recording,
@@ -163,6 +163,7 @@ class Judge:
         sample: Sample,
         perturbation: Perturbation,
     ) -> dict[str, Any]:
+        """What is chosen under a setting, seed by seed, and how much was kept for it."""
         chosen, kept, covered = [], 0, []
         for seed in setting.seeds:
             choice = chooser(recording, setting.with_seed(seed))

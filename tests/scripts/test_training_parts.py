@@ -28,9 +28,7 @@ from small_model.training.spikes import (
 from small_model.training.text import TEST_IDS, Dialogue, chance, split_dialogues
 
 
-@pytest.mark.parametrize(
-    "name", ["delta", "training.evaluate", "training.facts", "training.spikes"]
-)
+@pytest.mark.parametrize("name", ["training.evaluate", "training.facts", "training.spikes"])
 def test_examples(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"small_model.{name}"))
     assert result.failed == 0

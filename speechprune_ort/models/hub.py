@@ -1,0 +1,119 @@
+"""Bundles from the model hub, by huggingface_hub: its settings, such as ``HF_TOKEN``, hold."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from speechprune_ort.contract.manifest import MANIFEST_FILE, FileEntry, Manifest
+from speechprune_ort.errors import BundleError
+
+__all__ = ["HUB_NAME", "fetch"]
+
+HUB_NAME = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w.-]+))?", re.ASCII)
+TIMEOUT = 20.0  # seconds until the hub's first answer
+
+
+def fetch(name: str, folder: Path) -> None:
+    """Bring a bundle's files into a folder; those that are there and whole are not fetched again.
+
+    A file that was cut off goes on where it stood. All files are of one revision, and each is
+    held against the sha256 that the bundle's manifest states.
+
+    Args:
+        name: ``owner/name``, or ``owner/name@revision`` with a branch, tag or commit.
+        folder: that is there.
+
+    Raises:
+        BundleError: the hub cannot be reached, or has no such model; it holds no bundle; a file of
+            the bundle is missing there; or huggingface_hub is not installed.
+        IntegrityError: the manifest is not the one that export wrote.
+    """
+    found = HUB_NAME.fullmatch(name)
+    if found is None:
+        raise BundleError(f"{name!a:.200} is no name on the hub: give owner/name.")
+    identity, revision = found["id"], found["revision"]
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        import huggingface_hub
+        from huggingface_hub import errors
+    except ModuleNotFoundError:
+        raise BundleError(
+            f"There is no folder {name}, and to look for it on the hub huggingface_hub is missing: "
+            "pip install 'speechprune-ort[hub]', or give a bundle's folder."
+        ) from None
+    # The base of the HTTP library's errors, whichever library this version is built on.
+    http_error: type[Exception] = getattr(errors, "HTTPError", errors.HfHubHTTPError)
+    try:
+        info: Any = huggingface_hub.HfApi().model_info(identity, revision=revision, timeout=TIMEOUT)
+        listed = {file.rfilename for file in info.siblings or ()}
+        _require_bundle(name, listed)
+
+        _download(identity, info.sha, MANIFEST_FILE, folder / MANIFEST_FILE)
+        for file, entry in Manifest.read(folder).files.items():
+            if file not in listed:
+                raise BundleError(f"The hub's {name} lacks {file}: it has to be uploaded again.")
+            if not _whole(folder / file, entry):
+                _download(identity, info.sha, file, folder / file, entry.size)
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        raise BundleError(
+            f"There is no folder {name}, and the hub shows no such model: correct the name, or set "
+            "HF_TOKEN if it is private."
+        ) from None
+    except (http_error, OSError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        raise BundleError(
+            f"There is no folder {name}, and the hub could not be used "
+            f"({type(error).__name__}: {reason}): check the connection and try again, what came "
+            "so far is kept."
+        ) from error
+
+
+def _require_bundle(name: str, listed: set[str]) -> None:
+    """Refuse a model that is there, and is no bundle."""
+    if MANIFEST_FILE in listed:
+        return
+    if listed & {"config.json", "adapter_config.json"}:
+        out = name.split("/")[1].split("@")[0]
+        raise BundleError(
+            f"{name} on the hub is a checkpoint and no bundle: make one of it, speechprune-ort "
+            f"export {name.split('@')[0]} {out}/, and give that folder."
+        )
+    raise BundleError(f"{name} on the hub holds no {MANIFEST_FILE}: it is no bundle.")
+
+
+def _download(identity: str, revision: str, file: str, path: Path, size: int | None = None) -> None:
+    """Bring a file; of one that was cut off what is missing, where its size says so.
+
+    ``hf_hub_download`` throws away what came of a file that was cut off.
+    """
+    import huggingface_hub
+    from huggingface_hub.file_download import http_get
+
+    tools: Any = huggingface_hub.utils  # its annotations leave out what it exports
+    partial = path.with_name(f"{path.name}.part")
+    # Of another revision it may be anything: what it becomes is held against its sha256.
+    keep = size is not None and partial.exists() and partial.stat().st_size < size
+    with partial.open("ab" if keep else "wb") as stream:
+        http_get(
+            huggingface_hub.hf_hub_url(identity, file, revision=revision),
+            stream,
+            resume_size=stream.tell(),
+            headers=tools.build_hf_headers(),
+            expected_size=size,
+            displayed_filename=file,
+        )
+    partial.replace(path)
+
+
+def _whole(path: Path, entry: FileEntry) -> bool:
+    """Whether a file is there as the manifest lists it."""
+    if not path.is_file() or path.stat().st_size != entry.size:
+        return False
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() == entry.sha256

@@ -1,0 +1,221 @@
+"""A bundle from a kit: its graphs without their weights, and a recipe that says where those lie.
+
+A kit is what is small of a bundle: manifest, graphs, tokenizer, what training changed, and the few
+weights that export computed. All else is filled in from the parts that the checkpoint was made
+from: added up, transposed, rounded and quantized as export does it, by numpy and ONNX Runtime. The
+manifest has the sha256 of every file, so the result is export's, bit for bit, or an error.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from speechprune_ort.contract.manifest import MANIFEST_FILE, Manifest
+from speechprune_ort.errors import BundleError, PartError
+from speechprune_ort.models.delta import FACTOR_A, FACTOR_B, merge
+from speechprune_ort.models.packages import PackageFile, Report, fetch_package_files
+from speechprune_ort.models.sources import Floats, Joined, Source
+from speechprune_ort.models.store import cache_folder
+
+__all__ = [
+    "DELTA_FILE",
+    "KIT_PACKAGE",
+    "RECIPE_FILE",
+    "REST_FILE",
+    "Fill",
+    "Piece",
+    "Recipe",
+    "Shelf",
+    "computed",
+    "make_bundle",
+    "make_default",
+]
+
+Fill = Callable[[Path], None]
+Array = NDArray[Any]
+
+KIT_PACKAGE = "speechprune_ort_default"
+"""The package that carries the kit of the default model."""
+
+RECIPE_FILE, DELTA_FILE, REST_FILE = "recipe.json", "delta.safetensors", "rest.safetensors"
+
+
+class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A stretch of a file of weights.
+
+    Attributes:
+        at: first byte.
+        weights: of the checkpoint, their rows behind each other; none: the bytes are in the kit.
+        form: as float32 or float16, or one of the two parts of a quantized matrix.
+        transposed: columns become rows; a quantized matrix always is transposed.
+        bits: of a quantized matrix.
+        block: its values that share a scale.
+    """
+
+    at: int
+    weights: tuple[str, ...] = ()
+    form: Literal["float32", "float16", "packed", "scales"] = "float32"
+    transposed: bool = False
+    bits: int = 0
+    block: int = 0
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a kit becomes a bundle.
+
+    Attributes:
+        parts: the files that weights lie in; each in the packages that it was cut into.
+        weights: of the base checkpoint, by their names there.
+        scale: of the delta's products.
+        files: the pieces of each file of weights.
+    """
+
+    parts: tuple[tuple[PackageFile, ...], ...]
+    weights: Mapping[str, Source]
+    scale: float
+    files: Mapping[str, tuple[Piece, ...]]
+
+
+class Shelf:
+    """The weights of the finished checkpoint, one by one.
+
+    Args:
+        recipe: where the base's lie.
+        parts: the files, in the recipe's order.
+        delta: values that training changed, by their names.
+    """
+
+    def __init__(self, recipe: Recipe, parts: Sequence[Joined], delta: Mapping[str, Array]) -> None:
+        self._recipe, self._parts, self._delta = recipe, parts, delta
+
+    def weight(self, name: str) -> Floats:
+        """A weight of the finished checkpoint.
+
+        Raises:
+            PartError: neither base nor delta has it, or they do not fit.
+        """
+        changed = {
+            key: self._delta[key]
+            for key in (name, name + FACTOR_A, name + FACTOR_B)
+            if key in self._delta
+        }
+        if name in changed:
+            return np.asarray(changed[name], np.float32)
+        if name not in self._recipe.weights:
+            raise PartError(f"The recipe does not say where {name} lies: get a new kit.")
+        base = self._recipe.weights[name].read(self._parts)
+        return merge({name: base}, changed, self._recipe.scale)[name]
+
+
+def computed(piece: Piece, weight: Callable[[str], Floats]) -> Array:
+    """The values of a piece, as export stores them.
+
+    Args:
+        piece: with weights.
+        weight: gives one by its name.
+    """
+    if piece.form in ("packed", "scales"):
+        packed, scales = _quantized(piece.weights, piece.bits, piece.block, weight)
+        return packed if piece.form == "packed" else scales
+    joined = _joined(piece.weights, weight)
+    return np.ascontiguousarray(joined.T if piece.transposed else joined).astype(piece.form)
+
+
+def _joined(names: Sequence[str], weight: Callable[[str], Floats]) -> Floats:
+    found = [weight(name) for name in names]
+    return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+@lru_cache(maxsize=1)  # its two parts stand behind each other
+def _quantized(
+    names: tuple[str, ...], bits: int, block: int, weight: Callable[[str], Floats]
+) -> tuple[Array, Array]:
+    """A matrix as ``MatMulNBits`` takes it: (columns, blocks, bytes), (columns, blocks)."""
+    from onnxruntime.capi import _pybind_state as kernels
+
+    matrix = np.ascontiguousarray(_joined(names, weight).T)
+    rows, columns = matrix.shape
+    blocks = -(-rows // block)
+    if blocks * block > rows:
+        matrix = np.pad(matrix, ((0, blocks * block - rows), (0, 0)))
+    packed = np.zeros((columns, blocks, block * bits // 8), np.uint8)
+    scales = np.zeros((columns, blocks), np.float32)
+    zero_points = np.zeros((columns, -(-blocks * bits // 8)), np.uint8)
+    quantize = {4: kernels.quantize_matmul_4bits, 8: kernels.quantize_matmul_8bits}[bits]
+    quantize(packed, matrix, scales, zero_points, block, columns, rows, True)
+    return packed, scales
+
+
+def make_bundle(kit: Path, folder: Path, cache: Path, report: Report) -> None:
+    """Fill a folder with the bundle of a kit.
+
+    Args:
+        kit: folder of the kit.
+        folder: that is there.
+        cache: folder of downloads.
+        report: called with lines of progress.
+
+    Raises:
+        PartError: a part cannot be had, or the kit is damaged.
+        BundleError: the kit's manifest cannot be used.
+    """
+    manifest = Manifest.read(kit)
+    try:
+        recipe = msgspec.json.decode((kit / RECIPE_FILE).read_bytes(), type=Recipe)
+        with (
+            safe_open(kit / DELTA_FILE, "numpy") as changed,
+            safe_open(kit / REST_FILE, "numpy") as rest,
+        ):
+            paths = fetch_package_files([f for part in recipe.parts for f in part], cache, report)
+            parts = [Joined([paths[file] for file in part]) for part in recipe.parts]
+            delta = {name: changed.get_tensor(name) for name in changed.keys()}  # noqa: SIM118
+            shelf = Shelf(recipe, parts, delta)
+            for name, entry in manifest.files.items():
+                if name not in recipe.files:
+                    shutil.copyfile(kit / name, folder / name)
+                    continue
+                report(f"Making {name}")
+                with (folder / name).open("wb") as out:
+                    out.truncate(entry.size)
+                    for piece in recipe.files[name]:
+                        out.seek(piece.at)
+                        kept = None if piece.weights else rest.get_tensor(f"{name}:{piece.at}")
+                        out.write((computed(piece, shelf.weight) if kept is None else kept).data)
+    except (msgspec.MsgspecError, SafetensorError, FileNotFoundError) as error:
+        raise PartError(f"The kit {kit} cannot be used ({error}): install it again.") from None
+    finally:
+        _quantized.cache_clear()
+    shutil.copyfile(kit / MANIFEST_FILE, folder / MANIFEST_FILE)
+
+
+def make_default(folder: Path) -> None:
+    """Fill a folder with the bundle of the default model; lines of progress go to stderr.
+
+    Raises:
+        BundleError: its kit is not installed.
+        PartError: a part cannot be had.
+    """
+    spec = importlib.util.find_spec(KIT_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise BundleError(
+            "The default model is made from the package speechprune-ort-default, which is not "
+            "installed: install its wheel from the release, or build it in a checkout by "
+            "scripts/make_default_wheel."
+        )
+    kit = Path(next(iter(spec.submodule_search_locations)))
+    make_bundle(kit, folder, cache_folder(), _say)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

@@ -1,0 +1,82 @@
+"""The folder in which bundles are kept that were asked for by name."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import platformdirs
+
+from speechprune_ort.contract.manifest import MANIFEST_FILE, Manifest
+from speechprune_ort.errors import OutputError
+from speechprune_ort.files import cannot_write, hidden_name, sync
+from speechprune_ort.runtime.ort.bundle import verify_files
+
+__all__ = ["CACHE_VARIABLE", "cache_folder", "is_kept", "keep"]
+
+CACHE_VARIABLE = "SPEECHPRUNE_ORT_CACHE"
+
+
+def cache_folder(chosen: Path | None = None) -> Path:
+    """The folder of downloads: ``chosen``, else ``$SPEECHPRUNE_ORT_CACHE``, else the user's own.
+
+    Not made here.
+    """
+    if chosen is not None:
+        return chosen
+    own = os.environ.get(CACHE_VARIABLE)
+    return Path(own).expanduser() if own else Path(platformdirs.user_cache_dir("speechprune-ort"))
+
+
+def is_kept(place: Path) -> bool:
+    """Whether a bundle lies at a place; what is in it is checked when it is opened."""
+    return (place / MANIFEST_FILE).is_file()
+
+
+def keep(place: Path, fill: Callable[[Path], None]) -> Path:
+    """A bundle at a place, brought there if it is not.
+
+    It is made in a folder beside the place, whose name stays the same: what was cut off goes on
+    where it stood. It is checked, and then takes its name in one step.
+
+    Args:
+        place: folder of the bundle.
+        fill: brings the bundle's files, and no others, into a folder that may hold some of them.
+
+    Returns:
+        ``place``.
+
+    Raises:
+        BundleError: what ``fill`` brought is no bundle.
+        IntegrityError: a file is not the one that the manifest lists.
+        OutputError: the folder cannot be written.
+    """
+    if is_kept(place):
+        return place
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(place):
+            if not is_kept(place):  # another process may have brought it meanwhile
+                work = place.with_name(hidden_name(place.name, "partial"))
+                work.mkdir(exist_ok=True)
+                fill(work)
+                verify_files(work, Manifest.read(work))
+                work.rename(place)
+                sync(place.parent)
+    except OSError as error:
+        raise OutputError(cannot_write(place, error)) from None
+    return place
+
+
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    """Wait for whoever brings the same bundle."""
+    handle = os.open(place.with_name(hidden_name(place.name, "lock")), os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

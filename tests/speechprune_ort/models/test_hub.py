@@ -1,0 +1,132 @@
+"""Bundles by their names on the hub, from a stand-in for it on this machine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from hub_server import Hub, hub
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+from speechprune_ort import BundleError, IntegrityError, OptionError, SpeechLLM
+from speechprune_ort.cli.app import app
+from speechprune_ort.models.names import bundle_folder, get
+
+huggingface_hub = pytest.importorskip("huggingface_hub")
+NAME = "someone/meetings"
+
+
+@pytest.fixture
+def served(
+    bundle: Path, checkpoints: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Hub]:
+    """A hub with a bundle and a checkpoint; the cache is empty."""
+    from tiny import TINY
+
+    monkeypatch.setenv("SPEECHPRUNE_ORT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(bundle, tmp_path / "served")
+    folders = {NAME: tmp_path / "served", "someone/weights": checkpoints(TINY[0])}
+    with hub(folders) as found:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", found.address)
+        url = found.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        yield found
+
+
+def test_a_name_is_fetched_once_and_then_needs_no_network(
+    served: Hub, bundle: Path, tone: NDArray[np.float32], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    soundfile.write(tmp_path / "a.wav", tone[:32_000], 16_000)
+    options = ("--device", "cpu", "--max-new-tokens", "4")
+    result = CliRunner().invoke(app, ["ask", NAME, str(tmp_path / "a.wav"), "Who?", *options])
+    assert result.exit_code == 0, result.output
+    assert f"getting {NAME}, once" in result.stderr
+    for address in ("ENDPOINT", "HUGGINGFACE_CO_URL_TEMPLATE"):
+        monkeypatch.setattr(huggingface_hub.constants, address, "http://127.0.0.1:9")
+    model = SpeechLLM(NAME, "cpu")
+    assert model.manifest.digest == SpeechLLM(bundle, "cpu").manifest.digest
+    assert model.ask(tmp_path / "a.wav", "Who?", max_new_tokens=4).text == result.stdout.rstrip(
+        "\n"
+    )
+    assert model.engine.folder == tmp_path / "cache" / "models" / NAME
+    assert sorted(p.name for p in model.engine.folder.iterdir()) == sorted(
+        p.name for p in bundle.iterdir()
+    )
+
+
+def test_get_prints_the_folder_and_makes_another_where_wanted(served: Hub, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["get", NAME, "--to", str(tmp_path / "mine")])
+    assert result.stdout.strip() == str(tmp_path / "mine")
+    SpeechLLM(tmp_path / "mine", "cpu")
+    assert not (tmp_path / "cache" / "models").exists()
+    with pytest.raises(OptionError, match="already there"):
+        get(NAME, tmp_path / "mine")
+    with pytest.raises(OptionError, match="is no model's name"):
+        get("meetings")
+
+
+def test_what_was_cut_off_goes_on_where_it_stood(
+    served: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The library writes what came in pieces of this size, and waits a second between its tries.
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1 << 12)
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+    served.left = sum(path.stat().st_size for path in served.folders[NAME].iterdir()) // 2
+    with pytest.raises(BundleError, match="what came so far is kept"):
+        get(NAME)
+    cut, served.left, begun = served.cut, None, len(served.asked)
+    get(NAME)
+    fetched = [(file, asked) for method, file, asked in served.asked[begun:] if method == "GET"]
+    assert cut in [file for file, _ in fetched]
+    starts = [int(asked.removeprefix("bytes=").split("-")[0]) for _, asked in fetched if asked]
+    assert min(starts) > 0
+    assert len(fetched) < len(list(served.folders[NAME].iterdir())), (
+        "what is whole is not asked for"
+    )
+
+
+def test_another_file_than_the_manifest_lists_is_no_bundle(served: Hub, tmp_path: Path) -> None:
+    path = served.folders[NAME] / "decoder.onnx"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"decoder\.onnx was changed"):
+        get(NAME)
+    assert not (tmp_path / "cache" / "models" / NAME).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("someone/weights", "and no bundle: .* speechprune-ort export someone/weights weights/"),
+        ("someone/nothing", "the hub shows no such model"),
+        ("no/folder/here", "No bundle at no/folder/here"),
+        ("someone/else/", "No bundle at someone/else"),
+    ],
+)  # fmt: skip
+def test_what_is_no_bundle_is_one_sentence(served: Hub, name: str, words: str) -> None:
+    with pytest.raises(BundleError, match=words):
+        SpeechLLM(name, "cpu")
+
+
+def test_no_connection_is_one_sentence(served: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(BundleError, match=r"the hub could not be used .*check the connection"):
+        get(NAME)
+
+
+def test_a_folder_of_that_name_comes_first(served: Hub, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "someone").mkdir()
+    (tmp_path / NAME).symlink_to(bundle)
+    assert bundle_folder(NAME) == Path(NAME)
+    assert not served.asked
