@@ -299,7 +299,7 @@ def run_batch(
         requests: file that the questions come from; it is never written.
         workers: of a Ray cluster; None answers in this process.
         progress: called with the number of lines done and of all.
-        cancel: ends it when another thread says so, where it is answered in this process.
+        cancel: ends it when another thread says so, and the workers with it.
 
     Raises:
         CancelledError: it was cancelled; what is done is kept.
