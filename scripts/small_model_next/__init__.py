@@ -1,7 +1,7 @@
 """The next default model, in training: Whisper base's encoder and Qwen2.5-Coder-0.5B-Instruct.
 
 ==========  ========================================================================================
-parts       the language model and Whisper's decoder, out of packages
+parts       the language model out of packages
 spelling    text as it is spoken, words cut into pieces of at most three letters
 rooms       damage to clean speech
 speech      free voices, spoken texts, stored features

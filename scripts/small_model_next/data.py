@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 import soxr
 import torch
+from research.transcripts import whisper_base
 from small_model.errors import UntimedError
 from small_model.parts import JOE, JOE_CONFIG, fetch_package_files
 from small_model.training.features import Lower
@@ -28,7 +29,6 @@ from small_model.training.voices import RATE, Samples, plain
 
 from small_model_next import actors
 from small_model_next.encoder import LOWER_LAYERS, library, whisper_encoder
-from small_model_next.parts import whisper_folder
 from small_model_next.rooms import leveled, spoil
 from small_model_next.speech import (
     NEVER_HEARD,
@@ -127,7 +127,7 @@ def make_actors(job: Job) -> None:
     packs = actors.packed(actors.lines_of(*games), rng)
     order = list(range(len(packs)))
     rng.shuffle(order)
-    whisper = whisper_folder(job.cache, job.report)
+    whisper = whisper_base(job.cache / "whisper-base-ctranslate2", job.cache, job.report)
     tests: list[Texts] = []
     for number, start in enumerate(range(0, len(order), ACTOR_PACKS)):
         part = [packs[index] for index in order[start : start + ACTOR_PACKS]]

@@ -1,13 +1,12 @@
-"""The parts that packages hold: a language model in six archives, Whisper base with its decoder.
+"""The language model out of the six archives that hold it.
 
-The archives of the language model say nothing of their content by their names: they are pinned by
-the joined file's sha256, read, and never installed or run.
+Their names say nothing of what is in them: they are pinned by sha256, read, and never installed or
+run.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ import torch
 import transformers
 from small_model.errors import SmallModelError
 from small_model.parts import (
-    WHISPER_PARTS,
-    WHISPER_TEXT,
     PackageFile,
     Report,
     check_sha256,
@@ -127,16 +124,3 @@ def write_language_model(gguf_file: Path, folder: Path) -> None:
     library.AutoTokenizer.from_pretrained(
         gguf_file.parent, gguf_file=gguf_file.name
     ).save_pretrained(folder)
-
-
-def whisper_folder(cache: Path, report: Report) -> Path:
-    """Whisper base with its decoder as a folder that CTranslate2 loads."""
-    paths = fetch_package_files([*WHISPER_PARTS, *WHISPER_TEXT], cache, report)
-    folder = cache / "whisper-base-ctranslate2"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "model.bin").open("wb") as sink:
-        for part in WHISPER_PARTS:
-            sink.write(paths[part].read_bytes())
-    for file in WHISPER_TEXT:
-        shutil.copyfile(paths[file], folder / paths[file].name)
-    return folder
