@@ -233,7 +233,7 @@ class PruningOptions:
         >>> PruningOptions(method="speechprune").candidate_tokens(300, 2200, 750)
         750
         """
-        wanted = default if self.candidates is None else round(self.candidates * kept)
+        wanted = default if self.candidates is None else round(min(self.candidates * kept, total))
         return min(total, max(kept, wanted))
 
 

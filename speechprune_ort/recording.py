@@ -279,7 +279,7 @@ class Recording:
         timings: Timings,
     ) -> Generator[str, None, Answer]:
         """Yield the answer's text and return the ``Answer``; stages are added to ``timings``."""
-        prompt = Prompt.of(self._engine, question) if isinstance(question, str) else question
+        prompt = question if isinstance(question, Prompt) else Prompt.of(self._engine, question)
         asked = self._about(prompt, pruning, generation.max_new_tokens, timings)
         return (yield from asked.speak(generation, self._scheduler))
 
