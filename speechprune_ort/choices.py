@@ -4,9 +4,45 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["DeviceName", "LongAudio"]
+from speechprune_ort.errors import OptionError
+
+__all__ = [
+    "AttentionForm",
+    "Backend",
+    "DeviceName",
+    "LongAudio",
+    "Positions",
+    "check_choice",
+    "check_flag",
+]
 
 DeviceName = Literal["auto", "cuda", "cpu"]
 LongAudio = Literal["prune", "truncate", "error"]
 """What is done with a recording longer than the model's window: all of it is heard and pruned, it
 is cut to the window, or it is refused."""
+Positions = Literal["renumbered", "original"]
+"""Of kept tokens: consecutive, or those that they had before."""
+AttentionForm = Literal["binarized", "float"]
+"""Projections that attention is computed from: their signs, or their own values."""
+Backend = Literal["auto", "numpy", "ort"]
+"""What scores the tokens: numpy on the host, the bundle's graphs on its device, or the faster."""
+
+
+def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Refuse what is none of a few words.
+
+    Raises:
+        OptionError: it is not; the message has ``name``.
+    """
+    if value not in allowed:
+        raise OptionError(f"{name} must be one of {', '.join(allowed)}, not {value!r}.")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises:
+        OptionError: it is not; the message has ``name``.
+    """
+    if not isinstance(value, bool):
+        raise OptionError(f"{name} must be True or False, not {value!r}.")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from speechprune_ort.errors import OptionError
 
-__all__ = ["plain", "whole"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["check_number", "plain", "take_plain", "whole"]
 
 
 def plain(value: Any) -> Any:
@@ -40,3 +44,26 @@ def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
     if most is not None and number > most:
         raise OptionError(f"{name} must be at most {most}, not {value!r}.")
     return number
+
+
+def check_number(name: str, value: object, ok: bool, wanted: str) -> None:
+    """Refuse what is no number, or not one that is wanted.
+
+    Args:
+        name: of the option, for the message.
+        value: what was given.
+        ok: whether a number like it will do.
+        wanted: which numbers do, in words.
+
+    Raises:
+        OptionError: it is none of these.
+    """
+    # bool is an int in Python; True as a rate or a count is a slip, not a choice.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not ok:
+        raise OptionError(f"{name} must be {wanted}, not {value!r}.")
+
+
+def take_plain(options: DataclassInstance) -> None:
+    """Make numbers of numpy, whatever their width, Python's own in every field."""
+    for name in (field.name for field in fields(options)):
+        object.__setattr__(options, name, plain(getattr(options, name)))

@@ -6,9 +6,17 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from speechprune_ort.choices import DeviceName, LongAudio
+from speechprune_ort.choices import (
+    AttentionForm,
+    Backend,
+    DeviceName,
+    LongAudio,
+    Positions,
+    check_choice,
+    check_flag,
+)
 from speechprune_ort.errors import OptionError
-from speechprune_ort.numbers import plain, whole
+from speechprune_ort.numbers import check_number, take_plain, whole
 from speechprune_ort.text import check_text
 
 __all__ = [
@@ -25,33 +33,8 @@ __all__ = [
     "unused_options",
 ]
 
-Positions = Literal["renumbered", "original"]
-AttentionForm = Literal["binarized", "float"]
-Backend = Literal["auto", "numpy", "ort"]
 DEFAULT_METHOD = "passages"
 """The best that was found, by a rule written before: docs/results/methods.md."""
-
-
-def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise OptionError(f"{name} must be one of {', '.join(allowed)}, not {value!r}.")
-
-
-def _number(name: str, value: object, ok: bool, wanted: str) -> None:
-    # bool is an int in Python; True as a rate or a count is a slip, not a choice.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not ok:
-        raise OptionError(f"{name} must be {wanted}, not {value!r}.")
-
-
-def _flag(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise OptionError(f"{name} must be True or False, not {value!r}.")
-
-
-def _take_plain(options: PruningOptions | GenerationOptions) -> None:
-    """Numbers of numpy, whatever their width, become Python's own."""
-    for name in (field.name for field in fields(options)):
-        object.__setattr__(options, name, plain(getattr(options, name)))
 
 
 def check_long_audio(value: str) -> None:
@@ -60,7 +43,7 @@ def check_long_audio(value: str) -> None:
     Raises:
         OptionError: it is not.
     """
-    _choice("long_audio", value, get_args(LongAudio))
+    check_choice("long_audio", value, get_args(LongAudio))
 
 
 def check_method(name: object) -> None:
@@ -71,7 +54,7 @@ def check_method(name: object) -> None:
     """
     from speechprune_ort.methods import METHODS, Method  # they stand on this module
 
-    _choice("method", name, tuple(METHODS))
+    check_choice("method", name, tuple(METHODS))
     if not isinstance(METHODS[str(name)], Method):
         raise OptionError(f"The method {name!r} is not registered: use the decorator `method`.")
 
@@ -137,14 +120,14 @@ class PruningOptions:
     memory_target_mb: float | None = None
 
     def __post_init__(self) -> None:
-        _take_plain(self)
+        take_plain(self)
         check_method(self.method)
-        _choice("attention", self.attention, get_args(AttentionForm))
-        _choice("positions", self.positions, get_args(Positions))
-        _choice("backend", self.backend, get_args(Backend))
+        check_choice("attention", self.attention, get_args(AttentionForm))
+        check_choice("positions", self.positions, get_args(Positions))
+        check_choice("backend", self.backend, get_args(Backend))
         rate = self.pruning_rate
         if rate != "auto":
-            _number(
+            check_number(
                 "pruning_rate",
                 rate,
                 isinstance(rate, (int, float)) and 0 <= rate < 1,
@@ -155,7 +138,7 @@ class PruningOptions:
             if value is None:
                 continue
             ok = isinstance(value, (int, float)) and 0 < value < math.inf
-            _number(name, value, ok, "positive and finite")
+            check_number(name, value, ok, "positive and finite")
         for name in ("latency_target", "memory_target_mb"):
             if getattr(self, name) is not None and rate != "auto":
                 raise OptionError(f"{name} needs pruning_rate='auto': give both or neither.")
@@ -164,12 +147,12 @@ class PruningOptions:
         if self.candidates is not None:
             self._check_candidates(self.candidates)
         whole("seed", self.seed, 0)
-        _flag("single_head", self.single_head)
+        check_flag("single_head", self.single_head)
         self._check_used()
 
     def _check_candidates(self, value: object) -> None:
         ok = isinstance(value, (int, float)) and 1 <= value < math.inf
-        _number("candidates", value, ok, "at least 1 and finite")
+        check_number("candidates", value, ok, "at least 1 and finite")
 
     def _check_used(self) -> None:
         """Refuse what the method would not look at."""
@@ -250,7 +233,7 @@ class PruningOptions:
         >>> PruningOptions(method="speechprune").candidate_tokens(300, 2200, 750)
         750
         """
-        wanted = default if self.candidates is None else round(self.candidates * kept)
+        wanted = default if self.candidates is None else round(min(self.candidates * kept, total))
         return min(total, max(kept, wanted))
 
 
@@ -296,23 +279,23 @@ class GenerationOptions:
     ignore_stop: bool = False
 
     def __post_init__(self) -> None:
-        _take_plain(self)
+        take_plain(self)
         whole("max_new_tokens", self.max_new_tokens, 1)
         warmth, share = self.temperature, self.top_p
-        _number(
+        check_number(
             "temperature",
             warmth,
             isinstance(warmth, (int, float)) and 0 <= warmth < math.inf,
             "0 (greedy) or positive and finite",
         )
-        _number(
+        check_number(
             "top_p",
             share,
             isinstance(share, (int, float)) and 0 < share <= 1,
             "above 0 and at most 1",
         )
         whole("seed", self.seed, 0)
-        _flag("ignore_stop", self.ignore_stop)
+        check_flag("ignore_stop", self.ignore_stop)
         # A set has no order, and what reads them would depend on it.
         if not isinstance(self.stop, (tuple, list)) or not all(
             isinstance(text, str) and text for text in self.stop

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from speechprune_ort.choices import AttentionForm, Backend
 from speechprune_ort.contract.specs import (
     ASSEMBLE,
     FIRST_LAYER_QK,
@@ -18,7 +19,6 @@ from speechprune_ort.contract.specs import (
     RECEIVED_ATTENTION,
     SIMILARITY,
 )
-from speechprune_ort.options import AttentionForm, Backend
 from speechprune_ort.runtime.choosing.scoring import NumpyScorer, OrtScorer, Scorer, assemble
 from speechprune_ort.runtime.hearing.embeddings import AudioEmbeds
 from speechprune_ort.runtime.ort.engine import Engine

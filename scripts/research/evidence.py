@@ -22,7 +22,6 @@ import typer
 
 from speechprune_ort.evaluation.samples import Sample, read_samples, sample_by_kind
 from speechprune_ort.model import SpeechLLM
-from speechprune_ort.recording import Recording
 from speechprune_ort.results import Pruning, Span
 from speechprune_ort.runtime.answering.evidence import stretches
 from speechprune_ort.statistics import proportion

@@ -39,7 +39,7 @@ def tasks(
 
     if as_json:
         listed = [
-            {"name": name, "about": task.about, "file": task.file, "source": task.source}
+            {"name": name, "about": task.about, "files": task.files, "source": task.source}
             for name, task in TASKS.items()
         ]
         sys.stdout.write(json.dumps(listed, indent=1) + "\n")
@@ -47,7 +47,7 @@ def tasks(
     table = Table("task", "what it asks", "file in its folder", "from")
     table.columns[0].no_wrap = True
     for name, task in TASKS.items():
-        table.add_row(name, task.about, task.file, task.source)
+        table.add_row(name, task.about, " or ".join(task.files), task.source)
     Console(markup=False).print(table)
 
 

@@ -25,13 +25,13 @@ class Task:
 
     Attributes:
         about: what is asked, in a phrase.
-        file: of the questions, in the benchmark's folder.
+        files: names that the file of questions has, in the benchmark's folder; the first counts.
         layout: of its entries.
         source: where the benchmark and its layout are from.
     """
 
     about: str
-    file: str
+    files: tuple[str, ...]
     layout: Layout
     source: str
 
@@ -54,25 +54,25 @@ def _air(entry: Mapping[str, Any]) -> Mapping[str, Any]:
 TASKS: Mapping[str, Task] = {
     "audiomarathon-race": Task(
         "passages read aloud, 90 to 300 s, with RACE's questions",
-        "race_benchmark.json",
+        ("race_benchmark.json",),
         Layout({"audio": "audio_path", "choices": "options", "kind": "level"}, _race),
         "arXiv:2510.07293; the evaluation scripts in github.com/DabDans/AudioMarathon",
     ),
     "mmau-test-mini": Task(
         "sound, music and speech, up to 30 s, 1,000 questions",
-        "mmau-test-mini.json",
+        ("mmau-test-mini.json",),
         Layout({"audio": "audio_id", "kind": "task"}),
         "arXiv:2410.19168; github.com/Sakshi113/MMAU",
     ),
     "mmar": Task(
         "reasoning about sound, music, speech and mixtures, 1,000 questions",
-        "MMAR-meta.json",
+        ("MMAR-meta.json", "MMAR-meta.jsonl"),
         Layout({"audio": "audio_path", "kind": "modality"}),
         "arXiv:2505.13032; the data set BoJack/MMAR",
     ),
     "air-bench-foundation": Task(
         "19 tasks about speech, sound and music",
-        "Foundation_meta.json",
+        ("Foundation_meta.json",),
         Layout(
             {
                 "audio": "{task_name}_{dataset_name}/{path}",
@@ -103,11 +103,12 @@ def read_task(name: str, folder: Path) -> SampleSet:
     if name not in TASKS:
         raise OptionError(f"--task takes {', '.join(TASKS)}, not {name!a:.60}.")
     task = TASKS[name]
-    path = check_path(folder, "The folder of the task") / task.file
-    if not path.is_file():
+    check_path(folder, "The folder of the task")
+    path = next((folder / file for file in task.files if (folder / file).is_file()), None)
+    if path is None:
         raise DataError(
-            f"{folder} holds no {task.file}: give the folder of {name} that holds it, with its "
-            "recordings beside it."
+            f"{folder} holds no {' or '.join(task.files)}: give the folder of {name} that holds "
+            "it, with its recordings beside it."
         )
     return read_set(path, task.layout)
 

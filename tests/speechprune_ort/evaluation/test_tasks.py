@@ -142,7 +142,7 @@ def test_every_task_has_a_folder_here() -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_is_read_as_it_is_published(name: str, tmp_path: Path) -> None:
-    path = write(tmp_path / TASKS[name].file, FOLDERS[name](tmp_path))
+    path = write(tmp_path / TASKS[name].files[0], FOLDERS[name](tmp_path))
     found = read_task(name, tmp_path)
     assert not found.refused
     shown = [(s.name, s.kind, s.choices[s.answer], len(s.choices)) for s in found.samples]
@@ -152,6 +152,12 @@ def test_a_task_is_read_as_it_is_published(name: str, tmp_path: Path) -> None:
     assert findings.whole
     assert findings.samples == findings.recordings == len(shown)
     assert findings.files == {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def test_a_task_whose_questions_are_lines(tmp_path: Path) -> None:
+    lines = "".join(json.dumps(entry) + "\n" for entry in mmar(tmp_path))
+    (tmp_path / "MMAR-meta.jsonl").write_text(lines)
+    assert [sample.name for sample in read_task("mmar", tmp_path).samples] == ["BV1_00"]
 
 
 def test_keys_by_other_names_of_lines_and_of_an_array(tmp_path: Path) -> None:
