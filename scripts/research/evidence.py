@@ -41,7 +41,9 @@ def main(
     samples = [s for s in read_samples(data) if s.key is not None]
     rows = []
     for sample in sample_by_kind(samples, limit, seed=0):
-        rows.append(look(model, sample, pruning_rate))
+        if sample.key is None:
+            continue
+        rows.append(look(model, sample, sample.key, pruning_rate))
         print(json.dumps(rows[-1]), file=sys.stderr)
     if out is not None:
         out.write_text(json.dumps(rows, indent=1) + "\n")
@@ -58,9 +60,8 @@ def main(
             print(f"  {what:8} {100 * found.mean:5.1f} [{low:.0f}, {high:.0f}]")
 
 
-def look(model: SpeechLLM, sample: Sample, rate: float) -> dict[str, Any]:
+def look(model: SpeechLLM, sample: Sample, key: tuple[float, float], rate: float) -> dict[str, Any]:
     """Whether the first stretch hits, of one question."""
-    assert sample.key is not None
     recording = model.listen(sample.audio)
     scores = recording.score(sample.question, sample.choices).means
     choice = int(np.argmax(scores))
@@ -68,7 +69,7 @@ def look(model: SpeechLLM, sample: Sample, rate: float) -> dict[str, Any]:
     ids = tuple(model.engine.text.encode(sample.choices[choice], "A choice").ids)
     answer = replace(said, text=sample.choices[choice], token_ids=ids)
     every = spans(model, answer.pruning)
-    hits = np.array([hit(span, sample.key) for span in every])
+    hits = np.array([hit(span, key) for span in every])
     found = recording.with_evidence(answer, count=1).evidence
     return {
         "name": sample.name,
@@ -76,7 +77,7 @@ def look(model: SpeechLLM, sample: Sample, rate: float) -> dict[str, Any]:
         "right": choice == sample.answer,
         "kept": bool(hits.any()),
         "stretches": len(every),
-        "evidence": bool(found and hit(found[0].span, sample.key)),
+        "evidence": bool(found and hit(found[0].span, key)),
         "pruning": bool(hits[best_by_pruning(model, answer.pruning)]),
         "chance": float(hits.mean()),
     }

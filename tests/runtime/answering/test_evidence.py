@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from speechprune_ort import OptionError, SpeechLLM
+from speechprune_ort import OptionError, PruningOptions, SpeechLLM
 from speechprune_ort.runtime.answering.evidence import stretches
 
 
@@ -28,7 +28,8 @@ def test_support_is_what_each_stretch_alone_makes_of_the_answer(
 ) -> None:
     model = SpeechLLM(bundle, "cpu")
     recording = model.listen(tone, sampling_rate=16_000)
-    said = recording.ask("Who?", pruning_rate=0.9, max_new_tokens=4)
+    asked = recording.ask("Who?", pruning_rate=0.9, max_new_tokens=1)
+    said = replace(asked, text="yes", token_ids=tuple(model.engine.text.encode("yes", "It").ids))
     answer = recording.with_evidence(said, count=100)
     assert answer.evidence
     assert replace(answer, evidence=None) == said
@@ -41,14 +42,17 @@ def test_support_is_what_each_stretch_alone_makes_of_the_answer(
     first = answer.evidence[0]
     inside = (kept >= round(first.span.start * rate)) & (kept < round(first.span.end * rate))
     embeds = recording.embeds[kept[inside]]
+    every = PruningOptions(method="none")
     heard: list[Any] = [
-        model.recall(part).score("Who?", [said.text]).means[0] for part in (embeds, embeds[:0])
+        model.recall(part).score("Who?", ["yes"], pruning=every).means[0]
+        for part in (embeds, embeds[:0])
     ]
     assert first.support == pytest.approx(heard[0] - heard[1], abs=1e-3)
 
 
 def test_no_audio_and_no_answer_have_no_evidence(bundle: Path) -> None:
-    recording = SpeechLLM(bundle, "cpu").recall(np.zeros((0, 64), np.float32))
+    model = SpeechLLM(bundle, "cpu")
+    recording = model.recall(model.embed_text("a")[:0])
     said = recording.ask("Who?", max_new_tokens=2)
     assert recording.with_evidence(said).evidence == ()
     with pytest.raises(OptionError, match="count must be"):
