@@ -10,7 +10,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.errors import (
     AudioError,
     BundleError,
@@ -34,6 +33,7 @@ from speechprune_ort.errors import (
 
 if TYPE_CHECKING:
     from speechprune_ort.answer_stream import AnswerStream
+    from speechprune_ort.audio_options import AudioOptions
     from speechprune_ort.cancel import Cancel
     from speechprune_ort.contract.manifest import Manifest
     from speechprune_ort.model import SpeechLLM
@@ -82,6 +82,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Answer": "results",
     "AnswerStream": "answer_stream",
+    "AudioOptions": "audio_options",
     "Cancel": "cancel",
     "GenerationOptions": "options",
     "Manifest": "contract.manifest",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -16,9 +16,9 @@ from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.results import Answer, Pruning, Score, spans_of
 from speechprune_ort.runtime.answering.budget import PrefillTime, pick_tokens
 from speechprune_ort.runtime.answering.decoder import Decoder
+from speechprune_ort.runtime.answering.generation import Generation
 from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
-from speechprune_ort.runtime.answering.sampling import Sampler
-from speechprune_ort.runtime.answering.text_stream import TextStream
+from speechprune_ort.runtime.answering.scheduler import Reading, Scheduler
 from speechprune_ort.runtime.choosing.backends import open_backend
 from speechprune_ort.runtime.choosing.methods import METHODS, Selection
 from speechprune_ort.runtime.choosing.selection import select
@@ -29,8 +29,6 @@ from speechprune_ort.runtime.ort.threads import numpy_threads
 from speechprune_ort.timings import Timings
 
 __all__ = ["LaidOut", "Question"]
-
-Reason = Literal["stop", "length", "stop_string"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,18 +188,44 @@ class Question:
             )
         return positions
 
-    def speak(self, generation: GenerationOptions) -> Generator[str, None, Answer]:
+    def speak(
+        self, generation: GenerationOptions, scheduler: Scheduler
+    ) -> Generator[str, None, Answer]:
         """Yield the answer's text as it comes, and return the ``Answer``.
+
+        The first piece is empty: it comes when all is chosen, and the prompt waits to be read.
+
+        Args:
+            generation: how tokens are chosen.
+            scheduler: decodes it, together with what else is asked.
 
         Raises:
             PromptError: prompt and answer exceed the context.
         """
         laid_out = self.lay_out(self.choose())
-        text, ids, reason = yield from self._generate(laid_out, generation)
+        said = Generation(
+            self._engine.text,
+            self._engine.manifest.stop_token_ids,
+            generation,
+            int(laid_out.positions[-1]),
+        )
+        reading = Reading(
+            laid_out.embeds,
+            laid_out.positions,
+            laid_out.length + generation.max_new_tokens,
+            said,
+            self._timings,
+        )
+        scheduler.enter(reading)
+        try:
+            yield ""
+            yield from scheduler.pieces(reading)
+        finally:
+            scheduler.leave(reading)
         return Answer(
-            text=text,
-            token_ids=tuple(ids),
-            finish_reason=reason,
+            text=said.text,
+            token_ids=tuple(said.ids),
+            finish_reason=said.reason or "length",
             question=self._prompt.question,
             seconds=self._heard.seconds,
             seconds_heard=self._heard.seconds_heard,
@@ -213,40 +237,6 @@ class Question:
             decoder=self._heard.decoder,
             notes=self._heard.notes,
         )
-
-    def _generate(
-        self, laid_out: LaidOut, generation: GenerationOptions
-    ) -> Generator[str, None, tuple[str, list[int], Reason]]:
-        manifest, timings = self._engine.manifest, self._timings
-        decoder = Decoder.open(self._engine, laid_out.length + generation.max_new_tokens)
-        sampler = Sampler(generation)
-        out = TextStream(self._engine.text, generation.stop)
-        ids: list[int] = []
-        reason: Reason = "length"
-        with timings.measure("prefill"):
-            logits = decoder.prefill(laid_out.embeds, laid_out.positions)
-        position = int(laid_out.positions[-1])
-        while True:
-            with timings.measure("decode"):
-                token = sampler(logits)
-                if token in manifest.stop_token_ids and not generation.ignore_stop:
-                    reason = "stop"
-                    break
-                ids.append(token)
-                piece = out.push(token)
-            if piece:
-                yield piece
-            if out.stopped:
-                return out.text, ids, "stop_string"
-            if len(ids) == generation.max_new_tokens:
-                break
-            position += 1
-            with timings.measure("decode"):
-                logits = decoder.step(token, position)
-        rest = out.finish()
-        if rest:
-            yield rest
-        return out.text, ids, reason
 
     def score(self, continuations: Sequence[Sequence[int]]) -> Score:
         """How likely the model finds each of several answers.
