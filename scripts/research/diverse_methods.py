@@ -175,7 +175,7 @@ def sa_map(request: Request) -> Selection:
     embeds = request.embeds
     starts = runs_of_at_least(unit_rows(embeds, "audio embeddings"), THRESHOLD, request.n_keep)
     sizes = np.diff(np.append(starts, len(embeds)))
-    mean = np.add.reduceat(attention, starts) / sizes.astype(np.float32)
+    mean = (np.add.reduceat(attention, starts) / sizes).astype(np.float32)
     # A run that nobody attends to counts each of its tokens alike.
     weights = np.where(np.repeat(mean, sizes) > 0, attention, 1).astype(np.float32)
     sums = np.add.reduceat(weights, starts)[:, None]
