@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict, get_args
 
 from speechprune_ort.choices import (
+    DEFAULT_METHOD,
+    EVERY_TOKEN,
     AttentionForm,
     Backend,
     DeviceName,
@@ -33,9 +35,6 @@ __all__ = [
     "check_method",
     "unused_options",
 ]
-
-DEFAULT_METHOD = "passages"
-"""The best that was found, by a rule written before: docs/results/methods.md."""
 
 
 def check_long_audio(value: str) -> None:
@@ -165,7 +164,7 @@ class PruningOptions:
                 f"The method {self.method} does not read {name}: leave it out, or use a method "
                 f"that does ({', '.join(users)})."
             )
-        if self.method == "none" and (self.budget is not None or self.pruning_rate == "auto"):
+        if self.method == EVERY_TOKEN and (self.budget is not None or self.pruning_rate == "auto"):
             name = "pruning_rate='auto'" if self.budget is None else "budget"
             raise OptionError(f"The method none keeps every token: leave out {name}.")
 
@@ -181,7 +180,7 @@ class PruningOptions:
         """
         check_method(method)
         dropped: dict[str, Any] = {name: DEFAULTS[name] for name in unused_options(self, method)}
-        if method == "none":
+        if method == EVERY_TOKEN:
             dropped["budget"] = None
         return replace(self, method=method, **(dropped | changes))
 
@@ -212,7 +211,7 @@ class PruningOptions:
         >>> PruningOptions(pruning_rate=0.2).kept_tokens(100, 750)
         80
         """
-        if self.method == "none":
+        if self.method == EVERY_TOKEN:
             return total
         budget = min(self.budget or window_tokens, total)
         return max(1, min(total, round(budget * (1 - self.rate))))
