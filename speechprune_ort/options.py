@@ -19,6 +19,7 @@ from speechprune_ort.choices import (
 )
 from speechprune_ort.errors import OptionError
 from speechprune_ort.numbers import check_number, take_plain, whole
+from speechprune_ort.runtime.choosing.methods import METHOD_OPTIONS, METHODS, Method
 from speechprune_ort.text import check_text
 
 __all__ = [
@@ -52,8 +53,6 @@ def check_method(name: object) -> None:
     Raises:
         OptionError: it is not; the message has those that are.
     """
-    from speechprune_ort.methods import METHODS, Method  # they stand on this module
-
     check_choice("method", name, tuple(METHODS))
     if not isinstance(METHODS[str(name)], Method):
         raise OptionError(f"The method {name!r} is not registered: use the decorator `method`.")
@@ -156,8 +155,6 @@ class PruningOptions:
 
     def _check_used(self) -> None:
         """Refuse what the method would not look at."""
-        from speechprune_ort.methods import METHODS  # it stands on this module
-
         for name in unused_options(self):
             users = [m.name for m in METHODS.values() if name in m.options]
             raise OptionError(
@@ -247,8 +244,6 @@ def unused_options(options: PruningOptions, method: str | None = None) -> list[s
         options: all of them.
         method: its name; by default the options' own.
     """
-    from speechprune_ort.methods import METHOD_OPTIONS, METHODS  # they stand on this module
-
     read = METHODS[method or options.method].options
     return [n for n in sorted(METHOD_OPTIONS - read) if getattr(options, n) != DEFAULTS[n]]
 
