@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from speechprune_ort.answer_stream import AnswerStream, answers_together
 from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.errors import OptionError, PromptError, RecordingError, SpeechPruneError
 from speechprune_ort.numbers import whole
-from speechprune_ort.options import GenerationOptions, PruningOptions
+from speechprune_ort.options import GenerationOptions, Options, PruningOptions
 from speechprune_ort.results import Answer, Pruning, Score
 from speechprune_ort.runtime.answering.prompt import Prompt
 from speechprune_ort.runtime.answering.question import Question
@@ -95,7 +95,7 @@ class Recording:
         generation: GenerationOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Answer:
         """Answer a question about the recording.
 
@@ -132,7 +132,7 @@ class Recording:
         generation: GenerationOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Iterator[Answer]: ...
 
     @overload
@@ -145,7 +145,7 @@ class Recording:
         generation: GenerationOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Iterator[Answer | SpeechPruneError]: ...
 
     def ask_many(
@@ -157,7 +157,7 @@ class Recording:
         generation: GenerationOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Iterator[Answer | SpeechPruneError]:
         """Answer several questions about the recording, decoded together, in order.
 
@@ -202,7 +202,7 @@ class Recording:
         generation: GenerationOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> AnswerStream:
         """The same, piece by piece as the text comes; ``.answer`` has the rest at the end.
 
@@ -314,7 +314,7 @@ class Recording:
 
 
 def sort_options(
-    pruning: PruningOptions | None, generation: GenerationOptions | None, given: dict[str, Any]
+    pruning: PruningOptions | None, generation: GenerationOptions | None, given: Mapping[str, Any]
 ) -> tuple[PruningOptions, GenerationOptions]:
     """Sort short-hand options to the dataclass that they belong to.
 
