@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from speechprune_ort.choices import (
     AttentionForm,
@@ -26,6 +26,7 @@ __all__ = [
     "DeviceName",
     "GenerationOptions",
     "LongAudio",
+    "Options",
     "Positions",
     "PruningOptions",
     "check_long_audio",
@@ -233,7 +234,7 @@ class PruningOptions:
         >>> PruningOptions(method="speechprune").candidate_tokens(300, 2200, 750)
         750
         """
-        wanted = default if self.candidates is None else round(self.candidates * kept)
+        wanted = default if self.candidates is None else round(min(self.candidates * kept, total))
         return min(total, max(kept, wanted))
 
 
@@ -304,3 +305,28 @@ class GenerationOptions:
         for text in self.stop:
             check_text(text, "A stop string", OptionError)
         object.__setattr__(self, "stop", tuple(self.stop))
+
+
+class Options(TypedDict, total=False):
+    """Fields of ``PruningOptions`` and of ``GenerationOptions`` as keyword arguments.
+
+    ``seed`` is set in both.
+    """
+
+    method: str
+    pruning_rate: float | Literal["auto"]
+    budget: int | None
+    candidates: float | None
+    frame_temperature: float | None
+    attention: AttentionForm
+    single_head: bool
+    seed: int
+    positions: Positions
+    backend: Backend
+    latency_target: float | None
+    memory_target_mb: float | None
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    stop: tuple[str, ...]
+    ignore_stop: bool

@@ -344,7 +344,10 @@ class _Ffmpeg:
         for frames in self._packets(container, stream):
             bad += frames is None
             for frame in frames or ():
-                samples = _floats(frame)
+                try:
+                    samples = _floats(frame)
+                except ValueError as error:  # integers of 64 bits, for one
+                    raise _undecodable(self._name, f"{self._reason}; {_reason(error)}") from None
                 good += 1
                 seconds += len(samples) / frame.sample_rate
                 new, skip = samples[skip:], max(0, skip - len(samples))

@@ -219,7 +219,7 @@ def reading(work: Path, bundle: str, wavs: list[str]) -> list[Command]:
     out, options = work / "out" / "nothing", ("--device", "cpu", "--max-new-tokens", "16")
     lines = {
         "ask": ("ask", bundle, wavs[0], "Who?", *options),
-        "ask, ten minutes": ("ask", bundle, long, "Who?", *options),
+        "ask ten minutes": ("ask", bundle, long, "Who?", *options),
         "ask about several": ("ask", bundle, *wavs, "-q", "Who?", *options),
         "doctor": ("doctor",),
         "tasks": ("tasks",),

@@ -9,10 +9,7 @@ from speechprune_ort.errors import OptionError
 from speechprune_ort.methods import METHODS
 from speechprune_ort.options import PruningOptions, unused_options
 
-__all__ = ["CHANCE", "ORIGINAL", "Setting", "settings_of"]
-
-CHANCE = ("random", "crop")
-"""Methods whose result depends on the seed."""
+__all__ = ["ORIGINAL", "Setting", "settings_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +84,7 @@ def settings_of(
         for method in methods:
             if method == "none":
                 continue
-            used = tuple(seeds) if method in CHANCE else (0,)
+            used = tuple(seeds) if METHODS[method].random else (0,)
             chosen = base.for_method(method, pruning_rate=rate, seed=used[0])
             balances = (candidates if METHODS[method].two_phases else ()) or (None,)
             for balance in balances:

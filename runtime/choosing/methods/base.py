@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ __all__ = [
     "Request",
     "ScoreName",
     "Selection",
+    "Work",
     "method",
     "untimed",
 ]
@@ -129,6 +130,56 @@ class Request:
 Select = Callable[[Request], Selection]
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Sizes of a choice, to count its operations.
+
+    Attributes:
+        options: as the caller set them.
+        tokens: audio tokens of the recording.
+        kept: of them that are kept.
+        budget: tokens that phase 1 leaves to phase 2, where the options do not say.
+        words: tokens of the question.
+        hidden: width of an embedding.
+        heads: of the language model's attention.
+        head_dim: width of a head.
+        projection: operations of the first layer's query and key projections, by tokens.
+    """
+
+    options: PruningOptions
+    tokens: int
+    kept: int
+    budget: int
+    words: int
+    hidden: int
+    heads: int
+    head_dim: int
+    projection: Callable[[int], int]
+
+
+Operations = Callable[[Work], Mapping[str, int]]
+"""Counts floating point operations by the names that a method measures its work under, two a
+multiplication and addition."""
+
+
+def no_operations(_: Work) -> Mapping[str, int]:
+    """Counts nothing: of methods that multiply nothing."""
+    return {}
+
+
+def products_with_text(work: Work) -> Mapping[str, int]:
+    """Of ``Request.by_similarity``: a product and a norm of each token."""
+    return {"phase_1": 4 * work.tokens * work.hidden}
+
+
+def products_of_pairs(work: Work, candidates: int) -> Mapping[str, int]:
+    """Of ``Request.by_attention``: projections, and the products of all queries with all keys."""
+    if work.kept >= candidates:  # there is nothing to choose
+        return {}
+    pairs = 2 * candidates * candidates * work.heads * work.head_dim
+    return {"phase_2": work.projection(candidates) + pairs}
+
+
 @dataclass(frozen=True)
 class ScoreName:
     """How the scores of a phase are called, for whoever looks at them.
@@ -157,6 +208,8 @@ class Method:
         encoder_attention: whether requests must have it.
         options: of ``METHOD_OPTIONS`` those that it reads; others are refused.
         scores: how its ``similarity`` and its ``attention`` are called.
+        random: whether it draws by ``seed``, so that results are averaged over several.
+        operations: counts those of a choice.
     """
 
     name: str
@@ -166,6 +219,8 @@ class Method:
     encoder_attention: bool = False
     options: frozenset[str] = frozenset()
     scores: tuple[ScoreName, ScoreName] = (FIRST, SECOND)
+    random: bool = False
+    operations: Operations = no_operations
 
     @property
     def two_phases(self) -> bool:
@@ -194,6 +249,8 @@ def method(
     encoder_attention: bool = False,
     options: Collection[str] = (),
     scores: tuple[ScoreName, ScoreName] = (FIRST, SECOND),
+    random: bool = False,
+    operations: Operations = no_operations,
 ) -> Callable[[Select], Select]:
     """Register a function from ``Request`` to ``Selection`` as a method.
 
@@ -206,6 +263,8 @@ def method(
             ``request.candidates``, ``frame_temperature`` where it calls ``request.by_similarity``,
             ``attention`` and ``single_head`` where it calls ``request.by_attention``.
         scores: how its ``similarity`` and its ``attention`` are called.
+        random: it draws by ``request.options.seed``.
+        operations: counts those of a choice, for profiles.
 
     Raises:
         OptionError: another function has that name, or there is no such option.
@@ -225,7 +284,15 @@ def method(
         if there is not None and _named(there.select) != _named(select):
             raise OptionError(f"There is a method {name!r} already: give yours another name.")
         METHODS[name] = Method(
-            name, select, summary, source, encoder_attention, frozenset(options), scores
+            name,
+            select,
+            summary,
+            source,
+            encoder_attention,
+            frozenset(options),
+            scores,
+            random,
+            operations,
         )
         return select
 

@@ -9,7 +9,7 @@ from speechprune_ort.runtime.choosing.methods.base import Request, Selection, me
 __all__ = ["crop", "everything", "random", "truncate"]
 
 
-@method("random", summary="random tokens")
+@method("random", summary="random tokens", random=True)
 def random(request: Request) -> Selection:
     """Tokens drawn without replacement, by ``seed``."""
     generator = np.random.default_rng(request.options.seed)
@@ -17,7 +17,7 @@ def random(request: Request) -> Selection:
     return Selection(np.sort(kept).astype(np.int64))
 
 
-@method("crop", summary="one random stretch")
+@method("crop", summary="one random stretch", random=True)
 def crop(request: Request) -> Selection:
     """Consecutive tokens from a place drawn by ``seed``."""
     generator = np.random.default_rng(request.options.seed)

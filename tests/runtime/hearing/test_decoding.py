@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import socket
+import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -242,6 +243,15 @@ class Counted(io.BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         self.reads += 1
         return super().read(size)
+
+
+def test_numbers_that_no_array_takes_are_a_sentence() -> None:
+    content = struct.pack(
+        "<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + 8000, b"WAVE", b"fmt ", 16, 1, 1, 16_000, 128_000, 8,
+        64, b"data", 8000,
+    )  # fmt: skip
+    with pytest.raises(AudioError, match=r"cannot be decoded as audio .*'s64'"):
+        load_audio(content + bytes(8000))
 
 
 @pytest.mark.parametrize("kind", ["W64", "NIST"])
