@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.errors import PromptError
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.results import Answer, Pruning, Score, spans_of
@@ -301,7 +302,7 @@ def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _cure(pruning: PruningOptions, kept: int, excess: int, tokens_per_second: float) -> str:
-    if pruning.method == "none":
+    if pruning.method == EVERY_TOKEN:
         fits = max(0, kept - excess)
         return (
             f"prune (method='passages'), or give a shorter recording: {fits} audio tokens fit, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from speechprune_ort.errors import OptionError
 from speechprune_ort.runtime.choosing.pruning import keep_by_attention, keep_by_similarity
 
-if TYPE_CHECKING:  # options know the methods where ONNX Runtime is not installed
-    from speechprune_ort.options import PruningOptions
+if TYPE_CHECKING:  # methods are known where ONNX Runtime is not installed
     from speechprune_ort.runtime.choosing.scoring import Scorer
 
 __all__ = [
     "METHODS",
     "METHOD_OPTIONS",
+    "Chosen",
     "Measure",
     "Method",
     "Request",
@@ -39,6 +39,29 @@ Measure = Callable[[str], AbstractContextManager[None]]
 def untimed(_: str) -> AbstractContextManager[None]:
     """Times nothing."""
     return nullcontext()
+
+
+class Chosen(Protocol):
+    """What methods read of the caller's ``PruningOptions``."""
+
+    @property
+    def frame_temperature(self) -> float | None:
+        """Of the softmax over one-second frames; None is the paper's."""
+        ...
+
+    @property
+    def single_head(self) -> bool:
+        """Whether phase 2 takes the whole width at once."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of methods in which chance decides."""
+        ...
+
+    def candidate_tokens(self, kept: int, total: int, default: int) -> int:
+        """How many tokens a first phase leaves to a second."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -75,7 +98,7 @@ class Request:
         measure: times ``phase_1`` and ``phase_2``.
     """
 
-    options: PruningOptions
+    options: Chosen
     scorer: Scorer
     n_keep: int
     budget: int
@@ -146,7 +169,7 @@ class Work:
         projection: operations of the first layer's query and key projections, by tokens.
     """
 
-    options: PruningOptions
+    options: Chosen
     tokens: int
     kept: int
     budget: int

@@ -6,7 +6,10 @@ import numpy as np
 
 from speechprune_ort.runtime.choosing.methods.base import Request, Selection, method
 
-__all__ = ["crop", "everything", "random", "truncate"]
+__all__ = ["BEGINNING", "crop", "everything", "random", "truncate"]
+
+
+BEGINNING = "truncate"
 
 
 @method("random", summary="random tokens", random=True)
@@ -25,7 +28,7 @@ def crop(request: Request) -> Selection:
     return Selection(np.arange(start, start + request.n_keep))
 
 
-@method("truncate", summary="the beginning, as today's stacks do it")
+@method(BEGINNING, summary="the beginning, as today's stacks do it")
 def truncate(request: Request) -> Selection:
     """The first tokens."""
     return Selection(np.arange(request.n_keep))

@@ -17,8 +17,11 @@ from speechprune_ort.runtime.choosing.methods.base import (
     products_with_text,
 )
 
-__all__ = ["attention", "similarity", "speechprune"]
+__all__ = ["PAPER_METHOD", "PHASES", "attention", "similarity", "speechprune"]
 
+PAPER_METHOD = "speechprune"
+PHASES = ("similarity", "attention", PAPER_METHOD)
+"""Each phase alone, and both: what a picture of the phases shows."""
 PAPER = "SpeechPrune, arXiv:2412.12009"
 SIMILARITY = ScoreName("similarity to the question")
 RECEIVED = ScoreName("attention received, 1 = even", of_one=True)
@@ -35,7 +38,7 @@ def second_phase(work: Work) -> Mapping[str, int]:
     return products_of_pairs(work, work.tokens)
 
 
-@method("speechprune", summary="phase 1 down to the budget, then phase 2 down to the rate",
+@method(PAPER_METHOD, summary="phase 1 down to the budget, then phase 2 down to the rate",
         source=PAPER, options=METHOD_OPTIONS, scores=(SIMILARITY, RECEIVED),
         operations=both_phases)  # fmt: skip
 def speechprune(request: Request) -> Selection:
