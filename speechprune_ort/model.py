@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from os import PathLike
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from speechprune_ort.options import (
     DeviceName,
     GenerationOptions,
     LongAudio,
+    Options,
     PruningOptions,
     check_long_audio,
 )
@@ -263,7 +264,7 @@ class SpeechLLM:
         audio_options: AudioOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Answer:
         """Answer a question about a recording.
 
@@ -313,7 +314,7 @@ class SpeechLLM:
         audio_options: AudioOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Iterator[Answer]: ...
 
     @overload
@@ -329,7 +330,7 @@ class SpeechLLM:
         audio_options: AudioOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Iterator[Answer | SpeechPruneError]: ...
 
     def ask_many(
@@ -344,7 +345,7 @@ class SpeechLLM:
         audio_options: AudioOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Iterator[Answer | SpeechPruneError]:
         """Answer questions about several recordings, a few at a time, in order.
 
@@ -419,7 +420,7 @@ class SpeechLLM:
         audio_options: AudioOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> AnswerStream:
         """The same, piece by piece as the text comes; ``.answer`` has the rest at the end.
 

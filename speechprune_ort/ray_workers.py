@@ -52,7 +52,7 @@ class RayWorkers:
         self._ray, self._workers = ray, workers
         if not ray.is_initialized():
             try:
-                with _own_signals():
+                with _own_signals(ray):
                     ray.init(
                         address=address,
                         num_cpus=None if address else workers,
@@ -116,12 +116,18 @@ class RayWorkers:
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep what SIGTERM does in this process: Ray takes it for itself, and exits with 1."""
-    before = signal.getsignal(signal.SIGTERM)
+def _own_signals(ray: Any) -> Iterator[None]:
+    """Keep what SIGTERM does in this process: Ray takes it for itself, and exits with another code.
+
+    Its handler would be there while a cluster starts, which takes seconds.
+    """
+    before, utils = signal.getsignal(signal.SIGTERM), ray._private.utils  # noqa: SLF001
+    taking = getattr(utils, "set_sigterm_handler", None)
+    utils.set_sigterm_handler = lambda _: None
     try:
         yield
     finally:
+        utils.set_sigterm_handler = taking
         if signal.getsignal(signal.SIGTERM) is not before:  # only the main thread may change it
             signal.signal(signal.SIGTERM, before)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from speechprune_ort.answer_stream import AnswerStream, answers_together
 from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.errors import OptionError, PromptError, RecordingError, SpeechPruneError
-from speechprune_ort.options import GenerationOptions, PruningOptions
+from speechprune_ort.options import GenerationOptions, Options, PruningOptions
 from speechprune_ort.results import Answer, Pruning, Score
 from speechprune_ort.runtime.answering.prompt import Prompt
 from speechprune_ort.runtime.answering.question import Question
@@ -93,7 +93,7 @@ class Recording:
         generation: GenerationOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Answer:
         """Answer a question about the recording.
 
@@ -130,7 +130,7 @@ class Recording:
         generation: GenerationOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Iterator[Answer]: ...
 
     @overload
@@ -143,7 +143,7 @@ class Recording:
         generation: GenerationOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Iterator[Answer | SpeechPruneError]: ...
 
     def ask_many(
@@ -155,7 +155,7 @@ class Recording:
         generation: GenerationOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Iterator[Answer | SpeechPruneError]:
         """Answer several questions about the recording, decoded together, in order.
 
@@ -200,7 +200,7 @@ class Recording:
         generation: GenerationOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> AnswerStream:
         """The same, piece by piece as the text comes; ``.answer`` has the rest at the end.
 
@@ -290,7 +290,7 @@ class Recording:
 
 
 def sort_options(
-    pruning: PruningOptions | None, generation: GenerationOptions | None, given: dict[str, Any]
+    pruning: PruningOptions | None, generation: GenerationOptions | None, given: Mapping[str, Any]
 ) -> tuple[PruningOptions, GenerationOptions]:
     """Sort short-hand options to the dataclass that they belong to.
 

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.errors import PromptError
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.results import Answer, Pruning, Score, spans_of
@@ -281,7 +282,7 @@ def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _cure(pruning: PruningOptions, kept: int, excess: int) -> str:
-    if pruning.method == "none":
+    if pruning.method == EVERY_TOKEN:
         return "prune (method='speechprune'), or give a shorter recording"
     if pruning.positions == "original":
         return "use positions='renumbered', or give a shorter recording"

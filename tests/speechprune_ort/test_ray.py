@@ -156,7 +156,17 @@ def is_running(process: Path) -> bool:
         return False
 
 
-def test_signals_stay_what_they_were(workers: RayWorkers) -> None:
+def test_signals_stay_what_they_were_and_while_a_cluster_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def init(**_: Any) -> None:
+        ray._private.utils.set_sigterm_handler(lambda *_: None)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ray, "is_initialized", lambda: False)
+        patched.setattr(ray, "init", init)
+        RayWorkers(None, 2)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
