@@ -249,7 +249,7 @@ class Recording:
     ) -> Score:
         """How likely the model finds each of several answers, without generating any.
 
-        The prompt is read once; each continuation is then tried from its end.
+        The prompt is read once; the continuations are then tried together from its end.
 
         Args:
             question: what is asked.
@@ -269,7 +269,7 @@ class Recording:
         if not ids or not all(ids):
             raise PromptError("A continuation to score has no token: give a longer text.")
         prompt, longest = Prompt.of(self._engine, question), max(map(len, ids))
-        return self._about(prompt, pruning, longest, Timings()).score(ids)
+        return self._about(prompt, pruning, longest, Timings()).score(ids, self._scheduler.rows)
 
     def pieces(
         self,

@@ -7,6 +7,7 @@ rooms       damage to clean speech
 speech      free voices, spoken texts, stored features
 actors      people's speech out of two games, with text by Whisper's own decoder
 encoder     Whisper base in Qwen2-Audio's class, with layers added on top
+loop        what stages share: texts with letters, batches, the loop
 letters     stage 1: letters by CTC
 data        the stage data: all of it by one command
 alignment   when each letter and piece is spoken

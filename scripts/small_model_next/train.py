@@ -28,6 +28,7 @@ from small_model.parts import cache_folder
 
 from small_model_next import checkpoint, data, letters, writer
 from small_model_next.encoder import library, whisper_encoder
+from small_model_next.loop import Schedule, Utterance, save, utterances
 from small_model_next.parts import fetch_qwen, write_language_model
 from small_model_next.speech import Heard, read_shard
 from small_model_next.spelling import Cutter, words_of
@@ -75,12 +76,12 @@ def cutter_of(job: data.Job) -> Cutter:
     return Cutter(library.AutoTokenizer.from_pretrained(job.language_model).get_vocab())
 
 
-def utterances_of(job: data.Job, cutter: Cutter) -> list[letters.Utterance]:
+def utterances_of(job: data.Job, cutter: Cutter) -> list[Utterance]:
     """All training speech with its letters."""
     shards = data.training_shards(job)
     if not shards:
         raise SmallModelError(f"{job.features} holds no speech: run the command data first.")
-    return [u for path in shards for u in letters.utterances(list(read_shard(path)), cutter)]
+    return [u for path in shards for u in utterances(list(read_shard(path)), cutter)]
 
 
 @app.command(name="data")
@@ -122,13 +123,13 @@ def train_letters(
         speller.load_state_dict(torch.load(start, map_location="cpu")["speller"])
 
     def check() -> dict[str, float]:
-        letters.save(work / "letters.pt", speller=speller)
+        save(work / "letters.pt", speller=speller)
         sets = {name: heard[:PEOPLE_CHECKED] for name, heard in tests.items()}
         return {name: letters.spelling_errors(speller, heard) for name, heard in sets.items()}
 
     report = curve(work, "letters")
-    letters.train(speller, lambda: utterances_of(job, cutter), minutes, report, check)
-    letters.save(work / "letters.pt", speller=speller)
+    letters.train(speller, utterances_of(job, cutter), Schedule(minutes, report, check))
+    save(work / "letters.pt", speller=speller)
     report({name: letters.spelling_errors(speller, heard) for name, heard in tests.items()})
 
 
@@ -170,7 +171,7 @@ def train_pieces(
         return {name: errors(heard[:PEOPLE_CHECKED]) for name, heard in tests.items()}
 
     report = curve(work, "pieces")
-    writer.train(model, speller, lambda: texts, aligner, minutes, report, check)
+    writer.train(model, speller, texts, aligner, Schedule(minutes, report, check))
     checkpoint.write(work / CHECKPOINT, model, speller)
     report({name: errors(heard) for name, heard in tests.items()})
 

@@ -7,13 +7,10 @@ squared distances tells pieces apart; the squared distance itself holds the scal
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its customary name
 from small_model.training.evaluate import word_errors
@@ -28,20 +25,15 @@ from small_model_next.alignment import (
     steady,
 )
 from small_model_next.encoder import WHISPER_LAYERS, WIDTH, Layers, pooled
-from small_model_next.letters import (
-    WARM_UP_STEPS,
-    Speller,
-    Utterance,
-    batches,
-    blank_out,
-    ctc_loss,
-    stacked,
-)
+from small_model_next.letters import Speller, ctc_loss
+from small_model_next.loop import Schedule, Utterance, run
 from small_model_next.speech import Heard
 from small_model_next.spelling import SPACE, Cutter, words_of
 
 SHARPNESS = 40.0  # logits a squared distance
 RIDGE = 1.0
+SMOOTHING = 0.02
+BELOW_RATE, ABOVE_RATE, LINEAR_RATE = 2e-4, 5e-4, 1e-3
 
 
 class Inventory:
@@ -160,76 +152,48 @@ def nearness(tokens: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
 def train(
     writer: Writer,
     speller: Speller,
-    load: Callable[[], Sequence[Utterance]],
+    data: Sequence[Utterance],
     aligner: Aligner,
-    minutes: float,
-    report: Callable[[Mapping[str, Any]], None],
-    check: Callable[[], Mapping[str, Any]],
-    checks: int = 5,
-    rates: tuple[float, float, float] = (2e-4, 5e-4, 1e-3),
+    schedule: Schedule,
 ) -> None:
-    """Train letters and pieces together for some minutes of this process's CPU time.
+    """Train letters and pieces together, in place.
 
     Letters go on being learned below; their own scores, as they are at each step, say when the
     pieces above are spoken.
 
     Args:
-        writer: Changed in place.
-        speller: Shares its layers with the writer; changed in place.
-        load: Gives what there is to train on.
+        writer: Shares its lower layers with the speller.
+        speller: Of the letters.
+        data: What to train on.
         aligner: Labels audio tokens.
-        minutes: CPU minutes of the whole schedule.
-        report: Called with a line of the curve.
-        check: Evaluates the writer.
-        checks: How often.
-        rates: Learning rates of the layers below, of those added, and of what is linear.
+        schedule: How long.
     """
-    top = [*writer.norm.parameters(), *writer.linear.parameters()]
-    top += [*speller.norm.parameters(), *speller.head.parameters()]
-    parts = [list(writer.below.parameters()), list(writer.above.parameters()), top]
-    weights = [weight for part in parts for weight in part]
-    optimizer = torch.optim.AdamW(
-        [{"params": part} for part in parts], lr=rates[0], betas=(0.9, 0.98), weight_decay=0.01
-    )
-    table, data = aligner.inventory.table, load()
-    rng, began = random.Random(1), time.process_time()  # noqa: S311 - no secrets
-    step, passed, checked, checking, share = 0, 0.0, 0, 0.0, 0.0
-    history: list[tuple[float, float, float]] = []
-    while share < 1:
-        for indices in batches([len(one.heard.features) for one in data], rng):
-            spent = (time.process_time() - began - checking) / 60
-            if (share := spent / minutes) >= 1:
-                break
-            factor = min(1, (step + 1) / WARM_UP_STEPS) * min(1, (1 - share) / 0.6 + 0.02)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-            chosen = [data[index] for index in indices]
-            batch, mask = stacked([one.heard.features for one in chosen])
-            blank_out(batch, rng)
-            below = writer.below(batch, mask)
-            scores = speller.scores(below)
-            spelling = ctc_loss(scores, chosen)
-            labels = aligner.batch(scores.detach().numpy(), chosen)
-            inside = labels != OUTSIDE
-            tokens, wanted = writer.top(below, mask)[inside], labels[inside]
-            logits = nearness(tokens, table)
-            distance = (tokens - table[wanted]).square().sum(1).mean()
-            naming = F.cross_entropy(logits, wanted, label_smoothing=0.02)
-            loss = spelling + naming + distance
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(weights, 2.0)
-            optimizer.step()
-            right = float((logits.argmax(1) == wanted).float().mean())
-            history.append((spelling.item(), naming.item(), right))
-            step, passed = step + 1, passed + len(wanted) / 25 / 3600
-            if share >= (checked + 1) / checks:
-                checked, before = checked + 1, time.process_time()
-                line = {"minutes": round(spent, 1), "step": step, "hours": round(passed, 1)}
-                means = np.mean(history[-60:], axis=0).round(3).tolist()
-                names = ("letter_loss", "piece_loss", "right")
-                report({**line, **dict(zip(names, means, strict=True)), **check()})
-                checking += time.process_time() - before
+    table = aligner.inventory.table
+
+    def loss_of(
+        batch: torch.Tensor, mask: torch.Tensor, chosen: Sequence[Utterance]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        below = writer.below(batch, mask)
+        scores = speller.scores(below)
+        spelling = ctc_loss(scores, chosen)
+        labels = aligner.batch(scores.detach().numpy(), chosen)
+        inside = labels != OUTSIDE
+        tokens, wanted = writer.top(below, mask)[inside], labels[inside]
+        logits = nearness(tokens, table)
+        distance = (tokens - table[wanted]).square().sum(1).mean()
+        naming = F.cross_entropy(logits, wanted, label_smoothing=SMOOTHING)
+        right = float((logits.argmax(1) == wanted).float().mean())
+        figures = {"letter_loss": spelling.item(), "piece_loss": naming.item(), "right": right}
+        return spelling + naming + distance, figures
+
+    linear = [*writer.norm.parameters(), *writer.linear.parameters()]
+    linear += [*speller.norm.parameters(), *speller.head.parameters()]
+    groups = [
+        (list(writer.below.parameters()), BELOW_RATE),
+        (list(writer.above.parameters()), ABOVE_RATE),
+        (linear, LINEAR_RATE),
+    ]
+    run(schedule, groups, data, loss_of)
 
 
 @torch.inference_mode()

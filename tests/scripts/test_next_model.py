@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from small_model_next.actors import trusted
@@ -90,6 +92,31 @@ def test_text_that_a_decoder_made_up_is_not_trusted() -> None:
     assert not trusted(said, -1.0, 0.01, 3.0)
     assert not trusted(said, -0.2, 0.9, 3.0)
     assert not trusted(said, -0.2, 0.01, 20.0)
+
+
+@pytest.mark.export
+def test_added_layers_begin_as_identity_and_a_checkpoint_is_whole(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from small_model_next import checkpoint
+    from small_model_next.encoder import seeded_encoder
+    from small_model_next.letters import Speller
+    from small_model_next.writer import Writer
+
+    encoder = seeded_encoder()
+    speller = Speller(encoder)
+    writer = Writer(encoder, speller, hidden=16)
+    features = torch.randn(1, 20, 512)
+    with torch.no_grad():
+        below = writer.below(features)
+        torch.testing.assert_close(writer.above(below), below, rtol=0, atol=0.02)
+        for weights in writer.parameters():
+            weights.copy_(weights.half())
+        before = writer(features)
+        checkpoint.write(tmp_path / "trained.safetensors", writer, speller)
+        for weights in writer.parameters():
+            weights.zero_()
+        checkpoint.read(tmp_path / "trained.safetensors", writer, speller)
+        torch.testing.assert_close(writer(features), before)
 
 
 def test_damage_keeps_level_and_length() -> None:
