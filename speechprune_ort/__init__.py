@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from speechprune_ort.model import SpeechLLM
     from speechprune_ort.options import GenerationOptions, PruningOptions
     from speechprune_ort.recording import Recording
-    from speechprune_ort.results import Answer, Pruning, Score, Span
+    from speechprune_ort.results import Answer, Evidence, Pruning, Score, Span
     from speechprune_ort.timings import Timings
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "DataError",
     "DeadlineError",
     "DeviceError",
+    "Evidence",
     "ExportError",
     "GenerationOptions",
     "IntegrityError",
@@ -84,6 +85,7 @@ _HOMES = {
     "AnswerStream": "answer_stream",
     "AudioOptions": "audio_options",
     "Cancel": "cancel",
+    "Evidence": "results",
     "GenerationOptions": "options",
     "Manifest": "contract.manifest",
     "Pruning": "results",

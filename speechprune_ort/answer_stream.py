@@ -19,8 +19,8 @@ class AnswerStream(Iterator[str]):
     """An answer on its way: iterate over pieces of text, then read ``answer``.
 
     Args:
-        pieces: yields text and returns the ``Answer``; a first, empty piece comes before
-            anything is decoded.
+        pieces: yields text and returns the ``Answer``; an empty piece is none, and comes first
+            where something is to be done before anything is decoded.
         limits: what may end it before.
     """
 
@@ -28,7 +28,7 @@ class AnswerStream(Iterator[str]):
         self._pieces, self._limits = pieces, limits or Limits()
         self._answer: Answer | None = None
         self._error: Exception | None = None
-        self._begun = False
+        self._begun, self._first = False, ""
 
     def begin(self) -> None:
         """Do all that comes before decoding: hear, choose, and wait to be read with others.
@@ -38,7 +38,7 @@ class AnswerStream(Iterator[str]):
         """
         if not self._begun:
             self._begun = True
-            self._piece()
+            self._first = self._piece()
 
     def __next__(self) -> str:
         """The next piece of text, as soon as it is there.
@@ -47,7 +47,7 @@ class AnswerStream(Iterator[str]):
             CancelledError: it was ended; ``DeadlineError`` where that was by its deadline.
         """
         self._begun = True
-        piece = ""
+        piece, self._first = self._first, ""
         while not piece:
             piece = self._piece()
         return piece

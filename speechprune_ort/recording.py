@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import Any, Literal, Unpack, overload
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from speechprune_ort.answer_stream import AnswerStream, answers_together
 from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.errors import OptionError, PromptError, RecordingError, SpeechPruneError
+from speechprune_ort.numbers import whole
 from speechprune_ort.options import GenerationOptions, Options, PruningOptions
 from speechprune_ort.results import Answer, Pruning, Score
 from speechprune_ort.runtime.answering.prompt import Prompt
@@ -249,7 +251,7 @@ class Recording:
     ) -> Score:
         """How likely the model finds each of several answers, without generating any.
 
-        The prompt is read once; each continuation is then tried from its end.
+        The prompt is read once; the continuations are then tried together from its end.
 
         Args:
             question: what is asked.
@@ -269,7 +271,29 @@ class Recording:
         if not ids or not all(ids):
             raise PromptError("A continuation to score has no token: give a longer text.")
         prompt, longest = Prompt.of(self._engine, question), max(map(len, ids))
-        return self._about(prompt, pruning, longest, Timings()).score(ids)
+        return self._about(prompt, pruning, longest, Timings()).score(ids, self._scheduler.rows)
+
+    def with_evidence(self, answer: Answer, count: int = 3) -> Answer:
+        """The answer with the stretches of the recording that it rests on.
+
+        Each stretch of the kept audio, a sentence at most, is tried alone: how much likelier is
+        the answer with it than without any audio? That takes about as long as an answer or two.
+
+        Args:
+            answer: of this recording.
+            count: most stretches to name, those with the most support.
+
+        Raises:
+            OptionError: it is no answer, or ``count`` is below 1.
+            PromptError: prompt and answer exceed the context.
+        """
+        check_type(answer, Answer, "answer")
+        count = whole("count", count, 1)
+        prompt = Prompt.of(self._engine, answer.question)
+        ids = answer.token_ids
+        asked = self._about(prompt, answer.pruning.options, max(1, len(ids)), Timings())
+        found = sorted(asked.evidence(ids), key=lambda e: -e.support)
+        return replace(answer, evidence=tuple(e for e in found[:count] if e.support > 0))
 
     def pieces(
         self,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.timings import STAGES, Timings
 
-__all__ = ["STAGES", "Answer", "Pruning", "Score", "Span", "Timings", "spans_of"]
+__all__ = ["STAGES", "Answer", "Evidence", "Pruning", "Score", "Span", "Timings", "spans_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,20 @@ class Pruning:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """A stretch of the recording that an answer rests on.
+
+    Attributes:
+        span: in seconds, from its first kept token to its last.
+        support: natural logarithm of how many times as likely a token of the answer is because of
+            it, on average; positive.
+    """
+
+    span: Span
+    support: float
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """An answer and how it came about.
 
@@ -111,6 +125,8 @@ class Answer:
         decoder: what decoded the recording: ``libsndfile``, ``ffmpeg``, ``libsndfile+ffmpeg`` where
             one went on for the other, ``array`` for samples; empty where nothing was decoded.
         notes: whole sentences on what is wrong with the recording; none where nothing is.
+        evidence: the stretches that it rests on, most support first, where they were asked for
+            (``Recording.with_evidence``); else None.
     """
 
     text: str
@@ -126,6 +142,7 @@ class Answer:
     device: str
     decoder: str = ""
     notes: tuple[str, ...] = ()
+    evidence: tuple[Evidence, ...] | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -136,6 +153,12 @@ class Answer:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; per-token scores are left out."""
         pruning = self.pruning
+        evidence = None
+        if self.evidence is not None:
+            evidence = [
+                {"start": e.span.start, "end": e.span.end, "support": round(e.support, 4)}
+                for e in self.evidence
+            ]
         return {
             "text": self.text,
             "token_ids": list(self.token_ids),
@@ -157,6 +180,7 @@ class Answer:
                 "indices": pruning.indices.tolist(),
                 "spans": [[span.start, span.end] for span in pruning.spans],
             },
+            "evidence": evidence,
             "generation": asdict(self.generation),
             "timings": {name: round(s, 6) for name, s in self.timings.seconds.items()},
             "tokens_per_second": round(self.tokens_per_second, 2),

@@ -23,7 +23,6 @@ app = typer.Typer(
     name="speechprune-ort",
     help="Query-aware audio token pruning for Speech LLMs on ONNX Runtime.",
     no_args_is_help=True,
-    add_completion=False,
     # A user's error is one sentence; anything else is our defect and shows its traceback.
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
