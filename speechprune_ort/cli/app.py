@@ -7,6 +7,7 @@ import typer
 from speechprune_ort import __version__
 from speechprune_ort.cli.ask import ask
 from speechprune_ort.cli.batch import batch
+from speechprune_ort.cli.calibrate import calibrate
 from speechprune_ort.cli.doctor import doctor
 from speechprune_ort.cli.eval import evaluate
 from speechprune_ort.cli.export import export
@@ -33,6 +34,7 @@ app.command()(ask)
 app.command()(batch)
 app.command()(serve)
 app.command(name="eval")(evaluate)
+app.command()(calibrate)
 app.command()(tasks)
 app.command()(validate)
 app.command()(profile)

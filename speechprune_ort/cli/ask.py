@@ -120,6 +120,10 @@ def ask(
     threads: Threads = None,
     provider_option: ProviderOption = None,
     plugin: Plugins = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="File of calibrate, whose method and candidates are taken."),
+    ] = None,
     explain: Annotated[
         Path | None,
         typer.Option(
@@ -169,6 +173,13 @@ def ask(
             read_transcript(transcript)
     for question in questions:  # nor is what cannot be asked
         check_text(question)
+    if calibration is not None:
+        from speechprune_ort.evaluation.calibration import read_calibration
+
+        if candidates is not None:
+            raise OptionError("--calibration has candidates of its own: leave out --candidates.")
+        calibrated = read_calibration(calibration, bundle)
+        method, candidates = calibrated.method, calibrated.candidates
     pruning = PruningOptions(
         method=method,
         pruning_rate=pruning_rate_of(pruning_rate),
