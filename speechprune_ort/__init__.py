@@ -10,7 +10,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.errors import (
     AudioError,
     BundleError,
@@ -34,12 +33,13 @@ from speechprune_ort.errors import (
 
 if TYPE_CHECKING:
     from speechprune_ort.answer_stream import AnswerStream
+    from speechprune_ort.audio_options import AudioOptions
     from speechprune_ort.cancel import Cancel
     from speechprune_ort.contract.manifest import Manifest
     from speechprune_ort.model import SpeechLLM
     from speechprune_ort.options import GenerationOptions, PruningOptions
     from speechprune_ort.recording import Recording
-    from speechprune_ort.results import Answer, Pruning, Score, Span
+    from speechprune_ort.results import Answer, Evidence, Pruning, Score, Span
     from speechprune_ort.timings import Timings
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "DataError",
     "DeadlineError",
     "DeviceError",
+    "Evidence",
     "ExportError",
     "GenerationOptions",
     "IntegrityError",
@@ -82,7 +83,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "Answer": "results",
     "AnswerStream": "answer_stream",
+    "AudioOptions": "audio_options",
     "Cancel": "cancel",
+    "Evidence": "results",
     "GenerationOptions": "options",
     "Manifest": "contract.manifest",
     "Pruning": "results",

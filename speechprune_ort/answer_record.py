@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-__all__ = ["AnswerRecord", "PruningRecord", "answer_schema"]
+__all__ = ["AnswerRecord", "EvidenceRecord", "PruningRecord", "answer_schema"]
 
 Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0, description="In seconds.")]
@@ -39,6 +39,20 @@ class PruningRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ]
 
 
+class EvidenceRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A stretch of the recording that the answer rests on."""
+
+    start: Seconds
+    end: Seconds
+    support: Annotated[
+        float,
+        Meta(
+            description="Natural logarithm of how many times as likely it makes a token of the "
+            "answer, on average."
+        ),
+    ]
+
+
 class AnswerRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An answer and how it came about."""
 
@@ -63,6 +77,10 @@ class AnswerRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notes: Annotated[list[str], Meta(description="Sentences on what is wrong with the recording.")]
     prompt_tokens: Annotated[Count, Meta(description="Positions, kept audio included.")]
     pruning: PruningRecord
+    evidence: Annotated[
+        list[EvidenceRecord] | None,
+        Meta(description="Most support first; null where it was not asked for."),
+    ]
     generation: Annotated[dict[str, Any], Meta(description="Fields of GenerationOptions.")]
     timings: Annotated[dict[str, Seconds], Meta(description="Seconds of each stage that was run.")]
     tokens_per_second: Annotated[float, Meta(ge=0, description="Of the answer, while decoding.")]

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import contextlib
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
 
-from speechprune_ort.cancel import Limits
+from speechprune_ort.cancel import Cancel, Limits
+from speechprune_ort.errors import OutOfMemoryError, SpeechPruneError
 from speechprune_ort.results import Answer
 
-__all__ = ["AnswerStream"]
+__all__ = ["NO_MEMORY", "AnswerStream", "answers_together"]
+
+NO_MEMORY = "It needs more memory than there is: give a shorter recording or question."
 
 
 class AnswerStream(Iterator[str]):
     """An answer on its way: iterate over pieces of text, then read ``answer``.
 
     Args:
-        pieces: yields text and returns the ``Answer``.
+        pieces: yields text and returns the ``Answer``; an empty piece is none, and comes first
+            where something is to be done before anything is decoded.
         limits: what may end it before.
     """
 
@@ -22,6 +28,17 @@ class AnswerStream(Iterator[str]):
         self._pieces, self._limits = pieces, limits or Limits()
         self._answer: Answer | None = None
         self._error: Exception | None = None
+        self._begun, self._first = False, ""
+
+    def begin(self) -> None:
+        """Do all that comes before decoding: hear, choose, and wait to be read with others.
+
+        Raises:
+            Exception: what ``__next__`` raises, which is raised there, too.
+        """
+        if not self._begun:
+            self._begun = True
+            self._first = self._piece()
 
     def __next__(self) -> str:
         """The next piece of text, as soon as it is there.
@@ -29,6 +46,13 @@ class AnswerStream(Iterator[str]):
         Raises:
             CancelledError: it was ended; ``DeadlineError`` where that was by its deadline.
         """
+        self._begun = True
+        piece, self._first = self._first, ""
+        while not piece:
+            piece = self._piece()
+        return piece
+
+    def _piece(self) -> str:
         try:
             with self._limits.held():
                 return next(self._pieces)
@@ -43,6 +67,11 @@ class AnswerStream(Iterator[str]):
             self._pieces.close()
             raise
 
+    def close(self) -> None:
+        """Give up what has not come yet."""
+        self._limits.over()
+        self._pieces.close()
+
     @property
     def answer(self) -> Answer:
         """The whole answer; waits for pieces that have not been read.
@@ -56,3 +85,42 @@ class AnswerStream(Iterator[str]):
         if self._answer is None:
             raise self._error or RuntimeError("the answer was closed before it was finished")
         return self._answer
+
+
+def answers_together(
+    streams: Iterable[AnswerStream], most: int, return_exceptions: bool, cancel: Cancel | None
+) -> Iterator[Answer | SpeechPruneError]:
+    """Answers in order, so many of them begun before the first is read to its end.
+
+    Args:
+        streams: taken as there is room for them.
+        most: that are on their way at once.
+        return_exceptions: give what one raises on purpose in its place, and go on.
+        cancel: what it was given ends the rest, too.
+    """
+    begun: deque[AnswerStream] = deque()
+
+    def first() -> Answer | SpeechPruneError:
+        try:
+            return begun.popleft().answer
+        except MemoryError:
+            if not return_exceptions:
+                raise
+            return OutOfMemoryError(NO_MEMORY)
+        except SpeechPruneError as error:
+            if not return_exceptions or (cancel is not None and cancel.cancelled):
+                raise
+            return error
+
+    try:
+        for stream in streams:
+            begun.append(stream)
+            with contextlib.suppress(SpeechPruneError, MemoryError):  # raised in its turn
+                stream.begin()
+            if len(begun) == most:
+                yield first()
+        while begun:
+            yield first()
+    finally:
+        for stream in begun:
+            stream.close()

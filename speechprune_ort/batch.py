@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from speechprune_ort.answer_stream import NO_MEMORY
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.contract.manifest import Manifest
@@ -29,13 +30,15 @@ from speechprune_ort.methods import load_plugins, needs_encoder
 from speechprune_ort.model import MEMORY_BUDGET_MB, SpeechLLM
 from speechprune_ort.options import DeviceName, GenerationOptions, LongAudio, PruningOptions
 from speechprune_ort.ray_workers import RayWorkers
-from speechprune_ort.recording import Recording
+from speechprune_ort.results import Answer
 from speechprune_ort.text import JsonLine, check_path, check_text, parse_json, read_jsonl
 
 __all__ = ["BatchTask", "Outcome", "Question", "answer_all", "read_requests", "run_batch"]
 
 ANOTHER = "give another OUT"
 HASHED = 1 << 20  # bytes of each end of a recording that tell it from another of its size
+FAILURES = (PromptError, ComputeError, DeadlineError, DeviceError)
+"""Of one question, after which the others go on."""
 FORM = 'it takes {"audio": "a.wav", "question": "Who?"}'
 
 
@@ -206,19 +209,22 @@ class BatchTask:
         except (AudioError, ComputeError, DeadlineError, DeviceError, MemoryError) as error:
             yield from (question.failed(_reason(error)) for question in group)
             return
-        for question in group:
-            try:
-                yield self._line(recording, question)
-            except (PromptError, ComputeError, DeadlineError, DeviceError, MemoryError) as error:
-                yield question.failed(_reason(error))
-
-    def _line(self, recording: Recording, question: Question) -> dict[str, Any]:
-        answer = recording.ask(
-            question.text,
+        answers = recording.ask_many(
+            [question.text for question in group],
+            return_exceptions=True,
             pruning=self.pruning,
             generation=self.generation,
             deadline=self.deadline,
         )
+        for question, answer in zip(group, answers, strict=True):
+            if isinstance(answer, Answer):
+                yield self._line(question, answer)
+            elif isinstance(answer, FAILURES):
+                yield question.failed(_reason(answer))
+            else:
+                raise answer
+
+    def _line(self, question: Question, answer: Answer) -> dict[str, Any]:
         return {
             "id": question.name,
             "question": question.text,
@@ -293,7 +299,7 @@ def run_batch(
         requests: file that the questions come from; it is never written.
         workers: of a Ray cluster; None answers in this process.
         progress: called with the number of lines done and of all.
-        cancel: ends it when another thread says so, where it is answered in this process.
+        cancel: ends it when another thread says so, and the workers with it.
 
     Raises:
         CancelledError: it was cancelled; what is done is kept.
@@ -432,5 +438,5 @@ def _digest(content: bytes) -> str:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, MemoryError):
-        return "It needs more memory than there is: give a shorter recording or question."
+        return NO_MEMORY
     return str(error)

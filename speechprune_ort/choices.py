@@ -7,6 +7,8 @@ from typing import Literal
 from speechprune_ort.errors import OptionError
 
 __all__ = [
+    "DEFAULT_METHOD",
+    "EVERY_TOKEN",
     "AttentionForm",
     "Backend",
     "DeviceName",
@@ -16,6 +18,9 @@ __all__ = [
     "check_flag",
 ]
 
+DEFAULT_METHOD, EVERY_TOKEN = "passages", "none"
+"""The best method that was found, by a rule written before (docs/results/methods.md), and the one
+that keeps every token."""
 DeviceName = Literal["auto", "cuda", "cpu"]
 LongAudio = Literal["prune", "truncate", "error"]
 """What is done with a recording longer than the model's window: all of it is heard and pruned, it

@@ -33,6 +33,7 @@ from speechprune_ort.runtime.choosing.methods import (
     Request,
     ScoreName,
     Selection,
+    Work,
     method,
 )
 
@@ -43,6 +44,7 @@ __all__ = [
     "Request",
     "ScoreName",
     "Selection",
+    "Work",
     "load_plugins",
     "method",
     "needs_encoder",

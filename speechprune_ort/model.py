@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from os import PathLike
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from speechprune_ort.options import (
     DeviceName,
     GenerationOptions,
     LongAudio,
+    Options,
     PruningOptions,
     check_long_audio,
 )
@@ -35,6 +36,7 @@ from speechprune_ort.pool import in_order
 from speechprune_ort.recording import Recording, sort_options
 from speechprune_ort.results import Answer
 from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
+from speechprune_ort.runtime.answering.scheduler import MOST_ROWS, Scheduler, most_rows
 from speechprune_ort.runtime.hearing.audio import AudioStream, Source
 from speechprune_ort.runtime.hearing.ear import Ear
 from speechprune_ort.runtime.hearing.embeddings import DeviceEmbeds
@@ -66,11 +68,14 @@ class SpeechLLM:
             which it took). Never falls back.
         threads: threads within an operator, of ONNX Runtime and of numpy; None lets each choose.
         provider_options: of the CUDA execution provider, such as ``{"device_id": "1"}``.
+        max_batch: answers that are decoded together at most, where several are wanted at the same
+            time; None is 8. Bundles of ``w8a8`` decode one at a time, whatever is said here.
         traces: folder for ONNX Runtime's own traces, written by ``engine.write_traces()``.
 
     Attributes:
         engine: the opened graphs, one by one: for profiling and for building other stages.
         ear: hears recordings with them.
+        scheduler: decodes the answers.
 
     Raises:
         BundleError: the folder is no bundle, or of another schema, or incomplete.
@@ -88,13 +93,16 @@ class SpeechLLM:
         threads: int | None = None,
         provider_options: Mapping[str, str] | None = None,
         traces: str | PathLike[str] | None = None,
+        max_batch: int | None = None,
     ) -> None:
+        most = None if max_batch is None else whole("max_batch", max_batch, 1, MOST_ROWS)
         threads = None if threads is None else whole("threads", threads, 1, MOST_THREADS)
         if provider_options is not None:
             check_type(provider_options, Mapping, "provider_options")  # type: ignore[type-abstract]
         folder = None if traces is None else check_path(traces, "The folder of traces", OptionError)
         self.engine = Engine(bundle_folder(bundle), device, threads, provider_options, folder)
         self.ear = Ear(self.engine)
+        self.scheduler = Scheduler(self.engine, most_rows(self.engine.manifest, most))
 
     @property
     def manifest(self) -> Manifest:
@@ -164,7 +172,7 @@ class SpeechLLM:
                 )
         finally:
             limits.over()
-        return Recording(self.engine, heard, timings)
+        return Recording(self.engine, self.scheduler, heard, timings)
 
     def load_recording(
         self, path: str | PathLike[str], *, memory_budget_mb: float = MEMORY_BUDGET_MB
@@ -190,7 +198,7 @@ class SpeechLLM:
         heard = Heard(
             embeds, about.seconds, about.seconds_heard, attention, about.decoder, about.notes
         )
-        return Recording(self.engine, heard, Timings())
+        return Recording(self.engine, self.scheduler, heard, Timings())
 
     def recall(self, embeds: NDArray[Any], seconds: float | None = None) -> Recording:
         """A recording from audio embeddings that were kept, such as ``recording.embeds``.
@@ -224,7 +232,9 @@ class SpeechLLM:
             raise OptionError(f"seconds must be at least 0 and finite, not {seconds!r}.")
         typed = embeds.astype(self.manifest.float_dtype, copy=False)
         audio = DeviceEmbeds.of(typed, self.engine.device)
-        return Recording(self.engine, Heard(audio, float(length), float(length)), Timings())
+        return Recording(
+            self.engine, self.scheduler, Heard(audio, float(length), float(length)), Timings()
+        )
 
     def embed_text(self, text: str) -> NDArray[Any]:
         """Token embeddings of a text, (tokens, hidden).
@@ -254,7 +264,7 @@ class SpeechLLM:
         audio_options: AudioOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Answer:
         """Answer a question about a recording.
 
@@ -304,7 +314,7 @@ class SpeechLLM:
         audio_options: AudioOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Iterator[Answer]: ...
 
     @overload
@@ -320,7 +330,7 @@ class SpeechLLM:
         audio_options: AudioOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Iterator[Answer | SpeechPruneError]: ...
 
     def ask_many(
@@ -335,7 +345,7 @@ class SpeechLLM:
         audio_options: AudioOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Iterator[Answer | SpeechPruneError]:
         """Answer questions about several recordings, a few at a time, in order.
 
@@ -410,7 +420,7 @@ class SpeechLLM:
         audio_options: AudioOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> AnswerStream:
         """The same, piece by piece as the text comes; ``.answer`` has the rest at the end.
 

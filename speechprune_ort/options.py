@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from speechprune_ort.choices import (
+    DEFAULT_METHOD,
+    EVERY_TOKEN,
     AttentionForm,
     Backend,
     DeviceName,
@@ -17,6 +19,7 @@ from speechprune_ort.choices import (
 )
 from speechprune_ort.errors import OptionError
 from speechprune_ort.numbers import check_number, take_plain, whole
+from speechprune_ort.runtime.choosing.methods import METHOD_OPTIONS, METHODS, Method
 from speechprune_ort.text import check_text
 
 __all__ = [
@@ -26,15 +29,13 @@ __all__ = [
     "DeviceName",
     "GenerationOptions",
     "LongAudio",
+    "Options",
     "Positions",
     "PruningOptions",
     "check_long_audio",
     "check_method",
     "unused_options",
 ]
-
-DEFAULT_METHOD = "passages"
-"""The best that was found, by a rule written before: docs/results/methods.md."""
 
 
 def check_long_audio(value: str) -> None:
@@ -52,8 +53,6 @@ def check_method(name: object) -> None:
     Raises:
         OptionError: it is not; the message has those that are.
     """
-    from speechprune_ort.methods import METHODS, Method  # they stand on this module
-
     check_choice("method", name, tuple(METHODS))
     if not isinstance(METHODS[str(name)], Method):
         raise OptionError(f"The method {name!r} is not registered: use the decorator `method`.")
@@ -156,15 +155,13 @@ class PruningOptions:
 
     def _check_used(self) -> None:
         """Refuse what the method would not look at."""
-        from speechprune_ort.methods import METHODS  # it stands on this module
-
         for name in unused_options(self):
             users = [m.name for m in METHODS.values() if name in m.options]
             raise OptionError(
                 f"The method {self.method} does not read {name}: leave it out, or use a method "
                 f"that does ({', '.join(users)})."
             )
-        if self.method == "none" and (self.budget is not None or self.pruning_rate == "auto"):
+        if self.method == EVERY_TOKEN and (self.budget is not None or self.pruning_rate == "auto"):
             name = "pruning_rate='auto'" if self.budget is None else "budget"
             raise OptionError(f"The method none keeps every token: leave out {name}.")
 
@@ -180,7 +177,7 @@ class PruningOptions:
         """
         check_method(method)
         dropped: dict[str, Any] = {name: DEFAULTS[name] for name in unused_options(self, method)}
-        if method == "none":
+        if method == EVERY_TOKEN:
             dropped["budget"] = None
         return replace(self, method=method, **(dropped | changes))
 
@@ -211,7 +208,7 @@ class PruningOptions:
         >>> PruningOptions(pruning_rate=0.2).kept_tokens(100, 750)
         80
         """
-        if self.method == "none":
+        if self.method == EVERY_TOKEN:
             return total
         budget = min(self.budget or window_tokens, total)
         return max(1, min(total, round(budget * (1 - self.rate))))
@@ -233,7 +230,7 @@ class PruningOptions:
         >>> PruningOptions(method="speechprune").candidate_tokens(300, 2200, 750)
         750
         """
-        wanted = default if self.candidates is None else round(self.candidates * kept)
+        wanted = default if self.candidates is None else round(min(self.candidates * kept, total))
         return min(total, max(kept, wanted))
 
 
@@ -247,8 +244,6 @@ def unused_options(options: PruningOptions, method: str | None = None) -> list[s
         options: all of them.
         method: its name; by default the options' own.
     """
-    from speechprune_ort.methods import METHOD_OPTIONS, METHODS  # they stand on this module
-
     read = METHODS[method or options.method].options
     return [n for n in sorted(METHOD_OPTIONS - read) if getattr(options, n) != DEFAULTS[n]]
 
@@ -304,3 +299,28 @@ class GenerationOptions:
         for text in self.stop:
             check_text(text, "A stop string", OptionError)
         object.__setattr__(self, "stop", tuple(self.stop))
+
+
+class Options(TypedDict, total=False):
+    """Fields of ``PruningOptions`` and of ``GenerationOptions`` as keyword arguments.
+
+    ``seed`` is set in both.
+    """
+
+    method: str
+    pruning_rate: float | Literal["auto"]
+    budget: int | None
+    candidates: float | None
+    frame_temperature: float | None
+    attention: AttentionForm
+    single_head: bool
+    seed: int
+    positions: Positions
+    backend: Backend
+    latency_target: float | None
+    memory_target_mb: float | None
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    stop: tuple[str, ...]
+    ignore_stop: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 __all__ = ["in_order"]
@@ -30,7 +31,8 @@ def in_order(work: Callable[[Given], Made], items: Iterable[Given], workers: int
         def take() -> bool:
             nonlocal failure
             try:
-                running.append(pool.submit(work, next(source)))
+                # A call's tokens and deadline hold in its threads, too.
+                running.append(pool.submit(copy_context().run, work, next(source)))
             except StopIteration:
                 return False
             except Exception as error:

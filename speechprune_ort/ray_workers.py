@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
+from speechprune_ort.cancel import checkpoint
 from speechprune_ort.errors import DeviceError, OptionError, SpeechPruneError
 
 __all__ = ["RayWorkers", "Task"]
 
 ATTEMPTS = 3  # of one item: what kills this many workers would kill them all
+LOOK_S = 0.2  # between two looks at whether the work was ended
 
 
 class Task(Protocol):
@@ -48,13 +52,14 @@ class RayWorkers:
         self._ray, self._workers = ray, workers
         if not ray.is_initialized():
             try:
-                ray.init(
-                    address=address,
-                    num_cpus=None if address else workers,
-                    include_dashboard=None if address else False,
-                    log_to_driver=False,
-                    configure_logging=False,
-                )
+                with _own_signals(ray):
+                    ray.init(
+                        address=address,
+                        num_cpus=None if address else workers,
+                        include_dashboard=None if address else False,
+                        log_to_driver=False,
+                        configure_logging=False,
+                    )
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise DeviceError(
                     f"The Ray cluster at {address or 'this machine'} cannot be used "
@@ -68,6 +73,7 @@ class RayWorkers:
 
         Raises:
             SpeechPruneError: what the task raises on purpose.
+            CancelledError: the work was ended; so are the workers, whatever they are at.
             DeviceError: workers died again and again over one item.
         """
         ray = self._ray
@@ -75,32 +81,55 @@ class RayWorkers:
         waiting, attempts = list(reversed(items)), dict.fromkeys(items, 0)
         idle = [actor.remote(task) for _ in range(min(self._workers, len(items)))]
         running: dict[Any, tuple[Any, int]] = {}
-        while waiting or running:
-            while waiting and idle:
-                worker, item = idle.pop(), waiting.pop()
-                attempts[item] += 1
-                running[worker.do.remote(item)] = (worker, item)
-            (done,), _ = ray.wait(list(running), num_returns=1)
-            worker, item = running.pop(done)
-            try:
-                result = ray.get(done)
-            except ray.exceptions.ActorDiedError as error:
-                if attempts[item] == ATTEMPTS:
-                    raise DeviceError(
-                        f"{ATTEMPTS} workers died over item {item}: check their memory ({error})."
-                    ) from None
-                waiting.append(item)
-                idle.append(actor.remote(task))
-                continue
-            except ray.exceptions.RayTaskError as error:
-                cause = error.cause
-                if isinstance(cause, SpeechPruneError):
-                    raise type(cause)(str(cause)) from None
-                raise
-            idle.append(worker)
-            yield item, result
-        for worker in idle:
-            ray.kill(worker)
+        try:
+            while waiting or running:
+                while waiting and idle:
+                    worker, item = idle.pop(), waiting.pop()
+                    attempts[item] += 1
+                    running[worker.do.remote(item)] = (worker, item)
+                done, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_S)
+                checkpoint()
+                if not done:
+                    continue
+                worker, item = running.pop(done[0])
+                try:
+                    result = ray.get(done[0])
+                except ray.exceptions.ActorDiedError as error:
+                    if attempts[item] == ATTEMPTS:
+                        raise DeviceError(
+                            f"{ATTEMPTS} workers died over item {item}: check their memory "
+                            f"({error})."
+                        ) from None
+                    waiting.append(item)
+                    idle.append(actor.remote(task))
+                    continue
+                except ray.exceptions.RayTaskError as error:
+                    cause = error.cause
+                    if isinstance(cause, SpeechPruneError):
+                        raise type(cause)(str(cause)) from None
+                    raise
+                idle.append(worker)
+                yield item, result
+        finally:  # whatever ended it: a worker that is at work would go on by itself
+            for worker in (*idle, *(worker for worker, _ in running.values())):
+                ray.kill(worker)
+
+
+@contextmanager
+def _own_signals(ray: Any) -> Iterator[None]:
+    """Keep what SIGTERM does in this process: Ray takes it for itself, and exits with another code.
+
+    Its handler would be there while a cluster starts, which takes seconds.
+    """
+    before, utils = signal.getsignal(signal.SIGTERM), ray._private.utils  # noqa: SLF001
+    taking = getattr(utils, "set_sigterm_handler", None)
+    utils.set_sigterm_handler = lambda _: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = taking
+        if signal.getsignal(signal.SIGTERM) is not before:  # only the main thread may change it
+            signal.signal(signal.SIGTERM, before)
 
 
 class _Worker:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
-from typing import Any
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprune_ort.answer_stream import AnswerStream
+from speechprune_ort.answer_stream import AnswerStream, answers_together
 from speechprune_ort.cancel import Cancel, Limits
-from speechprune_ort.errors import OptionError, PromptError, RecordingError
-from speechprune_ort.options import GenerationOptions, PruningOptions
+from speechprune_ort.errors import OptionError, PromptError, RecordingError, SpeechPruneError
+from speechprune_ort.numbers import whole
+from speechprune_ort.options import GenerationOptions, Options, PruningOptions
 from speechprune_ort.results import Answer, Pruning, Score
 from speechprune_ort.runtime.answering.prompt import Prompt
 from speechprune_ort.runtime.answering.question import Question
+from speechprune_ort.runtime.answering.scheduler import Scheduler
 from speechprune_ort.runtime.hearing.heard import Heard
 from speechprune_ort.runtime.hearing.recording_file import About, save_embeds
 from speechprune_ort.runtime.ort.engine import Engine
@@ -32,6 +35,7 @@ class Recording:
 
     Args:
         engine: the bundle.
+        scheduler: decodes its answers.
         heard: what was heard of it.
         timings: what encoding took.
 
@@ -39,8 +43,11 @@ class Recording:
         timings: as given; answers to ``ask`` count their own stages alone.
     """
 
-    def __init__(self, engine: Engine, heard: Heard, timings: Timings) -> None:
-        self._engine, self._heard, self.timings = engine, heard, timings
+    def __init__(
+        self, engine: Engine, scheduler: Scheduler, heard: Heard, timings: Timings
+    ) -> None:
+        self._engine, self._scheduler = engine, scheduler
+        self._heard, self.timings = heard, timings
 
     @property
     def seconds(self) -> float:
@@ -88,7 +95,7 @@ class Recording:
         generation: GenerationOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Answer:
         """Answer a question about the recording.
 
@@ -115,6 +122,78 @@ class Recording:
             **options,
         ).answer
 
+    @overload
+    def ask_many(
+        self,
+        questions: Iterable[str],
+        *,
+        return_exceptions: Literal[False] = False,
+        pruning: PruningOptions | None = None,
+        generation: GenerationOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
+        **options: Unpack[Options],
+    ) -> Iterator[Answer]: ...
+
+    @overload
+    def ask_many(
+        self,
+        questions: Iterable[str],
+        *,
+        return_exceptions: bool,
+        pruning: PruningOptions | None = None,
+        generation: GenerationOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
+        **options: Unpack[Options],
+    ) -> Iterator[Answer | SpeechPruneError]: ...
+
+    def ask_many(
+        self,
+        questions: Iterable[str],
+        *,
+        return_exceptions: bool = False,
+        pruning: PruningOptions | None = None,
+        generation: GenerationOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
+        **options: Unpack[Options],
+    ) -> Iterator[Answer | SpeechPruneError]:
+        """Answer several questions about the recording, decoded together, in order.
+
+        As many are worked on at once as ``max_batch`` of ``SpeechLLM`` says. The answers' tokens
+        are those of ``ask``, but for a near tie that rounding decides.
+
+        Args:
+            questions: what to ask; taken as there is room for them.
+            return_exceptions: give what ``ask`` raises on purpose in the question's place, and go
+                on.
+            pruning: what is kept of the audio.
+            generation: how the answers' tokens are chosen.
+            deadline: seconds that each answer may take, from when its question is taken.
+            cancel: ends all of them when another thread says so; ``return_exceptions`` or not.
+            **options: fields of the two before, for short.
+
+        Yields:
+            One answer a question. What ``ask`` raises is raised in the question's turn, and ends
+            the rest, unless ``return_exceptions`` is set.
+
+        Raises:
+            OptionError: an option has an impossible value, or ``questions`` is a single text; at
+                once.
+        """
+        if isinstance(questions, (str, bytes)) or not isinstance(questions, Iterable):
+            raise OptionError(f"questions must be texts, not {type(questions).__name__}.")
+        pruning, generation = sort_options(pruning, generation, options)
+        Limits(cancel, deadline).over()  # refused here, not question by question
+        streams = (
+            self.stream(
+                question, pruning=pruning, generation=generation, deadline=deadline, cancel=cancel
+            )
+            for question in questions
+        )
+        return answers_together(streams, self._scheduler.rows, return_exceptions, cancel)
+
     def stream(
         self,
         question: str,
@@ -123,7 +202,7 @@ class Recording:
         generation: GenerationOptions | None = None,
         deadline: float | None = None,
         cancel: Cancel | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> AnswerStream:
         """The same, piece by piece as the text comes; ``.answer`` has the rest at the end.
 
@@ -172,7 +251,7 @@ class Recording:
     ) -> Score:
         """How likely the model finds each of several answers, without generating any.
 
-        The prompt is read once; each continuation is then tried from its end.
+        The prompt is read once; the continuations are then tried together from its end.
 
         Args:
             question: what is asked.
@@ -192,7 +271,29 @@ class Recording:
         if not ids or not all(ids):
             raise PromptError("A continuation to score has no token: give a longer text.")
         prompt, longest = Prompt.of(self._engine, question), max(map(len, ids))
-        return self._about(prompt, pruning, longest, Timings()).score(ids)
+        return self._about(prompt, pruning, longest, Timings()).score(ids, self._scheduler.rows)
+
+    def with_evidence(self, answer: Answer, count: int = 3) -> Answer:
+        """The answer with the stretches of the recording that it rests on.
+
+        Each stretch of the kept audio, a sentence at most, is tried alone: how much likelier is
+        the answer with it than without any audio? That takes about as long as an answer or two.
+
+        Args:
+            answer: of this recording.
+            count: most stretches to name, those with the most support.
+
+        Raises:
+            OptionError: it is no answer, or ``count`` is below 1.
+            PromptError: prompt and answer exceed the context.
+        """
+        check_type(answer, Answer, "answer")
+        count = whole("count", count, 1)
+        prompt = Prompt.of(self._engine, answer.question)
+        ids = answer.token_ids
+        asked = self._about(prompt, answer.pruning.options, max(1, len(ids)), Timings())
+        found = sorted(asked.evidence(ids), key=lambda e: -e.support)
+        return replace(answer, evidence=tuple(e for e in found[:count] if e.support > 0))
 
     def pieces(
         self,
@@ -202,9 +303,9 @@ class Recording:
         timings: Timings,
     ) -> Generator[str, None, Answer]:
         """Yield the answer's text and return the ``Answer``; stages are added to ``timings``."""
-        prompt = Prompt.of(self._engine, question) if isinstance(question, str) else question
+        prompt = question if isinstance(question, Prompt) else Prompt.of(self._engine, question)
         asked = self._about(prompt, pruning, generation.max_new_tokens, timings)
-        return (yield from asked.speak(generation))
+        return (yield from asked.speak(generation, self._scheduler))
 
     def _about(
         self, prompt: Prompt, pruning: PruningOptions, new_tokens: int, timings: Timings
@@ -213,7 +314,7 @@ class Recording:
 
 
 def sort_options(
-    pruning: PruningOptions | None, generation: GenerationOptions | None, given: dict[str, Any]
+    pruning: PruningOptions | None, generation: GenerationOptions | None, given: Mapping[str, Any]
 ) -> tuple[PruningOptions, GenerationOptions]:
     """Sort short-hand options to the dataclass that they belong to.
 

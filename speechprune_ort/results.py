@@ -10,11 +10,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprune_ort.answer_record import AnswerRecord, PruningRecord
+from speechprune_ort.answer_record import AnswerRecord, EvidenceRecord, PruningRecord
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.timings import STAGES, Timings
 
-__all__ = ["STAGES", "Answer", "Pruning", "Score", "Span", "Timings", "merged", "spans_of"]
+__all__ = [
+    "STAGES", "Answer", "Evidence", "Pruning", "Score", "Span", "Timings", "merged", "spans_of",
+]  # fmt: skip
 
 SHOWN = 12  # spans of a printed answer
 MERGED_GAP = 1.0  # seconds that nobody wants to skip when listening to what was kept
@@ -121,6 +123,24 @@ class Pruning:
         return self.kept / self.total if self.total else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A stretch of the recording that an answer rests on.
+
+    Attributes:
+        span: in seconds, from its first kept token to its last.
+        support: natural logarithm of how many times as likely a token of the answer is because of
+            it, on average; positive.
+    """
+
+    span: Span
+    support: float
+
+    def record(self) -> EvidenceRecord:
+        """Plain data for JSON."""
+        return EvidenceRecord(self.span.start, self.span.end, round(self.support, 4))
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Answer:
     """An answer and how it came about; ``print(answer)`` shows what matters of it.
@@ -144,6 +164,8 @@ class Answer:
         log_probabilities: natural logarithm of the probability that the model gave to each of
             ``token_ids``, after all before it: of the logits themselves, whatever temperature and
             ``top_p`` were used to choose.
+        evidence: the stretches that it rests on, most support first, where they were asked for
+            (``Recording.with_evidence``); else None.
     """
 
     text: str
@@ -160,6 +182,7 @@ class Answer:
     decoder: str = ""
     notes: tuple[str, ...] = ()
     log_probabilities: tuple[float, ...] = ()
+    evidence: tuple[Evidence, ...] | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -235,6 +258,7 @@ class Answer:
                 spans=[[span.start, span.end] for span in pruning.spans],
                 merged_spans=[[span.start, span.end] for span in pruning.merged_spans],
             ),
+            evidence=None if self.evidence is None else [e.record() for e in self.evidence],
             generation=asdict(self.generation),
             timings={name: round(s, 6) for name, s in self.timings.seconds.items()},
             tokens_per_second=round(self.tokens_per_second, 2),

@@ -56,6 +56,11 @@ class Timings:
             spent = perf_counter() - started
             self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
 
+    def add(self, other: Timings) -> None:
+        """Add the seconds of work that was shared."""
+        for stage, spent in other.seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+
     def each(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
         """The items, with the time that it takes to get each added to a stage."""
         source = iter(items)

@@ -83,3 +83,13 @@ def test_every_page_that_code_names_is_there() -> None:
     }
     assert len(named) > 8
     assert not sorted((path, page) for path, page in named if not (ROOT / page).is_file())
+
+
+def test_every_test_that_reliability_names_is_there() -> None:
+    page = (DOCS / "explanation" / "reliability.md").read_text(encoding="utf-8")
+    rows = re.findall(r"\| `(tests/[\w./]+)`: (.*) \|", page)
+    assert len(rows) > 40
+    for path, names in rows:
+        code = (ROOT / path).read_text(encoding="utf-8")
+        for name in re.findall(r"`(\w+)`", names):
+            assert f"def {name}(" in code, (path, name)

@@ -17,8 +17,6 @@ FOLDERS = {
     "export": "speechprune_ort.export",
     "runtime": "speechprune_ort.runtime",
 }
-KNOWN = {("speechprune_ort.options", "speechprune_ort.methods")}
-"""Options check the names of methods, and methods read options."""
 
 
 @cache
@@ -42,10 +40,9 @@ def imports(name: str) -> Iterator[str]:
             yield from (full if full in files() else str(node.module) for full in inner)
 
 
-def circle(known: set[tuple[str, str]]) -> list[str] | None:
-    """Modules of a circle, but for known imports; None where there is none."""
-    graph = {name: {m for m in imports(name) if m != name and (name, m) not in known}
-             for name in files()}  # fmt: skip
+def circle() -> list[str] | None:
+    """Modules of a circle; None where there is none."""
+    graph = {name: {m for m in imports(name) if m != name} for name in files()}
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
@@ -56,13 +53,13 @@ def circle(known: set[tuple[str, str]]) -> list[str] | None:
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
     assert len(files()) > 100
-    assert circle(KNOWN) is None
+    assert circle() is None
 
 
 def test_circles_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("def f():\n    from speechprune_ort.model import SpeechLLM\n")
     monkeypatch.setitem(files(), "speechprune_ort.results", tmp_path / "a.py")
-    assert "speechprune_ort.results" in (circle(KNOWN) or [])
+    assert "speechprune_ort.results" in (circle() or [])
 
 
 def test_every_module_has_a_layer() -> None:

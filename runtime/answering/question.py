@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.errors import PromptError
 from speechprune_ort.options import GenerationOptions, PruningOptions
-from speechprune_ort.results import Answer, Pruning, Score, spans_of
+from speechprune_ort.results import Answer, Evidence, Pruning, Score, Span, spans_of
 from speechprune_ort.runtime.answering.budget import PrefillTime, pick_tokens
-from speechprune_ort.runtime.answering.decoder import Decoder
+from speechprune_ort.runtime.answering.decoder import Decoder, check_finite
+from speechprune_ort.runtime.answering.evidence import stretches
+from speechprune_ort.runtime.answering.generation import Generation
 from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
-from speechprune_ort.runtime.answering.sampling import Sampler, log_probability
-from speechprune_ort.runtime.answering.text_stream import TextStream
+from speechprune_ort.runtime.answering.scheduler import Reading, Scheduler
 from speechprune_ort.runtime.choosing.backends import open_backend
 from speechprune_ort.runtime.choosing.methods import METHODS, Selection
 from speechprune_ort.runtime.choosing.selection import select
@@ -29,8 +30,6 @@ from speechprune_ort.runtime.ort.threads import numpy_threads
 from speechprune_ort.timings import Timings
 
 __all__ = ["LaidOut", "Question"]
-
-Reason = Literal["stop", "length", "stop_string"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,25 +183,52 @@ class Question:
         context = self._engine.manifest.dimensions.context
         needed = int(positions[-1]) + 1 + self._new_tokens
         if needed > context:
+            rate = self._engine.manifest.tokens_per_second
             raise PromptError(
                 f"Prompt and answer need {needed} positions and the model has {context}: "
-                f"{_cure(self.options, len(indices), needed - context)}."
+                f"{_cure(self.options, len(indices), needed - context, rate)}."
             )
         return positions
 
-    def speak(self, generation: GenerationOptions) -> Generator[str, None, Answer]:
+    def speak(
+        self, generation: GenerationOptions, scheduler: Scheduler
+    ) -> Generator[str, None, Answer]:
         """Yield the answer's text as it comes, and return the ``Answer``.
+
+        The first piece is empty: it comes when all is chosen, and the prompt waits to be read.
+
+        Args:
+            generation: how tokens are chosen.
+            scheduler: decodes it, together with what else is asked.
 
         Raises:
             PromptError: prompt and answer exceed the context.
         """
         laid_out = self.lay_out(self.choose())
-        text, ids, scores, reason = yield from self._generate(laid_out, generation)
+        said = Generation(
+            self._engine.text,
+            self._engine.manifest.stop_token_ids,
+            generation,
+            int(laid_out.positions[-1]),
+        )
+        reading = Reading(
+            laid_out.embeds,
+            laid_out.positions,
+            laid_out.length + generation.max_new_tokens,
+            said,
+            self._timings,
+        )
+        scheduler.enter(reading)
+        try:
+            yield ""
+            yield from scheduler.pieces(reading)
+        finally:
+            scheduler.leave(reading)
         return Answer(
-            text=text,
-            token_ids=tuple(ids),
-            log_probabilities=tuple(scores),
-            finish_reason=reason,
+            text=said.text,
+            token_ids=tuple(said.ids),
+            log_probabilities=tuple(said.log_probabilities),
+            finish_reason=said.reason or "length",
             question=self._prompt.question,
             seconds=self._heard.seconds,
             seconds_heard=self._heard.seconds_heard,
@@ -215,75 +241,102 @@ class Question:
             notes=self._heard.notes,
         )
 
-    def _generate(
-        self, laid_out: LaidOut, generation: GenerationOptions
-    ) -> Generator[str, None, tuple[str, list[int], list[float], Reason]]:
-        manifest, timings = self._engine.manifest, self._timings
-        decoder = Decoder.open(self._engine, laid_out.length + generation.max_new_tokens)
-        sampler = Sampler(generation)
-        out = TextStream(self._engine.text, generation.stop)
-        ids: list[int] = []
-        scores: list[float] = []
-        reason: Reason = "length"
-        with timings.measure("prefill"):
-            logits = decoder.prefill(laid_out.embeds, laid_out.positions)
-        position = int(laid_out.positions[-1])
-        while True:
-            with timings.measure("decode"):
-                token = sampler(logits)
-                if token in manifest.stop_token_ids and not generation.ignore_stop:
-                    reason = "stop"
-                    break
-                ids.append(token)
-                scores.append(log_probability(logits, token))
-                piece = out.push(token)
-            if piece:
-                yield piece
-            if out.stopped:
-                return out.text, ids, scores, "stop_string"
-            if len(ids) == generation.max_new_tokens:
-                break
-            position += 1
-            with timings.measure("decode"):
-                logits = decoder.step(token, position)
-        rest = out.finish()
-        if rest:
-            yield rest
-        return out.text, ids, scores, reason
-
-    def score(self, continuations: Sequence[Sequence[int]]) -> Score:
+    def score(self, continuations: Sequence[Sequence[int]], rows: int) -> Score:
         """How likely the model finds each of several answers.
 
-        The prompt is read once; each continuation is then tried from its end.
+        The prompt is read once; its part of the cache is copied, and the continuations are tried
+        together from its end. On CUDA they are tried one after the other.
 
         Args:
             continuations: token ids, at least one each, at most ``new_tokens``.
+            rows: that are decoded together at most.
 
         Raises:
             PromptError: prompt and answer exceed the context.
         """
         laid_out = self.lay_out(self.choose())
-        decoder = Decoder.open(self._engine, laid_out.length + self._new_tokens)
+        stepped = sum(len(ids) > 1 for ids in continuations)
+        rows = max(1, min(rows, stepped)) if self._engine.device.name == "cpu" else 1
+        # One position more: who has ended keeps its place beside those that go on.
+        decoder = Decoder.open(self._engine, laid_out.length + self._new_tokens + 1, rows)
         with self._timings.measure("prefill"):
             # The decoder's own logits are overwritten by its next step.
             first = _log_softmax(decoder.prefill(laid_out.embeds, laid_out.positions))
-        found = []
+        found: list[tuple[float, ...]] = []
         with self._timings.measure("decode"):
-            for ids in continuations:
-                decoder.rewind(laid_out.length)
-                scores, position = first, int(laid_out.positions[-1])
-                values = [float(scores[ids[0]])]
-                for token, after in pairwise(ids):
-                    position += 1
-                    scores = _log_softmax(decoder.step(token, position))
-                    values.append(float(scores[after]))
-                found.append(tuple(values))
+            for row in range(1, rows):
+                decoder.copy(0, row, laid_out.length)
+            for start in range(0, len(continuations), rows):
+                found += _tried(decoder, laid_out, first, continuations[start : start + rows])
         return Score(
             log_probabilities=tuple(found),
             prompt_tokens=laid_out.length,
             pruning=self.pruning(laid_out.selection),
             timings=self._timings,
         )
+
+    def evidence(self, ids: Sequence[int]) -> list[Evidence]:
+        """How much likelier an answer is with each stretch of the kept audio than without any.
+
+        Args:
+            ids: of the answer, at most ``new_tokens``.
+
+        Returns:
+            One for each stretch, in time order; none where there is no answer or no audio.
+
+        Raises:
+            PromptError: prompt and answer exceed the context.
+        """
+        selection, audio = self.choose(), self._engine.manifest.audio
+        rate = self._engine.manifest.tokens_per_second
+        places = stretches(selection.indices, rate, audio.span_tokens)
+        if not ids or not places:
+            return []
+        found = []
+        for within, value in zip(places, self._alone(selection, places, ids), strict=True):
+            units = selection.indices[within] // audio.span_tokens * audio.span_tokens
+            start, end = units[0] / rate, (units[-1] + audio.span_tokens) / rate
+            span = Span(round(start, 3), round(min(end, self._heard.seconds), 3))
+            found.append(Evidence(span, value))
+        return found
+
+    def _alone(
+        self, selection: Selection, places: list[NDArray[np.int64]], ids: Sequence[int]
+    ) -> list[float]:
+        nothing, *parts = [self.lay_out(_part(selection, p)) for p in (places[0][:0], *places)]
+        longest = max(part.length for part in parts)
+        decoder = Decoder.open(self._engine, longest + self._new_tokens)
+        base, *values = [
+            np.mean(_tried(decoder, p, _log_softmax(decoder.prefill(p.embeds, p.positions)), [ids]))
+            for p in (nothing, *parts)
+        ]
+        return [float(value - base) for value in values]
+
+
+def _part(selection: Selection, places: NDArray[np.int64]) -> Selection:
+    """Some of the kept tokens."""
+    embeds = None if selection.embeds is None else selection.embeds[places]
+    return Selection(selection.indices[places], embeds=embeds)
+
+
+def _tried(
+    decoder: Decoder,
+    laid_out: LaidOut,
+    first: NDArray[np.float64],
+    continuations: Sequence[Sequence[int]],
+) -> list[tuple[float, ...]]:
+    """Log-probabilities of continuations, each in a row that holds the prompt."""
+    values = [[float(first[ids[0]])] for ids in continuations]
+    for row in range(len(continuations)):
+        decoder.rewind(laid_out.length, row)
+    last = int(laid_out.positions[-1])
+    for place in range(1, max(map(len, continuations))):
+        going = {row: ids for row, ids in enumerate(continuations) if place < len(ids)}
+        steps = decoder.steps({row: (i[place - 1], last + place) for row, i in going.items()})
+        for row, ids in going.items():
+            check_finite(steps[row])
+            values[row].append(float(_log_softmax(steps[row])[ids[place]]))
+    return [tuple(found) for found in values]
 
 
 def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
@@ -293,9 +346,13 @@ def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     return wide
 
 
-def _cure(pruning: PruningOptions, kept: int, excess: int) -> str:
-    if pruning.method == "none":
-        return "prune (method='speechprune'), or give a shorter recording"
+def _cure(pruning: PruningOptions, kept: int, excess: int, tokens_per_second: float) -> str:
+    if pruning.method == EVERY_TOKEN:
+        fits = max(0, kept - excess)
+        return (
+            f"prune (method='passages'), or give a shorter recording: {fits} audio tokens fit, "
+            f"{fits / tokens_per_second:.0f} s"
+        )
     if pruning.positions == "original":
         return "use positions='renumbered', or give a shorter recording"
     if kept > excess:

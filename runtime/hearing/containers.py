@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Repaired
 
-__all__ = ["CHUNKED", "TAGS", "Chunked", "repair_sizes"]
+__all__ = ["CHUNKED", "TAGS", "W64", "Chunked", "repair_sizes"]
+
+W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
+"""What a Sony Wave64 file begins with."""
 
 STREAMED = 0x7F000000
 """Sizes from here on are those of writers that could not know them: pipes and recorders."""
@@ -51,7 +56,9 @@ class Chunked:
                 wide = int.from_bytes(file.read(8), "little")
             elif header[:4] == self.sound and size == 0xFFFFFFFF and wide is not None:
                 size, wide = wide, None
-            start = at + size + (size % 2 if self.even else 0)
+            start = at + size
+            if size % 2 and (self.even or (start < end and _is_zero(file, start))):
+                start += 1  # no name begins with a zero: some pad where it is not asked for
 
 
 CHUNKED = {
@@ -61,6 +68,11 @@ CHUNKED = {
     b"FORM": Chunked((b"AIFF", b"AIFC"), 12, 4, "big", b"SSND", even=True),
     b"caff": Chunked((), 8, 8, "big", b"data", even=False),
 }
+
+
+def _is_zero(file: BinaryFile, place: int) -> bool:
+    file.seek(place)
+    return file.read(1) == b"\0"
 
 
 def repair_sizes(file: BinaryFile) -> tuple[BinaryFile, str | None]:
@@ -91,7 +103,7 @@ def _repaired(file: BinaryFile, end: int) -> tuple[BinaryFile, str | None]:
             return file, None
         return _mended(file, 8, 4, "big", size, end - at)
     if form is None or (form.kinds and head[8:] not in form.kinds):
-        return file, None
+        return file, _cut(file, head, end)
     wide: tuple[int, int] | None = None
     for name, at, size in form.chunks(file, form.start, end):
         if name == b"ds64":  # of a wav that may exceed 4 GiB: its sizes stand here
@@ -104,11 +116,31 @@ def _repaired(file: BinaryFile, end: int) -> tuple[BinaryFile, str | None]:
             (place, stated), width = wide, 8
         if stated >= STREAMED and form.even:  # libsndfile knows these
             return file, None
-        rest = at + stated + (stated % 2 if form.even else 0)
+        rest = at + stated
+        if stated % 2 and (form.even or (rest < end and _is_zero(file, rest))):
+            rest += 1
         if at + stated <= end and (rest + 8 > end or _are_chunks(form, file, rest, end)):
             return file, None
         return _mended(file, place, width, form.order, stated, end - at)
     return file, None
+
+
+def _cut(file: BinaryFile, head: bytes, end: int) -> str | None:
+    """What a w64 or NIST file lacks, whose decoder hears what is there and says nothing."""
+    file.seek(0)
+    if head[:4] == W64[:4]:
+        stated = int.from_bytes(file.read(24)[16:], "little")
+    elif head[:7] == b"NIST_1A":
+        found = dict(re.findall(rb"(sample_n_bytes|\w+_count) -i (\d{1,15})\s", file.read(1024)))
+        counts = (
+            found.get(n, b"1") for n in (b"sample_count", b"sample_n_bytes", b"channel_count")
+        )
+        stated = 1024 + prod(map(int, counts))
+    else:
+        return None
+    if not end < stated < 1 << 62:
+        return None
+    return f"its header states {stated} bytes and {end} are there"
 
 
 def _mended(

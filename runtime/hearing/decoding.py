@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,8 @@ Block = tuple[int, NDArray[np.float32]]
 """Sampling rate in Hz, and samples (frames, channels)."""
 
 BLOCK_FRAMES = 1 << 18  # read at a time: a long stereo file is never in memory twice
+HEARD = {"AIFF", "AU", "CAF", "FLAC", "MP3", "MPEG", "NIST", "OGG", "RF64", "W64", "WAV", "WAVEX"}
+"""By libsndfile: of its others a header is sound to it where files are cut or joined."""
 SMALL_BLOCK = 64  # frames, to get near the place where a file is damaged
 UNKNOWN = 1 << 60  # frames from which libsndfile means that it does not know
 MOST_NOTES = 3  # on the damage of one recording
@@ -76,16 +79,31 @@ class _Watched:
             return b""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
+        with suppress(AudioError, OSError, ValueError):  # places that only a damaged header states
+            return self._file.seek(offset, whence)
+        return self.tell()
 
     def tell(self) -> int:
-        return self._file.tell()
+        try:
+            return self._file.tell()
+        except Exception as error:
+            self.error = error
+            return 0
 
     def check(self, name: str) -> None:
+        if isinstance(self.error, AudioError):
+            raise self.error
         if self.error is not None:
             raise AudioError(
                 f"{name} cannot be read ({self.error}): give it again."
             ) from self.error
+
+
+class _Heeded(_Watched):
+    """The same for FFmpeg, which must hear of places that are none: it believes to be there."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
 
 
 class _Endless(soundfile.SoundFile):  # type: ignore[misc]  # it has no types
@@ -127,6 +145,10 @@ def _decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
     watched = _Watched(sound)
     try:
         opened = _opened(watched)
+        if opened.format not in HEARD or (sound is not file and opened.subtype[:4] == "ALAC"):
+            # Of packets that a cut file lacks, libsndfile makes up the sound.
+            opened.close()
+            raise RuntimeError(f"{opened.format_info}, {opened.subtype_info}, is not read by it")
         if opened.format == "MP3":
             stating = mpeg.stating_length(sound, opened.frames)
             if stating is not sound:
@@ -290,7 +312,7 @@ class _Ffmpeg:
         skip: int = 0,
         cause: str = "",
     ) -> None:
-        self._file, self._name, self._found = file, name, found
+        self._file, self._name, self._found = _Heeded(file), name, found
         self._reason, self._skip, self._cause = reason, skip, cause
 
     def blocks(self) -> Iterator[Block]:
@@ -303,6 +325,7 @@ class _Ffmpeg:
         try:
             container = av.open(self._file, container_options=options, metadata_errors="replace")
         except _ffmpeg_raises() as error:
+            self._file.check(self._name)
             raise _undecodable(self._name, f"{self._reason}; {_reason(error)}") from None
         with container:
             streams = container.streams.audio
@@ -321,7 +344,10 @@ class _Ffmpeg:
         for frames in self._packets(container, stream):
             bad += frames is None
             for frame in frames or ():
-                samples = _floats(frame)
+                try:
+                    samples = _floats(frame)
+                except ValueError as error:  # integers of 64 bits, for one
+                    raise _undecodable(self._name, f"{self._reason}; {_reason(error)}") from None
                 good += 1
                 seconds += len(samples) / frame.sample_rate
                 new, skip = samples[skip:], max(0, skip - len(samples))
@@ -338,6 +364,7 @@ class _Ffmpeg:
                 held += len(new)
         if held:
             yield rate, np.concatenate(waiting)
+        self._file.check(self._name)
         if bad > good:
             raise _undecodable(self._name, f"{self._reason}; most of it is damaged")
         stated, cause = _stated_seconds(container, stream), self._cause
@@ -383,7 +410,7 @@ def _ffmpeg_raises() -> tuple[type[Exception], ...]:
     """
     import av
 
-    return (av.FFmpegError, OSError, ValueError, OverflowError)
+    return (av.FFmpegError, AudioError, OSError, ValueError, OverflowError)
 
 
 def _floats(frame: Any) -> NDArray[np.float32]:

@@ -10,12 +10,10 @@ from itertools import pairwise
 from speechprune_ort.errors import AudioError
 from speechprune_ort.runtime.hearing import mpeg, ogg
 from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Part
-from speechprune_ort.runtime.hearing.containers import CHUNKED, TAGS, Chunked
+from speechprune_ort.runtime.hearing.containers import CHUNKED, TAGS, W64, Chunked
 
 __all__ = ["Joints", "find_joints"]
 
-W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
-"""What a Sony Wave64 file begins with."""
 FLAC = b"fLaC"
 FLAC_HEADER = 8  # the name, and the header of the first block, which states the length
 
@@ -90,7 +88,9 @@ def _joined(first: Joints, following: Joints | None) -> Joints:
 def _from(file: BinaryFile, place: int, frames: int = mpeg.MORE_FRAMES) -> Joints | None:
     """The recordings that stand at a place of a file, of whatever kind; None where none does."""
     end = file.seek(0, os.SEEK_END)
-    file.seek(min(place, end))
+    if place >= end:  # a stated place may be one that no file can have
+        return None
+    file.seek(place)
     head = file.read(16)
     form = CHUNKED.get(head[:4])
     if form is not None:

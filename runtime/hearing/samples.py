@@ -121,6 +121,8 @@ def _is_array(value: Any) -> bool:
 
 
 def _array(source: Any) -> NDArray[Any]:
+    if np.ma.is_masked(source):
+        raise AudioError("Masked samples are no sound: fill them, such as array.filled(0).")
     if isinstance(source, np.ndarray):
         return np.asarray(source)
     kind = type(source).__name__

@@ -33,6 +33,42 @@ class Spool(SpooledTemporaryFile[bytes]):
         self.title = title
 
 
+class _Guarded:
+    """A file whose errors are sentences, whatever it raises: a disk fails, and so do objects."""
+
+    def __init__(self, file: Any, title: str) -> None:
+        self._file, self._title = file, title
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            content = self._file.read(size)
+        except Exception as error:
+            raise _unreadable(self._title, error) from error
+        if not isinstance(content, (bytes, bytearray, memoryview)):
+            raise AudioError(f"{self._title} does not give bytes: open it in binary mode.")
+        return bytes(content)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            place: int = self._file.seek(offset, whence)
+        except Exception as error:
+            raise _unreadable(self._title, error) from error
+        return self.tell() if place is None else place
+
+    def tell(self) -> int:
+        try:
+            place: int = self._file.tell()
+        except Exception as error:
+            raise _unreadable(self._title, error) from error
+        return place
+
+
+def _unreadable(title: str, error: Exception) -> AudioError:
+    if isinstance(error, AudioError):
+        return error
+    return AudioError(f"{title} cannot be read ({error}): give it again.")
+
+
 def _spooled(stream: Any, title: str, limit_mb: float) -> Spool:
     """Read a stream to its end.
 
@@ -44,8 +80,8 @@ def _spooled(stream: Any, title: str, limit_mb: float) -> Spool:
         while True:
             try:
                 block = stream.read(AT_ONCE)
-            except (OSError, ValueError, io.UnsupportedOperation) as error:
-                raise AudioError(f"{title} cannot be read ({error}): give it again.") from None
+            except Exception as error:
+                raise _unreadable(title, error) from error
             if block is None:
                 raise AudioError(f"{title} is not blocking and gave nothing: make it blocking.")
             if not isinstance(block, (bytes, bytearray, memoryview)):
@@ -107,7 +143,10 @@ def _seekable(file: Any) -> bool:
     if isinstance(file, io.TextIOBase):
         raise AudioError("The file object gives text: open it in binary mode.")
     if hasattr(file, "seekable"):
-        return bool(file.seekable())
+        try:
+            return bool(file.seekable())
+        except Exception as error:
+            raise _unreadable("The file object", error) from error
     return hasattr(file, "seek") and hasattr(file, "tell")
 
 
@@ -128,12 +167,13 @@ def opened(source: str | PathLike[str] | BinaryIO, limit_mb: float) -> Iterator[
     if isinstance(source, (str, PathLike)):
         name = os.fsdecode(source)
         with _opened_path(name, limit_mb) as file:
-            yield file, name
+            yield _Guarded(file, name), name
         return
     title = getattr(source, "title", "The file object")
     if _seekable(source):
-        source.seek(0)
-        yield source, title
+        guarded = _Guarded(source, title)
+        guarded.seek(0)
+        yield guarded, title
         return
     with _spooled(source, title, limit_mb) as spool:
         yield spool, title

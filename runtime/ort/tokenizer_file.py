@@ -9,6 +9,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from speechprune_ort.errors import BundleError
+from speechprune_ort.runtime.ort.printed import printed
 
 __all__ = ["open_tokenizer", "tokenizer_errors"]
 
@@ -49,7 +50,8 @@ def open_tokenizer(path: Path, vocab: int) -> Tokenizer:
     Raises:
         BundleError: the file is no tokenizer, or has more tokens than the table has rows.
     """
-    with tokenizer_errors(path):
+    # A panic prints more than a sentence, and raises its reason.
+    with tokenizer_errors(path), printed():
         tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_padding()
     tokenizer.no_truncation()

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What stands after a kill, on a full disk, or without memory, for every command that writes.
 
-    scripts/faults [--kills 50] [--only export,batch] [--kinds kills,renames,disk,memory]
+    scripts/faults [--kills 50] [--only export,batch] [--kinds kills,renames,disk,memory,signals]
 
 Everything is tiny and made here. Each command runs once undisturbed; then it is killed (SIGKILL,
 SIGTERM and SIGINT in turn) at random moments, then by SIGKILL ahead of every change that it makes
@@ -9,7 +9,13 @@ to the names around its result; then it runs with files that may not grow (RLIMI
 that is too small where mounting is permitted, with stdout on /dev/full, and with address spaces
 that are too small (RLIMIT_AS). After each, what stands under the result's name must be what was
 there before, nothing where nothing was, or the whole result; and after one undisturbed run nothing
-may lie beside it. The table on stdout is Markdown. Exits with 1 where anything was broken.
+may lie beside it.
+
+Signals are tried on commands that only read, too: SIGINT and SIGTERM in turn at random moments,
+from the first statement of the command on, imports included. It must end with exit code 130 or 143,
+say nothing but notes, and leave no process behind.
+
+The table on stdout is Markdown. Exits with 1 where anything was broken.
 """
 
 from __future__ import annotations
@@ -26,18 +32,25 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import soundfile
 import typer
 from rich.console import Console
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 CHANGES = ("rename", "replace", "unlink", "rmdir", "mkdir", "link", "symlink")
-KINDS = ("kills", "renames", "disk", "memory")
+KINDS = ("kills", "renames", "disk", "memory", "signals")
+ENDING = (signal.SIGINT, signal.SIGTERM)
+SLOW = 5.0  # seconds after a signal that are too many even on a busy machine; one is promised
+SERVED = 6.0  # seconds of a server's life within which it is ended
+LEFT = 30.0  # seconds after a command within which the processes that it started end
 LONGEST = 600  # seconds that one run may take
 SAVE = """
 import sys
@@ -63,6 +76,8 @@ class Command:
         standing: the state of ``out``; raises where it is broken.
         before: puts the earlier state there.
         code: a program of its own.
+        reads: whether it writes nothing, and is tried with signals alone.
+        ends: whether it ends by itself.
     """
 
     name: str
@@ -71,6 +86,8 @@ class Command:
     standing: Callable[[Path], str]
     before: Callable[[], None] = lambda: None
     code: str | None = None
+    reads: bool = False
+    ends: bool = True
 
     @property
     def line(self) -> list[str]:
@@ -190,7 +207,40 @@ def prepared(work: Path) -> list[Command]:
                 out / "page.html", page_state, page),
         Command("Recording.save", (bundle, wavs[0], str(out / "kept.spr")), out / "kept.spr",
                 partial(recording_state, bundle), code=SAVE),
+        *reading(work, bundle, wavs),
     ]  # fmt: skip
+
+
+def reading(work: Path, bundle: str, wavs: list[str]) -> list[Command]:
+    """Commands that write nothing."""
+    long = str(work / "long.wav")
+    noise = np.random.default_rng(0).integers(-3000, 3000, 16_000 * 600, np.int16)
+    soundfile.write(long, noise, 16_000)
+    out, options = work / "out" / "nothing", ("--device", "cpu", "--max-new-tokens", "16")
+    lines = {
+        "ask": ("ask", bundle, wavs[0], "Who?", *options),
+        "ask ten minutes": ("ask", bundle, long, "Who?", *options),
+        "ask about several": ("ask", bundle, *wavs, "-q", "Who?", *options),
+        "doctor": ("doctor",),
+        "tasks": ("tasks",),
+        "serve": ("serve", bundle, "--device", "cpu", "--port", "0"),
+        "eval --engine ray": (
+            *(
+                "eval",
+                bundle,
+                "--data",
+                str(work / "set.jsonl"),
+                "--out",
+                str(work / "out" / "by-ray"),
+            ),
+            *("--methods", "none", "--no-costs", "--no-plots", "--engine", "ray"),
+        ),
+    }
+    return [
+        Command(name, line, out, lambda _: "nothing", reads=True, ends=name != "serve")
+        for name, line in lines.items()
+        if "ray" not in name or find_spec("ray")
+    ]
 
 
 def cleared(command: Command) -> str:
@@ -262,8 +312,8 @@ def kills(command: Command, whole: str, seconds: float, count: int, seed: int) -
     tally, draw = Tally(), random.Random(f"{seed} {command.name}")  # noqa: S311 - moments, no secrets
     old = cleared(command)
     for number in range(count):
-        if command.name == "export" and command.standing(command.out) == whole:
-            cleared(command)
+        if command.name in ("export", "eval") and command.standing(command.out) == whole:
+            cleared(command)  # nothing is left to do
         process = subprocess.Popen(
             command.line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
@@ -384,6 +434,67 @@ def memory(command: Command, whole: str) -> Tally:
     return tally
 
 
+def is_ready(process: subprocess.Popen[str]) -> bool:
+    """Whether a command catches SIGTERM yet: before that, Python itself is starting."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> signal.SIGTERM - 1 & 1)
+
+
+def marked(mark: str) -> list[str]:
+    """Processes that still run with a mark in their environment, and the names of them."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark.encode() in (folder / "environ").read_bytes():
+                found.append((folder / "comm").read_text().strip())
+    return found
+
+
+def signals(command: Command, seconds: float, count: int, seed: int) -> Tally:
+    """End a command at random moments."""
+    tally, draw = Tally(), random.Random(f"{seed} {command.name} signals")  # noqa: S311 - moments
+    longest = outlived = 0.0
+    for number in range(count):
+        cleared(command)
+        mark, kind = f"FAULTS_MARK={number}-{time.time_ns()}", ENDING[number % 2]
+        process = subprocess.Popen(
+            command.line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **dict([mark.split("=")])},
+        )  # fmt: skip
+        while process.poll() is None and not is_ready(process):
+            time.sleep(0.005)
+        at = draw.uniform(0, seconds)
+        try:
+            process.wait(at)
+            process.communicate()
+            tally.ends["done before the signal"] += 1
+            continue
+        except subprocess.TimeoutExpired:
+            process.send_signal(kind)
+        sent = time.perf_counter()
+        _, errors = process.communicate(timeout=LONGEST)
+        took, code = time.perf_counter() - sent, process.returncode
+        longest = max(longest, took)
+        when = f"{command.name}, {kind.name} after {at:.2f} s"
+        # What had ended by then has its own exit code; a server ends as one that was asked to.
+        # And once Python is closing, its handlers are gone: a shell says the same of that end.
+        wanted = {128 + kind, -kind, *([0] if took < 1 or not command.ends else [])}
+        tally.ends[f"{kind.name}: exit code {code}"] += 1
+        tally.ends["over a second"] += took > 1
+        if code not in wanted or "Traceback" in errors or "error" in errors or took > SLOW:
+            tally.broken.append(f"{when}: {code} after {took:.2f} s, {errors[-300:]!r}")
+        started = time.monotonic()
+        while (left := marked(mark)) and time.monotonic() - started < LEFT:
+            time.sleep(0.05)
+        outlived = max(outlived, time.monotonic() - started)
+        if left:
+            tally.broken.append(f"{when}: {', '.join(left)} left behind")
+        console.print(f"{when}: {code}, {took:.2f} s")
+    tally.ends[f"longest {longest:.2f} s, processes of its own {outlived:.2f} s more"] = 1
+    return tally
+
+
 def main(
     kill_count: Annotated[int, typer.Option("--kills", help="Kills of each command.")] = 50,
     only: Annotated[str, typer.Option(help="Commands, comma-separated; all by default.")] = "",
@@ -404,11 +515,11 @@ def main(
         for command in (c for c in commands if c.name in names):
             cleared(command)
             started = time.perf_counter()
-            end = once(command)
-            seconds = time.perf_counter() - started
+            end = once(command) if command.ends else "not ended by itself"
+            seconds = time.perf_counter() - started if command.ends else SERVED
             whole = command.standing(command.out)
             console.print(f"{command.name}: {end} in {seconds:.1f} s")
-            if end != "done":
+            if end != "done" and command.ends:
                 broken.append(f"{command.name}: undisturbed, it ends with {end}")
                 continue
             tried = {
@@ -416,8 +527,9 @@ def main(
                 "renames": lambda: renames(command, whole),  # noqa: B023
                 "disk": lambda: disk(command, whole),  # noqa: B023
                 "memory": lambda: memory(command, whole),  # noqa: B023
+                "signals": lambda: signals(command, seconds, kill_count, seed),  # noqa: B023
             }
-            for kind in wanted:
+            for kind in [kind for kind in wanted if kind == "signals" or not command.reads]:
                 tally = tried[kind]()
                 broken += tally.broken
                 ends = "; ".join(f"{end} {n}" for end, n in sorted(tally.ends.items()))

@@ -126,6 +126,7 @@ class Targets:
                     raise AssertionError("a file of a second is heard without end")
             return np.concatenate(blocks or [np.zeros(0, np.float32)])
 
+        printed = os.fstat(2).st_size
         first = heard(path)
         other = self.folder / "other.wav"
         if not other.exists():
@@ -135,6 +136,8 @@ class Targets:
             raise AssertionError("NaN or infinity is heard")
         if not np.array_equal(first, heard(path)):
             raise AssertionError("the same file is heard differently a second time")
+        if os.fstat(2).st_size > printed:
+            raise AssertionError("a decoder prints on standard error")
 
     def manifest(self, chance: random.Random) -> None:
         """A bundle whose manifest is altered, its digest written anew as an attacker would."""
@@ -336,9 +339,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # What is tried may print: lines for the parent have a descriptor of their own.
     lines = os.fdopen(os.dup(1), "w")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.memfd_create("printed"), 2)
     targets = Targets(Path(bundle), Path(folder))
     attempt: Try = getattr(targets, kind)
     if kind in ("recording", "jsonl"):

@@ -163,7 +163,7 @@ def by_ffmpeg(path: Path) -> Heard:
     return rate, samples.mean(axis=1, dtype=np.float32)
 
 
-DECODERS = {"libsndfile": by_libsndfile, "PyAV": by_pyav, "both": by_us}
+DECODERS = {"libsndfile": by_libsndfile, "PyAV": by_pyav, "both, as heard": by_us}
 
 
 def verdict(found: Heard, wanted: Heard) -> str:
@@ -225,11 +225,11 @@ def groups(folders: list[Path]) -> Iterator[tuple[str, Path]]:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             ending, where = path.name.split(".", 1)[1], path.parent.name
             if where == "trouble" and path.suffix != ".md":
-                yield f"trouble: {path.name}", path
+                yield f"`{path.name}`", path
             elif where == "whole":
-                yield f"whole: {ending}", path
+                yield f"whole, {ending}", path
             elif where in DAMAGES:
-                yield f"{where}: {ending}", path
+                yield f"{where}, {len(DAMAGED)} endings", path
 
 
 @app.command()

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import mmap
+import os
+import resource
 import sys
 from collections.abc import Callable
 
-from speechprune_ort.errors import SpeechPruneError
+from speechprune_ort.errors import OutOfMemoryError, SpeechPruneError
 
 __all__ = ["main"]
 
+LIBRARIES_MIB = 480  # of addresses that the libraries of a command take
+CORE_MIB = 16  # and for each core, that their threads take
+TOO_LITTLE = (
+    "Memory does not suffice for the command and its libraries: free memory, or raise the limit "
+    "(ulimit -v)."
+)
 OUT_OF_MEMORY = (
     "failed to map segment",
     "annot allocate memory",
@@ -21,12 +30,15 @@ def main() -> None:
     """Run the command line; user errors print one sentence to stderr and exit with 2."""
     from speechprune_ort.cli import signals, streams
 
+    if code := _finished(_check_room):
+        sys.exit(code)
     signals.install()
     streams.guard()
     code = _finished(_run)
     # What is still in the buffer may fail as well; the first failure tells.
     code = _finished(sys.stdout.flush) or code
-    sys.exit(signals.received() or code)
+    signals.leave_if_received()
+    sys.exit(code)
 
 
 def _run() -> None:
@@ -50,12 +62,27 @@ def _finished(work: Callable[[], object]) -> int:
     except (MemoryError, ImportError, OSError, RuntimeError) as error:
         if not _of_memory(error):
             raise
-        sys.stderr.write(
-            "error: Memory does not suffice for the command and its libraries: free memory, or "
-            "raise the limit (ulimit -v).\n"
-        )
+        sys.stderr.write(f"error: {TOO_LITTLE}\n")
         return 2
     return 0
+
+
+def _check_room() -> None:
+    """Refuse an address space that the libraries do not fit into.
+
+    Some of them, OpenBLAS among them, try again for ever while they are loaded, and no signal gets
+    through to a handler of Python meanwhile.
+
+    Raises:
+        OutOfMemoryError: it is too small.
+    """
+    if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+        return
+    needed = LIBRARIES_MIB + CORE_MIB * len(os.sched_getaffinity(0))
+    try:
+        mmap.mmap(-1, needed << 20).close()
+    except OSError:
+        raise OutOfMemoryError(TOO_LITTLE) from None
 
 
 def _of_memory(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ import typer
 from speechprune_ort import __version__
 from speechprune_ort.cli.ask import ask
 from speechprune_ort.cli.batch import batch
+from speechprune_ort.cli.calibrate import calibrate
 from speechprune_ort.cli.doctor import doctor
 from speechprune_ort.cli.eval import evaluate
 from speechprune_ort.cli.export import export
@@ -22,7 +23,6 @@ app = typer.Typer(
     name="speechprune-ort",
     help="Query-aware audio token pruning for Speech LLMs on ONNX Runtime.",
     no_args_is_help=True,
-    add_completion=False,
     # A user's error is one sentence; anything else is our defect and shows its traceback.
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -34,6 +34,7 @@ app.command()(ask)
 app.command()(batch)
 app.command()(serve)
 app.command(name="eval")(evaluate)
+app.command()(calibrate)
 app.command()(tasks)
 app.command()(validate)
 app.command()(profile)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
@@ -120,6 +120,10 @@ def ask(
     threads: Threads = None,
     provider_option: ProviderOption = None,
     plugin: Plugins = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="File of calibrate, whose method and candidates are taken."),
+    ] = None,
     explain: Annotated[
         Path | None,
         typer.Option(
@@ -133,6 +137,12 @@ def ask(
             help='Transcript to show with --explain: a JSON list of {"start", "end", "text"}.'
         ),
     ] = None,
+    evidence: Annotated[
+        bool,
+        typer.Option(
+            "--evidence", help="Name the stretches that an answer rests on, with their seconds."
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print answers, kept tokens and timings as JSON.")
     ] = False,
@@ -151,6 +161,8 @@ def ask(
     recordings, questions = _sorted(audio, rest or [], asked or [])
     if len(recordings) > 1 and explain is not None:
         raise OptionError("--explain takes one recording: ask about each by itself.")
+    if len(recordings) > 1 and evidence:
+        raise OptionError("--evidence takes one recording: ask about each by itself.")
     if transcript is not None and explain is None:
         raise OptionError("--transcript needs --explain: give both, or leave out --transcript.")
     if explain is not None:  # what cannot be written is said before an hour is heard
@@ -161,6 +173,13 @@ def ask(
             read_transcript(transcript)
     for question in questions:  # nor is what cannot be asked
         check_text(question)
+    if calibration is not None:
+        from speechprune_ort.evaluation.calibration import read_calibration
+
+        if candidates is not None:
+            raise OptionError("--calibration has candidates of its own: leave out --candidates.")
+        calibrated = read_calibration(calibration, bundle)
+        method, candidates = calibrated.method, calibrated.candidates
     pruning = PruningOptions(
         method=method,
         pruning_rate=pruning_rate_of(pruning_rate),
@@ -222,12 +241,16 @@ def ask(
             else recording.stream(q, pruning=pruning, generation=generation)
             for q in questions
         ]
+
+        def told(answer: Answer) -> Answer:
+            return recording.with_evidence(answer) if evidence else answer
+
         if as_json:
-            found = [stream.answer.to_dict() for stream in streams]
+            found = [told(stream.answer).to_dict() for stream in streams]
             content = found[0] if len(found) == 1 else found
             sys.stdout.write(json.dumps(content, indent=1) + "\n")
         else:
-            _print_answers(model.manifest.notes, questions, streams)
+            _print_answers(model.manifest.notes, questions, streams, told)
         if explain is not None:
             from speechprune_ort.explain import explain as beside
             from speechprune_ort.explain import write_explanation
@@ -289,7 +312,10 @@ def _source(audio: Path, options: AudioOptions) -> AbstractContextManager[Path |
 
 
 def _print_answers(
-    notes: Sequence[str], questions: Sequence[str], streams: Sequence[AnswerStream]
+    notes: Sequence[str],
+    questions: Sequence[str],
+    streams: Sequence[AnswerStream],
+    told: Callable[[Answer], Answer],
 ) -> None:
     """Answers as they come to stdout, the rest to stderr."""
     console = Console(stderr=True, markup=False, highlight=False)
@@ -303,7 +329,7 @@ def _print_answers(
             sys.stdout.flush()
         sys.stdout.write("\n")
         sys.stdout.flush()
-        console.print(summary(stream.answer))
+        console.print(summary(told(stream.answer)))
 
 
 def _listen(
@@ -364,6 +390,11 @@ def summary(answer: Answer) -> Table:
     table.add_row("spans", f"{shown} s")
     if answer.confidence is not None:
         table.add_row("confidence", f"{answer.confidence:.2f}, mean log-probability of a token")
+    if answer.evidence is not None:
+        found = [
+            f"{e.span.start:.1f}-{e.span.end:.1f} s (+{e.support:.1f})" for e in answer.evidence
+        ]
+        table.add_row("evidence", ", ".join(found) or "no stretch")
     stages = ", ".join(f"{name} {1000 * s:.0f}" for name, s in timings.seconds.items())
     table.add_row("stages", f"{stages} ms")
     table.add_row(

@@ -54,7 +54,10 @@ def doctor(
         for finding in findings:
             table.add_row(finding.what, finding.found, finding.cure or "")
         # Markup would take the extras in square brackets for styles.
-        Console(markup=False).print(table)
+        console = Console(markup=False)
+        console.print(table)
+        if not any(finding.broken for finding in findings):
+            console.print("All well: questions can be answered.")
     if any(finding.broken for finding in findings):
         raise typer.Exit(1)
 

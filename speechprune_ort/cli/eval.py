@@ -15,6 +15,7 @@ from rich.console import Console
 
 from speechprune_ort import __version__
 from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.cli.options import (
     HEARD,
     Address,
@@ -44,6 +45,7 @@ from speechprune_ort.cli.progress import Bar
 from speechprune_ort.cli.tasks import Map, Task
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import PruningOptions
+from speechprune_ort.runtime.choosing.methods.speechprune import PAPER_METHOD
 
 if TYPE_CHECKING:
     from speechprune_ort.evaluation.executor import Executor
@@ -98,7 +100,7 @@ def evaluate(
             help="Methods that are compared with every other at the same rate, recording by "
             "recording; separated by commas, or all."
         ),
-    ] = "speechprune",
+    ] = PAPER_METHOD,
     scoring: Annotated[
         str,
         typer.Option(
@@ -219,7 +221,7 @@ def evaluate(
     if telephone:
         perturbations.append(Perturbation("telephone"))
     base = PruningOptions(
-        method="speechprune",  # it reads every option; of the others each takes its own
+        method=PAPER_METHOD,  # it reads every option; of the others each takes its own
         budget=budget,
         frame_temperature=frame_temperature,
         attention=attention,
@@ -292,12 +294,12 @@ def evaluate(
             choose = {
                 setting.name: partial(recording.prune, shown.question, setting.options)
                 for setting in settings
-                if setting.options.method != "none"
+                if setting.options.method != EVERY_TOKEN
             }
             measured = measure_costs(model, kept, len(text.ids), choose=choose)
         if plots:
             pictures = draw_plots(out, summary, rows, settings, measured)
-            pruning = next((s.options for s in settings if s.options.method == "speechprune"), base)
+            pruning = next((s.options for s in settings if s.options.method == PAPER_METHOD), base)
             indices = recording.prune(shown.question, pruning).indices
             text_embeds = model.embed_text(shown.question)
             title = f"{shown.name}: {shown.question}"

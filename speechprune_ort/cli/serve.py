@@ -60,6 +60,10 @@ def serve(
     queue: Annotated[
         int, typer.Option(help="Most requests that wait; further ones are told to come back (429).")
     ] = 16,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(help="Answers that are worked on and decoded together at most; 8 by default."),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(help="Seconds that a request may take, waiting included.")
     ] = 600.0,
@@ -135,7 +139,8 @@ def serve(
     listener = listen_on(host, port)
     if options.api_key is None and not is_local(host):
         sys.stderr.write(f"note: Whoever reaches {host} may ask: set {KEY} to ask for a key.\n")
-    model = SpeechLLM(bundle, device, threads, provider_options(provider_option))
+    provided = provider_options(provider_option)
+    model = SpeechLLM(bundle, device, threads, provided, max_batch=max_batch)
     for note in model.manifest.notes:
         sys.stderr.write(f"note: {note}\n")
     leave_to_server()

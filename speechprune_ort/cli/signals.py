@@ -20,7 +20,7 @@ from typing import NoReturn
 from speechprune_ort.cancel import UNFINISHED, WHOLE_PROCESS, Interrupted
 from speechprune_ort.errors import CancelledError
 
-__all__ = ["install", "leave_to_server", "received"]
+__all__ = ["install", "leave_if_received", "leave_to_server"]
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 0.6  # for a command to clean up behind itself
@@ -46,9 +46,14 @@ def leave_to_server() -> None:
     signal.set_wakeup_fd(-1)
 
 
-def received() -> int | None:
-    """Exit code of the signal that came, if one did."""
-    return None if _first is None else 128 + _first
+def leave_if_received() -> None:
+    """End the process with the exit code of the signal that came, if one did.
+
+    Whatever had to be cleaned up is by now. What libraries do as Python closes may take seconds,
+    and the thread that would end it has no say any more.
+    """
+    if _first is not None:
+        _leave(_first)
 
 
 def _in_main_thread(number: int, frame: FrameType | None) -> None:

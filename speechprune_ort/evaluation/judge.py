@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.errors import AudioError, ComputeError, DeviceError, PromptError
 from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation, perturb
 from speechprune_ort.evaluation.plan import Plan, Work
@@ -27,7 +28,7 @@ from speechprune_ort.runtime.hearing.audio import load_audio
 
 __all__ = ["Judge"]
 
-EVERYTHING = PruningOptions(method="none")
+EVERYTHING = PruningOptions(method=EVERY_TOKEN)
 
 Other = TypeVar("Other")
 

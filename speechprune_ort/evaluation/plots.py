@@ -9,22 +9,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.errors import OptionError
 from speechprune_ort.evaluation.costs import Cost
 from speechprune_ort.evaluation.drawing import Picture, save
 from speechprune_ort.evaluation.run import Rows
 from speechprune_ort.evaluation.settings import ORIGINAL, Setting
 from speechprune_ort.evaluation.summary import Line, Subset, Summary
+from speechprune_ort.runtime.choosing.methods.baselines import BEGINNING
+from speechprune_ort.runtime.choosing.methods.speechprune import PHASES
 from speechprune_ort.statistics import proportion
 
 __all__ = ["draw_plots", "draw_tokens", "require_plots"]
 
-PHASES = ("similarity", "attention", "speechprune")
 FIFTHS = 5  # parts of a recording, by where its key sentence begins
 MOST_DROPPED = 5000  # drawn of a long recording: more would take minutes
 NEAREST_TICKS = 1.12  # ratio of two numbers at a logarithmic axis
 DRAWN_CONTROLS = ("question only", "another recording", "transcript as text", "chance")
-EVERY = "none"
 
 
 def require_plots() -> None:
@@ -72,7 +73,7 @@ def draw_plots(
     subset = summary.subsets[perturbation][0]
     methods: dict[str, list[Setting]] = {}
     for setting in settings:
-        if setting.name != ORIGINAL.name or "truncate" not in methods:
+        if setting.name != ORIGINAL.name or BEGINNING not in methods:
             methods.setdefault(setting.options.method, []).append(setting)
     paths = [_draw_accuracy(out / "accuracy_over_kept_tokens.png", methods, subset)]
     if costs:
@@ -95,14 +96,14 @@ def _curves(
 ) -> list[float]:
     """A curve a method, every token as a band, and chance; where the points stand."""
     lines = {line.name: line for line in subset.settings}
-    curves = [method for method in methods if method != EVERY]
+    curves = [method for method in methods if method != EVERY_TOKEN]
     places: list[float] = []
     for method in curves:
         found = sorted((lines[s.name] for s in methods[method]), key=place)
         x = [place(line) for line in found]
         picture.curve(method, x, [line.accuracy for line in found], len(curves))
         places += x
-    if every := lines.get(EVERY):
+    if every := lines.get(EVERY_TOKEN):
         kept = "" if every.kept is None else f" ({every.kept:.0f} tokens)"
         picture.band(every.accuracy, f"every token{kept}")
     for control in subset.controls:
@@ -150,11 +151,12 @@ def _draw_places(
     path: Path, rows: Sequence[Mapping[str, Any]], settings: Sequence[Setting]
 ) -> Path:
     """Accuracy by the fifth of the recording in which the key sentence begins, lowest rate."""
-    rates = [s.options.rate for s in settings if s.options.method != "none" and s.options.rate]
+    rates = [s.options.rate for s in settings if s.options.method != EVERY_TOKEN and s.options.rate]
     shown = [
         setting
         for setting in settings
-        if setting.options.method == "none" or setting.options.rate in (0, min(rates, default=0))
+        if setting.options.method == EVERY_TOKEN
+        or setting.options.rate in (0, min(rates, default=0))
     ]
     keyed = [row for row in rows if "key" in row]
     places = [min(FIFTHS - 1, int(FIFTHS * row["key"][0] / row["seconds"])) for row in keyed]

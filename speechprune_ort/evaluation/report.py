@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
+from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.evaluation.costs import Cost
 from speechprune_ort.evaluation.latex import latex
 from speechprune_ort.evaluation.settings import ORIGINAL
@@ -42,7 +43,7 @@ COST_COLUMNS = (
     "memory GB",
     "activation GB",
 )
-ALWAYS = ("none", ORIGINAL.name)  # columns of their own
+ALWAYS = (EVERY_TOKEN, ORIGINAL.name)  # columns of their own
 
 Cells = Sequence[str]
 
@@ -94,8 +95,7 @@ def _cells(line: Line) -> Cells:
         "" if line.kept_share is None else f"{_percent(line.kept_share)} %",
         _percent(line.accuracy.mean),
         _interval(line.accuracy),
-        _difference(line, "none"),
-        _difference(line, "truncate@0"),
+        *(_difference(line, other) for other in ALWAYS),
         "" if line.key_kept is None else f"{_percent(line.key_kept)} %",
     )
 

@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.evaluation.samples import Sample
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.recording import Recording
@@ -114,7 +115,7 @@ class Chooser:
         """
         if self._choose == self._by_likelihood:
             return int(self._means_alone.argmax())
-        return self._choose(self._alone, PruningOptions(method="none")).index
+        return self._choose(self._alone, PruningOptions(method=EVERY_TOKEN)).index
 
     @cached_property
     def _means_alone(self) -> NDArray[np.float64]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.errors import OptionError
 from speechprune_ort.methods import METHODS
 from speechprune_ort.options import PruningOptions, unused_options
+from speechprune_ort.runtime.choosing.methods.baselines import BEGINNING
 
-__all__ = ["CHANCE", "ORIGINAL", "Setting", "settings_of"]
-
-CHANCE = ("random", "crop")
-"""Methods whose result depends on the seed."""
+__all__ = ["ORIGINAL", "Setting", "settings_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class Setting:
     def name(self) -> str:
         """``speechprune@0.2``, with candidates ``speechprune@0.2x3``; of every token ``none``."""
         method, rate, candidates = self.options.method, self.options.rate, self.options.candidates
-        if method == "none":
+        if method == EVERY_TOKEN:
             return method
         return f"{method}@{rate:g}" + ("" if candidates is None else f"x{candidates:g}")
 
@@ -40,7 +39,7 @@ class Setting:
         return replace(self.options, seed=seed)
 
 
-ORIGINAL = Setting(PruningOptions(method="truncate", pruning_rate=0.0))
+ORIGINAL = Setting(PruningOptions(method=BEGINNING, pruning_rate=0.0))
 """The recording cut to one window of the model: the paper's Original, today's stacks."""
 
 
@@ -79,15 +78,15 @@ def settings_of(
             f"None of the methods reads {name}: leave it out, or add a method that does ({users})."
         )
     found: dict[str, Setting] = {}
-    if "none" in methods:
-        found["none"] = Setting(base.for_method("none"))
-    original = base.for_method("truncate", pruning_rate=0.0)
+    if EVERY_TOKEN in methods:
+        found[EVERY_TOKEN] = Setting(base.for_method(EVERY_TOKEN))
+    original = base.for_method(BEGINNING, pruning_rate=0.0)
     found[ORIGINAL.name] = Setting(original)
     for rate in rates:
         for method in methods:
-            if method == "none":
+            if method == EVERY_TOKEN:
                 continue
-            used = tuple(seeds) if method in CHANCE else (0,)
+            used = tuple(seeds) if METHODS[method].random else (0,)
             chosen = base.for_method(method, pruning_rate=rate, seed=used[0])
             balances = (candidates if METHODS[method].two_phases else ()) or (None,)
             for balance in balances:

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.errors import DataError
 from speechprune_ort.evaluation.run import Rows
 from speechprune_ort.evaluation.settings import ORIGINAL, Setting
+from speechprune_ort.runtime.choosing.methods.speechprune import PAPER_METHOD
 from speechprune_ort.statistics import Estimate, difference, holm, proportion
 
 __all__ = ["Line", "Subset", "Summary", "comparisons", "summarize"]
@@ -96,7 +98,7 @@ OWN_NOTE = (
 )
 
 
-COMPARED = ("speechprune",)
+COMPARED = (PAPER_METHOD,)
 PLACES = ("early", "middle", "late")
 
 
@@ -212,7 +214,9 @@ def _subset(
                 kept_share=float(
                     np.mean([s["kept"] / r["tokens"] for s, r in zip(results, rows, strict=True)])
                 ),
-                pruning_rate=None if setting.options.method == "none" else setting.options.rate,
+                pruning_rate=None
+                if setting.options.method == EVERY_TOKEN
+                else setting.options.rate,
                 key_kept=float(np.mean(covered)) if covered else None,
                 unanswered=float(np.mean([c is None for r in results for c in r["chosen"]])),
                 versus=versus,
@@ -254,7 +258,7 @@ def _rivals(setting: Setting, settings: Sequence[Setting], compared: Sequence[st
     same rate.
     """
     method, rate = setting.options.method, setting.options.rate
-    names = ["none", ORIGINAL.name]
+    names = [EVERY_TOKEN, ORIGINAL.name]
     if method in compared:
         names += [s.name for s in settings if s.options.rate == rate]
     known = {s.name for s in settings}

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.profiling.condition import Condition
 
 __all__ = ["Trade", "break_even", "shortest_that_pays"]
 
-UNPRUNED = "none"
 PRUNING = ("phase_1_ms", "phase_2_ms")
 SAVED = ("assemble_ms", "prefill_ms", "decode_ms")
 
@@ -48,7 +48,7 @@ def break_even(conditions: Sequence[Condition]) -> list[Trade]:
 
     Recordings that the model cannot take unpruned are left out: there is nothing to compare with.
     """
-    whole = {c.sound: c for c in conditions if c.setting == UNPRUNED and c.figures}
+    whole = {c.sound: c for c in conditions if c.setting == EVERY_TOKEN and c.figures}
 
     def total(condition: Condition, names: Sequence[str]) -> float:
         return sum(condition.figures[name].p50 for name in names)
@@ -62,7 +62,7 @@ def break_even(conditions: Sequence[Condition]) -> list[Trade]:
             total(whole[condition.sound], SAVED) - total(condition, SAVED),
         )
         for condition in conditions
-        if condition.setting != UNPRUNED and condition.figures and condition.sound in whole
+        if condition.setting != EVERY_TOKEN and condition.figures and condition.sound in whole
     ]
 
 

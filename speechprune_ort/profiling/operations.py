@@ -18,6 +18,7 @@ from speechprune_ort.contract.specs import (
     DECODER,
     FIRST_LAYER_QK,
 )
+from speechprune_ort.methods import METHODS, Work
 from speechprune_ort.model import SpeechLLM
 from speechprune_ort.options import PruningOptions
 from speechprune_ort.profiling.condition import Condition, ProfileOptions
@@ -174,33 +175,29 @@ class Operations:
     ) -> dict[str, int]:
         """Operations of one answer.
 
-        Both phases of pruning run in numpy but for the projections, and are counted in closed
-        form: a product and a norm a token, and the products of all queries with all keys.
+        Those of choosing are counted by the method itself, in closed form.
 
         Args:
             condition: recording and setting, with the lengths that were measured.
             pruning: the setting.
             options: question and length of the answer.
         """
-        dims, tokens, method = self._dims, condition.tokens, pruning.method
+        dims, tokens = self._dims, condition.tokens
         windows, rest = divmod(tokens, dims.window_tokens)
         encoder = windows * self._encoder(dims.window_tokens)
         encoder += self._encoder(rest) if rest else 0
-        counts = {"encoder": encoder}
-        if method in ("speechprune", "similarity"):
-            counts["phase_1"] = 4 * tokens * dims.hidden
-        elif method in ("coverage", "passages"):
-            words = len(Prompt.of(self._engine, options.question).query)
-            counts["phase_1"] = 2 * tokens * dims.hidden * (words + 1)
-        if method == "passages":  # the mean of unit vectors, and a product and a norm with it
-            counts["phase_2"] = 7 * tokens * dims.hidden
-        if method in ("speechprune", "attention"):
-            budget = pruning.budget or dims.window_tokens
-            left = pruning.candidate_tokens(condition.kept, tokens, budget)
-            candidates = left if method == "speechprune" else tokens
-            if condition.kept < candidates:  # otherwise there is nothing to choose
-                pairs = 2 * candidates * candidates * dims.heads * dims.head_dim
-                counts["phase_2"] = self._projection(candidates) + pairs
+        work = Work(
+            options=pruning,
+            tokens=tokens,
+            kept=condition.kept,
+            budget=pruning.budget or dims.window_tokens,
+            words=len(Prompt.of(self._engine, options.question).query),
+            hidden=dims.hidden,
+            heads=dims.heads,
+            head_dim=dims.head_dim,
+            projection=lambda count: self._projection(count),
+        )
+        counts = {"encoder": encoder, **METHODS[pruning.method].operations(work)}
         prompt = condition.prompt_tokens
         counts["prefill"] = self._prefill(prompt)
         steps = range(prompt, prompt + options.new_tokens - 1)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import DEFAULT_METHOD, PruningOptions
 from speechprune_ort.runtime.hearing.audio import SAMPLING_RATE, stream_audio
@@ -59,8 +60,8 @@ def parse_rates(text: str, method: str = DEFAULT_METHOD) -> list[Setting]:
     """
     settings = []
     for part in (part.strip() for part in text.split(",")):
-        if part == "none":
-            settings.append(Setting("none", PruningOptions(method="none")))
+        if part == EVERY_TOKEN:
+            settings.append(Setting(EVERY_TOKEN, PruningOptions(method=EVERY_TOKEN)))
             continue
         try:
             rate = float(part)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 import time
-from collections.abc import AsyncIterator, Generator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, BinaryIO
 
 from starlette.applications import Starlette
@@ -51,7 +52,9 @@ class Service:
 
     def __init__(self, model: SpeechLLM, options: ServeOptions) -> None:
         self.model, self.options = model, options
-        self.counter = Counter(options.waiting)
+        # As many answers as are decoded together; recordings are heard one after the other.
+        self.counter = Counter(options.waiting, model.scheduler.rows)
+        self._ear = threading.Lock()
         self.shelf = Shelf(options.recordings, options.keep_seconds)
         self.metrics = Metrics(self.counter)
 
@@ -154,6 +157,8 @@ class Service:
                 stream = self.model.stream(
                     asked.audio, asked.question, audio_options=options, **how
                 )
+                with self._hearing_alone(ticket):
+                    stream.begin()
             yield from stream
             if recording is None:
                 self.metrics.heard(stream.answer.seconds_heard)
@@ -162,16 +167,32 @@ class Service:
 
         return work
 
+    @contextmanager
+    def _hearing_alone(self, ticket: Ticket) -> Iterator[None]:
+        """While a recording is heard: several at once would take their memory, and no less time.
+
+        Raises:
+            CancelledError: the request was ended; ``DeadlineError`` where its time is over.
+        """
+        while not self._ear.acquire(timeout=LOOKS):
+            ticket.cancel.check()
+            _ = ticket.left
+        try:
+            yield
+        finally:
+            self._ear.release()
+
     def _hearing(self, file: BinaryIO, name: str, size: int, purpose: str) -> Work:
         def work(ticket: Ticket) -> Generator[str, None, Upload]:
-            recording = self.model.listen(
-                file,
-                memory_budget_mb=self.options.memory_budget_mb,
-                encoder_attention=needs_encoder(self.options.pruning),
-                audio_options=self.options.audio,
-                deadline=ticket.left,
-                cancel=ticket.cancel,
-            )
+            with self._hearing_alone(ticket):
+                recording = self.model.listen(
+                    file,
+                    memory_budget_mb=self.options.memory_budget_mb,
+                    encoder_attention=needs_encoder(self.options.pruning),
+                    audio_options=self.options.audio,
+                    deadline=ticket.left,
+                    cancel=ticket.cancel,
+                )
             self.metrics.heard(recording.seconds_heard)
             return self.shelf.put(recording, name, size, purpose)
             yield ""  # a generator, as all work is

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import warnings
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from speechprune_ort import (
     SpeechLLM,
     SpeechPruneError,
 )
+from speechprune_ort.options import Options
 from speechprune_ort.runtime.hearing.audio import load_audio
 
 HALF = "\ud83d"
@@ -153,3 +156,10 @@ def test_a_saved_recording_still_says_what_was_wrong_with_it(
     again = model.load_recording(tmp_path / "heard")
     assert (again.decoder, again.notes) == (heard.decoder, heard.notes) == ("array", heard.notes)
     assert again.ask("Who?", max_new_tokens=1).notes == heard.notes
+
+
+def test_an_editor_shows_every_option_as_a_keyword_argument() -> None:
+    names = [field.name for kind in (PruningOptions, GenerationOptions) for field in fields(kind)]
+    assert set(Options.__annotations__) == set(names)
+    for function in (SpeechLLM.ask, SpeechLLM.stream, SpeechLLM.ask_many, Recording.ask):
+        assert inspect.signature(function).parameters["options"].annotation == "Unpack[Options]"

@@ -101,6 +101,7 @@ def test_a_tensor_of_torch_is_an_array() -> None:
         (WAVE > 0, 16_000, "must be numbers, not bool"),
         (np.array([1, None], object), 16_000, "must be numbers, not object"),
         (np.array(5.0), 16_000, "has shape"),
+        (np.ma.array(WAVE, mask=WAVE > 0), 16_000, "Masked samples"),
         (np.full(16_000, 1e300), 16_000, "infinite"),
         ("a.wav", 16_000, "leave sampling_rate out"),
     ],

@@ -193,6 +193,20 @@ sys.path.insert(0, sys.argv[1])
 import slow
 """
 
+SLOW_TO_CLOSE = """
+import time
+from speechprune_ort import cli
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(20)
+slow = Slow()
+def work():
+    print("here", flush=True)
+    time.sleep(20)
+cli._run = work
+cli.main()
+"""
+
 LOST = """
 import sys, time
 from speechprune_ort.cli import signals
@@ -208,7 +222,7 @@ time.sleep(10)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("name", ["a graph", "a library", "an import", "a destructor"])
+@pytest.mark.parametrize("name", ["a graph", "a library", "an import", "a destructor", "closing"])
 def test_a_signal_ends_a_command_within_a_second_wherever_it_is(
     name: str, number: int, tmp_path: Path
 ) -> None:
@@ -222,8 +236,8 @@ def test_a_signal_ends_a_command_within_a_second_wherever_it_is(
             "import time\nprint('here', flush=True)\n"
             "try:\n    time.sleep(10)\nexcept BaseException: pass\ntime.sleep(10)\n"
         )
-    elif name == "a destructor":
-        code = LOST
+    elif name in ("a destructor", "closing"):
+        code = LOST if name == "a destructor" else SLOW_TO_CLOSE
     else:
         given.mkdir()
         (given / "half.onnx").write_text("half")
@@ -342,6 +356,28 @@ def test_too_little_memory_for_a_library_is_one_sentence(
     said = capsys.readouterr().err
     assert said.startswith("error: Memory does not suffice")
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("mebibytes", [30, 90, 380, 410])
+def test_an_address_space_that_libraries_do_not_fit_into_is_refused_before_them(
+    mebibytes: int, bundle: Path
+) -> None:
+    # OpenBLAS fails in its own words in the second of these, and never ends in the others.
+    line = command("eval", bundle, "--data", "none.jsonl", "--methods", "none")
+    shell = ["sh", "-c", f'ulimit -v {mebibytes << 10}; exec "$@"', "sh", *line]
+    done = subprocess.run(shell, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: Memory does not suffice")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_signals_are_set_before_anything_heavy_is_loaded() -> None:
+    code = (
+        "import sys; from speechprune_ort.cli import main, signals, streams\n"
+        "print('numpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout == b"False\n"
 
 
 def test_another_failing_import_keeps_its_traceback() -> None:

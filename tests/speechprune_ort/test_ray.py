@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,9 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from speechprune_ort import DataError, DeviceError
+from speechprune_ort import Cancel, CancelledError, DataError, DeviceError
 from speechprune_ort.batch import BatchTask, answer_all, read_requests
+from speechprune_ort.cancel import Limits
 from speechprune_ort.evaluation.executor import LocalExecutor
 from speechprune_ort.evaluation.plan import Plan
 from speechprune_ort.evaluation.run import evaluate
@@ -108,6 +111,63 @@ def test_a_killed_worker_costs_its_item_nothing(workers: RayWorkers, tmp_path: P
 def test_an_item_that_kills_every_worker_is_named(workers: RayWorkers, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="workers died over item 1"):
         dict(workers.map(Fragile(tmp_path, always=True), [0, 1, 2]))
+
+
+class Long:
+    """Tells the process that it is in, and stays there."""
+
+    uses_cuda = False
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def open(self) -> Callable[[int], int]:
+        return self.stay
+
+    def stay(self, item: int) -> int:
+        (self.folder / str(os.getpid())).touch()
+        time.sleep(600)
+        return item
+
+
+def test_what_is_cancelled_ends_its_workers_too(workers: RayWorkers, tmp_path: Path) -> None:
+    token, before = Cancel(), time.monotonic()
+
+    def ended() -> None:
+        while len(list(tmp_path.iterdir())) < 2 and time.monotonic() - before < 60:
+            time.sleep(0.05)
+        token.cancel()
+
+    threading.Thread(target=ended).start()
+    with pytest.raises(CancelledError), Limits(token).held():
+        dict(workers.map(Long(tmp_path), range(4)))
+    at_work = [Path("/proc", path.name) for path in tmp_path.iterdir()]
+    assert len(at_work) == 2
+    until = time.monotonic() + 20
+    while any(map(is_running, at_work)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(is_running, at_work))
+
+
+def is_running(process: Path) -> bool:
+    try:
+        return ") Z " not in (process / "stat").read_text()
+    except OSError:
+        return False
+
+
+def test_signals_stay_what_they_were_and_while_a_cluster_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def init(**_: Any) -> None:
+        ray._private.utils.set_sigterm_handler(lambda *_: None)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ray, "is_initialized", lambda: False)
+        patched.setattr(ray, "init", init)
+        RayWorkers(None, 2)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_what_a_task_raises_on_purpose_reaches_the_caller(workers: RayWorkers) -> None:

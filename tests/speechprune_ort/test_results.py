@@ -37,7 +37,7 @@ def test_log_probabilities_are_those_of_scoring(recording: Recording, answer: An
     engine, heard = recording._engine, recording._heard
     prompt = Prompt.of(engine, QUESTION)
     asked = Question(engine, prompt, heard, PruningOptions(), 5, Timings())
-    (scored,) = asked.score([answer.token_ids]).log_probabilities
+    (scored,) = asked.score([answer.token_ids], 1).log_probabilities
     np.testing.assert_allclose(answer.log_probabilities, scored, atol=1e-5)
     assert answer.confidence == pytest.approx(np.mean(scored), abs=1e-5)
 

@@ -15,6 +15,7 @@ from speechprune_ort.runtime.choosing.methods.base import (
     Request,
     ScoreName,
     Selection,
+    Work,
     method,
 )
 
@@ -25,6 +26,7 @@ __all__ = [
     "Request",
     "ScoreName",
     "Selection",
+    "Work",
     "baselines",
     "coverage",
     "merging",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,18 +13,19 @@ from numpy.typing import NDArray
 from speechprune_ort.errors import OptionError
 from speechprune_ort.runtime.choosing.pruning import keep_by_attention, keep_by_similarity
 
-if TYPE_CHECKING:  # options know the methods where ONNX Runtime is not installed
-    from speechprune_ort.options import PruningOptions
+if TYPE_CHECKING:  # methods are known where ONNX Runtime is not installed
     from speechprune_ort.runtime.choosing.scoring import Scorer
 
 __all__ = [
     "METHODS",
     "METHOD_OPTIONS",
+    "Chosen",
     "Measure",
     "Method",
     "Request",
     "ScoreName",
     "Selection",
+    "Work",
     "method",
     "untimed",
 ]
@@ -38,6 +39,29 @@ Measure = Callable[[str], AbstractContextManager[None]]
 def untimed(_: str) -> AbstractContextManager[None]:
     """Times nothing."""
     return nullcontext()
+
+
+class Chosen(Protocol):
+    """What methods read of the caller's ``PruningOptions``."""
+
+    @property
+    def frame_temperature(self) -> float | None:
+        """Of the softmax over one-second frames; None is the paper's."""
+        ...
+
+    @property
+    def single_head(self) -> bool:
+        """Whether phase 2 takes the whole width at once."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of methods in which chance decides."""
+        ...
+
+    def candidate_tokens(self, kept: int, total: int, default: int) -> int:
+        """How many tokens a first phase leaves to a second."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +98,7 @@ class Request:
         measure: times ``phase_1`` and ``phase_2``.
     """
 
-    options: PruningOptions
+    options: Chosen
     scorer: Scorer
     n_keep: int
     budget: int
@@ -129,6 +153,56 @@ class Request:
 Select = Callable[[Request], Selection]
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Sizes of a choice, to count its operations.
+
+    Attributes:
+        options: as the caller set them.
+        tokens: audio tokens of the recording.
+        kept: of them that are kept.
+        budget: tokens that phase 1 leaves to phase 2, where the options do not say.
+        words: tokens of the question.
+        hidden: width of an embedding.
+        heads: of the language model's attention.
+        head_dim: width of a head.
+        projection: operations of the first layer's query and key projections, by tokens.
+    """
+
+    options: Chosen
+    tokens: int
+    kept: int
+    budget: int
+    words: int
+    hidden: int
+    heads: int
+    head_dim: int
+    projection: Callable[[int], int]
+
+
+Operations = Callable[[Work], Mapping[str, int]]
+"""Counts floating point operations by the names that a method measures its work under, two a
+multiplication and addition."""
+
+
+def no_operations(_: Work) -> Mapping[str, int]:
+    """Counts nothing: of methods that multiply nothing."""
+    return {}
+
+
+def products_with_text(work: Work) -> Mapping[str, int]:
+    """Of ``Request.by_similarity``: a product and a norm of each token."""
+    return {"phase_1": 4 * work.tokens * work.hidden}
+
+
+def products_of_pairs(work: Work, candidates: int) -> Mapping[str, int]:
+    """Of ``Request.by_attention``: projections, and the products of all queries with all keys."""
+    if work.kept >= candidates:  # there is nothing to choose
+        return {}
+    pairs = 2 * candidates * candidates * work.heads * work.head_dim
+    return {"phase_2": work.projection(candidates) + pairs}
+
+
 @dataclass(frozen=True)
 class ScoreName:
     """How the scores of a phase are called, for whoever looks at them.
@@ -157,6 +231,8 @@ class Method:
         encoder_attention: whether requests must have it.
         options: of ``METHOD_OPTIONS`` those that it reads; others are refused.
         scores: how its ``similarity`` and its ``attention`` are called.
+        random: whether it draws by ``seed``, so that results are averaged over several.
+        operations: counts those of a choice.
     """
 
     name: str
@@ -166,6 +242,8 @@ class Method:
     encoder_attention: bool = False
     options: frozenset[str] = frozenset()
     scores: tuple[ScoreName, ScoreName] = (FIRST, SECOND)
+    random: bool = False
+    operations: Operations = no_operations
 
     @property
     def two_phases(self) -> bool:
@@ -194,6 +272,8 @@ def method(
     encoder_attention: bool = False,
     options: Collection[str] = (),
     scores: tuple[ScoreName, ScoreName] = (FIRST, SECOND),
+    random: bool = False,
+    operations: Operations = no_operations,
 ) -> Callable[[Select], Select]:
     """Register a function from ``Request`` to ``Selection`` as a method.
 
@@ -206,6 +286,8 @@ def method(
             ``request.candidates``, ``frame_temperature`` where it calls ``request.by_similarity``,
             ``attention`` and ``single_head`` where it calls ``request.by_attention``.
         scores: how its ``similarity`` and its ``attention`` are called.
+        random: it draws by ``request.options.seed``.
+        operations: counts those of a choice, for profiles.
 
     Raises:
         OptionError: another function has that name, or there is no such option.
@@ -225,7 +307,15 @@ def method(
         if there is not None and _named(there.select) != _named(select):
             raise OptionError(f"There is a method {name!r} already: give yours another name.")
         METHODS[name] = Method(
-            name, select, summary, source, encoder_attention, frozenset(options), scores
+            name,
+            select,
+            summary,
+            source,
+            encoder_attention,
+            frozenset(options),
+            scores,
+            random,
+            operations,
         )
         return select
 

@@ -6,10 +6,13 @@ import numpy as np
 
 from speechprune_ort.runtime.choosing.methods.base import Request, Selection, method
 
-__all__ = ["crop", "everything", "random", "truncate"]
+__all__ = ["BEGINNING", "crop", "everything", "random", "truncate"]
 
 
-@method("random", summary="random tokens")
+BEGINNING = "truncate"
+
+
+@method("random", summary="random tokens", random=True)
 def random(request: Request) -> Selection:
     """Tokens drawn without replacement, by ``seed``."""
     generator = np.random.default_rng(request.options.seed)
@@ -17,7 +20,7 @@ def random(request: Request) -> Selection:
     return Selection(np.sort(kept).astype(np.int64))
 
 
-@method("crop", summary="one random stretch")
+@method("crop", summary="one random stretch", random=True)
 def crop(request: Request) -> Selection:
     """Consecutive tokens from a place drawn by ``seed``."""
     generator = np.random.default_rng(request.options.seed)
@@ -25,7 +28,7 @@ def crop(request: Request) -> Selection:
     return Selection(np.arange(start, start + request.n_keep))
 
 
-@method("truncate", summary="the beginning, as today's stacks do it")
+@method(BEGINNING, summary="the beginning, as today's stacks do it")
 def truncate(request: Request) -> Selection:
     """The first tokens."""
     return Selection(np.arange(request.n_keep))

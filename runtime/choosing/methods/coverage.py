@@ -9,6 +9,7 @@ question token by question token, and a passage is scored by the best match of e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,12 @@ from speechprune_ort.runtime.choosing.methods.base import (
     Request,
     ScoreName,
     Selection,
+    Work,
     method,
 )
 from speechprune_ort.runtime.choosing.pruning import keep_by_similarity
 
-__all__ = ["SPOKEN", "coverage", "coverage_scores", "moving_max"]
+__all__ = ["SPOKEN", "coverage", "coverage_operations", "coverage_scores", "moving_max"]
 
 PASSAGE_SECONDS = 10
 TEMPERATURE = 0.05  # nearly the best frames alone: passages stay whole
@@ -101,8 +103,13 @@ def coverage_scores(cosines: NDArray[Any], width: int) -> NDArray[np.float32]:
 SPOKEN = ScoreName("words of the question spoken around it, in standard deviations")
 
 
+def coverage_operations(work: Work) -> Mapping[str, int]:
+    """A norm of each token, and its product with each token of the question."""
+    return {"phase_1": 2 * work.tokens * work.hidden * (work.words + 1)}
+
+
 @method("coverage", summary="passages of 10 s in which the most words of the question are spoken",
-        scores=(SPOKEN, SECOND))  # fmt: skip
+        scores=(SPOKEN, SECOND), operations=coverage_operations)  # fmt: skip
 def coverage(request: Request) -> Selection:
     """The best seconds by ``coverage_scores``."""
     frame = request.frame_tokens

@@ -13,13 +13,14 @@ language model's yet.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort.errors import OptionError
-from speechprune_ort.runtime.choosing.methods.base import Request, Selection, method
+from speechprune_ort.runtime.choosing.methods.base import Request, Selection, Work, method
 from speechprune_ort.runtime.choosing.pruning import ROWS_AT_ONCE, unit_rows
 
 __all__ = ["affinity_pooling", "fastadasp", "merged", "neighbour_cosines", "starts_of_groups"]
@@ -94,15 +95,21 @@ def _merge(request: Request, weights: NDArray[np.float32]) -> Selection:
         return Selection(starts, embeds=merged(embeds, starts, weights))
 
 
+def merging_operations(work: Work) -> Mapping[str, int]:
+    """A norm of each token, a product with its neighbour, and its part in a mean."""
+    return {"phase_1": 6 * work.tokens * work.hidden}
+
+
 @method("affinity-pooling", summary="means of runs of neighbours that are alike",
-        source="arXiv:2604.06871")  # fmt: skip
+        source="arXiv:2604.06871", operations=merging_operations)  # fmt: skip
 def affinity_pooling(request: Request) -> Selection:
     """Groups of similar neighbours, each token counting alike."""
     return _merge(request, np.ones(request.tokens, np.float32))
 
 
 @method("fastadasp", summary="neighbours that are alike, weighted by the encoder's attention",
-        source="arXiv:2410.03007", encoder_attention=True)  # fmt: skip
+        source="arXiv:2410.03007", encoder_attention=True,
+        operations=merging_operations)  # fmt: skip
 def fastadasp(request: Request) -> Selection:
     """Groups of similar neighbours, weighted by attention received."""
     if request.encoder_attention is None:

@@ -9,11 +9,20 @@ out. What a recording says is where it departs from its average.
 
 from __future__ import annotations
 
-from speechprune_ort.runtime.choosing.methods.base import Request, ScoreName, Selection, method
+from collections.abc import Mapping
+
+from speechprune_ort.runtime.choosing.methods.base import (
+    Request,
+    ScoreName,
+    Selection,
+    Work,
+    method,
+)
 from speechprune_ort.runtime.choosing.methods.coverage import (
     PASSAGE_SECONDS,
     SPOKEN,
     TEMPERATURE,
+    coverage_operations,
     coverage_scores,
 )
 from speechprune_ort.runtime.choosing.pruning import keep_by_attention, keep_by_similarity
@@ -24,8 +33,13 @@ RARITY = ScoreName("unlikeness to the recording's mean, the negative cosine")
 CANDIDATES = 4  # for each token that is kept
 
 
+def operations(work: Work) -> Mapping[str, int]:
+    """Of coverage, and the mean of unit vectors with a product and a norm of each token."""
+    return {**coverage_operations(work), "phase_2": 7 * work.tokens * work.hidden}
+
+
 @method("passages", summary="of passages found by coverage, those least like the recording's mean",
-        options=("candidates",), scores=(SPOKEN, RARITY))  # fmt: skip
+        options=("candidates",), scores=(SPOKEN, RARITY), operations=operations)  # fmt: skip
 def passages(request: Request) -> Selection:
     """Coverage chooses where to look, commonness what to leave out."""
     frame = request.frame_tokens

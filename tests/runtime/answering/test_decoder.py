@@ -148,3 +148,60 @@ def test_a_layer_has_one_product_for_queries_keys_and_values(tmp_path: Path) -> 
     # Beside it: out of attention, gate, up and down; and the head once.
     assert counts["MatMul"] == 2 * 5 + 1
     assert "RotaryEmbedding" not in counts
+
+
+def test_rows_of_a_batch_are_what_each_is_alone(
+    pair: tuple[PreTrainedModel, Decoder],
+) -> None:
+    model, alone = pair
+    random = np.random.default_rng(3)
+    prompts = [random.standard_normal((size, 64)).astype(np.float32) for size in (9, 14, 9, 1)]
+    # The third lies in the slots of the first at other positions; the fourth leaps.
+    places = [
+        [*range(9)],
+        [*range(0, 42, 3)],
+        [*range(20, 29)],
+        [77],
+    ]
+    said: list[list[int]] = [[], [], [], []]
+    decoder = alone
+    decoder.grow(4, 40)
+
+    def same(found: NDArray[Any], row: int) -> None:
+        wanted = by_torch(model, prompts[row], said[row], places[row])
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE)
+
+    def step(*tokens: tuple[int, int]) -> None:
+        for row, token in tokens:
+            said[row].append(token)
+            places[row].append(places[row][-1] + 1)
+        found = decoder.steps({row: (token, places[row][-1]) for row, token in tokens})
+        assert set(found) == {row for row, _ in tokens}
+        for row, _ in tokens:
+            same(found[row], row)
+
+    for row in (0, 1):
+        same(decoder.prefill(prompts[row], np.array(places[row]), row), row)
+    step((0, 5), (1, 6))
+    for row in (2, 3):  # in mid-flight, while the others wait
+        same(decoder.prefill(prompts[row], np.array(places[row]), row), row)
+    step((2, 9))
+    step((0, 7), (1, 8), (2, 9), (3, 4))
+    step((1, 3), (3, 2))
+    for row, count in ((0, 1), (3, 2)):  # taken back, and said otherwise
+        decoder.rewind(len(prompts[row]) + len(said[row]) - count, row)
+        said[row], places[row] = said[row][:-count], places[row][:-count]
+    step((0, 30), (1, 31), (2, 32), (3, 33))
+    decoder.grow(5, 60)
+    prompts.append(prompts[1])
+    said.append([])
+    places.append(places[1][:14])
+    decoder.copy(1, 4, 14)  # a prompt that was read is not read again
+    step((4, 40), (1, 41))
+    decoder.release(1)
+    step((0, 11), (2, 12), (3, 13), (4, 14))
+    assert decoder.lengths == (12, 0, 13, 3, 16)
+    decoder.release(0)
+    decoder.release(2)
+    decoder.release(3)
+    decoder.release(4)

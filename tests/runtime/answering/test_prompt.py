@@ -129,6 +129,8 @@ def test_it_is_said_of_choices_and_transcripts_too_and_before_anything_is_heard(
         model.embed_text(text)
     with pytest.raises(PromptError, match="The question"):
         model.ask("/nowhere.wav", text)
+    with pytest.raises(PromptError, match="The question"):
+        next(silence.stream(text))
 
 
 def test_a_question_beyond_the_context_is_refused_before_it_is_embedded(bundle: Path) -> None:

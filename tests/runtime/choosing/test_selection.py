@@ -186,6 +186,11 @@ def test_inputs_are_never_changed(method: Any) -> None:
     )
 
 
+def test_as_many_candidates_as_a_number_can_say_are_all_tokens() -> None:
+    options = PruningOptions(method="speechprune", pruning_rate=0.4, candidates=1e308)
+    assert options.candidate_tokens(300, 2200, 750) == 2200
+
+
 def test_single_head_reaches_phase_2() -> None:
     options = PruningOptions(method="speechprune", pruning_rate=0.4)
     many = choose(options, 120)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import socket
+import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -222,6 +223,18 @@ def test_a_file_of_chunks_without_end_is_not_searched_for_ever() -> None:
     assert reads(begin + bytes(1 << 20)) < 10
 
 
+@pytest.mark.parametrize("stated", [2**62, 2**63 - 1, 2**64 - 1])
+def test_a_length_that_no_file_can_have_is_not_sought(stated: int, tmp_path: Path) -> None:
+    path = tmp_path / "sound.w64"
+    samples = speech_like(1.0)
+    soundfile.write(path, samples, 16_000, "FLOAT", format="W64")
+    content = bytearray(path.read_bytes())
+    content[16:24] = stated.to_bytes(8, "little")
+    path.write_bytes(content)
+    for source in (path, bytes(content)):
+        np.testing.assert_array_equal(load_audio(source), samples)
+
+
 class Counted(io.BytesIO):
     """Counts how often it is read."""
 
@@ -230,6 +243,63 @@ class Counted(io.BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         self.reads += 1
         return super().read(size)
+
+
+def test_numbers_that_no_array_takes_are_a_sentence() -> None:
+    content = struct.pack(
+        "<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + 8000, b"WAVE", b"fmt ", 16, 1, 1, 16_000, 128_000, 8,
+        64, b"data", 8000,
+    )  # fmt: skip
+    with pytest.raises(AudioError, match=r"cannot be decoded as audio .*'s64'"):
+        load_audio(content + bytes(8000))
+
+
+@pytest.mark.parametrize("kind", ["W64", "NIST"])
+def test_a_cut_file_says_so_where_its_decoder_does_not(kind: str, no_ffmpeg: None) -> None:
+    content = written(speech_like(2.0), kind, "PCM_16")
+    assert not AudioStreamOf(content).notes
+    heard = AudioStreamOf(content[: len(content) // 2])
+    assert 0.9 < heard.seconds < 1.1
+    assert "states" in heard.notes[0]
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_of_half_an_alac_nothing_is_made_up(
+    installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = written(speech_like(6.0), "CAF", "ALAC_16")
+    if not installed:
+        monkeypatch.setitem(sys.modules, "av", None)
+        with pytest.raises(AudioError, match=r"speechprune-ort\[media\]"):
+            load_audio(content[: len(content) // 2])
+        return
+    whole, half = load_audio(content), load_audio(content[: len(content) // 2])
+    assert 2 < len(half) / 16_000 < 4
+    np.testing.assert_array_equal(half, whole[: len(half)])
+    np.testing.assert_array_equal(load_audio(content + content), np.concatenate([whole, whole]))
+
+
+@pytest.mark.parametrize("kind", ["MAT5", "AVR", "WVE", "IRCAM"])
+def test_what_nobody_records_in_is_refused(kind: str, no_ffmpeg: None) -> None:
+    # Joined, the header of the second file would be heard as sound.
+    subtype = {"MAT5": "DOUBLE", "WVE": "ALAW"}.get(kind, "PCM_16")
+    with pytest.raises(AudioError, match="is not read"):
+        load_audio(written(speech_like(1.0), kind, subtype))
+
+
+def written(samples: NDArray[np.float32], kind: str, subtype: str) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, 8_000 if kind == "WVE" else 16_000, subtype, format=kind)
+    return file.getvalue()
+
+
+class AudioStreamOf:
+    """What is heard of a file's content, and the notes on it."""
+
+    def __init__(self, content: bytes) -> None:
+        stream = AudioStream(content)
+        self.seconds = sum(map(len, stream)) / 16_000
+        self.notes = stream.notes
 
 
 def test_a_cut_wav_says_so(no_ffmpeg: None) -> None:
@@ -502,18 +572,47 @@ def test_streams_end_somewhere(tmp_path: Path) -> None:
         load_audio(Broken())
 
 
-def test_a_file_object_that_fails_on_the_way_is_an_error_not_an_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [OSError, KeyError, RuntimeError])
+@pytest.mark.parametrize("at", [0, 50_000])
+@pytest.mark.parametrize("seekable", [True, False])
+@pytest.mark.parametrize("ending", ["wav", "mp3"])
+def test_a_file_object_that_fails_on_the_way_is_an_error_not_an_end(
+    ending: str, seekable: bool, at: int, error: type[Exception]
+) -> None:
     class Failing(io.BytesIO):
         def readinto(self, _buffer: Any) -> int:
             raise AssertionError("libsndfile would take this for the end")
 
+        def seekable(self) -> bool:
+            return seekable
+
         def read(self, size: int | None = -1, /) -> bytes:
-            if self.tell() > 50_000:
-                raise OSError("the disk is gone")
+            if self.tell() >= at:
+                raise error("the disk is gone")
             return super().read(size)
 
-    with pytest.raises(AudioError, match="the disk is gone"):
-        load_audio(Failing(wav()[0]))
+    content = wav()[0] if ending == "wav" else b"\xff\xfb\x90\x64" + bytes(100_000)
+    with pytest.raises(AudioError, match=r"^The file object cannot be read \('?the disk is gone"):
+        load_audio(Failing(content))
+
+
+@pytest.mark.parametrize("name", ["seek", "tell", "seekable"])
+def test_a_file_object_that_cannot_be_sought_in_after_all_is_an_error(name: str) -> None:
+    def fails(*_: object) -> Any:
+        raise NotImplementedError("no")
+
+    file = type("File", (io.BytesIO,), {name: fails})(wav()[0])
+    with pytest.raises(AudioError, match=r"cannot be read \(no\)"):
+        load_audio(file)
+
+
+def test_a_read_that_takes_no_size_is_a_sentence() -> None:
+    class Bare:
+        def read(self) -> bytes:
+            return wav()[0]
+
+    with pytest.raises(AudioError, match="cannot be read"):
+        load_audio(Bare())
 
 
 # Limits

@@ -29,6 +29,7 @@ from speechprune_ort.runtime.answering.decoder import Decoder
 from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
 from speechprune_ort.runtime.ort import session as session_module
 from speechprune_ort.runtime.ort.bundle import verify_files
+from speechprune_ort.runtime.ort.tokenizer_file import open_tokenizer
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -465,6 +466,16 @@ def test_a_panic_of_the_tokenizer_is_one_sentence(
     monkeypatch.setattr(Tokenizer, "from_file", panic)
     with pytest.raises(BundleError, match="index out of bounds"):
         opened(bundle)
+
+
+def test_what_a_panic_prints_is_not_seen(copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = copy / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    path.write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="Cannot parse precompiled_charsmap"):
+        open_tokenizer(path, 1 << 20)
+    assert capfd.readouterr().err == ""
 
 
 def test_tokens_beyond_the_table_are_named(copy: Path) -> None:

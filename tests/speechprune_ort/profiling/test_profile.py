@@ -24,10 +24,12 @@ from speechprune_ort import SpeechLLM, ranges
 from speechprune_ort.cli.app import app
 from speechprune_ort.errors import AudioError, OptionError
 from speechprune_ort.evaluation.costs import prefill_tflops
+from speechprune_ort.evaluation.settings import settings_of
 from speechprune_ort.meters import EnergyMeter, MemoryMeter, Reading
+from speechprune_ort.methods import METHODS, Selection, Work, method
 from speechprune_ort.profiling.break_even import Trade, shortest_that_pays
 from speechprune_ort.profiling.compare import compare, read_profile, regressions
-from speechprune_ort.profiling.condition import ProfileOptions
+from speechprune_ort.profiling.condition import Condition, ProfileOptions
 from speechprune_ort.profiling.distribution import Distribution, ratio_of
 from speechprune_ort.profiling.operations import Operations
 from speechprune_ort.profiling.page import PICTURES, draw, page
@@ -35,6 +37,7 @@ from speechprune_ort.profiling.report import FORMATS, render, tables
 from speechprune_ort.profiling.run import Profile, profile
 from speechprune_ort.profiling.workload import parse_rates, sounds_of
 from speechprune_ort.results import STAGES
+from speechprune_ort.runtime.answering.prompt import Prompt
 
 SECONDS = ("5", "40")
 OPTIONS = ProfileOptions("Who said that?", new_tokens=4, repeats=3, warmup=1, loads=2)
@@ -395,3 +398,23 @@ def test_a_trace_that_the_disk_cuts_is_one_sentence(bundle: Path) -> None:
         [sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, check=False
     )
     assert "set TMPDIR" in done.stdout, done.stderr
+
+
+def test_a_users_method_is_counted_and_averaged_over_seeds_as_ours_are(bundle: Path) -> None:
+    def count(work: Work) -> dict[str, int]:
+        return {"phase_1": work.tokens * work.hidden * work.words + work.kept}
+
+    register = method("drawn", summary="drawn", random=True, operations=count)
+    register(lambda request: Selection(np.arange(request.n_keep)))
+    try:
+        settings = settings_of(["drawn", "passages"], [0.5], [4, 5])
+        assert [(s.name, s.seeds) for s in settings[1:]] == [
+            ("drawn@0.5", (4, 5)), ("passages@0.5", (0,)),
+        ]  # fmt: skip
+        model = SpeechLLM(bundle, "cpu", threads=1)
+        condition = Condition("a", "0.5", 4.0, 100, kept=50, prompt_tokens=70)
+        found = Operations(model).by_stage(condition, settings[1].options, OPTIONS)
+        words = len(Prompt.of(model.engine, OPTIONS.question).query)
+        assert found["phase_1"] == 100 * model.manifest.dimensions.hidden * words + 50
+    finally:
+        del METHODS["drawn"]

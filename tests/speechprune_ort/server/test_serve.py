@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -36,7 +37,9 @@ from openai import (
 )
 
 from speechprune_ort import OptionError, PruningOptions, SpeechLLM
+from speechprune_ort.answer_stream import AnswerStream
 from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.runtime.answering.decoder import Decoder
 from speechprune_ort.server.app import Service, make_app
 from speechprune_ort.server.counter import Counter, Event, Ticket
 from speechprune_ort.server.options import ServeOptions
@@ -312,12 +315,43 @@ class Slow:
     def __init__(self, model: SpeechLLM) -> None:
         self._model, self.go, self.begun = model, threading.Event(), threading.Semaphore(0)
         self.manifest = model.manifest
+        self.scheduler = SimpleNamespace(rows=1)  # one is worked on, and the others wait
 
     def stream(self, *arguments: Any, cancel: Any, **options: Any) -> Any:
         self.begun.release()
         while not self.go.wait(0.01):
             cancel.check()
         return self._model.stream(*arguments, cancel=cancel, **options)
+
+
+def test_answers_that_are_wanted_at_once_are_decoded_together(
+    model: SpeechLLM, sound: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Running(model, waiting=8)
+    client = server.client()
+
+    def ask(text: str) -> str:
+        found = client.chat.completions.create(
+            model="tiny", messages=question(sound, text), max_tokens=24
+        )
+        return str(found.choices[0].message.content)
+
+    texts = [f"What was said about {thing}?" for thing in ("money", "time", "rain", "us")]
+    try:
+        alone = [ask(text) for text in texts]
+        steps, sizes = Decoder.steps, []
+
+        def counted(self: Decoder, tokens: Any) -> Any:
+            sizes.append(len(tokens))
+            time.sleep(0.05)  # the others' recordings are heard meanwhile
+            return steps(self, tokens)
+
+        monkeypatch.setattr(Decoder, "steps", counted)
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(ask, texts)) == alone
+        assert max(sizes) >= 2
+    finally:
+        server.stop()
 
 
 def test_a_full_line_is_told_to_come_back(model: SpeechLLM, sound: bytes) -> None:
@@ -397,9 +431,12 @@ def test_a_failure_in_the_middle_ends_the_stream_with_its_sentence(
     model: SpeechLLM, sound: bytes
 ) -> None:
     class Failing:
-        manifest = model.manifest
+        manifest, scheduler = model.manifest, model.scheduler
 
-        def stream(self, *_: Any, **__: Any) -> Any:
+        def stream(self, *_: Any, **__: Any) -> AnswerStream:
+            return AnswerStream(self._pieces())
+
+        def _pieces(self) -> Any:
             yield "one"
             raise RuntimeError("a path of the server's")
 

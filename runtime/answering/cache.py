@@ -1,0 +1,107 @@
+"""Keys and values of several sequences: one buffer a layer and kind, in which a row is a sequence.
+
+Past and present of a layer are the same buffer, so a step writes its own positions and copies
+nothing. A run takes neighbouring rows of it, by their address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from speechprune_ort.contract.specs import Dimensions, past_name, present_name
+from speechprune_ort.runtime.ort.device import Device
+
+__all__ = ["Cache", "position_bytes"]
+
+
+def position_bytes(dims: Dimensions, float_dtype: str) -> int:
+    """Bytes that one position of one sequence takes in the cache."""
+    return 2 * dims.layers * dims.kv_heads * dims.head_dim * np.dtype(float_dtype).itemsize
+
+
+class Cache:
+    """The KV cache of a batch.
+
+    Args:
+        device: where it lies.
+        dims: sizes of the axes.
+        dtype: of keys and values.
+        rows: sequences that it has room for.
+        capacity: positions of each.
+
+    Attributes:
+        rows: as given.
+        capacity: as given.
+    """
+
+    def __init__(
+        self, device: Device, dims: Dimensions, dtype: np.dtype[Any], rows: int, capacity: int
+    ) -> None:
+        self._device, self._dims, self._dtype = device, dims, dtype
+        self.rows, self.capacity = rows, capacity
+        self._names = [
+            (past_name(layer, kind), present_name(layer, kind))
+            for layer in range(dims.layers)
+            for kind in ("key", "value")
+        ]
+        self._arrays: list[NDArray[Any]] = []  # of the host's cache alone
+        self._buffers: list[ort.OrtValue] = []
+        for _ in self._names:
+            self._buffers.append(self._empty())
+
+    @property
+    def on_host(self) -> bool:
+        """Whether rows can be copied without a way over the device's bus."""
+        return self._device.name == "cpu"
+
+    def bind(self, binding: ort.IOBinding, first: int, count: int) -> None:
+        """Let a run read and write ``count`` rows from ``first`` on."""
+        dims, dtype = self._dims, self._dtype
+        shape = [count, dims.kv_heads, self.capacity, dims.head_dim]
+        skipped = first * dims.kv_heads * self.capacity * dims.head_dim * dtype.itemsize
+        place = (self._device.name, self._device.index, dtype.type, shape)
+        for (past, present), buffer in zip(self._names, self._buffers, strict=True):
+            address = buffer.data_ptr() + skipped
+            binding.bind_input(past, *place, address)
+            binding.bind_output(present, *place, address)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first ``length`` positions of one row to another; on the host alone."""
+        for array in self._arrays:
+            array[target, :, :length] = array[source, :, :length]
+
+    def grow(self, rows: int, capacity: int, lengths: Sequence[int]) -> None:
+        """Take larger buffers, and keep what the rows hold.
+
+        Args:
+            rows: sequences that it has room for from now on.
+            capacity: positions of each.
+            lengths: positions that each of the present rows holds.
+
+        Raises:
+            MemoryError: there is no room; the cache stays as it was. On CUDA it is a DeviceError.
+        """
+        larger = Cache(self._device, self._dims, self._dtype, rows, capacity)
+        for number, buffer in enumerate(self._buffers):
+            old = self._arrays[number] if self.on_host else buffer.numpy()
+            new = larger._buffers[number]
+            array = larger._arrays[number] if self.on_host else np.zeros(new.shape(), self._dtype)
+            for row, length in enumerate(lengths):
+                array[row, :, :length] = old[row, :, :length]
+            if not self.on_host:
+                new.update_inplace(array)
+        self.__dict__ = larger.__dict__
+
+    def _empty(self) -> ort.OrtValue:
+        dims = self._dims
+        shape = (self.rows, dims.kv_heads, self.capacity, dims.head_dim)
+        if not self.on_host:
+            return self._device.empty(shape, self._dtype)
+        # Pages are touched only when written: room that no answer needs costs nothing.
+        self._arrays.append(np.empty(shape, self._dtype))
+        return self._device.put(self._arrays[-1])

@@ -1,0 +1,76 @@
+"""The tokens of one answer as they are chosen, and the text that they release."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from speechprune_ort.options import GenerationOptions
+from speechprune_ort.runtime.answering.sampling import Sampler, log_probability
+from speechprune_ort.runtime.answering.text_stream import TextStream
+from speechprune_ort.runtime.ort.tokenizer import TextTokenizer
+
+__all__ = ["Generation", "Reason"]
+
+Reason = Literal["stop", "length", "stop_string"]
+
+
+class Generation:
+    """An answer on its way: it is given logits and says which token comes next.
+
+    Args:
+        tokenizer: of the bundle.
+        stop_token_ids: any of these ends it.
+        options: how tokens are chosen.
+        position: of the prompt's last token.
+
+    Attributes:
+        ids: of the answer so far, the stop token not among them.
+        log_probabilities: that the model gave to each of them, natural logarithm.
+        reason: why it has ended; None while it goes on.
+        position: of the last token.
+        pieces: of text that were released and not yet taken.
+    """
+
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        stop_token_ids: Container[int],
+        options: GenerationOptions,
+        position: int,
+    ) -> None:
+        self._stop, self._options = stop_token_ids, options
+        self._sampler, self._out = Sampler(options), TextStream(tokenizer, options.stop)
+        self.ids: list[int] = []
+        self.log_probabilities: list[float] = []
+        self.reason: Reason | None = None
+        self.position = position
+        self.pieces: deque[str] = deque()
+
+    @property
+    def text(self) -> str:
+        """Everything released so far."""
+        return self._out.text
+
+    def take(self, logits: NDArray[Any]) -> None:
+        """Choose the next token from (vocab,) logits, and release what text it completes."""
+        token = self._sampler(logits)
+        piece = ""
+        if token in self._stop and not self._options.ignore_stop:
+            self.reason = "stop"
+        else:
+            self.ids.append(token)
+            self.log_probabilities.append(log_probability(logits, token))
+            self.position += 1
+            piece = self._out.push(token)
+            if self._out.stopped:
+                self.reason = "stop_string"
+            elif len(self.ids) == self._options.max_new_tokens:
+                self.reason = "length"
+        if self.reason is not None:
+            piece += self._out.finish()
+        if piece:
+            self.pieces.append(piece)

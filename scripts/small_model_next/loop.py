@@ -1,0 +1,164 @@
+"""What stages of training share: texts with their letters, batches, damage, and the loop."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from small_model_next.encoder import WIDTH
+from small_model_next.speech import Heard
+from small_model_next.spelling import Cutter, letter_ids, words_of
+
+BATCH_FRAMES = 2500  # most of a minute of audio a step
+WARM_UP_STEPS = 30
+AVERAGED_STEPS = 60  # of a line of the curve
+
+Weights = list[torch.nn.Parameter]
+LossOf = Callable[
+    [torch.Tensor, torch.Tensor, "Sequence[Utterance]"], tuple[torch.Tensor, dict[str, float]]
+]
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """Stored speech, and the classes of its letters in order."""
+
+    heard: Heard
+    letters: tuple[int, ...]
+
+
+def utterances(heard: Sequence[Heard], cutter: Cutter) -> list[Utterance]:
+    """Those whose text can be written in their time, with one blank between equal letters."""
+    found = []
+    for one in heard:
+        letters = [i for word in words_of(one.text) for i in letter_ids(cutter.cut(word))]
+        room = len(letters) + sum(a == b for a, b in pairwise(letters))
+        if 0 < room <= len(one.features) // 2:
+            found.append(Utterance(one, tuple(letters)))
+    return found
+
+
+def batches(lengths: Sequence[int], rng: random.Random) -> list[list[int]]:
+    """Indices in batches of about ``BATCH_FRAMES`` of about equal lengths, in random order."""
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i] * rng.uniform(0.9, 1.1))
+    found: list[list[int]] = [[]]
+    for index in order:
+        if found[-1] and (len(found[-1]) + 1) * lengths[index] > BATCH_FRAMES:
+            found.append([])
+        found[-1].append(index)
+    rng.shuffle(found)
+    return found
+
+
+def stacked(features: Sequence[np.ndarray[Any, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features of several lengths as one batch, (batch, frames, width), and its mask."""
+    longest = max(map(len, features))
+    batch = torch.zeros(len(features), longest, WIDTH)
+    mask = torch.zeros(len(features), 1, 1, longest)
+    for row, values in enumerate(features):
+        batch[row, : len(values)] = torch.from_numpy(values).float()
+        mask[row, ..., len(values) :] = -1e4
+    return batch, mask
+
+
+def blank_out(batch: torch.Tensor, rng: random.Random) -> None:
+    """Masks in time (up to 0.3 s, one for each two seconds) and over a tenth of the channels."""
+    for row in batch:
+        for _ in range(max(1, len(row) // 100)):
+            start, width = rng.randrange(len(row)), rng.randint(0, 15)
+            row[start : start + width] = 0
+        row[:, torch.rand(WIDTH) < rng.uniform(0, 0.1)] = 0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train, and who is told.
+
+    Attributes:
+        minutes: CPU minutes of this process; checks are not counted.
+        report: Called with a line of the curve.
+        check: Evaluates what is trained.
+        checks: How often.
+        clip: Largest norm of a step's gradient.
+    """
+
+    minutes: float
+    report: Callable[[Mapping[str, Any]], None]
+    check: Callable[[], Mapping[str, Any]]
+    checks: int = 5
+    clip: float = 2.0
+
+
+def run(
+    schedule: Schedule,
+    groups: Sequence[tuple[Weights, float]],
+    data: Sequence[Utterance],
+    loss_of: LossOf,
+) -> None:
+    """Train weights in place: warm-up, a constant rate, then linearly down to nearly nothing.
+
+    Args:
+        schedule: How long.
+        groups: Weights, and the learning rate of each group.
+        data: What to train on, in passes of random order.
+        loss_of: Of features (batch, frames, width), their mask and what they are; beside it the
+            figures of the curve.
+    """
+    optimizer = torch.optim.AdamW(
+        [{"params": weights} for weights, _ in groups], betas=(0.9, 0.98), weight_decay=0.01
+    )
+    weights = [weight for group, _ in groups for weight in group]
+    rng, began = random.Random(1), time.process_time()  # noqa: S311 - no secrets
+    step, frames, checked, checking, share = 0, 0, 0, 0.0, 0.0
+    history: list[dict[str, float]] = []
+    while share < 1:
+        for indices in batches([len(one.heard.features) for one in data], rng):
+            spent = (time.process_time() - began - checking) / 60
+            if (share := spent / schedule.minutes) >= 1:
+                break
+            factor = min(1, (step + 1) / WARM_UP_STEPS) * min(1, (1 - share) / 0.6 + 0.02)
+            for group, (_, rate) in zip(optimizer.param_groups, groups, strict=True):
+                group["lr"] = rate * factor
+            chosen = [data[index] for index in indices]
+            batch, mask = stacked([one.heard.features for one in chosen])
+            blank_out(batch, rng)
+            loss, figures = loss_of(batch, mask, chosen)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(weights, schedule.clip)
+            optimizer.step()
+            history.append(figures)
+            step, frames = step + 1, frames + sum(len(one.heard.features) for one in chosen)
+            if share >= (checked + 1) / schedule.checks:
+                checked, before = checked + 1, time.process_time()
+                hours = round(frames / 50 / 3600, 1)
+                line = {"minutes": round(spent, 1), "step": step, "hours": hours}
+                schedule.report({**line, **means(history[-AVERAGED_STEPS:]), **schedule.check()})
+                checking += time.process_time() - before
+
+
+def means(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each figure, rounded.
+
+    >>> means([{"loss": 1.0}, {"loss": 2.0}])
+    {'loss': 1.5}
+    """
+    return {
+        name: round(float(np.mean([figures[name] for figures in history])), 3)
+        for name in history[-1]
+    }
+
+
+def save(path: Path, **modules: torch.nn.Module) -> None:
+    """Write the weights of modules by name; the file appears at once."""
+    partial = path.with_suffix(".partial")
+    torch.save({name: module.state_dict() for name, module in modules.items()}, partial)
+    partial.replace(path)

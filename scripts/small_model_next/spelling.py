@@ -1,0 +1,163 @@
+"""Text as it is spoken, its letters, and words cut into pieces of at most three letters.
+
+A piece is a token of the language model. With whole tokens a fifth of the tokens of new text were
+met fewer than 20 times in training, with pieces of three letters a twentieth.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from functools import cache
+
+from small_model.training.facts import ONES, TENS, number_words, ordinal_words
+
+SPACE = "\u0120"  # how byte-level BPE writes a space
+LONGEST = 3  # letters of a piece
+ALPHABET = "abcdefghijklmnopqrstuvwxyz'"
+VOWELS = frozenset("aeiouy")
+# Costs of a cut, beside 1 for each piece: syllables begin with a consonant and a vowel.
+CUT_BEFORE_SYLLABLE, CUT_ELSEWHERE, CUT_BEFORE_VOWEL = 0.0, 0.2, 0.4
+# Where a letter stands: inside a piece, at the beginning of a piece, at the beginning of a word.
+INSIDE, PIECE, WORD = range(3)
+
+ABBREVIATIONS = {"mr": "mister", "mrs": "missus", "ms": "miss", "dr": "doctor", "vs": "versus"}
+
+
+def number(text: str) -> str:
+    """Digits as they are read.
+
+    >>> [number(text) for text in ("42", "1985", "1,200", "007")]
+    ['forty two', 'nineteen eighty five', 'one thousand two hundred', 'zero zero seven']
+    """
+    digits = text.replace(",", "")
+    value = int(digits)
+    if len(digits) > 6 or (digits.startswith("0") and len(digits) > 1):
+        return " ".join(ONES[int(digit)] for digit in digits)
+    if len(text) == 4 and 1100 <= value < 2100 and value // 100 != 20:
+        rest = value % 100
+        end = "hundred" if rest == 0 else f"oh {ONES[rest]}" if rest < 10 else number_words(rest)
+        return f"{number_words(value // 100)} {end}"
+    return number_words(value)
+
+
+def ordinal(value: int) -> str:
+    """An ordinal number in words.
+
+    >>> ordinal(4), ordinal(32), ordinal(120)
+    ('fourth', 'thirty second', 'one hundred twentieth')
+    """
+    if value > 99 and value % 100:
+        return f"{number_words(value - value % 100)} {ordinal(value % 100)}"
+    if value > 99 or value == 0:
+        return number_words(value) + "th"
+    if value <= 20 or (value < 100 and value % 10 and value < 32):
+        return ordinal_words(value)
+    if value % 10:
+        return f"{TENS[value // 10]} {ordinal_words(value % 10)}"
+    return TENS[value // 10][:-1] + "ieth"
+
+
+def spoken(text: str) -> str:
+    """Text with numbers and signs written as they are spoken; punctuation stays.
+
+    >>> spoken("Dr. Lee paid $42 on the 4th, 10% more.")
+    'doctor Lee paid forty two dollars on the fourth, ten percent more.'
+    """
+    text = re.sub(
+        r"\b(\w+)\.", lambda m: ABBREVIATIONS.get(m[1].lower(), m[0]), text, flags=re.ASCII
+    )
+    text = re.sub(r"\$\s?(\d[\d,]*(?:\.\d+)?)", r"\1 dollars", text)
+    text = text.replace("%", " percent").replace("&", " and ")
+    text = re.sub(r"\b(\d{1,3})(?:st|nd|rd|th)\b", lambda m: ordinal(int(m[1])), text)
+    text = re.sub(r"(\d)\.(?=\d)", r"\1 point ", text)
+    text = re.sub(r"\d{1,3}(?:,\d{3})+|\d+", lambda m: f" {number(m[0])} ", text)
+    return re.sub(r"\s+", " ", re.sub(r"\s+(?=[,.;:!?])", "", text)).strip()
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words of a spoken text, letters and apostrophes.
+
+    >>> words_of("It's well-known: 'Yes!'")
+    ["it's", 'well', 'known', 'yes']
+    """
+    found = re.findall(r"[a-z']+", spoken(text).lower().replace("\u2019", "'"))
+    return [word for part in found if (word := part.strip("'"))]
+
+
+class Cutter:
+    """Cuts words into pieces that the language model has as tokens.
+
+    Args:
+        vocabulary: Token texts as byte-level BPE writes them; single letters are among them.
+    """
+
+    def __init__(self, vocabulary: Collection[str]) -> None:
+        self._known = {t for t in vocabulary if len(t.removeprefix(SPACE)) <= LONGEST}
+        self.cut = cache(self._cut)
+
+    def _cut(self, word: str) -> tuple[str, ...]:
+        """The pieces of a word, the first one with its space.
+
+        Few pieces are better than many; among as few, those whose cuts lie before a consonant and
+        a vowel, as between syllables.
+        """
+        best: list[tuple[float, tuple[str, ...]]] = [(0.0, ())]
+        for end in range(1, len(word) + 1):
+            options = []
+            for start in range(max(0, end - LONGEST), end):
+                piece = (SPACE if start == 0 else "") + word[start:end]
+                if piece in self._known or end - start == 1:
+                    cost, before = best[start]
+                    options.append((cost + 1 + cut_cost(word, start), (*before, piece)))
+            best.append(min(options))
+        return best[-1][1]
+
+
+def cut_cost(word: str, at: int) -> float:
+    """What a cut before the letter ``at`` costs.
+
+    >>> [cut_cost("under", at) for at in range(5)]
+    [0.0, 0.2, 0.0, 0.4, 0.2]
+    """
+    if at == 0:
+        return 0.0
+    if word[at] in VOWELS:
+        return CUT_BEFORE_VOWEL
+    following = word[at + 1 : at + 2]
+    return CUT_BEFORE_SYLLABLE if following and following in VOWELS else CUT_ELSEWHERE
+
+
+def letter_classes() -> list[str]:
+    """Texts of the classes of letters: class 0 is CTC's blank, then 27 letters in three places.
+
+    >>> len(letter_classes())
+    82
+    """
+    marks = {INSIDE: "", PIECE: "|", WORD: SPACE}
+    return ["", *(marks[place] + letter for place in (INSIDE, PIECE, WORD) for letter in ALPHABET)]
+
+
+def letter_ids(pieces: tuple[str, ...]) -> list[int]:
+    """Classes of the letters of one word's pieces.
+
+    >>> [letter_classes()[i] for i in letter_ids((SPACE + "un", "der"))]
+    ['\u0120u', 'n', '|d', 'e', 'r']
+    """
+    ids = []
+    for piece in pieces:
+        for index, letter in enumerate(piece.removeprefix(SPACE)):
+            place = INSIDE if index else WORD if piece.startswith(SPACE) else PIECE
+            ids.append(1 + place * len(ALPHABET) + ALPHABET.index(letter))
+    return ids
+
+
+def read_letters(classes: list[int]) -> str:
+    """Words of a sequence of letter classes, repetitions and blanks dropped.
+
+    >>> read_letters([0, 63, 63, 0, 14, 14, 31])
+    'ind'
+    """
+    names = letter_classes()
+    text = "".join(names[b] for a, b in zip([0, *classes], classes, strict=False) if b and a != b)
+    return text.replace("|", "").replace(SPACE, " ").strip()

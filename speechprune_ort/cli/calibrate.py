@@ -1,0 +1,61 @@
+"""``speechprune-ort calibrate``: the balance of a method's phases, set for a bundle."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from speechprune_ort.cli.options import Bundle, Device, Threads
+from speechprune_ort.cli.progress import Bar
+from speechprune_ort.errors import OptionError
+from speechprune_ort.options import DEFAULT_METHOD
+
+__all__ = ["calibrate"]
+
+
+def calibrate(
+    bundle: Bundle,
+    data: Annotated[
+        Path,
+        typer.Argument(metavar="DATA", help="JSONL or JSON file of recordings with choices."),
+    ],
+    out: Annotated[Path, typer.Option(help="File to write, for ask --calibration.")] = (
+        Path("calibration.json")
+    ),
+    method: Annotated[str, typer.Option(help="Method of two phases.")] = DEFAULT_METHOD,
+    pruning_rate: Annotated[float, typer.Option(help="Pruning rate to calibrate at.")] = 0.2,
+    candidates: Annotated[
+        str,
+        typer.Option(help="Candidates to try beside the method's own number, by commas."),
+    ] = "1.5,2,3,6,10",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first samples.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Set a method's candidates on training recordings, and write them for ask."""
+    from speechprune_ort.evaluation.calibration import calibrate as run
+    from speechprune_ort.evaluation.samples import read_samples, shuffled
+    from speechprune_ort.journal import write_whole
+
+    try:
+        numbers = [float(part) for part in candidates.split(",")]
+    except ValueError:
+        raise OptionError(
+            f"--candidates takes numbers separated by commas, not {candidates!a}."
+        ) from None
+    if not data.is_file():
+        raise OptionError(f"{data} is no file: give a JSONL or JSON file of training recordings.")
+    samples = [shuffled(sample, 0) for sample in read_samples(data)[:limit]]
+    console = Console(stderr=True, markup=False, soft_wrap=True)
+    with Bar(console, "samples") as bar:
+        found = run(bundle, data, samples, method, pruning_rate, numbers, device, threads, bar)
+    write_whole(out, json.dumps(found.to_dict(), indent=1) + "\n")
+    for name, share in found.accuracies.items():
+        sys.stdout.write(f"{name}: {100 * share:.1f} % of {found.samples}\n")
+    taken = "its own number of" if found.candidates is None else f"{found.candidates:g}"
+    console.print(f"{method} takes {taken} candidates for each kept token: {out}")

@@ -1,0 +1,123 @@
+"""The balance of a method's two phases for a bundle, set on recordings that no test uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from speechprune_ort.contract.manifest import Manifest
+from speechprune_ort.errors import OptionError
+from speechprune_ort.evaluation.executor import LocalExecutor
+from speechprune_ort.evaluation.plan import Plan
+from speechprune_ort.evaluation.run import evaluate
+from speechprune_ort.evaluation.samples import Sample
+from speechprune_ort.evaluation.settings import ORIGINAL, settings_of
+from speechprune_ort.evaluation.summary import summarize
+from speechprune_ort.evaluation.validate import sha256
+from speechprune_ort.methods import METHODS
+from speechprune_ort.options import DeviceName, PruningOptions
+from speechprune_ort.text import read_json
+
+__all__ = ["Calibration", "calibrate", "read_calibration"]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What was found for a method on a bundle.
+
+    Attributes:
+        method: its name.
+        candidates: as in ``PruningOptions``; None is the method's own number.
+        pruning_rate: at which it was found.
+        bundle: digest of the bundle's manifest.
+        data: sha256 of the file of questions.
+        samples: how many were judged.
+        accuracies: share of right choices of every setting that was tried, by its name.
+    """
+
+    method: str
+    candidates: float | None
+    pruning_rate: float
+    bundle: str
+    data: str
+    samples: int
+    accuracies: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def calibrate(
+    bundle: Path,
+    data: Path,
+    samples: Sequence[Sample],
+    method: str,
+    pruning_rate: float,
+    candidates: Sequence[float],
+    device: DeviceName = "auto",
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Calibration:
+    """Judge a method's own number of candidates and others; the most accurate one is taken.
+
+    Of equal ones it is the method's own, or else the first.
+
+    Args:
+        bundle: folder of the bundle.
+        data: file of questions that the samples are from.
+        samples: training recordings: what is judged here must not be tested on.
+        method: one of two phases.
+        pruning_rate: at which it is judged.
+        candidates: to be tried beside the method's own number.
+        device: as in ``SpeechLLM``.
+        threads: as in ``SpeechLLM``.
+        progress: called with the number of samples done and of all.
+
+    Raises:
+        OptionError: the method has not two phases, or a value is out of range.
+        DataError: no sample could be used.
+    """
+    if method not in METHODS or not METHODS[method].two_phases:
+        known = ", ".join(name for name, found in METHODS.items() if found.two_phases)
+        raise OptionError(f"--method takes a method of two phases, {known}, not {method!r}.")
+    tried = settings_of([method], [pruning_rate], [0])
+    tried += settings_of([method], [pruning_rate], [0], candidates=candidates)
+    settings = list({s.name: s for s in tried if s.name != ORIGINAL.name}.values())
+    plan = Plan(bundle, tuple(samples), tuple(settings), controls=False, device=device,
+                threads=threads)  # fmt: skip
+    with TemporaryDirectory(prefix="speechprune-calibrate-") as folder:
+        rows = evaluate(plan, Path(folder), LocalExecutor(), progress)
+    lines = summarize(rows, settings, ()).subsets["clean"][0].settings
+    found = {line.name: line.accuracy.mean for line in lines}
+    balances = {s.name: s.options.candidates for s in settings}
+    best = max(found, key=lambda name: found[name])
+    digest = Manifest.read(bundle).digest
+    return Calibration(
+        method, balances[best], pruning_rate, digest, sha256(data), lines[0].accuracy.n, found
+    )
+
+
+def read_calibration(path: Path, bundle: Path) -> Calibration:
+    """A calibration that was written for a bundle.
+
+    Raises:
+        OptionError: the file is none, or is another bundle's.
+        DataError: it cannot be read.
+    """
+    content = read_json(path)
+    try:
+        found = Calibration(**content)
+        PruningOptions(method=found.method, candidates=found.candidates)
+    except (TypeError, OptionError) as error:
+        raise OptionError(
+            f"{path} is no calibration ({error}): write it with speechprune-ort calibrate."
+        ) from None
+    if found.bundle != Manifest.read(bundle).digest:
+        raise OptionError(
+            f"{path} was calibrated for another bundle: run speechprune-ort calibrate {bundle}."
+        )
+    return found

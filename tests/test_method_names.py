@@ -1,0 +1,52 @@
+"""Names of methods stand in their own folder, and two of them in one line besides."""
+
+from __future__ import annotations
+
+import ast
+
+from paths import ROOT
+
+from speechprune_ort.methods import METHODS
+
+NAMED = "speechprune_ort/choices.py"
+"""Names the default and the method that keeps every token, in one line."""
+OTHER_MEANINGS = {
+    ("runtime/choosing/selection.py", "attention"): "a field of Selection",
+    ("runtime/choosing/selection.py", "similarity"): "a field of Selection",
+    ("runtime/hearing/decoding.py", "none"): "FFmpeg's word for no protocol",
+    ("runtime/hearing/ear.py", "truncate"): "what becomes of long audio",
+    ("runtime/hearing/recording_file.py", "attention"): "an array of a saved recording",
+    ("speechprune_ort/choices.py", "truncate"): "what becomes of long audio",
+    ("speechprune_ort/cli/doctor.py", "none"): "there is no driver",
+    ("speechprune_ort/contract/specs.py", "attention"): "an output of a graph",
+    ("speechprune_ort/contract/specs.py", "similarity"): "a graph",
+    ("speechprune_ort/evaluation/plots.py", "random"): "how scikit-learn begins",
+    ("speechprune_ort/explain.py", "attention"): "a field of Pruning",
+    ("speechprune_ort/explain.py", "similarity"): "a field of Pruning",
+    ("speechprune_ort/options.py", "attention"): "an option",
+    ("speechprune_ort/server/chat.py", "none"): "OpenAI's word for no tool",
+    ("speechprune_ort/server/chat.py", "speechprune"): "this package, in answers",
+}
+"""Words that are a method's name, too, by file."""
+
+
+def found() -> dict[tuple[str, str], set[int]]:
+    """Lines of the texts that are a method's name, outside the methods' folder."""
+    places: dict[tuple[str, str], set[int]] = {}
+    for folder in ("speechprune_ort", "export", "runtime"):
+        for path in (ROOT / folder).rglob("*.py"):
+            name = path.relative_to(ROOT).as_posix()
+            if name.startswith("runtime/choosing/methods/"):
+                continue
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and node.value in METHODS:
+                    places.setdefault((name, str(node.value)), set()).add(node.lineno)
+    return places
+
+
+def test_methods_are_named_in_their_own_folder_alone() -> None:
+    places = found()
+    named = {key: lines for key, lines in places.items() if key not in OTHER_MEANINGS}
+    assert set(named) == {(NAMED, "passages"), (NAMED, "none")}
+    assert len(set.union(*named.values())) == 1
+    assert set(OTHER_MEANINGS) <= set(places), "a meaning that no file has any longer"
