@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 from small_model.errors import SmallModelError
+from small_model.language_model import LAYER_NAMES
 from small_model.parts import (
     PackageFile,
     Report,
