@@ -120,7 +120,7 @@ def test_who_leaves_is_not_waited_for(bundle: Path) -> None:
     with pytest.raises(CancelledError):
         next(given_up)
     assert staying.answer.token_ids == wanted.token_ids
-    late = recording.stream(QUESTIONS[3], deadline=0.2, max_new_tokens=500, ignore_stop=True)
+    late = recording.stream(QUESTIONS[3], deadline=0.02, max_new_tokens=500, ignore_stop=True)
     other = asked(recording, QUESTIONS[0], 10, "renumbered")
     other.begin()
     with pytest.raises(DeadlineError):
