@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from typing import Any, TypeVar
 
 from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.errors import OutOfMemoryError, SpeechPruneError
@@ -14,9 +16,14 @@ __all__ = ["NO_MEMORY", "AnswerStream", "answers_together"]
 
 NO_MEMORY = "It needs more memory than there is: give a shorter recording or question."
 
+T = TypeVar("T")
+
 
 class AnswerStream(Iterator[str]):
     """An answer on its way: iterate over pieces of text, then read ``answer``.
+
+    In a coroutine, ``async for piece in stream`` and ``answer = await stream`` do the same on a
+    thread of the event loop's executor; where the task is cancelled, so is the answer.
 
     Args:
         pieces: yields text and returns the ``Answer``; an empty piece is none, and comes first
@@ -65,6 +72,26 @@ class AnswerStream(Iterator[str]):
             self._error = self._error or error
             self._limits.over()
             self._pieces.close()
+            raise
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        """Pieces of text as they come, without holding up the event loop."""
+        while (piece := await self._in_thread(lambda: next(self, None))) is not None:
+            yield piece
+
+    def __await__(self) -> Generator[Any, None, Answer]:
+        """The whole answer; raises what ``answer`` raises."""
+        return self._in_thread(lambda: self.answer).__await__()
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        done = asyncio.ensure_future(asyncio.to_thread(work))
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            # The thread cannot be left alone with a model that others are about to use.
+            self._limits.give_up()
+            await asyncio.wait([done])
+            done.exception()
             raise
 
     def close(self) -> None:

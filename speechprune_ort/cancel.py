@@ -156,7 +156,8 @@ class Limits:
     ) -> None:
         if cancel is not None and not isinstance(cancel, Cancel):
             raise OptionError(f"cancel takes a speechprune_ort.Cancel, not {cancel!r}.")
-        self._own: tuple[Cancel, ...] = () if cancel is None else (cancel,)
+        self._given_up = Cancel()
+        self._own = (self._given_up,) if cancel is None else (self._given_up, cancel)
         self._timer: threading.Timer | None = None
         if deadline is None:
             return
@@ -186,6 +187,10 @@ class Limits:
             yield
         finally:
             _tokens.reset(before)
+
+    def give_up(self) -> None:
+        """End this call alone, within the operator that runs; from any thread."""
+        self._given_up.cancel()
 
     def over(self) -> None:
         """The call has ended: no deadline is waited for."""

@@ -125,6 +125,7 @@ EARLY: Mapping[str, tuple[Change, str]] = {
     "empty text config": (config(text_config={}), "has no text_config"),
     "text config is a list": (config(text_config=[1]), "has no text_config"),
     "no audio config": (without("audio_config"), "has no audio_config"),
+    "fp8": (config(quantization_config={"quant_method": "fp8"}), r"is quantized \(fp8\)"),
     "gptq": (config(quantization_config={"quant_method": "gptq"}), r"is quantized \(gptq\)"),
     "awq": (config(quantization_config={"quant_method": "awq"}), r"is quantized \(awq\)"),
     "bitsandbytes": (
