@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from os import PathLike
-from typing import Any, Literal, Unpack, overload
+from typing import Any, Literal, Self, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,6 +103,20 @@ class SpeechLLM:
         self.engine = Engine(bundle_folder(bundle), device, threads, provider_options, folder)
         self.ear = Ear(self.engine)
         self.scheduler = Scheduler(self.engine, most_rows(self.engine.manifest, most))
+
+    def close(self) -> None:
+        """Free what the model holds; answers that are being decoded are finished.
+
+        Whatever is asked of it or of its recordings afterwards is an ``OptionError``. Closing it
+        again does nothing. ``with SpeechLLM(...) as model:`` closes it at the end of the block.
+        """
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def manifest(self) -> Manifest:

@@ -14,7 +14,7 @@ from speechprune_ort.contract.specs import (
     FIRST_LAYER_QK,
     ROTARY,
 )
-from speechprune_ort.errors import BundleError
+from speechprune_ort.errors import BundleError, OptionError
 from speechprune_ort.runtime.ort.bundle import verify_files
 from speechprune_ort.runtime.ort.device import resolve_device
 from speechprune_ort.runtime.ort.session import CheckedSession, open_session
@@ -66,6 +66,7 @@ class Engine:
         # A question must not be able to write control tokens into the prompt.
         self.text = TextTokenizer(self.tokenizer)
         self._sessions: dict[str, CheckedSession] = {}
+        self._closed = False
         for name in (AUDIO_ENCODER, EMBED_TOKENS, FIRST_LAYER_QK, ROTARY, DECODER):
             self.session(name)
 
@@ -84,8 +85,11 @@ class Engine:
 
         Raises:
             BundleError: the bundle has no such graph, or it is not what the manifest says.
+            OptionError: the engine was closed.
             OutOfMemoryError: there is not enough memory for it.
         """
+        if self._closed:
+            raise OptionError(f"The model of {self.folder} is closed: open it again.")
         if name not in self._sessions:
             self._sessions[name] = open_session(
                 self.path(name),
@@ -96,6 +100,11 @@ class Engine:
                 trace=None if self._traces is None else self._traces / name,
             )
         return self._sessions[name]
+
+    def close(self) -> None:
+        """Let go of every session; what runs goes on to its end, and nothing new begins."""
+        self._closed = True
+        self._sessions.clear()
 
     def write_traces(self) -> list[Path]:
         """End tracing and write one file a graph, ``NAME.json``; they open in Perfetto.
