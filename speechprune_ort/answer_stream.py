@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
@@ -84,6 +83,8 @@ class AnswerStream(Iterator[str]):
         return self._in_thread(lambda: self.answer).__await__()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
+        import asyncio  # whoever awaits has it; others need not wait for it at their start
+
         done = asyncio.ensure_future(asyncio.to_thread(work))
         try:
             return await asyncio.shield(done)

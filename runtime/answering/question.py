@@ -19,6 +19,7 @@ from speechprune_ort.runtime.answering.decoder import Decoder, check_finite
 from speechprune_ort.runtime.answering.evidence import stretches
 from speechprune_ort.runtime.answering.generation import Generation
 from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
+from speechprune_ort.runtime.answering.sampling import log_probability
 from speechprune_ort.runtime.answering.scheduler import Reading, Scheduler
 from speechprune_ort.runtime.choosing.backends import open_backend
 from speechprune_ort.runtime.choosing.methods import METHODS, Selection
@@ -261,7 +262,7 @@ class Question:
         decoder = Decoder.open(self._engine, laid_out.length + self._new_tokens + 1, rows)
         with self._timings.measure("prefill"):
             # The decoder's own logits are overwritten by its next step.
-            first = _log_softmax(decoder.prefill(laid_out.embeds, laid_out.positions))
+            first = decoder.prefill(laid_out.embeds, laid_out.positions).copy()
         found: list[tuple[float, ...]] = []
         with self._timings.measure("decode"):
             for row in range(1, rows):
@@ -307,7 +308,7 @@ class Question:
         longest = max(part.length for part in parts)
         decoder = Decoder.open(self._engine, longest + self._new_tokens)
         base, *values = [
-            np.mean(_tried(decoder, p, _log_softmax(decoder.prefill(p.embeds, p.positions)), [ids]))
+            np.mean(_tried(decoder, p, decoder.prefill(p.embeds, p.positions), [ids]))
             for p in (nothing, *parts)
         ]
         return [float(value - base) for value in values]
@@ -322,11 +323,14 @@ def _part(selection: Selection, places: NDArray[np.int64]) -> Selection:
 def _tried(
     decoder: Decoder,
     laid_out: LaidOut,
-    first: NDArray[np.float64],
+    first: NDArray[np.float32],
     continuations: Sequence[Sequence[int]],
 ) -> list[tuple[float, ...]]:
-    """Log-probabilities of continuations, each in a row that holds the prompt."""
-    values = [[float(first[ids[0]])] for ids in continuations]
+    """Log-probabilities of continuations, each in a row that holds the prompt.
+
+    ``first`` are the logits that follow the prompt.
+    """
+    values = [[log_probability(first, ids[0])] for ids in continuations]
     for row in range(len(continuations)):
         decoder.rewind(laid_out.length, row)
     last = int(laid_out.positions[-1])
@@ -335,15 +339,8 @@ def _tried(
         steps = decoder.steps({row: (i[place - 1], last + place) for row, i in going.items()})
         for row, ids in going.items():
             check_finite(steps[row])
-            values[row].append(float(_log_softmax(steps[row])[ids[place]]))
+            values[row].append(log_probability(steps[row], ids[place]))
     return [tuple(found) for found in values]
-
-
-def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    wide = logits.astype(np.float64)
-    wide -= wide.max()
-    wide -= np.log(np.exp(wide).sum())
-    return wide
 
 
 def _cure(pruning: PruningOptions, kept: int, excess: int, tokens_per_second: float) -> str:
