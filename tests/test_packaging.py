@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+from numpy.typing import NDArray
 from paths import ROOT
 
 IMPORT_EVERYTHING = """
@@ -106,6 +110,10 @@ def test_the_wheel_holds_one_package(built: Path) -> None:
         "cli/ask.py",
     ):
         assert f"speechprune_ort/{wanted}" in names
+    size = wheel.stat().st_size
+    assert size < 1_500_000, f"the wheel has {size} bytes: something large has come in"
+    folders = ("tests/", "scripts/", "docs/")
+    assert not [name for name in names if name.startswith(folders)]
     modules = {
         f"speechprune_ort/{p.relative_to(ROOT)}"
         for wing in ("export", "runtime")
@@ -113,6 +121,29 @@ def test_the_wheel_holds_one_package(built: Path) -> None:
     }
     modules |= {str(p.relative_to(ROOT)) for p in (ROOT / "speechprune_ort").rglob("*.py")}
     assert modules == {name for name in names if name.endswith(".py")}
+
+
+def test_what_the_wheel_holds_answers_without_the_repository(
+    built: Path, bundle: Path, tone: NDArray[np.float32], tmp_path: Path
+) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")  # noqa: S202 - built here
+    soundfile.write(tmp_path / "meeting.wav", tone[:80_000], 16_000)
+
+    def python(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-P", *map(str, arguments)], cwd=tmp_path, capture_output=True,
+            text=True, check=False, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        )  # fmt: skip
+
+    where = python("-c", "import speechprune_ort as s; print(s.__file__)").stdout
+    assert where.startswith(str(tmp_path)), "the wheel, not the folder beside the tests"
+    asked = ("ask", bundle, "meeting.wav", "Who?", "--device", "cpu", "--max-new-tokens", "4")
+    answered = python("-m", "speechprune_ort", *asked)
+    assert (answered.returncode, bool(answered.stdout.strip())) == (0, True), answered.stderr
+    examined = python("-m", "speechprune_ort", "doctor")
+    assert (examined.returncode, "All well" in examined.stdout) == (0, True), examined.stderr
 
 
 def test_the_sdist_builds_what_the_wheel_holds(built: Path) -> None:

@@ -370,6 +370,15 @@ def explanation_paths(path: Path, questions: int) -> list[Path]:
     return [path.with_stem(f"{path.stem}-{number + 1}") for number in range(questions)]
 
 
+def _percent(share: float) -> str:
+    """A share as people read it: of an hour, less than one in a hundred may be kept.
+
+    >>> _percent(0.267), _percent(0.0049), _percent(0.0)
+    ('27%', '0.5%', '0%')
+    """
+    return f"{share:.1%}" if 0 < share < 0.01 else f"{share:.0%}"
+
+
 def summary(answer: Answer) -> Table:
     """What was kept and what each stage took, as a table for the terminal."""
     pruning, timings = answer.pruning, answer.timings
@@ -380,8 +389,9 @@ def summary(answer: Answer) -> Table:
     table.add_row("heard", f"{given}, {pruning.total} audio tokens{rest}")
     table.add_row(
         "kept",
-        f"{pruning.kept} of {pruning.total} tokens ({pruning.kept_share:.0%} of the recording; "
-        f"pruning rate {pruning.options.rate:.3g} of the budget; {pruning.options.method})",
+        f"{pruning.kept} of {pruning.total} tokens ({_percent(pruning.kept_share)} of the "
+        f"recording; pruning rate {pruning.options.rate:.3g} of the budget; "
+        f"{pruning.options.method})",
     )
     if pruning.picked:
         table.add_row("picked", f"{pruning.kept} tokens, bounded by {pruning.picked}")

@@ -170,7 +170,9 @@ def batch(
     with Bar(console, "questions") as bar:
         outcome = run_batch(task, out, requests, ray, bar)
     there = "" if outcome.new else ", all of them from an earlier run"
-    console.print(f"{outcome.answered} answers in {out}{there}")
+    answers = "1 answer" if outcome.answered == 1 else f"{outcome.answered} answers"
+    console.print(f"{answers} in {out}{there}")
     if outcome.failed:
-        console.print(f"{outcome.failed} lines failed: each has its error there")
+        lines = "1 line" if outcome.failed == 1 else f"{outcome.failed} lines"
+        console.print(f'{lines} failed: what was wrong stands there as "error"')
         raise typer.Exit(1)

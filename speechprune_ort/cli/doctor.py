@@ -20,6 +20,13 @@ __all__ = ["Finding", "doctor", "examine"]
 
 EXPORT_PACKAGES = ("torch", "transformers", "onnx", "onnxscript")
 GENAI_WHEELS = ("onnxruntime-genai", "onnxruntime-genai-cuda")
+EXTRAS = {
+    "media": (("av",), "for m4a, mp4, webm, video and damaged files"),
+    "serve": (("starlette", "uvicorn", "prometheus_client", "python-multipart"), "for serve"),
+    "hub": (("huggingface-hub",), "for models from the hub"),
+    "eval": (("matplotlib", "pyarrow"), "for the pictures of eval and of --explain"),
+}
+"""What each extra brings, and what for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ def doctor(
         console = Console(markup=False)
         console.print(table)
         if not any(finding.broken for finding in findings):
-            console.print("All well: questions can be answered.")
+            console.print("All well: questions can be answered. What is not installed is optional.")
     if any(finding.broken for finding in findings):
         raise typer.Exit(1)
 
@@ -73,6 +80,8 @@ def examine() -> list[Finding]:
             Finding(name, installed_version(name) or "not installed")
             for name in ("numpy", "tokenizers", "soundfile", "soxr")
         ),
+        *(_extra(name, *about) for name, about in EXTRAS.items()),
+        _default(),
     ]
     missing = [name for name in EXPORT_PACKAGES if installed_version(name) is None]
     genai = [name for name in GENAI_WHEELS if installed_version(name)]
@@ -91,6 +100,28 @@ def examine() -> list[Finding]:
         )
         findings.append(Finding("export", found))
     return findings
+
+
+def _extra(name: str, packages: tuple[str, ...], purpose: str) -> Finding:
+    versions = {package: installed_version(package) for package in packages}
+    if None in versions.values():
+        cure = f"only {purpose}: pip install 'speechprune-ort[{name}]'"
+        return Finding(f"[{name}]", "not installed", cure)
+    return Finding(f"[{name}]", ", ".join(f"{p} {version}" for p, version in versions.items()))
+
+
+def _default() -> Finding:
+    """Whether ``default`` can be asked."""
+    from speechprune_ort.models.names import DEFAULT, kept
+    from speechprune_ort.models.recipe import installed_kit
+
+    place = kept(DEFAULT)
+    if place is not None:
+        return Finding("model default", f"in {place}")
+    if installed_kit() is None:
+        wheel = "only for the default model: install its wheel, speechprune-ort-default"
+        return Finding("model default", "not installed", wheel)
+    return Finding("model default", "made when it is first wanted, or by get default")
 
 
 def _runtime() -> list[Finding]:
@@ -136,13 +167,18 @@ def _runtime() -> list[Finding]:
         Finding("wheel", listed),
         Finding("providers", ", ".join(onnxruntime.get_available_providers())),
     ]
-    problem = cuda_problem()
-    if problem is None:
-        findings.append(Finding("cuda", "ready"))
-    else:
+    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
         # On a machine for the CPU flavour that is no fault, so the cure is for who wants CUDA.
-        findings.append(Finding("cuda", "not usable", problem))
-    if CUDA_PROVIDER in onnxruntime.get_available_providers():
+        cure = (
+            f"only for an NVIDIA GPU: pip uninstall -y {next(iter(wheels))}, then "
+            "pip install 'speechprune-ort[gpu]'"
+        )
+        findings.append(Finding("cuda", "not in this wheel", cure))
+    else:
+        problem = cuda_problem()
+        findings.append(
+            Finding("cuda", "ready") if problem is None else Finding("cuda", "not usable", problem)
+        )
         known = driver_version()
         told = "none" if known is None else f"knows CUDA {known[0]}.{known[1]}"
         findings.append(Finding("driver", told))

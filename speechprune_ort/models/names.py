@@ -11,7 +11,7 @@ from speechprune_ort.models import hub, recipe
 from speechprune_ort.models.store import cache_folder, is_kept, keep
 from speechprune_ort.text import check_path
 
-__all__ = ["DEFAULT", "bundle_folder", "get"]
+__all__ = ["DEFAULT", "bundle_folder", "get", "kept"]
 
 DEFAULT = "default"
 """The model that comes with this package."""
@@ -36,10 +36,18 @@ def bundle_folder(model: str | PathLike[str]) -> Path:
         return path.expanduser()
     if path.exists() or not _is_name(name):
         return path.expanduser()
+    place = kept(name)
+    if place is not None:
+        return place
+    place, fill = _place(name), _filler(name)
+    sys.stderr.write(f"note: getting {name}, once; it is kept in {place}\n")
+    return keep(place, fill)
+
+
+def kept(name: str) -> Path | None:
+    """The folder of a model that was fetched by its name, or None."""
     place = _place(name)
-    if not is_kept(place):
-        sys.stderr.write(f"note: getting {name}, once; it is kept in {place}\n")
-    return keep(place, _filler(name))
+    return place if is_kept(place) else None
 
 
 def get(name: str, to: Path | None = None) -> Path:
@@ -62,7 +70,7 @@ def get(name: str, to: Path | None = None) -> Path:
             f"{name!a:.200} is no model's name: give {DEFAULT}, or owner/name of one on the hub."
         )
     if to is None:
-        return keep(_place(name), _filler(name))
+        return kept(name) or keep(_place(name), _filler(name))
     check_path(to, "The folder", OptionError)
     if to.exists():
         raise OptionError(f"{to} is already there: give the name of a new folder.")
@@ -79,5 +87,5 @@ def _place(name: str) -> Path:
 
 def _filler(name: str) -> recipe.Fill:
     if name == DEFAULT:
-        return recipe.make_default
+        return recipe.make_default()
     return lambda folder: hub.fetch(name, folder)

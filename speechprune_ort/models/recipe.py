@@ -38,6 +38,7 @@ __all__ = [
     "Recipe",
     "Shelf",
     "computed",
+    "installed_kit",
     "make_bundle",
     "make_default",
 ]
@@ -199,22 +200,29 @@ def make_bundle(kit: Path, folder: Path, cache: Path, report: Report) -> None:
     shutil.copyfile(kit / MANIFEST_FILE, folder / MANIFEST_FILE)
 
 
-def make_default(folder: Path) -> None:
-    """Fill a folder with the bundle of the default model; lines of progress go to stderr.
-
-    Raises:
-        BundleError: its kit is not installed.
-        PartError: a part cannot be had.
-    """
+def installed_kit() -> Path | None:
+    """The folder of the default model's kit, or None where its package is not installed."""
     spec = importlib.util.find_spec(KIT_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def make_default() -> Fill:
+    """What fills a folder with the bundle of the default model; lines of progress go to stderr.
+
+    Raises:
+        BundleError: its kit is not installed; at once. When it fills, ``PartError``: a part cannot
+            be had.
+    """
+    kit = installed_kit()
+    if kit is None:
         raise BundleError(
             "The default model is made from the package speechprune-ort-default, which is not "
             "installed: install its wheel from the release, or build it in a checkout by "
             "scripts/make_default_wheel."
         )
-    kit = Path(next(iter(spec.submodule_search_locations)))
-    make_bundle(kit, folder, cache_folder(), _say)
+    return lambda folder: make_bundle(kit, folder, cache_folder(), _say)
 
 
 def _say(line: str) -> None:

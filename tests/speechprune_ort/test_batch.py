@@ -244,7 +244,7 @@ def test_the_exit_code_says_whether_a_line_failed(
     with pytest.raises(typer.Exit) as exit_:
         command("in.jsonl", "out.jsonl")
     assert exit_.value.exit_code == 1
-    assert "1 lines failed" in capsys.readouterr().err
+    assert "1 line failed" in capsys.readouterr().err
     write(folder / "good.jsonl", [{"audio": "0.wav", "question": "Who?"}])
     command("good.jsonl", "good.out")
     assert "1 answers" in capsys.readouterr().err

@@ -178,6 +178,26 @@ def test_doctor_reports_this_environment() -> None:
     assert "onnxruntime" in found["wheel"]["found"]
     assert "CPUExecutionProvider" in found["providers"]["found"]
     assert run("doctor").stdout.count("\n") > 8
+    assert found["model default"]["found"]
+    for extra in ("[media]", "[serve]", "[hub]", "[eval]"):
+        assert (found[extra]["found"] == "not installed") == bool(found[extra]["cure"])
+
+
+def test_doctor_says_that_all_is_well_to_who_has_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    doctor_module = importlib.import_module("speechprune_ort.cli.doctor")
+    monkeypatch.setenv("SPEECHPRUNE_ORT_CACHE", str(tmp_path))
+    monkeypatch.setattr(
+        doctor_module, "installed_version", lambda name: "2.0" if name == "numpy" else None
+    )
+    doctor_module.doctor(as_json=False)
+    assert "All well" in capsys.readouterr().out
+    optional = [f for f in doctor_module.examine() if f.cure is not None]
+    assert {f.what for f in optional} >= {"cuda", "export", "[media]", "[serve]"}
+    assert all(f.cure.startswith("only ") for f in optional), (
+        "nobody is told to do what is not needed"
+    )
 
 
 @pytest.mark.parametrize(
