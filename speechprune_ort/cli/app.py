@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from speechprune_ort import __version__
@@ -13,7 +15,9 @@ from speechprune_ort.cli.eval import evaluate
 from speechprune_ort.cli.export import export
 from speechprune_ort.cli.families import families
 from speechprune_ort.cli.get import get
+from speechprune_ort.cli.help import Command, Commands
 from speechprune_ort.cli.profile import profile
+from speechprune_ort.cli.quiet import quietable
 from speechprune_ort.cli.serve import serve
 from speechprune_ort.cli.tasks import tasks, validate
 
@@ -21,24 +25,73 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="speechprune-ort",
+    cls=Commands,
     help="Query-aware audio token pruning for Speech LLMs on ONNX Runtime.",
     no_args_is_help=True,
     # A user's error is one sentence; anything else is our defect and shows its traceback.
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command()(export)
-app.command()(families)
-app.command()(get)
-app.command()(ask)
-app.command()(batch)
-app.command()(serve)
-app.command(name="eval")(evaluate)
-app.command()(calibrate)
-app.command()(tasks)
-app.command()(validate)
-app.command()(profile)
-app.command()(doctor)
+
+ASK, MODELS, MEASURE = "Ask about recordings", "Models", "Measure"
+MACHINE = "This machine"
+
+
+def _add(group: str, handler: Callable[..., object], name: str, *examples: str) -> None:
+    """Add a subcommand to a group, with examples of its arguments."""
+    lines = "\n".join(f"    speechprune-ort {name} {example}".rstrip() for example in examples)
+    app.command(name=name, cls=Command, epilog=lines, rich_help_panel=group)(handler)
+
+
+_add(
+    ASK, quietable(ask), "ask",
+    'default meeting.wav "Who owns the budget?"',
+    'bundle/ meeting.m4a "Who was late?" "What was decided?" --pruning-rate 0.4',
+    'bundle/ talks/*.mp3 -q "What is it about?" --json > answers.jsonl',
+    'bundle/ - "What was said?" --quiet < call.wav',
+    'bundle/ meeting.wav "Who owns the budget?" --evidence --explain page.html',
+)  # fmt: skip
+_add(
+    ASK, quietable(batch), "batch",
+    "bundle/ questions.jsonl answers.jsonl",
+    "bundle/ questions.jsonl answers.jsonl --pruning-rate auto --deadline 60",
+)  # fmt: skip
+_add(
+    ASK, serve, "serve",
+    "default",
+    "bundle/ --name meetings --port 8080 --max-batch 4",
+    "bundle/ --host 0.0.0.0 --api-key-file key.txt",
+)  # fmt: skip
+_add(
+    MODELS, quietable(get), "get",
+    "default",
+    "someone/meetings@v2 --to meetings/",
+)  # fmt: skip
+_add(
+    MODELS, quietable(export), "export",
+    "Qwen/Qwen2-Audio-7B-Instruct bundle/ --precision int4",
+    "my-lora/ bundle/ --base Qwen/Qwen2-Audio-7B-Instruct",
+    "my-checkpoint/ bundle/ --precision fp16 --target cuda --overwrite",
+)  # fmt: skip
+_add(MODELS, families, "families", "")
+_add(
+    MEASURE, quietable(evaluate), "eval",
+    "bundle/ --data questions.jsonl --out results/",
+    "bundle/ --data mmau-test-mini/ --task mmau --out results/ --methods passages,random",
+)  # fmt: skip
+_add(
+    MEASURE, quietable(calibrate), "calibrate",
+    "bundle/ training.jsonl --out passages.json --pruning-rate 0.6",
+)  # fmt: skip
+_add(MEASURE, tasks, "tasks", "")
+_add(MEASURE, validate, "validate", "questions.jsonl", "mmar/ --task mmar")
+_add(
+    MEASURE, quietable(profile), "profile",
+    "bundle/ --audio meeting.wav",
+    "bundle/ --durations 30,90,600 --pruning-rates none,0.4 --format json > profile.json",
+    "--compare before.json after.json --fail-over 1.1",
+)  # fmt: skip
+_add(MACHINE, doctor, "doctor", "", "--json")
 
 
 def _version(wanted: bool) -> None:

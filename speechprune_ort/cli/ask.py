@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from speechprune_ort.answer_stream import AnswerStream
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cli.ask_each import ask_each, requests
+from speechprune_ort.cli.help import KEEPING, SHOWING
 from speechprune_ort.cli.options import (
     HEARD,
     AllowSilence,
@@ -77,14 +77,15 @@ def ask(
     audio: Annotated[
         Path,
         typer.Argument(
+            metavar="AUDIO",
             help="Recording: wav, flac, ogg or mp3, other formats with the extra [media]; - reads "
-            "standard input."
+            "standard input.",
         ),
     ],
     rest: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[QUESTION]...",
+            metavar="QUESTION",
             help="Questions about the recording; with -q, further recordings instead.",
         ),
     ] = None,
@@ -122,29 +123,41 @@ def ask(
     plugin: Plugins = None,
     calibration: Annotated[
         Path | None,
-        typer.Option(help="File of calibrate, whose method and candidates are taken."),
+        typer.Option(
+            help="File of calibrate, whose method and candidates are taken.",
+            rich_help_panel=KEEPING,
+        ),
     ] = None,
     explain: Annotated[
         Path | None,
         typer.Option(
             help="File to write that shows what was kept: a page (.html), a picture (.png) or data "
-            "(.json). With several questions each has a file of its own: page-1.html, page-2.html."
+            "(.json). With several questions each has a file of its own: page-1.html, page-2.html.",
+            rich_help_panel=SHOWING,
         ),
     ] = None,
     transcript: Annotated[
         Path | None,
         typer.Option(
-            help='Transcript to show with --explain: a JSON list of {"start", "end", "text"}.'
+            help='Transcript to show with --explain: a JSON list of {"start", "end", "text"}.',
+            rich_help_panel=SHOWING,
         ),
     ] = None,
     evidence: Annotated[
         bool,
         typer.Option(
-            "--evidence", help="Name the stretches that an answer rests on, with their seconds."
+            "--evidence",
+            help="Name the stretches that an answer rests on, with their seconds.",
+            rich_help_panel=SHOWING,
         ),
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print answers, kept tokens and timings as JSON.")
+        bool,
+        typer.Option(
+            "--json",
+            help="Print answers, kept tokens and timings as JSON.",
+            rich_help_panel=SHOWING,
+        ),
     ] = False,
 ) -> None:
     """Answer questions about recordings, each from the audio tokens that matter for it.
@@ -318,7 +331,6 @@ def _print_answers(
     told: Callable[[Answer], Answer],
 ) -> None:
     """Answers as they come to stdout, the rest to stderr."""
-    console = Console(stderr=True, markup=False, highlight=False)
     for note in notes:
         sys.stderr.write(f"note: {note}\n")
     for question, stream in zip(questions, streams, strict=True):
@@ -329,7 +341,7 @@ def _print_answers(
             sys.stdout.flush()
         sys.stdout.write("\n")
         sys.stdout.flush()
-        console.print(summary(told(stream.answer)))
+        sys.stderr.write(f"{summary(told(stream.answer))}\n")
 
 
 def _listen(
@@ -379,37 +391,34 @@ def _percent(share: float) -> str:
     return f"{share:.1%}" if 0 < share < 0.01 else f"{share:.0%}"
 
 
-def summary(answer: Answer) -> Table:
-    """What was kept and what each stage took, as a table for the terminal."""
+def summary(answer: Answer) -> str:
+    """What was kept and what each stage took, a line each."""
     pruning, timings = answer.pruning, answer.timings
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     cut = answer.seconds_heard < answer.seconds
     given = f"{answer.seconds:.1f} s" if not cut else f"{answer.seconds_heard:.1f} s"
     rest = f", the first of {answer.seconds:.1f} s" if cut else ""
-    table.add_row("heard", f"{given}, {pruning.total} audio tokens{rest}")
-    table.add_row(
-        "kept",
-        f"{pruning.kept} of {pruning.total} tokens ({_percent(pruning.kept_share)} of the "
-        f"recording; pruning rate {pruning.options.rate:.3g} of the budget; "
-        f"{pruning.options.method})",
-    )
-    if pruning.picked:
-        table.add_row("picked", f"{pruning.kept} tokens, bounded by {pruning.picked}")
     spans = [f"{span.start:.1f}-{span.end:.1f}" for span in pruning.merged_spans]
     shown = " ".join(spans[:24]) + (f" and {len(spans) - 24} more" if len(spans) > 24 else "")
-    table.add_row("spans", f"{shown} s")
+    kept = (
+        f"{pruning.kept} of {pruning.total} tokens ({_percent(pruning.kept_share)} of the "
+        f"recording; pruning rate {pruning.options.rate:.3g} of the budget; "
+        f"{pruning.options.method})"
+    )
+    rows = {"heard": f"{given}, {pruning.total} audio tokens{rest}", "kept": kept}
+    if pruning.picked:
+        rows["picked"] = f"{pruning.kept} tokens, bounded by {pruning.picked}"
+    rows["spans"] = f"{shown} s"
     if answer.confidence is not None:
-        table.add_row("confidence", f"{answer.confidence:.2f}, mean log-probability of a token")
+        rows["confidence"] = f"{answer.confidence:.2f}, mean log-probability of a token"
     if answer.evidence is not None:
         found = [
             f"{e.span.start:.1f}-{e.span.end:.1f} s (+{e.support:.1f})" for e in answer.evidence
         ]
-        table.add_row("evidence", ", ".join(found) or "no stretch")
+        rows["evidence"] = ", ".join(found) or "no stretch"
     stages = ", ".join(f"{name} {1000 * s:.0f}" for name, s in timings.seconds.items())
-    table.add_row("stages", f"{stages} ms")
-    table.add_row(
-        "time",
+    rows["stages"] = f"{stages} ms"
+    rows["time"] = (
         f"first token {timings.first_token:.2f} s, total {timings.total:.2f} s, "
-        f"{answer.tokens_per_second:.0f} tokens/s, {answer.device}",
+        f"{answer.tokens_per_second:.0f} tokens/s, {answer.device}"
     )
-    return table
+    return "\n".join(f"{name:<10}  {text}" for name, text in rows.items())

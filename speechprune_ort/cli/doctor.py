@@ -57,7 +57,9 @@ def doctor(
         ]
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
     else:
-        table = Table("", "found", "what to do")
+        table = Table()
+        for title in ("", "found", "what to do"):
+            table.add_column(title, overflow="fold")  # a line to be copied is never cut
         for finding in findings:
             table.add_row(finding.what, finding.found, finding.cure or "")
         # Markup would take the extras in square brackets for styles.

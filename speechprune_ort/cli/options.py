@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.cli.help import ANSWERING, HEARING, KEEPING, RUNNING
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import AttentionForm, DeviceName, LongAudio, Positions
 
@@ -62,6 +63,7 @@ def _folder(context: typer.Context, model: Path) -> Path:
 Bundle = Annotated[
     Path,
     typer.Argument(
+        metavar="BUNDLE",
         help="Bundle: the folder that export wrote, default, or the name of one on the hub "
         "(owner/name).",
         callback=_folder,
@@ -73,99 +75,140 @@ Device = Annotated[
         "--device",
         "--provider",
         help="Device that the graphs run on; auto takes what the bundle was exported for.",
+        rich_help_panel=RUNNING,
     ),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(help="Threads within an operator; by default ONNX Runtime and numpy choose."),
+    typer.Option(
+        help="Threads within an operator; by default ONNX Runtime and numpy choose.",
+        rich_help_panel=RUNNING,
+    ),
 ]
 ProviderOption = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="KEY=VALUE", help="Option of the CUDA execution provider; may be repeated."
+        metavar="KEY=VALUE",
+        help="Option of the CUDA execution provider; may be repeated.",
+        rich_help_panel=RUNNING,
     ),
 ]
 Plugins = Annotated[
     list[Path] | None,
-    typer.Option("--plugin", help="Python file that registers methods; may be repeated."),
+    typer.Option(
+        "--plugin",
+        help="Python file that registers methods; may be repeated.",
+        rich_help_panel=KEEPING,
+    ),
 ]
 
 # What is kept of the audio: the fields of PruningOptions.
 Method = Annotated[
     str,
-    typer.Option(help="Method that chooses the kept tokens; see docs/reference/methods.md."),
+    typer.Option(
+        help="Method that chooses the kept tokens; see docs/reference/methods.md.",
+        rich_help_panel=KEEPING,
+    ),
 ]
 PruningRate = Annotated[
     str,
     typer.Option(
         help="Share of the budget that is removed, at least 0 and below 1; or auto, to keep as "
-        "many tokens as fit the context and the targets."
+        "many tokens as fit the context and the targets.",
+        rich_help_panel=KEEPING,
     ),
 ]
 LatencyTarget = Annotated[
     float | None,
     typer.Option(
-        help="With --pruning-rate auto: seconds that reading the prompt may take on this device."
+        help="With --pruning-rate auto: seconds that reading the prompt may take on this device.",
+        rich_help_panel=KEEPING,
     ),
 ]
 MemoryTargetMb = Annotated[
     float | None,
     typer.Option(
-        help="With --pruning-rate auto: memory that cache and activations may take, in 1e6 bytes."
+        help="With --pruning-rate auto: memory that cache and activations may take, in 1e6 bytes.",
+        rich_help_panel=KEEPING,
     ),
 ]
 Budget = Annotated[
     int | None,
     typer.Option(
         help="Tokens that the pruning rate is a share of; by default those of one window of the "
-        "model."
+        "model.",
+        rich_help_panel=KEEPING,
     ),
 ]
 Candidates = Annotated[
     float | None,
     typer.Option(
         help="Tokens that the first phase leaves to the second for each kept token; by default "
-        "the method's own number."
+        "the method's own number.",
+        rich_help_panel=KEEPING,
     ),
 ]
 FrameTemperature = Annotated[
     float | None,
     typer.Option(
-        help="Temperature of phase 1's softmax over seconds; by default the bundle's own."
+        help="Temperature of phase 1's softmax over seconds; by default the bundle's own.",
+        rich_help_panel=KEEPING,
     ),
 ]
 Attention = Annotated[
     AttentionForm,
-    typer.Option(help="Projections that phase 2 takes: their signs, or their own values."),
+    typer.Option(
+        help="Projections that phase 2 takes: their signs, or their own values.",
+        rich_help_panel=KEEPING,
+    ),
 ]
 SingleHead = Annotated[
     bool,
     typer.Option(
-        "--single-head", help="Compute phase 2 over the whole width instead of head by head."
+        "--single-head",
+        help="Compute phase 2 over the whole width instead of head by head.",
+        rich_help_panel=KEEPING,
     ),
 ]
 KeptPositions = Annotated[
     Positions,
-    typer.Option(help="Positions of the kept tokens: consecutive, or those that they had."),
+    typer.Option(
+        help="Positions of the kept tokens: consecutive, or those that they had.",
+        rich_help_panel=KEEPING,
+    ),
 ]
 
 # How the answer is generated: the fields of GenerationOptions.
-MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
+MaxNewTokens = Annotated[
+    int, typer.Option(help="Longest answer, in tokens.", rich_help_panel=ANSWERING)
+]
 Temperature = Annotated[
-    float, typer.Option(help="Temperature of sampling; 0 always takes the most likely token.")
+    float,
+    typer.Option(
+        help="Temperature of sampling; 0 always takes the most likely token.",
+        rich_help_panel=ANSWERING,
+    ),
 ]
 TopP = Annotated[
     float,
     typer.Option(
         help="Sample from the smallest set of tokens whose probability reaches this share; has no "
-        "effect at temperature 0."
+        "effect at temperature 0.",
+        rich_help_panel=ANSWERING,
     ),
 ]
 Stop = Annotated[
     list[str] | None,
-    typer.Option(help="Text before which the answer ends; may be repeated."),
+    typer.Option(
+        help="Text before which the answer ends; may be repeated.", rich_help_panel=ANSWERING
+    ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of sampling and of the methods random and crop.")]
+Seed = Annotated[
+    int,
+    typer.Option(
+        help="Seed of sampling and of the methods random and crop.", rich_help_panel=ANSWERING
+    ),
+]
 
 # How a recording is heard: the fields of AudioOptions, and their defaults.
 HEARD = AudioOptions()
@@ -173,50 +216,82 @@ LongRecordings = Annotated[
     LongAudio,
     typer.Option(
         help="What becomes of a recording that is longer than the model's window: all of it is "
-        "heard and pruned, it is cut to the window, or it is refused."
+        "heard and pruned, it is cut to the window, or it is refused.",
+        rich_help_panel=HEARING,
     ),
 ]
 MemoryBudgetMb = Annotated[
     float,
     typer.Option(
-        help="Memory for audio embeddings, in 1e6 bytes; what exceeds it goes to a temporary file."
+        help="Memory for audio embeddings, in 1e6 bytes; what exceeds it goes to a temporary file.",
+        rich_help_panel=HEARING,
     ),
 ]
 Channel = Annotated[
     int | None,
-    typer.Option(help="Channel to hear, counted from 0; by default the mean of all channels."),
+    typer.Option(
+        help="Channel to hear, counted from 0; by default the mean of all channels.",
+        rich_help_panel=HEARING,
+    ),
 ]
-MaxSeconds = Annotated[float, typer.Option(help="Longest recording that is accepted, in seconds.")]
+MaxSeconds = Annotated[
+    float,
+    typer.Option(help="Longest recording that is accepted, in seconds.", rich_help_panel=HEARING),
+]
 MaxChannels = Annotated[
-    int, typer.Option(help="Largest number of channels that a recording may have.")
+    int,
+    typer.Option(
+        help="Largest number of channels that a recording may have.", rich_help_panel=HEARING
+    ),
 ]
 MaxDecodedMb = Annotated[
-    float, typer.Option(help="Largest size of a recording once it is decoded, in 1e6 bytes.")
+    float,
+    typer.Option(
+        help="Largest size of a recording once it is decoded, in 1e6 bytes.",
+        rich_help_panel=HEARING,
+    ),
 ]
 MaxStreamMb = Annotated[
     float,
-    typer.Option(help="Most that is read from a pipe or from standard input, in 1e6 bytes."),
+    typer.Option(
+        help="Most that is read from a pipe or from standard input, in 1e6 bytes.",
+        rich_help_panel=HEARING,
+    ),
 ]
 SilenceDbfs = Annotated[
     float,
     typer.Option(
         help="Level below which a recording counts as silent if none of its 20 ms exceed it, in "
-        "dB of full scale."
+        "dB of full scale.",
+        rich_help_panel=HEARING,
     ),
 ]
 AllowSilence = Annotated[
-    bool, typer.Option("--allow-silence", help="Answer questions about silent recordings, too.")
+    bool,
+    typer.Option(
+        "--allow-silence",
+        help="Answer questions about silent recordings, too.",
+        rich_help_panel=HEARING,
+    ),
 ]
 
 # Where the work is done.
 Engine = Annotated[
     str,
-    typer.Option(help="Where the work is done: local is this process, ray a Ray cluster."),
+    typer.Option(
+        help="Where the work is done: local is this process, ray a Ray cluster.",
+        rich_help_panel=RUNNING,
+    ),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="Address of the Ray cluster; auto finds one on this machine.")
+    str | None,
+    typer.Option(
+        help="Address of the Ray cluster; auto finds one on this machine.", rich_help_panel=RUNNING
+    ),
 ]
-Workers = Annotated[int, typer.Option(min=1, help="Number of workers on the Ray cluster.")]
+Workers = Annotated[
+    int, typer.Option(min=1, help="Number of workers on the Ray cluster.", rich_help_panel=RUNNING)
+]
 
 
 def load_plugins(paths: list[Path] | None) -> None:

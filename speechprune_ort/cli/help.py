@@ -1,0 +1,65 @@
+"""How ``--help`` is laid out: options and commands in groups, and examples at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+__all__ = ["ANSWERING", "HEARING", "KEEPING", "RUNNING", "SHOWING", "Command", "Commands"]
+
+KEEPING = "What is kept of the audio"
+ANSWERING = "How an answer is generated"
+HEARING = "How a recording is heard"
+RUNNING = "Where the work is done"
+SHOWING = "What is shown"
+ARGUMENTS, OPTIONS, COMMANDS = "Arguments", "Options", "Commands"
+
+
+class Command(TyperCommand):
+    """A subcommand; its epilog is a list of examples, one a line."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments, then options: those without a group first."""
+        records = []
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                argument = parameter.param_type_name == "argument"
+                panel = getattr(parameter, "rich_help_panel", None) or OPTIONS
+                records.append((ARGUMENTS if argument else panel, record))
+        _write(formatter, records, (ARGUMENTS, OPTIONS))
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples as they are: a command that is broken into lines cannot be copied."""
+        del ctx
+        with formatter.section("Examples"):
+            for line in (self.epilog or "").splitlines():
+                formatter.write(f"{'':{formatter.current_indent}}{line.strip()}\n")
+
+
+class Commands(TyperGroup):
+    """All subcommands, by what they are for."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write each with the first sentence of its help, whole."""
+        records = []
+        for name in self.list_commands(ctx):
+            command: Any = self.get_command(ctx, name)
+            first = " ".join((command.help or "").split("\n\n")[0].split())
+            records.append((command.rich_help_panel or COMMANDS, (name, first)))
+        _write(formatter, records, ())
+
+
+def _write(
+    formatter: Any, records: Iterable[tuple[str, tuple[str, str]]], first: tuple[str, ...]
+) -> None:
+    """Write records below the titles of their groups."""
+    groups: dict[str, list[tuple[str, str]]] = {title: [] for title in first}
+    for title, record in records:
+        groups.setdefault(title, []).append(record)
+    for title, rows in groups.items():
+        if rows:
+            with formatter.section(title):
+                formatter.write_dl(rows)

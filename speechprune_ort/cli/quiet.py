@@ -1,0 +1,76 @@
+"""``--quiet``: answers on stdout, errors on stderr, and nothing else."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import io
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from typing import Annotated, Any, TextIO
+
+import typer
+
+from speechprune_ort.cli.help import SHOWING
+
+__all__ = ["quietable"]
+
+ERROR = "error: "
+
+
+class _ErrorsAlone(io.TextIOBase):
+    """A standard error that passes on lines with errors; to who draws on it, no terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._line = stream, ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            if line.startswith(ERROR):
+                self._stream.write(f"{line}\n")
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+
+def _hush(context: typer.Context, wanted: bool) -> bool:
+    if wanted and not context.resilient_parsing:  # of completion
+        sink: Any = _ErrorsAlone(sys.stderr)
+        context.with_resource(redirect_stderr(sink))
+    return wanted
+
+
+def quietable(handler: Callable[..., object]) -> Callable[..., object]:
+    """The handler of a subcommand with an option more, ``--quiet``, of which it knows nothing."""
+    signature = inspect.signature(handler, eval_str=True)
+    option = typer.Option(
+        "--quiet",
+        callback=_hush,
+        is_eager=True,  # what is noted of other options is not shown either
+        help="Print answers and errors alone: no progress, notes or times.",
+        rich_help_panel=SHOWING,
+    )
+    quiet = inspect.Parameter(
+        "quiet",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False,
+        annotation=Annotated[bool, option],
+    )
+
+    @functools.wraps(handler)
+    def hushed(*args: Any, quiet: bool, **options: Any) -> object:
+        del quiet
+        return handler(*args, **options)
+
+    parameters = [*signature.parameters.values(), quiet]
+    hushed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return hushed

@@ -1,0 +1,86 @@
+"""What ``--help`` says, that its examples are commands, and what ``--quiet`` leaves."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import typer
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+from speechprune_ort.cli.app import app
+from speechprune_ort.models import names
+
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+QUIET = {"ask", "batch", "calibrate", "eval", "export", "get", "profile"}
+
+
+def shown(*arguments: str) -> str:
+    return CliRunner().invoke(app, [*arguments, "--help"]).output
+
+
+def test_commands_and_options_stand_in_groups() -> None:
+    page = shown()
+    assert page.index("Ask about recordings:") < page.index("Models:") < page.index("Measure:")
+    assert "..." not in page.split("COMMAND [ARGS]...")[1], "no sentence is cut"
+    ask = shown("ask")
+    titles = ("Arguments:", "Options:", "What is kept of the audio:", "How a recording is heard:",
+              "How an answer is generated:", "Where the work is done:", "What is shown:",
+              "Examples:")  # fmt: skip
+    places = [ask.index(f"\n{title}\n") for title in titles]
+    assert places == sorted(places)
+    assert ask.index("What is kept") < ask.index("--pruning-rate") < ask.index("How a recording")
+    assert "--method" not in ask[: ask.index("What is kept of the audio:")]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_are_commands(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "bundle_folder", Path)
+    examples = [line.strip() for line in (COMMANDS[name].epilog or "").splitlines()]
+    assert examples
+    page = shown(name)
+    for example in examples:
+        assert f"  {example}\n" in page, "it stands on one line, to be copied"
+        program, command, *words = shlex.split(example.split(" > ")[0].split(" < ")[0])
+        assert (program, command) == ("speechprune-ort", name)
+        COMMANDS[name].make_context(name, words)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_that_show_progress_can_be_quiet(name: str) -> None:
+    assert ("--quiet" in shown(name)) == (name in QUIET)
+    assert "--no-quiet" not in shown(name)
+
+
+@pytest.fixture
+def wav(tmp_path: Path, tone: NDArray[np.float32]) -> Path:
+    path = tmp_path / "recording.wav"
+    soundfile.write(path, tone[: 3 * 16_000], 16_000)
+    return path
+
+
+def test_quiet_leaves_the_answer_alone(bundle: Path, wav: Path) -> None:
+    command = ["ask", str(bundle), str(wav), "Who?", "--max-new-tokens", "4"]
+    told, quiet = (CliRunner().invoke(app, [*command, *more]) for more in ((), ("--quiet",)))
+    assert (told.exit_code, quiet.exit_code) == (0, 0)
+    assert "device auto took cpu" in told.stderr
+    assert "kept" in told.stderr
+    assert (quiet.stdout, quiet.stderr) == (told.stdout, "")
+
+
+def test_quiet_keeps_errors(bundle: Path, wav: Path, tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.wav")
+    command = ["ask", str(bundle), str(wav), missing, "-q", "Who?", "--json", "--quiet"]
+    result = CliRunner().invoke(app, [*command, "--max-new-tokens", "2"])
+    assert result.exit_code == 1
+    assert [bool(json.loads(line).get("error")) for line in result.stdout.splitlines()] == [
+        False, True,
+    ]  # fmt: skip
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {missing}: No recording")
