@@ -5,15 +5,17 @@ Every meter says what it reads, or why it cannot: a figure that is missing is ne
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EnergyMeter", "MemoryMeter", "Reading", "reset_peak", "resident"]
+__all__ = ["BusyMeter", "EnergyMeter", "MemoryMeter", "Reading", "reset_peak", "resident"]
 
 PROC = Path("/proc/self")
+ALL_PROCESSES = Path("/proc")
 POWERCAP = Path("/sys/class/powercap")
 DEVICE_TREE = Path("/proc/device-tree/model")
 MEGA = 1e6
@@ -70,6 +72,39 @@ def _nvml() -> Any:
     return pynvml
 
 
+class BusyMeter:
+    """How much of the machine's processor time other programs take, from now on; Linux only.
+
+    Args:
+        proc: folder of all processes, for tests.
+    """
+
+    def __init__(self, proc: Path = ALL_PROCESSES) -> None:
+        self._proc = proc
+        self._start = self._now()
+
+    def share(self) -> float | None:
+        """Others' part of all cores' time since the meter was made, 0 to 1; None: not known."""
+        now = self._now()
+        if now is None or self._start is None:
+            return None
+        busy, whole, own = (b - a for a, b in zip(self._start, now, strict=True))
+        return min(1.0, max(0.0, (busy - own) / whole)) if whole > 0 else None
+
+    def _now(self) -> tuple[float, float, float] | None:
+        """Seconds that all cores were busy, that passed on all cores, and of this process."""
+        try:
+            line = (self._proc / "stat").read_text(encoding="ascii", errors="replace")
+            user, nice, system, idle, waiting, *interrupts = map(
+                int, line.partition("\n")[0].split()[1:9]
+            )
+            tick = os.sysconf("SC_CLK_TCK")
+        except (OSError, ValueError):
+            return None
+        busy = user + nice + system + sum(interrupts)
+        return busy / tick, (busy + idle + waiting) / tick, sum(os.times()[:4])
+
+
 class MemoryMeter:
     """Peak memory of this process, and on the device.
 
@@ -121,8 +156,6 @@ class MemoryMeter:
         library = self._library
         if library is None:
             return None
-        import os
-
         handle = library.nvmlDeviceGetHandleByIndex(self._index)
         for process in library.nvmlDeviceGetComputeRunningProcesses(handle):
             if process.pid == os.getpid() and process.usedGpuMemory is not None:

@@ -33,6 +33,7 @@ __all__ = [
     "difference",
     "holm",
     "proportion",
+    "sign_flips",
     "wilson",
 ]
 
@@ -153,7 +154,7 @@ def difference(
             max(-1.0, mean - _joined(won - won_low, lost_high - lost, together)),
             min(1.0, mean + _joined(won_high - won, lost - lost_low, together)),
         )
-    return Estimate(len(array), mean, *ends, len(sums), _turned(sums, seed))
+    return Estimate(len(array), mean, *ends, len(sums), sign_flips(sums, seed))
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:
@@ -193,8 +194,16 @@ def detectable(clusters: int, comparisons: int = 1, discordant: float = DISCORDA
     return found if found <= discordant else float("inf")
 
 
-def _turned(sums: NDArray[np.float64], seed: int) -> float:
-    """Probability of so large a sum, were each cluster's sign chance; exact where all fit."""
+def sign_flips(sums: NDArray[np.float64], seed: int) -> float:
+    """Probability of so large a sum, were each value's sign chance; exact where all fit.
+
+    Args:
+        sums: independent values (n,), each as likely positive as negative if there is no effect.
+        seed: of the signs where not all can be tried.
+
+    >>> sign_flips(np.array([1.0, 2.0, 3.0, 4.0]), 0)
+    0.125
+    """
     sums = sums[sums != 0]
     if len(sums) == 0:
         return 1.0

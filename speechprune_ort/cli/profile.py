@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -34,15 +35,25 @@ from speechprune_ort.files import cannot_write, make_folder, whole_file
 from speechprune_ort.options import DEFAULT_METHOD
 from speechprune_ort.ranges import use_nvtx
 
+if TYPE_CHECKING:
+    from speechprune_ort.profiling.compare import Change
+    from speechprune_ort.profiling.run import Profile
+
 __all__ = ["profile"]
 
 FAILED = 1
+REPEATS, SPARE_ROUNDS = 5, 2
+BUSY = 0.1  # share of the processors' time that others may take without a word
 
 
 def profile(
-    bundle: Annotated[
-        Path | None,
-        typer.Argument(help="Bundle: the folder that export wrote; leave it out with --compare."),
+    bundles: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="BUNDLE [BUNDLE]",
+            help="Folder that export wrote; of two, measured in turns, the second is compared with "
+            "the first. Leave it out with --compare.",
+        ),
     ] = None,
     audio: Annotated[
         list[Path] | None, typer.Option(help="Recording to measure with; may be repeated.")
@@ -61,7 +72,13 @@ def profile(
         str | None, typer.Option(help="Question to ask about every recording.")
     ] = None,
     new_tokens: Annotated[int, typer.Option(help="Length of every answer, in tokens.")] = 32,
-    repeats: Annotated[int, typer.Option(help="Number of measurements of every figure.")] = 5,
+    repeats: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of measurements of every figure. [default: 5; of two bundles, as many as "
+            "can tell them apart]"
+        ),
+    ] = None,
     warmup: Annotated[
         int, typer.Option(help="Rounds before the measurements that do not count.")
     ] = 1,
@@ -110,29 +127,42 @@ def profile(
     fail_over: Annotated[
         float | None,
         typer.Option(
-            help="With --compare: exit with 1 if a ratio is above this and surely above 1."
+            help="With two bundles or --compare: exit with 1 if a ratio is above this and surely "
+            "above 1."
         ),
     ] = None,
 ) -> None:
     """Measure every stage of answering, with and without pruning, on this machine.
 
     Rounds pass through all recordings and rates in turn. Figures are medians; --format json has
-    every sample.
+    every sample. Two bundles are measured in turns and compared.
     """
-    from speechprune_ort.profiling.report import FORMATS, render, tables
+    from speechprune_ort.profiling.compare import COMPARED, rounds_needed
+    from speechprune_ort.profiling.report import FORMATS, PAIR_FORMATS, render, tables
 
+    if fail_over is not None and not fail_over >= 1:
+        raise OptionError(f"--fail-over takes a ratio of at least 1, not {fail_over:g}.")
     if compare is not None:
         _compare(compare, fail_over)
         return
-    if fail_over is not None:
-        raise OptionError("--fail-over needs --compare: give both, or leave out --fail-over.")
-    if bundle is None:
+    if not bundles:
         raise OptionError("profile needs a bundle, or --compare BEFORE AFTER: give one of them.")
-    if form not in FORMATS:
-        raise OptionError(f"--format takes {', '.join(FORMATS)}, not {form!r}.")
+    if len(bundles) > 2:
+        raise OptionError(f"profile takes one bundle or two, not {len(bundles)}.")
+    paired = len(bundles) == 2
+    if fail_over is not None and not paired:
+        raise OptionError(
+            "--fail-over needs two bundles, or --compare: give them, or leave out --fail-over."
+        )
+    forms = PAIR_FORMATS if paired else FORMATS
+    if form not in forms:
+        raise OptionError(f"--format takes {', '.join(forms)} here, not {form!r}.")
+    for name, value in (("--plot", plot), ("--html", html), ("--ort-profile", ort_profile)):
+        if paired and value is not None:
+            raise OptionError(f"{name} is of one bundle: leave it out, or profile one by one.")
     counts = (("--new-tokens", new_tokens), ("--repeats", repeats), ("--loads", loads))
     for name, number in counts:
-        if number < 1:
+        if number is not None and number < 1:
             raise OptionError(f"{name} must be at least 1, not {number}.")
     if warmup < 0:
         raise OptionError(f"--warmup must be at least 0, not {warmup}.")
@@ -140,8 +170,7 @@ def profile(
     from speechprune_ort.model import SpeechLLM
     from speechprune_ort.profiling.condition import ProfileOptions
     from speechprune_ort.profiling.page import check_picture, draw, page, require_matplotlib
-    from speechprune_ort.profiling.run import profile as measure
-    from speechprune_ort.profiling.run import write_traces
+    from speechprune_ort.profiling.run import profile_in_turns, write_traces
     from speechprune_ort.profiling.workload import QUESTION, parse_rates, sounds_of
 
     if plot is not None:
@@ -167,11 +196,14 @@ def profile(
         silence_dbfs=silence_dbfs,
         allow_silence=allow_silence,
     )
+    if repeats is None:
+        figures = len(sounds) * len(settings) * len(COMPARED)
+        repeats = rounds_needed(figures) + SPARE_ROUNDS if paired else REPEATS
     options = ProfileOptions(question or QUESTION, new_tokens, repeats, warmup, loads, heard)
     console = Console(stderr=True, markup=False)
     with console.status("starting") as status:
-        found = measure(
-            lambda: SpeechLLM(bundle, device, threads, chosen),
+        profiles = profile_in_turns(
+            [functools.partial(SpeechLLM, bundle, device, threads, chosen) for bundle in bundles],
             sounds,
             settings,
             options,
@@ -179,11 +211,21 @@ def profile(
         )
         if ort_profile is not None:
             status.update("writing traces")
-            model = SpeechLLM(bundle, device, threads, chosen, ort_profile)
+            model = SpeechLLM(bundles[0], device, threads, chosen, ort_profile)
             for path in write_traces(model, sounds[0], settings, options):
                 console.print(f"trace: {path}")
-    found.about["command"] = shlex.join(["speechprune-ort", *sys.argv[1:]])
-    found.about["threads"] = threads
+    for each in profiles:
+        each.about["command"] = shlex.join(["speechprune-ort", *sys.argv[1:]])
+        each.about["threads"] = threads
+    found, busy = profiles[0], profiles[0].about["busy"]
+    if busy is not None and busy > BUSY:
+        console.print(
+            f"warning: other programs took {busy:.0%} of the processors' time while this was "
+            "measured: measure again on a quiet machine."
+        )
+    if paired:
+        _show_pair(profiles, form, fail_over)
+        return
     if plot is not None:
         _write(plot, lambda partial: draw(found, partial, plot.suffix))
     if html is not None:
@@ -199,6 +241,26 @@ def profile(
         terminal.print(table)
 
 
+def _show_pair(profiles: Sequence[Profile], form: str, limit: float | None) -> None:
+    """Print how the second of two profiles of one run compares with the first."""
+    from speechprune_ort.profiling.compare import compare_in_pairs, regressions, rounds_needed
+    from speechprune_ort.profiling.report import render_pair
+
+    changes = compare_in_pairs(profiles[0].conditions, profiles[1].conditions)
+    worse = [] if limit is None else regressions(changes, limit)
+    needed, rounds = rounds_needed(len(changes)), profiles[0].about["repeats"]
+    if rounds < needed:
+        sys.stderr.write(
+            f"warning: {rounds} rounds cannot tell {len(changes)} figures apart: "
+            f"give --repeats {needed} or more.\n"
+        )
+    if form == "table":
+        _show_changes(changes, worse, limit)
+        return
+    sys.stdout.write(render_pair(profiles, changes, worse, form))
+    _fail_over(worse, limit)
+
+
 def _write(path: Path, content: Callable[[Path], object]) -> None:
     try:
         with whole_file(path) as partial:
@@ -209,14 +271,20 @@ def _write(path: Path, content: Callable[[Path], object]) -> None:
 
 def _compare(paths: tuple[Path, Path], limit: float | None) -> None:
     from speechprune_ort.profiling.compare import compare, read_profile, regressions
+
+    changes = compare(*(read_profile(path) for path in paths))
+    _show_changes(changes, [] if limit is None else regressions(changes, limit), limit)
+
+
+def _show_changes(changes: Sequence[Change], worse: Sequence[Change], limit: float | None) -> None:
     from speechprune_ort.profiling.report import changes_table
 
-    if limit is not None and not limit >= 1:
-        raise OptionError(f"--fail-over takes a ratio of at least 1, not {limit:g}.")
-    changes = compare(*(read_profile(path) for path in paths))
-    worse = [] if limit is None else regressions(changes, limit)
     terminal = Console(markup=False, width=None if sys.stdout.isatty() else 150)
     terminal.print(changes_table(changes, worse))
+    _fail_over(worse, limit)
+
+
+def _fail_over(worse: Sequence[Change], limit: float | None) -> None:
     if worse:
         sys.stderr.write(f"{len(worse)} figures are above {limit:g} times what they were\n")
         raise typer.Exit(FAILED)

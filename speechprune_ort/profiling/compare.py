@@ -1,16 +1,33 @@
-"""Two profiles side by side, for a check that nothing became slower."""
+"""Two profiles side by side, for a check that nothing became slower.
+
+Of one run that measured two bundles in turns, figures are compared in pairs, and the probabilities
+of all of them are adjusted to each other (Holm 1979): of a bundle against itself 19 runs of 20 find
+nothing at all. Of two runs, whatever changed on the machine between them counts as a difference.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from speechprune_ort.errors import OptionError
-from speechprune_ort.profiling.distribution import Ratio, ratio_of
+from speechprune_ort.profiling.condition import Condition
+from speechprune_ort.profiling.distribution import Ratio, paired_ratio, ratio_of
+from speechprune_ort.statistics import LEVEL, holm
 
-__all__ = ["Change", "compare", "read_profile", "regressions"]
+__all__ = [
+    "COMPARED",
+    "Change",
+    "compare",
+    "compare_in_pairs",
+    "read_profile",
+    "regressions",
+    "rounds_needed",
+]
 
 COMPARED = (
     "encoder_ms",
@@ -20,6 +37,7 @@ COMPARED = (
     "tpot_ms",
     "ttft_ms",
     "end_to_end_ms",
+    "cpu_ms",
     "peak_rss_mb",
 )
 """Figures of which less is better."""
@@ -35,6 +53,8 @@ class Change:
         before: median in the first.
         after: median in the second.
         ratio: second over first, with a 95 % interval.
+        probability: that chance alone makes such a difference, adjusted to all figures that are
+            compared; None where the two were not measured in turns.
     """
 
     condition: str
@@ -42,6 +62,19 @@ class Change:
     before: float
     after: float
     ratio: Ratio
+    probability: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """In a word or two: larger, smaller, or no difference."""
+        certain = self.ratio.low > 1 or self.ratio.high < 1
+        if self.probability is not None:
+            certain = self.probability < 1 - LEVEL
+        return "no difference" if not certain else "larger" if self.ratio.value > 1 else "smaller"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**asdict(self), "verdict": self.verdict}
 
 
 def read_profile(path: Path) -> dict[str, Any]:
@@ -87,6 +120,35 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
     return changes
 
 
+def compare_in_pairs(before: Sequence[Condition], after: Sequence[Condition]) -> list[Change]:
+    """Figures of two bundles that one run measured in turns, of which less is better.
+
+    Args:
+        before: conditions of the first.
+        after: of the second, the same recordings and settings in the same order.
+    """
+    changes = []
+    for first, second in zip(before, after, strict=True):
+        for figure in COMPARED:
+            if figure not in first.figures or figure not in second.figures:
+                continue
+            old, new = first.figures[figure], second.figures[figure]
+            if min(old.min, new.min) > 0:  # a stage that did not run has no ratio
+                ratio, chance = paired_ratio(new.samples, old.samples)
+                changes.append(Change(first.name, figure, old.p50, new.p50, ratio, chance))
+    adjusted = holm([change.probability or 0.0 for change in changes])
+    return [replace(c, probability=p) for c, p in zip(changes, adjusted, strict=True)]
+
+
+def rounds_needed(figures: int) -> int:
+    """Rounds below which sign flips cannot find a difference among so many figures.
+
+    >>> rounds_needed(1), rounds_needed(18)
+    (6, 10)
+    """
+    return 1 + math.ceil(math.log2(max(1, figures) / (1 - LEVEL)))
+
+
 def regressions(changes: list[Change], limit: float) -> list[Change]:
-    """Changes for the worse: the ratio above ``limit``, and its interval wholly above 1."""
-    return [c for c in changes if c.ratio.value > limit and c.ratio.low > 1]
+    """Changes for the worse: the ratio above ``limit``, and surely above 1."""
+    return [c for c in changes if c.ratio.value > limit and c.verdict == "larger"]

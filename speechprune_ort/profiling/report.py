@@ -14,9 +14,18 @@ from speechprune_ort.profiling.compare import Change
 from speechprune_ort.profiling.condition import Condition
 from speechprune_ort.profiling.run import Profile
 
-__all__ = ["FORMATS", "changes_table", "markdown", "render", "tables"]
+__all__ = [
+    "FORMATS",
+    "PAIR_FORMATS",
+    "changes_table",
+    "markdown",
+    "render",
+    "render_pair",
+    "tables",
+]
 
 FORMATS = ("table", "md", "csv", "json", "jsonl")
+PAIR_FORMATS = ("table", "md", "json")
 SHOWN = (
     ("kept", None),
     ("encoder", "encoder_ms"),
@@ -164,9 +173,33 @@ def render(profile: Profile, form: str) -> str:
     return json.dumps(content, indent=1) + "\n"
 
 
+def render_pair(
+    profiles: Sequence[Profile], changes: Sequence[Change], worse: Sequence[Change], form: str
+) -> str:
+    """Two profiles of one run and what differs, as text.
+
+    Args:
+        profiles: the first and the second.
+        changes: of their figures.
+        worse: those of them that count as failures.
+        form: ``md``, or ``json`` (with all samples).
+    """
+    if form == "md":
+        return "\n".join(["# Two profiles", "", *markdown(changes_table(changes, worse))])
+    before, after = (profile.to_dict() for profile in profiles)
+    found = {"before": before, "after": after, "changes": [c.to_dict() for c in changes]}
+    return json.dumps(found, indent=1) + "\n"
+
+
 def changes_table(changes: Sequence[Change], worse: Sequence[Change]) -> Table:
     """Two profiles side by side; what became worse is marked."""
-    table = Table(title="after / before, medians", caption="95 % intervals by bootstrap")
+    paired = any(change.probability is not None for change in changes)
+    how = (
+        "measured in turns: ratios round by round; verdicts at 5 % for all figures together (Holm)"
+        if paired
+        else "measured in two runs: what changed on the machine between them counts, too"
+    )
+    table = Table(title="after / before, medians", caption=f"95 % intervals by bootstrap; {how}.")
     for place, title in enumerate(("condition", "figure", "before", "after", "ratio", "")):
         table.add_column(title, justify="left" if place in (0, 1, 5) else "right")
     for change in changes:
@@ -177,6 +210,6 @@ def changes_table(changes: Sequence[Change], worse: Sequence[Change]) -> Table:
             _number(change.before),
             _number(change.after),
             f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]",
-            "WORSE" if change in worse else "",
+            "WORSE" if change in worse else change.verdict,
         )
     return table

@@ -6,17 +6,17 @@ import contextlib
 import gc
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import onnxruntime as ort
 
 from speechprune_ort import __version__
 from speechprune_ort.errors import PromptError
-from speechprune_ort.meters import EnergyMeter, MemoryMeter, Reading
+from speechprune_ort.meters import BusyMeter, EnergyMeter, MemoryMeter, Reading
 from speechprune_ort.methods import needs_encoder
 from speechprune_ort.model import SpeechLLM
 from speechprune_ort.options import GenerationOptions
@@ -30,7 +30,7 @@ from speechprune_ort.results import Answer
 from speechprune_ort.runtime.hearing.audio import SAMPLING_RATE
 from speechprune_ort.timings import STAGES, Timings
 
-__all__ = ["Profile", "profile", "write_traces"]
+__all__ = ["Profile", "profile", "profile_in_turns", "write_traces"]
 
 LISTENING = ("audio", "log_mel", "encoder")
 FROM_EMBEDDINGS = ("embed", "phase_1", "phase_2", "assemble", "prefill")
@@ -59,6 +59,103 @@ class Profile:
         }
 
 
+class _Bench:
+    """The measuring of one bundle, round by round.
+
+    Args:
+        open_bundle: opens the bundle anew.
+        settings: how much is kept of each recording.
+        options: how to measure.
+        progress: called with a few words before each step.
+    """
+
+    def __init__(
+        self,
+        open_bundle: Callable[[], SpeechLLM],
+        settings: Sequence[Setting],
+        options: ProfileOptions,
+        progress: Callable[[str], None],
+    ) -> None:
+        self._settings, self._options, self._progress = settings, options, progress
+        self._loads: list[float] = []
+        model = None
+        for number in range(options.loads):
+            progress(f"opening {number + 1} of {options.loads}")
+            model = None  # the one before goes first
+            gc.collect()
+            started = perf_counter()
+            model = open_bundle()
+            self._loads.append(1000 * (perf_counter() - started))
+        assert model is not None, "loads is at least 1"  # noqa: S101 - options are checked
+        self._model = model
+        self._memory = MemoryMeter(model.device.name)
+        self._energy = EnergyMeter(model.device.name)
+        self._samples: dict[tuple[str, str], dict[str, list[float]]] = {}
+        self._found: dict[tuple[str, str], Condition] = {}
+
+    def measure(self, sound: Sound, counts: bool) -> None:
+        """Hear a recording and ask about it at every setting; ``counts``: keep the figures."""
+        heard = Reading()
+        with self._metered(heard):
+            recording = _listen(self._model, sound, self._settings, self._options)
+        for setting in self._settings:
+            place = (sound.name, setting.name)
+            condition = self._found.setdefault(
+                place, Condition(sound.name, setting.name, recording.seconds, recording.tokens)
+            )
+            if condition.skipped is not None:
+                continue
+            asked = Reading()
+            try:
+                with self._metered(asked):
+                    answer = _ask(recording, setting, self._options)
+            except PromptError as error:
+                condition.skipped = str(error)
+                continue
+            condition.kept = answer.pruning.kept
+            condition.prompt_tokens = answer.prompt_tokens
+            if counts:
+                figures = _figures(recording.timings, answer, heard, asked)
+                for name, value in figures.items():
+                    self._samples.setdefault(place, {}).setdefault(name, []).append(value)
+
+    @contextlib.contextmanager
+    def _metered(self, reading: Reading) -> Iterator[None]:
+        with self._energy.measure(reading), self._memory.measure(reading):
+            started = process_time()
+            yield
+            reading.values["cpu_ms"] = 1000 * (process_time() - started)
+
+    def result(self, busy: float | None) -> Profile:
+        """What was measured, while others took the share ``busy`` of the processors."""
+        self._progress("counting operations")
+        model, options = self._model, self._options
+        counted = Operations(model)
+        for place, condition in self._found.items():
+            samples = self._samples.get(place, {})
+            condition.figures = {n: Distribution.of(v) for n, v in samples.items()}
+            if condition.skipped is None:
+                setting = next(s for s in self._settings if s.name == condition.setting)
+                condition.operations = counted.by_stage(condition, setting.options, options)
+        about = {
+            "version": __version__,
+            "bundle": model.manifest.source,
+            "bundle_digest": model.manifest.digest,
+            "precision": model.manifest.precision,
+            "device": model.device.name,
+            "operators": placements(model.engine),
+            "machine": machine(),
+            "busy": busy,
+            "onnxruntime": ort.__version__,
+            "question": options.question,
+            "new_tokens": options.new_tokens,
+            "repeats": options.repeats,
+            "warmup": options.warmup,
+            "meters": {**self._memory.notes, **self._energy.notes},
+        }
+        return Profile(about, Distribution.of(self._loads), list(self._found.values()))
+
+
 def profile(
     open_bundle: Callable[[], SpeechLLM],
     sounds: Sequence[Sound],
@@ -82,70 +179,39 @@ def profile(
         AudioError: a recording cannot be read.
         PromptError: the question is empty.
     """
-    loads, model = [], None
-    for number in range(options.loads):
-        progress(f"opening {number + 1} of {options.loads}")
-        model = None  # the one before goes first
-        gc.collect()
-        started = perf_counter()
-        model = open_bundle()
-        loads.append(1000 * (perf_counter() - started))
-    assert model is not None, "loads is at least 1"  # noqa: S101 - options are checked
-    memory, energy = MemoryMeter(model.device.name), EnergyMeter(model.device.name)
-    samples: dict[tuple[str, str], dict[str, list[float]]] = {}
-    found: dict[tuple[str, str], Condition] = {}
+    return profile_in_turns([open_bundle], sounds, settings, options, progress)[0]
+
+
+def profile_in_turns(
+    open_bundles: Sequence[Callable[[], SpeechLLM]],
+    sounds: Sequence[Sound],
+    settings: Sequence[Setting],
+    options: ProfileOptions,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Profile]:
+    """Measure several bundles in turns, recording by recording; which goes first alternates.
+
+    The n-th samples of all profiles are of the same round, so that they can be compared in pairs:
+    whatever slows the machine down meets all bundles alike.
+
+    Args:
+        open_bundles: each opens a bundle anew; all stay open together.
+        sounds: as in :func:`profile`.
+        settings: likewise.
+        options: likewise.
+        progress: likewise.
+    """
+    benches = [_Bench(each, settings, options, progress) for each in open_bundles]
+    busy = BusyMeter()
     for turn in range(options.warmup + options.repeats):
-        warm = turn < options.warmup
+        counts = turn >= options.warmup
+        said = f"round {turn + 1 - options.warmup}" if counts else "warming up"
         for sound in sounds:
-            said = "warming up" if warm else f"round {turn + 1 - options.warmup}"
             progress(f"{said}, {sound.name}")
-            heard = Reading()
-            with energy.measure(heard), memory.measure(heard):
-                recording = _listen(model, sound, settings, options)
-            for setting in settings:
-                place = (sound.name, setting.name)
-                condition = found.setdefault(
-                    place,
-                    Condition(sound.name, setting.name, recording.seconds, recording.tokens),
-                )
-                if condition.skipped is not None:
-                    continue
-                asked = Reading()
-                try:
-                    with energy.measure(asked), memory.measure(asked):
-                        answer = _ask(recording, setting, options)
-                except PromptError as error:
-                    condition.skipped = str(error)
-                    continue
-                condition.kept = answer.pruning.kept
-                condition.prompt_tokens = answer.prompt_tokens
-                if not warm:
-                    figures = _figures(recording.timings, answer, heard, asked)
-                    for name, value in figures.items():
-                        samples.setdefault(place, {}).setdefault(name, []).append(value)
-    progress("counting operations")
-    counted = Operations(model)
-    for place, condition in found.items():
-        condition.figures = {n: Distribution.of(v) for n, v in samples.get(place, {}).items()}
-        if condition.skipped is None:
-            setting = next(s for s in settings if s.name == condition.setting)
-            condition.operations = counted.by_stage(condition, setting.options, options)
-    about = {
-        "version": __version__,
-        "bundle": model.manifest.source,
-        "bundle_digest": model.manifest.digest,
-        "precision": model.manifest.precision,
-        "device": model.device.name,
-        "operators": placements(model.engine),
-        "machine": machine(),
-        "onnxruntime": ort.__version__,
-        "question": options.question,
-        "new_tokens": options.new_tokens,
-        "repeats": options.repeats,
-        "warmup": options.warmup,
-        "meters": {**memory.notes, **energy.notes},
-    }
-    return Profile(about, Distribution.of(loads), list(found.values()))
+            for bench in benches if turn % 2 == 0 else reversed(benches):
+                bench.measure(sound, counts)
+    share = busy.share()
+    return [bench.result(share) for bench in benches]
 
 
 def write_traces(
@@ -208,8 +274,8 @@ def _figures(
     }
     for name, value in asking.values.items():
         before = listening.values.get(name, 0.0)
-        # Energy adds up over both parts; of memory the larger peak counts.
-        figures[name] = value + before if name.endswith("_j") else max(value, before)
+        # Energy and time add up over both parts; of memory the larger peak counts.
+        figures[name] = max(value, before) if name.endswith("_mb") else value + before
     return figures
 
 

@@ -25,16 +25,24 @@ from speechprune_ort.cli.app import app
 from speechprune_ort.errors import AudioError, OptionError
 from speechprune_ort.evaluation.costs import prefill_tflops
 from speechprune_ort.evaluation.settings import settings_of
-from speechprune_ort.meters import EnergyMeter, MemoryMeter, Reading
+from speechprune_ort.meters import BusyMeter, EnergyMeter, MemoryMeter, Reading
 from speechprune_ort.methods import METHODS, Selection, Work, method
 from speechprune_ort.profiling.break_even import Trade, shortest_that_pays
-from speechprune_ort.profiling.compare import compare, read_profile, regressions
+from speechprune_ort.profiling.compare import (
+    COMPARED,
+    Change,
+    compare,
+    compare_in_pairs,
+    read_profile,
+    regressions,
+    rounds_needed,
+)
 from speechprune_ort.profiling.condition import Condition, ProfileOptions
 from speechprune_ort.profiling.distribution import Distribution, ratio_of
 from speechprune_ort.profiling.operations import Operations
 from speechprune_ort.profiling.page import PICTURES, draw, page
 from speechprune_ort.profiling.report import FORMATS, render, tables
-from speechprune_ort.profiling.run import Profile, profile
+from speechprune_ort.profiling.run import Profile, profile, profile_in_turns
 from speechprune_ort.profiling.workload import parse_rates, sounds_of
 from speechprune_ort.results import STAGES
 from speechprune_ort.runtime.answering.prompt import Prompt
@@ -270,10 +278,92 @@ def test_a_comparison_names_what_became_worse(found: Profile, tmp_path: Path) ->
     assert "WORSE" in failed.stdout
 
 
+def paired(rounds: int, slower: float, seed: int) -> list[Change]:
+    """Two conditions of two bundles in turns, on a machine that drifts and is interrupted."""
+    rng = np.random.default_rng(seed)
+    sides: tuple[list[Condition], list[Condition]] = ([], [])
+    for setting in ("none", "0.8"):
+        drift = np.exp(np.cumsum(rng.normal(0, 0.2, rounds)))
+        for side, factor in zip(sides, (1.0, slower), strict=True):
+            condition = Condition("a.wav", setting, 5.0, 125)
+            for figure in COMPARED:
+                samples = 10 * drift * np.exp(rng.exponential(0.05, rounds))
+                scaled = samples * (factor if figure == "prefill_ms" else 1)
+                condition.figures[figure] = Distribution.of([float(v) for v in scaled])
+            side.append(condition)
+    return compare_in_pairs(*sides)
+
+
+def test_a_bundle_against_itself_is_no_different_in_19_of_20_runs() -> None:
+    rounds = rounds_needed(2 * len(COMPARED)) + 2
+    verdicts = [{change.verdict for change in paired(rounds, 1.0, seed)} for seed in range(40)]
+    assert sum(found == {"no difference"} for found in verdicts) >= 38
+
+
+def test_what_became_slower_is_found_though_the_machine_drifts() -> None:
+    rounds = rounds_needed(2 * len(COMPARED)) + 2
+    changes = paired(rounds, 1.3, 0)
+    assert {c.figure for c in changes if c.verdict == "larger"} == {"prefill_ms"}
+    assert {c.figure for c in regressions(changes, 1.1)} == {"prefill_ms"}
+    assert not regressions(changes, 1.5)
+    assert {c.figure for c in paired(rounds, 0.7, 0) if c.verdict == "smaller"} == {"prefill_ms"}
+
+
+def test_two_bundles_are_measured_in_turns(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    listen = SpeechLLM.listen
+
+    class Named(SpeechLLM):
+        def __init__(self, name: str) -> None:
+            super().__init__(bundle, "cpu", threads=1)
+            self.called = name
+
+        def listen(self, *arguments: Any, **options: Any) -> Any:
+            order.append(self.called)
+            return listen(self, *arguments, **options)
+
+    profiles = profile_in_turns(
+        [lambda: Named("a"), lambda: Named("b")],
+        sounds_of([], "5"),
+        parse_rates("0.8", "speechprune"),
+        ProfileOptions("Who said that?", new_tokens=2, repeats=2, warmup=1, loads=1),
+    )
+    assert "".join(order) == "abbaab"
+    figures = [found.conditions[0].figures for found in profiles]
+    assert all(found["end_to_end_ms"].n == found["cpu_ms"].n == 2 for found in figures)
+    assert all(0 <= found.about["busy"] <= 1 for found in profiles)
+
+
+def test_the_command_compares_two_bundles(bundle: Path) -> None:
+    arguments = ["profile", str(bundle), str(bundle), "--durations", "5", "--pruning-rates", "0.8",
+                 "--new-tokens", "2", "--repeats", "2", "--loads", "1"]  # fmt: skip
+    done = CliRunner().invoke(app, [*arguments, "--format", "json", "--fail-over", "1"])
+    assert done.exit_code == 0, done.stderr
+    content = json.loads(done.stdout)
+    assert {change["verdict"] for change in content["changes"]} == {"no difference"}
+    assert content["before"]["about"]["bundle_digest"] == content["after"]["about"]["bundle_digest"]
+    assert "give --repeats" in done.stderr
+    shown = CliRunner().invoke(app, arguments)
+    assert "no difference" in shown.stdout
+
+
+def test_what_others_take_of_the_processors_is_read_off(tmp_path: Path) -> None:
+    (tmp_path / "stat").write_text("cpu 100 0 100 800 0 0 0 0 0 0\n")
+    meter = BusyMeter(tmp_path)
+    (tmp_path / "stat").write_text("cpu 40000 0 10100 50900 0 0 0 0 0 0\n")
+    assert meter.share() == pytest.approx(0.499, abs=0.01)
+    assert BusyMeter(tmp_path / "missing").share() is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "needs a bundle"),
+        (["A", "B", "C"], "one bundle or two"),
+        (["A", "B", "--durations", "5", "--html", "x.html"], "--html is of one bundle"),
+        (["A", "B", "--durations", "5", "--format", "csv"], "--format takes table, md, json"),
+        (["A", "--durations", "5", "--fail-over", "1.1"], "needs two bundles"),
+        (["A", "B", "--durations", "5", "--fail-over", "0.5"], "at least 1, not 0.5"),
         (["B"], "--audio or --durations"),
         (["B", "--durations", "5", "--audio", "a.wav"], "--audio or --durations"),
         (["B", "--durations", "5,x"], "takes seconds"),
