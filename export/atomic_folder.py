@@ -15,7 +15,6 @@ Nothing here imports torch: a place that will not do is refused before anything 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import json
@@ -29,7 +28,7 @@ from pathlib import Path
 from speechprune_ort.cancel import UNFINISHED
 from speechprune_ort.contract.manifest import MANIFEST_FILE
 from speechprune_ort.errors import ExportError
-from speechprune_ort.files import cannot_write, hidden_name, sync, uninterrupted
+from speechprune_ort.files import cannot_write, hidden_name, put_folder, sync, uninterrupted
 
 __all__ = ["atomic_folder", "check_place"]
 
@@ -37,9 +36,6 @@ MARK = "speechprune-ort-export"
 """File that says that a folder beside ``OUT`` is an export's."""
 
 BUILT, KEPT = "bundle", "previous"
-AT_WORKING_DIRECTORY = -100  # AT_FDCWD
-NO_REPLACE, EXCHANGE = 1, 2  # RENAME_NOREPLACE, RENAME_EXCHANGE
-UNKNOWN = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 
 @contextlib.contextmanager
@@ -80,7 +76,7 @@ def atomic_folder(out: Path, overwrite: bool) -> Iterator[Path]:
                 # From here on it is no longer for the signals' thread to remove.
                 UNFINISHED.discard(built)
                 with uninterrupted():
-                    _put(built, place, work / KEPT)
+                    put_folder(built, place, work / KEPT)  # _discard puts back what it keeps
             finally:
                 if work is not None:
                     UNFINISHED.discard(work / BUILT)
@@ -241,37 +237,6 @@ def _clear_up_after_the_dead(place: Path) -> None:
         if (work / MARK).is_file() or not any(work.iterdir()):
             with uninterrupted():
                 _discard(work, place)
-
-
-def _put(built: Path, place: Path, kept: Path) -> None:
-    """Give the new bundle its name, in one step where the file system can."""
-    if not os.path.lexists(place):
-        if not _rename(built, place, NO_REPLACE):
-            built.rename(place)
-    elif not _rename(built, place, EXCHANGE):
-        place.rename(kept)
-        sync(kept.parent)
-        # Should this fail, what is set aside is put back by _discard.
-        built.rename(place)
-    sync(place.parent)
-
-
-def _rename(source: Path, target: Path, flag: int) -> bool:
-    """Rename in one step, by ``flag``; False where system or file system do not know how.
-
-    Raises:
-        OSError: as of ``os.rename``.
-    """
-    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if call is None:
-        return False
-    names = (os.fsencode(source), os.fsencode(target))
-    if call(AT_WORKING_DIRECTORY, names[0], AT_WORKING_DIRECTORY, names[1], flag) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in UNKNOWN:
-        return False
-    raise OSError(code, os.strerror(code), str(source), None, str(target))
 
 
 def _discard(work: Path, place: Path) -> None:

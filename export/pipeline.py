@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -69,6 +68,7 @@ from speechprune_ort.export.pruning_graphs import (
 from speechprune_ort.export.request import check_request
 from speechprune_ort.export.rotary import export_rotary, rotary_rows
 from speechprune_ort.sample import SPEECH
+from speechprune_ort.wheels import installed_version
 
 __all__ = ["STEPS", "ExportedGraph", "export_bundle"]
 
@@ -504,8 +504,7 @@ def _file_entry(path: Path) -> FileEntry:
 
 
 def _versions() -> dict[str, str]:
-    versions = {}
-    for name in (
+    names = (
         "speechprune-ort",
         "torch",
         "transformers",
@@ -515,7 +514,6 @@ def _versions() -> dict[str, str]:
         "onnxruntime-gpu",
         "onnxruntime-genai",
         "onnxruntime-genai-cuda",
-    ):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
+    )
+    found = {name: installed_version(name) for name in names}
+    return {name: version for name, version in found.items() if version is not None}

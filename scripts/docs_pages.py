@@ -15,6 +15,7 @@ import typer
 from typer.cli import get_docs_for_click
 
 from speechprune_ort.cli.app import app
+from speechprune_ort.markdown import markdown_table
 from speechprune_ort.methods import METHODS
 
 __all__ = ["PARTS", "on_page_markdown"]
@@ -38,16 +39,14 @@ def command_line() -> str:
 
 def methods() -> str:
     """The registered methods as a table."""
-    rows = [
-        "| name | what is kept | options | encoder's attention | source |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for found in METHODS.values():
         source = PAPER.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", found.source)
         attention = "needed" if found.encoder_attention else ""
         options = ", ".join(f"`{name}`" for name in sorted(found.options))
-        rows.append(f"| `{found.name}` | {found.summary} | {options} | {attention} | {source} |")
-    return "\n".join(rows)
+        rows.append((f"`{found.name}`", found.summary, options, attention, source))
+    heads = ("name", "what is kept", "options", "encoder's attention", "source")
+    return "\n".join(markdown_table(heads, rows))
 
 
 def model_card() -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from speechprune_ort.answer_record import answer_schema
 from speechprune_ort.contract.manifest import Manifest
+from speechprune_ort.files import write_json
 
 SCHEMAS = {"answer": answer_schema(), "manifest": Manifest.schema()}
 
 folder = Path(__file__).parents[1] / "docs" / "reference"
 for name, schema in SCHEMAS.items():
     path = folder / f"{name}.schema.json"
-    path.write_text(json.dumps(schema, indent=1) + "\n", encoding="utf-8")
+    write_json(path, schema)

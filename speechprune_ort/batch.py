@@ -25,7 +25,8 @@ from speechprune_ort.errors import (
     OptionError,
     PromptError,
 )
-from speechprune_ort.journal import Journal, write_whole
+from speechprune_ort.files import write_whole
+from speechprune_ort.journal import Journal
 from speechprune_ort.methods import load_plugins, needs_encoder
 from speechprune_ort.model import MEMORY_BUDGET_MB, SpeechLLM
 from speechprune_ort.options import DeviceName, GenerationOptions, LongAudio, PruningOptions

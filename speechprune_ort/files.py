@@ -1,15 +1,18 @@
-"""Files that are whole or not there: written beside their place, renamed once they are on disk.
+"""Files and folders that are whole or not there: written beside their place, then renamed.
 
-The one room for it: whatever writes a result for a user writes it through ``whole_file``. Folders
-are ``speechprune_ort.export.atomic_folder``'s, which stands on what is here.
+The one room for it: every result is written through ``whole_file``, ``whole_folder`` or one of the
+``write_`` functions. Bundles have ``speechprune_ort.export.atomic_folder``, which stands on what is
+here and also knows what a killed export left.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -18,22 +21,27 @@ import signal
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from speechprune_ort.errors import OptionError
+from speechprune_ort.errors import DataError, OptionError
 from speechprune_ort.text import check_path
 
 __all__ = [
     "cannot_write",
     "hidden_name",
     "make_folder",
+    "put_folder",
     "save_figure",
     "sync",
     "uninterrupted",
     "whole_file",
+    "whole_folder",
+    "write_json",
+    "write_jsonl",
+    "write_whole",
 ]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -42,6 +50,10 @@ LONGEST = 200
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+
+AT_WORKING_DIRECTORY = -100  # AT_FDCWD
+NO_REPLACE, EXCHANGE = 1, 2  # RENAME_NOREPLACE, RENAME_EXCHANGE
+UNKNOWN = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 
 @contextlib.contextmanager
@@ -82,6 +94,101 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def whole_folder(place: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A temporary folder beside ``place`` that becomes ``place`` if the block succeeds.
+
+    Args:
+        place: folder to make; those above it are made where missing.
+        replace: whether a folder that is there is replaced, whatever it holds.
+
+    Yields:
+        An empty folder to fill, in the same folder as ``place``.
+
+    Raises:
+        OSError: it cannot be written, or something stands in its place. What stood there still
+            does, and nothing is left beside it.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    word = secrets.token_hex(4)
+    built, kept = (
+        place.with_name(hidden_name(place.name, f"{what}-{word}")) for what in ("partial", "kept")
+    )
+    built.mkdir()
+    try:
+        yield built
+        if not replace and os.path.lexists(place):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
+        with uninterrupted():
+            put_folder(built, place, kept)
+    finally:
+        with uninterrupted():
+            if kept.exists() and not os.path.lexists(place):
+                kept.rename(place)
+            for path in (built, kept):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def put_folder(built: Path, place: Path, kept: Path) -> None:
+    """Give a new folder its name, in one step where the file system can exchange two names.
+
+    Args:
+        built: the new folder. What stood at ``place`` may have this name afterwards.
+        place: its name, whether something stands there or not.
+        kept: where an earlier folder is set aside if two names cannot be exchanged. It is left
+            there if the last step fails, for the caller to put back.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    if not os.path.lexists(place):
+        if not _rename(built, place, NO_REPLACE):
+            built.rename(place)
+    elif not _rename(built, place, EXCHANGE):
+        place.rename(kept)
+        sync(kept.parent)
+        built.rename(place)
+    sync(place.parent)
+
+
+def write_whole(path: Path, content: str) -> None:
+    """Write a text file whole or not at all.
+
+    Args:
+        path: the file; an earlier one is replaced. Of a link the file behind it is.
+        content: what it holds; a name that is not UTF-8 in it is written in escapes.
+
+    Raises:
+        DataError: it cannot be written; an earlier file is as it was.
+    """
+    try:
+        with whole_file(path) as partial:
+            partial.write_bytes(content.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written ({error.strerror or error}): make room there, or give "
+            "another place."
+        ) from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file for people, too: indented, whole or not at all.
+
+    Raises:
+        DataError: as ``write_whole``.
+    """
+    write_whole(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_jsonl(path: Path, lines: Iterable[Any]) -> None:
+    """Write a JSON file with a value a line, whole or not at all.
+
+    Raises:
+        DataError: as ``write_whole``.
+    """
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def cannot_write(path: Path, error: OSError) -> str:
@@ -207,6 +314,24 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(number, handler)
         for number in came[:1]:
             signal.raise_signal(number)
+
+
+def _rename(source: Path, target: Path, flag: int) -> bool:
+    """Rename in one step, by ``flag``; False where system or file system do not know how.
+
+    Raises:
+        OSError: as of ``os.rename``.
+    """
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    names = (os.fsencode(source), os.fsencode(target))
+    if call(AT_WORKING_DIRECTORY, names[0], AT_WORKING_DIRECTORY, names[1], flag) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in UNKNOWN:
+        return False
+    raise OSError(code, os.strerror(code), str(source), None, str(target))
 
 
 def _begin(path: Path) -> tuple[Path, int]:

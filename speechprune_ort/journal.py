@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from speechprune_ort.errors import DataError, OptionError
-from speechprune_ort.files import make_folder, whole_file
+from speechprune_ort.files import make_folder
 from speechprune_ort.text import check_path, parse_json
 
-__all__ = ["Journal", "write_whole"]
+__all__ = ["Journal"]
 
 
 class Journal:
@@ -157,26 +157,6 @@ class Journal:
             f"{self.path} cannot be written ({reason}): the results in it are kept, and the same "
             "command goes on from there."
         )
-
-
-def write_whole(path: Path, content: str) -> None:
-    """Write a text file whole or not at all.
-
-    Args:
-        path: the file; an earlier one is replaced. Of a link the file behind it is.
-        content: what it holds; a name that is not UTF-8 in it is written in escapes.
-
-    Raises:
-        DataError: it cannot be written; an earlier file is as it was.
-    """
-    try:
-        with whole_file(path) as partial:
-            partial.write_bytes(content.encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be written ({error.strerror or error}): make room there, or give "
-            "another place."
-        ) from None
 
 
 def _sorted(value: object) -> str:

@@ -25,8 +25,8 @@ WITH_EXAMPLES = {
     for name in (
         "evaluation.drawing", "evaluation.latex", "evaluation.layout",
         "evaluation.perturbation", "evaluation.samples", "evaluation.scoring",
-        "evaluation.settings", "contract.manifest_entries", "numbers", "options", "pool",
-        "statistics",
+        "evaluation.settings", "contract.manifest_entries", "markdown", "numbers", "options",
+        "pool", "statistics",
         "profiling.break_even", "profiling.distribution", "profiling.operations",
         "profiling.workload", "results",
         "runtime.hearing.audio", "runtime.answering.budget", "runtime.hearing.features",

@@ -12,6 +12,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort import SpeechLLM
+from speechprune_ort.markdown import markdown_table
 from speechprune_ort.runtime.answering.decoder import Decoder
 from speechprune_ort.runtime.answering.prompt import embed_ids
 
@@ -97,13 +99,13 @@ def main() -> None:
     print(f"{model.manifest.precision}, {given.threads} threads, {given.answers} answers of")
     print(f"{given.tokens} tokens, {given.rounds} rounds; the same ids in {same}; load average")
     print(f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    print("| seconds, median | reading | processor | decoding | processor | whole | processor |")
-    print("|---|---|---|---|---|---|---|")
+    lines = []
     for name, rounds in kept.items():
         cells = [[r[part][clock] for r in rounds] for part in (0, 1) for clock in (0, 1)]
         whole = [[r[0][clock] + r[1][clock] for r in rounds] for clock in (0, 1)]
-        shown = " | ".join(f"{median(cell):.2f}" for cell in [*cells, *whole])
-        print(f"| {name} | {shown} |")
+        lines.append((name, *(f"{median(cell):.2f}" for cell in [*cells, *whole])))
+    parts = [(part, "processor") for part in ("reading", "decoding", "whole")]
+    print("\n".join(markdown_table(("seconds, median", *chain(*parts)), lines)))
     for clock, word in enumerate(("wall", "processor")):
         ratios = [
             b[1][clock] / a[1][clock]

@@ -14,7 +14,6 @@ Needs ``pip install -e '.[cpu]'``.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +23,7 @@ from rich.table import Table
 
 from speechprune_ort import SpeechLLM
 from speechprune_ort.evaluation.costs import measure_costs
+from speechprune_ort.files import write_json
 from speechprune_ort.meters import reset_peak, resident
 from speechprune_ort.runtime.answering.prompt import Prompt
 
@@ -104,7 +104,7 @@ def main(
             "listening": recording.timings.seconds,
             "answers": answers,
         }
-        out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(out, content)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from speechprune_ort import SpeechLLM
+from speechprune_ort.files import write_json
 from speechprune_ort.runtime.hearing.audio import SAMPLING_RATE
 
 QUESTIONS = tuple(
@@ -133,7 +134,7 @@ def every(
     )
     if out is not None:
         content = {"threads": threads, "lengths": rows, "ten_questions": questions}
-        out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(out, content)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from speechprune_ort.errors import OptionError, SpeechPruneError
-from speechprune_ort.profiling.report import markdown
-from speechprune_ort.profiling.run import machine
+from speechprune_ort.files import write_json, write_whole
+from speechprune_ort.machine import machine
+from speechprune_ort.markdown import markdown_of
 from speechprune_ort.runtime.hearing.audio import load_audio
 
 ROOT = Path(__file__).parents[2]
@@ -376,10 +377,10 @@ def main(
                 for case in found
             ],
         }  # fmt: skip
-        json_file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(json_file, content)
     if markdown_file:
-        lines = [line for table in tables for line in markdown(table)]
-        markdown_file.write_text("\n".join(lines), encoding="utf-8")
+        lines = [line for table in tables for line in markdown_of(table)]
+        write_whole(markdown_file, "\n".join(lines))
     if failures:
         raise typer.Exit(1)
 

@@ -18,7 +18,6 @@ Needs ``pip install -e '.[export]'``: the graphs are made by export's own code.
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -52,6 +51,7 @@ from speechprune_ort.export.first_layer_qk import BinaryProjection, export_binar
 from speechprune_ort.export.precision import plan
 from speechprune_ort.export.pruning_graphs import export_received_attention, export_similarity
 from speechprune_ort.export.rotary import export_rotary
+from speechprune_ort.files import write_json
 from speechprune_ort.runtime.answering.decoder import Decoder
 from speechprune_ort.runtime.choosing.pruning import (
     binarize,
@@ -300,7 +300,7 @@ def main(
     Console(width=160).print(table)
     if out is not None:
         content = {"threads": threads, "repeats": repeats, "rows": [vars(row) for row in rows]}
-        out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(out, content)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ from research.join_recordings import join
 from rich.console import Console
 from rich.table import Table
 
+from speechprune_ort.profiling.distribution import Distribution
+
 LIMIT = 3600.0  # seconds that a client waits for one answer
 QUESTIONS = ("What was said about the money?", "Who was late?", "What was decided?")
 BOUNDARY = "a-boundary-that-no-recording-holds"
@@ -182,10 +184,9 @@ def load(
             server.wait(60)
     table = Table("request", "answered", "median s", "p95 s", "longest s")
     for kind, seconds in seen.seconds.items():
-        middle, late = np.percentile(seconds, [50, 95])
-        table.add_row(
-            kind, str(len(seconds)), f"{middle:.2f}", f"{late:.2f}", f"{max(seconds):.2f}"
-        )
+        taken = Distribution.of(seconds)
+        shown = (f"{value:.2f}" for value in (taken.p50, taken.p95, taken.max))
+        table.add_row(kind, str(taken.n), *shown)
     printed = Console(width=100)
     printed.print(table)
     printed.print(

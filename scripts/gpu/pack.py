@@ -18,6 +18,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from speechprune_ort.files import whole_folder
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 ARCHIVE = "check.tar"
@@ -93,11 +95,12 @@ def main(
     if out.exists():
         sys.stderr.write(f"error: {out} is there already: give a folder that is not.\n")
         raise typer.Exit(2)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{out.name}.partial-", dir=out.parent) as folder:
+    with (
+        whole_folder(out) as finished,
+        tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder,
+    ):
         work = Path(folder)
-        content, finished = work / "check", work / "finished"
-        finished.mkdir()
+        content = work / "check"
         if checkpoint is None:
             checkpoint = work / "checkpoint"
             run(sys.executable, ROOT / "scripts" / "build_small_model.py", checkpoint)
@@ -119,7 +122,6 @@ def main(
         with tarfile.open(archive, "w") as tar:
             tar.add(content, "check")
         split(archive, finished, piece_mb * 1_000_000)
-        finished.rename(out)
     size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
     print(f"{out}: {size:.0f} MB. There: python3 {out.name}/run.py RESULTS")
 

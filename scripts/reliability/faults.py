@@ -44,6 +44,8 @@ import soundfile
 import typer
 from rich.console import Console
 
+from speechprune_ort.markdown import markdown_table
+
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 CHANGES = ("rename", "replace", "unlink", "rmdir", "mkdir", "link", "symlink")
 KINDS = ("kills", "renames", "disk", "memory", "signals")
@@ -380,9 +382,9 @@ def dying(line: list[str]) -> None:
 
     for name in CHANGES:
         setattr(os, name, counted(getattr(os, name)))
-    from speechprune_ort.export import atomic_folder
+    from speechprune_ort import files
 
-    atomic_folder._rename = counted(atomic_folder._rename)  # noqa: SLF001 - the call that exchanges
+    files._rename = counted(files._rename)  # noqa: SLF001 - the call that exchanges
     sys.argv = ["speechprune-ort", *line[2:]]
     if line[0] == "-c":
         exec(line[1], {})  # noqa: S102 - SAVE, from above
@@ -533,12 +535,12 @@ def main(
                 tally = tried[kind]()
                 broken += tally.broken
                 ends = "; ".join(f"{end} {n}" for end, n in sorted(tally.ends.items()))
-                rows.append(f"| {command.name} | {kind} | {ends} | {len(tally.broken)} |")
-                console.print(rows[-1])
+                rows.append((command.name, kind, ends, len(tally.broken)))
+                console.print(*rows[-1], sep=", ")
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    print("| command | fault | what happened, how often | broken |\n|---|---|---|---:|")
-    print("\n".join(rows))
+    heads = ("command", "fault", "what happened, how often", "broken")
+    print("\n".join(markdown_table(heads, rows)))
     for line in broken:
         print(f"- broken: {line}")
     raise typer.Exit(1 if broken else 0)

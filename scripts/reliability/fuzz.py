@@ -25,6 +25,8 @@ from typing import Annotated, Any
 
 import typer
 
+from speechprune_ort.markdown import markdown_table
+
 SHARES = {
     "audio": 40, "manifest": 10, "tokenizer": 10, "onnx": 10, "recording": 10, "jsonl": 15,
     "cli": 5,
@@ -177,12 +179,13 @@ def main(
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
     else:
-        print("| kind | inputs | answers | refused in a sentence | findings | seconds |")
-        print("|---|---|---|---|---|---|")
-        for row in rows:
-            cells = [row["kind"], row["inputs"], row.get("answer", 0), row.get("refused", 0),
-                     row.get("finding", 0), f"{row['seconds']:.0f}"]  # fmt: skip
-            print("| " + " | ".join(map(str, cells)) + " |")
+        heads = ("kind", "inputs", "answers", "refused in a sentence", "findings", "seconds")
+        cells = [
+            (row["kind"], row["inputs"], row.get("answer", 0), row.get("refused", 0),
+             row.get("finding", 0), f"{row['seconds']:.0f}")
+            for row in rows
+        ]  # fmt: skip
+        print("\n".join(markdown_table(heads, cells)))
         for row in rows:
             for reason, times in row["reasons"].items():
                 print(f"\n{row['kind']}, {times} times: {reason}", end="")

@@ -22,6 +22,8 @@ import soundfile
 import typer
 from numpy.typing import NDArray
 
+from speechprune_ort.files import write_json
+from speechprune_ort.markdown import markdown_table
 from speechprune_ort.runtime.hearing.decoding import Decoded, decode, decode_by_ffmpeg
 
 app = typer.Typer(add_completion=False)
@@ -240,18 +242,18 @@ def table(folders: list[Path], details: Path | None = None) -> None:
     paths = [path for _, path in files]
     for (group, path), row in zip(files, all_of(paths), strict=True):
         rows[group].append({"path": f"{path.parent.name}/{path.name}", **row})
-    print("| files | | " + " | ".join(DECODERS) + " |")
-    print("| --- | --- |" + " --- |" * len(DECODERS))
+    lines = []
     for group, found in rows.items():
         cells = []
         for name in DECODERS:
             said = [row[name] for row in found]
             counts = {word: said.count(word) for word in dict.fromkeys(said)}
             cells.append(", ".join(f"{count} {word}" for word, count in counts.items()))
-        print(f"| {group} | {len(found)} | " + " | ".join(cells) + " |")
+        lines.append((group, len(found), *cells))
+    print("\n".join(markdown_table(("files", "", *DECODERS), lines)))
     print(f"\n{sum(map(len, rows.values()))} files.")
     if details:
-        details.write_text(json.dumps([row for found in rows.values() for row in found], indent=1))
+        write_json(details, [row for found in rows.values() for row in found])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ Needs ``pip install -e '.[eval]'`` (pyarrow).
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +22,9 @@ from typing import Annotated, Any
 import soundfile
 import typer
 from rich.console import Console
+
+from speechprune_ort.errors import DataError
+from speechprune_ort.files import write_jsonl
 
 USER_ERROR = 2
 MIN_SECONDS = 60.0
@@ -77,7 +79,7 @@ def main(
     min_seconds: Annotated[float, typer.Option(help="Only recordings longer.")] = MIN_SECONDS,
 ) -> None:
     """Convert Parquet files of AudioBench into OUT."""
-    kept: list[str] = []
+    kept: list[dict[str, Any]] = []
     short = 0
     try:
         if (out / "set.jsonl").exists():
@@ -101,11 +103,9 @@ def main(
                 "choices": choices,
                 "answer": row["answer"],
             }
-            kept.append(json.dumps(entry) + "\n")
-        partial = out / ".set.partial"
-        partial.write_text("".join(kept), encoding="utf-8")
-        partial.replace(out / "set.jsonl")
-    except (ConvertError, OSError) as error:
+            kept.append(entry)
+        write_jsonl(out / "set.jsonl", kept)
+    except (ConvertError, DataError, OSError) as error:
         console.print(f"Error: {error}", markup=False)
         raise typer.Exit(USER_ERROR) from error
     console.print(f"{short} recordings of {min_seconds:g} s or less were left out")

@@ -15,7 +15,6 @@ Needs ``pip install -e '.[cpu]'``; ``ids`` needs nothing more.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +33,8 @@ from speechprune_ort.evaluation.run import evaluate
 from speechprune_ort.evaluation.samples import read_samples, shuffled
 from speechprune_ort.evaluation.settings import settings_of
 from speechprune_ort.evaluation.summary import Line, Subset, summarize
-from speechprune_ort.journal import write_whole
+from speechprune_ort.files import write_json, write_whole
+from speechprune_ort.markdown import markdown_table
 from speechprune_ort.options import DEFAULT_METHOD
 
 USER_ERROR = 2
@@ -83,22 +83,17 @@ def table(subset: Subset, lines: Sequence[Line], margin: float) -> str:
         found = line.accuracy
         return f"{100 * found.mean:.1f} [{100 * found.low:.0f}, {100 * found.high:.0f}]"
 
-    rows = [
-        f"n = {every.accuracy.n} in {subset.groups} groups",
-        "",
-        "| rate | tokens | right choices in % | minus every token | holds |",
-        "|---|---|---|---|---|",
-        f"| every token | {every.kept:.0f} | {share(every)} | | |",
-    ]
+    rows = [("every token", f"{every.kept:.0f}", share(every), "", "")]
     for line in lines:
         found = line.versus["none"]
         ends = f"[{points(found.low)}, {points(found.high)}]"
-        rows.append(
-            f"| {line.pruning_rate:g} | {line.kept:.0f} | {share(line)} | "
-            f"{points(found.mean)} {ends} | {'yes' if line.name in held else 'no'} |"
-        )
-    rows += [f"| {line.name} | | {share(line)} | | |" for line in subset.controls]
-    return "\n".join(rows)
+        holds = "yes" if line.name in held else "no"
+        cells = (f"{line.pruning_rate:g}", f"{line.kept:.0f}", share(line))
+        rows.append((*cells, f"{points(found.mean)} {ends}", holds))
+    rows += [(line.name, "", share(line), "", "") for line in subset.controls]
+    heads = ("rate", "tokens", "right choices in %", "minus every token", "holds")
+    title = f"n = {every.accuracy.n} in {subset.groups} groups"
+    return "\n".join([title, "", *markdown_table(heads, rows)])
 
 
 @app.command()
@@ -153,7 +148,7 @@ def run(
     try:
         write_whole(out / "default_rate.md", table(subset, lines, margin) + "\n")
         content = {"method": method, "margin": margin, "rate": chosen, "n": len(samples)}
-        write_whole(out / "default_rate.json", json.dumps(content, indent=1) + "\n")
+        write_json(out / "default_rate.json", content)
     except DataError as error:
         console.print(f"Error: {error}", markup=False)
         raise typer.Exit(USER_ERROR) from error

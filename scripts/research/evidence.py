@@ -21,6 +21,7 @@ import numpy as np
 import typer
 
 from speechprune_ort.evaluation.samples import Sample, read_samples, sample_by_kind
+from speechprune_ort.files import write_json
 from speechprune_ort.model import SpeechLLM
 from speechprune_ort.results import Pruning, Span
 from speechprune_ort.runtime.answering.evidence import stretches
@@ -46,7 +47,7 @@ def main(
         rows.append(look(model, sample, sample.key, pruning_rate))
         print(json.dumps(rows[-1]), file=sys.stderr)
     if out is not None:
-        out.write_text(json.dumps(rows, indent=1) + "\n")
+        write_json(out, rows)
     kept = [row for row in rows if row["kept"]]
     for name, chosen in (
         ("all questions", rows),

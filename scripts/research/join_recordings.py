@@ -14,7 +14,6 @@ Needs ``pip install -e '.[cpu]'``.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from itertools import cycle
@@ -28,6 +27,7 @@ from rich.console import Console
 
 from speechprune_ort.errors import OptionError, SpeechPruneError
 from speechprune_ort.explain import Line, read_transcript
+from speechprune_ort.files import whole_file, write_json
 from speechprune_ort.runtime.hearing.audio import SAMPLING_RATE, stream_audio
 
 USER_ERROR = 2
@@ -82,24 +82,19 @@ def join(
     """
     left = math.inf if minutes is None else round(minutes * 60 * SAMPLING_RATE)
     silence = np.zeros(round(pause * SAMPLING_RATE), np.float32)
-    half = out.with_stem(out.stem + ".half")
     lines: list[Line] = []
     written = 0
-    try:
-        with soundfile.SoundFile(half, "w", SAMPLING_RATE, 1) as file:
-            for path in paths if minutes is None else cycle(paths):
-                started = written
-                for block in stream_audio(path):
-                    file.write(block[: int(min(left - written, len(block)))])
-                    written = int(min(left, written + len(block)))
-                lines += lines_of(path, started / SAMPLING_RATE, written / SAMPLING_RATE)
-                if written >= left:
-                    break
-                file.write(silence[: int(min(left - written, len(silence)))])
-                written = int(min(left, written + len(silence)))
-        half.rename(out)
-    finally:
-        half.unlink(missing_ok=True)
+    with whole_file(out) as partial, soundfile.SoundFile(partial, "w", SAMPLING_RATE, 1) as file:
+        for path in paths if minutes is None else cycle(paths):
+            started = written
+            for block in stream_audio(path):
+                file.write(block[: int(min(left - written, len(block)))])
+                written = int(min(left, written + len(block)))
+            lines += lines_of(path, started / SAMPLING_RATE, written / SAMPLING_RATE)
+            if written >= left:
+                break
+            file.write(silence[: int(min(left - written, len(silence)))])
+            written = int(min(left, written + len(silence)))
     return lines
 
 
@@ -123,8 +118,7 @@ def main(
         console.print(f"Error: {out} cannot be written ({error}).")
         raise typer.Exit(USER_ERROR) from None
     turns = [{"start": round(a.start, 3), "end": round(a.end, 3), "text": a.text} for a in lines]
-    content = json.dumps({"audio": out.name, "turns": turns}, indent=1) + "\n"
-    out.with_suffix(".json").write_text(content, encoding="utf-8")
+    write_json(out.with_suffix(".json"), {"audio": out.name, "turns": turns})
     console.print(f"{out}: {soundfile.info(out).duration / 60:.1f} minutes")
 
 

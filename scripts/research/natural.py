@@ -28,10 +28,8 @@ The recordings stay where they are; what is joined is written to OUT. Needs ``pi
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +44,7 @@ from rich.progress import track
 
 from speechprune_ort.errors import DataError, SpeechPruneError
 from speechprune_ort.evaluation.samples import Sample, chance, read_samples
+from speechprune_ort.files import whole_folder, write_jsonl
 from speechprune_ort.text import check_path, check_text, check_type, read_jsonl
 
 USER_ERROR = 2
@@ -304,8 +303,7 @@ def make(
         entries.append(entry_of(question, f"{question.name}.flac", seed, start, seconds))
     if entries:
         folder.mkdir(parents=True, exist_ok=True)
-        text = "".join(json.dumps(entry) + "\n" for entry in entries)
-        (folder / "set.jsonl").write_text(text, encoding="utf-8")
+        write_jsonl(folder / "set.jsonl", entries)
         read_samples(folder / "set.jsonl")
     return len(entries)
 
@@ -339,17 +337,15 @@ def main(
             "orders": list(ordered(orders, seed)),
             "facts": list(facts(clips, facts_file)),
         }
-        partial = out.with_name(out.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
         counts: dict[str, int] = defaultdict(int)
-        for name, questions in asked.items():
-            turns = in_turns(questions, lambda q: (q.kind, q.clip.speaker))
-            chosen = in_turns(turns, lambda q: q.kind)[:limit]
-            for length in (None, *lengths):
-                full = f"{name}-{'own' if length is None else f'{length:g}'}"
-                if count := make(chosen, clips, partial / full, length, seed):
-                    counts[full] = count
-        partial.rename(out)
+        with whole_folder(out) as partial:
+            for name, questions in asked.items():
+                turns = in_turns(questions, lambda q: (q.kind, q.clip.speaker))
+                chosen = in_turns(turns, lambda q: q.kind)[:limit]
+                for length in (None, *lengths):
+                    full = f"{name}-{'own' if length is None else f'{length:g}'}"
+                    if count := make(chosen, clips, partial / full, length, seed):
+                        counts[full] = count
     except (SpeechPruneError, OSError) as error:
         console.print(f"Error: {error}", markup=False)
         raise typer.Exit(USER_ERROR) from error

@@ -14,7 +14,6 @@ Needs ``pip install -e '.[cpu]'``.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from rich.progress import track
 
 from speechprune_ort.errors import DataError, SpeechPruneError
 from speechprune_ort.evaluation.samples import Sample, chance, read_samples
+from speechprune_ort.files import whole_file, write_jsonl
 from speechprune_ort.runtime.hearing.audio import SAMPLING_RATE, load_audio
 
 USER_ERROR = 2
@@ -109,9 +109,8 @@ def entry(sample: Sample, voice: str, audio: str, start: float) -> dict[str, Any
 
 def write(path: Path, samples: NDArray[np.float32]) -> None:
     """Write FLAC, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    soundfile.write(partial, samples, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        soundfile.write(partial, samples, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
 
 
 def main(
@@ -142,8 +141,7 @@ def main(
                 audio = f"{voice}-{sample.name}.flac"
                 write(out / audio, samples)
             entries.append(entry(sample, voice, audio, start))
-        text = "".join(json.dumps(line) + "\n" for line in entries)
-        (out / "set.jsonl").write_text(text, encoding="utf-8")
+        write_jsonl(out / "set.jsonl", entries)
     except (SpeechPruneError, OSError) as error:
         console.print(f"Error: {error}", markup=False)
         raise typer.Exit(USER_ERROR) from error

@@ -25,7 +25,8 @@ from rich.console import Console
 
 from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.errors import DataError, OptionError, SpeechPruneError
-from speechprune_ort.journal import write_whole
+from speechprune_ort.files import write_whole
+from speechprune_ort.markdown import markdown_table
 from speechprune_ort.text import read_json
 
 USER_ERROR = 2
@@ -145,59 +146,52 @@ def shown(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def row(cells: Sequence[str]) -> str:
-    """A line of a table."""
-    return f"| {' | '.join(cells)} |"
-
-
 def accuracy_table(family: str, results: Results, settings: Sequence[str]) -> list[str]:
     """Settings on SPIRAL and on SPIRAL-H."""
     columns = ("method", "rate", "SPIRAL", "paper", "SPIRAL-H", "paper")
-    lines = [row(columns), row(["---"] * len(columns))]
+    lines = []
     for setting in settings:
         method, _, rate = setting.partition("@")
         plain, hard = ACCURACY[family].get(setting, (None, None))
         whole = setting in (ORIGINAL, "none")
         lines.append(
-            row(
-                (
-                    NAMES[setting if whole else method],
-                    "" if whole else rate,
-                    results.cell("all", setting),
-                    shown(plain),
-                    results.cell(HARD, setting),
-                    shown(hard),
-                )
+            (
+                NAMES[setting if whole else method],
+                "" if whole else rate,
+                results.cell("all", setting),
+                shown(plain),
+                results.cell(HARD, setting),
+                shown(hard),
             )
         )
-    return lines
+    return markdown_table(columns, lines)
 
 
 def cost_table(results: Results, rates: Sequence[float]) -> list[str]:
     """What reading the prompt costs."""
     columns = ("rate", "TFLOPs", "paper", "prefill, ms", "paper", "memory, GB", "paper",
                "activations, GB", "paper")  # fmt: skip
-    lines = [row(columns), row(["---"] * len(columns))]
+    lines = []
     for rate in (0.0, *rates):
         ours = results.cost(f"speechprune@{rate:g}" if rate else ORIGINAL)
         theirs = COSTS.get(rate, (None,) * 4)
         pairs = [shown(value) for pair in zip(ours, theirs, strict=True) for value in pair]
-        lines.append(row((f"{rate:g}", *pairs)))
-    return lines
+        lines.append((f"{rate:g}", *pairs))
+    return markdown_table(columns, lines)
 
 
 def other_table(family: str, sets: Mapping[str, Results | None], rate: float) -> list[str]:
     """The other data sets."""
     columns = ("set", "Original", "paper", f"SpeechPrune, rate {rate:g}", "paper")
-    lines = [row(columns), row(["---"] * len(columns))]
+    lines = []
     for name, title in SETS.items():
         found, theirs = sets[name], OTHERS[family, name]
         ours = [
             found.cell("all", setting) if found else "not run"
             for setting in (ORIGINAL, f"speechprune@{rate:g}")
         ]
-        lines.append(row((title, ours[0], shown(theirs[0]), ours[1], shown(theirs[1]))))
-    return lines
+        lines.append((title, ours[0], shown(theirs[0]), ours[1], shown(theirs[1])))
+    return markdown_table(columns, lines)
 
 
 def page(bundle: Path, out: Path) -> str:

@@ -45,6 +45,9 @@ from speechprune_ort.contract.specs import (
     ROTARY,
 )
 from speechprune_ort.errors import DeviceError, ExportError, OptionError, SpeechPruneError
+from speechprune_ort.files import write_json
+from speechprune_ort.machine import machine
+from speechprune_ort.wheels import installed_version
 
 USER_ERROR = 2
 TOLERANCE = 1e-3  # of the largest value; float32 graphs that reorder sums stay far below
@@ -167,16 +170,12 @@ def measure(
 def environment(threads: int) -> dict[str, Any]:
     """Where and with what this was measured."""
     packages = ("onnxruntime", "optimum", "optimum-onnx", "transformers", "torch", "numpy")
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "cpu": next(iter(models), platform.machine()),
-        "cores": os.cpu_count(),
+        **machine(),
         "threads": threads,
         "load_average": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
+        **{name: installed_version(name) for name in packages},
     }
 
 
@@ -323,7 +322,7 @@ def main(
         parity, samples = compare_all(checkpoint, bundle, manifest, threads, repeats, console)
         if json_file is not None:
             content = {"environment": where, "parity": parity, "seconds": samples}
-            json_file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            write_json(json_file, content)
     except SpeechPruneError as error:
         console.print(f"Error: {error}", markup=False)
         raise typer.Exit(USER_ERROR) from error

@@ -34,6 +34,9 @@ from small_model.training.speaker import Speaker
 from small_model.training.text import chance, key_indices
 from small_model.training.voices import RATE, Samples, plain
 
+from speechprune_ort.errors import SpeechPruneError
+from speechprune_ort.files import whole_file, write_json, write_jsonl, write_whole
+
 USER_ERROR = 2
 FILES = ("data.jsonl", "data_h.jsonl")
 VOICES = "flite:slt,flite:rms,flite:awb,flite:kal16,piper:joe"
@@ -112,10 +115,9 @@ def make(job: Job, entries: list[dict[str, Any]], queue: Any) -> None:
             except UntimedError as error:
                 queue.put((name, str(error)))
                 continue
-            partial = wav.with_suffix(".partial")
-            soundfile.write(partial, samples, RATE, format="WAV", subtype="PCM_16")
-            times.write_text(json.dumps(span), encoding="utf-8")
-            partial.replace(wav)  # last: what has a recording is complete
+            write_whole(times, json.dumps(span))
+            with whole_file(wav) as partial:  # last: what has a recording is complete
+                soundfile.write(partial, samples, RATE, format="WAV", subtype="PCM_16")
             queue.put((name, None))
         queue.put(None)
     except BaseException as error:
@@ -203,12 +205,11 @@ def main(
             path = out / "times" / f"{name}.json"
             if path.exists() and (span := json.loads(path.read_text(encoding="utf-8"))):
                 times[name] = span
-        (out / "key_times.json").write_text(json.dumps(times, indent=1) + "\n", encoding="utf-8")
+        write_json(out / "key_times.json", times)
         for name, part in parts.items():
             spoken = [e for e in part if (out / "wavs" / f"{e['metadata']['id']}.wav").exists()]
-            text = "".join(json.dumps(entry) + "\n" for entry in spoken)
-            (out / name).write_text(text, encoding="utf-8")
-    except (SmallModelError, OSError) as error:
+            write_jsonl(out / name, spoken)
+    except (SpeechPruneError, OSError) as error:
         console.print(f"Error: {error}", markup=False)
         raise typer.Exit(USER_ERROR) from error
     for line in failed:

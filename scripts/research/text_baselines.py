@@ -20,7 +20,6 @@ Needs ``pip install -e '.[cpu,eval]'`` and, in an environment of its own, faster
 
 from __future__ import annotations
 
-import platform
 import shlex
 import statistics
 import sys
@@ -54,6 +53,7 @@ from speechprune_ort.evaluation.settings import Setting, settings_of
 from speechprune_ort.evaluation.summary import Summary, summarize
 from speechprune_ort.evaluation.tasks import read_given
 from speechprune_ort.journal import Journal
+from speechprune_ort.machine import machine_words
 from speechprune_ort.model import SpeechLLM
 from speechprune_ort.options import PruningOptions
 from speechprune_ort.recording import Recording
@@ -243,7 +243,7 @@ def main(
                 "threads": threads,
                 "median seconds to hear a recording": f"{seconds['listen']:.2f}",
                 "median seconds to transcribe a recording": f"{seconds['transcribe']:.2f}",
-                "machine": f"{platform.processor() or platform.machine()}, {platform.system()}",
+                "machine": machine_words(),
             },
         )
     except ValueError:

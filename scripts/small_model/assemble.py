@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from small_model.text import (
     token_id,
     tokenizer_config,
 )
+from speechprune_ort.files import whole_folder
 
 # transformers' annotations are partial, and strict typing refuses calls of what lacks them.
 library: Any = transformers
@@ -296,11 +295,7 @@ def build(
             delta belongs to other weights; then ``out`` is as it was.
     """
     check_target(out, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Inside a private folder, so that the renamed one has ordinary permissions.
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as work:
-        fresh, old = Path(work) / "new", Path(work) / "old"
-        fresh.mkdir()
+    with whole_folder(out, replace=True) as fresh:
         write_checkpoint(parts, fresh, report)
         report("Checking the checkpoint: keys, output layer, processor, one sentence")
         check_checkpoint(fresh)
@@ -308,13 +303,4 @@ def build(
             report("Adding what training changed")
             add_delta(fresh, trained)
         check_target(out, overwrite)
-        if out.exists():
-            out.rename(old)
-        try:
-            fresh.rename(out)
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
     return out / WEIGHTS_FILE

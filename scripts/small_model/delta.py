@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from small_model.errors import SmallModelError
 from small_model.parts import check_sha256, sha256_of
+from speechprune_ort.files import whole_folder
 from speechprune_ort.models.delta import FACTOR_A, FACTOR_B, merge
 
 WEIGHTS, DELTA, RECORD = "model.safetensors", "delta.safetensors", "delta.json"
@@ -149,10 +150,7 @@ def apply_delta(base: Path, folder: Path, out: Path) -> Path:
     """
     if out.exists():
         raise SmallModelError(f"{out} exists already: give another folder.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as work:
-        fresh = Path(work) / "new"
-        shutil.copytree(base, fresh)
+    with whole_folder(out) as fresh:
+        shutil.copytree(base, fresh, dirs_exist_ok=True)
         add_delta(fresh, folder)
-        fresh.rename(out)
     return out / WEIGHTS

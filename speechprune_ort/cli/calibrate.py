@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -40,7 +39,7 @@ def calibrate(
     """Set a method's candidates on training recordings, and write them for ask."""
     from speechprune_ort.evaluation.calibration import calibrate as run
     from speechprune_ort.evaluation.samples import read_samples, shuffled
-    from speechprune_ort.journal import write_whole
+    from speechprune_ort.files import write_json
 
     try:
         numbers = [float(part) for part in candidates.split(",")]
@@ -54,7 +53,7 @@ def calibrate(
     console = Console(stderr=True, markup=False, soft_wrap=True)
     with Bar(console, "samples") as bar:
         found = run(bundle, data, samples, method, pruning_rate, numbers, device, threads, bar)
-    write_whole(out, json.dumps(found.to_dict(), indent=1) + "\n")
+    write_json(out, found.to_dict())
     for name, share in found.accuracies.items():
         sys.stdout.write(f"{name}: {100 * share:.1f} % of {found.samples}\n")
     taken = "its own number of" if found.candidates is None else f"{found.candidates:g}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from speechprune_ort import __version__
+from speechprune_ort.machine import machine_words
 from speechprune_ort.wheels import installed_version, installed_wheels
 
 __all__ = ["Finding", "doctor", "examine"]
@@ -76,7 +76,7 @@ def examine() -> list[Finding]:
     findings = [
         Finding("speechprune-ort", __version__),
         Finding("python", platform.python_version()),
-        Finding("machine", f"{platform.platform()}, {os.cpu_count()} cores"),
+        Finding("machine", machine_words()),
         *_runtime(),
         *(
             Finding(name, installed_version(name) or "not installed")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import shlex
 import sys
 from dataclasses import replace
@@ -44,6 +43,7 @@ from speechprune_ort.cli.options import (
 from speechprune_ort.cli.progress import Bar
 from speechprune_ort.cli.tasks import Map, Task
 from speechprune_ort.errors import OptionError
+from speechprune_ort.machine import machine_words
 from speechprune_ort.options import PruningOptions
 from speechprune_ort.runtime.choosing.methods.speechprune import PAPER_METHOD
 
@@ -318,7 +318,7 @@ def evaluate(
         "power, stated before the run": found_at_all,
         "scoring": scoring,
         "choices": f"shuffled with seed {seed}" if shuffle_choices else "as published",
-        "machine": f"{platform.processor() or platform.machine()}, {platform.system()}, {device}",
+        "machine": f"{machine_words()}, {device}",
     }
     write_reports(out, summary, measured, about, pictures)
     if as_json:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,8 @@ from speechprune_ort.evaluation.costs import Cost
 from speechprune_ort.evaluation.latex import latex
 from speechprune_ort.evaluation.settings import ORIGINAL
 from speechprune_ort.evaluation.summary import Line, Subset, Summary
-from speechprune_ort.journal import write_whole
+from speechprune_ort.files import write_json, write_whole
+from speechprune_ort.markdown import markdown_table
 from speechprune_ort.statistics import FEW, LEVEL, POWER, Estimate, detectable
 
 __all__ = ["power", "terminal_tables", "write_reports"]
@@ -203,7 +203,7 @@ def write_reports(
         **summary.to_dict(),
         "costs": {name: cost.to_dict() for name, cost in costs.items()},
     }
-    write_whole(out / "results.json", json.dumps(content, indent=1) + "\n")
+    write_json(out / "results.json", content)
     write_whole(out / "results.csv", _csv(summary))
     write_whole(out / "results.tex", latex(summary, costs, ALWAYS[0]))
     write_whole(out / "report.md", _markdown(summary, costs, about, plots))
@@ -260,12 +260,14 @@ def _markdown(
             if note := _note(subset):
                 lines += [note, ""]
             rows = [_cells(line) for line in subset.settings + subset.controls]
-            lines += _rows(COLUMNS, _greyed(rows) if subset.groups < FEW else rows)
+            few = subset.groups < FEW
+            lines += [*markdown_table(COLUMNS, _greyed(rows) if few else rows), ""]
             if subset is subsets[0] and (pairs := _pairs(subset)):
-                lines += _rows(PAIR_COLUMNS, pairs)
+                lines += [*markdown_table(PAIR_COLUMNS, pairs), ""]
     if costs:
         lines += ["## Cost of the prompt, measured", ""]
-        lines += _rows(COST_COLUMNS, [_cost_cells(*item) for item in costs.items()])
+        rows = [_cost_cells(*item) for item in costs.items()]
+        lines += [*markdown_table(COST_COLUMNS, rows), ""]
     if summary.failed:
         lines += [f"## {len(summary.failed)} samples could not be used", ""]
         lines += [f"- {name}: {reason}" for name, reason in summary.failed.items()] + [""]
@@ -279,10 +281,3 @@ def _greyed(rows: Sequence[Cells]) -> list[Cells]:
     return [
         [f'<sub style="color:grey">{cell}</sub>' if cell else "" for cell in row] for row in rows
     ]
-
-
-def _rows(columns: Cells, rows: Sequence[Cells]) -> list[str]:
-    def line(cells: Cells) -> str:
-        return f"| {' | '.join(cells)} |"
-
-    return [line(columns), line(["---"] * len(columns)), *map(line, rows), ""]

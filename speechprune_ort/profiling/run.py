@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ import onnxruntime as ort
 
 from speechprune_ort import __version__
 from speechprune_ort.errors import PromptError
+from speechprune_ort.machine import machine
 from speechprune_ort.meters import BusyMeter, EnergyMeter, MemoryMeter, Reading
 from speechprune_ort.methods import needs_encoder
 from speechprune_ort.model import SpeechLLM
@@ -277,17 +276,3 @@ def _figures(
         # Energy and time add up over both parts; of memory the larger peak counts.
         figures[name] = max(value, before) if name.endswith("_mb") else value + before
     return figures
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores and system of this machine."""
-    model = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n"):
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                model = value.strip()
-                break
-    except OSError:
-        pass  # not Linux: the platform's own word for it stands
-    return {"processor": model, "cores": os.cpu_count(), "system": platform.platform(terse=True)}

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from speechprune_ort import ExportError
+from speechprune_ort import ExportError, files
 from speechprune_ort.export import atomic_folder as module
 from speechprune_ort.export.atomic_folder import atomic_folder, check_place
-from speechprune_ort.files import whole_file
+from speechprune_ort.files import whole_file, whole_folder
 
 MANIFEST = {"schema_version": 1, "graphs": {}, "files": {"weights": {}}}
 
@@ -47,7 +47,7 @@ def names(folder: Path) -> list[str]:
 def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """One that can exchange two names, and one that cannot."""
     if request.param == "no exchange":
-        monkeypatch.setattr(module, "_rename", lambda *_: False)
+        monkeypatch.setattr(files, "_rename", lambda *_: False)
     return str(request.param)
 
 
@@ -78,7 +78,7 @@ def die_at(step: int, work: object) -> int:
 
         for name in STEPS:
             setattr(os, name, counted(getattr(os, name)))
-        module._rename = counted(module._rename)  # type: ignore[assignment]
+        files._rename = counted(files._rename)  # type: ignore[assignment]
         work()  # type: ignore[operator]
     except BaseException:
         os._exit(1)
@@ -152,7 +152,7 @@ def test_a_signal_at_any_step_leaves_a_whole_bundle_and_nothing_beside_it(
             with monkeypatch.context() as patch:
                 for name in STEPS:
                     patch.setattr(os, name, counted(getattr(os, name)))
-                patch.setattr(module, "_rename", counted(module._rename))
+                patch.setattr(files, "_rename", counted(files._rename))
                 try:
                     export(out, "new", overwrite=True)
                 except SystemExit:
@@ -182,7 +182,7 @@ def test_a_failing_rename_leaves_the_old_bundle(
 
     monkeypatch.setattr(os, "rename", fail)
     if file_system == "exchange":
-        monkeypatch.setattr(module, "_rename", fail)
+        monkeypatch.setattr(files, "_rename", fail)
     with pytest.raises(ExportError, match="refused"):
         export(out, "new", overwrite=True)
     assert standing(out) == "old"
@@ -384,3 +384,28 @@ def test_a_file_that_cannot_be_finished_is_what_it_was(tmp_path: Path) -> None:
     with whole_file(Path(os.devnull)) as partial:
         partial.write_text("nobody")
     assert names(tmp_path) == ["link", "page.html"]
+
+
+def test_a_folder_is_made_whole_or_not_at_all(file_system: str, tmp_path: Path) -> None:
+    place = tmp_path / "above" / "set"
+
+    def make(words: str, *, replace: bool = False, then: Exception | None = None) -> None:
+        with whole_folder(place, replace=replace) as built:
+            assert names(built) == []
+            (built / words).touch()
+            if then:
+                raise then
+
+    with pytest.raises(OSError, match="full"):
+        make("half", then=OSError(errno.ENOSPC, "full"))
+    assert names(place.parent) == []
+    make("old")
+    with pytest.raises(FileExistsError):
+        make("new")
+    with pytest.raises(OSError, match="full"):
+        make("new", replace=True, then=OSError(errno.ENOSPC, "full"))
+    assert names(place) == ["old"]
+    make("new", replace=True)
+    assert names(place) == ["new"]
+    assert names(place.parent) == ["set"]
+    assert place.stat().st_mode == place.parent.stat().st_mode

@@ -27,6 +27,8 @@ from small_model.training.spikes import (
 )
 from small_model.training.text import TEST_IDS, Dialogue, chance, split_dialogues
 
+from speechprune_ort.statistics import proportion
+
 
 @pytest.mark.parametrize("name", ["training.evaluate", "training.facts", "training.spikes"])
 def test_examples(name: str) -> None:
@@ -164,7 +166,7 @@ def test_extra_clips_leave_whole_dialogues_and_key_sentences_out() -> None:
 def test_scores_are_what_their_names_say() -> None:
     assert word_errors("the cat sat", "the cat sat") == (0, 3)
     assert word_errors("the cat sat", "a cat") == (2, 3)
-    found = interval([1.0] * 30 + [0.0] * 10)
+    found = interval(proportion([1.0] * 30 + [0.0] * 10))
     assert found["mean"] == 0.75
     assert found["low"] < 0.75 < found["high"]
 

@@ -247,7 +247,7 @@ def test_the_exit_code_says_whether_a_line_failed(
     assert "1 line failed" in capsys.readouterr().err
     write(folder / "good.jsonl", [{"audio": "0.wav", "question": "Who?"}])
     command("good.jsonl", "good.out")
-    assert "1 answers" in capsys.readouterr().err
+    assert "1 answer in" in capsys.readouterr().err
     write(folder / "bad.jsonl", [5, {}])
     with pytest.raises(DataError, match="Line 1"):
         command("bad.jsonl", "bad.out")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from speechprune_ort import DataError, OptionError, PromptError
 from speechprune_ort.explain import read_transcript
-from speechprune_ort.journal import write_whole
+from speechprune_ort.files import write_whole
 from speechprune_ort.text import check_path, check_text, parse_json, read_json
 
 

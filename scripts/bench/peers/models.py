@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +16,7 @@ from safetensors import safe_open
 
 from speechprune_ort.export.families import load_checkpoint
 from speechprune_ort.export.pipeline import export_bundle
+from speechprune_ort.files import whole_file, whole_folder
 
 __all__ = ["GGUF_TYPES", "ct2_folder", "genai_folder", "gguf_file", "language_model", "our_bundle"]
 
@@ -35,17 +34,6 @@ OF_LAYER = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-
-
-@contextlib.contextmanager
-def written_whole(target: Path) -> Iterator[Path]:
-    """A path to write to that takes the name ``target`` when all went well."""
-    half = target.with_name(target.name + ".half")
-    if half.is_dir():
-        shutil.rmtree(half)
-    half.unlink(missing_ok=True)
-    yield half
-    half.rename(target)
 
 
 def quietly(command: Sequence[object]) -> None:
@@ -72,7 +60,7 @@ def language_model(checkpoint: Path, work: Path) -> Path:
     folder = work / "language_model"
     if not folder.exists():
         loaded = load_checkpoint(str(checkpoint), None, trust_remote_code=False)
-        with written_whole(folder) as half:
+        with whole_folder(folder) as half:
             loaded.language_model.save_pretrained(half)
             loaded.tokenizer.save_pretrained(half)
     return folder
@@ -82,7 +70,7 @@ def genai_folder(checkpoint: Path, precision: str, work: Path) -> Path:
     """What onnxruntime-genai's builder makes of it, by its own defaults and the last logits."""
     folder = work / f"genai-{precision}"
     if not folder.exists():
-        with written_whole(folder) as half:
+        with whole_folder(folder) as half:
             command = [
                 sys.executable, "-m", "onnxruntime_genai.models.builder",
                 "-i", language_model(checkpoint, work), "-o", half,
@@ -132,7 +120,7 @@ def gguf_file(checkpoint: Path, precision: str, work: Path) -> Path:
     kind = gguf.GGMLQuantizationType[GGUF_TYPES[precision]]
     head = gguf.GGMLQuantizationType.Q8_0
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    with written_whole(path) as half:
+    with whole_file(path) as half:
         writer = gguf.GGUFWriter(half, "llama")
         writer.add_context_length(config["max_position_embeddings"])
         writer.add_embedding_length(config["hidden_size"])
@@ -182,7 +170,7 @@ def ct2_folder(checkpoint: Path, python: Path, work: Path) -> Path:
     """The audio encoder as faster-whisper's engine reads it."""
     folder = work / "faster-whisper"
     if not folder.exists():
-        with written_whole(folder) as half:
+        with whole_folder(folder) as half:
             script = Path(__file__).with_name("to_ctranslate2.py")
             quietly([python, script, checkpoint, half])
     return folder

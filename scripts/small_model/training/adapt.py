@@ -27,6 +27,7 @@ from small_model.training.pieces import SPACE, Pieces
 from small_model.training.reader import Reader
 from small_model.training.spikes import drop_blanks, spike, with_blank
 from small_model.training.text import Dialogue, chance
+from speechprune_ort.files import whole_file
 
 TRANSCRIBE = "Repeat the speech."
 MOST_JOINED = 12  # clips in one recording
@@ -362,16 +363,15 @@ def save(
     options: AdaptOptions,
 ) -> None:
     """Write a checkpoint that appears at once."""
-    partial = path.with_suffix(".partial")
-    torch.save(
-        {
-            "lora": {name: values.detach() for name, values in reader.lora.items()},
-            "optimizer": optimizer.state_dict(),
-            "step": step,
-            "tokens": tokens,
-            "elapsed": elapsed,
-            "options": asdict(options),
-        },
-        partial,
-    )
-    partial.replace(path)
+    with whole_file(path) as partial:
+        torch.save(
+            {
+                "lora": {name: values.detach() for name, values in reader.lora.items()},
+                "optimizer": optimizer.state_dict(),
+                "step": step,
+                "tokens": tokens,
+                "elapsed": elapsed,
+                "options": asdict(options),
+            },
+            partial,
+        )

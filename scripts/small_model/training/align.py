@@ -25,6 +25,7 @@ from small_model.training.features import TOKEN_RATE, WINDOW_TOKENS, Upper
 from small_model.training.pieces import Pieces
 from small_model.training.spikes import one_each, runs, with_blank
 from small_model.training.text import chance
+from speechprune_ort.files import whole_file
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -386,17 +387,16 @@ def save(
     options: AlignOptions,
 ) -> None:
     """Write a checkpoint that appears at once."""
-    partial = path.with_suffix(".partial")
-    torch.save(
-        {
-            "upper": upper.state_dict(),
-            "head": head.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "step": step,
-            "heard": heard,
-            "elapsed": elapsed,
-            "options": asdict(options),
-        },
-        partial,
-    )
-    partial.replace(path)
+    with whole_file(path) as partial:
+        torch.save(
+            {
+                "upper": upper.state_dict(),
+                "head": head.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": step,
+                "heard": heard,
+                "elapsed": elapsed,
+                "options": asdict(options),
+            },
+            partial,
+        )

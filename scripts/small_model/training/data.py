@@ -18,6 +18,7 @@ from small_model.training.features import TOKEN_RATE, WINDOW_S, WINDOW_TOKENS, H
 from small_model.training.speaker import Speaker
 from small_model.training.text import Dialogue, Lexicon, random_sentence
 from small_model.training.voices import RATE, Samples, Spoken, plain
+from speechprune_ort.files import whole_file
 
 Labels = npt.NDArray[np.int32]
 
@@ -155,9 +156,8 @@ def make_align_shard(
         labels[window, : len(hidden) // 2] = token_labels(len(hidden) // 2, times, silence)
         total += len(samples) / RATE
     np.save(path.with_suffix(".labels.npy"), labels)
-    partial = path.with_suffix(".partial.npy")
-    np.save(partial, np.stack(hidden_states))
-    partial.replace(path.with_suffix(".npy"))
+    with whole_file(path.with_suffix(".npy")) as partial:  # last: what has features is complete
+        np.save(partial, np.stack(hidden_states))
     return total
 
 
@@ -242,9 +242,8 @@ def write_clips(path: Path, clips: list[tuple[Clip, list[Half], list[Labels]]]) 
     np.save(path.with_suffix(".labels.npy"), np.concatenate([x for c in clips for x in c[2]]))
     content = json.dumps([asdict(clip) for clip, _, _ in clips])
     path.with_suffix(".json").write_text(content, encoding="utf-8")
-    partial = path.with_suffix(".partial.npy")
-    np.save(partial, np.concatenate([x for clip in clips for x in clip[1]]))
-    partial.replace(path.with_suffix(".npy"))
+    with whole_file(path.with_suffix(".npy")) as partial:
+        np.save(partial, np.concatenate([x for clip in clips for x in clip[1]]))
 
 
 def read_clips(path: Path) -> Iterator[tuple[Clip, list[Half], list[Labels]]]:

@@ -34,8 +34,8 @@ from speechprune_ort.runtime.choosing.pruning import binarize
 from speechprune_ort.runtime.choosing.scoring import NumpyScorer
 from speechprune_ort.runtime.choosing.selection import select
 from speechprune_ort.runtime.hearing.embeddings import HostEmbeds
+from speechprune_ort.statistics import Estimate, difference, proportion
 
-RESAMPLES = 10_000
 PRUNED = re.compile(r"(truncate|random|crop|similarity|attention|speechprune|coverage)@(0?\.\d+)")
 TEMPERATURES = (1.0, 0.5, 0.25, 0.12, 0.06)
 
@@ -308,21 +308,14 @@ def compare_temperatures(
     return {name: round(float(np.mean(values)), 4) for name, values in sums.items()}
 
 
-def interval(values: Sequence[float], seed: int = 0) -> dict[str, float]:
-    """Mean with its 95 % interval by bootstrap over the samples.
+def interval(found: Estimate) -> dict[str, float]:
+    """An estimate for the file of results.
 
-    >>> interval([1.0] * 10)
-    {'n': 10, 'mean': 1.0, 'low': 1.0, 'high': 1.0}
+    >>> interval(proportion([1.0] * 10))
+    {'n': 10, 'mean': 1.0, 'low': 0.7225, 'high': 1.0}
     """
-    array = np.asarray(values, dtype=np.float64)
-    drawn = np.random.default_rng(seed).integers(0, len(array), (RESAMPLES, len(array)))
-    low, high = np.percentile(array[drawn].mean(axis=1), [2.5, 97.5])
-    return {
-        "n": len(array),
-        "mean": round(float(array.mean()), 4),
-        "low": round(float(low), 4),
-        "high": round(float(high), 4),
-    }
+    ends = {"mean": found.mean, "low": found.low, "high": found.high}
+    return {"n": found.n, **{name: round(value, 4) for name, value in ends.items()}}
 
 
 def word_errors(said: str, heard: str) -> tuple[int, int]:
@@ -389,9 +382,11 @@ def evaluate_choices(
             stream.write(json.dumps(scored) + "\n")
         report(scored)
     rows = [found[dialogue.name] for dialogue in dialogues]
-    return {name: interval([r[name] for r in rows if name in r]) for name in conditions} | {
+    return {
+        name: interval(proportion([r[name] for r in rows if name in r])) for name in conditions
+    } | {
         f"{name} - {baseline}": interval(
-            [r[name] - r[baseline] for r in rows if name in r and baseline in r]
+            difference([r[name] - r[baseline] for r in rows if name in r and baseline in r])
         )
         for name, baselines in compared(conditions).items()
         for baseline in baselines
@@ -438,7 +433,7 @@ def evaluate_answers(
             {"question": made.question, "expected": made.answer, "answer": said}
             | {"right": contained(said, made.answer)}
         )
-    return {"accuracy": interval([float(row["right"]) for row in rows]), "rows": rows}
+    return {"accuracy": interval(proportion([float(row["right"]) for row in rows])), "rows": rows}
 
 
 def evaluate_words(

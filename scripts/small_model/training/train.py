@@ -42,6 +42,7 @@ from rich.progress import (
 from small_model.errors import SmallModelError
 from small_model.parts import JOE, JOE_CONFIG, cache_folder, fetch_package_files
 from small_model.training.text import TEST_IDS
+from speechprune_ort.files import whole_file, write_json
 
 USER_ERROR = 2
 LOWER_LAYERS = 4  # frozen; their output is what synthesize stores
@@ -266,9 +267,8 @@ def average(
     path = work / "adapt-real.pt"
     later = torch.load(path, map_location="cpu")
     later["lora"] = mean_of_factors(later["lora"], torch.load(earlier, map_location="cpu")["lora"])
-    partial = path.with_suffix(".partial")
-    torch.save(later, partial)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        torch.save(later, partial)
     print(path)
 
 
@@ -356,7 +356,7 @@ def evaluate(
 
     def keep(voice: str, name: str, value: Any) -> None:
         results.setdefault(voice, {})[name] = value
-        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        write_json(path, results)
 
     if "temperature" not in results.get("tuning", {}):
         voice = voices.split(",")[0]

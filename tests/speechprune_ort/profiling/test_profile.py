@@ -38,7 +38,7 @@ from speechprune_ort.profiling.compare import (
     rounds_needed,
 )
 from speechprune_ort.profiling.condition import Condition, ProfileOptions
-from speechprune_ort.profiling.distribution import Distribution, ratio_of
+from speechprune_ort.profiling.distribution import Distribution
 from speechprune_ort.profiling.operations import Operations
 from speechprune_ort.profiling.page import PICTURES, draw, page
 from speechprune_ort.profiling.report import FORMATS, render, tables
@@ -46,6 +46,7 @@ from speechprune_ort.profiling.run import Profile, profile, profile_in_turns
 from speechprune_ort.profiling.workload import parse_rates, sounds_of
 from speechprune_ort.results import STAGES
 from speechprune_ort.runtime.answering.prompt import Prompt
+from speechprune_ort.statistics import ratio_of
 
 SECONDS = ("5", "40")
 OPTIONS = ProfileOptions("Who said that?", new_tokens=4, repeats=3, warmup=1, loads=2)
