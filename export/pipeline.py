@@ -334,7 +334,7 @@ class _Work:
             "random, 2 windows": (noise, np.array([dims.frames, dims.frames // 3])),
         }
         if self.checkpoint.short_windows:
-            frames = dims.frames // 3 // 4 * 4
+            frames, _ = audio.padded_frames(dims.frames // 3, dims.frames, dims.window_tokens)
             short = noise[:, :, :frames].copy()
             features["random, short windows"] = (short, np.array([frames - 4, frames // 2]))
         session_cases = {}

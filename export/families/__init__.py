@@ -91,6 +91,14 @@ FAMILIES: Mapping[str, Family] = {
     "Qwen2_5OmniForConditionalGeneration": Family(
         "qwen2_5_omni", "25", GENERATE, ("thinker_config",)
     ),
+    "Qwen3ASRForConditionalGeneration": Family(
+        "qwen3_asr",
+        "13",
+        GENERATE,
+        HALVES,
+        audio_token=("audio_token_id",),
+        default_audio_token=151_676,
+    ),
     "VoxtralForConditionalGeneration": Family(
         "voxtral",
         "12.5",

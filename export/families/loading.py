@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
-from speechprune_ort.contract.manifest import AudioSpec
+from speechprune_ort.contract.manifest import AudioSpec, LogMelSpec
 from speechprune_ort.contract.specs import Dimensions
 from speechprune_ort.errors import ExportError, SpeechPruneError, UnsupportedModelError
 from speechprune_ort.export.checkpoint_config import check_text
@@ -279,13 +279,13 @@ def tokenizer_of(source: Source) -> PreTrainedTokenizerFast:
     return require_fast(source.location, found)
 
 
-def require_log_mel(location: str, extractor: Any, frames: int) -> None:
+def require_log_mel(location: str, extractor: Any, frames: int | None = None) -> None:
     """Refuse features that the runtime would not compute as transformers does.
 
     Args:
         location: of the checkpoint, for the message.
         extractor: its feature extractor, Whisper's.
-        frames: log-mel frames of the encoder's window.
+        frames: log-mel frames of the encoder's window, where the extractor must have the same.
 
     Raises:
         UnsupportedModelError: extractor and encoder do not fit each other, or a setting is none
@@ -293,7 +293,7 @@ def require_log_mel(location: str, extractor: Any, frames: int) -> None:
     """
     window = extractor.chunk_length * extractor.sampling_rate // extractor.hop_length
     wanted = {
-        "frames in chunk_length": (window, frames),
+        "frames in chunk_length": (window, window if frames is None else frames),
         "dither": (getattr(extractor, "dither", 0.0), 0.0),
         "do_normalize": (bool(getattr(extractor, "do_normalize", False)), False),
     }
@@ -311,7 +311,10 @@ def audio_spec_of(
     frames: int,
     frame_tokens: int,
     length_steps: tuple[tuple[int, int, int], ...],
+    *,
     span_tokens: int = 1,
+    chunk: tuple[int, int] | None = None,
+    log_mel: LogMelSpec | None = None,
 ) -> AudioSpec:
     """How sound becomes audio tokens; see ``AudioSpec``.
 
@@ -322,6 +325,8 @@ def audio_spec_of(
         frame_tokens: audio tokens of a frame of phase 1.
         length_steps: from log-mel frames to tokens.
         span_tokens: tokens that share one stretch of time.
+        chunk: frames and tokens of a piece that becomes tokens on its own, or None.
+        log_mel: how features are made, where they are not those of Whisper's windows.
 
     Raises:
         ExportError: the extractor is not that of a Whisper encoder, or not of this one.
@@ -347,6 +352,9 @@ def audio_spec_of(
         frame_tokens=frame_tokens,
         length_steps=length_steps,
         span_tokens=span_tokens,
+        chunk_frames=chunk[0] if chunk else None,
+        chunk_tokens=chunk[1] if chunk else 1,
+        log_mel=log_mel or LogMelSpec(),
     )
 
 

@@ -39,6 +39,7 @@ from speechprune_ort.export.families.text_models import (
 from speechprune_ort.export.families.whisper import (
     POOLED,
     POOLED_STEPS,
+    ChunkLayer,
     additive_mask,
     attended_layers,
     encoder_frames,
@@ -51,36 +52,6 @@ SPEAKS = r"^(talker|token2wav)\."
 """Weights of a whole Omni checkpoint that its thinker does not have."""
 
 
-class Layer(nn.Module):
-    """An encoder layer over chunks that stand side by side, instead of one behind the other.
-
-    Args:
-        layer: of the audio tower; its attention takes chunks by their lengths.
-    """
-
-    def __init__(self, layer: Any) -> None:
-        super().__init__()
-        self.self_attn, self.self_attn_layer_norm = layer.self_attn, layer.self_attn_layer_norm
-        self.final_layer_norm, self.act = layer.final_layer_norm, layer.activation_fn
-        self.fc1, self.fc2 = layer.fc1, layer.fc2
-
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """(chunks, frames, width), (chunks, 1, 1, frames) -> (chunks, frames, width)."""
-        attention: Any = self.self_attn
-        source = self.self_attn_layer_norm(hidden)
-        query, key, value = (
-            projection(source).unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
-            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
-        mixed = nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, scale=attention.scaling
-        )
-        hidden = hidden + attention.out_proj(mixed.transpose(1, 2).flatten(2))
-        inner = self.act(self.fc1(self.final_layer_norm(hidden)))
-        result: Tensor = hidden + self.fc2(inner)
-        return result
-
-
 class Tower(nn.Module):
     """The parts of the audio tower under the names that ``whisper`` knows."""
 
@@ -89,7 +60,7 @@ class Tower(nn.Module):
         self.conv1, self.conv2 = tower.conv1, tower.conv2
         table = tower.positional_embedding.positional_embedding.detach().float()
         self.embed_positions = nn.Embedding(table.shape[0], table.shape[1], _weight=table)
-        self.layers = nn.ModuleList(Layer(layer) for layer in tower.layers)
+        self.layers = nn.ModuleList(ChunkLayer(layer) for layer in tower.layers)
 
 
 class AudioEncoder(nn.Module):

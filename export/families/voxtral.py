@@ -2,7 +2,8 @@
 
 Any ``VoxtralForConditionalGeneration`` checkpoint. What differs from Qwen2-Audio: 375 audio tokens
 a window, no padding mask (a window that is not full is heard with its silence, all 375 tokens of
-it, as transformers does), and the prompt of Mistral's tokenizers.
+it, as transformers does), log-mel features of the recording as a whole, and the prompt of Mistral's
+tokenizers.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AutoFeatureExtractor, VoxtralForConditionalGeneration
 
-from speechprune_ort.contract.manifest import whole_windows
+from speechprune_ort.contract.manifest import LogMelSpec, whole_windows
 from speechprune_ort.errors import ExportError
 from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_prompt
 from speechprune_ort.export.families.loading import (
@@ -79,7 +80,12 @@ def load(source: Source) -> Checkpoint:
     tokens = encoder.max_source_positions // joined
     frame_tokens = round(FRAME_SECONDS * tokens / window_seconds)
     audio = audio_spec_of(
-        extractor, encoder.num_mel_bins, frames, frame_tokens, whole_windows(frames, tokens)
+        extractor,
+        encoder.num_mel_bins,
+        frames,
+        frame_tokens,
+        whole_windows(frames, tokens),
+        log_mel=LogMelSpec(over="recording"),
     )
     audio_token = tokenizer.convert_ids_to_tokens(config.audio_token_id)
     if audio_token is None:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "POOLED",
     "POOLED_STEPS",
+    "ChunkLayer",
     "PooledEncoder",
     "additive_mask",
     "attended_layers",
@@ -121,6 +123,36 @@ def heard_windows(embeds: Tensor, feature_lengths: Tensor) -> Tensor:
         feature_lengths: (windows,), in frames.
     """
     return embeds * (feature_lengths > 0).to(embeds.dtype)[:, None, None]
+
+
+class ChunkLayer(nn.Module):
+    """An encoder layer over chunks that stand side by side, instead of one behind the other.
+
+    Args:
+        layer: of the audio tower; its attention takes chunks by their lengths.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.self_attn, self.self_attn_layer_norm = layer.self_attn, layer.self_attn_layer_norm
+        self.final_layer_norm, self.act = layer.final_layer_norm, layer.activation_fn
+        self.fc1, self.fc2 = layer.fc1, layer.fc2
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """(chunks, frames, width), (chunks, 1, 1, frames) -> (chunks, frames, width)."""
+        attention: Any = self.self_attn
+        source = self.self_attn_layer_norm(hidden)
+        query, key, value = (
+            projection(source).unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        mixed = nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=attention.scaling
+        )
+        hidden = hidden + attention.out_proj(mixed.transpose(1, 2).flatten(2))
+        inner = self.act(self.fc1(self.final_layer_norm(hidden)))
+        result: Tensor = hidden + self.fc2(inner)
+        return result
 
 
 class PooledEncoder(nn.Module):

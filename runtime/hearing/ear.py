@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from speechprune_ort.choices import LongAudio
 from speechprune_ort.contract.specs import ATTENTION, AUDIO_ENCODER
 from speechprune_ort.errors import AudioError, OptionError
-from speechprune_ort.runtime.hearing.audio import AudioStream, stream_windows
+from speechprune_ort.runtime.hearing.audio import AudioStream
 from speechprune_ort.runtime.hearing.embeddings import EmbedsBuilder
 from speechprune_ort.runtime.hearing.encoder import encode_windows
 from speechprune_ort.runtime.hearing.features import LogMel
 from speechprune_ort.runtime.hearing.heard import Heard
+from speechprune_ort.runtime.hearing.windows import mel_windows
 from speechprune_ort.runtime.ort.engine import Engine
 from speechprune_ort.runtime.ort.session import memory_errors
 from speechprune_ort.timings import Timings
@@ -42,6 +43,8 @@ class Ear:
             hop_length=manifest.audio.hop_length,
             mel_bins=manifest.dimensions.mel_bins,
             window_seconds=manifest.audio.window_seconds,
+            scale=manifest.audio.log_mel.scale,
+            taper=manifest.audio.log_mel.taper,
         )
         # A CPU is busy with one: a batch is no faster there, and needs its memory at once.
         self.windows_at_once = 1 if engine.device.name == "cpu" else WINDOWS_ON_GPU
@@ -102,8 +105,7 @@ class Ear:
         with memory_errors(AUDIO_ENCODER):
             embeds = encode_windows(
                 self._engine.session(AUDIO_ENCODER),
-                stream_windows(timings.each("audio", counted()), window),
-                self._log_mel,
+                mel_windows(timings.each("audio", counted()), self._log_mel, audio, timings),
                 audio,
                 EmbedsBuilder(shape, dtype, device, budget, self.windows_at_once),
                 device,

@@ -14,7 +14,7 @@ from speechprune_ort.contract.manifest import AudioSpec
 from speechprune_ort.contract.specs import ATTENTION
 from speechprune_ort.errors import AudioError, BundleError
 from speechprune_ort.runtime.hearing.embeddings import AudioEmbeds, EmbedsBuilder
-from speechprune_ort.runtime.hearing.features import LogMel
+from speechprune_ort.runtime.hearing.windows import MelWindow
 from speechprune_ort.runtime.ort.device import Device
 from speechprune_ort.timings import Timings
 
@@ -22,13 +22,10 @@ __all__ = ["encode_windows"]
 
 Scores = NDArray[np.float32]
 
-REACH = 4  # frames behind the last one that convolutions may look at
-
 
 def encode_windows(
     session: ort.InferenceSession,
-    windows: Iterable[NDArray[np.float32]],
-    log_mel: LogMel,
+    windows: Iterable[MelWindow],
     audio: AudioSpec,
     builder: EmbedsBuilder,
     device: Device,
@@ -44,12 +41,11 @@ def encode_windows(
 
     Args:
         session: ``audio_encoder``.
-        windows: (samples,) float32 each; read one by one.
-        log_mel: makes features of a window.
+        windows: features of each; read one by one.
         audio: how frames become tokens.
         builder: keeps the embeddings.
         device: where the session runs.
-        timings: ``log_mel`` and ``encoder`` are added to it.
+        timings: ``encoder`` is added to it.
         progress: called with the seconds heard after each window.
         attention: a list that takes (tokens,) attention received, window by window, or None.
 
@@ -61,10 +57,9 @@ def encode_windows(
         BundleError: the encoder writes fewer tokens than the manifest promises.
     """
     total, heard = 0, 0.0
-    silent: dict[int, tuple[NDArray[Any], Scores | None]] = {}  # by length in samples
+    silent: dict[int, tuple[NDArray[Any], Scores | None]] = {}  # by frames of sound
     inputs = {tensor.name: tensor for tensor in session.get_inputs()}
     takes_short = not isinstance(inputs["input_features"].shape[-1], int)
-    per_token = log_mel.frames // builder.window_tokens
     whole: list[NDArray[np.float32]] = []  # features that wait for their run
 
     def run(features: list[NDArray[np.float32]], length: int, tokens: int) -> Scores | None:
@@ -75,29 +70,27 @@ def encode_windows(
         if not whole:
             return
         with timings.measure("encoder"):
-            received = run(whole, log_mel.frames, builder.window_tokens)
+            received = run(whole, whole[0].shape[1], builder.window_tokens)
             builder.commit(len(whole) * builder.window_tokens)
         if attention is not None and received is not None:
             attention.extend(received)
         whole.clear()
 
     for window in windows:
-        heard += len(window) / audio.sampling_rate
-        is_silent = not window.any()
+        heard += window.seconds
+        features, length, frames = window.features, window.length, window.features.shape[1]
         received: Scores | None = None
-        if is_silent and len(window) in silent:
+        if window.silent and length in silent:
             flush()
-            rows, received = silent[len(window)]
+            rows, received = silent[length]
             with timings.measure("encoder"):
                 builder.append(rows)
             total += len(rows)
         else:
-            with timings.measure("log_mel"):
-                features, length = log_mel(window)
-                tokens = builder.window_tokens
-                if takes_short:
-                    features = _unpadded(features, length, per_token)
-                    tokens = features.shape[1] // per_token
+            tokens = builder.window_tokens
+            if takes_short:
+                needed, tokens = audio.padded_frames(length, frames, tokens)
+                features = np.ascontiguousarray(features[:, :needed])
             count = audio.tokens(length)
             if count > tokens:  # rows that nobody wrote would be heard
                 raise BundleError(
@@ -105,7 +98,7 @@ def encode_windows(
                     f"encoder writes {tokens}: export the bundle again."
                 )
             total += count
-            if length == log_mel.frames and count == builder.window_tokens and not is_silent:
+            if length == frames and count == builder.window_tokens and not window.silent:
                 whole.append(features)
                 if len(whole) == builder.at_once:
                     flush()
@@ -114,8 +107,8 @@ def encode_windows(
                 with timings.measure("encoder"):
                     attended = run([features], length, tokens)
                     received = None if attended is None else attended[0, :count]
-                    if is_silent:
-                        silent[len(window)] = builder.peek(count), received
+                    if window.silent:
+                        silent[length] = builder.peek(count), received
                     builder.commit(count)
         if attention is not None and received is not None:
             attention.append(received)
@@ -156,12 +149,6 @@ def _encode(
         binding.bind_ortvalue_output(ATTENTION, ort.OrtValue.ortvalue_from_numpy(received))
     session.run_with_iobinding(binding)
     return received
-
-
-def _unpadded(features: NDArray[np.float32], length: int, per_token: int) -> NDArray[np.float32]:
-    """Features without frames of padding that no token of the recording depends on."""
-    needed = -(-(length + REACH) // per_token) * per_token
-    return np.ascontiguousarray(features[:, : min(needed, features.shape[1])])
 
 
 def _least_seconds(audio: AudioSpec) -> float:

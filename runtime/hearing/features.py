@@ -1,9 +1,10 @@
-"""Log-mel features in numpy, as Whisper's extractor computes them."""
+"""Log-mel features in numpy, as Whisper's extractor computes them, and torchaudio."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from speechprune_ort.errors import AudioError, OptionError
 from speechprune_ort.runtime.ort.threads import numpy_threads
 
-__all__ = ["LogMel", "mel_filters"]
+__all__ = ["FLOOR", "LogMel", "mel_filters", "scaled"]
 
 FLOOR = 1e-10  # of the mel power, before the logarithm
 HIGHEST_HZ = 8000.0  # that a filter reaches
@@ -32,16 +33,23 @@ def _mel_to_hertz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(mels < 15, 200 * mels / 3, 1000 * np.exp(np.log(6.4) * (mels - 15) / 27))
 
 
-def mel_filters(mel_bins: int, n_fft: int, sampling_rate: int) -> NDArray[np.float32]:
-    """Triangular filters of equal area on Slaney's mel scale, up to 8 kHz.
+Scale = Literal["slaney", "htk"]
+
+
+def mel_filters(
+    mel_bins: int, n_fft: int, sampling_rate: int, scale: Scale = "slaney"
+) -> NDArray[np.float32]:
+    """Triangular filters up to 8 kHz.
 
     Args:
         mel_bins: number of filters.
         n_fft: length of the Fourier transform.
         sampling_rate: in Hz.
+        scale: of their middles: ``slaney``, linear to 1 kHz and of equal area, 2 / width in Hz at
+            each triangle's peak; or ``htk``, 2595 log10(1 + Hz / 700), and 1 at each peak.
 
     Returns:
-        (mel_bins, n_fft // 2 + 1) float32, 2 / width in Hz at each triangle's peak.
+        (mel_bins, n_fft // 2 + 1) float32.
 
     Four filters over bins of 1 kHz: the linear part of the scale ends at 1 kHz, and the
     triangles grow wider and lower above it.
@@ -49,15 +57,33 @@ def mel_filters(mel_bins: int, n_fft: int, sampling_rate: int) -> NDArray[np.flo
     >>> mel_filters(4, 16, 16_000).argmax(axis=1).tolist()
     [1, 1, 2, 4]
     """
-    low, high = _hertz_to_mel(np.array([0.0, HIGHEST_HZ]))
-    edges = _mel_to_hertz(np.linspace(low, high, mel_bins + 2))
+    ends = np.array([0.0, HIGHEST_HZ])
+    if scale == "htk":
+        low, high = 2595 * np.log10(1 + ends / 700)
+        edges = 700 * (10 ** (np.linspace(low, high, mel_bins + 2) / 2595) - 1)
+    else:
+        low, high = _hertz_to_mel(ends)
+        edges = _mel_to_hertz(np.linspace(low, high, mel_bins + 2))
     bins = np.linspace(0, sampling_rate / 2, n_fft // 2 + 1)
     widths = np.diff(edges)
     slopes = edges[:, None] - bins[None, :]
     rising = -slopes[:-2] / widths[:-1, None]
     falling = slopes[2:] / widths[1:, None]
-    area = 2 / (edges[2:] - edges[:-2])
+    area = 2 / (edges[2:] - edges[:-2]) if scale == "slaney" else np.ones(mel_bins)
     return (np.maximum(0, np.minimum(rising, falling)) * area[:, None]).astype(np.float32)
+
+
+def scaled(mel: NDArray[np.float32], loudest: float) -> NDArray[np.float32]:
+    """Decades of power to features, in place: what is far below the loudest value is raised.
+
+    Args:
+        mel: (mel_bins, frames) float32, the power's logarithm to base 10.
+        loudest: value of the window or of the recording.
+    """
+    np.maximum(mel, np.float32(loudest) - np.float32(DYNAMIC_RANGE), out=mel)
+    mel += 4
+    mel /= 4
+    return mel
 
 
 @dataclass(frozen=True)
@@ -70,6 +96,8 @@ class LogMel:
         hop_length: samples from one frame to the next.
         mel_bins: filters.
         window_seconds: length that every window is padded to with silence.
+        scale: of the filters, see ``mel_filters``.
+        taper: samples in the middle of a frame that the Hann window covers; None for ``n_fft``.
 
     Raises:
         OptionError: a length or count is not positive, or the sampling rate holds less than the
@@ -88,6 +116,8 @@ class LogMel:
     hop_length: int = 160
     mel_bins: int = 80
     window_seconds: float = 30.0
+    scale: Scale = "slaney"
+    taper: int | None = None
     _filters: NDArray[np.float32] = field(init=False, repr=False, compare=False)
     _taper: NDArray[np.float32] = field(init=False, repr=False, compare=False)
 
@@ -100,9 +130,14 @@ class LogMel:
                 f"sampling_rate must be at least {2 * HIGHEST_HZ:.0f} Hz, not "
                 f"{self.sampling_rate}: the mel filters reach {HIGHEST_HZ:.0f} Hz."
             )
-        filters = mel_filters(self.mel_bins, self.n_fft, self.sampling_rate)
+        filters = mel_filters(self.mel_bins, self.n_fft, self.sampling_rate, self.scale)
+        width = self.taper or self.n_fft
+        if width > self.n_fft:
+            raise OptionError(f"taper must be at most n_fft {self.n_fft}, not {width}.")
         # Periodic Hann: one sample more than the frame, without the last.
-        taper = np.hanning(self.n_fft + 1)[:-1].astype(np.float32)
+        taper = np.zeros(self.n_fft, np.float32)
+        first = (self.n_fft - width) // 2
+        taper[first : first + width] = np.hanning(width + 1)[:-1]
         object.__setattr__(self, "_filters", filters)
         object.__setattr__(self, "_taper", taper)
 
@@ -132,6 +167,9 @@ class LogMel:
             )
         half, hop, frames = self.n_fft // 2, self.hop_length, self.frames
         valid = min(frames, -(-len(samples) // hop))
+        floor = np.log10(np.float32(FLOOR))
+        if not samples.any():
+            return scaled(np.full((self.mel_bins, frames), floor, np.float32), floor), valid
         # Frames that no sample reaches are silence, whose value is known: not computed.
         heard = min(frames, (len(samples) + half) // hop + 1)
         window = frames * hop
@@ -142,13 +180,30 @@ class LogMel:
             # The window ends within reach: its end is mirrored, as its beginning is.
             end = half + window
             padded[end : end + half] = padded[end - half - 1 : end - 1][::-1]
-        framed = sliding_window_view(padded, self.n_fft)[::hop][:heard]
-        mel = np.full((self.mel_bins, frames), FLOOR, np.float32)
+        mel = np.full((self.mel_bins, frames), floor, np.float32)
+        mel[:, :heard] = self.decades(padded, heard)
+        return scaled(mel, mel.max()), valid
+
+    def decades(self, samples: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
+        """The mel power's logarithm, which nothing is cut off from but its floor, -10.
+
+        Args:
+            samples: (samples,) float32, of which frame i has the n_fft from i * hop_length on.
+            frames: to make.
+
+        Returns:
+            (mel_bins, frames) float32.
+
+        Raises:
+            AudioError: a sample is NaN, infinite, or far too large.
+        """
+        framed = sliding_window_view(samples, self.n_fft)[:: self.hop_length][:frames]
+        mel = np.empty((self.mel_bins, frames), np.float32)
         tapered = np.empty((BLOCK, self.n_fft), np.float32)
-        spectrum = np.empty((BLOCK, half + 1), np.complex64)
+        spectrum = np.empty((BLOCK, self.n_fft // 2 + 1), np.complex64)
         # The products are so small that threads would wait for each other longer than they take.
         with numpy_threads(1):
-            for start in range(0, heard, BLOCK):
+            for start in range(0, frames, BLOCK):
                 block = framed[start : start + BLOCK]
                 count = len(block)
                 np.multiply(block, self._taper, out=tapered[:count])
@@ -158,16 +213,12 @@ class LogMel:
                 np.matmul(self._filters, power.T, out=mel[:, start : start + count])
         np.maximum(mel, FLOOR, out=mel)
         np.log10(mel, out=mel)
-        loudest = mel.max()
         # NaN and infinity reach the maximum: no pass of its own over the samples.
-        if not np.isfinite(loudest):
+        if not np.isfinite(mel.max()):
             raise AudioError(
                 "The window has NaN, infinite or far too large samples: repair the recording."
             )
-        np.maximum(mel, loudest - DYNAMIC_RANGE, out=mel)
-        mel += 4
-        mel /= 4
-        return mel, valid
+        return mel
 
     def windows(
         self, windows: Sequence[NDArray[np.float32]]

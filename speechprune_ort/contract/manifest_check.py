@@ -42,7 +42,7 @@ def contradiction(
     return (
         _audio(audio, dims)
         or _prompt(prompt, stop_token_ids, dims.vocab)
-        or _graphs(graphs, files, dims, float_dtype)
+        or _graphs(graphs, files, dims, float_dtype, audio.chunk_frames)
     )
 
 
@@ -61,6 +61,12 @@ def _audio(audio: AudioSpec, dims: Dimensions) -> str | None:
         return f"window_tokens {dims.window_tokens} is more than its {dims.frames} frames"
     if audio.span_tokens > dims.window_tokens:
         return f"span_tokens {audio.span_tokens} is more than window_tokens {dims.window_tokens}"
+    if audio.chunk_frames is not None and dims.frames % audio.chunk_frames:
+        return f"chunk_frames {audio.chunk_frames} do not divide its {dims.frames} frames"
+    if (audio.log_mel.taper or audio.n_fft) > audio.n_fft:
+        return f"taper {audio.log_mel.taper} is more than n_fft {audio.n_fft}"
+    if dims.frames % audio.log_mel.stack:
+        return f"stack {audio.log_mel.stack} does not divide its {dims.frames} frames"
     if dims.heads % dims.kv_heads:
         return f"{dims.heads} heads cannot share {dims.kv_heads} kv_heads"
     return None
@@ -81,7 +87,11 @@ def _prompt(prompt: Sequence[PromptPiece], stop_token_ids: Sequence[int], vocab:
 
 
 def _graphs(
-    graphs: Mapping[str, GraphEntry], files: Collection[str], dims: Dimensions, float_dtype: str
+    graphs: Mapping[str, GraphEntry],
+    files: Collection[str],
+    dims: Dimensions,
+    float_dtype: str,
+    chunk_frames: int | None,
 ) -> str | None:
     possible: dict[str, list[GraphSpec]] = {}
     for short, attention in product((False, True), repeat=2):
@@ -99,6 +109,7 @@ def _graphs(
         return "it lists itself among the files"
     frames, tokens = dims.frames, dims.window_tokens
     encoder = graphs.get("audio_encoder")
-    if encoder is not None and encoder.spec.inputs[0].shape[-1] is None and frames % tokens:
+    short = encoder is not None and encoder.spec.inputs[0].shape[-1] is None
+    if short and chunk_frames is None and frames % tokens:
         return f"short windows need frames {frames} to be a multiple of window_tokens {tokens}"
     return None

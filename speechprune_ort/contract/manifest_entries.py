@@ -14,6 +14,7 @@ __all__ = [
     "FileEntry",
     "FileName",
     "GraphEntry",
+    "LogMelSpec",
     "Parity",
     "PromptPiece",
     "TokenId",
@@ -26,6 +27,9 @@ FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_leng
 GraphFile = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.onnx$", max_length=200)]
 # What is printed cannot move a terminal's cursor.
 Words = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=2000)]
+REACH = 4
+"""Frames behind the last one that convolutions may look at, where a window is no row of chunks."""
+
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 24)]
 Ids = Annotated[tuple[TokenId, ...], Meta(max_length=1 << 16)]
 Step = tuple[
@@ -33,6 +37,31 @@ Step = tuple[
     Annotated[int, Meta(ge=1, le=1 << 20)],
     Annotated[int, Meta(ge=-(1 << 20), le=1 << 20)],
 ]
+
+
+class LogMelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How log-mel features are made of a recording; the defaults are those of Whisper's windows.
+
+    Attributes:
+        over: ``window``: each window is transformed on its own, padded with silence, and scaled by
+            its own loudest value. ``recording``: frames run on over the edges of windows, and the
+            loudest value of the whole recording is everyone's.
+        ending: of a ``recording``: what frames at its end see behind it: ``silence`` to the end of
+            the window, or the recording itself, mirrored.
+        scale: of the filters: ``slaney``, of equal area, or ``htk``, of equal height.
+        taper: samples in the middle of a frame that the Hann window covers; None for ``n_fft``.
+        least_samples: that a recording is padded to with silence, which is heard.
+        last_frame: whether the frame behind the last whole hop counts, too.
+        stack: a number of frames that is no multiple of it is rounded down.
+    """
+
+    over: Literal["window", "recording"] = "window"
+    ending: Literal["silence", "mirror"] = "silence"
+    scale: Literal["slaney", "htk"] = "slaney"
+    taper: Annotated[int, Meta(ge=2, le=1 << 14)] | None = None
+    least_samples: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+    last_frame: bool = False
+    stack: Annotated[int, Meta(ge=1, le=64)] = 1
 
 
 class AudioSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,6 +77,10 @@ class AudioSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             turn, n = (n + a) // b + c.
         span_tokens: tokens that share one stretch of time: 1 where a token is a stretch of its
             own, all of a window where the encoder mixes its time (a Q-Former).
+        chunk_frames: log-mel frames of a piece that is made into tokens on its own, so that
+            ``length_steps`` are of what remains behind whole ones; None where a window is one.
+        chunk_tokens: tokens of a whole piece.
+        log_mel: how features are made.
     """
 
     sampling_rate: Annotated[int, Meta(ge=1000, le=192_000)]
@@ -57,6 +90,9 @@ class AudioSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     frame_tokens: Annotated[int, Meta(ge=1, le=1 << 15)]
     length_steps: Annotated[tuple[Step, ...], Meta(min_length=1, max_length=16)]
     span_tokens: Annotated[int, Meta(ge=1, le=1 << 15)] = 1
+    chunk_frames: Annotated[int, Meta(ge=1, le=1 << 16)] | None = None
+    chunk_tokens: Annotated[int, Meta(ge=1, le=1 << 15)] = 1
+    log_mel: LogMelSpec = LogMelSpec()
 
     @property
     def window_samples(self) -> int:
@@ -69,10 +105,37 @@ class AudioSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         >>> spec = AudioSpec(16000, 400, 160, 30.0, 25, ((-1, 2, 1), (-2, 2, 1)))
         >>> spec.tokens(3000), spec.tokens(100), spec.tokens(1)
         (750, 25, 0)
+
+        Thirteen tokens a second, of eight frames each, the last one of four:
+
+        >>> spec = AudioSpec(16000, 400, 160, 24.0, 13, ((7, 8, 0),), 1, 100, 13)
+        >>> spec.tokens(2400), spec.tokens(250), spec.tokens(0)
+        (312, 33, 0)
         """
+        whole = 0
+        if self.chunk_frames is not None:
+            count, frames = divmod(frames, self.chunk_frames)
+            whole = count * self.chunk_tokens
+            if not frames:
+                return whole
         for add, divide, plus in self.length_steps:
             frames = (frames + add) // divide + plus
-        return max(0, frames)
+        return whole + max(0, frames)
+
+    def padded_frames(self, frames: int, window_frames: int, window_tokens: int) -> tuple[int, int]:
+        """Frames, and tokens of them, that an encoder of short windows is given for ``frames``.
+
+        Args:
+            frames: that are sound.
+            window_frames: of a whole window.
+            window_tokens: of it.
+        """
+        unit, tokens = self.chunk_frames, self.chunk_tokens
+        if unit is None:
+            unit, tokens = window_frames // window_tokens, 1
+            frames += REACH
+        units = min(-(-frames // unit), window_frames // unit)
+        return units * unit, units * tokens
 
 
 def whole_windows(frames: int, tokens: int) -> tuple[tuple[int, int, int], ...]:

@@ -43,8 +43,11 @@ def model(made: tuple[Path, Path]) -> SpeechLLM:
 
 
 @pytest.fixture
-def samples(tone: NDArray[np.float32]) -> NDArray[np.float32]:
-    return tone[: int(SECONDS * 16_000)]
+def samples(case: Case, tone: NDArray[np.float32]) -> NDArray[np.float32]:
+    found = tone[: int(SECONDS * 16_000)].copy()
+    if case.family == "voxtral":  # so quiet that it matters whose loudest value scales a window
+        found[480_000:] *= np.float32(1e-3)
+    return found
 
 
 def test_greedy_ids_equal_torch(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny_audio_flamingo3
 import tiny_qwen2_5_omni
+import tiny_qwen3_asr
 import tiny_ultravox
 import torch
 from safetensors.torch import load_file, save_file
@@ -143,6 +144,22 @@ def test_an_omni_encoder_that_is_not_known_is_named(
     tmp_path: Path, settings: dict[str, int], message: str
 ) -> None:
     folder = tiny_qwen2_5_omni.write(tmp_path / "checkpoint", **settings)
+    with pytest.raises(ExportError, match=message):
+        load_checkpoint(str(folder), None, False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_window": 100}, "n_window 100"),
+        ({"n_window_infer": 850}, "n_window_infer 850"),
+        ({"num_mel_bins": 80}, "feature_size .* is 128, and its encoder takes 80"),
+    ],
+)
+def test_an_asr_encoder_that_is_not_known_is_named(
+    tmp_path: Path, settings: dict[str, int], message: str
+) -> None:
+    folder = tiny_qwen3_asr.write(tmp_path / "checkpoint", **settings)
     with pytest.raises(ExportError, match=message):
         load_checkpoint(str(folder), None, False)
 

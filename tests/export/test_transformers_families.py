@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_audio_flamingo3
 import tiny_qwen2_5_omni
+import tiny_qwen3_asr
 import tiny_ultravox
 from numpy.typing import NDArray
 from references import RATE, Family, Reference, greedy_ids, pruned_ids, until_stop
@@ -18,7 +19,12 @@ from speechprune_ort.export.pipeline import export_bundle
 from speechprune_ort.options import Positions
 from speechprune_ort.runtime.answering.prompt import build_prompt
 
-FAMILIES = (*tiny_audio_flamingo3.STATES, *tiny_ultravox.STATES, *tiny_qwen2_5_omni.STATES)
+FAMILIES = (
+    *tiny_audio_flamingo3.STATES,
+    *tiny_ultravox.STATES,
+    *tiny_qwen2_5_omni.STATES,
+    *tiny_qwen3_asr.STATES,
+)
 QUESTION = "Who owns the budget?"
 NEW_TOKENS = 32
 SHORT_AND_ODD = (RATE // 10, RATE // 2 + 1, RATE, 2 * RATE + 159, 5 * RATE - 1, 7 * RATE + 80)

@@ -89,7 +89,16 @@ def voxtral_ids(folder: Path, samples: Samples, question: str, count: int) -> li
     """Greedy ids by transformers' own class."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     model = VoxtralForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    features = _features(folder, samples)
+    found = WhisperFeatureExtractor.from_pretrained(folder)(
+        samples,
+        sampling_rate=16_000,
+        padding=True,
+        truncation=False,
+        pad_to_multiple_of=WINDOW,
+        return_tensors="pt",
+    )["input_features"]
+    # As VoxtralProcessor does it: the recording as one, cut afterwards.
+    features = found.reshape(MEL_BINS, -1, 3000).transpose(0, 1)
     audio = [model.config.audio_token_id] * (375 * len(features))
     ahead = tokenizer.encode("<s>[INST][BEGIN_AUDIO]", add_special_tokens=False)
     behind = tokenizer.encode(f"{question}[/INST]", add_special_tokens=False)

@@ -1,0 +1,192 @@
+"""Qwen3-ASR: convolution second by second, attention over eight seconds, Qwen3 text.
+
+Any ``Qwen3ASRForConditionalGeneration`` checkpoint. No part of the encoder looks over eight
+seconds' edges, so that a recording of any length is heard as transformers hears it, its features
+included, which are made of the recording as a whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration
+
+from speechprune_ort.contract.manifest import LogMelSpec
+from speechprune_ort.errors import UnsupportedModelError
+from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_prompt
+from speechprune_ort.export.families.loading import (
+    audio_spec_of,
+    dimensions_of,
+    load_model,
+    notes_of,
+    render_turn,
+    rendered,
+    require_fast,
+    require_log_mel,
+    stop_tokens,
+)
+from speechprune_ort.export.families.text_models import language_model_of
+from speechprune_ort.export.families.whisper import ChunkLayer, additive_mask, attended_layers
+from speechprune_ort.export.source import Source
+
+__all__ = ["load"]
+
+HALF_CHUNK = 50
+"""The one ``n_window`` that transformers computes numbers of tokens for."""
+FRAMES_OF_TOKEN = 8
+"""Behind three convolutions of stride 2; the last token of a second has the four that remain."""
+LEFT_STEPS = ((FRAMES_OF_TOKEN - 1, FRAMES_OF_TOKEN, 0),)
+TOKENS = 13
+"""Of a chunk, which is a second."""
+
+
+class Tower(nn.Module):
+    """The layers of the audio tower, for windows that stand side by side."""
+
+    def __init__(self, tower: Any) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(ChunkLayer(layer) for layer in tower.layers)
+
+
+class AudioEncoder(nn.Module):
+    """Convolutions, layers and projector as one module.
+
+    Args:
+        tower: of the checkpoint.
+        projector: to the language model's width.
+        chunks: that attend to each other.
+    """
+
+    def __init__(self, tower: Any, projector: nn.Module, chunks: int) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList([tower.conv2d1, tower.conv2d2, tower.conv2d3])
+        self.conv_out, self.norm, self.projector = tower.conv_out, tower.ln_post, projector
+        self.tower, self.chunks = Tower(tower), chunks
+        table = tower.positional_embedding.positional_embedding[:TOKENS].detach().float()
+        self.positions = nn.Parameter(table, requires_grad=False)
+
+    def forward(self, input_features: Tensor, feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(windows, mel_bins, frames), (windows,) -> (windows, tokens, hidden).
+
+        And (windows, tokens), the attention that each token receives within its eight seconds.
+        ``frames`` is a multiple of 100, and there are 13 tokens of each hundred.
+        """
+        windows, mel_bins, frames = input_features.shape
+        chunk = 2 * HALF_CHUNK
+        count = (frames + chunk - 1) // chunk
+        filled = _filled(input_features.to(self.conv_out.weight.dtype), 2, count * chunk)
+        at = torch.arange(count * chunk, device=feature_lengths.device)
+        sound = at[None, :] < feature_lengths[:, None]
+        hidden = (
+            (filled * sound[:, None, :]).reshape(windows, mel_bins, count, chunk).transpose(1, 2)
+        )
+        hidden = hidden.reshape(-1, 1, mel_bins, chunk)
+        for convolution in self.convolutions:
+            hidden = nn.functional.gelu(convolution(hidden))
+        hidden = self.conv_out(hidden.permute(0, 3, 1, 2).flatten(2))
+        hidden = hidden + self.positions.to(hidden.dtype)
+        starts = torch.arange(count, device=feature_lengths.device) * chunk
+        left = (feature_lengths[:, None] - starts[None, :]).clamp(0, chunk)
+        tokens = (left + FRAMES_OF_TOKEN - 1) // FRAMES_OF_TOKEN
+        at = torch.arange(TOKENS, device=tokens.device)
+        padding = (at[None, None, :] >= tokens[:, :, None]).reshape(windows, -1)
+        mixed, attention = self._layers(hidden.reshape(windows, count * TOKENS, -1), padding)
+        return self.projector(self.norm(mixed)), attention
+
+    def _layers(self, hidden: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+        """All layers over (windows, tokens, width), eight seconds at a time."""
+        windows, tokens, width = hidden.shape
+        span = self.chunks * TOKENS
+        spans = (tokens + span - 1) // span
+        room = span * spans
+        at = torch.arange(room, device=hidden.device)
+        barred = _filled(padding, 1, room) | (at >= tokens)[None, :]
+        hidden = _filled(hidden, 1, room).reshape(windows * spans, span, width)
+        mask = additive_mask(hidden, barred.reshape(windows * spans, 1, 1, span))
+        mixed, attention = attended_layers(self.tower, hidden, 1, mask)
+        mixed = mixed.reshape(windows, room, width)[:, :tokens]
+        return mixed, attention.reshape(windows, room)[:, :tokens]
+
+
+def _filled(values: Tensor, axis: int, size: int) -> Tensor:
+    """An axis as long as ``size``, its last element repeated.
+
+    Which one that is is looked up: the tracer would have to prove that padding of a varying length
+    makes a whole number of pieces, and cannot.
+    """
+    at = torch.arange(size, device=values.device).clamp(max=values.shape[axis] - 1)
+    return values.index_select(axis, at)
+
+
+def load(source: Source) -> Checkpoint:
+    """Load a Qwen3-ASR checkpoint.
+
+    Args:
+        source: the checkpoint.
+
+    Raises:
+        ExportError: weights are missing, or the tokenizer or its template cannot be used.
+        UnsupportedModelError: a setting of the text model, the encoder or the features is not
+            known; the message names it.
+    """
+    location = source.location
+    processor = AutoProcessor.from_pretrained(source.processor, **source.options)
+    model = load_model(Qwen3ASRForConditionalGeneration, source, text_part="text_config")
+    config = model.config
+    text, encoder = config.text_config, config.audio_config
+    tokenizer = require_fast(location, processor.tokenizer)
+    extractor = processor.feature_extractor
+    chunk, span = 2 * HALF_CHUNK, encoder.n_window_infer
+    require_log_mel(location, extractor)
+    if encoder.n_window != HALF_CHUNK or extractor.n_window != HALF_CHUNK:
+        raise UnsupportedModelError(
+            f"The audio encoder of {location!r} has n_window {encoder.n_window} and its features "
+            f"{extractor.n_window}: export knows {HALF_CHUNK}."
+        )
+    if span < chunk or span % chunk:
+        raise UnsupportedModelError(
+            f"The audio encoder of {location!r} has n_window_infer {span}: export knows multiples "
+            f"of {chunk}."
+        )
+    # Any number of spans is heard alike: as many as fit what the extractor calls its window.
+    seconds = extractor.chunk_length * extractor.sampling_rate // extractor.hop_length
+    frames = span * max(1, seconds // span)
+    audio = audio_spec_of(
+        extractor,
+        encoder.num_mel_bins,
+        frames,
+        TOKENS,
+        LEFT_STEPS,
+        chunk=(chunk, TOKENS),
+        log_mel=LogMelSpec(
+            over="recording", ending="mirror", least_samples=max(0, extractor.min_length)
+        ),
+    )
+    inner = model.model
+    module = AudioEncoder(inner.audio_tower, inner.multi_modal_projector, span // chunk)
+    return Checkpoint(
+        family="qwen3_asr",
+        audio_encoder=module.eval().requires_grad_(False),
+        language_model=language_model_of(inner.language_model, model.lm_head, text),
+        tokenizer=tokenizer,
+        audio=audio,
+        dimensions=dimensions_of(text, audio, encoder.num_mel_bins, frames),
+        prompt=split_prompt(_render(processor), processor.audio_token, tokenizer),
+        stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
+        revision=getattr(config, "_commit_hash", None),
+        short_windows=True,
+        encoder_attention=True,
+        **notes_of(config.to_dict()),
+    )
+
+
+def _render(processor: Any) -> str:
+    """One turn: the published template has room for text in the system's message alone."""
+    turn = render_turn(processor)
+    if QUERY_MARK in turn:
+        return turn
+    context = {"role": "system", "content": [{"type": "text", "text": QUERY_MARK}]}
+    heard = {"role": "user", "content": [{"type": "audio", "audio_url": "recording"}]}
+    return rendered(processor, [context, heard])

@@ -1,0 +1,167 @@
+"""Windows of log-mel features of a recording, one by one, however long it is."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechprune_ort.contract.manifest import AudioSpec
+from speechprune_ort.errors import AudioError
+from speechprune_ort.runtime.hearing.audio import stream_windows
+from speechprune_ort.runtime.hearing.features import FLOOR, LogMel, scaled
+from speechprune_ort.timings import Timings
+
+__all__ = ["MelWindow", "mel_windows"]
+
+Samples = NDArray[np.float32]
+
+KEPT_BYTES = 1 << 26
+"""Of features that wait in memory for the recording's end; 20 minutes of 80 mel bins. More go to a
+temporary file."""
+
+
+@dataclass(frozen=True, slots=True)
+class MelWindow:
+    """Features of one window.
+
+    Attributes:
+        features: (mel_bins, frames) float32, of a whole window; what lies behind ``length`` is
+            silence, or, where a recording ends with itself, nothing that counts.
+        length: frames that are sound.
+        seconds: of the recording that it is made from.
+        silent: whether it has no sound at all: all of those of one length are alike.
+    """
+
+    features: NDArray[np.float32]
+    length: int
+    seconds: float
+    silent: bool
+
+
+def mel_windows(
+    blocks: Iterable[Samples], log_mel: LogMel, audio: AudioSpec, timings: Timings
+) -> Iterator[MelWindow]:
+    """Features of a recording, window by window.
+
+    Where they are scaled by the whole recording's loudest value, it is read to its end before the
+    first window comes; what it becomes until then is kept in memory, or in a temporary file.
+
+    Args:
+        blocks: (samples,) float32 each, of any length.
+        log_mel: of the model.
+        audio: how the model hears.
+        timings: ``log_mel`` is added to it.
+
+    Raises:
+        AudioError: a sample is NaN or infinite, or the recording is too short to be mirrored.
+    """
+    windows = stream_windows(blocks, audio.window_samples)
+    if audio.log_mel.over == "recording":
+        yield from _of_recording(windows, log_mel, audio, timings)
+        return
+    for samples in windows:
+        with timings.measure("log_mel"):
+            features, length = log_mel(samples)
+        yield MelWindow(features, length, len(samples) / audio.sampling_rate, not samples.any())
+
+
+def _of_recording(
+    windows: Iterable[Samples], log_mel: LogMel, audio: AudioSpec, timings: Timings
+) -> Iterator[MelWindow]:
+    floor = np.log10(np.float32(FLOOR))
+    loudest = floor
+    lengths: list[int] = []
+    with tempfile.SpooledTemporaryFile(KEPT_BYTES, prefix="speechprune-ort-") as kept:
+        pieces = _Running(windows, log_mel, audio, timings)
+        for decades in pieces.made:
+            with timings.measure("log_mel"):
+                loudest = max(loudest, decades.max())
+                kept.write(decades.tobytes())
+                lengths.append(decades.shape[1])
+        kept.seek(0)
+        for number, count in enumerate(lengths):
+            with timings.measure("log_mel"):
+                features = np.full((log_mel.mel_bins, log_mel.frames), floor, np.float32)
+                features[:, :count] = _read(kept, log_mel.mel_bins, count)
+                silent = bool(features.max() == floor)
+                scaled(features, loudest)
+            heard = pieces.samples - number * audio.window_samples
+            length = count
+            if audio.log_mel.ending == "silence":
+                length = min(count, math.ceil(heard / audio.hop_length))
+            seconds = min(max(heard, 0), audio.window_samples) / audio.sampling_rate
+            yield MelWindow(features, length, seconds, silent)
+
+
+def _read(kept: IO[bytes], mel_bins: int, count: int) -> NDArray[np.float32]:
+    content = kept.read(4 * mel_bins * count)
+    return np.frombuffer(content, np.float32).reshape(mel_bins, count)
+
+
+class _Running:
+    """Frames that run on over the edges of windows.
+
+    Args:
+        windows: (samples,) float32 each, whole but for the last.
+        log_mel: of the model.
+        audio: how the model hears.
+        timings: ``log_mel`` is added to it.
+
+    Attributes:
+        made: gives (mel_bins, frames) float32 decades, a window's at a time.
+        samples: of the recording, known when ``made`` has come to its end.
+    """
+
+    def __init__(
+        self, windows: Iterable[Samples], log_mel: LogMel, audio: AudioSpec, timings: Timings
+    ) -> None:
+        self._windows, self._log_mel, self._audio = windows, log_mel, audio
+        self._timings = timings
+        self.samples = 0
+        self.made = self._run()
+
+    def _run(self) -> Iterator[NDArray[np.float32]]:
+        log_mel, spec = self._log_mel, self._audio.log_mel
+        hop, half, frames = log_mel.hop_length, log_mel.n_fft // 2, log_mel.frames
+        # One hop more than a window's frames see: of the end all is left that is mirrored.
+        enough = frames * hop + log_mel.n_fft
+        held, begun, given = np.zeros(0, np.float32), False, 0
+        for window in self._windows:
+            self.samples += len(window)
+            held = np.concatenate([held, window])
+            if not begun and len(held) > half:
+                held, begun = np.concatenate([held[half:0:-1], held]), True
+            if begun and len(held) >= enough:
+                yield self._decades(held, frames)
+                held, given = held[frames * hop :], given + frames
+        total = self.samples
+        if not total:
+            return
+        wanted = max(total, spec.least_samples)
+        if spec.ending == "silence":
+            wanted = -(-wanted // (frames * hop)) * frames * hop
+        held = np.concatenate([held, np.zeros(wanted - total, np.float32)])
+        if wanted <= half:
+            raise AudioError(
+                "The recording is too short for one log-mel frame: give at least "
+                f"{(half + 1) / log_mel.sampling_rate:.2f} seconds."
+            )
+        if not begun:
+            held = np.concatenate([held[half:0:-1], held])
+        held = np.concatenate([held, held[-half - 1 : -1][::-1]])
+        left = wanted // hop + spec.last_frame
+        left = left // spec.stack * spec.stack - given
+        while left > 0:
+            count = min(frames, left)
+            yield self._decades(held, count)
+            held, left = held[count * hop :], left - count
+
+    def _decades(self, held: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
+        with self._timings.measure("log_mel"):
+            return self._log_mel.decades(held, frames)
