@@ -9,16 +9,11 @@ import pkgutil
 import pytest
 
 import speechprune_ort
-import speechprune_ort.runtime
 
-PACKAGES = (speechprune_ort, speechprune_ort.runtime)
 MODULES = sorted(
-    {
-        found.name
-        for package in PACKAGES
-        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
-        if found.name.split(".")[1] not in ("__main__", "export")
-    }
+    found.name
+    for found in pkgutil.walk_packages(speechprune_ort.__path__, "speechprune_ort.")
+    if found.name.split(".")[1] not in ("__main__", "export")
 )
 WITH_EXAMPLES = {
     f"speechprune_ort.{name}"

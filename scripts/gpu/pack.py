@@ -44,10 +44,11 @@ def collect_wheels(target: str, python: str, folder: Path) -> None:
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
     # Built beside the checkout: a folder that an earlier build left in it would come along.
     with tempfile.TemporaryDirectory(prefix="speechprune-source-") as source:
-        for name in ("speechprune_ort", "runtime", "export"):
-            shutil.copytree(
-                ROOT / name, Path(source) / name, ignore=shutil.ignore_patterns("__pycache__")
-            )
+        shutil.copytree(
+            ROOT / "speechprune_ort",
+            Path(source) / "speechprune_ort",
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
         for name in ("pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, source)
         run(*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, source)
