@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from speechprune_ort.audio_options import AudioOptions
     from speechprune_ort.cancel import Cancel
     from speechprune_ort.contract.manifest import Manifest
+    from speechprune_ort.live import LiveRecording
     from speechprune_ort.model import SpeechLLM
     from speechprune_ort.options import GenerationOptions, PruningOptions
     from speechprune_ort.recording import Recording
@@ -58,6 +59,7 @@ __all__ = [
     "ExportError",
     "GenerationOptions",
     "IntegrityError",
+    "LiveRecording",
     "Manifest",
     "OptionError",
     "OutOfMemoryError",
@@ -87,6 +89,7 @@ _HOMES = {
     "Cancel": "cancel",
     "Evidence": "results",
     "GenerationOptions": "options",
+    "LiveRecording": "live",
     "Manifest": "contract.manifest",
     "Pruning": "results",
     "PruningOptions": "options",

@@ -12,7 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort.answer_stream import AnswerStream
-from speechprune_ort.audio_options import AudioOptions, check_audio_options
+from speechprune_ort.audio_options import (
+    HIGHEST_RATE,
+    LOWEST_RATE,
+    AudioOptions,
+    check_audio_options,
+)
 from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.errors import (
@@ -21,6 +26,7 @@ from speechprune_ort.errors import (
     RecordingError,
     SpeechPruneError,
 )
+from speechprune_ort.live import LiveRecording
 from speechprune_ort.methods import needs_encoder
 from speechprune_ort.models.names import bundle_folder
 from speechprune_ort.numbers import plain, whole
@@ -187,6 +193,38 @@ class SpeechLLM:
         finally:
             limits.over()
         return Recording(self.engine, self.scheduler, heard, timings)
+
+    def live(
+        self,
+        sampling_rate: int | None = None,
+        *,
+        memory_budget_mb: float = MEMORY_BUDGET_MB,
+        encoder_attention: bool = False,
+        audio_options: AudioOptions | None = None,
+    ) -> LiveRecording:
+        """Begin a recording that grows by blocks while it is asked about.
+
+        Args:
+            sampling_rate: of the blocks, in Hz; else each says its own.
+            memory_budget_mb: as in ``listen``.
+            encoder_attention: as in ``listen``.
+            audio_options: as in ``listen``.
+
+        Raises:
+            OptionError: the budget is not positive, the rate is none, or the bundle's encoder has
+                no attention output.
+        """
+        if sampling_rate is not None:
+            whole("sampling_rate", sampling_rate, LOWEST_RATE, HIGHEST_RATE)
+        timings, options = Timings(), check_audio_options(audio_options)
+        growing = self.ear.grow(timings, _budget(memory_budget_mb), options, encoder_attention)
+        return LiveRecording(
+            growing,
+            timings,
+            self.manifest.audio.sampling_rate,
+            sampling_rate,
+            lambda heard, taken: Recording(self.engine, self.scheduler, heard, taken),
+        )
 
     def load_recording(
         self, path: str | PathLike[str], *, memory_budget_mb: float = MEMORY_BUDGET_MB

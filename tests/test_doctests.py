@@ -25,7 +25,7 @@ WITH_EXAMPLES = {
         "profiling.break_even", "profiling.distribution", "profiling.operations",
         "profiling.workload", "results",
         "runtime.hearing.audio", "runtime.answering.budget", "runtime.hearing.features",
-        "runtime.hearing.loudness",
+        "runtime.hearing.intake", "runtime.hearing.loudness",
         "runtime.choosing.methods.coverage",
         "runtime.choosing.methods.merging", "runtime.choosing.methods.segments",
         "runtime.choosing.pruning", "runtime.answering.sampling",

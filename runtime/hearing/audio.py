@@ -10,16 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soxr
 from numpy.typing import NDArray
 
-from speechprune_ort.audio_options import (
-    HIGHEST_RATE,
-    LOWEST_RATE,
-    AudioOptions,
-    check_audio_options,
-)
-from speechprune_ort.errors import AudioError, OptionError
+from speechprune_ort.audio_options import AudioOptions, check_audio_options
+from speechprune_ort.errors import AudioError
 from speechprune_ort.runtime.hearing.decoding import (
     BLOCK_FRAMES,
     Block,
@@ -27,7 +21,7 @@ from speechprune_ort.runtime.hearing.decoding import (
     decode,
     stated_seconds,
 )
-from speechprune_ort.runtime.hearing.loudness import Loudness
+from speechprune_ort.runtime.hearing.intake import Intake, WindowCutter
 from speechprune_ort.runtime.hearing.samples import Samples, Source, sort_source
 from speechprune_ort.runtime.hearing.streams import opened
 
@@ -40,8 +34,6 @@ __all__ = [
     "stream_audio",
     "stream_windows",
 ]
-
-FAR_TOO_LOUD = 1e15  # times full scale: the squares of a window still add up in float32
 
 SAMPLING_RATE = 16_000
 """In Hz, of what is loaded where no bundle says its own."""
@@ -124,12 +116,11 @@ class AudioStream:
     sampling_rate: int | None = None
     to: int = SAMPLING_RATE
     options: AudioOptions | None = None
-    _name: str = field(default="The array", init=False)
     _decoded: Decoded = field(default_factory=Decoded, init=False)
 
     def __post_init__(self) -> None:
         self._options = check_audio_options(self.options)
-        self._loudness = Loudness(self.to)
+        self._intake = Intake("The array", self.to, self._options)
 
     @property
     def decoder(self) -> str:
@@ -139,7 +130,7 @@ class AudioStream:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences on what is wrong with the recording, so far as it was read."""
-        return (*self._decoded.notes, *self._loudness.notes(self._name, self._options))
+        return (*self._decoded.notes, *self._intake.notes)
 
     def refuse_silence(self) -> None:
         """Refuse a recording in which nothing was heard, unless ``options`` allow it.
@@ -147,7 +138,7 @@ class AudioStream:
         Raises:
             AudioError: it is silent.
         """
-        self._loudness.refuse_silence(self._name, self._options)
+        self._intake.refuse_silence()
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         given = sort_source(self.source, self.sampling_rate)
@@ -155,99 +146,17 @@ class AudioStream:
             if isinstance(given, Samples):
                 self._decoded.by("array")
                 if given.array.dtype.kind in "iu":  # its scale is its type's
-                    self._name = f"The array of {given.array.dtype}"
+                    self._intake.name = f"The array of {given.array.dtype}"
                 blocks: Iterator[Block] = ((given.rate, b) for b in given.blocks(BLOCK_FRAMES))
                 # An array without samples has a rate, too.
-                self._check(given.rate, 1 if given.array.ndim == 1 else given.array.shape[1])
+                self._intake.check(given.rate, 1 if given.array.ndim == 1 else given.array.shape[1])
             else:
                 limit = self._options.max_stream_mb
-                file, self._name = stack.enter_context(opened(given, limit))
-                blocks = decode(file, self._name, self._decoded)
-            yield from self._at_rate(self._limited(blocks))
-
-    def _check(self, rate: int, channels: int) -> None:
-        if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-            raise AudioError(
-                f"{self._name} has a sampling rate of {rate} Hz: sound has {LOWEST_RATE} to "
-                f"{HIGHEST_RATE} Hz; resample it, or correct its rate."
-            )
-        limit, channel = self._options.max_channels, self._options.channel
-        if channels > limit:
-            raise AudioError(
-                f"{self._name} has {channels} channels and the limit is {limit}: raise "
-                "max_channels (--max-channels)."
-            )
-        if channel is not None and channel >= max(1, channels):
-            raise AudioError(
-                f"{self._name} has {channels} channels, counted from 0: there is no channel "
-                f"{channel}."
-            )
-
-    def _limited(self, blocks: Iterable[Block]) -> Iterator[Block]:
-        """Blocks mixed to (frames,), as long as they stay within the limits."""
-        seconds, megabytes = 0.0, 0.0
-        options = self._options
-        for rate, block in blocks:
-            self._check(rate, block.shape[1])
-            if block.size and not np.abs(block).max() < FAR_TOO_LOUD:  # nor is NaN
-                raise AudioError(
-                    f"{self._name} has NaN, infinite or far too large samples: repair it, or "
-                    "record it again."
-                )
-            seconds += len(block) / rate
-            megabytes += block.size * 4 / 1e6
-            if seconds > options.max_seconds:
-                raise AudioError(
-                    f"{self._name} is longer than {options.max_seconds:g} seconds: raise "
-                    "max_seconds (--max-seconds), or cut it."
-                )
-            if megabytes > options.max_decoded_mb:
-                raise AudioError(
-                    f"{self._name} unpacks to more than {options.max_decoded_mb:g} MB: raise "
-                    "max_decoded_mb (--max-decoded-mb)."
-                )
-            if not block.size:
-                continue
-            mixed = (
-                block.mean(axis=1, dtype=np.float32)
-                if options.channel is None
-                else block[:, options.channel]
-            )
-            self._loudness.decoded(block, mixed)
-            yield rate, mixed
-
-    def _at_rate(self, blocks: Iterable[Block]) -> Iterator[NDArray[np.float32]]:
-        """Blocks at the wanted rate; where they are cut does not change a sample."""
-        resampler, current, read, given = None, 0, 0, 0
-
-        def out(samples: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-            nonlocal given
-            if len(samples):
-                given += len(samples)
-                samples = np.ascontiguousarray(samples, np.float32)
-                self._loudness.heard(samples)
-                yield samples
-
-        def rest() -> NDArray[np.float32]:
-            empty = np.zeros(0, np.float32)
-            return empty if resampler is None else resampler.resample_chunk(empty, last=True)
-
-        for rate, block in blocks:
-            if rate != current:
-                yield from out(rest())
-                resampler, current = None, rate
-                if rate != self.to:
-                    resampler = soxr.ResampleStream(rate, self.to, 1, dtype="float32", quality="HQ")
-            read += len(block)
-            yield from out(block if resampler is None else resampler.resample_chunk(block))
-        if read == 0:
-            raise AudioError(f"{self._name} holds no samples: give a recording with sound in it.")
-        yield from out(rest())
-        if given == 0:
-            raise AudioError(
-                f"{self._name} is shorter than one sample at {self.to / 1000:g} kHz: give a longer "
-                "one."
-            )
+                file, self._intake.name = stack.enter_context(opened(given, limit))
+                blocks = decode(file, self._intake.name, self._decoded)
+            for rate, block in blocks:
+                yield from self._intake.add(rate, block)
+            yield from self._intake.end()
 
 
 def stream_windows(
@@ -268,17 +177,8 @@ def stream_windows(
     >>> [len(w) for w in stream_windows([np.zeros(7, np.float32), np.zeros(3, np.float32)], 4)]
     [4, 4, 2]
     """
-    if window_samples < 1:
-        raise OptionError(f"window_samples must be at least 1, not {window_samples}.")
-    window, filled = np.empty(window_samples, np.float32), 0
+    cutter = WindowCutter(window_samples)
     for block in blocks:
-        start = 0
-        while start < len(block):
-            count = min(window_samples - filled, len(block) - start)
-            window[filled : filled + count] = block[start : start + count]
-            filled, start = filled + count, start + count
-            if filled == window_samples:
-                yield window
-                window, filled = np.empty(window_samples, np.float32), 0
-    if filled:
-        yield window[:filled]
+        yield from cutter.add(block)
+    if len(cutter.rest):
+        yield cutter.rest

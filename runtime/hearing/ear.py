@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.choices import LongAudio
 from speechprune_ort.contract.specs import ATTENTION, AUDIO_ENCODER
 from speechprune_ort.errors import AudioError, OptionError
 from speechprune_ort.runtime.hearing.audio import AudioStream
 from speechprune_ort.runtime.hearing.embeddings import EmbedsBuilder
-from speechprune_ort.runtime.hearing.encoder import encode_windows
+from speechprune_ort.runtime.hearing.encoder import WindowEncoder
 from speechprune_ort.runtime.hearing.features import LogMel
 from speechprune_ort.runtime.hearing.heard import Heard
+from speechprune_ort.runtime.hearing.intake import Intake
+from speechprune_ort.runtime.hearing.live import LIVE, ByRecording, ByWindow, GrowingRecording
 from speechprune_ort.runtime.hearing.windows import mel_windows
 from speechprune_ort.runtime.ort.engine import Engine
 from speechprune_ort.runtime.ort.session import memory_errors
@@ -75,8 +78,7 @@ class Ear:
                 long for ``error``.
             ComputeError: the encoder failed, or memory did not suffice.
         """
-        manifest, device = self._engine.manifest, self._engine.device
-        audio, dims = manifest.audio, manifest.dimensions
+        audio = self._engine.manifest.audio
         window, samples = audio.window_samples, 0
 
         def counted() -> Iterator[NDArray[np.float32]]:
@@ -94,32 +96,60 @@ class Ear:
                 elif room > 0:  # the rest is read for its length alone
                     yield block[:room]
 
-        outputs = [tensor.name for tensor in manifest.graphs[AUDIO_ENCODER].spec.outputs]
-        if encoder_attention and ATTENTION not in outputs:
-            raise OptionError(
-                f"The audio encoder of {self._engine.folder} has no attention output: export with "
-                "--encoder-attention, or use another method."
-            )
-        attention: list[NDArray[np.float32]] | None = [] if encoder_attention else None
-        shape, dtype = (dims.window_tokens, dims.hidden), np.dtype(manifest.float_dtype)
+        encoder = self._encoder(timings, budget, encoder_attention, self.windows_at_once)
+        blocks, heard = timings.each("audio", counted()), 0.0
         with memory_errors(AUDIO_ENCODER):
-            embeds = encode_windows(
-                self._engine.session(AUDIO_ENCODER),
-                mel_windows(timings.each("audio", counted()), self._log_mel, audio, timings),
-                audio,
-                EmbedsBuilder(shape, dtype, device, budget, self.windows_at_once),
-                device,
-                timings,
-                progress,
-                attention,
-            )
+            for cut in mel_windows(blocks, self._log_mel, audio, timings):
+                encoder.add(cut)
+                heard += cut.seconds
+                if progress:
+                    progress(heard)
+            embeds, attention = encoder.finish()
         stream.refuse_silence()
         return Heard(
             audio=embeds,
             seconds=samples / audio.sampling_rate,
             seconds_heard=(min(samples, window) if long_audio == "truncate" else samples)
             / audio.sampling_rate,
-            encoder_attention=None if attention is None else np.concatenate(attention),
+            encoder_attention=attention,
             decoder=stream.decoder,
             notes=stream.notes,
+        )
+
+    def grow(
+        self, timings: Timings, budget: int, options: AudioOptions, encoder_attention: bool = False
+    ) -> GrowingRecording:
+        """Begin a recording that comes block by block.
+
+        Arguments and errors are those of ``hear``. Windows are encoded one at a time, so that none
+        waits for others.
+        """
+        audio, log_mel = self._engine.manifest.audio, self._log_mel
+
+        def encoder() -> WindowEncoder:
+            return self._encoder(timings, budget, encoder_attention, 1)
+
+        by = ByRecording if audio.log_mel.over == "recording" else ByWindow
+        intake = Intake(LIVE, audio.sampling_rate, options)
+        return GrowingRecording(intake, by(encoder, log_mel, audio, timings), audio, timings)
+
+    def _encoder(
+        self, timings: Timings, budget: int, attention: bool, at_once: int
+    ) -> WindowEncoder:
+        manifest, device = self._engine.manifest, self._engine.device
+        outputs = [tensor.name for tensor in manifest.graphs[AUDIO_ENCODER].spec.outputs]
+        if attention and ATTENTION not in outputs:
+            raise OptionError(
+                f"The audio encoder of {self._engine.folder} has no attention output: export with "
+                "--encoder-attention, or use another method."
+            )
+        shape = (manifest.dimensions.window_tokens, manifest.dimensions.hidden)
+        dtype = np.dtype(manifest.float_dtype)
+        return WindowEncoder(
+            self._engine.session(AUDIO_ENCODER),
+            manifest.audio,
+            EmbedsBuilder(shape, dtype, device, budget, at_once),
+            device,
+            timings,
+            attention,
         )

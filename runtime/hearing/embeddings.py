@@ -189,18 +189,27 @@ class DeviceEmbeds:
 
 
 class SpilledEmbeds:
-    """Rows of a temporary file, which goes with the object.
+    """Rows of a temporary file, which goes with the last object that reads it.
 
     Args:
-        file: with the rows one after the other.
-        tokens: rows.
+        file: with the rows one after the other, and maybe further ones of others.
+        tokens: rows of the file.
         hidden: width.
         dtype: of the values.
+        rest: (tokens, hidden) that follow those of the file.
     """
 
-    def __init__(self, file: IO[bytes], tokens: int, hidden: int, dtype: np.dtype[Any]) -> None:
-        self._file = file
-        self.tokens, self.hidden, self.dtype = tokens, hidden, dtype
+    def __init__(
+        self,
+        file: IO[bytes],
+        tokens: int,
+        hidden: int,
+        dtype: np.dtype[Any],
+        rest: NDArray[Any] | None = None,
+    ) -> None:
+        self._file, self._filed = file, tokens
+        self._rest = np.zeros((0, hidden), dtype) if rest is None else rest
+        self.tokens, self.hidden, self.dtype = tokens + len(self._rest), hidden, dtype
 
     @property
     def host(self) -> NDArray[Any]:
@@ -221,6 +230,11 @@ class SpilledEmbeds:
         return np.concatenate([self._read(int(run[0]), int(run[-1]) + 1) for run in runs])
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
+        if stop > self._filed:
+            rest = self._rest[max(0, start - self._filed) : stop - self._filed]
+            if start >= self._filed:
+                return rest
+            return np.concatenate([self._read(start, self._filed), rest])
         row = self.hidden * self.dtype.itemsize
         # Reading at a place, not from the file's own: several threads may ask at once.
         content = bytearray()
@@ -300,6 +314,14 @@ class EmbedsBuilder:
         self._tokens += count
         if self._file is not None:
             self._spill()
+
+    def so_far(self, rest: NDArray[Any]) -> AudioEmbeds:
+        """All embeddings until now, and ``rest`` (tokens, hidden); what follows is not in them."""
+        if self._file is not None:
+            self._file.flush()
+            return SpilledEmbeds(self._file, self._tokens, self._hidden, self._dtype, rest)
+        rows = np.concatenate([self._embeds.rows(self._tokens), rest])
+        return DeviceEmbeds.of(rows, self._device)
 
     def finish(self) -> AudioEmbeds:
         """All embeddings."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -18,22 +17,13 @@ from speechprune_ort.runtime.hearing.windows import MelWindow
 from speechprune_ort.runtime.ort.device import Device
 from speechprune_ort.timings import Timings
 
-__all__ = ["encode_windows"]
+__all__ = ["WindowEncoder"]
 
 Scores = NDArray[np.float32]
 
 
-def encode_windows(
-    session: ort.InferenceSession,
-    windows: Iterable[MelWindow],
-    audio: AudioSpec,
-    builder: EmbedsBuilder,
-    device: Device,
-    timings: Timings,
-    progress: Callable[[float], None] | None = None,
-    attention: list[NDArray[np.float32]] | None = None,
-) -> AudioEmbeds:
-    """Run the audio encoder and lay the windows' tokens end to end.
+class WindowEncoder:
+    """Runs the audio encoder on windows as they come, and lays their tokens end to end.
 
     Whole windows run ``builder.at_once`` together. Windows without a sound (every sample 0) are all
     alike and encoded once; where the graph takes short windows, the last one is not padded to
@@ -41,86 +31,141 @@ def encode_windows(
 
     Args:
         session: ``audio_encoder``.
-        windows: features of each; read one by one.
         audio: how frames become tokens.
         builder: keeps the embeddings.
         device: where the session runs.
         timings: ``encoder`` is added to it.
-        progress: called with the seconds heard after each window.
-        attention: a list that takes (tokens,) attention received, window by window, or None.
-
-    Returns:
-        The tokens of all windows, padding left out.
-
-    Raises:
-        AudioError: the recording is too short for a single token.
-        BundleError: the encoder writes fewer tokens than the manifest promises.
+        attention: keep what tokens attend to in the encoder's last layer.
     """
-    total, heard = 0, 0.0
-    silent: dict[int, tuple[NDArray[Any], Scores | None]] = {}  # by frames of sound
-    inputs = {tensor.name: tensor for tensor in session.get_inputs()}
-    takes_short = not isinstance(inputs["input_features"].shape[-1], int)
-    whole: list[NDArray[np.float32]] = []  # features that wait for their run
 
-    def run(features: list[NDArray[np.float32]], length: int, tokens: int) -> Scores | None:
-        wanted = attention is not None
-        return _encode(session, np.stack(features), length, tokens, builder, device, wanted)
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        audio: AudioSpec,
+        builder: EmbedsBuilder,
+        device: Device,
+        timings: Timings,
+        attention: bool = False,
+    ) -> None:
+        self._session, self._audio, self._builder = session, audio, builder
+        self._device, self._timings = device, timings
+        self._total = 0
+        self._attention: list[Scores] | None = [] if attention else None
+        self._silent: dict[int, tuple[NDArray[Any], Scores | None]] = {}  # by frames of sound
+        inputs = {tensor.name: tensor for tensor in session.get_inputs()}
+        self._takes_short = not isinstance(inputs["input_features"].shape[-1], int)
+        self._whole: list[NDArray[np.float32]] = []  # features that wait for their run
 
-    def flush() -> None:
-        if not whole:
-            return
-        with timings.measure("encoder"):
-            received = run(whole, whole[0].shape[1], builder.window_tokens)
-            builder.commit(len(whole) * builder.window_tokens)
-        if attention is not None and received is not None:
-            attention.extend(received)
-        whole.clear()
+    def add(self, window: MelWindow) -> None:
+        """Take a window; one that is not whole must be the last.
 
-    for window in windows:
-        heard += window.seconds
-        features, length, frames = window.features, window.length, window.features.shape[1]
-        received: Scores | None = None
-        if window.silent and length in silent:
-            flush()
-            rows, received = silent[length]
-            with timings.measure("encoder"):
+        Raises:
+            BundleError: the encoder writes fewer tokens than the manifest promises.
+        """
+        length, builder = window.length, self._builder
+        if window.silent and length in self._silent:
+            self._flush()
+            rows, received = self._silent[length]
+            with self._timings.measure("encoder"):
                 builder.append(rows)
-            total += len(rows)
-        else:
-            tokens = builder.window_tokens
-            if takes_short:
-                needed, tokens = audio.padded_frames(length, frames, tokens)
-                features = np.ascontiguousarray(features[:, :needed])
-            count = audio.tokens(length)
-            if count > tokens:  # rows that nobody wrote would be heard
-                raise BundleError(
-                    f"The manifest promises {count} tokens of {length} frames and the audio "
-                    f"encoder writes {tokens}: export the bundle again."
-                )
-            total += count
-            if length == frames and count == builder.window_tokens and not window.silent:
-                whole.append(features)
-                if len(whole) == builder.at_once:
-                    flush()
-            elif count:
-                flush()
-                with timings.measure("encoder"):
-                    attended = run([features], length, tokens)
-                    received = None if attended is None else attended[0, :count]
-                    if window.silent:
-                        silent[length] = builder.peek(count), received
-                    builder.commit(count)
-        if attention is not None and received is not None:
-            attention.append(received)
-        if progress:
-            progress(heard)
-    flush()
-    if total == 0:
-        raise AudioError(
-            "The recording is too short for one audio token: give at least "
-            f"{_least_seconds(audio):.2f} seconds."
-        )
-    return builder.finish()
+            self._total += len(rows)
+            self._attend(received)
+            return
+        features, tokens, count = self._shaped(window)
+        self._total += count
+        full = length == window.features.shape[1] and count == builder.window_tokens
+        if full and not window.silent:
+            self._whole.append(features)
+            if len(self._whole) == builder.at_once:
+                self._flush()
+        elif count:
+            self._flush()
+            with self._timings.measure("encoder"):
+                received = self._run_one(features, length, tokens, count)
+                if window.silent:
+                    self._silent[length] = builder.peek(count), received
+                builder.commit(count)
+            self._attend(received)
+
+    def so_far(self, rest: MelWindow | None) -> tuple[AudioEmbeds, Scores | None]:
+        """What ``finish`` would give if ``rest``, or nothing, were all that follows.
+
+        Raises:
+            AudioError: it is too short for a single token.
+            BundleError: as of ``add``.
+        """
+        self._flush()
+        count, received = 0, None
+        if rest is not None:
+            features, tokens, count = self._shaped(rest)
+            if count:
+                with self._timings.measure("encoder"):
+                    received = self._run_one(features, rest.length, tokens, count)
+        self._refuse_none(self._total + count)
+        attention = None
+        if self._attention is not None:
+            parts = [*self._attention, *([] if received is None else [received])]
+            attention = np.concatenate(parts)
+        return self._builder.so_far(self._builder.peek(count)), attention
+
+    def finish(self) -> tuple[AudioEmbeds, Scores | None]:
+        """The tokens of all windows, padding left out, and the attention (tokens,) that they got.
+
+        Raises:
+            AudioError: the recording is too short for a single token.
+        """
+        self._flush()
+        self._refuse_none(self._total)
+        attention = None if self._attention is None else np.concatenate(self._attention)
+        return self._builder.finish(), attention
+
+    def _shaped(self, window: MelWindow) -> tuple[NDArray[np.float32], int, int]:
+        """Features as the graph takes them, tokens that it writes, tokens that count."""
+        features, length = window.features, window.length
+        tokens = self._builder.window_tokens
+        if self._takes_short:
+            needed, tokens = self._audio.padded_frames(length, features.shape[1], tokens)
+            features = np.ascontiguousarray(features[:, :needed])
+        count = self._audio.tokens(length)
+        if count > tokens:  # rows that nobody wrote would be heard
+            raise BundleError(
+                f"The manifest promises {count} tokens of {length} frames and the audio "
+                f"encoder writes {tokens}: export the bundle again."
+            )
+        return features, tokens, count
+
+    def _run(self, features: list[NDArray[np.float32]], length: int, tokens: int) -> Scores | None:
+        wanted = self._attention is not None
+        stacked = np.stack(features)
+        return _encode(self._session, stacked, length, tokens, self._builder, self._device, wanted)
+
+    def _run_one(
+        self, features: NDArray[np.float32], length: int, tokens: int, count: int
+    ) -> Scores | None:
+        attended = self._run([features], length, tokens)
+        return None if attended is None else attended[0, :count]
+
+    def _flush(self) -> None:
+        if not self._whole:
+            return
+        with self._timings.measure("encoder"):
+            frames = self._whole[0].shape[1]
+            received = self._run(self._whole, frames, self._builder.window_tokens)
+            self._builder.commit(len(self._whole) * self._builder.window_tokens)
+        if self._attention is not None and received is not None:
+            self._attention.extend(received)
+        self._whole.clear()
+
+    def _attend(self, received: Scores | None) -> None:
+        if self._attention is not None and received is not None:
+            self._attention.append(received)
+
+    def _refuse_none(self, tokens: int) -> None:
+        if tokens == 0:
+            raise AudioError(
+                "The recording is too short for one audio token: give at least "
+                f"{_least_seconds(self._audio):.2f} seconds."
+            )
 
 
 def _encode(

@@ -17,7 +17,7 @@ from speechprune_ort.runtime.hearing.audio import stream_windows
 from speechprune_ort.runtime.hearing.features import FLOOR, LogMel, scaled
 from speechprune_ort.timings import Timings
 
-__all__ = ["MelWindow", "mel_windows"]
+__all__ = ["MelWindow", "mel_window", "mel_windows"]
 
 Samples = NDArray[np.float32]
 
@@ -66,9 +66,17 @@ def mel_windows(
         yield from _of_recording(windows, log_mel, audio, timings)
         return
     for samples in windows:
-        with timings.measure("log_mel"):
-            features, length = log_mel(samples)
-        yield MelWindow(features, length, len(samples) / audio.sampling_rate, not samples.any())
+        yield mel_window(samples, log_mel, audio, timings)
+
+
+def mel_window(samples: Samples, log_mel: LogMel, audio: AudioSpec, timings: Timings) -> MelWindow:
+    """Features of one window (samples,), scaled by its own loudest value.
+
+    Arguments and errors are those of ``mel_windows``.
+    """
+    with timings.measure("log_mel"):
+        features, length = log_mel(samples)
+    return MelWindow(features, length, len(samples) / audio.sampling_rate, not samples.any())
 
 
 def _of_recording(

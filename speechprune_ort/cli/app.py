@@ -50,6 +50,7 @@ _add(
     'bundle/ talks/*.mp3 -q "What is it about?" --json > answers.jsonl',
     'bundle/ - "What was said?" --quiet < call.wav',
     'bundle/ meeting.wav "Who owns the budget?" --evidence --explain page.html',
+    'bundle/ - "What was decided?" --live --every 60 < microphone.wav',
 )  # fmt: skip
 _add(
     ASK, quietable(batch), "batch",

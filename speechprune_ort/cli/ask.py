@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from speechprune_ort.answer_stream import AnswerStream
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cli.ask_each import ask_each, requests
-from speechprune_ort.cli.help import KEEPING, SHOWING
+from speechprune_ort.cli.help import HEARING, KEEPING, SHOWING
 from speechprune_ort.cli.options import (
     HEARD,
     AllowSilence,
@@ -121,6 +122,23 @@ def ask(
     threads: Threads = None,
     provider_option: ProviderOption = None,
     plugin: Plugins = None,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live",
+            help="Hear a WAV on standard input while it comes: questions are answered about what "
+            "was said until then; without any they are typed on the terminal.",
+            rich_help_panel=HEARING,
+        ),
+    ] = False,
+    every: Annotated[
+        float | None,
+        typer.Option(
+            help="With --live: seconds of sound after which the questions are asked, again and "
+            "again; by default at the end alone.",
+            rich_help_panel=HEARING,
+        ),
+    ] = None,
     calibration: Annotated[
         Path | None,
         typer.Option(
@@ -131,8 +149,9 @@ def ask(
     explain: Annotated[
         Path | None,
         typer.Option(
-            help="File to write that shows what was kept: a page (.html), a picture (.png) or data "
-            "(.json). With several questions each has a file of its own: page-1.html, page-2.html.",
+            help="File to write that shows what was kept: a page that plays the recording (.html), "
+            "a picture (.png) or data (.json). Of several questions a page shows all; pictures and "
+            "data have a file for each: out-1.png, out-2.png.",
             rich_help_panel=SHOWING,
         ),
     ] = None,
@@ -171,7 +190,11 @@ def ask(
     from speechprune_ort.methods import needs_encoder
 
     load_plugins(plugin)
-    recordings, questions = _sorted(audio, rest or [], asked or [])
+    if live:
+        _check_live(audio, rest, asked, explain, long_audio, every)
+    elif every is not None:
+        raise OptionError("--every needs --live: give both, or leave out --every.")
+    recordings, questions = _sorted(audio, rest or [], asked or [], typed=live)
     if len(recordings) > 1 and explain is not None:
         raise OptionError("--explain takes one recording: ask about each by itself.")
     if len(recordings) > 1 and evidence:
@@ -241,12 +264,28 @@ def ask(
         )
         return
     model = SpeechLLM(bundle, device, threads, chosen)
+    if live:
+        from speechprune_ort.cli.ask_live import ask_live
+
+        def answer(recording: Recording, question: str) -> None:
+            sys.stderr.write(f"\n{recording.seconds:.1f} s  {question}\n")
+            stream = recording.stream(question, pruning=pruning, generation=generation)
+            finished = recording.with_evidence if evidence else _same
+            _print_answer(stream, finished, as_json)
+
+        _print_notes(model.manifest.notes)
+        heard = model.live(
+            memory_budget_mb=memory_budget_mb,
+            encoder_attention=needs_encoder(pruning),
+            audio_options=options,
+        )
+        ask_live(heard, _standard_input(), questions, every, answer)
+        return
     with _source(audio, options) as source:
         recording = _listen(
             model, source, long_audio, memory_budget_mb, needs_encoder(pruning), options
         )
-        for note in recording.notes:
-            sys.stderr.write(f"note: {note}\n")
+        _print_notes(recording.notes)
         streams = [
             # Of several questions none has the encoding to itself.
             AnswerStream(recording.pieces(q, pruning, generation, recording.timings))
@@ -254,28 +293,74 @@ def ask(
             else recording.stream(q, pruning=pruning, generation=generation)
             for q in questions
         ]
-
-        def told(answer: Answer) -> Answer:
-            return recording.with_evidence(answer) if evidence else answer
-
+        finished = recording.with_evidence if evidence else _same
         if as_json:
-            found = [told(stream.answer).to_dict() for stream in streams]
+            answers = [finished(stream.answer) for stream in streams]
+            found = [answer.to_dict() for answer in answers]
             content = found[0] if len(found) == 1 else found
             sys.stdout.write(json.dumps(content, indent=1) + "\n")
         else:
-            _print_answers(model.manifest.notes, questions, streams, told)
+            _print_notes(model.manifest.notes)
+            answers = []
+            for question, stream in zip(questions, streams, strict=True):
+                if len(questions) > 1:
+                    sys.stderr.write(f"\n{question}\n")
+                answers.append(_print_answer(stream, finished))
         if explain is not None:
-            from speechprune_ort.explain import explain as beside
-            from speechprune_ort.explain import write_explanation
-
-            paths = explanation_paths(explain, len(questions))
-            for stream, path in zip(streams, paths, strict=True):
-                shown = beside(stream.answer, source, transcript=transcript, audio_options=options)
-                write_explanation(shown, path)
+            _explain(answers, source, explain, transcript, options)
 
 
-def _sorted(audio: Path, rest: list[str], asked: list[str]) -> tuple[list[Path], list[str]]:
+def _explain(
+    answers: Sequence[Answer],
+    source: Path | BinaryIO,
+    path: Path,
+    transcript: Path | None,
+    options: AudioOptions,
+) -> None:
+    """Write what was kept for answers: a page for all of them, or a file for each."""
+    from speechprune_ort.explain import explain_all, write_explanation, write_page
+
+    shown = explain_all(answers, source, transcript=transcript, audio_options=options)
+    if path.suffix.lower() == ".html":
+        write_page(shown, path)
+        return
+    for explanation, place in zip(shown, explanation_paths(path, len(shown)), strict=True):
+        write_explanation(explanation, place)
+
+
+def _check_live(
+    audio: Path,
+    rest: list[str] | None,
+    asked: list[str] | None,
+    explain: Path | None,
+    long_audio: LongAudio,
+    every: float | None,
+) -> None:
+    """Refuse what cannot be done while a recording is still coming.
+
+    Raises:
+        OptionError: it is asked for.
+    """
+    if str(audio) != "-" or (rest and asked):
+        raise OptionError("--live hears standard input alone: give - as the recording.")
+    if explain is not None or long_audio != "prune":
+        raise OptionError("--live cannot be combined with --explain or --long-audio: leave it out.")
+    if every is not None and not 0 < every < math.inf:
+        raise OptionError(f"--every takes seconds above 0, not {every:g}.")
+    if every is not None and not (rest or asked):
+        raise OptionError("--every needs a question: add it behind the recording.")
+
+
+def _sorted(
+    audio: Path, rest: list[str], asked: list[str], typed: bool = False
+) -> tuple[list[Path], list[str]]:
     """Recordings and questions: what stands behind the recording is one of the two, by ``-q``.
+
+    Args:
+        audio: the first recording.
+        rest: what stands behind it.
+        asked: questions by ``-q``.
+        typed: there may be no question yet.
 
     Raises:
         OptionError: there is no question, a file stands in the place of one, or standard input
@@ -286,7 +371,7 @@ def _sorted(audio: Path, rest: list[str], asked: list[str]) -> tuple[list[Path],
         if len(recordings) > 1 and Path("-") in recordings:
             raise OptionError("- is one recording: ask about standard input by itself.")
         return recordings, asked
-    if not rest:
+    if not rest and not typed:
         raise OptionError('ask needs a question: add it behind the recording, or with -q "Who?".')
     for text in rest:
         if _is_file(text):
@@ -319,29 +404,41 @@ def _source(audio: Path, options: AudioOptions) -> AbstractContextManager[Path |
 
     if str(audio) != "-":
         return rereadable(audio, options.max_stream_mb)
+    return rereadable(_standard_input(), options.max_stream_mb, "Standard input")
+
+
+def _standard_input() -> BinaryIO:
     if sys.stdin is None:
         raise AudioError("Standard input is closed: pipe a recording into it, or give a file.")
-    return rereadable(sys.stdin.buffer, options.max_stream_mb, "Standard input")
+    return sys.stdin.buffer
 
 
-def _print_answers(
-    notes: Sequence[str],
-    questions: Sequence[str],
-    streams: Sequence[AnswerStream],
-    told: Callable[[Answer], Answer],
-) -> None:
-    """Answers as they come to stdout, the rest to stderr."""
+def _print_notes(notes: Sequence[str]) -> None:
     for note in notes:
         sys.stderr.write(f"note: {note}\n")
-    for question, stream in zip(questions, streams, strict=True):
-        if len(questions) > 1:
-            sys.stderr.write(f"\n{question}\n")
-        for piece in stream:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-        sys.stdout.write("\n")
+
+
+def _same(answer: Answer) -> Answer:
+    return answer
+
+
+def _print_answer(
+    stream: AnswerStream, finished: Callable[[Answer], Answer], as_json: bool = False
+) -> Answer:
+    """An answer as it comes to stdout, or as a line of JSON, and what it went on to stderr."""
+    if as_json:
+        answer = finished(stream.answer)
+        sys.stdout.write(json.dumps(answer.to_dict()) + "\n")
         sys.stdout.flush()
-        sys.stderr.write(f"{summary(told(stream.answer))}\n")
+        return answer
+    for piece in stream:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    answer = finished(stream.answer)
+    sys.stderr.write(f"{summary(answer)}\n")
+    return answer
 
 
 def _listen(
@@ -355,18 +452,23 @@ def _listen(
     """Encode a recording, with a bar and the time left where that takes a while."""
     from speechprune_ort.runtime.hearing.audio import audio_seconds
 
-    seconds = audio_seconds(audio)
+    seconds = audio_seconds(audio)  # some formats do not say
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     console = Console(stderr=True, markup=False)
-    hidden = not console.is_terminal or (seconds or 0.0) < SHOWN_FROM_S
+    hidden = not console.is_terminal or (seconds is not None and seconds < SHOWN_FROM_S)
     with Progress(*columns, console=console, transient=True, disable=hidden) as display:
         task = display.add_task("listening", total=seconds)
+
+        def show(heard: float) -> None:
+            minutes = f"{int(heard) // 60}:{int(heard) % 60:02d}"
+            display.update(task, completed=heard, description=f"listened to {minutes}")
+
         return model.listen(
             audio,
             long_audio=long_audio,
             memory_budget_mb=memory_budget_mb,
             encoder_attention=attention,
-            progress=lambda heard: display.update(task, completed=heard),
+            progress=show,
             audio_options=options,
         )
 

@@ -18,12 +18,13 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from speechprune_ort import __version__
 from speechprune_ort.answer_stream import AnswerStream
 from speechprune_ort.errors import SpeechPruneError
+from speechprune_ort.explain.page import asking_page
 from speechprune_ort.methods import needs_encoder
 from speechprune_ort.model import SpeechLLM
 from speechprune_ort.results import Answer
@@ -39,6 +40,12 @@ __all__ = ["Service", "make_app"]
 
 LOG = logging.getLogger("speechprune_ort.server")
 LOOKS = 0.5  # seconds between looks whether the client is still there
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; media-src blob:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+"""Of the page: it has everything in it, and can send nothing elsewhere."""
 ROUTES = ("/", "/health", "/metrics", "/v1/models", "/v1/files", "/v1/chat/completions")
 
 
@@ -57,6 +64,11 @@ class Service:
         self._ear = threading.Lock()
         self.shelf = Shelf(options.recordings, options.keep_seconds)
         self.metrics = Metrics(self.counter)
+        self._page = asking_page(options.name)
+
+    def page(self, _: Request) -> Response:
+        """A page to ask from; what is typed there goes to this server alone."""
+        return HTMLResponse(self._page, headers={"content-security-policy": POLICY})
 
     def health(self, _: Request) -> Response:
         """Whether the server is up, and how busy."""
@@ -104,8 +116,8 @@ class Service:
             last = first
             while not last.ended:
                 last = await anext(events)
-            return JSONResponse(Reply(self.options.name).whole(last.result))
-        lines = self._lines(first, events, asked.usage)
+            return JSONResponse(Reply(self.options.name, asked.explain).whole(last.result))
+        lines = self._lines(first, events, asked)
         return StreamingResponse(
             lines, media_type="text/event-stream", headers={"cache-control": "no-store"}
         )
@@ -244,17 +256,17 @@ class Service:
             self.counter.leave(ticket)
 
     async def _lines(
-        self, first: Event, events: AsyncIterator[Event], usage: bool
+        self, first: Event, events: AsyncIterator[Event], asked: Asked
     ) -> AsyncIterator[str]:
         """Server-sent events of a streamed answer."""
-        reply, event, opening = Reply(self.options.name), first, True
+        reply, event, opening = Reply(self.options.name, asked.explain), first, True
         try:
             while not event.ended:
                 yield _sse(reply.piece(event.piece, opening))
                 opening = False
                 event = await anext(events)
             yield _sse(reply.last(event.result))
-            if usage:
+            if asked.usage:
                 yield _sse(reply.usage(event.result))
         except Exception as error:  # the status has been sent: the error is a line of its own
             yield _sse(_logged(error).body)
@@ -315,6 +327,7 @@ def make_app(service: Service, hosts: tuple[str, ...] = ("*",)) -> Starlette:
     files = "/v1/files"
     return Starlette(
         routes=[
+            Route("/", service.page),
             Route("/health", service.health),
             Route("/metrics", service.figures),
             Route("/v1/models", service.models),

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from speechprune_ort.errors import OptionError
+from speechprune_ort.explain.page import view_of
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.results import Answer
 from speechprune_ort.server.options import ServeOptions
@@ -95,7 +96,7 @@ class StreamOptions(_Struct):
 
 
 class ChatRequest(_Struct):
-    """The body of a request; ``speechprune`` is ours, and has fields of ``PruningOptions``."""
+    """The body of a request; ``speechprune`` is ours: fields of ``PruningOptions``, ``explain``."""
 
     model: str
     messages: list[Message]
@@ -140,6 +141,7 @@ class Asked:
         generation: how the answer's tokens are chosen.
         stream: the answer is sent piece by piece.
         usage: a streamed answer ends with the numbers of its tokens.
+        explain: the answer comes with what a page draws of it.
     """
 
     question: str
@@ -149,6 +151,7 @@ class Asked:
     generation: GenerationOptions
     stream: bool
     usage: bool
+    explain: bool
 
 
 def read_chat(body: bytes, options: ServeOptions) -> Asked:
@@ -169,14 +172,19 @@ def read_chat(body: bytes, options: ServeOptions) -> Asked:
         if getattr(request, name) not in harmless:
             raise RequestError(400, f"{name} is not supported by this model: leave it out.")
     question, audio, file = _parts(request.messages)
+    given = dict(request.speechprune)
+    explain = given.pop("explain", False)
+    if not isinstance(explain, bool):
+        raise RequestError(400, f"speechprune.explain takes true or false, not {explain!a:.60}.")
     return Asked(
         question=question,
         audio=audio,
         file=file,
-        pruning=_pruning(request.speechprune, options.pruning),
+        pruning=_pruning(given, options.pruning),
         generation=_generation(request, options.max_new_tokens),
         stream=bool(request.stream),
         usage=request.stream_options is not None and request.stream_options.include_usage,
+        explain=explain,
     )
 
 
@@ -252,9 +260,11 @@ class Reply:
 
     Args:
         model: its name.
+        explain: tell what a page draws of the answer, too.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, explain: bool = False) -> None:
+        self._explain = explain
         self._head = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": int(time.time()),
@@ -272,7 +282,7 @@ class Reply:
             "object": "chat.completion",
             "choices": [choice],
             "usage": _usage(answer),
-            "speechprune": kept(answer),
+            "speechprune": self._kept(answer),
         }
 
     def piece(self, text: str, first: bool) -> dict[str, Any]:
@@ -283,11 +293,15 @@ class Reply:
     def last(self, answer: Answer) -> dict[str, Any]:
         """The end of a streamed answer."""
         choice = {"index": 0, "delta": {}, "finish_reason": _reason(answer)}
-        return {**self._chunk([choice]), "speechprune": kept(answer)}
+        return {**self._chunk([choice]), "speechprune": self._kept(answer)}
 
     def usage(self, answer: Answer) -> dict[str, Any]:
         """What follows the end where a client wants to know its tokens."""
         return {**self._chunk([]), "usage": _usage(answer)}
+
+    def _kept(self, answer: Answer) -> dict[str, Any]:
+        told = kept(answer)
+        return {**told, "view": view_of(answer)} if self._explain else told
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {**self._head, "object": "chat.completion.chunk", "choices": choices}

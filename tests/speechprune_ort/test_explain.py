@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import json
-import xml.etree.ElementTree as ElementTree
+import re
+from base64 import b64decode
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from browser import CHROMIUM, Browser
 from command import run
 from numpy.typing import NDArray
 
 from speechprune_ort import OptionError, SpeechLLM
-from speechprune_ort.explain import explain, read_transcript, write_explanation
+from speechprune_ort.explain import explain, read_transcript, write_explanation, write_page
 
 QUESTION = 'Who said "x < y" & why?'
+
+
+def views(path: Path) -> Any:
+    """What a page draws."""
+    found = re.search(
+        r'<script type="application/json" id="content">(.*)</script>', path.read_text()
+    )
+    assert found is not None
+    return json.loads(found[1])
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +61,14 @@ def test_curves_say_what_they_are(
 ) -> None:
     path = tmp_path / "out.html"
     write_explanation(explanation, path)
-    assert "attention received" in path.read_text()
+    names = [curve["name"] for curve in views(path)[0]["curves"]]
+    assert any("attention received" in name for name in names)
     passages = SpeechLLM(bundle, "cpu").ask(wav, QUESTION, method="passages", max_new_tokens=1)
     write_explanation(explain(passages, wav), path)
-    page = path.read_text()
-    assert "unlikeness to the recording" in page
-    assert "words of the question spoken around it, in standard deviations" in page
-    assert "attention received" not in page
-    assert "similarity to the question" not in page
+    assert [curve["name"] for curve in views(path)[0]["curves"]] == [
+        "words of the question spoken around it, in standard deviations",
+        "unlikeness to the recording's mean, the negative cosine",
+    ]
     assert "standard deviations" in explain(passages, wav).to_dict()["score_names"][0]
 
 
@@ -77,20 +89,91 @@ def test_the_data_has_every_score_and_the_waveform(
 
 
 def test_the_page_is_whole_and_what_is_said_cannot_break_it(
-    explanation: Any, tmp_path: Path
+    explanation: Any, tmp_path: Path, wav: Path
 ) -> None:
     path = tmp_path / "out.html"
-    write_explanation(explanation, path)
+    answer = replace(explanation.answer, text="</script><script>alert(1)</script>")
+    write_explanation(replace(explanation, answer=answer), path)
     page = path.read_text()
-    assert "First &lt;b&gt;half" in page
-    assert "x &lt; y" in page
-    assert "http" not in page, "the page must need nothing else"
-    svg = ElementTree.fromstring(page[page.index("<svg") : page.index("</svg>") + 6])  # noqa: S314
-    kept = [node for node in svg if node.get("class") == "kept"]
-    assert len(kept) == len(explanation.answer.pruning.spans)
-    assert [node.tag for node in svg if node.get("class") in ("curve", "dots", "wave")] == [
-        "polygon", "polyline", "path",
-    ]  # fmt: skip
+    assert "</script><script>alert" not in page
+    assert "<title>Who said &quot;x &lt; y&quot; &amp; why?</title>" in page
+    assert not re.search(r"(?:src|href)=.(?!data:)|url\(|import ", page), "it needs nothing else"
+    (view,) = views(path)
+    assert (view["question"], view["text"]) == (QUESTION, answer.text)
+    assert view["spans"] == [[s.start, s.end] for s in answer.pruning.spans]
+    assert [line["text"] for line in view["transcript"]] == ["First <b>half</b>", "Second"]
+    kept = answer.pruning.indices < 500
+    shares = [kept.sum() / 500, (~kept).sum() / 500]
+    assert [line["share"] for line in view["transcript"]] == pytest.approx(shares, abs=1e-3)
+    first, second = view["curves"]
+    assert (first["whole"], second["whole"]) == (True, False)
+    assert len(first["values"]) == 1000
+    assert len(second["values"]) == 750
+    source = re.search(r'src="data:(audio/[a-z]+);base64,([^"]+)"', page)
+    assert source is not None
+    played, rate = soundfile.read(BytesIO(b64decode(source[2])))
+    assert len(played) / rate == pytest.approx(40, abs=0.2)
+    heard, _ = soundfile.read(wav)
+    second = heard[20 * rate : 21 * rate]
+    alike = [
+        np.corrcoef(played[20 * rate + late : 21 * rate + late], second)[0, 1]
+        for late in range(0, rate // 10, 16)
+    ]
+    assert max(alike) > 0.9, "a tenth of a second late at most, as mp3s are"
+
+
+def test_a_long_curve_is_drawn_by_its_highest_points(explanation: Any, tmp_path: Path) -> None:
+    pruning = explanation.answer.pruning
+    scores = np.zeros(100_000, np.float32)
+    scores[[7, 70_001]] = 1, 2
+    long = replace(pruning, total=100_000, similarity=scores, attention=None)
+    answer = replace(explanation.answer, pruning=long)
+    write_explanation(replace(explanation, answer=answer), tmp_path / "out.html")
+    (curve,) = views(tmp_path / "out.html")[0]["curves"]
+    assert 1000 < len(curve["values"]) <= 4000
+    assert sorted(curve["values"])[-2:] == [1, 2]
+    at = curve["seconds"][int(np.argmax(curve["values"]))]
+    assert at == pytest.approx(70_001.5 * 40 / 100_000, abs=0.01)
+
+
+needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
+
+
+@needs_chromium
+def test_a_browser_plays_what_is_clicked(explanation: Any, tmp_path: Path) -> None:
+    other = replace(explanation.answer, question="And who else?", text="Nobody")
+    write_page([explanation, replace(explanation, answer=other)], tmp_path / "page.html")
+    with Browser(tmp_path) as browser:
+        browser.open((tmp_path / "page.html").as_uri())
+        browser.until("document.querySelector('audio').readyState >= 1")
+        assert browser.get("[...document.querySelectorAll('h2')].map(n => n.textContent)") == [
+            QUESTION, "And who else?",
+        ]  # fmt: skip
+        boxes = "[...document.querySelectorAll('article')].map(n => n.getBoundingClientRect().top)"
+        assert len(set(browser.get(boxes))) == 1, "side by side"
+        assert browser.get("document.querySelectorAll('b').length") == 0, "text is text"
+        browser.click("article .tracks", x=0.25, y=0.3)
+        browser.until("document.querySelector('audio').currentTime >= 10")
+        assert browser.get("document.querySelector('audio').currentTime") < 20
+        start = explanation.answer.pruning.merged_spans[-1].start
+        browser.click("article .stretch:last-child")
+        browser.until(f"document.querySelector('audio').currentTime >= {start - 0.1}")
+        browser.until("document.querySelector('.stretch:last-child').ariaCurrent === 'true'")
+        browser.click("article tr:last-child")
+        browser.until("document.querySelector('tr:last-child').ariaCurrent === 'true'")
+        assert browser.get("parseFloat(document.querySelector('.head').style.left)") >= 49
+        assert browser.errors == []
+
+
+@needs_chromium
+def test_the_page_fits_a_telephone_in_the_dark(explanation: Any, tmp_path: Path) -> None:
+    write_page([explanation, explanation], tmp_path / "page.html")
+    with Browser(tmp_path, width=360, dark=True, phone=True) as browser:
+        browser.open((tmp_path / "page.html").as_uri())
+        browser.until("document.querySelectorAll('article').length == 2")
+        assert browser.get("document.documentElement.scrollWidth") <= 360
+        color = browser.get("getComputedStyle(document.body).backgroundColor")
+        assert max(map(int, re.findall(r"\d+", color)[:3])) < 60
 
 
 def test_the_picture_is_one_and_other_endings_are_refused(explanation: Any, tmp_path: Path) -> None:
@@ -115,8 +198,12 @@ def test_the_command_line_explains_every_question(
     assert result.stdout == run("ask", bundle, wav, "Who?", *options[:4]).stdout != "\n"
     result = run("ask", bundle, wav, "Who?", "Why?", *options)
     assert result.returncode == 0, result.stderr
-    assert "<h1>Who?</h1>" in (tmp_path / "out-1.html").read_text()
-    assert "<h1>Why?</h1>" in (tmp_path / "out-2.html").read_text()
+    assert [view["question"] for view in views(out)] == ["Who?", "Why?"], "on one page"
+    data = ("--explain", tmp_path / "out.json")
+    result = run("ask", bundle, wav, "Who?", "Why?", *options[:4], *data)
+    assert result.returncode == 0, result.stderr
+    asked = [json.loads((tmp_path / f"out-{n}.json").read_text())["question"] for n in (1, 2)]
+    assert asked == ["Who?", "Why?"]
     for wrong in (
         ("ask", bundle, wav, "Who?", "--transcript", transcript),
         ("ask", bundle, wav, "Who?", *options, "--transcript", wav),

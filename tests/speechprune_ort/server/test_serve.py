@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 import soundfile
 import uvicorn
+from browser import CHROMIUM, Browser
 from numpy.typing import NDArray
 from openai import (
     APIError,
@@ -541,3 +542,67 @@ def test_a_port_that_is_taken_is_one_sentence(bundle: Path) -> None:
 def test_an_impossible_option_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         ServeOptions(**{"name": "tiny", "pruning": PruningOptions(), **wrong})
+
+
+def test_an_answer_comes_with_what_a_page_draws(running: Running, sound: bytes) -> None:
+    for stream in (False, True):
+        found: Any = running.client().chat.completions.create(
+            model="tiny", messages=question(sound), max_tokens=3, stream=stream,
+            extra_body={"speechprune": {"explain": True}},
+        )  # fmt: skip
+        last = list(found)[-1] if stream else found
+        view = last.to_dict()["speechprune"]["view"]
+        assert view["question"] == "Who?"
+        assert len(view["curves"][0]["values"]) == 125
+        assert view["spans"] == last.to_dict()["speechprune"]["spans"]
+    with pytest.raises(BadRequestError, match=r"explain takes true or false"):
+        running.client().chat.completions.create(
+            model="tiny", messages=question(sound),
+            extra_body={"speechprune": {"explain": "yes"}},
+        )  # fmt: skip
+
+
+def test_the_page_needs_no_key_and_can_send_nothing_elsewhere(running: Running) -> None:
+    with urlopen(Request(f"{running.url}/"), timeout=20) as response:  # noqa: S310 - our server
+        page, policy = response.read().decode(), response.headers["content-security-policy"]
+    assert 'const MODEL = "tiny";' in page
+    assert "default-src 'none'" in policy
+    assert "connect-src 'self'" in policy
+    assert not re.search(r"(?:src|href)=|url\(", page)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
+def test_a_browser_uploads_asks_and_plays(running: Running, sound: bytes, tmp_path: Path) -> None:
+    (tmp_path / "call.wav").write_bytes(sound)
+    with Browser(tmp_path) as browser:
+        browser.open(f"{running.url}/")
+        browser.choose("#file", tmp_path / "call.wav")
+        assert "API key is missing" in browser.until(
+            "document.querySelector('#problem').textContent"
+        )
+        browser.click("#key")  # which is shown now
+        browser.type(KEY)
+        browser.click("h1")
+        browser.until("!document.querySelector('#send').disabled")
+        assert "125 audio tokens" in browser.get("document.querySelector('#state').textContent")
+        browser.get("document.querySelector('#longest').value = 4")
+        for text in ("Who?", "Why <b>not</b>?"):
+            browser.get("document.querySelector('#question').value = ''")
+            browser.click("#question")
+            browser.type(text)
+            browser.click("#send")
+            browser.until(
+                f"document.querySelectorAll('article svg').length >= {2 if text == 'Who?' else 4}"
+            )
+        assert browser.get("[...document.querySelectorAll('h2')].map(n => n.textContent)") == [
+            "Why <b>not</b>?", "Who?",
+        ]  # fmt: skip
+        assert browser.get("document.querySelectorAll('.wave').length") == 2, "drawn by the browser"
+        browser.click("article .tracks", x=0.5, y=0.3)
+        browser.until("document.querySelector('audio').currentTime >= 2.4")
+        browser.get("document.querySelector('#rate').value = 7")
+        browser.get("document.querySelector('#rate').max = 9")
+        browser.click("#send")
+        assert "pruning_rate" in browser.until("document.querySelector('#problem').textContent")
+        expected = [e for e in browser.errors if "401" not in e and "400" not in e]
+        assert expected == []

@@ -1,0 +1,85 @@
+"""Explanations in files: a page, a picture or the data, by the ending."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from speechprune_ort.errors import OptionError
+from speechprune_ort.explain.explanation import Explanation, check_ending, curves_of
+from speechprune_ort.explain.page import written_page
+from speechprune_ort.files import cannot_write, save_figure, whole_file
+
+__all__ = ["write_explanation", "write_page"]
+
+
+def write_explanation(explanation: Explanation, path: Path) -> None:
+    """Write a page (``.html``), a picture (``.png``) or the data (``.json``), by the ending.
+
+    Raises:
+        OptionError: the ending is another, the file cannot be written, or a picture needs
+            matplotlib, which is not installed.
+    """
+    check_ending(path)
+    _write(path, lambda partial: WRITERS[path.suffix.lower()](explanation, partial))
+
+
+def write_page(explanations: Sequence[Explanation], path: Path) -> None:
+    """Write several answers about one recording side by side on one page.
+
+    Raises:
+        OptionError: the file cannot be written.
+    """
+    _write(path, lambda partial: _write_html(explanations, partial))
+
+
+def _write(path: Path, content: Callable[[Path], object]) -> None:
+    try:
+        with whole_file(path) as partial:
+            content(partial)
+    except OSError as error:
+        raise OptionError(cannot_write(path, error)) from None
+
+
+def _write_html(explanations: Sequence[Explanation], path: Path) -> None:
+    path.write_text(written_page(explanations), encoding="utf-8")
+
+
+def _write_json(explanation: Explanation, path: Path) -> None:
+    path.write_text(json.dumps(explanation.to_dict()) + "\n", encoding="utf-8")
+
+
+def _write_png(explanation: Explanation, path: Path) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise OptionError(
+            "A picture needs matplotlib: pip install 'speechprune-ort[eval]', or use .html."
+        ) from None
+    answer, pruning = explanation.answer, explanation.answer.pruning
+    curves = curves_of(answer)
+    figure = Figure(figsize=(11, 2.2 + 1.6 * len(curves)), dpi=130, layout="constrained")
+    axes = figure.subplots(1 + len(curves), 1, sharex=True, squeeze=False)[:, 0]
+    figure.suptitle(
+        f"{answer.question}  —  {answer.text}", fontsize=10, wrap=True, parse_math=False
+    )
+    places = np.linspace(0, answer.seconds, len(explanation.low))
+    axes[0].fill_between(places, explanation.low, explanation.high, color="grey", linewidth=0)
+    for span in pruning.spans:
+        axes[0].axvspan(span.start, span.end, color="tab:blue", alpha=0.25, linewidth=0)
+    axes[0].set_ylabel("kept", fontsize=8)
+    for axis, curve in zip(axes[1:], curves, strict=True):
+        axis.plot(curve.seconds, curve.values, linewidth=0.6)
+        axis.set_ylabel(curve.name, fontsize=8, wrap=True)
+    axes[-1].set_xlabel("seconds")
+    save_figure(figure, path, ".png")
+
+
+WRITERS: Mapping[str, Callable[[Explanation, Path], None]] = {
+    ".html": lambda explanation, path: _write_html([explanation], path),
+    ".png": _write_png,
+    ".json": _write_json,
+}
