@@ -43,7 +43,7 @@ def methods() -> str:
     for found in METHODS.values():
         source = PAPER.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", found.source)
         attention = "needed" if found.encoder_attention else ""
-        options = ", ".join(f"`{name}`" for name in sorted(found.options))
+        options = ", ".join(f"`{name}`" for name in found.options.names())
         rows.append((f"`{found.name}`", found.summary, options, attention, source))
     heads = ("name", "what is kept", "options", "encoder's attention", "source")
     return "\n".join(markdown_table(heads, rows))

@@ -163,7 +163,7 @@ class BatchTask:
         """What every answer depends on beside its own question, as plain data."""
         about: dict[str, Any] = {
             "bundle": Manifest.read(self.bundle).digest,
-            "pruning": asdict(self.pruning),
+            "pruning": self.pruning.to_dict(),
             "generation": asdict(self.generation),
             "long_audio": self.long_audio,
             "audio": asdict(self.audio_options),

@@ -3,14 +3,27 @@
 A method is a function from a request to a selection, under a name:
 
 >>> import numpy as np
->>> from speechprune_ort.methods import Request, Selection, method
+>>> from speechprune_ort.methods import MethodOptions, Request, Selection, method
 >>> @method("every-other", summary="every other token, as far as they reach")
-... def every_other(request: Request) -> Selection:
+... def every_other(request: Request[MethodOptions]) -> Selection:
 ...     order = np.argsort(np.arange(request.tokens) % 2, kind="stable")
 ...     return Selection(np.sort(order[: request.n_keep]))
 >>> from speechprune_ort import PruningOptions
 >>> PruningOptions(method="every-other").method
 'every-other'
+
+Options of its own are a frozen dataclass, and the function finds them in ``request.own``:
+
+>>> from dataclasses import dataclass
+>>> @dataclass(frozen=True)
+... class Every(MethodOptions):
+...     step: int = 2
+>>> @method("every", summary="every n-th token, as far as they reach", options=Every)
+... def every(request: Request[Every]) -> Selection:
+...     order = np.argsort(np.arange(request.tokens) % request.own.step, kind="stable")
+...     return Selection(np.sort(order[: request.n_keep]))
+>>> PruningOptions(Every(step=3)).method
+'every'
 
 In a file of its own it is at hand on the command line, too: ``speechprune-ort ask --plugin FILE
 --method every-other ...``. See docs/guide/add-a-method.md.
@@ -18,7 +31,9 @@ In a file of its own it is at hand on the command line, too: ``speechprune-ort a
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,23 +42,31 @@ from speechprune_ort.contract.contained import contained
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import PruningOptions
 from speechprune_ort.runtime.choosing.methods import (
-    METHOD_OPTIONS,
     METHODS,
     Method,
+    MethodOptions,
     Request,
     ScoreName,
     Selection,
+    TwoPhases,
     Work,
     method,
 )
+from speechprune_ort.runtime.choosing.methods.passages import Passages
+from speechprune_ort.runtime.choosing.methods.speechprune import Attention, Similarity, SpeechPrune
 
 __all__ = [
     "METHODS",
-    "METHOD_OPTIONS",
+    "Attention",
     "Method",
+    "MethodOptions",
+    "Passages",
     "Request",
     "ScoreName",
     "Selection",
+    "Similarity",
+    "SpeechPrune",
+    "TwoPhases",
     "Work",
     "load_plugins",
     "method",
@@ -66,7 +89,9 @@ def load_plugins(paths: Iterable[Path]) -> None:
         OptionError: a file cannot be read, or fails.
     """
     for path in paths:
-        name = f"speechprune_ort_plugin_{path.resolve().as_posix()}"
+        # Without dots, so that what the module defines can be pickled.
+        digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
+        name = f"speechprune_ort_plugin_{digest[:16]}"
         if name in sys.modules:
             continue
         spec = importlib.util.spec_from_file_location(name, path)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypedDict, get_args
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 from speechprune_ort.choices import (
     DEFAULT_METHOD,
@@ -19,7 +20,7 @@ from speechprune_ort.choices import (
 )
 from speechprune_ort.errors import OptionError
 from speechprune_ort.numbers import check_number, take_plain, whole
-from speechprune_ort.runtime.choosing.methods import METHOD_OPTIONS, METHODS, Method
+from speechprune_ort.runtime.choosing.methods import METHODS, Method, MethodOptions
 from speechprune_ort.text import check_text
 
 __all__ = [
@@ -30,11 +31,12 @@ __all__ = [
     "GenerationOptions",
     "LongAudio",
     "Options",
+    "OwnOptions",
     "Positions",
     "PruningOptions",
     "check_long_audio",
     "check_method",
-    "unused_options",
+    "own_options",
 ]
 
 
@@ -58,9 +60,68 @@ def check_method(name: object) -> None:
         raise OptionError(f"The method {name!r} is not registered: use the decorator `method`.")
 
 
-@dataclass(frozen=True, slots=True)
+class OwnOptions(TypedDict, total=False):
+    """Options that single methods of the package have, as keyword arguments.
+
+    Their classes say what they mean: ``TwoPhases``, ``Similarity`` and ``Attention`` in
+    ``speechprune_ort.methods``.
+    """
+
+    candidates: float | None
+    frame_temperature: float | None
+    attention: AttentionForm
+    single_head: bool
+
+
+def own_options(method: str, given: Mapping[str, Any]) -> MethodOptions:
+    """Options of a method by their names.
+
+    Args:
+        method: name of a registered one.
+        given: values; None of an option that the method does not have is as if it were not given.
+
+    Raises:
+        OptionError: the method has no option of such a name, or a value is out of range.
+
+    >>> own_options("passages", {"candidates": 2})
+    Passages(candidates=2)
+    """
+    kind = METHODS[method].options
+    given = {n: v for n, v in given.items() if n in kind.names() or v is not None}
+    for name in sorted(set(given) - set(kind.names())):
+        users = [m.name for m in METHODS.values() if name in m.options.names()]
+        cure = f", or use a method that does ({', '.join(users)})" if users else ""
+        known = f" Its options are {', '.join(kind.names())}." if kind.names() else ""
+        raise OptionError(f"The method {method} does not read {name}: leave it out{cure}.{known}")
+    return kind(**given)
+
+
+def _method_of(own: MethodOptions) -> str:
+    """Name of the method that options belong to.
+
+    Raises:
+        OptionError: they are those of no method, or of several.
+    """
+    names = [name for name, found in METHODS.items() if found.options is type(own)]
+    if len(names) != 1:
+        kind = type(own).__name__
+        of = "no registered method" if not names else f"several methods, {', '.join(names)}"
+        raise OptionError(f"{kind} are options of {of}: give the method's name, and own=.")
+    return names[0]
+
+
+@dataclass(frozen=True, slots=True, init=False)
 class PruningOptions:
     """Which audio tokens reach the language model.
+
+    The options of a method itself go along in three ways, which are the same:
+
+    >>> from speechprune_ort.methods import SpeechPrune
+    >>> short = PruningOptions("speechprune", candidates=2)
+    >>> short == PruningOptions(SpeechPrune(candidates=2))
+    True
+    >>> short == PruningOptions("speechprune", own=SpeechPrune(candidates=2))
+    True
 
     Attributes:
         method: ``speechprune`` (both phases of arXiv:2412.12009), ``similarity`` (phase 1
@@ -77,20 +138,8 @@ class PruningOptions:
             results say how many these are and what bounded them.
         budget: tokens that the pruning rate is a share of, and that phase 1 of ``speechprune``
             leaves; None takes one window of the model (750 for Qwen2-Audio).
-        candidates: tokens that the first phase leaves to the second for each one that is kept, at
-            least 1: the balance of the phases, of methods that have two (``speechprune``,
-            ``passages``). 1 is the first phase
-            alone; as many as there are the second. None takes the method's own: the budget for
-            ``speechprune``, 4 for ``passages``.
-        frame_temperature: of the softmax over one-second frames, eq. 6, of ``speechprune`` and
-            ``similarity``; 1.0 is the paper's. Lower
-            concentrates the budget on the best frames, higher spreads it. None takes the
-            bundle's, which is 1.0 unless its checkpoint names another.
-        attention: of ``speechprune`` and ``attention``: phase 2 from sign-binarized projections
-            (the paper's, eq. 9-10) or from the layer's own float ones (the ablation that shows
-            what binarizing costs).
-        single_head: of the same two: phase 2 over the whole width instead of head by head.
-        seed: of ``random`` and ``crop``.
+        own: options of the method itself, an object of its class.
+        seed: of methods in which chance decides, ``random`` and ``crop``.
         positions: ``renumbered`` gives kept tokens consecutive positions (what the paper's
             setting amounts to); ``original`` leaves each at the position that it had.
         backend: what scores the tokens: ``numpy`` on the host, or ``ort``: the bundle's graphs on
@@ -102,26 +151,54 @@ class PruningOptions:
             ``auto``.
 
     Raises:
-        OptionError: a value is out of range, or an option is set that the method does not read.
+        OptionError: a value is out of range, or an option is set that the method does not have.
     """
 
-    method: str = DEFAULT_METHOD
-    pruning_rate: float | Literal["auto"] = 0.2
-    budget: int | None = None
-    candidates: float | None = None
-    frame_temperature: float | None = None
-    attention: AttentionForm = "binarized"
-    single_head: bool = False
-    seed: int = 0
-    positions: Positions = "renumbered"
-    backend: Backend = "auto"
-    latency_target: float | None = None
-    memory_target_mb: float | None = None
+    method: str
+    pruning_rate: float | Literal["auto"]
+    budget: int | None
+    own: MethodOptions
+    seed: int
+    positions: Positions
+    backend: Backend
+    latency_target: float | None
+    memory_target_mb: float | None
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        method: str | MethodOptions = DEFAULT_METHOD,
+        pruning_rate: float | Literal["auto"] = 0.2,
+        budget: int | None = None,
+        *,
+        own: MethodOptions | None = None,
+        seed: int = 0,
+        positions: Positions = "renumbered",
+        backend: Backend = "auto",
+        latency_target: float | None = None,
+        memory_target_mb: float | None = None,
+        **options: Unpack[OwnOptions],
+    ) -> None:
+        if isinstance(method, MethodOptions):
+            if own is not None:
+                raise OptionError("The method's options are given twice: leave out own=.")
+            own = method
+            method = _method_of(own)
+        check_method(method)
+        if own is None:
+            own = own_options(method, options)
+        elif type(own) is not METHODS[method].options:
+            kind = METHODS[method].options.__name__
+            raise OptionError(f"own= of the method {method} must be {kind}, not {own!a:.80}.")
+        elif options:
+            own = own_options(method, asdict(own) | dict(options))
+        values = (method, pruning_rate, budget, own, seed, positions, backend, latency_target,
+                  memory_target_mb)  # fmt: skip
+        for field, value in zip(fields(self), values, strict=True):
+            object.__setattr__(self, field.name, value)
+        self._check()
+
+    def _check(self) -> None:
         take_plain(self)
-        check_method(self.method)
-        check_choice("attention", self.attention, get_args(AttentionForm))
         check_choice("positions", self.positions, get_args(Positions))
         check_choice("backend", self.backend, get_args(Backend))
         rate = self.pruning_rate
@@ -132,41 +209,30 @@ class PruningOptions:
                 isinstance(rate, (int, float)) and 0 <= rate < 1,
                 "at least 0 and below 1, or auto",
             )
-        for name in ("frame_temperature", "latency_target", "memory_target_mb"):
+        for name in ("latency_target", "memory_target_mb"):
             value = getattr(self, name)
             if value is None:
                 continue
             ok = isinstance(value, (int, float)) and 0 < value < math.inf
             check_number(name, value, ok, "positive and finite")
-        for name in ("latency_target", "memory_target_mb"):
-            if getattr(self, name) is not None and rate != "auto":
+            if rate != "auto":
                 raise OptionError(f"{name} needs pruning_rate='auto': give both or neither.")
         if self.budget is not None:
             whole("budget", self.budget, 1)
-        if self.candidates is not None:
-            self._check_candidates(self.candidates)
         whole("seed", self.seed, 0)
-        check_flag("single_head", self.single_head)
-        self._check_used()
-
-    def _check_candidates(self, value: object) -> None:
-        ok = isinstance(value, (int, float)) and 1 <= value < math.inf
-        check_number("candidates", value, ok, "at least 1 and finite")
-
-    def _check_used(self) -> None:
-        """Refuse what the method would not look at."""
-        for name in unused_options(self):
-            users = [m.name for m in METHODS.values() if name in m.options]
-            raise OptionError(
-                f"The method {self.method} does not read {name}: leave it out, or use a method "
-                f"that does ({', '.join(users)})."
-            )
-        if self.method == EVERY_TOKEN and (self.budget is not None or self.pruning_rate == "auto"):
+        if self.method == EVERY_TOKEN and (self.budget is not None or rate == "auto"):
             name = "pruning_rate='auto'" if self.budget is None else "budget"
             raise OptionError(f"The method none keeps every token: leave out {name}.")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, the method's own options beside the others."""
+        return {
+            **{name: v for name, v in asdict(self).items() if name != "own"},
+            **asdict(self.own),
+        }
+
     def for_method(self, method: str, **changes: Any) -> PruningOptions:
-        """The same for another method, without what that does not read.
+        """The same for another method, without what that does not have.
 
         Args:
             method: its name.
@@ -176,10 +242,10 @@ class PruningOptions:
             OptionError: a value is out of range.
         """
         check_method(method)
-        dropped: dict[str, Any] = {name: DEFAULTS[name] for name in unused_options(self, method)}
-        if method == EVERY_TOKEN:
-            dropped["budget"] = None
-        return replace(self, method=method, **(dropped | changes))
+        has = METHODS[method].options.names()
+        own = own_options(method, {n: v for n, v in asdict(self.own).items() if n in has})
+        kept: dict[str, Any] = {"budget": None} if method == EVERY_TOKEN else {}
+        return replace(self, method=method, own=own, **(kept | changes))
 
     @property
     def rate(self) -> float:
@@ -212,40 +278,6 @@ class PruningOptions:
             return total
         budget = min(self.budget or window_tokens, total)
         return max(1, min(total, round(budget * (1 - self.rate))))
-
-    def candidate_tokens(self, kept: int, total: int, default: int) -> int:
-        """How many tokens a first phase leaves to a second, of methods that have two.
-
-        Args:
-            kept: tokens that are kept in the end.
-            total: audio tokens of the recording.
-            default: the method's own number.
-
-        Returns:
-            ``candidates`` for each that is kept or the default; at least ``kept``, at most
-            ``total``.
-
-        >>> PruningOptions(method="speechprune", candidates=1.5).candidate_tokens(300, 2200, 750)
-        450
-        >>> PruningOptions(method="speechprune").candidate_tokens(300, 2200, 750)
-        750
-        """
-        wanted = default if self.candidates is None else round(min(self.candidates * kept, total))
-        return min(total, max(kept, wanted))
-
-
-DEFAULTS = {field.name: field.default for field in fields(PruningOptions)}
-
-
-def unused_options(options: PruningOptions, method: str | None = None) -> list[str]:
-    """Names of the options that are set and that a method does not read.
-
-    Args:
-        options: all of them.
-        method: its name; by default the options' own.
-    """
-    read = METHODS[method or options.method].options
-    return [n for n in sorted(METHOD_OPTIONS - read) if getattr(options, n) != DEFAULTS[n]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,19 +333,16 @@ class GenerationOptions:
         object.__setattr__(self, "stop", tuple(self.stop))
 
 
-class Options(TypedDict, total=False):
+class Options(OwnOptions, total=False):
     """Fields of ``PruningOptions`` and of ``GenerationOptions`` as keyword arguments.
 
     ``seed`` is set in both.
     """
 
-    method: str
+    method: str | MethodOptions
     pruning_rate: float | Literal["auto"]
     budget: int | None
-    candidates: float | None
-    frame_temperature: float | None
-    attention: AttentionForm
-    single_head: bool
+    own: MethodOptions
     seed: int
     positions: Positions
     backend: Backend

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from speechprune_ort.cancel import checkpoint
 from speechprune_ort.errors import DeviceError, OptionError, SpeechPruneError
+from speechprune_ort.methods import load_plugins
 
 __all__ = ["RayWorkers", "Task"]
 
@@ -22,6 +25,11 @@ class Task(Protocol):
     @property
     def uses_cuda(self) -> bool:
         """Whether a worker needs a GPU of its own."""
+        ...
+
+    @property
+    def plugins(self) -> tuple[Path, ...]:
+        """Files to run before it is unpickled: they define what it may hold."""
         ...
 
     def open(self) -> Callable[[int], Any]:
@@ -79,7 +87,8 @@ class RayWorkers:
         ray = self._ray
         actor = ray.remote(num_cpus=1, num_gpus=1 if task.uses_cuda else 0)(_Worker)
         waiting, attempts = list(reversed(items)), dict.fromkeys(items, 0)
-        idle = [actor.remote(task) for _ in range(min(self._workers, len(items)))]
+        packed = ray.cloudpickle.dumps(task)
+        idle = [actor.remote(packed, task.plugins) for _ in range(min(self._workers, len(items)))]
         running: dict[Any, tuple[Any, int]] = {}
         try:
             while waiting or running:
@@ -101,7 +110,7 @@ class RayWorkers:
                             f"({error})."
                         ) from None
                     waiting.append(item)
-                    idle.append(actor.remote(task))
+                    idle.append(actor.remote(packed, task.plugins))
                     continue
                 except ray.exceptions.RayTaskError as error:
                     cause = error.cause
@@ -135,12 +144,14 @@ def _own_signals(ray: Any) -> Iterator[None]:
 class _Worker:
     """An actor's body."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, packed: bytes, plugins: Sequence[Path]) -> None:
         self._do: Callable[[int], Any] | None = None
-        self._task = task
+        self._packed, self._plugins = packed, plugins
 
     def do(self, item: int) -> Any:
         # Opened with the first item: an error of opening then reaches the driver as it is.
         if self._do is None:
-            self._do = self._task.open()
+            load_plugins(self._plugins)
+            task: Task = pickle.loads(self._packed)  # noqa: S301 - the driver's own
+            self._do = task.open()
         return self._do(item)

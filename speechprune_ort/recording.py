@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from speechprune_ort.answer_stream import AnswerStream, answers_together
 from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.errors import OptionError, PromptError, RecordingError, SpeechPruneError
+from speechprune_ort.methods import METHODS
 from speechprune_ort.numbers import whole
 from speechprune_ort.options import GenerationOptions, Options, PruningOptions
 from speechprune_ort.results import Answer, Pruning, Score
@@ -328,12 +329,13 @@ def sort_options(
         check_type(pruning, PruningOptions, "pruning=")
     if generation is not None:
         check_type(generation, GenerationOptions, "generation=")
-    unknown = sorted(set(given) - pruning_names - generation_names)
+    own_names = {name for method in METHODS.values() for name in method.options.names()}
+    unknown = sorted(set(given) - pruning_names - generation_names - own_names)
     if unknown:
-        known = ", ".join(sorted(pruning_names | generation_names))
+        known = ", ".join(sorted(pruning_names | generation_names | own_names))
         raise OptionError(f"There is no option {unknown[0]!r}: the options are {known}.")
     for_generation = {k: v for k, v in given.items() if k in generation_names}
-    for_pruning = {k: v for k, v in given.items() if k in pruning_names}
+    for_pruning = {k: v for k, v in given.items() if k in pruning_names | own_names}
     for kind, options, short in (
         ("pruning", pruning, for_pruning),
         ("generation", generation, for_generation),

@@ -248,7 +248,7 @@ class Answer:
             notes=list(self.notes),
             prompt_tokens=self.prompt_tokens,
             pruning=PruningRecord(
-                options=asdict(pruning.options),
+                options=pruning.options.to_dict(),
                 total=pruning.total,
                 kept=pruning.kept,
                 kept_share=round(pruning.kept_share, 4),

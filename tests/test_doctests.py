@@ -9,6 +9,7 @@ import pkgutil
 import pytest
 
 import speechprune_ort
+from speechprune_ort.methods import METHODS
 
 MODULES = sorted(
     found.name
@@ -36,7 +37,11 @@ WITH_EXAMPLES = {
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name: str) -> None:
-    result = doctest.testmod(importlib.import_module(name))
+    module = importlib.import_module(name)
+    methods = dict(METHODS)
+    result = doctest.testmod(module)
+    METHODS.clear()  # examples register methods of their own
+    METHODS.update(methods)
     assert result.failed == 0
     if name in WITH_EXAMPLES:
         assert result.attempted > 0

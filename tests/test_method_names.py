@@ -23,7 +23,6 @@ OTHER_MEANINGS = {
     ("speechprune_ort/evaluation/plots.py", "random"): "how scikit-learn begins",
     ("speechprune_ort/explain.py", "attention"): "a field of Pruning",
     ("speechprune_ort/explain.py", "similarity"): "a field of Pruning",
-    ("speechprune_ort/options.py", "attention"): "an option",
     ("speechprune_ort/server/chat.py", "none"): "OpenAI's word for no tool",
     ("speechprune_ort/server/chat.py", "speechprune"): "this package, in answers",
 }

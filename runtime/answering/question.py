@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
 from speechprune_ort.runtime.answering.sampling import log_probability
 from speechprune_ort.runtime.answering.scheduler import Reading, Scheduler
 from speechprune_ort.runtime.choosing.backends import open_backend
-from speechprune_ort.runtime.choosing.methods import METHODS, Selection
+from speechprune_ort.runtime.choosing.methods import MethodOptions, Selection
 from speechprune_ort.runtime.choosing.selection import select
 from speechprune_ort.runtime.hearing.embeddings import HostEmbeds
 from speechprune_ort.runtime.hearing.heard import Heard
@@ -88,11 +88,9 @@ class Question:
         self._engine, self._prompt, self._heard = engine, prompt, heard
         self._new_tokens, self._timings = new_tokens, timings
         options, self.picked = self._rated(options)
-        temperature = options.frame_temperature
-        if temperature is None and "frame_temperature" in METHODS[options.method].options:
-            temperature = engine.manifest.frame_temperature
         self._backend = open_backend(engine, options.backend)
-        self.options = replace(options, frame_temperature=temperature, backend=self._backend.name)
+        own = settled(options.own, {"frame_temperature": engine.manifest.frame_temperature})
+        self.options = replace(options, own=own, backend=self._backend.name)
         with timings.measure("embed"):
             rows = embed_ids(engine, prompt.ids)
         first = len(prompt.before)
@@ -130,7 +128,7 @@ class Question:
         if not self._heard.tokens:
             return Selection(np.zeros(0, np.int64))
         manifest = self._engine.manifest
-        scorer = self._backend.scorer(self._heard.audio, self._query, self.options.attention)
+        scorer = self._backend.scorer(self._heard.audio, self._query)
         with numpy_threads(self._engine.threads):
             return select(
                 self.options,
@@ -355,3 +353,9 @@ def _cure(pruning: PruningOptions, kept: int, excess: int, tokens_per_second: fl
     if kept > excess:
         return f"lower the budget or max_new_tokens by {excess}, or raise the pruning rate"
     return "lower max_new_tokens, or ask a shorter question"
+
+
+def settled(own: MethodOptions, defaults: Mapping[str, Any]) -> MethodOptions:
+    """Options of a method, where it leaves one open that the bundle has a value for."""
+    open_ones = {n: v for n, v in defaults.items() if getattr(own, n, v) is None}
+    return replace(own, **open_ones) if open_ones else own

@@ -41,13 +41,12 @@ class PromptBackend(Protocol):
         """By which it is asked for."""
         ...
 
-    def scorer(self, audio: AudioEmbeds, text: NDArray[Any], form: AttentionForm) -> Scorer:
+    def scorer(self, audio: AudioEmbeds, text: NDArray[Any]) -> Scorer:
         """Scores of a recording's tokens for a question.
 
         Args:
             audio: embeddings of the recording.
             text: (query, hidden) embeddings of the question's own tokens.
-            form: of phase 2's projections.
         """
         ...
 
@@ -78,10 +77,12 @@ class NumpyBackend:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def scorer(self, audio: AudioEmbeds, text: NDArray[Any], form: AttentionForm) -> Scorer:
+    def scorer(self, audio: AudioEmbeds, text: NDArray[Any]) -> Scorer:
         """See ``PromptBackend``."""
 
-        def project(part: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        def project(
+            part: NDArray[Any], form: AttentionForm
+        ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
             session = self._engine.session(PROJECTIONS[form])
             query, key = session.run(["query", "key"], {"audio_embeds": part})
             return query, key
@@ -112,12 +113,12 @@ class OrtBackend:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def scorer(self, audio: AudioEmbeds, text: NDArray[Any], form: AttentionForm) -> Scorer:
+    def scorer(self, audio: AudioEmbeds, text: NDArray[Any]) -> Scorer:
         """See ``PromptBackend``."""
         engine, dims = self._engine, self._engine.manifest.dimensions
-        names = (SIMILARITY, PROJECTIONS[form], RECEIVED_ATTENTION, ASSEMBLE)
+        names = (SIMILARITY, RECEIVED_ATTENTION, ASSEMBLE)
         sizes = (dims.heads, dims.kv_heads, dims.head_dim)
-        return OrtScorer(engine.session, names, audio, text, sizes, engine.device)
+        return OrtScorer(engine.session, names, PROJECTIONS, audio, text, sizes, engine.device)
 
     def lay_out(
         self,

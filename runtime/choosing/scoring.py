@@ -7,7 +7,7 @@ host.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from speechprune_ort.cancel import checkpoint
+from speechprune_ort.choices import AttentionForm
 from speechprune_ort.errors import OptionError
 from speechprune_ort.runtime.choosing.pruning import (
     ROWS_AT_ONCE,
@@ -33,8 +34,10 @@ from speechprune_ort.runtime.ort.threads import numpy_threads
 
 __all__ = ["NumpyScorer", "OrtScorer", "Projection", "Scorer", "assemble"]
 
-Projection = Callable[[NDArray[Any]], tuple[NDArray[np.float32], NDArray[np.float32]]]
-"""(tokens, hidden) to Q' (tokens, heads, head_dim) and K' (tokens, kv_heads, head_dim)."""
+Projection = Callable[
+    [NDArray[Any], AttentionForm], tuple[NDArray[np.float32], NDArray[np.float32]]
+]
+"""(tokens, hidden), form: to Q' (tokens, heads, head_dim) and K' (tokens, kv_heads, head_dim)."""
 
 Scores = NDArray[np.float32]
 
@@ -71,8 +74,16 @@ class Scorer(Protocol):
         """Cosine of every token to the mean of all tokens' unit vectors, (tokens,)."""
         ...
 
-    def attention(self, candidates: NDArray[np.int64], single_head: bool) -> Scores:
-        """Phase 2 score of each candidate among them, (candidates,)."""
+    def attention(
+        self, candidates: NDArray[np.int64], form: AttentionForm, single_head: bool
+    ) -> Scores:
+        """Phase 2 score of each candidate among them, (candidates,).
+
+        Args:
+            candidates: indices of tokens.
+            form: of the first layer's projections.
+            single_head: over the whole width instead of head by head.
+        """
         ...
 
 
@@ -142,9 +153,11 @@ class NumpyScorer(_Scored):
         with numpy_threads(1):
             return np.concatenate([cosine_matrix(b, self._text) for b in self._audio.blocks()])
 
-    def attention(self, candidates: NDArray[np.int64], single_head: bool) -> Scores:
+    def attention(
+        self, candidates: NDArray[np.int64], form: AttentionForm, single_head: bool
+    ) -> Scores:
         """See ``Scorer``."""
-        query, key = self._project(self._audio.take(candidates))
+        query, key = self._project(self._audio.take(candidates), form)
         with numpy_threads(1) if len(candidates) < THREADS_FROM else nullcontext():
             return received_attention(query, key, single_head=single_head)
 
@@ -154,7 +167,8 @@ class OrtScorer(_Scored):
 
     Args:
         session: opens a graph by name.
-        names: of the graphs: similarity, projection, received attention, assemble.
+        names: of the graphs: similarity, received attention, assemble.
+        projections: names of the graphs that project, by the form that they give.
         audio: audio embeddings.
         text: (query, hidden) embeddings of the question's own tokens, on the host.
         sizes: (heads, kv_heads, head_dim).
@@ -164,7 +178,8 @@ class OrtScorer(_Scored):
     def __init__(
         self,
         session: Callable[[str], ort.InferenceSession],
-        names: tuple[str, str, str, str],
+        names: tuple[str, str, str],
+        projections: Mapping[AttentionForm, str],
         audio: AudioEmbeds,
         text: NDArray[Any],
         sizes: tuple[int, int, int],
@@ -172,7 +187,8 @@ class OrtScorer(_Scored):
     ) -> None:
         super().__init__(audio, text)
         self._session = session
-        self._similarity, self._projection, self._received, self._assemble = names
+        self._similarity, self._received, self._assemble = names
+        self._projections = projections
         self._sizes, self._device = sizes, device
 
     def similarity(self) -> Scores:
@@ -211,7 +227,9 @@ class OrtScorer(_Scored):
         for block in self._audio.blocks():
             yield DeviceEmbeds.of(block, self._device)
 
-    def attention(self, candidates: NDArray[np.int64], single_head: bool) -> Scores:
+    def attention(
+        self, candidates: NDArray[np.int64], form: AttentionForm, single_head: bool
+    ) -> Scores:
         """See ``Scorer``.
 
         Raises:
@@ -230,7 +248,7 @@ class OrtScorer(_Scored):
         )
         query = device.empty((count, heads, head_dim), np.float32)
         key = device.empty((count, kv_heads, head_dim), np.float32)
-        session = self._session(self._projection)
+        session = self._session(self._projections[form])
         binding = session.io_binding()
         _bind(binding.bind_input, "audio_embeds", rows, self._audio.dtype, (count, rows.shape()[2]),
               device)  # fmt: skip

@@ -61,7 +61,8 @@ def select(
             "encoder_attention=True."
         )
     request = Request(
-        options=options,
+        own=options.own,
+        seed=options.seed,
         scorer=scorer,
         n_keep=options.kept_tokens(tokens, window_tokens),
         budget=min(options.budget or window_tokens, tokens),
@@ -82,7 +83,7 @@ def _is_ours(select: Select) -> bool:
     return getattr(select, "__module__", "").startswith("speechprune_ort.runtime.")
 
 
-def _checked(name: str, request: Request, given: object) -> Selection:
+def _checked(name: str, request: Request[Any], given: object) -> Selection:
     """What a method gave, refused where it must not: it may be the user's own."""
     if not isinstance(given, Selection):
         raise _wrong(name, f"gave {_kind(given)}", "it must return a Selection")

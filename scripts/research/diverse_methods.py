@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from speechprune_ort.cancel import checkpoint
 from speechprune_ort.errors import OptionError
-from speechprune_ort.methods import Request, Selection, method
+from speechprune_ort.methods import MethodOptions, Request, Selection, method
 from speechprune_ort.runtime.choosing.pruning import lengths, unit_rows
 
 NOTHING = 1e-6  # of the largest squared length: a token that adds less adds rounding errors
@@ -159,7 +159,7 @@ def runs_of_at_least(
 
 
 @method("cdpruner", summary="tokens like the question that differ from each other (2506.10967)")
-def cdpruner(request: Request) -> Selection:
+def cdpruner(request: Request[MethodOptions]) -> Selection:
     """The greedy maximum, conditioned on the question."""
     relevance = stretched(request.scorer.similarity())
     return Selection(keep_diverse(request.embeds, relevance, request.n_keep))
@@ -167,7 +167,7 @@ def cdpruner(request: Request) -> Selection:
 
 @method("sa-map", summary="runs of neighbours merged, of these the attended and different",
         encoder_attention=True)  # fmt: skip
-def sa_map(request: Request) -> Selection:
+def sa_map(request: Request[MethodOptions]) -> Selection:
     """Merging, then the greedy maximum; it asks no question."""
     attention = request.encoder_attention
     if attention is None:

@@ -31,6 +31,7 @@ from speechprune_ort.cli.options import (
     MaxDecodedMb,
     MaxSeconds,
     MaxStreamMb,
+    MethodOption,
     Plugins,
     ProviderOption,
     SilenceDbfs,
@@ -38,6 +39,7 @@ from speechprune_ort.cli.options import (
     Threads,
     Workers,
     load_plugins,
+    own_options,
     provider_options,
 )
 from speechprune_ort.cli.progress import Bar
@@ -165,8 +167,9 @@ def evaluate(
         ),
     ] = None,
     frame_temperature: FrameTemperature = None,
-    attention: Attention = "binarized",
+    attention: Attention = None,
     single_head: SingleHead = False,
+    method_option: MethodOption = None,
     positions: KeptPositions = "renumbered",
     channel: Channel = None,
     max_seconds: MaxSeconds = HEARD.max_seconds,
@@ -220,13 +223,12 @@ def evaluate(
         perturbations.append(Perturbation("speed", factor))
     if telephone:
         perturbations.append(Perturbation("telephone"))
-    base = PruningOptions(
-        method=PAPER_METHOD,  # it reads every option; of the others each takes its own
-        budget=budget,
+    base = PruningOptions(budget=budget, positions=positions)
+    own = own_options(
+        method_option,
         frame_temperature=frame_temperature,
         attention=attention,
         single_head=single_head,
-        positions=positions,
     )
     settings = settings_of(
         _methods(methods, "--methods"),
@@ -234,6 +236,7 @@ def evaluate(
         [int(value) for value in _numbers("--seeds", seeds, int)],
         base,
         _numbers("--candidates", candidates, float) if candidates else (),
+        own,
     )
     heard = AudioOptions(
         channel=channel,

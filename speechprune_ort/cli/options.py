@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -35,6 +36,7 @@ __all__ = [
     "MemoryBudgetMb",
     "MemoryTargetMb",
     "Method",
+    "MethodOption",
     "Plugins",
     "ProviderOption",
     "PruningRate",
@@ -47,6 +49,7 @@ __all__ = [
     "TopP",
     "Workers",
     "load_plugins",
+    "own_options",
     "provider_options",
     "pruning_rate_of",
 ]
@@ -156,9 +159,10 @@ FrameTemperature = Annotated[
     ),
 ]
 Attention = Annotated[
-    AttentionForm,
+    AttentionForm | None,
     typer.Option(
-        help="Projections that phase 2 takes: their signs, or their own values.",
+        help="Projections that phase 2 takes: their signs (binarized, the default), or their own "
+        "values (float).",
         rich_help_panel=KEEPING,
     ),
 ]
@@ -167,6 +171,14 @@ SingleHead = Annotated[
     typer.Option(
         "--single-head",
         help="Compute phase 2 over the whole width instead of head by head.",
+        rich_help_panel=KEEPING,
+    ),
+]
+MethodOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="Option of the method itself, such as one of a plugin; may be repeated.",
         rich_help_panel=KEEPING,
     ),
 ]
@@ -335,3 +347,35 @@ def provider_options(pairs: list[str] | None) -> dict[str, str] | None:
             raise OptionError(f"--provider-option takes KEY=VALUE, not {pair!r}.")
         options[key] = value
     return options or None
+
+
+def own_options(pairs: list[str] | None, **flags: Any) -> dict[str, Any]:
+    """Options of methods themselves, by name.
+
+    Args:
+        pairs: ``NAME=VALUE``; a value is a number, True, False, None, or else a text.
+        **flags: those that have an option of their own on the command line; None and False are
+            not set.
+
+    Raises:
+        OptionError: a pair is not of this form, or an option is given twice.
+
+    >>> own_options(["step=3", "how=best"], candidates=2.0, single_head=False)
+    {'candidates': 2.0, 'step': 3, 'how': 'best'}
+    """
+    found = {
+        name: value for name, value in flags.items() if value is not None and value is not False
+    }
+    for pair in pairs or ():
+        name, sign, text = pair.partition("=")
+        if not sign or not name:
+            raise OptionError(f"--method-option takes NAME=VALUE, not {pair!a}.")
+        if name in found:
+            raise OptionError(f"The method's option {name} is given twice: give it once.")
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            value = text
+        plain = value is None or isinstance(value, (bool, int, float, str))
+        found[name] = value if plain else text
+    return found

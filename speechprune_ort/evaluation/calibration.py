@@ -93,7 +93,7 @@ def calibrate(
         rows = evaluate(plan, Path(folder), LocalExecutor(), progress)
     lines = summarize(rows, settings, ()).subsets["clean"][0].settings
     found = {line.name: line.accuracy.mean for line in lines}
-    balances = {s.name: s.options.candidates for s in settings}
+    balances = {s.name: s.candidates for s in settings}
     best = max(found, key=lambda name: found[name])
     digest = Manifest.read(bundle).digest
     return Calibration(

@@ -94,9 +94,9 @@ class Plan:
         """Options of pruning that a setting's name does not say."""
         found = []
         for setting in self.settings:
-            options = asdict(setting.options)
+            options = setting.options.to_dict()
             for name in CHOSEN_PER_SETTING:
-                del options[name]
+                options.pop(name, None)
             if options not in found:
                 found.append(options)
         return found

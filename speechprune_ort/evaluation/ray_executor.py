@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from speechprune_ort.evaluation.executor import Judged
@@ -42,6 +43,10 @@ class _Rows:
     @property
     def uses_cuda(self) -> bool:
         return self._plan.device == "cuda"
+
+    @property
+    def plugins(self) -> tuple[Path, ...]:
+        return self._plan.plugins
 
     def open(self) -> Any:
         judge = Judge(self._plan)

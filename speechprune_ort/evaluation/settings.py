@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.errors import OptionError
-from speechprune_ort.methods import METHODS
-from speechprune_ort.options import PruningOptions, unused_options
+from speechprune_ort.methods import METHODS, TwoPhases
+from speechprune_ort.options import PruningOptions, own_options
 from speechprune_ort.runtime.choosing.methods.baselines import BEGINNING
 
 __all__ = ["ORIGINAL", "Setting", "settings_of"]
@@ -29,10 +30,16 @@ class Setting:
     @property
     def name(self) -> str:
         """``speechprune@0.2``, with candidates ``speechprune@0.2x3``; of every token ``none``."""
-        method, rate, candidates = self.options.method, self.options.rate, self.options.candidates
+        method, rate, candidates = self.options.method, self.options.rate, self.candidates
         if method == EVERY_TOKEN:
             return method
         return f"{method}@{rate:g}" + ("" if candidates is None else f"x{candidates:g}")
+
+    @property
+    def candidates(self) -> float | None:
+        """As in ``TwoPhases``; None also of methods that have one phase."""
+        own = self.options.own
+        return own.candidates if isinstance(own, TwoPhases) else None
 
     def with_seed(self, seed: int) -> PruningOptions:
         """Its options for one seed."""
@@ -49,6 +56,7 @@ def settings_of(
     seeds: Sequence[int],
     base: PruningOptions | None = None,
     candidates: Sequence[float] = (),
+    own: Mapping[str, Any] | None = None,
 ) -> list[Setting]:
     """Every method at every rate; ``none`` once, and the Original always.
 
@@ -56,11 +64,12 @@ def settings_of(
         methods: as in ``PruningOptions``.
         rates: pruning rates.
         seeds: for methods in which chance decides.
-        base: everything else; the paper's by default. A method takes of it what it reads.
-        candidates: for methods of two phases, as in ``PruningOptions``; none: their own.
+        base: everything that all methods have; the paper's by default.
+        candidates: for methods of two phases, as in ``TwoPhases``; none: their own.
+        own: options that single methods have, by name; each method takes those that it has.
 
     Raises:
-        OptionError: nothing to compare, a value is out of range, or no method reads an option.
+        OptionError: nothing to compare, a value is out of range, or no method has an option.
 
     >>> [s.name for s in settings_of(["none", "speechprune"], [0.2, 0.4], [0])]
     ['none', 'truncate@0', 'speechprune@0.2', 'speechprune@0.4']
@@ -70,13 +79,15 @@ def settings_of(
     if not methods or not rates or not seeds:
         raise OptionError("Give at least one method, one pruning rate and one seed.")
     base = base or PruningOptions()
-    unread = set.intersection(*(set(unused_options(base, method)) for method in methods))
-    if unread:
-        name = min(unread)
-        users = ", ".join(m.name for m in METHODS.values() if name in m.options)
-        raise OptionError(
-            f"None of the methods reads {name}: leave it out, or add a method that does ({users})."
-        )
+    own = own or {}
+    have = {
+        name for method in methods if method in METHODS for name in METHODS[method].options.names()
+    }
+    if unread := sorted(set(own) - have):
+        name = unread[0]
+        users = ", ".join(m.name for m in METHODS.values() if name in m.options.names())
+        cure = f", or add a method that does ({users})" if users else ""
+        raise OptionError(f"None of the methods reads {name}: leave it out{cure}.")
     found: dict[str, Setting] = {}
     if EVERY_TOKEN in methods:
         found[EVERY_TOKEN] = Setting(base.for_method(EVERY_TOKEN))
@@ -88,8 +99,13 @@ def settings_of(
                 continue
             used = tuple(seeds) if METHODS[method].random else (0,)
             chosen = base.for_method(method, pruning_rate=rate, seed=used[0])
+            names = METHODS[method].options.names()
+            its_own = {name: value for name, value in own.items() if name in names}
             balances = (candidates if METHODS[method].two_phases else ()) or (None,)
             for balance in balances:
-                setting = Setting(replace(chosen, candidates=balance), used)
+                if balance is not None:
+                    its_own["candidates"] = balance
+                chosen = replace(chosen, own=own_options(method, its_own))
+                setting = Setting(chosen, used)
                 found[setting.name] = setting
     return list(found.values())

@@ -187,7 +187,7 @@ class Operations:
         encoder = windows * self._encoder(dims.window_tokens)
         encoder += self._encoder(rest) if rest else 0
         work = Work(
-            options=pruning,
+            own=pruning.own,
             tokens=tokens,
             kept=condition.kept,
             budget=pruning.budget or dims.window_tokens,

@@ -18,6 +18,7 @@ import msgspec
 
 from speechprune_ort.errors import OptionError
 from speechprune_ort.explain.page import view_of
+from speechprune_ort.methods import METHODS
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.results import Answer
 from speechprune_ort.server.options import ServeOptions
@@ -221,14 +222,15 @@ def _parts(messages: list[Message]) -> tuple[str, bytes | None, str | None]:
 
 
 def _pruning(given: Mapping[str, Any], default: PruningOptions) -> PruningOptions:
-    known = {field.name for field in fields(PruningOptions)}
+    known = {field.name for field in fields(PruningOptions)} - {"own"}
+    known |= {name for method in METHODS.values() for name in method.options.names()}
     unknown = sorted(given.keys() - known)
     if unknown:
         raise RequestError(
             400, f"speechprune has no option {unknown[0]!a}: it takes {', '.join(sorted(known))}."
         )
     try:
-        return replace(default, **given)
+        return replace(default.for_method(given.get("method", default.method)), **given)
     except (TypeError, ValueError) as error:
         if isinstance(error, OptionError):
             raise

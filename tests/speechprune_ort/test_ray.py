@@ -25,6 +25,7 @@ from speechprune_ort.evaluation.plan import Plan
 from speechprune_ort.evaluation.run import evaluate
 from speechprune_ort.evaluation.samples import read_samples
 from speechprune_ort.evaluation.settings import settings_of
+from speechprune_ort.methods import METHODS, load_plugins
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.ray_workers import RayWorkers
 
@@ -80,6 +81,7 @@ class Fragile:
     """Items that kill their worker the first time they are done, or each time."""
 
     uses_cuda = False
+    plugins: tuple[Path, ...] = ()
 
     def __init__(self, folder: Path, always: bool = False) -> None:
         self.folder, self.always = folder, always
@@ -97,9 +99,46 @@ class Fragile:
 
 class Wrong:
     uses_cuda = False
+    plugins: tuple[Path, ...] = ()
 
     def open(self) -> Any:
         raise DataError("Nothing is here.")
+
+
+PLUGIN = """
+from dataclasses import dataclass
+import numpy as np
+from speechprune_ort.methods import MethodOptions, Selection, method
+
+@dataclass(frozen=True)
+class Strided(MethodOptions):
+    step: int = 2
+
+@method("strided", summary="every n-th token", options=Strided)
+def strided(request):
+    order = np.argsort(np.arange(request.tokens) % request.own.step, kind="stable")
+    return Selection(np.sort(order[: request.n_keep]))
+"""
+
+
+def test_options_of_a_plugin_reach_the_workers(
+    workers: RayWorkers, bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    from speechprune_ort.evaluation.ray_executor import RayExecutor
+
+    plugin = tmp_path / "strided.py"
+    plugin.write_text(PLUGIN, encoding="utf-8")
+    load_plugins([plugin])
+    try:
+        samples = tuple(read_samples(data))
+        settings = tuple(settings_of(["strided"], [0.4], [0], own={"step": 3}))
+        plan = Plan(bundle, samples, settings, controls=False, device="cpu", threads=1,
+                    plugins=(plugin,))  # fmt: skip
+        rows = evaluate(plan, tmp_path / "ray", RayExecutor(None, 2))
+        assert rows == evaluate(plan, tmp_path / "local", LocalExecutor())
+        assert settings[-1].options.to_dict()["step"] == 3
+    finally:
+        del METHODS["strided"]
 
 
 def test_a_killed_worker_costs_its_item_nothing(workers: RayWorkers, tmp_path: Path) -> None:
@@ -117,6 +156,7 @@ class Long:
     """Tells the process that it is in, and stays there."""
 
     uses_cuda = False
+    plugins: tuple[Path, ...] = ()
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -9,23 +9,25 @@ from speechprune_ort.runtime.choosing.methods import (
     speechprune,
 )
 from speechprune_ort.runtime.choosing.methods.base import (
-    METHOD_OPTIONS,
     METHODS,
     Method,
+    MethodOptions,
     Request,
     ScoreName,
     Selection,
+    TwoPhases,
     Work,
     method,
 )
 
 __all__ = [
     "METHODS",
-    "METHOD_OPTIONS",
     "Method",
+    "MethodOptions",
     "Request",
     "ScoreName",
     "Selection",
+    "TwoPhases",
     "Work",
     "baselines",
     "coverage",

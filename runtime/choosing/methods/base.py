@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from speechprune_ort.choices import AttentionForm
 from speechprune_ort.errors import OptionError
+from speechprune_ort.numbers import check_number, take_plain
 from speechprune_ort.runtime.choosing.pruning import keep_by_attention, keep_by_similarity
 
 if TYPE_CHECKING:  # methods are known where ONNX Runtime is not installed
@@ -18,13 +21,13 @@ if TYPE_CHECKING:  # methods are known where ONNX Runtime is not installed
 
 __all__ = [
     "METHODS",
-    "METHOD_OPTIONS",
-    "Chosen",
     "Measure",
     "Method",
+    "MethodOptions",
     "Request",
     "ScoreName",
     "Selection",
+    "TwoPhases",
     "Work",
     "method",
     "untimed",
@@ -41,27 +44,78 @@ def untimed(_: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-class Chosen(Protocol):
-    """What methods read of the caller's ``PruningOptions``."""
+@dataclass(frozen=True)
+class MethodOptions:
+    """Options of a method: none. Those of a method that has some are a frozen dataclass beside it.
 
-    @property
-    def frame_temperature(self) -> float | None:
-        """Of the softmax over one-second frames; None is the paper's."""
-        ...
+    Fields have defaults; what they may hold is checked in ``check``.
 
-    @property
-    def single_head(self) -> bool:
-        """Whether phase 2 takes the whole width at once."""
-        ...
+    Raises:
+        OptionError: a value is out of range.
+    """
 
-    @property
-    def seed(self) -> int:
-        """Of methods in which chance decides."""
-        ...
+    def __post_init__(self) -> None:
+        take_plain(self)
+        self.check()
+
+    def check(self) -> None:
+        """Refuse values that are out of range.
+
+        Raises:
+            OptionError: one is.
+        """
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Of the options, in order.
+
+        >>> TwoPhases.names()
+        ('candidates',)
+        """
+        return tuple(field.name for field in fields(cls))
+
+
+@dataclass(frozen=True)
+class TwoPhases(MethodOptions):
+    """The balance of two phases.
+
+    Attributes:
+        candidates: tokens that the first phase leaves to the second for each one that is kept, at
+            least 1. 1 is the first phase alone; as many as there are the second. None takes the
+            method's own number.
+    """
+
+    candidates: float | None = None
+
+    def check(self) -> None:
+        """See ``MethodOptions``."""
+        super().check()
+        if self.candidates is not None:
+            ok = isinstance(self.candidates, (int, float)) and 1 <= self.candidates < math.inf
+            check_number("candidates", self.candidates, ok, "at least 1 and finite")
 
     def candidate_tokens(self, kept: int, total: int, default: int) -> int:
-        """How many tokens a first phase leaves to a second."""
-        ...
+        """How many tokens the first phase leaves to the second.
+
+        Args:
+            kept: tokens that are kept in the end.
+            total: audio tokens of the recording.
+            default: the method's own number.
+
+        Returns:
+            ``candidates`` for each that is kept or the default; at least ``kept``, at most
+            ``total``.
+
+        >>> TwoPhases(candidates=1.5).candidate_tokens(300, 2200, 750)
+        450
+        >>> TwoPhases().candidate_tokens(300, 2200, 750)
+        750
+        """
+        wanted = default if self.candidates is None else round(min(self.candidates * kept, total))
+        return min(total, max(kept, wanted))
+
+
+Own = TypeVar("Own", bound=MethodOptions)
 
 
 @dataclass(frozen=True)
@@ -84,11 +138,12 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Generic[Own]):
     """What a method is given.
 
     Attributes:
-        options: as the caller set them.
+        own: the method's own options, as the caller set them.
+        seed: of methods in which chance decides.
         scorer: scores tokens, wherever the embeddings lie.
         n_keep: tokens to keep, at least 1 and at most ``tokens``.
         budget: tokens that phase 1 leaves to phase 2, at least ``n_keep``.
@@ -98,7 +153,8 @@ class Request:
         measure: times ``phase_1`` and ``phase_2``.
     """
 
-    options: Chosen
+    own: Own
+    seed: int
     scorer: Scorer
     n_keep: int
     budget: int
@@ -121,26 +177,33 @@ class Request:
         """Embeddings (query, hidden) of the question's own tokens, on the host."""
         return self.scorer.text
 
-    def candidates(self, default: int) -> int:
-        """Tokens that a first phase leaves to a second: at least those kept, at most all.
+    def by_similarity(self, n_keep: int, temperature: float = PAPER_TEMPERATURE) -> Selection:
+        """SpeechPrune's phase 1 over all tokens, eq. 3-8.
 
         Args:
-            default: where the options do not say.
+            n_keep: tokens to keep.
+            temperature: of the softmax over frames, eq. 6.
         """
-        return self.options.candidate_tokens(self.n_keep, self.tokens, default)
-
-    def by_similarity(self, n_keep: int) -> Selection:
-        """Phase 1 over all tokens."""
-        temperature = self.options.frame_temperature or PAPER_TEMPERATURE
         with self.measure("phase_1"):
             scores = self.scorer.similarity()
             kept = keep_by_similarity(scores, n_keep, self.frame_tokens, temperature)
         return Selection(kept, similarity=scores)
 
-    def by_attention(self, candidates: NDArray[np.int64]) -> Selection:
-        """Phase 2 among ``candidates``."""
+    def by_attention(
+        self,
+        candidates: NDArray[np.int64],
+        form: AttentionForm = "binarized",
+        single_head: bool = False,
+    ) -> Selection:
+        """SpeechPrune's phase 2 among ``candidates``, eq. 9-12.
+
+        Args:
+            candidates: tokens that are left to it.
+            form: of the first layer's projections.
+            single_head: over the whole width instead of head by head.
+        """
         with self.measure("phase_2"):
-            scores = self.scorer.attention(candidates, self.options.single_head)
+            scores = self.scorer.attention(candidates, form, single_head)
             if len(scores) != len(candidates):
                 raise OptionError(
                     f"project gave {len(scores)} tokens for {len(candidates)}: "
@@ -150,15 +213,15 @@ class Request:
         return Selection(candidates[kept], attention=scores, candidates=candidates)
 
 
-Select = Callable[[Request], Selection]
+Select = Callable[[Request[Any]], Selection]
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+@dataclass(frozen=True)
+class Work(Generic[Own]):
     """Sizes of a choice, to count its operations.
 
     Attributes:
-        options: as the caller set them.
+        own: the method's own options, as the caller set them.
         tokens: audio tokens of the recording.
         kept: of them that are kept.
         budget: tokens that phase 1 leaves to phase 2, where the options do not say.
@@ -169,7 +232,7 @@ class Work:
         projection: operations of the first layer's query and key projections, by tokens.
     """
 
-    options: Chosen
+    own: Own
     tokens: int
     kept: int
     budget: int
@@ -180,22 +243,22 @@ class Work:
     projection: Callable[[int], int]
 
 
-Operations = Callable[[Work], Mapping[str, int]]
+Operations = Callable[[Work[Any]], Mapping[str, int]]
 """Counts floating point operations by the names that a method measures its work under, two a
 multiplication and addition."""
 
 
-def no_operations(_: Work) -> Mapping[str, int]:
+def no_operations(_: Work[Any]) -> Mapping[str, int]:
     """Counts nothing: of methods that multiply nothing."""
     return {}
 
 
-def products_with_text(work: Work) -> Mapping[str, int]:
+def products_with_text(work: Work[Any]) -> Mapping[str, int]:
     """Of ``Request.by_similarity``: a product and a norm of each token."""
     return {"phase_1": 4 * work.tokens * work.hidden}
 
 
-def products_of_pairs(work: Work, candidates: int) -> Mapping[str, int]:
+def products_of_pairs(work: Work[Any], candidates: int) -> Mapping[str, int]:
     """Of ``Request.by_attention``: projections, and the products of all queries with all keys."""
     if work.kept >= candidates:  # there is nothing to choose
         return {}
@@ -229,7 +292,7 @@ class Method:
         summary: what it keeps, in a few words.
         source: paper, or empty.
         encoder_attention: whether requests must have it.
-        options: of ``METHOD_OPTIONS`` those that it reads; others are refused.
+        options: class of its own options.
         scores: how its ``similarity`` and its ``attention`` are called.
         random: whether it draws by ``seed``, so that results are averaged over several.
         operations: counts those of a choice.
@@ -240,7 +303,7 @@ class Method:
     summary: str
     source: str = ""
     encoder_attention: bool = False
-    options: frozenset[str] = frozenset()
+    options: type[MethodOptions] = MethodOptions
     scores: tuple[ScoreName, ScoreName] = (FIRST, SECOND)
     random: bool = False
     operations: Operations = no_operations
@@ -248,11 +311,7 @@ class Method:
     @property
     def two_phases(self) -> bool:
         """Whether the balance of its phases can be chosen."""
-        return "candidates" in self.options
-
-
-METHOD_OPTIONS = frozenset({"candidates", "frame_temperature", "attention", "single_head"})
-"""Fields of ``PruningOptions`` that some methods read and others do not."""
+        return issubclass(self.options, TwoPhases)
 
 
 def _named(select: Select) -> str:
@@ -270,7 +329,7 @@ def method(
     summary: str,
     source: str = "",
     encoder_attention: bool = False,
-    options: Collection[str] = (),
+    options: type[MethodOptions] = MethodOptions,
     scores: tuple[ScoreName, ScoreName] = (FIRST, SECOND),
     random: bool = False,
     operations: Operations = no_operations,
@@ -282,23 +341,22 @@ def method(
         summary: what it keeps, in a few words.
         source: the paper that it is from.
         encoder_attention: it reads ``request.encoder_attention``.
-        options: that it reads, of ``METHOD_OPTIONS``: ``candidates`` where it calls
-            ``request.candidates``, ``frame_temperature`` where it calls ``request.by_similarity``,
-            ``attention`` and ``single_head`` where it calls ``request.by_attention``.
+        options: class of its own options, which it finds in ``request.own``.
         scores: how its ``similarity`` and its ``attention`` are called.
-        random: it draws by ``request.options.seed``.
+        random: it draws by ``request.seed``.
         operations: counts those of a choice, for profiles.
 
     Raises:
-        OptionError: another function has that name, or there is no such option.
+        OptionError: another function has that name, or ``options`` is no class of options.
     """
     if not isinstance(name, str) or not name:
         raise OptionError(f"A method's name must be a text, not {name!r}.")
-    unknown = sorted(set(options) - METHOD_OPTIONS)
-    if unknown:
+    if not (
+        isinstance(options, type) and issubclass(options, MethodOptions) and is_dataclass(options)
+    ):
         raise OptionError(
-            f"The method {name!r} reads {unknown[0]!r}, which is none of "
-            f"{', '.join(sorted(METHOD_OPTIONS))}."
+            f"The options of the method {name!r} must be a frozen dataclass that inherits from "
+            f"MethodOptions, not {options!a:.80}."
         )
 
     def register(select: Select) -> Select:
@@ -312,7 +370,7 @@ def method(
             summary,
             source,
             encoder_attention,
-            frozenset(options),
+            options,
             scores,
             random,
             operations,

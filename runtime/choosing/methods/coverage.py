@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from speechprune_ort.errors import OptionError
 from speechprune_ort.runtime.choosing.methods.base import (
     SECOND,
+    MethodOptions,
     Request,
     ScoreName,
     Selection,
@@ -103,14 +104,14 @@ def coverage_scores(cosines: NDArray[Any], width: int) -> NDArray[np.float32]:
 SPOKEN = ScoreName("words of the question spoken around it, in standard deviations")
 
 
-def coverage_operations(work: Work) -> Mapping[str, int]:
+def coverage_operations(work: Work[Any]) -> Mapping[str, int]:
     """A norm of each token, and its product with each token of the question."""
     return {"phase_1": 2 * work.tokens * work.hidden * (work.words + 1)}
 
 
 @method("coverage", summary="passages of 10 s in which the most words of the question are spoken",
         scores=(SPOKEN, SECOND), operations=coverage_operations)  # fmt: skip
-def coverage(request: Request) -> Selection:
+def coverage(request: Request[MethodOptions]) -> Selection:
     """The best seconds by ``coverage_scores``."""
     frame = request.frame_tokens
     with request.measure("phase_1"):

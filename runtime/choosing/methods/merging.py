@@ -20,7 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort.errors import OptionError
-from speechprune_ort.runtime.choosing.methods.base import Request, Selection, Work, method
+from speechprune_ort.runtime.choosing.methods.base import (
+    MethodOptions,
+    Request,
+    Selection,
+    Work,
+    method,
+)
 from speechprune_ort.runtime.choosing.pruning import ROWS_AT_ONCE, unit_rows
 
 __all__ = ["affinity_pooling", "fastadasp", "merged", "neighbour_cosines", "starts_of_groups"]
@@ -88,21 +94,21 @@ def merged(
     return means.astype(embeds.dtype)
 
 
-def _merge(request: Request, weights: NDArray[np.float32]) -> Selection:
+def _merge(request: Request[MethodOptions], weights: NDArray[np.float32]) -> Selection:
     with request.measure("phase_1"):
         embeds = request.embeds
         starts = starts_of_groups(neighbour_cosines(embeds), request.n_keep)
         return Selection(starts, embeds=merged(embeds, starts, weights))
 
 
-def merging_operations(work: Work) -> Mapping[str, int]:
+def merging_operations(work: Work[Any]) -> Mapping[str, int]:
     """A norm of each token, a product with its neighbour, and its part in a mean."""
     return {"phase_1": 6 * work.tokens * work.hidden}
 
 
 @method("affinity-pooling", summary="means of runs of neighbours that are alike",
         source="arXiv:2604.06871", operations=merging_operations)  # fmt: skip
-def affinity_pooling(request: Request) -> Selection:
+def affinity_pooling(request: Request[MethodOptions]) -> Selection:
     """Groups of similar neighbours, each token counting alike."""
     return _merge(request, np.ones(request.tokens, np.float32))
 
@@ -110,7 +116,7 @@ def affinity_pooling(request: Request) -> Selection:
 @method("fastadasp", summary="neighbours that are alike, weighted by the encoder's attention",
         source="arXiv:2410.03007", encoder_attention=True,
         operations=merging_operations)  # fmt: skip
-def fastadasp(request: Request) -> Selection:
+def fastadasp(request: Request[MethodOptions]) -> Selection:
     """Groups of similar neighbours, weighted by attention received."""
     if request.encoder_attention is None:
         raise OptionError("fastadasp needs request.encoder_attention.")

@@ -10,11 +10,14 @@ out. What a recording says is where it departs from its average.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from speechprune_ort.runtime.choosing.methods.base import (
     Request,
     ScoreName,
     Selection,
+    TwoPhases,
     Work,
     method,
 )
@@ -27,25 +30,31 @@ from speechprune_ort.runtime.choosing.methods.coverage import (
 )
 from speechprune_ort.runtime.choosing.pruning import keep_by_attention, keep_by_similarity
 
-__all__ = ["passages"]
+__all__ = ["Passages", "passages"]
 
 RARITY = ScoreName("unlikeness to the recording's mean, the negative cosine")
 CANDIDATES = 4  # for each token that is kept
 
 
-def operations(work: Work) -> Mapping[str, int]:
+@dataclass(frozen=True)
+class Passages(TwoPhases):
+    """Options of ``passages``; without ``candidates``, coverage leaves 4 tokens for each kept."""
+
+
+def operations(work: Work[Any]) -> Mapping[str, int]:
     """Of coverage, and the mean of unit vectors with a product and a norm of each token."""
     return {**coverage_operations(work), "phase_2": 7 * work.tokens * work.hidden}
 
 
 @method("passages", summary="of passages found by coverage, those least like the recording's mean",
-        options=("candidates",), scores=(SPOKEN, RARITY), operations=operations)  # fmt: skip
-def passages(request: Request) -> Selection:
+        options=Passages, scores=(SPOKEN, RARITY), operations=operations)  # fmt: skip
+def passages(request: Request[Passages]) -> Selection:
     """Coverage chooses where to look, commonness what to leave out."""
     frame = request.frame_tokens
     with request.measure("phase_1"):
         scores = coverage_scores(request.scorer.cosines(), PASSAGE_SECONDS * frame)
-        wanted = request.candidates(CANDIDATES * request.n_keep)
+        count = request.n_keep
+        wanted = request.own.candidate_tokens(count, request.tokens, CANDIDATES * count)
         inside = keep_by_similarity(scores, wanted, frame, TEMPERATURE)
     with request.measure("phase_2"):
         rarity = -request.scorer.commonness()[inside]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from speechprune_ort.errors import OptionError
 from speechprune_ort.runtime.choosing.methods.base import (
     SECOND,
+    MethodOptions,
     Request,
     ScoreName,
     Selection,
@@ -65,7 +66,7 @@ def keep_by_segments(scores: NDArray[np.float32], n_keep: int, segments: int) ->
 
 @method("segment-attention", summary="of each 10 s those that the audio encoder attends to most",
         source="arXiv:2511.14293", encoder_attention=True, scores=(ATTENDED, SECOND))  # fmt: skip
-def segment_attention(request: Request) -> Selection:
+def segment_attention(request: Request[MethodOptions]) -> Selection:
     """Segmentwise top-k."""
     scores = request.encoder_attention
     if scores is None:

@@ -30,6 +30,7 @@ from small_model.training.speaker import Speaker
 from small_model.training.text import Dialogue, chance
 from small_model.training.voices import RATE, Samples
 from speechprune_ort import PruningOptions
+from speechprune_ort.choices import AttentionForm
 from speechprune_ort.runtime.choosing.pruning import binarize
 from speechprune_ort.runtime.choosing.scoring import NumpyScorer
 from speechprune_ort.runtime.choosing.selection import select
@@ -118,7 +119,7 @@ class Listener:
         """The audio tokens (kept, hidden) that the runtime would keep of (tokens, hidden)."""
         tokens = audio.numpy(force=True)
 
-        def project(part: npt.NDArray[Any]) -> tuple[Any, Any]:
+        def project(part: npt.NDArray[Any], _: AttentionForm) -> tuple[Any, Any]:
             signs = torch.from_numpy(binarize(part)).float()
             query, key = (torch.tensordot(signs, weight, 1).numpy() for weight in self._signs)
             return query, key

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,8 +23,17 @@ from paths import ROOT
 
 from speechprune_ort import OptionError, PruningOptions, SpeechLLM
 from speechprune_ort.contract.contained import refuse_silent_exits
-from speechprune_ort.methods import METHODS, Request, load_plugins, method, needs_encoder
+from speechprune_ort.methods import (
+    METHODS,
+    MethodOptions,
+    Request,
+    Selection,
+    load_plugins,
+    method,
+    needs_encoder,
+)
 from speechprune_ort.methods import Selection as Kept
+from speechprune_ort.numbers import whole
 from speechprune_ort.runtime.choosing.methods.merging import (
     merged,
     neighbour_cosines,
@@ -39,7 +51,7 @@ def random_rows(tokens: int, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal((tokens, 6)).astype(np.float32)
 
 
-def _never(_: NDArray[Any]) -> Any:
+def _never(_: NDArray[Any], __: str) -> Any:
     raise AssertionError("no projection is needed")
 
 
@@ -242,16 +254,23 @@ def test_the_example_of_the_docs_works(bundle: Path, tone: Any, tmp_path: Path) 
 
     page = (DOCS / "guide" / "add-a-method.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python[^\n]*\n(.*?)```", page, re.DOTALL)
-    plugin, wav = tmp_path / "loudest.py", tmp_path / "tone.wav"
-    plugin.write_text(next(block for block in blocks if "@method" in block), encoding="utf-8")
+    wav = tmp_path / "tone.wav"
     soundfile.write(wav, tone[: 35 * 16_000], 16_000)
-    command = [sys.executable, "-m", "speechprune_ort", "ask", bundle, wav, "Who?", "--json",
-               "--plugin", plugin, "--method", "loudest", "--max-new-tokens", "4"]  # fmt: skip
-    result = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, check=False, env=dict(os.environ)
-    )
-    assert result.returncode == 0, result.stderr
-    assert '"method": "loudest"' in result.stdout
+    own = {"loudest": [], "loudest-of": ["--method-option", "power=2"]}
+    plugins = [block for block in blocks if "@method" in block]
+    for (name, options), text in zip(own.items(), plugins, strict=True):
+        plugin = tmp_path / f"{name}.py"
+        plugin.write_text(text, encoding="utf-8")
+        command = [sys.executable, "-m", "speechprune_ort", "ask", bundle, wav, "Who?", "--json",
+                   "--plugin", plugin, "--method", name, *options,
+                   "--max-new-tokens", "4"]  # fmt: skip
+        result = subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        used = json.loads(result.stdout)["pruning"]["options"]
+        assert used["method"] == name
+        assert used.get("power") == (2 if options else None)
 
 
 def test_the_balance_goes_from_one_phase_alone_to_the_other() -> None:
@@ -349,9 +368,59 @@ def test_a_plugin_that_cannot_be_loaded_is_one_sentence(
         load_plugins([path])
 
 
-def test_an_option_that_no_method_may_read_cannot_be_registered() -> None:
-    with pytest.raises(OptionError, match="reads 'seed', which is none of"):
-        method("seeded", summary="", options=("seed",))
+@dataclass(frozen=True)
+class Stride(MethodOptions):
+    step: int = 2
+
+    def check(self) -> None:
+        whole("step", self.step, 1)
+
+
+@pytest.fixture
+def strides() -> Iterator[None]:
+    """A plugin's method with an option of its own."""
+
+    @method("strides", summary="every n-th token", options=Stride)
+    def strides(request: Request[Stride]) -> Selection:
+        order = np.argsort(np.arange(request.tokens) % request.own.step, kind="stable")
+        return Selection(np.sort(order[: request.n_keep]))
+
+    yield
+    del METHODS["strides"]
+
+
+def test_a_plugin_has_options_of_its_own(strides: None) -> None:
+    options = PruningOptions(Stride(step=4), pruning_rate=0.5)
+    assert options == PruningOptions("strides", 0.5, own=Stride(4))
+    assert options == PruningOptions(method="strides", pruning_rate=0.5, step=4)
+    assert options.to_dict()["step"] == 4
+    scorer = NumpyScorer(HostEmbeds(random_rows(40)), random_rows(3, seed=1), _never)
+    kept = select(options, scorer, window_tokens=20, frame_tokens=5)
+    assert kept.indices.tolist() == list(range(0, 40, 4))
+    assert replace(options, own=Stride(2)).own.names() == ("step",)
+    assert (
+        options.for_method("random").to_dict().keys() == PruningOptions("random").to_dict().keys()
+    )
+
+
+def test_options_of_another_method_are_refused(strides: None) -> None:
+    for options, message in (
+        ({"method": "random", "step": 4}, "random does not read step: .*strides"),
+        ({"method": "strides", "step": 0}, "step must be a whole number of at least 1"),
+        ({"method": "strides", "candidates": 2}, "Its options are step"),
+        ({"method": "random", "own": Stride()}, "own= of the method random must be MethodOptions"),
+        ({"method": Stride(), "own": Stride()}, "given twice"),
+        ({"method": MethodOptions()}, "MethodOptions are options of several methods"),
+        ({"method": "random", "nonsense": 1}, "random does not read nonsense: leave it out"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            PruningOptions(**options)
+
+
+def test_what_is_no_class_of_options_cannot_be_registered() -> None:
+    for options in (("seed",), MethodOptions(), int, type("Bare", (), {})):
+        with pytest.raises(OptionError, match="must be a frozen dataclass"):
+            method("seeded", summary="", options=options)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="must be a text"):
         method(3, summary="")  # type: ignore[arg-type]
 

@@ -32,11 +32,13 @@ def embeddings(tokens: int, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal((tokens, HIDDEN)).astype(np.float32)
 
 
-def project(audio: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def project(
+    audio: NDArray[Any], form: str = "binarized"
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return audio.reshape(len(audio), 2, 4) * 3, audio.reshape(len(audio), 2, 4)
 
 
-def never(_: NDArray[Any]) -> Any:
+def never(_: NDArray[Any], __: str) -> Any:
     raise AssertionError("this method has no use for projections")
 
 
@@ -167,7 +169,11 @@ def test_nothing_to_choose_from_is_an_error(method: Any, change: str) -> None:
 
 def test_a_projection_that_loses_tokens_is_an_error() -> None:
     with pytest.raises(OptionError, match="project gave 49 tokens for 50"):
-        choose(PruningOptions(method="speechprune"), 120, with_=lambda audio: project(audio[1:]))
+        choose(
+            PruningOptions(method="speechprune"),
+            120,
+            with_=lambda audio, form: project(audio[1:], form),
+        )
 
 
 @pytest.mark.parametrize("method", NAMES)
@@ -188,7 +194,7 @@ def test_inputs_are_never_changed(method: Any) -> None:
 
 def test_as_many_candidates_as_a_number_can_say_are_all_tokens() -> None:
     options = PruningOptions(method="speechprune", pruning_rate=0.4, candidates=1e308)
-    assert options.candidate_tokens(300, 2200, 750) == 2200
+    assert options.own.candidate_tokens(300, 2200, 750) == 2200
 
 
 def test_single_head_reaches_phase_2() -> None:
@@ -221,9 +227,10 @@ OTHER = {"frame_temperature": 0.5, "attention": "float", "single_head": True, "c
 @pytest.mark.parametrize("method", NAMES)
 def test_an_option_is_read_or_refused(method: str, option: str) -> None:
     given: dict[str, Any] = {option: OTHER[option]}
-    if option in METHODS[method].options:
+    if option in METHODS[method].options.names():
         options = PruningOptions(method=method, pruning_rate=0.5, **given)
-        assert getattr(options.for_method("none"), option) is not OTHER[option]
+        assert getattr(options.own, option) is OTHER[option]
+        assert option not in options.for_method("none").to_dict()
         return
     with pytest.raises(OptionError, match=f"The method {method} does not read {option}: "):
         PruningOptions(method=method, **given)

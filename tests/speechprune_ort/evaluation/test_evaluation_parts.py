@@ -520,4 +520,4 @@ def test_the_balance_of_the_phases_is_of_methods_that_have_two() -> None:
     assert [s.name for s in found] == [
         "truncate@0", "crop@0.6", "speechprune@0.6x1", "speechprune@0.6x2.5",
     ]  # fmt: skip
-    assert found[-1].options.candidates == 2.5
+    assert found[-1].candidates == 2.5
