@@ -74,7 +74,8 @@ def read_adapter(folder: Path, base: str | None, allow_pickle: bool) -> Adapter:
             f"The adapter {str(folder)!r} names no base_model_name_or_path: give the checkpoint "
             "that it was made from by --base."
         )
-    if any((folder / name).is_file() for name in ("model.safetensors", "pytorch_model.bin")):
+    whole = any((folder / name).is_file() for name in ("model.safetensors", "pytorch_model.bin"))
+    if whole and base != str(folder):
         raise ExportError(
             f"{str(folder)!r} holds both a whole model and an adapter, and either may be meant: "
             f"move {ADAPTER} or the model's weights elsewhere."

@@ -34,6 +34,9 @@ TEXT_MODELS: Mapping[str, tuple[str, ...]] = {
 """Language models that export knows, and which rotary embeddings of each the decoder graph computes
 as transformers does."""
 
+OWN_ADAPTER = "has_lora_adapter"
+"""Key of a config whose checkpoint carries a LoRA of its own beside its weights."""
+
 HEAD_UNIT = 8
 """Widths of a head that ONNX Runtime's grouped-query attention takes are multiples of it."""
 
@@ -111,14 +114,30 @@ def describe(
                 "Qwen/Qwen2-Audio-7B-Instruct."
             )
         config = read_object(_from_hub(model, revision), model)
+        if config.get(OWN_ADAPTER):
+            raise ExportError(
+                f"{model!r} has a LoRA of its own beside its weights: download it, and give the "
+                "folder."
+            )
         found = Described(model, None, config, revision=revision)
     else:
         _require_folder(folder)
-        if (folder / ADAPTER).exists():
+        path, adapted = folder / "config.json", (folder / ADAPTER).exists()
+        own = base is None and path.exists() and read_object(path, str(folder)).get(OWN_ADAPTER)
+        if adapted and not own:
             return _adapted(read_adapter(folder, base, allow_pickle), revision)
         _require_checkpoint_folder(folder)
-        path = folder / "config.json"
-        found = Described(str(folder), folder, read_object(path, str(folder)), revision=revision)
+        adapter = None
+        if own:
+            if not adapted:
+                raise ExportError(
+                    f"config.json of {str(folder)!r} says {OWN_ADAPTER}, and there is no "
+                    f"{ADAPTER}: download the LoRA, too, or set {OWN_ADAPTER} to false if it was "
+                    "merged."
+                )
+            adapter = read_adapter(folder, str(folder), allow_pickle)
+        config = read_object(path, str(folder))
+        found = Described(str(folder), folder, config, adapter, revision)
     if base is not None:
         raise ExportError(
             f"--base names the checkpoint of an adapter, and {model!r} is no adapter folder: "

@@ -494,7 +494,9 @@ def _source(model: str, found: Described) -> str:
     def named(location: str) -> str:
         return Path(location).resolve().name if Path(location).exists() else location
 
-    return named(model) if found.adapter is None else f"{named(model)} on {named(found.location)}"
+    if found.adapter is None or found.adapter.folder == found.folder:
+        return named(model)
+    return f"{named(model)} on {named(found.location)}"
 
 
 def _file_entry(path: Path) -> FileEntry:

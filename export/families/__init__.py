@@ -46,8 +46,8 @@ class Family:
         audio_token: keys of the config, any of which gives the id of the audio placeholder.
         default_audio_token: where no key does.
         encoder_attention: whether its encoder has attention that belongs to single tokens.
-        adapters: whether a LoRA can be merged into it: where a class of transformers' loads it
-            whole.
+        loaded_by: class of transformers' that loads it whole, so that a LoRA can be merged into
+            it; None where it is put together from parts.
     """
 
     module: str
@@ -58,10 +58,11 @@ class Family:
     audio_token: tuple[str, ...] = ()
     default_audio_token: int | None = None
     encoder_attention: bool = True
-    adapters: bool = True
+    loaded_by: str | None = None
 
 
 GENERATION = "generation_config.json"
+THINKER = "Qwen2_5OmniThinkerForConditionalGeneration"
 HALVES = ("audio_config", "text_config")
 GENERATE = "transformers' own class: prompt ids, 32 greedy ids, pruned and not, tiny random weights"
 LAYOUT = "the same layout put together from transformers' parts: 32 greedy ids, tiny random weights"
@@ -74,6 +75,7 @@ FAMILIES: Mapping[str, Family] = {
         HALVES,
         audio_token=("audio_token_index", "audio_token_id"),
         default_audio_token=151_646,
+        loaded_by="Qwen2AudioForConditionalGeneration",
     ),
     "AudioFlamingo3ForConditionalGeneration": Family(
         "audio_flamingo3",
@@ -82,14 +84,15 @@ FAMILIES: Mapping[str, Family] = {
         HALVES,
         audio_token=("audio_token_id",),
         default_audio_token=151_669,
+        loaded_by="AudioFlamingo3ForConditionalGeneration",
     ),
     # Its text config is Qwen2's only once the parts of its positions are taken off.
-    "Qwen2_5OmniThinkerForConditionalGeneration": Family(
-        "qwen2_5_omni", "25", GENERATE, ("audio_config",)
+    THINKER: Family("qwen2_5_omni", "25", GENERATE, ("audio_config",), loaded_by=THINKER),
+    "Qwen2_5OmniModel": Family(
+        "qwen2_5_omni", "25", GENERATE, ("thinker_config",), loaded_by=THINKER
     ),
-    "Qwen2_5OmniModel": Family("qwen2_5_omni", "25", GENERATE, ("thinker_config",)),
     "Qwen2_5OmniForConditionalGeneration": Family(
-        "qwen2_5_omni", "25", GENERATE, ("thinker_config",)
+        "qwen2_5_omni", "25", GENERATE, ("thinker_config",), loaded_by=THINKER
     ),
     "Qwen3ASRForConditionalGeneration": Family(
         "qwen3_asr",
@@ -98,6 +101,18 @@ FAMILIES: Mapping[str, Family] = {
         HALVES,
         audio_token=("audio_token_id",),
         default_audio_token=151_676,
+        loaded_by="Qwen3ASRForConditionalGeneration",
+    ),
+    "GraniteSpeechForConditionalGeneration": Family(
+        "granite_speech",
+        "10",
+        "transformers' own class, longer recordings window by window: 32 greedy ids, pruned and "
+        "not, tiny random weights",
+        ("encoder_config", "projector_config", "text_config"),
+        audio_token=("audio_token_index", "audio_token_id"),
+        default_audio_token=49_155,
+        encoder_attention=False,
+        loaded_by="GraniteSpeechForConditionalGeneration",
     ),
     "VoxtralForConditionalGeneration": Family(
         "voxtral",
@@ -105,15 +120,15 @@ FAMILIES: Mapping[str, Family] = {
         "transformers' own class: 32 greedy ids, tiny random weights",
         HALVES,
         audio_token=("audio_token_id",),
+        loaded_by="VoxtralForConditionalGeneration",
     ),
-    "UltravoxModel": Family("ultravox", "6.3", LAYOUT, adapters=False),
+    "UltravoxModel": Family("ultravox", "6.3", LAYOUT),
     "DiVAModel": Family(
         "diva",
         "14.9 or 3.7",
         LAYOUT,
         references=("reference_encoder", "reference_decoder"),
         encoder_attention=False,
-        adapters=False,
     ),
 }
 """Families by the architecture that a checkpoint's config names."""
@@ -151,7 +166,7 @@ def check_checkpoint(
             "family is told in docs/guide/add-a-family.md."
         )
     if found.adapter is not None:
-        if not family.adapters:
+        if family.loaded_by is None:
             raise UnsupportedModelError(
                 f"{model!r} is an adapter of a {named[0]}, which no class of transformers' loads: "
                 "merge it where it was trained, and export the whole model."

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,21 +97,39 @@ def load_model(
                 empty = cls.from_config(config) if hasattr(cls, "from_config") else cls(config)
             shapes = {name: tuple(p.shape) for name, p in empty.named_parameters()}
             check_shapes(location, stored, shapes)
-        model, info = cls.from_pretrained(
-            location,
-            **options,
-            **part,
-            dtype="auto",
-            output_loading_info=True,
-            attn_implementation="sdpa",
-            # Pickles are read by torch.load(weights_only=True), and only where that was asked for.
-            use_safetensors=not pickled if source.folder else not source.allow_pickle or None,
-        )
+        with _without_adapter(source) as place:
+            model, info = cls.from_pretrained(
+                place,
+                **options,
+                **part,
+                dtype="auto",
+                output_loading_info=True,
+                attn_implementation="sdpa",
+                # Pickles are read by torch.load(weights_only=True), where that was asked for alone.
+                use_safetensors=not pickled if source.folder else not source.allow_pickle or None,
+            )
     except (SpeechPruneError, MemoryError):
         raise
     except Exception as error:  # transformers, safetensors and the hub's client raise their own
         raise ExportError(unreadable(location, error)) from error
     return merged(source, _complete(location, model, info, beside))
+
+
+@contextlib.contextmanager
+def _without_adapter(source: Source) -> Iterator[str]:
+    """The checkpoint without the LoRA that lies in the same folder.
+
+    Transformers would load both, and say what is missing or left over of the LoRA alone.
+    """
+    adapter, folder = source.adapter, source.folder
+    if adapter is None or folder is None or adapter.folder != folder:
+        yield source.location
+        return
+    with tempfile.TemporaryDirectory(prefix="speechprune-ort-") as beside:
+        for path in folder.resolve().iterdir():
+            if not path.name.startswith("adapter_"):
+                (Path(beside) / path.name).symlink_to(path)
+        yield beside
 
 
 def model_of_weights(

@@ -28,7 +28,12 @@ from speechprune_ort.export.families.loading import (
     stop_tokens,
 )
 from speechprune_ort.export.families.text_models import language_model_of
-from speechprune_ort.export.families.whisper import ChunkLayer, additive_mask, attended_layers
+from speechprune_ort.export.families.whisper import (
+    ChunkLayer,
+    additive_mask,
+    attended_layers,
+    filled,
+)
 from speechprune_ort.export.source import Source
 
 __all__ = ["load"]
@@ -76,11 +81,11 @@ class AudioEncoder(nn.Module):
         windows, mel_bins, frames = input_features.shape
         chunk = 2 * HALF_CHUNK
         count = (frames + chunk - 1) // chunk
-        filled = _filled(input_features.to(self.conv_out.weight.dtype), 2, count * chunk)
+        features = filled(input_features.to(self.conv_out.weight.dtype), 2, count * chunk)
         at = torch.arange(count * chunk, device=feature_lengths.device)
         sound = at[None, :] < feature_lengths[:, None]
         hidden = (
-            (filled * sound[:, None, :]).reshape(windows, mel_bins, count, chunk).transpose(1, 2)
+            (features * sound[:, None, :]).reshape(windows, mel_bins, count, chunk).transpose(1, 2)
         )
         hidden = hidden.reshape(-1, 1, mel_bins, chunk)
         for convolution in self.convolutions:
@@ -102,22 +107,12 @@ class AudioEncoder(nn.Module):
         spans = (tokens + span - 1) // span
         room = span * spans
         at = torch.arange(room, device=hidden.device)
-        barred = _filled(padding, 1, room) | (at >= tokens)[None, :]
-        hidden = _filled(hidden, 1, room).reshape(windows * spans, span, width)
+        barred = filled(padding, 1, room) | (at >= tokens)[None, :]
+        hidden = filled(hidden, 1, room).reshape(windows * spans, span, width)
         mask = additive_mask(hidden, barred.reshape(windows * spans, 1, 1, span))
         mixed, attention = attended_layers(self.tower, hidden, 1, mask)
         mixed = mixed.reshape(windows, room, width)[:, :tokens]
         return mixed, attention.reshape(windows, room)[:, :tokens]
-
-
-def _filled(values: Tensor, axis: int, size: int) -> Tensor:
-    """An axis as long as ``size``, its last element repeated.
-
-    Which one that is is looked up: the tracer would have to prove that padding of a varying length
-    makes a whole number of pieces, and cannot.
-    """
-    at = torch.arange(size, device=values.device).clamp(max=values.shape[axis] - 1)
-    return values.index_select(axis, at)
 
 
 def load(source: Source) -> Checkpoint:

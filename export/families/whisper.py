@@ -17,6 +17,7 @@ __all__ = [
     "attended_layers",
     "encoder_frames",
     "encoder_layers",
+    "filled",
     "heard_windows",
 ]
 
@@ -113,6 +114,16 @@ def attended_layers(
     tokens = frames // frames_of_token
     pooled = received[:, : tokens * frames_of_token].reshape(windows, tokens, frames_of_token)
     return last(hidden, mask), pooled.mean(2)
+
+
+def filled(values: Tensor, axis: int, size: int) -> Tensor:
+    """An axis as long as ``size``, its last element repeated.
+
+    Which one that is is looked up: the tracer would have to prove that padding of a varying length
+    makes a whole number of pieces, and cannot.
+    """
+    at = torch.arange(size, device=values.device).clamp(max=values.shape[axis] - 1)
+    return values.index_select(axis, at)
 
 
 def heard_windows(embeds: Tensor, feature_lengths: Tensor) -> Tensor:

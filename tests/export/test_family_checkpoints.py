@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tiny_audio_flamingo3
+import tiny_granite_speech
 import tiny_qwen2_5_omni
 import tiny_qwen3_asr
 import tiny_ultravox
@@ -160,6 +161,35 @@ def test_an_asr_encoder_that_is_not_known_is_named(
     tmp_path: Path, settings: dict[str, int], message: str
 ) -> None:
     folder = tiny_qwen3_asr.write(tmp_path / "checkpoint", **settings)
+    with pytest.raises(ExportError, match=message):
+        load_checkpoint(str(folder), None, False)
+
+
+def with_features(**changes: object) -> Change:
+    def change(folder: Path) -> None:
+        path = folder / "preprocessor_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_features(projector_window_size=30), "its features are for 30 and 5"),
+        (with_features(melspec_kwargs={"n_mels": 64}), "feature_size .* is 64, and its encoder"),
+        (with_features(win_length=600), "win_length .* is more than n_fft"),
+        (with_features(hop_length="wide"), "hop_length .* is 'wide'"),
+        (lambda f: (f / "preprocessor_config.json").unlink(), "no preprocessor_config.json"),
+        (lambda f: (f / "adapter_config.json").unlink(), "download the LoRA, too"),
+        (without("layers.1.conv.batch_norm.running_mean"), "lacks 1 weights"),
+    ],
+)
+def test_a_granite_that_cannot_be_used_says_why(
+    tmp_path: Path, change: Change, message: str
+) -> None:
+    folder = tiny_granite_speech.write(tmp_path / "checkpoint", lora=True)
+    change(folder)
     with pytest.raises(ExportError, match=message):
         load_checkpoint(str(folder), None, False)
 
