@@ -77,7 +77,8 @@ class Conformer(nn.Module):
             hidden = layer.post_norm(hidden)
             if number == len(self.layers) // 2:
                 hidden = hidden + self.out_mid(self.out(hidden).softmax(-1))
-        return hidden
+        heard_as: Tensor = hidden
+        return heard_as
 
     def _attend(self, attention: Any, hidden: Tensor, heard: Tensor) -> Tensor:
         """Attention within blocks, by distance; behind the end nothing is looked at."""
@@ -186,8 +187,7 @@ def load(source: Source) -> Checkpoint:
     chunk, tokens = STACKED * size, size // rate
     # A window ends where a block of attention and one of the Q-Former do.
     unit = math.lcm(chunk, STACKED * encoder.context_size)
-    longest = WINDOW_SECONDS * extractor.sampling_rate // extractor.hop_length
-    frames = unit * max(1, _window(config, extractor, longest) // unit)
+    frames = unit * max(1, _window(config, extractor) // unit)
     mel_bins = encoder.input_dim // STACKED
     second = extractor.sampling_rate / extractor.hop_length
     audio = audio_spec_of(
@@ -265,11 +265,12 @@ def _features(source: Source) -> Any:
     )
 
 
-def _window(config: Any, extractor: Any, longest: int) -> int:
+def _window(config: Any, extractor: Any) -> int:
     """Log-mel frames that a window has at most."""
     seconds = config.to_dict().get("bundle_window_seconds", WINDOW_SECONDS)
     if type(seconds) is not int or not 1 <= seconds <= WINDOW_SECONDS:
         raise ExportError(
             f"bundle_window_seconds is {seconds!r}, not 1 to {WINDOW_SECONDS}: correct config.json."
         )
-    return min(longest, seconds * extractor.sampling_rate // extractor.hop_length)
+    frames: int = seconds * extractor.sampling_rate // extractor.hop_length
+    return frames
