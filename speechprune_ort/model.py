@@ -179,7 +179,7 @@ class SpeechLLM:
         check_long_audio(long_audio)
         check_audio_options(audio_options)
         timings, rate = Timings(), self.manifest.audio.sampling_rate
-        limits = Limits(cancel, deadline, "The recording was not heard")
+        limits = Limits(cancel, deadline, "The recording was not processed")
         try:
             with limits.held():
                 heard = self.ear.hear(

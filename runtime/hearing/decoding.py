@@ -265,8 +265,8 @@ class _Sndfile:
             raise _undecodable(self._name, reason)
         self._found.by(LIBSNDFILE)
         self._found.notes.append(
-            f"{self._name} is damaged ({reason}): its first {came / rate:.1f} s were heard; to "
-            f"hear what can be decoded after them, {INSTALL}."
+            f"{self._name} is damaged ({reason}): its first {came / rate:.1f} s were used; to "
+            f"decode what follows them, {INSTALL}."
         )
 
 
@@ -333,7 +333,7 @@ class _Ffmpeg:
                 raise AudioError(f"{self._name} holds no sound, only pictures: give a recording.")
             if len(streams) > 1:
                 self._found.notes.append(
-                    f"{self._name} holds {len(streams)} sound tracks: the first was heard."
+                    f"{self._name} holds {len(streams)} sound tracks: only the first was used."
                 )
             yield from self._decoded(container, streams[0])
 
@@ -370,7 +370,7 @@ class _Ffmpeg:
         stated, cause = _stated_seconds(container, stream), self._cause
         if cause or bad:
             self._found.notes.append(
-                f"{self._name} {cause or 'is damaged'}: what can be decoded was heard, "
+                f"{self._name} {cause or 'is damaged'}: what could be decoded was used, "
                 f"{seconds:.1f} s."
             )
         elif stated and stated - seconds > max(MISSED_S, 0.01 * stated):
@@ -434,7 +434,7 @@ def _stated_seconds(container: Any, stream: Any) -> float | None:
 
 
 def _damaged(name: str, wrong: str) -> str:
-    return f"{name} is damaged: {wrong}; what can be decoded was heard."
+    return f"{name} is damaged: {wrong}; what could be decoded was used."
 
 
 def _is_noted(found: Decoded) -> bool:
@@ -445,7 +445,7 @@ def _is_noted(found: Decoded) -> bool:
 def _cut(name: str, stated: float, heard: float) -> str:
     return (
         f"{name} states {stated:.1f} s and holds {heard:.1f} s: it is cut or damaged, and what is "
-        "there was heard."
+        "there was used."
     )
 
 

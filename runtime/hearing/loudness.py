@@ -86,8 +86,8 @@ class Loudness:
             return
         if self._cancel:
             raise AudioError(
-                f"{name} is silent once its channels are mixed, as they cancel each other: hear "
-                "one with channel=0 (--channel 0)."
+                f"{name} is silent once its channels are mixed, as they cancel each other: use "
+                "one of them with channel=0 (--channel 0)."
             )
         raise AudioError(
             f"{name} is silent: its loudest 20 ms are at {_db(level)}, and "
@@ -111,10 +111,10 @@ class Loudness:
             kept = 10 * log10(self._mixed / self._apart) if self._mixed else float("-inf")
             found.append(
                 f"The channels of {name} cancel each other: mixed they are at {_db(kept)[:-2]} of "
-                "each alone; hear one with channel=0 (--channel 0)."
+                "each alone; use one with channel=0 (--channel 0)."
             )
         if level <= options.silence_dbfs:
-            found.append(f"{name} is silent: what is answered about it is invented.")
+            found.append(f"{name} is silent: any answer about it is made up.")
         elif level <= options.silence_dbfs + QUIET_DB:
             found.append(f"{name} is very quiet: its loudest 20 ms are at {_db(level)}.")
         return found

@@ -145,7 +145,7 @@ def ask(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="File of calibrate, whose method and candidates are taken.",
+            help="File written by calibrate; its method and candidates are used.",
             rich_help_panel=KEEPING,
         ),
     ] = None,
@@ -169,7 +169,7 @@ def ask(
         bool,
         typer.Option(
             "--evidence",
-            help="Name the stretches that an answer rests on, with their seconds.",
+            help="Show the passages that an answer is based on, with their times.",
             rich_help_panel=SHOWING,
         ),
     ] = False,
@@ -378,7 +378,7 @@ def _sorted(
             raise OptionError("- is one recording: ask about standard input by itself.")
         return recordings, asked
     if not rest and not typed:
-        raise OptionError('ask needs a question: add it behind the recording, or with -q "Who?".')
+        raise OptionError('ask needs a question: add it after the recording, or with -q "Who?".')
     for text in rest:
         if _is_file(text):
             raise OptionError(
@@ -512,7 +512,7 @@ def summary(answer: Answer) -> str:
         f"recording; pruning rate {pruning.options.rate:.3g} of the budget; "
         f"{pruning.options.method})"
     )
-    rows = {"heard": f"{given}, {pruning.total} audio tokens{rest}", "kept": kept}
+    rows = {"audio": f"{given}, {pruning.total} audio tokens{rest}", "kept": kept}
     if pruning.picked:
         rows["picked"] = f"{pruning.kept} tokens, bounded by {pruning.picked}"
     rows["spans"] = f"{shown} s"

@@ -101,7 +101,7 @@ def batch(
     deadline: Annotated[
         float | None,
         typer.Option(
-            help="Seconds within which each recording must be heard and each answer be given; what "
+            help="Seconds to read each recording, and to give each answer; whatever "
             "takes longer becomes an error line."
         ),
     ] = None,

@@ -26,13 +26,20 @@ def calibrate(
     out: Annotated[Path, typer.Option(help="File to write, for ask --calibration.")] = (
         Path("calibration.json")
     ),
-    method: Annotated[str, typer.Option(help="Method of two phases.")] = DEFAULT_METHOD,
+    method: Annotated[
+        str, typer.Option(help="Method to calibrate; it must have two phases.")
+    ] = DEFAULT_METHOD,
     pruning_rate: Annotated[float, typer.Option(help="Pruning rate to calibrate at.")] = 0.2,
     candidates: Annotated[
         str,
-        typer.Option(help="Candidates to try beside the method's own number, by commas."),
+        typer.Option(
+            help="Candidates to try besides the method's own number, separated by commas."
+        ),
     ] = "1.5,2,3,6,10",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first samples.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Largest number of samples to use, from the first on."),
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:

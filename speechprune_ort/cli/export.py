@@ -49,7 +49,7 @@ def export(
         bool,
         typer.Option(
             "--trust-remote-code",
-            help="Let transformers run code of the checkpoint; such code may do anything.",
+            help="Let transformers run the checkpoint's own code, which may do anything.",
         ),
     ] = False,
     overwrite: Annotated[

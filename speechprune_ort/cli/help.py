@@ -11,7 +11,7 @@ __all__ = ["ANSWERING", "HEARING", "KEEPING", "RUNNING", "SHOWING", "Command", "
 
 KEEPING = "What is kept of the audio"
 ANSWERING = "How an answer is generated"
-HEARING = "How a recording is heard"
+HEARING = "How recordings are read"
 RUNNING = "Where the work is done"
 SHOWING = "What is shown"
 ARGUMENTS, OPTIONS, COMMANDS = "Arguments", "Options", "Commands"

@@ -235,14 +235,14 @@ LongRecordings = Annotated[
 MemoryBudgetMb = Annotated[
     float,
     typer.Option(
-        help="Memory for audio embeddings, in 1e6 bytes; what exceeds it goes to a temporary file.",
+        help="Memory for audio embeddings, in 1e6 bytes; the rest goes to a temporary file.",
         rich_help_panel=HEARING,
     ),
 ]
 Channel = Annotated[
     int | None,
     typer.Option(
-        help="Channel to hear, counted from 0; by default the mean of all channels.",
+        help="Channel to use, counted from 0; by default the mean of all channels.",
         rich_help_panel=HEARING,
     ),
 ]
@@ -282,7 +282,7 @@ AllowSilence = Annotated[
     bool,
     typer.Option(
         "--allow-silence",
-        help="Answer questions about silent recordings, too.",
+        help="Also answer questions about silent recordings.",
         rich_help_panel=HEARING,
     ),
 ]

@@ -61,7 +61,7 @@ def profile(
     durations: Annotated[
         str | None,
         typer.Option(
-            help="Lengths of speech to make in the place of --audio, in seconds, such as 30,90,600."
+            help="Lengths of speech to generate instead of --audio, in seconds, such as 30,90,600."
         ),
     ] = None,
     pruning_rates: Annotated[
@@ -79,11 +79,9 @@ def profile(
             "can tell them apart]"
         ),
     ] = None,
-    warmup: Annotated[
-        int, typer.Option(help="Rounds before the measurements that do not count.")
-    ] = 1,
+    warmup: Annotated[int, typer.Option(help="Rounds to run before those that are measured.")] = 1,
     loads: Annotated[
-        int, typer.Option(help="How many times the bundle is opened, to measure that.")
+        int, typer.Option(help="Number of times to open the bundle, to measure loading.")
     ] = 3,
     channel: Channel = None,
     max_seconds: MaxSeconds = HEARD.max_seconds,

@@ -56,7 +56,7 @@ def quietable(handler: Callable[..., object]) -> Callable[..., object]:
         "--quiet",
         callback=_hush,
         is_eager=True,  # what is noted of other options is not shown either
-        help="Print answers and errors alone: no progress, notes or times.",
+        help="Print only answers and errors: no progress, notes or times.",
         rich_help_panel=SHOWING,
     )
     quiet = inspect.Parameter(

@@ -60,11 +60,11 @@ def serve(
         typer.Option(help="Origin of another site whose pages may ask; may be repeated."),
     ] = None,
     queue: Annotated[
-        int, typer.Option(help="Most requests that wait; further ones are told to come back (429).")
+        int, typer.Option(help="Largest number of waiting requests; further ones get status 429.")
     ] = 16,
     max_batch: Annotated[
         int | None,
-        typer.Option(help="Answers that are worked on and decoded together at most; 8 by default."),
+        typer.Option(help="Largest number of answers that are decoded together; 8 by default."),
     ] = None,
     timeout: Annotated[
         float, typer.Option(help="Seconds that a request may take, waiting included.")
@@ -75,12 +75,15 @@ def serve(
     max_new_tokens: Annotated[
         int, typer.Option(help="Longest answer that a request may ask for, in tokens.")
     ] = 512,
-    max_recordings: Annotated[int, typer.Option(help="Most uploaded recordings to keep.")] = 32,
+    max_recordings: Annotated[
+        int, typer.Option(help="Largest number of uploaded recordings to keep.")
+    ] = 32,
     keep_hours: Annotated[
         float, typer.Option(help="Hours after which an uploaded recording is forgotten.")
     ] = 24.0,
     stop_seconds: Annotated[
-        float, typer.Option(help="Seconds that requests in work have to end at a stop.")
+        float,
+        typer.Option(help="Seconds that running requests have to finish when the server stops."),
     ] = 30.0,
     access_log: Annotated[
         bool, typer.Option("--access-log", help="Print a line for every request.")
@@ -101,7 +104,7 @@ def serve(
     """Serve a bundle to OpenAI's clients, until Ctrl-C or SIGTERM.
 
     POST /v1/chat/completions answers a question about a recording (input_audio), streamed if
-    wanted; POST /v1/files hears a recording once, for questions about its id. GET /v1/models,
+    wanted; POST /v1/files encodes a recording once, for questions about its id. GET /v1/models,
     /health and /metrics tell of the server.
     """
     import importlib.util

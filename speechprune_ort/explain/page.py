@@ -79,7 +79,7 @@ def view_of(answer: Answer) -> dict[str, Any]:
         f"{pruning.options.rate:g} of the budget"
     )
     facts = [
-        ("heard", f"{answer.seconds_heard:.1f} s, {pruning.total} audio tokens"),
+        ("audio", f"{answer.seconds_heard:.1f} s, {pruning.total} audio tokens"),
         ("kept", kept),
         ("method", f"{pruning.options.method}, {pruning.options.backend}"),
         (

@@ -40,7 +40,7 @@ class Metrics:
             "From a question's arrival to the first piece of its answer, waiting included.",
             buckets=SECONDS, registry=registry,
         )  # fmt: skip
-        self._heard = Counter("speechprune_audio_seconds", "Audio heard.", registry=registry)
+        self._heard = Counter("speechprune_audio_seconds", "Audio encoded.", registry=registry)
         self._kept = Counter("speechprune_kept_tokens", "Audio tokens kept.", registry=registry)
         self._said = Counter("speechprune_answer_tokens", "Tokens of answers.", registry=registry)
 

@@ -528,7 +528,7 @@ def test_a_line_that_takes_too_long_fails_alone_and_can_be_tried_again(
         patch.setattr(threading, "Timer", AtOnce)
         assert go(bundle, folder, deadline=2.0).failed == 5
     line = lines_of(folder / "out.jsonl")[0]
-    assert "The recording was not heard within the deadline of 2 seconds" in line["error"]
+    assert "The recording was not processed within the deadline of 2 seconds" in line["error"]
     assert go(bundle, folder, deadline=60.0) == Outcome(answered=4, failed=1, new=5)
     with pytest.raises(OptionError, match="deadline must be positive"):
         go(bundle, folder, deadline=0.0)
@@ -560,7 +560,7 @@ def test_many_end_with_their_token_and_each_by_its_deadline(bundle: Path, folder
         patch.setattr(threading, "Timer", AtOnce)
         late = model.ask_many(requests, deadline=1, return_exceptions=True, max_new_tokens=2)
         assert [type(found) for found in late] == [DeadlineError] * 4
-        with pytest.raises(DeadlineError, match="The recording was not heard"):
+        with pytest.raises(DeadlineError, match="The recording was not processed"):
             model.listen(folder / "0.wav", deadline=1)
     answers = model.ask_many(
         requests, workers=1, cancel=token, return_exceptions=True, max_new_tokens=2

@@ -39,7 +39,7 @@ def test_silence_is_refused_unless_allowed(samples: NDArray[Any]) -> None:
         heard(samples).refuse_silence()
     stream = heard(samples, allow_silence=True)
     stream.refuse_silence()
-    assert any("is silent: what is answered about it is invented" in n for n in stream.notes)
+    assert any("is silent: any answer about it is made up" in n for n in stream.notes)
 
 
 def test_what_counts_as_silence_is_an_option() -> None:

@@ -30,12 +30,12 @@ def test_commands_and_options_stand_in_groups() -> None:
     assert page.index("Ask about recordings:") < page.index("Models:") < page.index("Measure:")
     assert "..." not in page.split("COMMAND [ARGS]...")[1], "no sentence is cut"
     ask = shown("ask")
-    titles = ("Arguments:", "Options:", "What is kept of the audio:", "How a recording is heard:",
+    titles = ("Arguments:", "Options:", "What is kept of the audio:", "How recordings are read:",
               "How an answer is generated:", "Where the work is done:", "What is shown:",
               "Examples:")  # fmt: skip
     places = [ask.index(f"\n{title}\n") for title in titles]
     assert places == sorted(places)
-    assert ask.index("What is kept") < ask.index("--pruning-rate") < ask.index("How a recording")
+    assert ask.index("What is kept") < ask.index("--pruning-rate") < ask.index("How recordings are")
     assert "--method" not in ask[: ask.index("What is kept of the audio:")]
 
 
