@@ -96,14 +96,14 @@ class Heard:
 def training_texts(
     dialogues: Sequence[Dialogue], lexicon: Lexicon, rng: random.Random
 ) -> Iterator[str]:
-    """Endless text: half of SPIRAL's sentences, a third random words, the rest made-up facts."""
+    """Endless text: SPIRAL's sentences, a made-up fact for each of them, and some random words."""
     sentences = [s for d in dialogues for s in d.sentences if len(s.split()) > 2]
     rng.shuffle(sentences)
     facts = FactMaker(lexicon.single + lexicon.double, rng)
     while True:
         for sentence in sentences:
-            while (draw := rng.random()) > 0.55:
-                yield random_sentence(lexicon, rng) if draw < 0.82 else facts.fact().sentence
+            while (draw := rng.random()) > 0.42:
+                yield random_sentence(lexicon, rng) if draw < 0.6 else facts.fact().sentence
             yield sentence
 
 

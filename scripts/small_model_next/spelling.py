@@ -6,6 +6,7 @@ met fewer than 20 times in training, with pieces of three letters a twentieth.
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Collection
 from functools import cache
@@ -16,6 +17,7 @@ SPACE = "\u0120"  # how byte-level BPE writes a space
 LONGEST = 3  # letters of a piece
 ALPHABET = "abcdefghijklmnopqrstuvwxyz'"
 VOWELS = frozenset("aeiouy")
+SOUNDS = ("aeiouy", "ckqg", "szx", "dt", "bp", "fv", "mn", "lr", "wu", "jg")  # taken for each other
 # Costs of a cut, beside 1 for each piece: syllables begin with a consonant and a vowel.
 CUT_BEFORE_SYLLABLE, CUT_ELSEWHERE, CUT_BEFORE_VOWEL = 0.0, 0.2, 0.4
 # Where a letter stands: inside a piece, at the beginning of a piece, at the beginning of a word.
@@ -161,3 +163,19 @@ def read_letters(classes: list[int]) -> str:
     names = letter_classes()
     text = "".join(names[b] for a, b in zip([0, *classes], classes, strict=False) if b and a != b)
     return text.replace("|", "").replace(SPACE, " ").strip()
+
+
+def misheard(word: str, rng: random.Random) -> str:
+    """A word with one letter dropped, doubled or taken for one that sounds alike.
+
+    >>> misheard("garden", random.Random(4))
+    'gyrden'
+    """
+    at = rng.randrange(len(word))
+    kind, rest = rng.random(), word[at + 1 :]
+    if kind < 0.2 and len(word) > 2:
+        return word[:at] + rest
+    if kind < 0.3:
+        return word[:at] + 2 * word[at] + rest
+    alike = [letter for group in SOUNDS if word[at] in group for letter in group]
+    return word[:at] + rng.choice(alike or [word[at]]) + rest

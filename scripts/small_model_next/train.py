@@ -4,6 +4,9 @@
     python scripts/train_next_model.py letters WORK --spiral DIR --minutes 25
     python scripts/train_next_model.py pieces WORK --spiral DIR --minutes 20
 
+    python scripts/train_next_model.py read WORK --spiral DIR --exact --minutes 25
+    python scripts/train_next_model.py read WORK --spiral DIR --minutes 40
+
 On from the checkpoint that lies beside this program, without the stage letters::
 
     python scripts/train_next_model.py pieces WORK --spiral DIR --start TRAINED.safetensors
@@ -15,6 +18,7 @@ Needs ``pip install -e '.[train,test]' hibari-tts==0.2.1 ctranslate2==4.8.5`` an
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,21 +27,32 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from small_model.errors import SmallModelError
 from small_model.parts import cache_folder
+from small_model.training import evaluate as judged
+from small_model.training.facts import UNSEEN_TEMPLATES, FactMaker
+from small_model.training.speaker import Speaker as FormerSpeaker
+from small_model.training.text import Dialogue, Lexicon
 
-from small_model_next import checkpoint, data, letters, writer
+from small_model_next import assemble, checkpoint, data, judge, letters, reading, writer
 from small_model_next.encoder import library, whisper_encoder
 from small_model_next.loop import Schedule, Utterance, save, utterances
 from small_model_next.parts import fetch_qwen, write_language_model
-from small_model_next.speech import Heard, read_shard
-from small_model_next.spelling import Cutter, words_of
+from small_model_next.questions import Asker
+from small_model_next.reader import Exact, Reader
+from small_model_next.speech import NEVER_HEARD, Heard, read_shard
+from small_model_next.spelling import Cutter, spoken, words_of
 
 USER_ERROR = 2
 PEOPLE_CHECKED = 60  # clips at each check of a curve; all at the end
 PENALTIES = (0.0, 3.0)  # nats for a change of piece
 STARTING_TEXTS = 60  # of least squares
 CHECKPOINT = "pieces.safetensors"
+MERGED = "merged"  # folder of the checkpoint
+READER, CHECKED = "reader.safetensors", "encoder.safetensors"
+ASKED = 16  # questions at each check
+READ_ALOUD = 12  # clips of each set, repeated at each check
 Work = Annotated[Path, typer.Argument(metavar="WORK", help="Folder for all that training keeps.")]
 Spiral = Annotated[Path, typer.Option(help="Folder of SPIRAL's data.jsonl and data_h.jsonl.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder for downloads.")]
@@ -174,6 +189,146 @@ def train_pieces(
     writer.train(model, speller, texts, aligner, Schedule(minutes, report, check))
     checkpoint.write(work / CHECKPOINT, model, speller)
     report({name: errors(heard) for name, heard in tests.items()})
+
+
+@app.command(name="read")
+def train_reader(
+    work: Work,
+    spiral: Spiral,
+    cache: Cache = None,
+    minutes: Minutes = 40.0,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="On texts that nobody has spoken.")
+    ] = False,
+    start: Start = None,
+    factors: Annotated[Path | None, typer.Option(help="LoRA's factors to go on from.")] = None,
+) -> None:
+    """Stage 3: the language model reads pieces by LoRA; WORK/reader.safetensors.
+
+    It goes on from that file, or from ``--factors``. Without ``--exact`` the encoder of ``--start``
+    or of WORK/pieces.safetensors learns beside it.
+    """
+    torch.set_num_threads(1)
+    job = job_of(work, spiral, cache)
+    tokenizer = library.AutoTokenizer.from_pretrained(job.language_model)
+    cutter = cutter_of(job)
+    base = library.AutoModelForCausalLM.from_pretrained(job.language_model, dtype=torch.bfloat16)
+    table = base.get_input_embeddings().weight.detach().float()
+    reader = Reader(base, tokenizer)
+    rng = random.Random(f"read-{exact}")  # noqa: S311 - no secrets
+    torch.manual_seed(int(exact))
+    split, lexicon = data.read_texts(job)
+    dialogues = (*split.align, *split.adapt)
+    facts = FactMaker(lexicon.single + lexicon.double, rng)
+    texts = reading.Texts(dialogues, lexicon, facts, rng)
+    asker = Asker(dialogues, facts, rng)
+    tests = data.test_sets(job)
+    saved = work / READER
+    if (before := factors or saved).exists():
+        reader.load(load_file(before))
+    if exact:
+        words = [word for one in every_text(dialogues, lexicon) for word in words_of(one)]
+        inventory = writer.Inventory.of(words, cutter, tokenizer, table)
+        exact_of = Exact(cutter, inventory, rng)
+        unseen = FactMaker(lexicon.single + lexicon.double, rng, UNSEEN_TEMPLATES)
+        asked = reading.asked_exactly(texts, unseen, exact_of, ASKED)
+        recordings = reading.exact(texts, asker, exact_of)
+        encoder: list[torch.nn.Parameter] = []
+    else:
+        upper = whisper_encoder(job.cache, job.report)
+        speller = letters.Speller(upper)
+        model = writer.Writer(upper, speller, table.shape[1])
+        checkpoint.read(start or work / CHECKPOINT, model, speller)
+        heard = [one for path in data.training_shards(job) for one in read_shard(path)]
+        recordings = reading.real(heard, asker, model, rng)
+        encoder = list(model.parameters())
+
+    def check() -> dict[str, Any]:
+        save_file(halves(reader.state()), saved)
+        if exact:
+            return {"asked": reading.answered(reader, asked)}
+        checkpoint.write(work / CHECKED, model, speller)
+        return {
+            name: reading.repeated(
+                reader, [(reading.written([h], model, None), h.text) for h in heard[:READ_ALOUD]]
+            )
+            for name, heard in tests.items()
+        }
+
+    report = curve(work, "read-exact" if exact else "read")
+    reading.train(reader, recordings, Schedule(minutes, report, check), encoder)
+
+
+@app.command(name="assemble")
+def write_checkpoint(work: Work, spiral: Spiral, cache: Cache = None, start: Start = None) -> None:
+    """Write the checkpoint folder WORK/merged; ``--start``: what training changed below."""
+    job = job_of(work, spiral, cache)
+    trained = start or work / (CHECKED if (work / CHECKED).exists() else CHECKPOINT)
+    encoder = whisper_encoder(job.cache, job.report)
+    assemble.write_folder(
+        work / MERGED, job.language_model, encoder, trained, load_file(work / READER)
+    )
+
+
+@app.command(name="evaluate")
+def evaluate(
+    work: Work,
+    spiral: Spiral,
+    cache: Cache = None,
+    natural: Annotated[Path | None, typer.Option(help="Folder of people's recordings.")] = None,
+    meeting: Annotated[Path | None, typer.Option(help="Recording with questions.json.")] = None,
+    clips: Annotated[int, typer.Option(min=1, help="Of people.")] = 60,
+    answers: Annotated[int, typer.Option(min=1, help="Free questions a voice.")] = 50,
+    sentences: Annotated[int, typer.Option(min=1, help="To repeat, a voice.")] = 60,
+    dialogues: Annotated[int, typer.Option(min=0, help="Of SPIRAL's, by a voice never heard.")] = 0,
+) -> None:
+    """What WORK/merged makes of speech: WORK/results.json."""
+    job = job_of(work, spiral, cache)
+    split, lexicon = data.read_texts(job)
+    listener = judged.Listener(work / MERGED)
+    path = work / "results.json"
+    results: dict[str, Any] = {}
+
+    def keep(name: str, value: Any) -> None:
+        results[name] = value
+        path.write_text(judge.summary(results), encoding="utf-8")
+        shown = (
+            {k: v for k, v in value.items() if k != "rows"} if isinstance(value, dict) else value
+        )
+        console.print(json.dumps({name: shown}), markup=False)
+
+    if meeting is not None:
+        keep("meeting", judge.asked(listener, meeting, meeting.with_name("questions.json")))
+    speaker = FormerSpeaker(None, random.Random(1))  # noqa: S311 - no secrets
+    for voice in ("flite:slt", NEVER_HEARD):
+        facts = FactMaker(lexicon.single, random.Random("unseen"), UNSEEN_TEMPLATES)  # noqa: S311
+        made = judged.evaluate_answers(listener, split.test, speaker, voice, facts, answers)
+        keep(f"answers {voice}", made)
+        rng = random.Random(1)  # noqa: S311 - no secrets
+        texts = rng.sample([s for d in split.test for s in d.sentences], sentences)
+        spoken_texts = [spoken(text) for text in texts]
+        keep(f"words {voice}", judged.evaluate_words(listener, spoken_texts, speaker, voice))
+    if natural is not None:
+        keep("people", judge.people(listener, natural / "manifest.jsonl", clips))
+        keep("orders", judge.orders(listener, natural / "orders.jsonl"))
+    if dialogues:
+        conditions = ("question", "text", "whole", "whole_other")
+        rows = work / "choices.jsonl"
+        rows.unlink(missing_ok=True)
+        scored = judged.evaluate_choices(
+            listener, split.test[:dialogues], speaker, NEVER_HEARD, conditions, 1.0, rows, print
+        )
+        keep("choices", scored)
+
+
+def halves(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same in half precision."""
+    return {name: values.half() for name, values in tensors.items()}
+
+
+def every_text(dialogues: Sequence[Dialogue], lexicon: Lexicon) -> list[str]:
+    """All training texts that there are before speech is made."""
+    return [*(s for d in dialogues for s in d.sentences), *lexicon.single, *lexicon.double]
 
 
 def main() -> None:

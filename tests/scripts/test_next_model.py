@@ -6,14 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_model.training.facts import FactMaker
+from small_model.training.text import chance
 from small_model_next.actors import trusted
 from small_model_next.alignment import letter_times, piece_labels, steady
+from small_model_next.questions import NOT_SAID, Asker
 from small_model_next.rooms import faster, in_room, leveled, telephone
 from small_model_next.spelling import (
     LONGEST,
     SPACE,
     Cutter,
     letter_ids,
+    misheard,
     read_letters,
     spoken,
     words_of,
@@ -126,3 +130,91 @@ def test_damage_keeps_level_and_length() -> None:
     assert np.sqrt(np.mean(leveled(wave, 0.1) ** 2)) == pytest.approx(0.1, rel=1e-3)
     assert in_room(wave, noise, 0.3, 4.0).shape == wave.shape
     assert np.corrcoef(telephone(wave, 8000)[500:-500], wave[500:-500])[0, 1] > 0.98
+
+
+def test_questions_are_read_off_a_text() -> None:
+    facts = FactMaker(["blorp"], chance(1))
+    asker = Asker([], facts, chance(2))
+    text = "We met at noon. The old lamp in the attic is red. The old desk in the garage is white."
+    assert asker.asked(text) == [
+        ("What colour is the old lamp in the attic?", "Red"),
+        ("What colour is the old desk in the garage?", "White"),
+    ]
+    # Two answers to one question are none.
+    twice = "The fire started in the attic. The fire started in the garage."
+    assert asker.asked(twice) == []
+
+
+def test_every_fact_that_is_made_up_is_found_again_or_left_out() -> None:
+    facts = FactMaker(["blorp", "zanty"], chance(3))
+    asker = Asker([], facts, chance(2))
+    found = wrong = 0
+    for _ in range(400):
+        fact = facts.fact()
+        if pairs := asker.asked(spoken(fact.sentence)):
+            found += (fact.question, fact.answer) in pairs
+            wrong += (fact.question, fact.answer) not in pairs
+    assert found > 300
+    assert wrong <= 4
+
+
+def test_what_is_asked_in_vain_is_said_to_be_missing() -> None:
+    asker = Asker([], FactMaker(["blorp"], chance(1)), chance(2))
+    turns = [turn for _ in range(60) for turn in asker.turns("Good morning.", transcript=True)]
+    answers = {turn.answer for turn in turns}
+    assert answers == {"Good morning.", NOT_SAID}
+    assert all(turn.weight == 1 for turn in turns)
+
+
+def test_a_misheard_word_is_off_by_one_letter() -> None:
+    rng = chance(5)
+    for word in ("garden", "of", "a", "o'clock"):
+        for _ in range(50):
+            heard = misheard(word, rng)
+            assert abs(len(heard) - len(word)) <= 1
+            if len(heard) == len(word):
+                assert sum(a != b for a, b in zip(heard, word, strict=True)) <= 1
+
+
+@pytest.mark.export
+def test_a_reader_learns_an_answer_and_its_factors_can_be_merged() -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("peft")
+    from small_model_next.assemble import SCALE, factors_of
+    from small_model_next.questions import Turn
+    from small_model_next.reader import Reader, Spoken
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen2Config(vocab_size=300, hidden_size=64, intermediate_size=64, num_hidden_layers=2,
+                         num_attention_heads=4, num_key_value_heads=2)  # fmt: skip
+    model = Qwen2ForCausalLM(config)
+    plain = {name: values.clone() for name, values in model.state_dict().items()}
+    reader = Reader(model, lambda text, **_: {"input_ids": list(text.encode("latin-1"))})
+    audio = torch.randn(12, 64)
+    one = Spoken(audio, [Turn("Who?", "Ann", 1.0), Turn("What?", "Tea", 0.5)])
+    optimizer = torch.optim.AdamW(reader.masters, 1e-2)
+    losses = []
+    for _ in range(24):
+        loss, each, positions = reader.loss(one)
+        loss.backward()
+        reader.to_masters()
+        optimizer.step()
+        reader.from_masters()
+        losses.append(float(loss.detach()))
+        assert len(each) == 2
+        assert positions > 12 + len("Who?What?AnnTea")
+    assert losses[-1] < 0.8 * losses[0]
+    # Reading back what was kept gives the same reader, and merging gives the same matrices.
+    kept = {name: values.clone() for name, values in reader.state().items()}
+    for master in reader.masters:
+        master.data.zero_()
+    reader.load(kept)
+    again, _, _ = reader.loss(one)
+    assert abs(float(again.detach()) - float(reader.loss(one)[0].detach())) < 1e-6
+    factors = factors_of(kept)
+    assert set(factors) <= set(plain)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    merged = reader.model.merge_and_unload().state_dict()[name].float()
+    first, second = factors[name]
+    torch.testing.assert_close(merged, plain[name] + SCALE * second @ first, rtol=0.02, atol=2e-3)

@@ -1,0 +1,180 @@
+"""Stage 3: the language model learns to read pieces, by LoRA.
+
+First exact embeddings of texts that nobody has spoken (mode ``exact``): each piece lasts as long as
+in speech, words are misheard as the encoder mishears them, and all is noisy. Then what the encoder
+makes of speech (mode ``real``), where the upper layers of the encoder go on learning from the
+answers, too.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - its customary name
+from peft import LoraConfig, get_peft_model
+from small_model.training.reader import TARGETS
+
+from small_model_next.questions import Turn
+from small_model_next.spelling import Cutter, misheard, words_of
+from small_model_next.writer import Inventory
+
+RANK = 8
+AUDIO_BOS, AUDIO_EOS = "<|vision_start|>", "<|vision_end|>"  # tokens that no text has
+BEFORE = f"<|im_start|>user\n{AUDIO_BOS}"
+BEHIND = f"{AUDIO_EOS}\n"
+ASKED = "<|im_end|>\n<|im_start|>assistant\n"
+FURTHER = "\n<|im_start|>user\n"
+END = "<|im_end|>"
+LETTER_TOKENS = (0.5, 1.3)  # audio tokens that a letter lasts; in speech 1.2 to 2
+PAUSE_TOKENS = (1, 6)
+
+
+class Spoken(NamedTuple):
+    """A recording for the language model.
+
+    Attributes:
+        audio: Audio tokens, (tokens, hidden).
+        turns: What is asked about it.
+    """
+
+    audio: torch.Tensor
+    turns: Sequence[Turn]
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Makes audio tokens of text.
+
+    Attributes:
+        cutter: Cuts words.
+        inventory: The pieces.
+        rng: Source of chance.
+    """
+
+    cutter: Cutter
+    inventory: Inventory
+    rng: random.Random
+
+    def __call__(self, sentences: Sequence[str]) -> torch.Tensor:
+        """(tokens, hidden) float32 of sentences with pauses between them."""
+        rng, labels = self.rng, []
+        letter, wrong = rng.uniform(*LETTER_TOKENS), rng.uniform(0, 0.4)
+        for sentence in sentences:
+            for word in words_of(sentence):
+                heard = misheard(word, rng) if rng.random() < wrong else word
+                for piece in self.cutter.cut(heard.strip("'") or word):
+                    row = self.inventory.rows.get(piece)
+                    if row is not None:
+                        length = len(piece) * letter * rng.uniform(0.6, 1.4)
+                        labels += max(1, round(length)) * [row]
+            labels += rng.randint(*PAUSE_TOKENS) * [0]
+        return self.noisy(self.inventory.table[labels])
+
+    def noisy(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Neighbours run into each other, some are another piece in part, and all is noisy."""
+        rng, table = self.rng, self.inventory.table
+        other = table[torch.randint(len(table), (len(tokens),))]
+        share = (torch.rand(len(tokens), 1) < rng.uniform(0, 0.3)) * torch.rand(len(tokens), 1)
+        tokens = tokens + share * (other - tokens)
+        blur = (torch.rand(len(tokens), 1) < 0.35) * rng.uniform(0, 0.5)
+        tokens = tokens + blur * (torch.roll(tokens, rng.choice([-1, 1]), 0) - tokens)
+        return tokens + torch.randn_like(tokens) * table.std() * rng.uniform(0, 0.5)
+
+
+class Reader:
+    """A causal language model in bfloat16 with LoRA in its layers.
+
+    Training steps go through float32 copies of the factors, because bfloat16 is too coarse for
+    them.
+
+    Args:
+        model: ``Qwen2ForCausalLM``; LoRA is put into it.
+        tokenizer: Of the model.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        model = model.to(torch.bfloat16)
+        self.embeddings = model.get_input_embeddings().weight.detach()
+        config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=list(TARGETS))
+        self.model: Any = get_peft_model(model, config, autocast_adapter_dtype=False)
+        self.factors = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.masters = [torch.nn.Parameter(p.detach().float()) for p in self.factors.values()]
+        self.tokenizer = tokenizer
+
+    @property
+    def inner(self) -> Any:
+        """``Qwen2ForCausalLM`` with LoRA inside."""
+        return self.model.base_model.model
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a text."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def to_masters(self) -> None:
+        """Hand the gradients of the factors to their float32 copies."""
+        for master, factor in zip(self.masters, self.factors.values(), strict=True):
+            master.grad = None if factor.grad is None else factor.grad.float()
+            factor.grad = None
+
+    def from_masters(self) -> None:
+        """Take the values of the float32 copies."""
+        for master, factor in zip(self.masters, self.factors.values(), strict=True):
+            factor.data.copy_(master.data)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The factors in float32, by name."""
+        masters = zip(self.factors, self.masters, strict=True)
+        return {name: master.detach() for name, master in masters}
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Take what :meth:`state` gave."""
+        for name, master in zip(self.factors, self.masters, strict=True):
+            master.data.copy_(state[name].float())
+        self.from_masters()
+
+    def prompt(self, audio: torch.Tensor, tail: Sequence[int]) -> torch.Tensor:
+        """Embeddings of a whole prompt, (1, positions, hidden) bfloat16."""
+        before, behind = self.embeddings[self.ids(BEFORE)], self.embeddings[list(tail)]
+        return torch.cat([before, audio.to(torch.bfloat16), behind])[None]
+
+    def loss(self, one: Spoken) -> tuple[torch.Tensor, list[float], int]:
+        """Cross-entropy of the answers, averaged over the tokens of each, then weighted and summed.
+
+        Returns:
+            The sum, the cross-entropy of each turn, the number of positions.
+        """
+        tail: list[int] = []
+        places: list[range] = []
+        for number, turn in enumerate(one.turns):
+            tail += self.ids((FURTHER if number else BEHIND) + turn.question + ASKED)
+            wanted = self.ids(turn.answer + END)
+            places.append(range(len(tail), len(tail) + len(wanted)))
+            tail += wanted
+        inputs = self.prompt(one.audio, tail)
+        lead = inputs.shape[1] - len(tail)
+        hidden = self.inner.model(inputs_embeds=inputs, use_cache=False).last_hidden_state[0]
+        flat = torch.tensor([place for turn in places for place in turn])
+        logits = self.inner.lm_head(hidden[flat + lead - 1]).float()
+        entropy = F.cross_entropy(logits, torch.tensor(tail)[flat], reduction="none")
+        each = [part.mean() for part in torch.split(entropy, [len(turn) for turn in places])]
+        weights = [turn.weight for turn in one.turns]
+        total = torch.stack([w * e for w, e in zip(weights, each, strict=True)]).sum()
+        return total, [float(e.detach()) for e in each], inputs.shape[1]
+
+    @torch.inference_mode()
+    def answer(self, audio: torch.Tensor, question: str, limit: int = 32) -> str:
+        """Greedy answer of at most ``limit`` tokens."""
+        ids: list[int] = []
+        end = self.ids(END)[0]
+        inputs = self.prompt(audio, self.ids(BEHIND + question + ASKED))
+        output = self.inner(inputs_embeds=inputs, use_cache=True, logits_to_keep=1)
+        while len(ids) < limit and (token := int(output.logits[0, -1].argmax())) != end:
+            ids.append(token)
+            output = self.inner(
+                input_ids=torch.tensor([[token]]), past_key_values=output.past_key_values
+            )
+        return str(self.tokenizer.decode(ids)).strip()

@@ -1,0 +1,188 @@
+"""The loops of stage 3: LoRA on exact pieces, then LoRA and the encoder on speech."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from small_model.training.evaluate import word_errors
+from small_model.training.facts import FactMaker
+from small_model.training.text import Dialogue, Lexicon, random_sentence
+from small_model.training.voices import plain
+
+from small_model_next.loop import Schedule, blank_out
+from small_model_next.questions import TRANSCRIPT_REQUESTS, Asker
+from small_model_next.reader import Exact, Reader, Spoken
+from small_model_next.speech import Heard
+from small_model_next.spelling import spoken, words_of
+from small_model_next.writer import Writer
+
+RATE, ENCODER_RATE = 5e-4, 5e-5
+STEP_TOKENS = 500  # at least so many audio tokens a step
+WARM_UP_STEPS = 20
+REMEMBERED = 0.97  # of the running means in the curve
+LONGEST_TOKENS = 1400  # of recordings joined to one
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Writes what recordings of the exact mode say.
+
+    Attributes:
+        dialogues: SPIRAL's of training.
+        lexicon: Words of random sentences.
+        facts: Made-up statements.
+        rng: Source of chance.
+    """
+
+    dialogues: Sequence[Dialogue]
+    lexicon: Lexicon
+    facts: FactMaker
+    rng: random.Random
+
+    def sentences(self) -> list[str]:
+        """Up to seven sentences as they are spoken: facts, talk, unrelated words."""
+        rng = self.rng
+        dialogue = rng.choice(self.dialogues)
+        at = rng.choice(dialogue.key)
+        talk = list(dialogue.sentences[max(0, at - rng.randint(0, 1)) : at + rng.randint(0, 2)])
+        made = [self.facts.fact().sentence for _ in range(rng.randint(1, 3))]
+        if rng.random() < 0.15:
+            made.append(random_sentence(self.lexicon, rng))
+        for sentence in made:
+            talk.insert(rng.randint(0, len(talk)), sentence)
+        return [spoken(plain(sentence)) for sentence in talk]
+
+
+def asked_exactly(
+    texts: Texts, unseen: FactMaker, exact_of: Exact, count: int
+) -> list[tuple[torch.Tensor, str, str]]:
+    """Audio tokens of a made-up fact of an unseen form amid others, its question and answer."""
+    found = []
+    for _ in range(count):
+        fact, sentences = unseen.fact(), texts.sentences()
+        sentences.insert(texts.rng.randint(0, len(sentences)), spoken(fact.sentence))
+        found.append((exact_of(sentences), fact.question, fact.answer))
+    return found
+
+
+def exact(texts: Texts, asker: Asker, exact_of: Exact) -> Iterator[Callable[[], Spoken]]:
+    """Endless recordings that nobody has spoken."""
+    while True:
+        sentences = texts.sentences()
+        turns = asker.turns(" ".join(sentences))
+        yield lambda: Spoken(exact_of(sentences), turns)  # noqa: B023 - called before the next
+
+
+def real(
+    heard: Sequence[Heard], asker: Asker, writer: Writer, rng: random.Random
+) -> Iterator[Callable[[], Spoken]]:
+    """Endless recordings of training speech, some of them joined to longer ones."""
+    stream = itertools.chain.from_iterable(rng.sample(heard, len(heard)) for _ in itertools.count())
+    while True:
+        most = rng.choice((1, 1, 300, 600, LONGEST_TOKENS))
+        parts = [next(stream)]
+        while sum(len(part.features) for part in parts) // 2 < most:
+            parts.append(next(stream))
+        turns = asker.turns(" ".join(part.text for part in parts), len(parts) == 1)
+        if turns:
+            yield lambda: Spoken(written(parts, writer, rng), turns)  # noqa: B023 - as above
+
+
+def written(parts: Sequence[Heard], writer: Writer, rng: random.Random | None) -> torch.Tensor:
+    """Audio tokens (tokens, hidden) of stored speech; with ``rng`` parts of it are masked."""
+    tokens = []
+    for part in parts:
+        batch = torch.from_numpy(part.features).float()[None]
+        if rng is not None:
+            blank_out(batch, rng)
+        tokens.append(writer(batch)[0])
+    return torch.cat(tokens)
+
+
+def train(
+    reader: Reader,
+    recordings: Iterator[Callable[[], Spoken]],
+    schedule: Schedule,
+    encoder: Sequence[torch.nn.Parameter] = (),
+) -> None:
+    """Train the factors, and parts of the encoder beside them, in place.
+
+    Args:
+        reader: Of the pieces.
+        recordings: Each makes its audio tokens when it is called.
+        schedule: How long, who is told, and what is checked.
+        encoder: Weights that learn from the answers, too.
+    """
+    groups: list[dict[str, Any]] = [{"params": reader.masters, "rate": RATE}]
+    if encoder:
+        groups.append({"params": list(encoder), "rate": ENCODER_RATE})
+    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), weight_decay=0.0)
+    began, checking, share = time.process_time(), 0.0, 0.0
+    step = tokens = checked = 0
+    figures = dict.fromkeys(("answer", "transcript"), math.nan)
+    while share < 1:
+        spent = (time.process_time() - began - checking) / 60
+        share = spent / schedule.minutes
+        factor = min(1, (step + 1) / WARM_UP_STEPS) * min(1, max(0, 1 - share) / 0.6 + 0.02)
+        for group in optimizer.param_groups:
+            group["lr"] = group["rate"] * factor
+        optimizer.zero_grad()
+        count = taken = 0
+        while count < STEP_TOKENS:
+            one = next(recordings)()
+            loss, each, length = reader.loss(one)
+            loss.backward()  # type: ignore[no-untyped-call]
+            count, taken = count + length, taken + 1
+            for turn, value in zip(one.turns, each, strict=True):
+                name = "transcript" if turn.question in TRANSCRIPT_REQUESTS else "answer"
+                old = figures[name]
+                figures[name] = (
+                    value if math.isnan(old) else REMEMBERED * old + (1 - REMEMBERED) * value
+                )
+        reader.to_masters()
+        for weight in itertools.chain(reader.masters, encoder):
+            if weight.grad is not None:
+                weight.grad /= taken
+        torch.nn.utils.clip_grad_norm_(reader.masters, 1.0)
+        if encoder:
+            torch.nn.utils.clip_grad_norm_(encoder, 1.0)
+        optimizer.step()
+        reader.from_masters()
+        step, tokens = step + 1, tokens + count
+        if share >= (checked + 1) / schedule.checks:
+            checked, before = checked + 1, time.process_time()
+            line = {"minutes": round(spent, 1), "step": step, "tokens": tokens}
+            rounded = {name: round(value, 3) for name, value in figures.items()}
+            schedule.report({**line, **rounded, **schedule.check()})
+            checking += time.process_time() - before
+
+
+@torch.inference_mode()
+def repeated(
+    reader: Reader, recordings: Sequence[tuple[torch.Tensor, str]]
+) -> dict[str, float | int]:
+    """Word error rate of recordings, audio tokens and text, that the model shall repeat."""
+    wrong = total = 0
+    for audio, text in recordings:
+        said = " ".join(words_of(text))
+        heard = reader.answer(audio, TRANSCRIPT_REQUESTS[0], limit=80)
+        errors, words = word_errors(said, " ".join(words_of(heard)))
+        wrong, total = wrong + errors, total + words
+    return {"repeated": round(wrong / max(1, total), 3), "clips": len(recordings)}
+
+
+@torch.inference_mode()
+def answered(
+    reader: Reader, recordings: Sequence[tuple[torch.Tensor, str, str]]
+) -> Mapping[str, Any]:
+    """Share of the questions (audio tokens, question, answer) whose answer has the right words."""
+    rows = [(answer, reader.answer(audio, question)) for audio, question, answer in recordings]
+    right = [" ".join(words_of(a)) in " ".join(words_of(said)) for a, said in rows]
+    return {"right": sum(right), "of": len(rows), "examples": rows[:6]}
