@@ -204,7 +204,7 @@ def test_a_reader_learns_an_answer_and_its_factors_can_be_merged() -> None:
         losses.append(float(loss.detach()))
         assert len(each) == 2
         assert positions > 12 + len("Who?What?AnnTea")
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     # Reading back what was kept gives the same reader, and merging gives the same matrices.
     kept = {name: values.clone() for name, values in reader.state().items()}
     for master in reader.masters:
