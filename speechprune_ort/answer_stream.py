@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class AnswerStream(Iterator[str]):
-    """An answer on its way: iterate over pieces of text, then read ``answer``.
+    """An answer in progress: iterate over pieces of text, then read ``answer``.
 
     In a coroutine, ``async for piece in stream`` and ``answer = await stream`` do the same on a
     thread of the event loop's executor; where the task is cancelled, so is the answer.
@@ -96,7 +96,7 @@ class AnswerStream(Iterator[str]):
             raise
 
     def close(self) -> None:
-        """Give up what has not come yet."""
+        """Give up the rest of the answer."""
         self._limits.over()
         self._pieces.close()
 

@@ -1,4 +1,4 @@
-"""What a caller may choose about how a recording is heard: limits, channel, silence."""
+"""What a caller may choose about how a recording is read: limits, channel, silence."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ LOWEST_RATE, HIGHEST_RATE = 4_000, 768_000
 
 @dataclass(frozen=True, slots=True)
 class AudioOptions:
-    """How a recording is heard, and how much of it may come.
+    """How a recording is read, and how large it may be.
 
     Every limit ends the reading with an error that names it.
 
     Attributes:
-        channel: the one to hear, from 0; None averages them all.
+        channel: the one to use, from 0; None averages them all.
         max_seconds: longest recording.
-        max_channels: most channels.
+        max_channels: largest number of channels.
         max_decoded_mb: what decoding may give in all, in 1e6 bytes of float32 before channels are
             mixed: a small file can unpack to a very large one.
-        max_stream_mb: what may be read from a pipe, a socket or standard input, in 1e6 bytes; it
-            is kept in a temporary file meanwhile.
+        max_stream_mb: largest amount to read from a pipe, a socket or standard input, in 1e6 bytes;
+            it is kept in a temporary file meanwhile.
         silence_dbfs: a recording without any 20 ms louder than this (decibels of full scale) is
             silent.
-        allow_silence: answer about a silent recording, too: the model then invents what it hears.
+        allow_silence: also answer about silent recordings: the model then makes something up.
 
     Raises:
         OptionError: a value is out of range.

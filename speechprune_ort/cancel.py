@@ -43,8 +43,8 @@ class Terminable(Protocol):
 class Cancel:
     """Ends an answer from another thread: ``ask(..., cancel=token)``, then ``token.cancel()``.
 
-    One token may be given to any number of calls. Once cancelled it stays so, and ends at once
-    what it is given to afterwards.
+    One token may be given to any number of calls. Once cancelled it stays so, and ends later
+    calls at once.
 
     >>> token = Cancel()
     >>> token.cancelled

@@ -20,16 +20,16 @@ __all__ = ["LiveRecording"]
 
 
 class LiveRecording:
-    """A recording that grows: blocks are added as they come, and it is asked about meanwhile.
+    """A recording that grows: blocks are added as they arrive, and questions asked meanwhile.
 
     Made by ``SpeechLLM.live``. Windows (30 s) are encoded as soon as they are full, so that a
-    question waits for what is said last alone. At every moment it is what ``SpeechLLM.listen``
-    would make of all the blocks so far, bit for bit on the CPU; but where their rate is not the
-    bundle's, the last hundredths of a second are heard with the block that follows or at the end.
+    question waits only for the last few seconds. At every moment it is what ``SpeechLLM.listen``
+    would make of all the blocks so far, bit for bit on the CPU; but if their rate is not the
+    bundle's, the last hundredths of a second are added with the next block or at the end.
     Models that scale the sound by all of the recording (Voxtral, Qwen3-ASR) encode all of it when
     they are asked.
 
-    Safe to use from several threads: one may add what a microphone gives, another may ask.
+    Safe to use from several threads: one may add blocks from a microphone while another asks.
 
     Args:
         growing: what hears it.
@@ -53,11 +53,11 @@ class LiveRecording:
 
     @property
     def seconds(self) -> float:
-        """Seconds of sound that were heard so far."""
+        """Seconds of sound that were added so far."""
         return self._growing.samples / self._rate
 
     def add(self, block: Source, sampling_rate: int | None = None) -> None:
-        """Hear a block; where it fills a window, that is encoded before this returns.
+        """Add a block; if it fills a window, that is encoded before this returns.
 
         Args:
             block: (samples,) of any length, or (samples, channels) of at least as many samples as
@@ -66,8 +66,8 @@ class LiveRecording:
             sampling_rate: in Hz; by default that of ``SpeechLLM.live``.
 
         Raises:
-            AudioError: it is no block of sound, has no rate, or the recording exceeds a limit;
-                nothing of the block is heard then.
+            AudioError: it is not a block of sound, has no rate, or makes the recording exceed a
+                limit; nothing of the block is added then.
             OptionError: the recording has ended.
             ComputeError: the encoder failed, or memory did not suffice; the recording cannot go on.
         """
@@ -77,7 +77,7 @@ class LiveRecording:
             self._growing.add(block, rate)
 
     def so_far(self) -> Recording:
-        """What was heard until now, as a recording of its own that no longer grows.
+        """What was said until now, as a recording of its own that no longer grows.
 
         Raises:
             AudioError: it is silent so far, or too short for a single token.
@@ -106,7 +106,7 @@ class LiveRecording:
         cancel: Cancel | None = None,
         **options: Unpack[Options],
     ) -> Answer:
-        """Answer a question about what was heard until now; see ``Recording.ask``."""
+        """Answer a question about what was said until now; see ``Recording.ask``."""
         return self.stream(
             question,
             pruning=pruning,
@@ -126,7 +126,7 @@ class LiveRecording:
         cancel: Cancel | None = None,
         **options: Unpack[Options],
     ) -> AnswerStream:
-        """The same, piece by piece as the text comes; see ``Recording.stream``."""
+        """Like ``ask``, piece by piece as the text is generated; see ``Recording.stream``."""
         return self.so_far().stream(
             question,
             pruning=pruning,

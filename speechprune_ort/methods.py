@@ -75,12 +75,12 @@ __all__ = [
 
 
 def needs_encoder(options: PruningOptions) -> bool:
-    """Whether a recording must be listened to with ``encoder_attention=True`` for these options."""
+    """Whether these options need a recording made with ``encoder_attention=True``."""
     return METHODS[options.method].encoder_attention
 
 
 def load_plugins(paths: Iterable[Path]) -> None:
-    """Run Python files that register methods. They may do anything: give files that you trust.
+    """Run Python files that register methods. They may do anything: use only files that you trust.
 
     Args:
         paths: of the files; each runs once in a process.

@@ -65,26 +65,26 @@ MEMORY_BUDGET_MB = 192.0
 
 
 class SpeechLLM:
-    """A Speech LLM that hears only the audio tokens that matter for the question.
+    """A Speech LLM that reads only the audio tokens that matter for the question.
 
     Args:
-        bundle: folder that ``speechprune-ort export`` wrote; or a model by its name, ``default`` or
-            ``owner/name`` on the hub, which is fetched when it is first wanted.
-        device: ``cpu``, ``cuda`` or ``auto`` (what the bundle was exported for; says on stderr
-            which it took). Never falls back.
+        bundle: folder that ``speechprune-ort export`` wrote; or the name of a model, ``default`` or
+            ``owner/name`` on the hub, which is fetched on first use.
+        device: ``cpu``, ``cuda`` or ``auto`` (the device that the bundle was exported for; it is
+            named on stderr). There is no fallback.
         threads: threads within an operator, of ONNX Runtime and of numpy; None lets each choose.
         provider_options: of the CUDA execution provider, such as ``{"device_id": "1"}``.
-        max_batch: answers that are decoded together at most, where several are wanted at the same
-            time; None is 8. Bundles of ``w8a8`` decode one at a time, whatever is said here.
+        max_batch: largest number of answers that are decoded together; None is 8. Bundles of
+            ``w8a8`` always decode one at a time.
         traces: folder for ONNX Runtime's own traces, written by ``engine.write_traces()``.
 
     Attributes:
         engine: the opened graphs, one by one: for profiling and for building other stages.
-        ear: hears recordings with them.
+        ear: encodes recordings with them.
         scheduler: decodes the answers.
 
     Raises:
-        BundleError: the folder is no bundle, or of another schema, or incomplete.
+        BundleError: the folder is not a bundle, has another schema, or is incomplete.
         IntegrityError: a file of it was changed.
         DeviceError: the device cannot be used; the message says what is missing.
         OptionError: an option has an impossible value.
@@ -113,8 +113,8 @@ class SpeechLLM:
     def close(self) -> None:
         """Free what the model holds; answers that are being decoded are finished.
 
-        Whatever is asked of it or of its recordings afterwards is an ``OptionError``. Closing it
-        again does nothing. ``with SpeechLLM(...) as model:`` closes it at the end of the block.
+        Any later use of it or of its recordings raises ``OptionError``. Closing it again does
+        nothing. ``with SpeechLLM(...) as model:`` closes it at the end of the block.
         """
         self.engine.close()
 
@@ -149,29 +149,29 @@ class SpeechLLM:
     ) -> Recording:
         """Encode a recording once, for any number of questions.
 
-        It is read, encoded and kept window by window: hours need no more memory than minutes.
+        It is read and encoded window by window: hours need hardly more memory than minutes.
 
         Args:
             audio: path, binary file object or samples; see ``Audio``.
-            sampling_rate: of ``audio`` where it is an array.
-            long_audio: what becomes of a recording longer than the model's window (30 s):
-                ``prune`` hears all of it, ``truncate`` only the window, as today's stacks do
+            sampling_rate: of ``audio`` if it is an array, in Hz.
+            long_audio: what to do with a recording longer than the model's window (30 s):
+                ``prune`` uses all of it, ``truncate`` only the first window, as other stacks do
                 (``seconds_heard`` then says so), ``error`` refuses it.
-            memory_budget_mb: what its embeddings may take on the device, in 1e6 bytes; longer
-                ones go to a temporary file, and answers are the same.
-            encoder_attention: keep what the audio encoder attends to, for methods that need it;
-                its last layer then costs more.
-            progress: called with the seconds heard after each window.
-            audio_options: the channel to hear, limits, and what counts as silence.
-            deadline: seconds from now in which it must be heard.
-            cancel: ends it when another thread says so.
+            memory_budget_mb: memory for its embeddings on the device, in 1e6 bytes; beyond it
+                they go to a temporary file, and answers are the same.
+            encoder_attention: keep the audio encoder's attention, for methods that need it; its
+                last layer then takes longer.
+            progress: called after each window with the seconds encoded so far.
+            audio_options: the channel to use, limits, and what counts as silence.
+            deadline: seconds within which it must be encoded.
+            cancel: lets another thread end it.
 
         Raises:
             AudioError: the recording cannot be used, is silent, exceeds a limit, or is too long for
                 ``error``.
-            OptionError: the budget is not positive, ``long_audio`` is none of the three, or the
+            OptionError: the budget is not positive, ``long_audio`` is not one of the three, or the
                 bundle's encoder has no attention output.
-            CancelledError: it was cancelled; ``DeadlineError``: it was not heard by the deadline.
+            CancelledError: it was cancelled; ``DeadlineError``: the deadline passed first.
         """
         budget = _budget(memory_budget_mb)
         if progress is not None and not callable(progress):
@@ -255,8 +255,8 @@ class SpeechLLM:
     def recall(self, embeds: NDArray[Any], seconds: float | None = None) -> Recording:
         """A recording from audio embeddings that were kept, such as ``recording.embeds``.
 
-        Token embeddings of a text in their place stand for a perfectly heard recording, and an
-        array without rows for no audio at all.
+        Token embeddings of a text can take their place, as if the recording had been understood
+        perfectly; an array without rows stands for no audio at all.
 
         Args:
             embeds: (tokens, hidden), of this bundle.
@@ -323,13 +323,13 @@ class SpeechLLM:
         Args:
             audio: path, binary file object or samples; see ``Audio``.
             question: what to ask.
-            sampling_rate: of ``audio`` where it is an array.
+            sampling_rate: of ``audio`` if it is an array, in Hz.
             long_audio: as in ``listen``.
             pruning: what is kept of the audio.
             generation: how the answer's tokens are chosen.
             audio_options: as in ``listen``.
-            deadline: seconds from now in which all of it must be there.
-            cancel: ends it when another thread says so.
+            deadline: seconds within which the whole answer must be complete.
+            cancel: lets another thread end it.
             **options: fields of ``pruning`` and ``generation``, for short:
                 ``pruning_rate=0.4, max_new_tokens=20``;
                 ``seed`` is set in both.
@@ -338,7 +338,7 @@ class SpeechLLM:
             AudioError: the recording cannot be used.
             PromptError: the question is empty, or prompt and answer exceed the context.
             OptionError: an option has an impossible value.
-            CancelledError: it was cancelled; ``DeadlineError``: it was not there by the deadline.
+            CancelledError: it was cancelled; ``DeadlineError``: the deadline passed first.
         """
         return self.stream(
             audio,
@@ -401,28 +401,28 @@ class SpeechLLM:
     ) -> Iterator[Answer | SpeechPruneError]:
         """Answer questions about several recordings, a few at a time, in order.
 
-        Requests are taken as workers become free: an endless source is no problem.
+        Requests are read only as workers become free, so the source may be endless.
 
         Args:
             requests: recordings (paths or file objects) with a question each.
-            workers: answers worked on at once.
-            return_exceptions: give what ``ask`` raises on purpose in the request's place, and go
-                on.
+            workers: number of answers in progress at once.
+            return_exceptions: yield the package's own errors in the place of answers, and
+                continue.
             long_audio: as in ``listen``.
             pruning: what is kept of the audio.
             generation: how the answers' tokens are chosen.
             audio_options: as in ``listen``.
-            deadline: seconds that each answer may take, from when it is begun.
-            cancel: ends all of them when another thread says so; ``return_exceptions`` or not.
+            deadline: seconds that each answer may take from its start.
+            cancel: lets another thread end all of them, with ``return_exceptions``, too.
             **options: fields of the two before, for short.
 
         Yields:
-            One answer a request. What ``ask`` raises is raised in the request's turn, and ends
-            the rest, unless ``return_exceptions`` is set.
+            One answer for each request. What ``ask`` raises is raised in the request's turn and
+            ends the rest, unless ``return_exceptions`` is set.
 
         Raises:
-            OptionError: an option has an impossible value; at once. In its turn: a request is no
-                pair of a recording and a question.
+            OptionError: at once, if an option has an impossible value; in its turn, if a request
+                is not a pair of a recording and a question.
         """
         workers = whole("workers", workers, 1)
         if not isinstance(requests, Iterable):
@@ -474,7 +474,7 @@ class SpeechLLM:
         cancel: Cancel | None = None,
         **options: Unpack[Options],
     ) -> AnswerStream:
-        """The same, piece by piece as the text comes; ``.answer`` has the rest at the end.
+        """Like ``ask``, piece by piece as the text is generated; ``.answer`` has the result.
 
         Arguments and errors are those of ``ask``. Options are checked at once, the recording
         and the question at the first piece.

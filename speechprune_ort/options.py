@@ -114,7 +114,7 @@ def _method_of(own: MethodOptions) -> str:
 class PruningOptions:
     """Which audio tokens reach the language model.
 
-    The options of a method itself go along in three ways, which are the same:
+    A method's own options can be given in three equivalent ways:
 
     >>> from speechprune_ort.methods import SpeechPrune
     >>> short = PruningOptions("speechprune", candidates=2)
@@ -130,23 +130,23 @@ class PruningOptions:
             stands out from the recording's mean), ``segment-attention`` (arXiv:2511.14293),
             ``affinity-pooling`` (arXiv:2604.06871), ``fastadasp`` (arXiv:2410.03007), ``random``
             tokens, ``crop`` (one random contiguous stretch), ``truncate`` (the beginning of the
-            recording, as today's stacks do it), ``none`` (every token), or one of the user's own
+            recording, as other stacks do), ``none`` (every token), or a method of your own
             (``speechprune_ort.methods``).
         pruning_rate: share of the budget that is removed, 0 <= rate < 1, the paper's PR. Of
             a 750-token budget 0.2 leaves 600 tokens, however long the recording is. ``auto`` keeps
-            as many as fit the model's context beside prompt and answer, and both targets below;
-            results say how many these are and what bounded them.
+            as many as fit the model's context along with prompt and answer, and both targets below;
+            results say how many these are and what the limit was.
         budget: tokens that the pruning rate is a share of, and that phase 1 of ``speechprune``
             leaves; None takes one window of the model (750 for Qwen2-Audio).
         own: options of the method itself, an object of its class.
-        seed: of methods in which chance decides, ``random`` and ``crop``.
+        seed: for methods that draw at random, ``random`` and ``crop``.
         positions: ``renumbered`` gives kept tokens consecutive positions (what the paper's
             setting amounts to); ``original`` leaves each at the position that it had.
         backend: what scores the tokens: ``numpy`` on the host, or ``ort``: the bundle's graphs on
             its device, where embeddings then stay. ``auto`` takes ``ort`` on CUDA and ``numpy``
-            on the CPU, the faster each (``scripts/bench/bench_pruning.py``).
+            on the CPU, whichever is faster there (``scripts/bench/bench_pruning.py``).
         latency_target: seconds that reading the prompt may take, for ``auto``; how long it takes
-            on this device is measured once, when it is first wanted.
+            on this device is measured once, on first use.
         memory_target_mb: 1e6 bytes that the decoder's cache and activations may take, for
             ``auto``.
 
@@ -291,7 +291,7 @@ class GenerationOptions:
             0 < top_p <= 1. Without effect when greedy.
         seed: of sampling.
         stop: the answer ends before the first of these strings; the string is not returned.
-        ignore_stop: go on after the model's own end of the answer, up to ``max_new_tokens``: for
+        ignore_stop: continue past the model's own end of the answer, up to ``max_new_tokens``: for
             measurements that need answers of one length.
 
     Raises:

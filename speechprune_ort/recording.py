@@ -37,11 +37,11 @@ class Recording:
     Args:
         engine: the bundle.
         scheduler: decodes its answers.
-        heard: what was heard of it.
+        heard: its embeddings and what is known of it.
         timings: what encoding took.
 
     Attributes:
-        timings: as given; answers to ``ask`` count their own stages alone.
+        timings: as given; answers to ``ask`` count only their own stages.
     """
 
     def __init__(
@@ -104,15 +104,15 @@ class Recording:
             question: what to ask.
             pruning: what is kept of the audio.
             generation: how the answer's tokens are chosen.
-            deadline: seconds from now in which all of it must be there.
-            cancel: ends it when another thread says so.
+            deadline: seconds within which the whole answer must be complete.
+            cancel: lets another thread end it.
             **options: fields of either, for short: ``pruning_rate=0.4, max_new_tokens=20``;
                 ``seed`` is set in both.
 
         Raises:
             PromptError: the question is empty, or prompt and answer exceed the context.
             OptionError: an option has an impossible value.
-            CancelledError: it was cancelled; ``DeadlineError``: it was not there by the deadline.
+            CancelledError: it was cancelled; ``DeadlineError``: the deadline passed first.
         """
         return self.stream(
             question,
@@ -162,26 +162,26 @@ class Recording:
     ) -> Iterator[Answer | SpeechPruneError]:
         """Answer several questions about the recording, decoded together, in order.
 
-        As many are worked on at once as ``max_batch`` of ``SpeechLLM`` says. The answers' tokens
-        are those of ``ask``, but for a near tie that rounding decides.
+        Up to ``max_batch`` of ``SpeechLLM`` are in progress at once. The answers' tokens are
+        those of ``ask``, except where rounding decides a near tie.
 
         Args:
-            questions: what to ask; taken as there is room for them.
-            return_exceptions: give what ``ask`` raises on purpose in the question's place, and go
-                on.
+            questions: what to ask; they are read only as there is room for them.
+            return_exceptions: yield the package's own errors in the place of answers, and
+                continue.
             pruning: what is kept of the audio.
             generation: how the answers' tokens are chosen.
-            deadline: seconds that each answer may take, from when its question is taken.
-            cancel: ends all of them when another thread says so; ``return_exceptions`` or not.
+            deadline: seconds that each answer may take from its start.
+            cancel: lets another thread end all of them, with ``return_exceptions``, too.
             **options: fields of the two before, for short.
 
         Yields:
-            One answer a question. What ``ask`` raises is raised in the question's turn, and ends
-            the rest, unless ``return_exceptions`` is set.
+            One answer for each question. What ``ask`` raises is raised in the question's turn and
+            ends the rest, unless ``return_exceptions`` is set.
 
         Raises:
-            OptionError: an option has an impossible value, or ``questions`` is a single text; at
-                once.
+            OptionError: at once, if an option has an impossible value or ``questions`` is a
+                single text.
         """
         if isinstance(questions, (str, bytes)) or not isinstance(questions, Iterable):
             raise OptionError(f"questions must be texts, not {type(questions).__name__}.")
@@ -205,7 +205,7 @@ class Recording:
         cancel: Cancel | None = None,
         **options: Unpack[Options],
     ) -> AnswerStream:
-        """The same, piece by piece as the text comes; ``.answer`` has the rest at the end.
+        """Like ``ask``, piece by piece as the text is generated; ``.answer`` has the result.
 
         Arguments and errors are those of ``ask``. Options are checked at once, the question at
         the first piece.
@@ -215,7 +215,7 @@ class Recording:
         return AnswerStream(pieces, Limits(cancel, deadline))
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Keep the recording in a file, for ``SpeechLLM.load_recording`` of the same bundle.
+        """Save the recording to a file, for ``SpeechLLM.load_recording`` of the same bundle.
 
         Args:
             path: file to write; an earlier one is replaced.
@@ -275,17 +275,17 @@ class Recording:
         return self._about(prompt, pruning, longest, Timings()).score(ids, self._scheduler.rows)
 
     def with_evidence(self, answer: Answer, count: int = 3) -> Answer:
-        """The answer with the stretches of the recording that it rests on.
+        """The answer with the passages of the recording that it is based on.
 
-        Each stretch of the kept audio, a sentence at most, is tried alone: how much likelier is
+        Each passage of the kept audio, a sentence at most, is tried alone: how much more likely is
         the answer with it than without any audio? That takes about as long as an answer or two.
 
         Args:
             answer: of this recording.
-            count: most stretches to name, those with the most support.
+            count: largest number of passages to name, those with the most support first.
 
         Raises:
-            OptionError: it is no answer, or ``count`` is below 1.
+            OptionError: it is not an answer, or ``count`` is below 1.
             PromptError: prompt and answer exceed the context.
         """
         check_type(answer, Answer, "answer")

@@ -125,12 +125,12 @@ class Pruning:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A stretch of the recording that an answer rests on.
+    """A passage of the recording that an answer is based on.
 
     Attributes:
         span: in seconds, from its first kept token to its last.
-        support: natural logarithm of how many times as likely a token of the answer is because of
-            it, on average; positive.
+        support: natural logarithm of how many times more likely it makes a token of the answer, on
+            average; positive.
     """
 
     span: Span
@@ -143,11 +143,11 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Answer:
-    """An answer and how it came about; ``print(answer)`` shows what matters of it.
+    """An answer and how it was made; ``print(answer)`` shows the essentials.
 
     Attributes:
         text: what the model said.
-        token_ids: of the answer, the stop token not among them.
+        token_ids: of the answer, without the stop token.
         finish_reason: ``stop`` (the model ended), ``length`` (max_new_tokens) or
             ``stop_string``.
         question: what was asked.
@@ -160,11 +160,11 @@ class Answer:
         device: where it ran.
         decoder: what decoded the recording: ``libsndfile``, ``ffmpeg``, ``libsndfile+ffmpeg`` where
             one went on for the other, ``array`` for samples; empty where nothing was decoded.
-        notes: whole sentences on what is wrong with the recording; none where nothing is.
+        notes: whole sentences on what is wrong with the recording; empty if nothing is.
         log_probabilities: natural logarithm of the probability that the model gave to each of
             ``token_ids``, after all before it: of the logits themselves, whatever temperature and
             ``top_p`` were used to choose.
-        evidence: the stretches that it rests on, most support first, where they were asked for
+        evidence: the passages that it is based on, most support first, if they were asked for
             (``Recording.with_evidence``); else None.
     """
 
@@ -186,7 +186,7 @@ class Answer:
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens of the answer a second of decoding."""
+        """Tokens of the answer per second of decoding."""
         spent = self.timings.seconds.get("decode", 0.0)
         return len(self.token_ids) / spent if spent else 0.0
 
@@ -270,7 +270,8 @@ class Score:
     """How likely the model found each of several continuations.
 
     Attributes:
-        log_probabilities: natural logarithms, one tuple a continuation with one value a token.
+        log_probabilities: natural logarithms, a tuple for each continuation with a value for each
+            token.
         prompt_tokens: positions of the prompt, kept audio included.
         pruning: what was kept.
         timings: seconds per stage; ``decode`` is the scoring.
