@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import soundfile
 import torch
+from numpy.typing import NDArray
+from transformers import WhisperFeatureExtractor
 
-from speechprune_ort.contract.specs import GraphSpec
+from speechprune_ort.contract.specs import AUDIO_ENCODER, GraphSpec
 from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.graph_file import save, torch_to_ir, with_weights
-from speechprune_ort.export.precision import Plan
+from speechprune_ort.export.parity import Checked, verify_graph
+from speechprune_ort.export.precision import WORDS, Plan
+from speechprune_ort.export.work import Graph, Work
+from speechprune_ort.sample import SPEECH
 
-__all__ = ["export_audio_encoder"]
+__all__ = ["GRAPH", "export_audio_encoder"]
 
 
 def export_audio_encoder(checkpoint: Checkpoint, plan: Plan, spec: GraphSpec, path: Path) -> None:
@@ -37,3 +45,72 @@ def export_audio_encoder(checkpoint: Checkpoint, plan: Plan, spec: GraphSpec, pa
         save(with_weights(model, plan.encoder), path)
     finally:
         module.float()
+
+
+def _write(work: Work, spec: GraphSpec, path: Path) -> None:
+    # Small enough to be widened whole; the language model stays as it is stored.
+    work.checkpoint.audio_encoder.float()
+    export_audio_encoder(work.checkpoint, work.plan, spec, path)
+
+
+def _verify(work: Work, spec: GraphSpec, path: Path) -> Checked:
+    """Compare on speech and on noise; what torch makes of both is kept for the other graphs."""
+    audio, encoder = work.checkpoint.audio, work.checkpoint.audio_encoder
+    cases = {}
+    for case, (windows, lengths) in _features(work).items():
+        inputs: dict[str, NDArray[Any]] = {
+            "input_features": windows,
+            "feature_lengths": lengths.astype(np.int64),
+        }
+        with torch.no_grad():
+            found = encoder(*(torch.from_numpy(value) for value in inputs.values()))
+        outputs = found if isinstance(found, tuple) else (found,)
+        named = zip((t.name for t in spec.outputs), outputs, strict=True)
+        computed = {name: value.numpy() for name, value in named}
+        cases[case] = (inputs, computed)
+        expected = computed["audio_embeds"]
+        kept = [row[: audio.tokens(int(n))] for row, n in zip(expected, lengths, strict=True)]
+        work.embeds[case] = np.concatenate(kept)
+    checked = verify_graph(path, spec, work.target, cases, work.plan.min_cosine)
+    encoder.to("meta")  # nothing needs its weights again
+    return checked
+
+
+def _features(work: Work) -> dict[str, tuple[NDArray[np.float32], NDArray[np.integer]]]:
+    """Windows (windows, mel_bins, frames) and how many frames of each are sound, by case."""
+    dims, audio = work.checkpoint.dimensions, work.checkpoint.audio
+    speech = soundfile.read(SPEECH, dtype="float32")[0]
+    extractor = WhisperFeatureExtractor(
+        feature_size=dims.mel_bins,
+        sampling_rate=audio.sampling_rate,
+        hop_length=audio.hop_length,
+        n_fft=audio.n_fft,
+        chunk_length=round(audio.window_seconds),
+    )
+    mel = extractor(
+        speech,
+        sampling_rate=audio.sampling_rate,
+        return_tensors="np",
+        return_attention_mask=True,
+    )
+    shape = (2, dims.mel_bins, dims.frames)
+    noise = work.random.standard_normal(shape).astype(np.float32)
+    features = {
+        "speech": (mel["input_features"], mel["attention_mask"].sum(-1)),
+        "random, 2 windows": (noise, np.array([dims.frames, dims.frames // 3])),
+    }
+    if work.checkpoint.short_windows:
+        frames, _ = audio.padded_frames(dims.frames // 3, dims.frames, dims.window_tokens)
+        short = noise[:, :, :frames].copy()
+        features["random, short windows"] = (short, np.array([frames - 4, frames // 2]))
+    return features
+
+
+GRAPH = Graph(
+    AUDIO_ENCODER,
+    lambda plan: WORDS[plan.encoder],
+    _write,
+    _verify,
+    parameters=lambda checkpoint: sum(p.numel() for p in checkpoint.audio_encoder.parameters()),
+    slow=True,
+)

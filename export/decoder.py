@@ -15,23 +15,33 @@ import contextlib
 import copy
 import shutil
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import torch
+from numpy.typing import NDArray
 from onnx_ir.tensor_adapters import TorchTensor, to_torch_dtype
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from speechprune_ort.contract.manifest import Parity, PromptPiece
+from speechprune_ort.contract.specs import DECODER, Dimensions, GraphSpec, past_name, present_name
 from speechprune_ort.errors import ExportError
+from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.graph_file import quiet, save, with_weights
-from speechprune_ort.export.memory import MappedWeights
-from speechprune_ort.export.precision import Plan, Target
+from speechprune_ort.export.memory import MappedWeights, in_float32
+from speechprune_ort.export.parity import Arrays, Checked, checked, compare, open_graph
+from speechprune_ort.export.precision import WORDS, Plan, Target
 from speechprune_ort.export.quantize import quantize_matmuls
+from speechprune_ort.export.rotary import rotary_rows
+from speechprune_ort.export.work import Graph, Work
 
-__all__ = ["export_decoder"]
+__all__ = ["GRAPH", "export_decoder"]
 
 _BUILDER_PRECISION = {
     "float32": "fp32",
@@ -43,6 +53,9 @@ _BUILDER_PRECISION = {
 }
 
 HEAD_MULTIPLE = 16  # of a head's size, for rotary embedding within attention
+
+QUESTION = "What is said in the recording?"
+DECODE_STEPS = 3  # after the prefill, compared with torch
 
 
 def export_decoder(
@@ -188,3 +201,140 @@ def _builder(language_model: PreTrainedModel) -> Iterator[Any]:
             setattr(builder.Model, name, method)
         # Importing the builder appends its own folder, whose modules have everyday names.
         sys.path[:] = search_path
+
+
+def _write(work: Work, spec: GraphSpec, path: Path) -> None:  # noqa: ARG001 - the builder's own
+    checkpoint = work.checkpoint
+    own = Path(tempfile.mkdtemp(prefix="decoder-", dir=path.parent))
+    export_decoder(
+        checkpoint.language_model, checkpoint.tokenizer, work.plan, work.target, path, own
+    )
+
+
+def _verify(work: Work, spec: GraphSpec, path: Path) -> Checked:
+    """Prefill and a few teacher-forced steps, compared with torch at every step.
+
+    Each prompt is run on consecutive positions and once on positions with a gap, as pruned audio
+    has them with ``positions="original"``.
+    """
+    language_model, dims = work.checkpoint.language_model, work.checkpoint.dimensions
+    # All of torch before the session opens: both at once need not fit in memory.
+    references = []
+    for case, embeds in _prompts(work).items():
+        count = len(embeds)
+        gap = np.arange(count) + np.where(np.arange(count) >= count // 2, 7, 0)
+        for name, positions in ((case, np.arange(count)), (f"{case}, gapped positions", gap)):
+            expected, ids = _torch_logits(language_model, embeds, positions, DECODE_STEPS)
+            rows = rotary_rows(
+                language_model,
+                np.append(positions, positions[-1] + 1 + np.arange(DECODE_STEPS)),
+                next(t.dtype for t in spec.inputs if t.name == "cos"),
+            )
+            references.append((name, embeds, rows, expected, work.rows(ids)))
+    session, problem = open_graph(path, spec, work.target)
+
+    def figures() -> list[Parity]:
+        found: list[Parity] = []
+        for name, embeds, turned, expected, following in references:
+            logits = _graph_logits(session, spec, dims, embeds, turned, following)
+            found += compare(path.stem, name, "logits", expected, logits, work.plan.min_cosine)
+            same = float(expected[0].argmax() == logits[0].argmax())
+            found.append(Parity(f"{name}: logits", "first_token", same, 0.0))
+        return found
+
+    return checked(path.name, problem, figures)
+
+
+def _prompts(work: Work) -> dict[str, NDArray[np.float32]]:
+    """Input embeddings (tokens, hidden) of prompts with noise and with speech.
+
+    Both within the template: a model that was trained with it need not be stable without.
+    """
+    checkpoint = work.checkpoint
+
+    def piece(piece: PromptPiece, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        if piece.kind == "audio":
+            return audio
+        text = piece.before + QUESTION + piece.after
+        ids = piece.ids or checkpoint.tokenizer.encode(text, add_special_tokens=False)
+        return work.rows(np.array(ids, np.int64))
+
+    audio = {
+        "random ids": work.rows(work.random.integers(0, checkpoint.dimensions.vocab, 40)),
+        "speech": work.embeds["speech"],
+    }
+    return {
+        f"prompt with {name}": np.concatenate([piece(one, heard) for one in checkpoint.prompt])
+        for name, heard in audio.items()
+    }
+
+
+def _torch_logits(
+    language_model: PreTrainedModel, embeds: NDArray[Any], positions: NDArray[Any], steps: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Last-position logits (1 + steps, vocab) and the greedy ids (steps,) that lead there."""
+    rows, ids = [], []
+    step: Any = torch.from_numpy(np.asarray(embeds, np.float32))[None]
+    at = torch.from_numpy(np.asarray(positions, np.int64))[None]
+    cache = None
+    with torch.no_grad(), in_float32(language_model):
+        for _ in range(steps + 1):
+            out = language_model(
+                inputs_embeds=step,
+                position_ids=at,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            cache = out.past_key_values
+            rows.append(out.logits[0, -1].float().numpy())
+            ids.append(int(rows[-1].argmax()))
+            step = language_model.get_input_embeddings()(torch.tensor([[ids[-1]]]))
+            at = at[:, -1:] + 1
+    return np.stack(rows), np.array(ids[:-1], np.int64)
+
+
+def _graph_logits(
+    session: ort.InferenceSession,
+    spec: GraphSpec,
+    dims: Dimensions,
+    embeds: NDArray[Any],
+    turned: Arrays,
+    following: NDArray[Any],
+) -> NDArray[np.float32]:
+    """The same from the graph, cache through numpy: slow, and independent of the runtime."""
+    dtype = np.dtype(next(t.dtype for t in spec.inputs if t.name == "inputs_embeds"))
+    layers = [(i, kind) for i in range(dims.layers) for kind in ("key", "value")]
+    empty = np.zeros((1, dims.kv_heads, 0, dims.head_dim), dtype)
+    cache = {past_name(*layer): empty for layer in layers}
+    names = ["logits", *(present_name(*layer) for layer in layers)]
+    rows, total = [], 0
+    steps: Sequence[NDArray[Any]] = [embeds, *following[:, None]]
+    for step in steps:
+        total += len(step)
+        logits, *present = session.run(
+            names,
+            {
+                "inputs_embeds": step[None].astype(dtype),
+                "attention_mask": np.ones((1, total), np.int64),
+                **turned,
+                **cache,
+            },
+        )
+        cache = {past_name(*layer): p for layer, p in zip(layers, present, strict=True)}
+        rows.append(logits[0, -1].astype(np.float32))
+    return np.stack(rows)
+
+
+def _parameters(checkpoint: Checkpoint) -> int:
+    """Weights of the layers and the output head; tied ones count here, too."""
+    language_model = checkpoint.language_model
+    table = language_model.get_input_embeddings().weight
+    head = language_model.get_output_embeddings().weight
+    count = sum(p.numel() for p in language_model.parameters())
+    return int(count if head is table else count - table.numel())
+
+
+GRAPH = Graph(
+    DECODER, lambda plan: WORDS[plan.decoder], _write, _verify, parameters=_parameters, slow=True
+)

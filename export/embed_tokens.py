@@ -9,11 +9,14 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from speechprune_ort.contract.specs import GraphSpec
+from speechprune_ort.contract.specs import EMBED_TOKENS, GraphSpec
+from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.graph_file import OPSET, save
-from speechprune_ort.export.precision import Plan
+from speechprune_ort.export.parity import EXACT, Checked, verify_graph
+from speechprune_ort.export.precision import WORDS, Plan
+from speechprune_ort.export.work import Graph, Work
 
-__all__ = ["export_embed_tokens"]
+__all__ = ["GRAPH", "export_embed_tokens"]
 
 
 def export_embed_tokens(table: Tensor, plan: Plan, spec: GraphSpec, path: Path) -> None:
@@ -58,3 +61,25 @@ def export_embed_tokens(table: Tensor, plan: Plan, spec: GraphSpec, path: Path) 
         name=spec.name,
     )
     save(ir.Model(graph, ir_version=10), path)
+
+
+def _table(checkpoint: Checkpoint) -> Tensor:
+    table: Tensor = checkpoint.language_model.get_input_embeddings().weight
+    return table
+
+
+def _verify(work: Work, spec: GraphSpec, path: Path) -> Checked:
+    ids = work.random.integers(0, len(_table(work.checkpoint)), 64)
+    case = {"random ids": ({"token_ids": ids}, {"embeds": work.rows(ids)})}
+    # A look-up is exact up to the width of what is stored.
+    least = EXACT if work.plan.embedding == "float32" else min(work.plan.min_cosine, 0.9999)
+    return verify_graph(path, spec, work.target, case, least)
+
+
+GRAPH = Graph(
+    EMBED_TOKENS,
+    lambda plan: WORDS[plan.embedding],
+    lambda work, spec, path: export_embed_tokens(_table(work.checkpoint), work.plan, spec, path),
+    _verify,
+    parameters=lambda checkpoint: _table(checkpoint).numel(),
+)

@@ -7,6 +7,7 @@ embeddings are binarized by sign; their product stands in for the real projectio
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +18,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from speechprune_ort.contract.specs import Dimensions, GraphSpec
+from speechprune_ort.contract.specs import (
+    FIRST_LAYER_QK,
+    FIRST_LAYER_QK_FLOAT,
+    Dimensions,
+    GraphSpec,
+)
 from speechprune_ort.export.graph_file import GraphMaker, save, store_half, torch_to_ir
-from speechprune_ort.export.precision import Plan, Target
+from speechprune_ort.export.parity import EXACT, Cases, Checked, verify_graph
+from speechprune_ort.export.precision import WORDS, Plan, Target
+from speechprune_ort.export.work import Graph, Work
 
-__all__ = ["BinaryProjection", "FloatProjection", "export_binarized", "export_float"]
+__all__ = [
+    "BINARIZED",
+    "FLOAT",
+    "BinaryProjection",
+    "FloatProjection",
+    "binarized_cases",
+    "export_binarized",
+    "export_float",
+]
 
 
 def signs(x: Tensor) -> Tensor:
@@ -162,3 +178,51 @@ def export_float(
     dtype = torch.float16 if plan.float_dtype == "float16" else torch.float32
     model = torch_to_ir(projection, (torch.zeros(3, dims.hidden, dtype=dtype),), spec)
     save(model if plan.embedding == "float32" else store_half(model), path)
+
+
+def _cases(work: Work, reference: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Cases:
+    """The audio embeddings and what a projection makes of them in torch."""
+    cases = {}
+    for case, embeds in work.rounded().items():
+        with torch.no_grad():
+            query, key = reference(torch.from_numpy(embeds.astype(np.float32)))
+        cases[case] = ({"audio_embeds": embeds}, {"query": query.numpy(), "key": key.numpy()})
+    return cases
+
+
+def binarized_cases(work: Work) -> Cases:
+    """The audio embeddings and their binarized projections in torch, by case."""
+    projection = BinaryProjection.of(work.checkpoint.language_model)
+    head_dim = work.checkpoint.dimensions.head_dim
+    return _cases(work, lambda embeds: projection.torch_reference(embeds, head_dim))
+
+
+def _write_binarized(work: Work, spec: GraphSpec, path: Path) -> None:
+    projection = BinaryProjection.of(work.checkpoint.language_model)
+    export_binarized(projection, work.checkpoint.dimensions, work.target, spec, path)
+
+
+def _verify_binarized(work: Work, spec: GraphSpec, path: Path) -> Checked:
+    return verify_graph(path, spec, work.target, binarized_cases(work), EXACT)
+
+
+def _float_projection(work: Work) -> FloatProjection:
+    return FloatProjection(work.checkpoint.language_model, work.checkpoint.dimensions).eval()
+
+
+def _write_float(work: Work, spec: GraphSpec, path: Path) -> None:
+    export_float(_float_projection(work), work.plan, work.checkpoint.dimensions, spec, path)
+
+
+def _verify_float(work: Work, spec: GraphSpec, path: Path) -> Checked:
+    least = 0.999999 if work.plan.embedding == "float32" else 0.9999
+    return verify_graph(path, spec, work.target, _cases(work, _float_projection(work)), least)
+
+
+BINARIZED = Graph(FIRST_LAYER_QK, lambda _: "signs in int8", _write_binarized, _verify_binarized)
+FLOAT = Graph(
+    FIRST_LAYER_QK_FLOAT,
+    lambda plan: WORDS["float32" if plan.embedding == "float32" else "half_stored"],
+    _write_float,
+    _verify_float,
+)

@@ -19,7 +19,9 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["MappedWeights", "give_back_memory", "in_float32"]
+from speechprune_ort.errors import ExportError
+
+__all__ = ["MappedWeights", "enough_memory", "give_back_memory", "in_float32"]
 
 DONTNEED = 4  # MADV_DONTNEED
 
@@ -122,3 +124,22 @@ def give_back_memory() -> None:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # glibc's alone
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextlib.contextmanager
+def enough_memory() -> Iterator[None]:
+    """Say in a sentence that memory ran out, whoever asked for it.
+
+    Raises:
+        ExportError: it did.
+    """
+    words = ("can't allocate memory", "bad_alloc", "Failed to allocate memory", "Cannot allocate")
+    try:
+        yield
+    except Exception as error:  # torch, ONNX Runtime and exporters have classes of their own
+        if not isinstance(error, MemoryError) and not any(word in str(error) for word in words):
+            raise
+        raise ExportError(
+            "Memory ran out during the export: close other programs, lift the limit (ulimit -v), "
+            "or use a machine with more; nothing was left behind."
+        ) from error

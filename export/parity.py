@@ -6,27 +6,37 @@ and what was found. The figures go into the manifest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
 
 from speechprune_ort.contract.manifest import Parity
-from speechprune_ort.contract.specs import Dimensions, GraphSpec, past_name, present_name
+from speechprune_ort.contract.specs import GraphSpec
 from speechprune_ort.errors import DeviceError, ParityError
-from speechprune_ort.export.memory import in_float32
-from speechprune_ort.export.rotary import rotary_rows
 from speechprune_ort.providers import CPU_PROVIDER, StrictSession, cuda_problem, cuda_provider
 
-__all__ = ["Checked", "compare", "open_graph", "verify_decoder", "verify_graph"]
+__all__ = [
+    "EXACT",
+    "Arrays",
+    "Cases",
+    "Checked",
+    "checked",
+    "compare",
+    "open_graph",
+    "verify_graph",
+]
 
 Arrays = Mapping[str, NDArray[Any]]
+Cases = Mapping[str, tuple[Arrays, Arrays]]
+"""Inputs of a graph and torch's outputs, by a name for the manifest."""
+
+EXACT = 1 - 1e-9
+"""Least cosine of graphs that only reorder sums."""
 
 # Float32 graphs reorder sums; nothing more. Relative to the largest value of torch's result.
 EXACT_TOLERANCE = 1e-4
@@ -77,8 +87,17 @@ def open_graph(path: Path, spec: GraphSpec, target: str) -> tuple[ort.InferenceS
     return session, problem and problem.partition(": ")[0]
 
 
-def _checked(graph: str, problem: str | None, figures: Callable[[], list[Parity]]) -> Checked:
-    """Compare values; a graph that cannot run off its target stays unverified, and says so."""
+def checked(graph: str, problem: str | None, figures: Callable[[], list[Parity]]) -> Checked:
+    """Compare values; a graph that cannot run off its target stays unverified, and says so.
+
+    Args:
+        graph: name for messages.
+        problem: what keeps it from running on its target, as ``open_graph`` says.
+        figures: runs the graph and compares.
+
+    Raises:
+        ParityError: the values differ, or the graph does not run where it must.
+    """
     try:
         return Checked(
             tuple(figures()), problem and f"compared on the CPU: no CUDA here ({problem})"
@@ -154,7 +173,7 @@ def verify_graph(
     path: Path,
     spec: GraphSpec,
     target: str,
-    cases: Mapping[str, tuple[Arrays, Arrays]],
+    cases: Cases,
     min_cosine: float,
 ) -> Checked:
     """Run a graph on each case and compare every output with torch's.
@@ -177,115 +196,4 @@ def verify_graph(
                 found += compare(path.stem, case, name, outputs[name], values, min_cosine)
         return found
 
-    return _checked(path.name, problem, figures)
-
-
-def verify_decoder(
-    path: Path,
-    spec: GraphSpec,
-    target: str,
-    language_model: PreTrainedModel,
-    dims: Dimensions,
-    prompts: Mapping[str, NDArray[np.float32]],
-    min_cosine: float,
-    steps: int = 3,
-) -> Checked:
-    """Prefill and a few teacher-forced steps, compared with torch at every step.
-
-    The graph is run on consecutive positions and, per prompt, once on positions with a gap,
-    as pruned audio has them with ``positions="original"``.
-
-    Args:
-        path: the graph.
-        spec: its spec.
-        target: ``cpu`` or ``cuda``.
-        language_model: torch's, float32.
-        dims: sizes of the axes.
-        prompts: name to input embeddings (tokens, hidden).
-        min_cosine: see ``compare``.
-        steps: decode steps after the prefill.
-    """
-    table = language_model.get_input_embeddings().weight.detach()
-    # All of torch before the session opens: both at once need not fit in memory.
-    references = []
-    for case, embeds in prompts.items():
-        count = len(embeds)
-        gap = np.arange(count) + np.where(np.arange(count) >= count // 2, 7, 0)
-        for name, positions in ((case, np.arange(count)), (f"{case}, gapped positions", gap)):
-            expected, ids = _torch_logits(language_model, embeds, positions, steps)
-            following = table[torch.from_numpy(ids)].float().numpy()
-            rows = rotary_rows(
-                language_model,
-                np.append(positions, positions[-1] + 1 + np.arange(steps)),
-                next(t.dtype for t in spec.inputs if t.name == "cos"),
-            )
-            references.append((name, embeds, rows, expected, following))
-    session, problem = open_graph(path, spec, target)
-
-    def figures() -> list[Parity]:
-        found: list[Parity] = []
-        for name, embeds, turned, expected, following in references:
-            logits = _graph_logits(session, spec, dims, embeds, turned, following)
-            found += compare(path.stem, name, "logits", expected, logits, min_cosine)
-            same = float(expected[0].argmax() == logits[0].argmax())
-            found.append(Parity(f"{name}: logits", "first_token", same, 0.0))
-        return found
-
-    return _checked(path.name, problem, figures)
-
-
-def _torch_logits(
-    language_model: PreTrainedModel, embeds: NDArray[Any], positions: NDArray[Any], steps: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Last-position logits (1 + steps, vocab) and the greedy ids (steps,) that lead there."""
-    rows, ids = [], []
-    step: Any = torch.from_numpy(np.asarray(embeds, np.float32))[None]
-    at = torch.from_numpy(np.asarray(positions, np.int64))[None]
-    cache = None
-    with torch.no_grad(), in_float32(language_model):
-        for _ in range(steps + 1):
-            out = language_model(
-                inputs_embeds=step,
-                position_ids=at,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            cache = out.past_key_values
-            rows.append(out.logits[0, -1].float().numpy())
-            ids.append(int(rows[-1].argmax()))
-            step = language_model.get_input_embeddings()(torch.tensor([[ids[-1]]]))
-            at = at[:, -1:] + 1
-    return np.stack(rows), np.array(ids[:-1], np.int64)
-
-
-def _graph_logits(
-    session: ort.InferenceSession,
-    spec: GraphSpec,
-    dims: Dimensions,
-    embeds: NDArray[Any],
-    turned: Arrays,
-    following: NDArray[Any],
-) -> NDArray[np.float32]:
-    """The same from the graph, cache through numpy: slow, and independent of the runtime."""
-    dtype = np.dtype(next(t.dtype for t in spec.inputs if t.name == "inputs_embeds"))
-    layers = [(i, kind) for i in range(dims.layers) for kind in ("key", "value")]
-    empty = np.zeros((1, dims.kv_heads, 0, dims.head_dim), dtype)
-    cache = {past_name(*layer): empty for layer in layers}
-    names = ["logits", *(present_name(*layer) for layer in layers)]
-    rows, total = [], 0
-    steps: Sequence[NDArray[Any]] = [embeds, *following[:, None]]
-    for step in steps:
-        total += len(step)
-        logits, *present = session.run(
-            names,
-            {
-                "inputs_embeds": step[None].astype(dtype),
-                "attention_mask": np.ones((1, total), np.int64),
-                **turned,
-                **cache,
-            },
-        )
-        cache = {past_name(*layer): p for layer, p in zip(layers, present, strict=True)}
-        rows.append(logits[0, -1].astype(np.float32))
-    return np.stack(rows)
+    return checked(path.name, problem, figures)

@@ -12,10 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechprune_ort.contract.specs import Dimensions, GraphSpec
+from speechprune_ort.contract.specs import (
+    ASSEMBLE,
+    RECEIVED_ATTENTION,
+    SIMILARITY,
+    Dimensions,
+    GraphSpec,
+)
+from speechprune_ort.export.first_layer_qk import binarized_cases
 from speechprune_ort.export.graph_file import GraphMaker
+from speechprune_ort.export.parity import EXACT, Checked, verify_graph
+from speechprune_ort.export.precision import WORDS, Plan
+from speechprune_ort.export.work import Graph, Work
 
 __all__ = [
+    "ASSEMBLED",
+    "RECEIVED",
+    "SIMILAR",
     "attention_reference",
     "export_assemble",
     "export_received_attention",
@@ -86,3 +99,56 @@ def export_assemble(spec: GraphSpec, path: Path) -> None:
     rows = make.add("Concat", parts, axis=0)
     axes = make.constant("axes", np.array([0], np.int64))
     make.save(path, [make.add("Unsqueeze", [rows, axes])])
+
+
+def _verify_similarity(work: Work, spec: GraphSpec, path: Path) -> Checked:
+    cases = {}
+    for case, embeds in work.rounded().items():
+        direction = work.random.standard_normal((embeds.shape[1],)).astype(np.float32)
+        scores = similarity_reference(torch.from_numpy(embeds), torch.from_numpy(direction))
+        inputs = {"audio_embeds": embeds, "direction": direction}
+        cases[case] = (inputs, {"scores": scores.numpy()})
+    return verify_graph(path, spec, work.target, cases, EXACT)
+
+
+def _verify_received_attention(work: Work, spec: GraphSpec, path: Path) -> Checked:
+    cases = {}
+    for case, (_, outputs) in binarized_cases(work).items():
+        query, key = (torch.from_numpy(outputs[n][:300]).float() for n in ("query", "key"))
+        rows = query[:200]
+        given = {"query": rows.numpy(), "key": key.numpy()}
+        cases[case] = (given, {"received": attention_reference(rows, key).numpy()})
+    return verify_graph(path, spec, work.target, cases, EXACT)
+
+
+def _verify_assemble(work: Work, spec: GraphSpec, path: Path) -> Checked:
+    cases = {}
+    for case, embeds in work.rounded().items():
+        indices = np.sort(work.random.choice(len(embeds), len(embeds) // 2, replace=False))
+        inputs = {
+            "before_embeds": embeds[:3],
+            "audio_embeds": embeds,
+            "indices": indices,
+            "after_embeds": embeds[5:7],
+        }
+        expected = np.concatenate([embeds[:3], embeds[indices], embeds[5:7]])[None]
+        cases[case] = (inputs, {"inputs_embeds": expected})
+    return verify_graph(path, spec, work.target, cases, EXACT)
+
+
+def _words(_: Plan) -> str:
+    return WORDS["float32"]
+
+
+SIMILAR = Graph(
+    SIMILARITY, _words, lambda _, spec, path: export_similarity(spec, path), _verify_similarity
+)
+RECEIVED = Graph(
+    RECEIVED_ATTENTION,
+    _words,
+    lambda work, spec, path: export_received_attention(work.checkpoint.dimensions, spec, path),
+    _verify_received_attention,
+)
+ASSEMBLED = Graph(
+    ASSEMBLE, _words, lambda _, spec, path: export_assemble(spec, path), _verify_assemble
+)

@@ -14,10 +14,13 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from speechprune_ort.contract.specs import GraphSpec
+from speechprune_ort.contract.specs import ROTARY, GraphSpec
 from speechprune_ort.export.graph_file import GraphMaker
+from speechprune_ort.export.parity import EXACT, Checked, verify_graph
+from speechprune_ort.export.precision import WORDS
+from speechprune_ort.export.work import Graph, Work
 
-__all__ = ["export_rotary", "rotary_rows"]
+__all__ = ["GRAPH", "export_rotary", "rotary_rows"]
 
 
 def rotary_rows(
@@ -60,3 +63,20 @@ def export_rotary(
         for name, table in tables.items()
     ]
     maker.save(path, rows)
+
+
+def _write(work: Work, spec: GraphSpec, path: Path) -> None:
+    checkpoint = work.checkpoint
+    export_rotary(checkpoint.language_model, checkpoint.dimensions.context, spec, path)
+
+
+def _verify(work: Work, spec: GraphSpec, path: Path) -> Checked:
+    context = work.checkpoint.dimensions.context
+    positions = np.append(work.random.integers(0, context, 64), [0, context - 1])
+    expected = rotary_rows(work.checkpoint.language_model, positions, "float32")
+    least = EXACT if work.plan.float_dtype == "float32" else 0.9999
+    case = {"random positions": ({"position_ids": positions}, expected)}
+    return verify_graph(path, spec, work.target, case, least)
+
+
+GRAPH = Graph(ROTARY, lambda plan: WORDS[plan.float_dtype], _write, _verify)

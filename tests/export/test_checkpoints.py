@@ -20,8 +20,8 @@ from tiny_families import write_voxtral
 
 from speechprune_ort import ExportError, ParityError
 from speechprune_ort.export.families import FAMILIES, check_checkpoint, load_checkpoint
-from speechprune_ort.export.parity import _checked, compare
-from speechprune_ort.export.pipeline import _enough_memory
+from speechprune_ort.export.memory import enough_memory
+from speechprune_ort.export.parity import checked, compare
 
 Change = Callable[[Path], None]
 
@@ -379,7 +379,7 @@ def test_weights_that_are_not_finite_are_the_checkpoints_fault() -> None:
     ],
 )
 def test_memory_that_ran_out_is_one_sentence(error: Exception) -> None:
-    with pytest.raises(ExportError, match="Memory ran out"), _enough_memory():
+    with pytest.raises(ExportError, match="Memory ran out"), enough_memory():
         raise error
 
 
@@ -388,8 +388,8 @@ def test_a_graph_that_does_not_run_is_one_sentence() -> None:
         raise RuntimeError("Non-zero status code returned\nwhile running a node")
 
     with pytest.raises(ParityError, match=r"decoder does not run .*Non-zero status") as caught:
-        _checked("decoder", None, fail)
+        checked("decoder", None, fail)
     assert "\n" not in str(caught.value)
     assert "not run: no CUDA here (no driver)" in str(
-        _checked("decoder", "no driver", fail).unverified
+        checked("decoder", "no driver", fail).unverified
     )
