@@ -29,7 +29,7 @@ from speechprune_ort.cli.progress import Bar
 from speechprune_ort.errors import DataError, SpeechPruneError
 from speechprune_ort.evaluation.executor import LocalExecutor
 from speechprune_ort.evaluation.plan import Plan
-from speechprune_ort.evaluation.run import evaluate
+from speechprune_ort.evaluation.rows import judge_all
 from speechprune_ort.evaluation.samples import read_samples, shuffled
 from speechprune_ort.evaluation.settings import settings_of
 from speechprune_ort.evaluation.summary import Line, Subset, summarize
@@ -131,7 +131,7 @@ def run(
         ]
         plan = Plan(bundle, tuple(samples), tuple(settings), threads=threads)
         with Bar(console, "samples") as bar:
-            rows = evaluate(plan, out, LocalExecutor(), bar)
+            rows = judge_all(plan, out, LocalExecutor(), bar)
         summary = summarize(rows, settings, ())
     except ValueError:
         console.print(f"Error: --rates takes numbers separated by commas, not {rates!a}.")

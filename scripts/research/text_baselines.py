@@ -45,8 +45,8 @@ from speechprune_ort.evaluation.executor import Judged
 from speechprune_ort.evaluation.judge import EVERYTHING, Judge
 from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation
 from speechprune_ort.evaluation.plan import Plan, Work
-from speechprune_ort.evaluation.report import terminal_tables, write_reports
-from speechprune_ort.evaluation.run import Rows, evaluate
+from speechprune_ort.evaluation.report import Report
+from speechprune_ort.evaluation.rows import Rows, judge_all
 from speechprune_ort.evaluation.samples import Sample, shuffled
 from speechprune_ort.evaluation.scoring import Chooser
 from speechprune_ort.evaluation.settings import Setting, settings_of
@@ -226,14 +226,13 @@ def main(
         with Journal(out / "transcripts.jsonl", about, cure) as journal:
             by = Transcriber(list(map(str, command)), journal)
             with Bar(console, "samples") as bar:
-                rows = evaluate(plan, out, TextExecutor(by), bar)
+                rows = judge_all(plan, out, TextExecutor(by), bar)
             compared = [m for m in methods.split(",") if m != "none"]
             summary = summarize(rows, settings, compared)
             measured = costs_of(plan, summary, by)
             by.close()
         seconds = median_seconds(rows, settings[-1].name)
-        write_reports(
-            out,
+        report = Report(
             summary,
             measured,
             {
@@ -246,6 +245,7 @@ def main(
                 "machine": machine_words(),
             },
         )
+        report.write(out)
     except ValueError:
         console.print(f"Error: --pruning-rates takes numbers, not {pruning_rates!a}.")
         raise typer.Exit(USER_ERROR) from None
@@ -253,7 +253,7 @@ def main(
         console.print(f"Error: {error}", markup=False)
         raise typer.Exit(USER_ERROR) from error
     terminal = Console(markup=False, width=None if sys.stdout.isatty() else 150)
-    for table in terminal_tables(summary, measured):
+    for table in report.tables():
         terminal.print(table)
     print(f"a recording is heard in {seconds['listen']:.2f} s and transcribed in "
           f"{seconds['transcribe']:.2f} s (medians)")  # fmt: skip

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.console import Console
 
-from speechprune_ort import __version__
 from speechprune_ort.audio_options import AudioOptions
-from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.cli.options import (
     HEARD,
     Address,
@@ -45,7 +41,6 @@ from speechprune_ort.cli.options import (
 from speechprune_ort.cli.progress import Bar
 from speechprune_ort.cli.tasks import Map, Task
 from speechprune_ort.errors import OptionError
-from speechprune_ort.machine import machine_words
 from speechprune_ort.options import PruningOptions
 from speechprune_ort.runtime.choosing.methods.speechprune import PAPER_METHOD
 
@@ -188,41 +183,17 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Score a bundle on recordings with choices, every accuracy with its interval."""
-    from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation, parse_noise
-    from speechprune_ort.evaluation.plan import Plan
-    from speechprune_ort.evaluation.plots import draw_plots, draw_tokens, require_plots
-    from speechprune_ort.evaluation.report import power, terminal_tables, write_reports
-    from speechprune_ort.evaluation.run import evaluate as run
-    from speechprune_ort.evaluation.samples import sample_by_kind, shuffled
+    from speechprune_ort.evaluation import plan_of, power_of, run, settings_of
+    from speechprune_ort.evaluation.plots import require_plots
     from speechprune_ort.evaluation.scoring import Scoring
-    from speechprune_ort.evaluation.settings import settings_of
-    from speechprune_ort.evaluation.summary import comparisons, summarize
-    from speechprune_ort.evaluation.tasks import read_given
-    from speechprune_ort.evaluation.validate import recordings_digest, sha256
 
     if scoring not in get_args(Scoring):
         raise OptionError(f"--scoring takes {', '.join(get_args(Scoring))}, not {scoring!r}.")
-    for name, number in (("--limit", limit), ("--sample", sample), ("--workers", workers)):
-        if number is not None and number < 1:
-            raise OptionError(f"{name} must be at least 1, not {number}.")
     if plots:
         require_plots()
     load_plugins(plugin)
     rivals = _methods(compare, "--compare")
     executor = _executor(engine, address, workers)
-    given = read_given(data, task, fields)
-    samples = given.samples[:limit]
-    if sample is not None:
-        samples = sample_by_kind(samples, sample, seed)
-    if shuffle_choices:
-        samples = [shuffled(item, seed) for item in samples]
-    perturbations = [CLEAN, *(parse_noise(noise) if noise else [])]
-    for factor in _numbers("--speed", speed, float) if speed else []:
-        if not 0.25 <= factor <= 4:
-            raise OptionError(f"--speed takes factors from 0.25 to 4, not {factor:g}.")
-        perturbations.append(Perturbation("speed", factor))
-    if telephone:
-        perturbations.append(Perturbation("telephone"))
     base = PruningOptions(budget=budget, positions=positions)
     own = own_options(
         method_option,
@@ -238,32 +209,37 @@ def evaluate(
         _numbers("--candidates", candidates, float) if candidates else (),
         own,
     )
-    heard = AudioOptions(
-        channel=channel,
-        max_seconds=max_seconds,
-        max_channels=max_channels,
-        max_decoded_mb=max_decoded_mb,
-        max_stream_mb=max_stream_mb,
-        silence_dbfs=silence_dbfs,
-        allow_silence=allow_silence,
-    )
-    plan = Plan(
-        bundle=bundle,
-        samples=tuple(samples),
-        settings=tuple(settings),
-        scoring=scoring,  # type: ignore[arg-type]
-        perturbations=tuple(perturbations),
-        controls=controls,
+    plan = plan_of(
+        bundle,
+        data,
+        settings,
+        task=task,
+        fields=fields,
+        limit=limit,
+        sample=sample,
+        shuffle=shuffle_choices,
         seed=seed,
+        noise=noise,
+        speed=speed,
+        telephone=telephone,
+        scoring=scoring,  # type: ignore[arg-type]
+        controls=controls,
         device=device,
         threads=threads,
-        provider_options=provider_options(provider_option) or {},
-        plugins=tuple(plugin or ()),
-        audio_options=heard,
+        provider_options=provider_options(provider_option),
+        plugins=plugin or (),
+        audio_options=AudioOptions(
+            channel=channel,
+            max_seconds=max_seconds,
+            max_channels=max_channels,
+            max_decoded_mb=max_decoded_mb,
+            max_stream_mb=max_stream_mb,
+            silence_dbfs=silence_dbfs,
+            allow_silence=allow_silence,
+        ),
     )
     console = Console(stderr=True, markup=False, soft_wrap=True)
-    found_at_all = power(len(samples), len(set(plan.clusters)), comparisons(settings, rivals))
-    told = iter([found_at_all])
+    told = iter([power_of(plan, rivals)])
     with Bar(console, "samples") as bar:
 
         def progress(done: int, every: int) -> None:
@@ -271,65 +247,24 @@ def evaluate(
                 console.print(sentence)
             bar(done, every)
 
-        rows = run(plan, out, executor, progress)
-    summary = summarize(rows, settings, rivals)
-    summary = replace(summary, failed={**given.refused, **summary.failed})
-    for name, reason in summary.failed.items():
+        report = run(
+            plan,
+            out,
+            compare=rivals,
+            executor=executor,
+            costs=costs,
+            plots=plots,
+            command=shlex.join(["speechprune-ort", *sys.argv[1:]]),
+            progress=progress,
+        )
+    for name, reason in report.summary.failed.items():
         sys.stderr.write(f"not used: {name}: {reason}\n")
-
-    from speechprune_ort.methods import needs_encoder
-    from speechprune_ort.model import SpeechLLM
-
-    pictures: list[Path] = []
-    measured = {}
-    if costs or plots:
-        model = SpeechLLM(bundle, device, threads, dict(plan.provider_options) or None)
-        shown = next(s for s in samples if s.name not in summary.failed)
-        attention_too = any(needs_encoder(setting.options) for setting in settings)
-        recording = model.listen(shown.audio, encoder_attention=attention_too, audio_options=heard)
-        if costs:
-            from speechprune_ort.evaluation.costs import measure_costs
-            from speechprune_ort.runtime.answering.prompt import Prompt
-
-            lines = next(iter(summary.subsets.values()))[0].settings
-            kept = {line.name: round(line.kept or 0) for line in lines}
-            text = Prompt.of(model.engine, shown.question)
-            choose = {
-                setting.name: partial(recording.prune, shown.question, setting.options)
-                for setting in settings
-                if setting.options.method != EVERY_TOKEN
-            }
-            measured = measure_costs(model, kept, len(text.ids), choose=choose)
-        if plots:
-            pictures = draw_plots(out, summary, rows, settings, measured)
-            pruning = next((s.options for s in settings if s.options.method == PAPER_METHOD), base)
-            indices = recording.prune(shown.question, pruning).indices
-            text_embeds = model.embed_text(shown.question)
-            title = f"{shown.name}: {shown.question}"
-            path = out / "tokens_tsne.png"
-            pictures.append(draw_tokens(path, recording.embeds, indices, text_embeds, title))
-    about = {
-        "command": shlex.join(["speechprune-ort", *sys.argv[1:]]),
-        "version": __version__,
-        "bundle": bundle.name,
-        "bundle digest": plan.about()["bundle"],
-        "data": f"{task or data.name}, {len(samples)} samples, {len(summary.failed)} not used",
-        **{f"sha256 of {path.name}": sha256(path) for path in given.files},
-        "sha256 over the recordings": recordings_digest(
-            sample.audio for sample in samples if sample.name not in summary.failed
-        ),
-        "power, stated before the run": found_at_all,
-        "scoring": scoring,
-        "choices": f"shuffled with seed {seed}" if shuffle_choices else "as published",
-        "machine": f"{machine_words()}, {device}",
-    }
-    write_reports(out, summary, measured, about, pictures)
     if as_json:
         sys.stdout.write((out / "results.json").read_text(encoding="utf-8"))
         return
     # Into a file or a pipe the tables go whole.
     terminal = Console(markup=False, width=None if sys.stdout.isatty() else 150)
-    for table in terminal_tables(summary, measured):
+    for table in report.tables():
         terminal.print(table)
     console.print(f"results.json, results.csv, report.md and plots are in {out}")
 
@@ -337,6 +272,8 @@ def evaluate(
 def _executor(name: str, address: str | None, workers: int) -> Executor:
     from speechprune_ort.evaluation.executor import LocalExecutor
 
+    if workers < 1:
+        raise OptionError(f"--workers must be at least 1, not {workers}.")
     if name == "local":
         if address is not None:
             raise OptionError("--address needs --engine ray: give both, or leave out --address.")

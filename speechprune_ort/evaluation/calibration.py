@@ -12,7 +12,7 @@ from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.errors import OptionError
 from speechprune_ort.evaluation.executor import LocalExecutor
 from speechprune_ort.evaluation.plan import Plan
-from speechprune_ort.evaluation.run import evaluate
+from speechprune_ort.evaluation.rows import judge_all
 from speechprune_ort.evaluation.samples import Sample
 from speechprune_ort.evaluation.settings import ORIGINAL, settings_of
 from speechprune_ort.evaluation.summary import summarize
@@ -90,7 +90,7 @@ def calibrate(
     plan = Plan(bundle, tuple(samples), tuple(settings), controls=False, device=device,
                 threads=threads)  # fmt: skip
     with TemporaryDirectory(prefix="speechprune-calibrate-") as folder:
-        rows = evaluate(plan, Path(folder), LocalExecutor(), progress)
+        rows = judge_all(plan, Path(folder), LocalExecutor(), progress)
     lines = summarize(rows, settings, ()).subsets["clean"][0].settings
     found = {line.name: line.accuracy.mean for line in lines}
     balances = {s.name: s.candidates for s in settings}

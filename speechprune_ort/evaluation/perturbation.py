@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from speechprune_ort.errors import OptionError
 
-__all__ = ["CLEAN", "NOISES", "Perturbation", "parse_noise", "perturb"]
+__all__ = ["CLEAN", "NOISES", "Perturbation", "parse_noise", "parse_speed", "perturb"]
 
 Samples = NDArray[np.float32]
 
@@ -22,6 +22,7 @@ NOISES = ("white", "babble", "room")
 TELEPHONE_HZ = (300.0, 3400.0)
 ROOM_SECONDS = 0.5  # the reverberation falls by 60 dB in this time
 BABBLE_VOICES = 3
+SLOWEST, FASTEST = 0.25, 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,27 @@ def parse_noise(text: str) -> list[Perturbation]:
         raise OptionError(f"--noise takes snr=20,10,5,0, not {text!r}.")
     noisy = [Perturbation(kind, ratio) for kind in ("white", "babble") for ratio in ratios]
     return [*noisy, Perturbation("room")]
+
+
+def parse_speed(text: str) -> list[Perturbation]:
+    """Read ``0.9,1.1`` as these factors of speed.
+
+    >>> [p.name for p in parse_speed("0.9,1.1")]
+    ['speed 0.9', 'speed 1.1']
+
+    Raises:
+        OptionError: it is not of this form, or a factor is out of range.
+    """
+    try:
+        factors = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise OptionError(f"--speed takes numbers separated by commas, not {text!r}.") from None
+    for factor in factors:
+        if not SLOWEST <= factor <= FASTEST:
+            raise OptionError(
+                f"--speed takes factors from {SLOWEST:g} to {FASTEST:g}, not {factor:g}."
+            )
+    return [Perturbation("speed", factor) for factor in factors]
 
 
 def perturb(

@@ -19,7 +19,7 @@ from speechprune_ort.evaluation.scoring import Scoring
 from speechprune_ort.evaluation.settings import Setting
 from speechprune_ort.options import DeviceName
 
-__all__ = ["Plan", "Work"]
+__all__ = ["Origin", "Plan", "Work"]
 
 CHOSEN_PER_SETTING = ("method", "pruning_rate", "candidates", "seed")
 
@@ -39,6 +39,23 @@ class Work:
     controls: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the samples of a plan are from, for its report.
+
+    Attributes:
+        name: of the set.
+        files: that the questions were read from.
+        refused: entries that are no sample, each with the reason.
+        order: of the choices.
+    """
+
+    name: str = "samples"
+    files: tuple[Path, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    order: str = "as given"
+
+
 @dataclass(frozen=True)
 class Plan:
     """Bundle, samples and everything that decides about the rows.
@@ -56,6 +73,7 @@ class Plan:
         provider_options: of the CUDA execution provider.
         plugins: files that register methods of the user's own.
         audio_options: as in ``SpeechLLM.listen``.
+        origin: of the samples; no row depends on it.
     """
 
     bundle: Path
@@ -70,6 +88,7 @@ class Plan:
     provider_options: Mapping[str, str] = field(default_factory=dict)
     plugins: tuple[Path, ...] = ()
     audio_options: AudioOptions = field(default_factory=AudioOptions)
+    origin: Origin = field(default_factory=Origin)
 
     def about(self) -> dict[str, Any]:
         """What the rows depend on, as plain data: rows of another plan do not belong to it.

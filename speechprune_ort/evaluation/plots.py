@@ -13,7 +13,7 @@ from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.errors import OptionError
 from speechprune_ort.evaluation.costs import Cost
 from speechprune_ort.evaluation.drawing import Picture, save
-from speechprune_ort.evaluation.run import Rows
+from speechprune_ort.evaluation.rows import Rows
 from speechprune_ort.evaluation.settings import ORIGINAL, Setting
 from speechprune_ort.evaluation.summary import Line, Subset, Summary
 from speechprune_ort.runtime.choosing.methods.baselines import BEGINNING

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from speechprune_ort.files import write_json, write_whole
 from speechprune_ort.markdown import markdown_table
 from speechprune_ort.statistics import FEW, LEVEL, POWER, Estimate, detectable
 
-__all__ = ["power", "terminal_tables", "write_reports"]
+__all__ = ["Report", "power", "terminal_tables"]
 
 COLUMNS = (
     "setting",
@@ -46,6 +47,49 @@ COST_COLUMNS = (
 ALWAYS = (EVERY_TOKEN, ORIGINAL.name)  # columns of their own
 
 Cells = Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an evaluation found.
+
+    Attributes:
+        summary: accuracies and differences, each with its interval.
+        costs: of reading the prompt, by setting; empty where they were not measured.
+        about: what was evaluated, and how: command, bundle, machine.
+        plots: pictures.
+    """
+
+    summary: Summary
+    costs: Mapping[str, Cost]
+    about: Mapping[str, Any]
+    plots: tuple[Path, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "about": dict(self.about),
+            **self.summary.to_dict(),
+            "costs": {name: cost.to_dict() for name, cost in self.costs.items()},
+        }
+
+    def tables(self) -> list[Table]:
+        """Tables for the terminal: one a perturbation and subset, and one of costs."""
+        return terminal_tables(self.summary, self.costs)
+
+    def write(self, out: Path) -> None:
+        """Write ``results.json``, ``.csv`` and ``.tex``, and ``report.md``, each whole.
+
+        Args:
+            out: folder of results.
+
+        Raises:
+            DataError: one cannot be written.
+        """
+        write_json(out / "results.json", self.to_dict())
+        write_whole(out / "results.csv", _csv(self.summary))
+        write_whole(out / "results.tex", latex(self.summary, self.costs, ALWAYS[0]))
+        write_whole(out / "report.md", _markdown(self.summary, self.costs, self.about, self.plots))
 
 
 def power(samples: int, groups: int, comparisons: int) -> str:
@@ -177,36 +221,6 @@ def terminal_tables(summary: Summary, costs: Mapping[str, Cost]) -> list[Table]:
             table.add_row(*_cost_cells(name, cost))
         tables.append(table)
     return tables
-
-
-def write_reports(
-    out: Path,
-    summary: Summary,
-    costs: Mapping[str, Cost],
-    about: Mapping[str, Any],
-    plots: Sequence[Path] = (),
-) -> None:
-    """Write ``results.json``, ``.csv`` and ``.tex``, and ``report.md``, each whole or not at all.
-
-    Args:
-        out: folder of results.
-        summary: what was found.
-        costs: by setting.
-        about: what was evaluated, and how: command, bundle, machine.
-        plots: pictures to show in the report.
-
-    Raises:
-        DataError: one cannot be written.
-    """
-    content = {
-        "about": about,
-        **summary.to_dict(),
-        "costs": {name: cost.to_dict() for name, cost in costs.items()},
-    }
-    write_json(out / "results.json", content)
-    write_whole(out / "results.csv", _csv(summary))
-    write_whole(out / "results.tex", latex(summary, costs, ALWAYS[0]))
-    write_whole(out / "report.md", _markdown(summary, costs, about, plots))
 
 
 def _csv(summary: Summary) -> str:

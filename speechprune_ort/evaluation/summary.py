@@ -11,7 +11,7 @@ import numpy as np
 
 from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.errors import DataError
-from speechprune_ort.evaluation.run import Rows
+from speechprune_ort.evaluation.rows import Rows
 from speechprune_ort.evaluation.settings import ORIGINAL, Setting
 from speechprune_ort.runtime.choosing.methods.speechprune import PAPER_METHOD
 from speechprune_ort.statistics import Estimate, difference, holm, proportion

@@ -14,7 +14,7 @@ from research.transcripts import Transcriber, retrieved
 
 from speechprune_ort import AudioError, DataError, SpeechLLM
 from speechprune_ort.evaluation.plan import Plan
-from speechprune_ort.evaluation.run import evaluate
+from speechprune_ort.evaluation.rows import judge_all
 from speechprune_ort.evaluation.samples import Sample
 from speechprune_ort.evaluation.settings import settings_of
 from speechprune_ort.evaluation.summary import summarize
@@ -94,7 +94,7 @@ def test_text_stands_in_the_same_table_as_audio(
     settings = (*settings_of(["none", "truncate"], [0.9], [0]), *text_settings([0.9, 0.98]))
     plan = Plan(bundle, samples, settings, controls=False)
     by = transcriber()
-    rows = evaluate(plan, tmp_path / "out", TextExecutor(by), None)
+    rows = judge_all(plan, tmp_path / "out", TextExecutor(by), None)
     by.close()
     summary = summarize(rows, settings, ("truncate",))
     kept = {line.name: line.kept for line in summary.subsets["clean"][0].settings}
@@ -107,4 +107,4 @@ def test_text_stands_in_the_same_table_as_audio(
     assert median_seconds(rows, "sentences@0.98")["transcribe"] == 2.5
     # One recording, transcribed once; and nothing is judged again.
     assert len((tmp_path / "log").read_text().splitlines()) == 1
-    assert evaluate(plan, tmp_path / "out", TextExecutor(by), None) == rows
+    assert judge_all(plan, tmp_path / "out", TextExecutor(by), None) == rows

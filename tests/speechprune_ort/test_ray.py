@@ -22,7 +22,7 @@ from speechprune_ort.batch import BatchTask, answer_all, read_requests
 from speechprune_ort.cancel import Limits
 from speechprune_ort.evaluation.executor import LocalExecutor
 from speechprune_ort.evaluation.plan import Plan
-from speechprune_ort.evaluation.run import evaluate
+from speechprune_ort.evaluation.rows import judge_all
 from speechprune_ort.evaluation.samples import read_samples
 from speechprune_ort.evaluation.settings import settings_of
 from speechprune_ort.methods import METHODS, load_plugins
@@ -62,8 +62,8 @@ def test_rows_are_those_of_one_process(
 
     settings = settings_of(["none", "random", "speechprune"], [0.4], [0])
     plan = Plan(bundle, tuple(read_samples(data)), tuple(settings), device="cpu", threads=1)
-    spread = evaluate(plan, tmp_path / "ray", RayExecutor(None, 2))
-    assert spread == evaluate(plan, tmp_path / "local", LocalExecutor())
+    spread = judge_all(plan, tmp_path / "ray", RayExecutor(None, 2))
+    assert spread == judge_all(plan, tmp_path / "local", LocalExecutor())
 
 
 def test_batch_answers_are_those_of_one_process(
@@ -134,8 +134,8 @@ def test_options_of_a_plugin_reach_the_workers(
         settings = tuple(settings_of(["strided"], [0.4], [0], own={"step": 3}))
         plan = Plan(bundle, samples, settings, controls=False, device="cpu", threads=1,
                     plugins=(plugin,))  # fmt: skip
-        rows = evaluate(plan, tmp_path / "ray", RayExecutor(None, 2))
-        assert rows == evaluate(plan, tmp_path / "local", LocalExecutor())
+        rows = judge_all(plan, tmp_path / "ray", RayExecutor(None, 2))
+        assert rows == judge_all(plan, tmp_path / "local", LocalExecutor())
         assert settings[-1].options.to_dict()["step"] == 3
     finally:
         del METHODS["strided"]

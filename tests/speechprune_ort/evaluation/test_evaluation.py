@@ -22,7 +22,7 @@ from speechprune_ort.evaluation.executor import LocalExecutor
 from speechprune_ort.evaluation.judge import Judge
 from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation
 from speechprune_ort.evaluation.plan import Plan, Work
-from speechprune_ort.evaluation.run import evaluate
+from speechprune_ort.evaluation.rows import judge_all
 from speechprune_ort.evaluation.samples import read_samples
 from speechprune_ort.evaluation.settings import settings_of
 from speechprune_ort.evaluation.summary import summarize
@@ -154,7 +154,7 @@ def test_of_two_samples_the_missing_one_alone_is_dropped(
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     babble = (CLEAN, Perturbation("babble", 10.0))
     plan = plan_of(bundle, path, perturbations=babble)
-    rows = evaluate(plan, tmp_path / "out", LocalExecutor())
+    rows = judge_all(plan, tmp_path / "out", LocalExecutor())
     assert "mismatched" not in rows[0]["clean"]["controls"]
     summary = summarize(rows, plan.settings)
     assert {name: reason[:12] for name, reason in summary.failed.items()} == {
@@ -164,7 +164,7 @@ def test_of_two_samples_the_missing_one_alone_is_dropped(
     assert summary.subsets["clean"][0].settings[0].accuracy.n == 1
     # The recording is found again: it is judged, with what it kept the other from.
     soundfile.write(tmp_path / "gone.wav", np.sin(np.arange(48_000, dtype=np.float32)) / 9, 16_000)
-    summary = summarize(evaluate(plan, tmp_path / "out", LocalExecutor()), plan.settings)
+    summary = summarize(judge_all(plan, tmp_path / "out", LocalExecutor()), plan.settings)
     assert not summary.failed
     assert [s[0].settings[0].accuracy.n for s in summary.subsets.values()] == [2, 2]
 
@@ -266,11 +266,11 @@ def test_resuming_does_only_what_is_missing(bundle: Path, data: Path, tmp_path: 
             yield from super().run(plan, works[:2])
 
     with pytest.raises(KeyError):
-        evaluate(plan, tmp_path, Half())  # which leaves without having done all
-    rows = evaluate(plan, tmp_path, LocalExecutor())
+        judge_all(plan, tmp_path, Half())  # which leaves without having done all
+    rows = judge_all(plan, tmp_path, LocalExecutor())
     assert asked == [list(range(SAMPLES))]
     assert [next(iter(row.values()))["sample"] for row in rows] == [f"s{i}" for i in range(SAMPLES)]
-    evaluate(plan, tmp_path, Half())
+    judge_all(plan, tmp_path, Half())
     assert asked[1] == [int(BROKEN[1:])]  # what failed is tried again, in case it was mended
 
 
@@ -291,31 +291,30 @@ def test_more_settings_later_are_all_that_is_judged(
         return Plan(bundle, samples, settings, device="cpu", **changes)
 
     few = plan(["random"], [0], controls=False)
-    rows = evaluate(few, tmp_path / "grown", Noted())
+    rows = judge_all(few, tmp_path / "grown", Noted())
     assert {work.index for work in asked} == {0, 1}
     assert all("controls" not in row["clean"] for row in rows)
     asked.clear()
     telephone = (CLEAN, Perturbation("telephone"))
     many = plan(["none", "random"], [0, 1], perturbations=telephone)
-    grown = evaluate(many, tmp_path / "grown", Noted())
+    grown = judge_all(many, tmp_path / "grown", Noted())
     assert [dict(work.settings) for work in asked] == 2 * [
         {"clean": ("none", "random@0.6"), "telephone": ("none", "truncate@0", "random@0.6")}
     ]
     assert all(work.controls for work in asked)
-    straight = evaluate(many, tmp_path / "straight", LocalExecutor())
+    straight = judge_all(many, tmp_path / "straight", LocalExecutor())
     assert summarize(grown, many.settings) == summarize(straight, many.settings)
     # A recording more: it is judged, and the first, whose neighbour for the control it becomes.
     asked.clear()
     samples = tuple(read_samples(data))[:3]
     more = plan(["random"], [0, 1], perturbations=telephone[:1])
-    assert len(evaluate(more, tmp_path / "grown", Noted())) == 3
+    assert len(judge_all(more, tmp_path / "grown", Noted())) == 3
     assert [work.index for work in asked] == [0, 2]
     samples = samples[:2]
     # The smaller plan finds all it asks for, and sees nothing of the rest.
     asked.clear()
-    assert evaluate(plan(["none"], [0], controls=False), tmp_path / "grown", Noted())[0].keys() == {
-        "clean"
-    }
+    smaller = plan(["none"], [0], controls=False)
+    assert judge_all(smaller, tmp_path / "grown", Noted())[0].keys() == {"clean"}
     assert asked == []
 
 
@@ -366,16 +365,16 @@ def test_recordings_are_heard_as_the_plan_says(bundle: Path, tmp_path: Path) -> 
     settings = tuple(settings_of(["none"], [0.5], [0], PruningOptions(method="speechprune")))
     harder = (CLEAN, Perturbation("speed", 1.1))
     plan = Plan(bundle, samples, settings, perturbations=harder, controls=False, device="cpu")
-    failed = [set(row) for row in evaluate(plan, tmp_path / "one", LocalExecutor())]
+    failed = [set(row) for row in judge_all(plan, tmp_path / "one", LocalExecutor())]
     assert failed == [{"clean", "speed 1.1"}] * 3
-    first = evaluate(plan, tmp_path / "one", LocalExecutor())
+    first = judge_all(plan, tmp_path / "one", LocalExecutor())
     assert ["error" in row["clean"] for row in first] == [True, False, False]
     assert "audio" not in plan.about()  # rows of before go on
     heard = replace(plan, audio_options=AudioOptions(channel=0))
-    assert not any("error" in part for row in evaluate(heard, tmp_path / "two", LocalExecutor())
+    assert not any("error" in part for row in judge_all(heard, tmp_path / "two", LocalExecutor())
                    for part in row.values())  # fmt: skip
     with pytest.raises(OptionError, match="begun with other audio"):
-        evaluate(heard, tmp_path / "one", LocalExecutor())
+        judge_all(heard, tmp_path / "one", LocalExecutor())
 
 
 def test_a_folder_of_results_that_is_a_file_is_one_sentence(bundle: Path, tmp_path: Path) -> None:
@@ -384,5 +383,5 @@ def test_a_folder_of_results_that_is_a_file_is_one_sentence(bundle: Path, tmp_pa
     plan = Plan(bundle, (), settings, device="cpu")
     for out, message in (("results", "is a file: give"), ("results/a/b", "lies under a file")):
         with pytest.raises(OptionError, match=message):
-            evaluate(plan, tmp_path / out, LocalExecutor())
+            judge_all(plan, tmp_path / out, LocalExecutor())
     assert (tmp_path / "results").read_text() == "mine"

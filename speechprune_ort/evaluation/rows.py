@@ -1,4 +1,4 @@
-"""Runs a plan to its end, going on where an earlier run stopped."""
+"""The rows of a plan: judged to the end, going on where an earlier run stopped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from speechprune_ort.evaluation.perturbation import CLEAN
 from speechprune_ort.evaluation.plan import Plan
 from speechprune_ort.journal import Journal
 
-__all__ = ["Rows", "evaluate"]
+__all__ = ["Rows", "judge_all"]
 
 ANOTHER = "give another folder with --out"
 
@@ -19,7 +19,7 @@ Rows = list[dict[str, dict[str, Any]]]
 """The rows of each sample by perturbation, in the order of the plan."""
 
 
-def evaluate(
+def judge_all(
     plan: Plan, out: Path, executor: Executor, progress: Callable[[int, int], None] | None = None
 ) -> Rows:
     """Judge every sample of a plan.
@@ -40,10 +40,10 @@ def evaluate(
         DataError: it cannot be written; what is judged is kept.
     """
     with Journal(out / "rows.jsonl", plan.about(), ANOTHER) as journal:
-        return _evaluate(plan, journal, executor, progress)
+        return _judge_all(plan, journal, executor, progress)
 
 
-def _evaluate(
+def _judge_all(
     plan: Plan,
     journal: Journal,
     executor: Executor,

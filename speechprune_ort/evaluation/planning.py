@@ -1,0 +1,111 @@
+"""From a set of recordings with choices to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.errors import OptionError
+from speechprune_ort.evaluation.perturbation import (
+    CLEAN,
+    Perturbation,
+    parse_noise,
+    parse_speed,
+)
+from speechprune_ort.evaluation.plan import Origin, Plan
+from speechprune_ort.evaluation.samples import sample_by_kind, shuffled
+from speechprune_ort.evaluation.scoring import Scoring
+from speechprune_ort.evaluation.settings import Setting
+from speechprune_ort.evaluation.tasks import read_given
+from speechprune_ort.options import DeviceName
+
+__all__ = ["plan_of"]
+
+
+def plan_of(
+    bundle: str | Path,
+    data: str | Path,
+    settings: Sequence[Setting],
+    *,
+    task: str | None = None,
+    fields: str | None = None,
+    limit: int | None = None,
+    sample: int | None = None,
+    shuffle: bool = True,
+    seed: int = 0,
+    noise: str | None = None,
+    speed: str | None = None,
+    telephone: bool = False,
+    scoring: Scoring = "likelihood",
+    controls: bool = True,
+    device: DeviceName = "auto",
+    threads: int | None = None,
+    provider_options: Mapping[str, str] | None = None,
+    plugins: Sequence[Path] = (),
+    audio_options: AudioOptions | None = None,
+) -> Plan:
+    """Read a set and plan its evaluation.
+
+    Args:
+        bundle: folder of the bundle.
+        data: SPIRAL's folder, a task's folder, or a JSONL or JSON file; see ``read_given``.
+        settings: what to compare, from ``settings_of``.
+        task: name of a published benchmark.
+        fields: where the parts of a sample stand in a file of another layout.
+        limit: largest number of samples, from the first on.
+        sample: size of a random subset, stratified by the kind of recording.
+        shuffle: whether choices are shuffled; otherwise they stay as published.
+        seed: of the choices' order, of ``sample`` and of noise.
+        noise: signal-to-noise ratios to judge at as well, such as ``snr=20,10``.
+        speed: factors of speed to judge at as well, such as ``0.9,1.1``.
+        telephone: whether to judge through a telephone's band as well.
+        scoring: how a choice is made: ``likelihood``, ``letter`` or ``generate``.
+        controls: whether to choose without audio, from another recording and from the transcript
+            as well.
+        device: as in ``SpeechLLM``.
+        threads: as in ``SpeechLLM``.
+        provider_options: of the CUDA execution provider.
+        plugins: files that register methods of your own.
+        audio_options: as in ``SpeechLLM.listen``.
+
+    Raises:
+        OptionError: a value is out of range.
+        DataError: the set cannot be read, or holds no sample.
+    """
+    data = Path(data)
+    for name, number in (("limit", limit), ("sample", sample)):
+        if number is not None and number < 1:
+            raise OptionError(f"--{name} must be at least 1, not {number}.")
+    perturbations = [
+        CLEAN,
+        *(parse_noise(noise) if noise else ()),
+        *(parse_speed(speed) if speed else ()),
+        *([Perturbation("telephone")] if telephone else ()),
+    ]
+    given = read_given(data, task, fields)
+    samples = given.samples[:limit]
+    if sample is not None:
+        samples = sample_by_kind(samples, sample, seed)
+    if shuffle:
+        samples = [shuffled(item, seed) for item in samples]
+    return Plan(
+        bundle=Path(bundle),
+        samples=tuple(samples),
+        settings=tuple(settings),
+        scoring=scoring,
+        perturbations=tuple(perturbations),
+        controls=controls,
+        seed=seed,
+        device=device,
+        threads=threads,
+        provider_options=provider_options or {},
+        plugins=tuple(plugins),
+        audio_options=audio_options or AudioOptions(),
+        origin=Origin(
+            task or data.name,
+            given.files,
+            given.refused,
+            f"shuffled with seed {seed}" if shuffle else "as published",
+        ),
+    )
