@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 import subprocess
@@ -17,6 +16,8 @@ from command import run
 from numpy.typing import NDArray
 from tiny import TINY
 
+from speechprune_ort import installation
+from speechprune_ort.cli.doctor import doctor
 from speechprune_ort.contract.manifest import MANIFEST_FILE
 from speechprune_ort.results import STAGES
 
@@ -186,14 +187,13 @@ def test_doctor_reports_this_environment() -> None:
 def test_doctor_says_that_all_is_well_to_who_has_a_cpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    doctor_module = importlib.import_module("speechprune_ort.cli.doctor")
     monkeypatch.setenv("SPEECHPRUNE_ORT_CACHE", str(tmp_path))
     monkeypatch.setattr(
-        doctor_module, "installed_version", lambda name: "2.0" if name == "numpy" else None
+        installation, "installed_version", lambda name: "2.0" if name == "numpy" else None
     )
-    doctor_module.doctor(as_json=False)
+    doctor(as_json=False)
     assert "All well" in capsys.readouterr().out
-    optional = [f for f in doctor_module.examine() if f.cure is not None]
+    optional = [f for f in installation.examine() if f.cure is not None]
     assert {f.what for f in optional} >= {"cuda", "export", "[media]", "[serve]"}
     assert all(f.cure.startswith("only ") for f in optional), (
         "nobody is told to do what is not needed"
@@ -210,10 +210,8 @@ def test_doctor_says_that_all_is_well_to_who_has_a_cpu(
 def test_doctor_calls_no_wheel_and_two_wheels_broken(
     wheels: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The package's attribute of this name is the command, not its module.
-    doctor_module = importlib.import_module("speechprune_ort.cli.doctor")
-    monkeypatch.setattr(doctor_module, "installed_wheels", lambda: wheels)
-    (finding,) = (f for f in doctor_module.examine() if f.what == "wheel")
+    monkeypatch.setattr(installation, "installed_wheels", lambda: wheels)
+    (finding,) = (f for f in installation.examine() if f.what == "wheel")
     assert finding.broken
     assert words in str(finding.cure)
 
@@ -221,8 +219,7 @@ def test_doctor_calls_no_wheel_and_two_wheels_broken(
 def test_doctor_prints_install_lines_whole(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    doctor_module = importlib.import_module("speechprune_ort.cli.doctor")
-    monkeypatch.setattr(doctor_module, "installed_version", lambda _: None)
+    monkeypatch.setattr(installation, "installed_version", lambda _: None)
     monkeypatch.setenv("COLUMNS", "200")
-    doctor_module.doctor(as_json=False)
+    doctor(as_json=False)
     assert "speechprune-ort[export-cpu]" in capsys.readouterr().out
