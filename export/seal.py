@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from speechprune_ort.contract.onnx_file import foreign_operators, read_graph
 from speechprune_ort.contract.tokenizer_check import check_tokenizer
 from speechprune_ort.errors import BundleError, ExportError
 from speechprune_ort.export.work import ExportedGraph, Work
+from speechprune_ort.files import sha256_of
 from speechprune_ort.wheels import installed_version
 
 __all__ = ["seal"]
@@ -73,9 +73,7 @@ def seal(
 
 
 def _file_entry(path: Path) -> FileEntry:
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return FileEntry(path.stat().st_size, digest)
+    return FileEntry(path.stat().st_size, sha256_of(path))
 
 
 def _check_readable(folder: Path) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "make_folder",
     "put_folder",
     "save_figure",
+    "sha256_of",
     "sync",
     "uninterrupted",
     "whole_file",
@@ -256,6 +257,12 @@ def make_folder(path: Path) -> None:
         raise OptionError(f"{path} lies under a file: give another folder.") from None
     except OSError as error:
         raise OptionError(cannot_write(path, error)) from None
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's bytes, lower-case hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def hidden_name(name: str, word: str) -> str:

@@ -8,7 +8,6 @@ alone and read no files but the listed ones; the tokenizer keeps to what export 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import stat
@@ -21,7 +20,7 @@ from speechprune_ort.contract.manifest import MANIFEST_FILE, TOKENIZER_FILE, Fil
 from speechprune_ort.contract.onnx_file import foreign_operators, read_graph
 from speechprune_ort.contract.tokenizer_check import check_tokenizer
 from speechprune_ort.errors import BundleError, IntegrityError
-from speechprune_ort.files import whole_file
+from speechprune_ort.files import sha256_of, whole_file
 
 __all__ = ["verify_files"]
 
@@ -136,9 +135,7 @@ def _check_hash(path: Path, size: int, entry: FileEntry) -> None:
             f"{path} has {size} bytes and export wrote {entry.size}: "
             "copy or export the bundle again."
         )
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != entry.sha256:
+    if sha256_of(path) != entry.sha256:
         raise IntegrityError(f"{path} was changed after export: copy or export the bundle again.")
 
 

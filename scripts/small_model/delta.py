@@ -19,8 +19,8 @@ import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
 from small_model.errors import SmallModelError
-from small_model.parts import check_sha256, sha256_of
-from speechprune_ort.files import whole_folder
+from small_model.parts import check_sha256
+from speechprune_ort.files import sha256_of, whole_folder
 from speechprune_ort.models.delta import FACTOR_A, FACTOR_B, merge
 
 WEIGHTS, DELTA, RECORD = "model.safetensors", "delta.safetensors", "delta.json"

