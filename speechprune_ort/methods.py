@@ -52,6 +52,7 @@ from speechprune_ort.runtime.choosing.methods import (
     Work,
     method,
 )
+from speechprune_ort.runtime.choosing.methods.diverse import SaMap
 from speechprune_ort.runtime.choosing.methods.passages import Passages
 from speechprune_ort.runtime.choosing.methods.speechprune import Attention, Similarity, SpeechPrune
 
@@ -62,6 +63,7 @@ __all__ = [
     "MethodOptions",
     "Passages",
     "Request",
+    "SaMap",
     "ScoreName",
     "Selection",
     "Similarity",

@@ -63,7 +63,7 @@ def check_method(name: object) -> None:
 class OwnOptions(TypedDict, total=False):
     """Options that single methods of the package have, as keyword arguments.
 
-    Their classes say what they mean: ``TwoPhases``, ``Similarity`` and ``Attention`` in
+    Their classes say what they mean: ``TwoPhases``, ``Similarity``, ``Attention`` and ``SaMap`` in
     ``speechprune_ort.methods``.
     """
 
@@ -71,6 +71,7 @@ class OwnOptions(TypedDict, total=False):
     frame_temperature: float | None
     attention: AttentionForm
     single_head: bool
+    threshold: float
 
 
 def own_options(method: str, given: Mapping[str, Any]) -> MethodOptions:
@@ -128,9 +129,10 @@ class PruningOptions:
             alone), ``attention`` (phase 2 alone), ``coverage`` (our own: passages in which the
             most words of the question are spoken), ``passages`` (our own: of such passages what
             stands out from the recording's mean), ``segment-attention`` (arXiv:2511.14293),
-            ``affinity-pooling`` (arXiv:2604.06871), ``fastadasp`` (arXiv:2410.03007), ``random``
-            tokens, ``crop`` (one random contiguous stretch), ``truncate`` (the beginning of the
-            recording, as other stacks do), ``none`` (every token), or a method of your own
+            ``affinity-pooling`` (arXiv:2604.06871), ``fastadasp`` (arXiv:2410.03007), ``cdpruner``
+            (arXiv:2506.10967), ``sa-map`` (preprints.org 202606.0741), ``random`` tokens, ``crop``
+            (one random contiguous stretch), ``truncate`` (the beginning of the recording, as other
+            stacks do), ``none`` (every token), or a method of your own
             (``speechprune_ort.methods``).
         pruning_rate: share of the budget that is removed, 0 <= rate < 1, the paper's PR. Of
             a 750-token budget 0.2 leaves 600 tokens, however long the recording is. ``auto`` keeps

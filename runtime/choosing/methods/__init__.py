@@ -3,6 +3,7 @@
 from speechprune_ort.runtime.choosing.methods import (
     baselines,
     coverage,
+    diverse,
     merging,
     passages,
     segments,
@@ -31,6 +32,7 @@ __all__ = [
     "Work",
     "baselines",
     "coverage",
+    "diverse",
     "merging",
     "method",
     "passages",

@@ -122,7 +122,7 @@ def test_baselines_are_what_their_names_say() -> None:
     assert len(randoms) == 20
 
 
-READ_TEXT = ("speechprune", "similarity", "coverage", "passages")
+READ_TEXT = ("speechprune", "similarity", "coverage", "passages", "cdpruner")
 
 
 def test_methods_that_read_the_text_refuse_nan_in_it() -> None:
@@ -205,7 +205,7 @@ def test_single_head_reaches_phase_2() -> None:
     assert not np.allclose(np.asarray(many.attention), np.asarray(one.attention))
 
 
-READ_AUDIO = (*READ_TEXT, "affinity-pooling", "fastadasp")
+READ_AUDIO = (*READ_TEXT, "affinity-pooling", "fastadasp", "sa-map")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

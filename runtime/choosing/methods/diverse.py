@@ -1,7 +1,4 @@
-"""Two published methods as a plugin: CDPruner, and SA-MAP; both select by a determinant.
-
-    speechprune-ort eval BUNDLE --data DATA --methods none,passages,cdpruner,sa-map
-        --plugin scripts/research/diverse_methods.py
+"""CDPruner and SA-MAP: sets of tokens that span the largest volume.
 
 A determinantal point process prefers sets with a large determinant of their part of a kernel. With
 the kernel ``relevance_i * cosine_ij * relevance_j`` the determinant is the squared volume that the
@@ -26,6 +23,8 @@ prune; where the threshold leaves too few runs, the lowest higher one that leave
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,8 +32,28 @@ from numpy.typing import NDArray
 
 from speechprune_ort.cancel import checkpoint
 from speechprune_ort.errors import OptionError
-from speechprune_ort.methods import MethodOptions, Request, Selection, method
+from speechprune_ort.numbers import check_number
+from speechprune_ort.runtime.choosing.methods.base import (
+    SECOND,
+    MethodOptions,
+    Request,
+    ScoreName,
+    Selection,
+    Work,
+    method,
+    products_with_text,
+)
 from speechprune_ort.runtime.choosing.pruning import lengths, unit_rows
+
+__all__ = [
+    "SaMap",
+    "cdpruner",
+    "keep_diverse",
+    "runs_of",
+    "runs_of_at_least",
+    "sa_map",
+    "stretched",
+]
 
 NOTHING = 1e-6  # of the largest squared length: a token that adds less adds rounding errors
 LEAST = 1e-6
@@ -158,27 +177,71 @@ def runs_of_at_least(
     return found
 
 
-@method("cdpruner", summary="tokens like the question that differ from each other (2506.10967)")
+def choosing_operations(work: Work[Any], tokens: int) -> int:
+    """Of the greedy maximum among ``tokens``: for each kept one, products with all and the basis."""
+    basis = min(work.kept, work.hidden)
+    return 2 * work.kept * work.hidden * (tokens + 2 * basis)
+
+
+def cdpruner_operations(work: Work[Any]) -> Mapping[str, int]:
+    """Similarity of each token, then the greedy maximum."""
+    return {**products_with_text(work), "phase_2": choosing_operations(work, work.tokens)}
+
+
+def sa_map_operations(work: Work[Any]) -> Mapping[str, int]:
+    """Merging, then the greedy maximum; at most, as merged tokens are fewer."""
+    # A norm, a product with its run and a part in its mean for each token.
+    merging = 6 * work.tokens * work.hidden
+    return {"phase_1": merging, "phase_2": choosing_operations(work, work.tokens)}
+
+
+@method("cdpruner", summary="tokens like the question that differ from each other",
+        source="arXiv:2506.10967", operations=cdpruner_operations,
+        scores=(ScoreName("similarity to the question"), SECOND))  # fmt: skip
 def cdpruner(request: Request[MethodOptions]) -> Selection:
     """The greedy maximum, conditioned on the question."""
-    relevance = stretched(request.scorer.similarity())
-    return Selection(keep_diverse(request.embeds, relevance, request.n_keep))
+    with request.measure("phase_1"):
+        similarity = request.scorer.similarity()
+    with request.measure("phase_2"):
+        kept = keep_diverse(request.embeds, stretched(similarity), request.n_keep)
+    return Selection(kept, similarity=similarity)
+
+
+@dataclass(frozen=True)
+class SaMap(MethodOptions):
+    """Options of ``sa-map``.
+
+    Attributes:
+        threshold: least mean cosine of a token to those of the run that it joins, -1 to 1.
+    """
+
+    threshold: float = THRESHOLD
+
+    def check(self) -> None:
+        """See ``MethodOptions``."""
+        super().check()
+        ok = isinstance(self.threshold, (int, float)) and -1 <= self.threshold <= 1
+        check_number("threshold", self.threshold, ok, "from -1 to 1")
 
 
 @method("sa-map", summary="runs of neighbours merged, of these the attended and different",
-        encoder_attention=True)  # fmt: skip
-def sa_map(request: Request[MethodOptions]) -> Selection:
+        source="preprints.org 202606.0741", encoder_attention=True, options=SaMap,
+        operations=sa_map_operations)  # fmt: skip
+def sa_map(request: Request[SaMap]) -> Selection:
     """Merging, then the greedy maximum; it asks no question."""
     attention = request.encoder_attention
     if attention is None:
         raise OptionError("sa-map needs request.encoder_attention.")
     embeds = request.embeds
-    starts = runs_of_at_least(unit_rows(embeds, "audio embeddings"), THRESHOLD, request.n_keep)
-    sizes = np.diff(np.append(starts, len(embeds)))
-    mean = (np.add.reduceat(attention, starts) / sizes).astype(np.float32)
-    # A run that nobody attends to counts each of its tokens alike.
-    weights = np.where(np.repeat(mean, sizes) > 0, attention, 1).astype(np.float32)
-    sums = np.add.reduceat(weights, starts)[:, None]
-    means = np.add.reduceat(embeds * weights[:, None], starts, axis=0) / sums
-    kept = keep_diverse(means, mean, request.n_keep)
+    with request.measure("phase_1"):
+        units = unit_rows(embeds, "audio embeddings")
+        starts = runs_of_at_least(units, request.own.threshold, request.n_keep)
+        sizes = np.diff(np.append(starts, len(embeds)))
+        mean = (np.add.reduceat(attention, starts) / sizes).astype(np.float32)
+        # A run that nobody attends to counts each of its tokens alike.
+        weights = np.where(np.repeat(mean, sizes) > 0, attention, 1).astype(np.float32)
+        sums = np.add.reduceat(weights, starts)[:, None]
+        means = np.add.reduceat(embeds * weights[:, None], starts, axis=0) / sums
+    with request.measure("phase_2"):
+        kept = keep_diverse(means, mean, request.n_keep)
     return Selection(starts[kept], embeds=means[kept].astype(embeds.dtype))

@@ -1,4 +1,4 @@
-"""``research/diverse_methods.py``: sets with the largest determinant, and runs that are merged."""
+"""CDPruner and SA-MAP: sets with the largest determinant, and runs that are merged."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from research.diverse_methods import cdpruner, keep_diverse, sa_map
 
-from speechprune_ort import OptionError
-from speechprune_ort.methods import Request
+from speechprune_ort import OptionError, PruningOptions
+from speechprune_ort.methods import Request, SaMap
+from speechprune_ort.runtime.choosing.methods.base import untimed
+from speechprune_ort.runtime.choosing.methods.diverse import cdpruner, keep_diverse, sa_map
 
 ONE, TWO, THREE = np.eye(3, dtype=np.float32)
 
@@ -26,11 +27,8 @@ class Scores:
         return self._similarity
 
 
-def request(scorer: Any, n_keep: int, attention: Any = None) -> Request:
-    made = object.__new__(Request)
-    for name, value in (("scorer", scorer), ("n_keep", n_keep), ("encoder_attention", attention)):
-        object.__setattr__(made, name, value)
-    return made
+def request(scorer: Any, n_keep: int, attention: Any = None) -> Request[Any]:
+    return Request(SaMap(), 0, scorer, n_keep, n_keep, 25, attention, untimed)
 
 
 def by_determinants(embeds: Any, relevance: Any, n_keep: int) -> list[int]:
@@ -81,6 +79,9 @@ def test_sa_map_merges_by_attention_and_keeps_the_attended() -> None:
     assert found.embeds is not None
     # (1 * 2 + 3 * 4) / 4 along the first axis.
     assert found.embeds.tolist() == [[3.5, 0, 0], [0, 0, 1]]
+    assert SaMap(threshold=0.5) == PruningOptions("sa-map", threshold=0.5).own
+    with pytest.raises(OptionError, match="threshold must be from -1 to 1"):
+        SaMap(threshold=2)
     # All alike would be one run: the threshold rises until there are enough.
     assert len(sa_map(request(Scores(np.stack([ONE] * 4)), 3, np.ones(4, np.float32))).indices) == 3
     with pytest.raises(OptionError, match=r"needs request\.encoder_attention"):
