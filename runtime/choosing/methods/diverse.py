@@ -178,7 +178,7 @@ def runs_of_at_least(
 
 
 def choosing_operations(work: Work[Any], tokens: int) -> int:
-    """Of the greedy maximum among ``tokens``: for each kept one, products with all and the basis."""
+    """Of the greedy maximum among ``tokens``: each kept one times all of them and the basis."""
     basis = min(work.kept, work.hidden)
     return 2 * work.kept * work.hidden * (tokens + 2 * basis)
 
