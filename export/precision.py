@@ -22,7 +22,7 @@ from typing import Literal, get_args
 
 from speechprune_ort.errors import ExportError
 
-__all__ = ["Plan", "Precision", "Target", "Weights", "plan"]
+__all__ = ["Plan", "Precision", "Target", "Weights", "plan", "plans"]
 
 Precision = Literal["fp32", "fp16", "int8", "w8a8", "int4"]
 Target = Literal["cpu", "cuda"]
@@ -91,3 +91,15 @@ def plan(precision: str, target: str) -> Plan:
             "use --precision fp16 or int8."
         )
     return _PLANS[precision, target]
+
+
+def plans(target: str) -> dict[str, Plan]:
+    """Every precision that goes with a target, and its plan.
+
+    Raises:
+        ExportError: there is no such target.
+    """
+    found = {precision: made for (precision, of), made in _PLANS.items() if of == target}
+    if not found:
+        raise ExportError(f"--target must be one of {', '.join(get_args(Target))}, not {target!r}.")
+    return found

@@ -15,7 +15,7 @@ __all__ = ["check_request"]
 
 def check_request(
     model: str,
-    out: Path,
+    out: Path | None,
     *,
     precision: str = "fp32",
     target: str = "cpu",
@@ -29,7 +29,7 @@ def check_request(
 
     Args:
         model: hub id or local folder.
-        out: folder to write.
+        out: folder to write, or None where nothing is to be written.
         precision: as of ``export_bundle``.
         target: ``cpu`` or ``cuda``.
         revision: branch, tag or commit on the hub.
@@ -46,7 +46,8 @@ def check_request(
     """
     plan(precision, target)
     folder = Path(model).expanduser()
-    check_place(out, overwrite, folder if model and folder.is_dir() else None)
+    if out is not None:
+        check_place(out, overwrite, folder if model and folder.is_dir() else None)
     found, family = check_checkpoint(model, revision, base=base, allow_pickle=allow_pickle)
     if encoder_attention and not family.encoder_attention:
         raise ExportError(

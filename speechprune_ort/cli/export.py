@@ -35,7 +35,9 @@ def export(
         str,
         typer.Argument(help="Checkpoint: a hub id or a local folder; or the folder of a LoRA."),
     ],
-    out: Annotated[Path, typer.Argument(help="Bundle: the folder to write.")],
+    out: Annotated[
+        Path | None, typer.Argument(help="Bundle: the folder to write; not with --dry-run.")
+    ] = None,
     precision: Annotated[
         str, typer.Option(help="Precision of the weights: fp32, fp16, int8, w8a8 or int4.")
     ] = "fp32",
@@ -73,6 +75,13 @@ def export(
             help="Read weights from .bin files, too; tensors alone are taken from them.",
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say from the config alone what would be written or refused, and write nothing.",
+        ),
+    ] = False,
 ) -> None:
     """Convert a Hugging Face checkpoint to a bundle, each graph checked against torch."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -81,9 +90,11 @@ def export(
             f"Export needs {', '.join(missing)}: pip install 'speechprune-ort[export-cpu]' "
             "(or [export-gpu] beside onnxruntime-gpu)."
         )
+    if out is None and not dry_run:
+        raise ExportError("Give the folder to write, or --dry-run.")
     from speechprune_ort.export.request import check_request
 
-    check_request(
+    found, family = check_request(
         model,
         out,
         precision=precision,
@@ -94,6 +105,11 @@ def export(
         base=base,
         allow_pickle=allow_pickle,
     )
+    if out is None or dry_run:
+        from speechprune_ort.cli.export_estimate import print_estimate
+
+        print_estimate(found, family, precision, target)
+        return
     console = Console(stderr=True, markup=False)
     columns = (
         SpinnerColumn(),

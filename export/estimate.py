@@ -1,0 +1,207 @@
+"""What an export would write and need, from a checkpoint's config alone: no weight is read.
+
+Sizes are counted from the checkpoint's own class, built without memory. How much memory and time an
+export takes is reckoned from one that was measured (``docs/results/accuracy.md``, at full size).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from speechprune_ort.contract.specs import (
+    AUDIO_ENCODER,
+    DECODER,
+    EMBED_TOKENS,
+    FIRST_LAYER_QK,
+    FIRST_LAYER_QK_FLOAT,
+    ROTARY,
+)
+from speechprune_ort.errors import ExportError, UnsupportedModelError
+from speechprune_ort.export.checkpoint_config import Described
+from speechprune_ort.export.families import Family
+from speechprune_ort.export.precision import Plan, Weights, plans
+
+__all__ = ["Counts", "Estimate", "count", "estimate"]
+
+BLOCK = 32
+"""Weights that share a scale."""
+LIBRARIES = 1_500_000_000
+"""Bytes that torch, transformers and ONNX Runtime take."""
+LOADED = 1.2
+"""Bytes that a session takes at its peak, of one byte of its file."""
+SECONDS = {"fixed": 60.0, "of a billion weights": 136.0}
+"""On two cores: 20 minutes for the 8.4 billion of Qwen2-Audio-7B's dimensions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Weights of a checkpoint, by where they go.
+
+    Attributes:
+        encoder_matrices: of the audio encoder, those of its linear layers.
+        encoder_others: of it, all others.
+        decoder_matrices: of the language model's layers.
+        decoder_others: of them, norms and biases.
+        hidden: width of the language model.
+        vocab: rows of the token embedding.
+        heads: of queries and keys together.
+        head_dim: width of a head.
+        context: positions.
+    """
+
+    encoder_matrices: int
+    encoder_others: int
+    decoder_matrices: int
+    decoder_others: int
+    hidden: int
+    vocab: int
+    heads: int
+    head_dim: int
+    context: int
+
+    @property
+    def table(self) -> int:
+        """Weights of the token embedding, and of the output head."""
+        return self.hidden * self.vocab
+
+    @property
+    def total(self) -> int:
+        """All weights, a tied head counted twice, as it is written twice."""
+        encoder = self.encoder_matrices + self.encoder_others
+        return encoder + self.decoder_matrices + self.decoder_others + 2 * self.table
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What an export in one precision would write and need.
+
+    Attributes:
+        precision: of the weights.
+        graphs: bytes by graph, those that have weights.
+        memory: bytes at its peak, about.
+        seconds: on two cores, about.
+    """
+
+    precision: str
+    graphs: dict[str, int]
+    memory: int
+    seconds: float
+
+    @property
+    def size(self) -> int:
+        """Bytes of all graphs together."""
+        return sum(self.graphs.values())
+
+
+def count(found: Described, family: Family) -> Counts:
+    """Count the weights of a checkpoint that ``check_checkpoint`` has let pass.
+
+    Args:
+        found: the checkpoint.
+        family: that loads it.
+
+    Raises:
+        UnsupportedModelError: no class of transformers' has the whole checkpoint, or its
+            config is none of that class.
+    """
+    if family.loaded_by is None:
+        raise UnsupportedModelError(
+            f"How large {found.location!r} is cannot be told from its config alone: it is put "
+            "together from other checkpoints. Export tells it."
+        )
+    import torch
+    import transformers
+    from torch import nn
+
+    cls = getattr(transformers, family.loaded_by)
+    given = dict(found.config.get("thinker_config") or found.config)
+    try:
+        config: Any = cls.config_class.from_dict(given)
+        with torch.device("meta"):
+            model = cls(config)
+    except Exception as error:  # transformers raises its own over a config
+        raise ExportError(
+            f"config.json of {found.location!r} is none of {family.loaded_by} "
+            f"({type(error).__name__}: {str(error).strip().splitlines()[:1]}): download it again."
+        ) from error
+    text = config.get_text_config()
+    sums = {"encoder": [0, 0], "decoder": [0, 0]}
+    for name, module in model.named_modules():
+        part = "decoder" if "language_model" in name else "encoder"
+        if LEFT_OUT & set(name.split(".")):
+            continue
+        for kind, values in module.named_parameters(recurse=False):
+            matrix = isinstance(module, nn.Linear) and kind == "weight"
+            sums[part][0 if matrix else 1] += values.numel()
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return Counts(
+        encoder_matrices=sums["encoder"][0],
+        encoder_others=sums["encoder"][1],
+        decoder_matrices=sums["decoder"][0],
+        decoder_others=sums["decoder"][1],
+        hidden=text.hidden_size,
+        vocab=text.vocab_size,
+        heads=text.num_attention_heads + text.num_key_value_heads,
+        head_dim=head_dim,
+        context=text.max_position_embeddings,
+    )
+
+
+LEFT_OUT = {"lm_head", "embed_tokens", "visual"}
+"""Parts that are counted elsewhere, or not exported."""
+
+
+def estimate(counts: Counts, target: str) -> list[Estimate]:
+    """What each precision of a target would write and need.
+
+    Args:
+        counts: of the checkpoint.
+        target: ``cpu`` or ``cuda``.
+
+    Raises:
+        ExportError: there is no such target.
+    """
+    return [_estimate(counts, name, plan) for name, plan in plans(target).items()]
+
+
+def _estimate(counts: Counts, precision: str, plan: Plan) -> Estimate:
+    passed = 2 if plan.float_dtype == "float16" else 4
+    plain = _bytes(plan.embedding, passed)
+    projected = counts.hidden * counts.heads * counts.head_dim
+    head: Weights = "int8" if plan.decoder in ("int4", "w8a8") else plan.decoder
+    decoder = counts.decoder_matrices * _bytes(plan.decoder, passed)
+    decoder += counts.table * _bytes(head, passed)
+    # The builder writes norms in the dtype that passes between graphs.
+    decoder += counts.decoder_others * (_bytes(plan.decoder, passed) if _whole(plan) else passed)
+    encoder = counts.encoder_matrices * _bytes(plan.encoder, 4)
+    encoder += counts.encoder_others * min(4.0, 2.0 if _half(plan.encoder) else 4.0)
+    graphs = {
+        AUDIO_ENCODER: encoder,
+        EMBED_TOKENS: counts.table * plain,
+        FIRST_LAYER_QK: projected,
+        FIRST_LAYER_QK_FLOAT: projected * plain,
+        ROTARY: counts.context * counts.head_dim * passed,
+        DECODER: decoder,
+    }
+    written = {name: round(size) for name, size in graphs.items()}
+    # Two copies of the widest matrix, which is the head, are in float32 while it is quantized.
+    widest = 8 * counts.table
+    memory = round(LIBRARIES + LOADED * max(decoder, encoder) + widest)
+    seconds = SECONDS["fixed"] + SECONDS["of a billion weights"] * counts.total / 1e9
+    return Estimate(precision, written, memory, seconds)
+
+
+def _whole(plan: Plan) -> bool:
+    return plan.decoder == "half_stored"
+
+
+def _half(weights: Weights) -> bool:
+    return weights in ("float16", "half_stored")
+
+
+def _bytes(weights: Weights, scale: int) -> float:
+    """Bytes of a weight in a matrix, its share of a block's scale included."""
+    if weights in ("int8", "int4"):
+        return (1.0 if weights == "int8" else 0.5) + scale / BLOCK
+    return {"float32": 4.0, "float16": 2.0, "half_stored": 2.0, "w8a8": 1.0}[weights]

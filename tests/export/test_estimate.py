@@ -1,0 +1,95 @@
+"""``export --dry-run``: sizes from the config alone are those that export writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny_granite_speech
+import tiny_qwen2_5_omni
+import tiny_qwen3_asr
+import tiny_ultravox
+from command import run
+from references import Family
+from tiny import Tiny, write_checkpoint
+
+from speechprune_ort.contract.specs import AUDIO_ENCODER, DECODER, EMBED_TOKENS, FIRST_LAYER_QK
+from speechprune_ort.export.estimate import count, estimate
+from speechprune_ort.export.families import check_checkpoint, load_checkpoint
+from speechprune_ort.export.pipeline import export_bundle
+
+WIDE = Tiny(
+    heads=8, head_dim=64, spread=0.05
+)  # wide enough that weights outweigh the graphs' own nodes
+COMPARED = (AUDIO_ENCODER, EMBED_TOKENS, FIRST_LAYER_QK, DECODER)
+NODES = 250_000
+"""Bytes of a graph that are no weights."""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_sizes_are_those_that_export_writes(tmp_path: Path, precision: str) -> None:
+    folder = write_checkpoint(tmp_path / "checkpoint", WIDE)
+    found = estimate(count(*check_checkpoint(str(folder))), "cpu")
+    expected = next(e for e in found if e.precision == precision).graphs
+    for row in export_bundle(str(folder), tmp_path / "bundle", precision=precision):
+        if row.name in COMPARED:
+            assert 0.97 * expected[row.name] < row.bytes < 1.03 * expected[row.name] + NODES
+    assert expected[DECODER] > 4 * NODES
+
+
+@pytest.mark.parametrize(
+    "family",
+    [tiny_qwen3_asr.STATES[0], tiny_granite_speech.STATES[0], tiny_qwen2_5_omni.STATES[0]],
+    ids=lambda family: family.name,
+)
+def test_weights_are_counted_without_reading_them(family: Family, tmp_path: Path) -> None:
+    folder = family.write(tmp_path / "checkpoint")
+    loaded = load_checkpoint(str(folder), None, False)
+    counts = count(*check_checkpoint(str(folder)))
+    encoder = sum(p.numel() for p in loaded.audio_encoder.parameters())
+    table = loaded.language_model.get_input_embeddings().weight.numel()
+    rest = sum(
+        parameter.numel()
+        for name, parameter in loaded.language_model.named_parameters()
+        if "embed_tokens" not in name and "lm_head" not in name
+    )
+    # Positions that are computed, not learned, may be weights of the module.
+    assert 0 <= encoder - counts.encoder_matrices - counts.encoder_others < 100_000
+    assert counts.decoder_matrices + counts.decoder_others == rest
+    assert counts.table == table
+
+
+def test_a_dry_run_writes_nothing_and_reads_no_weights(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "checkpoint", WIDE)
+    before = sorted(tmp_path.rglob("*"))
+    done = run("export", folder, "--dry-run", "--precision", "int8")
+    assert done.returncode == 0, done.stderr
+    assert "qwen2_audio" in done.stdout
+    assert "int8 *" in done.stdout
+    for word in ("decoder", "bundle", "memory", "minutes", "w8a8"):
+        assert word in done.stdout
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_refuses_what_export_would(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "checkpoint", WIDE)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config"]["hidden_act"] = "gelu"
+    path.write_text(json.dumps(config))
+    done = run("export", folder, "--dry-run")
+    assert done.returncode == 2
+    assert "hidden_act" in done.stderr
+
+
+def test_what_is_put_together_from_parts_is_said_to_be(tmp_path: Path) -> None:
+    done = run("export", tiny_ultravox.write(tmp_path / "checkpoint"), "--dry-run")
+    assert done.returncode == 0
+    assert "cannot be told from its config alone" in " ".join(done.stdout.split())
+
+
+def test_without_a_folder_nothing_is_exported(tmp_path: Path) -> None:
+    done = run("export", tmp_path)
+    assert done.returncode == 2
+    assert "--dry-run" in done.stderr
