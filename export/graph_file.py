@@ -78,6 +78,9 @@ def torch_to_ir(module: nn.Module, example: tuple[Tensor, ...], spec: GraphSpec)
     if program is None:
         raise RuntimeError(f"torch.onnx.export returned nothing for {spec.name}.")
     model: ir.Model = program.model
+    for node in model.graph.all_nodes():
+        # torch notes the line that each came from, with the path of the file on this machine.
+        node.metadata_props.clear()
     return model
 
 

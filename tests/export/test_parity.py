@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 
 from speechprune_ort import DeviceError, ParityError, providers
 from speechprune_ort.contract.manifest import Manifest
@@ -41,6 +42,15 @@ def test_where_there_is_no_cuda_the_reason_is_kept(
     assert problem == "no driver is installed"
     assert session.get_providers() == ["CPUExecutionProvider"]
     assert open_graph(bundle / "embed_tokens.onnx", spec, "cpu")[1] is None
+
+
+def test_graphs_hold_no_path_of_the_machine_that_wrote_them(bundle: Path) -> None:
+    graphs = sorted(bundle.glob("*.onnx"))
+    assert len(graphs) == 9
+    for path in graphs:
+        content = path.read_bytes()
+        for trace in (b'File "', b"site-packages", str(ROOT).encode()):
+            assert trace not in content, (path.name, trace)
 
 
 def test_a_graph_that_gives_nothing_but_zeros_is_no_match() -> None:
