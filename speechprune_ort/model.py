@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from os import PathLike
 from typing import Any, Literal, Self, Unpack, overload
 
@@ -41,7 +42,8 @@ from speechprune_ort.options import (
 from speechprune_ort.pool import in_order
 from speechprune_ort.recording import Recording, sort_options
 from speechprune_ort.results import Answer
-from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
+from speechprune_ort.runtime.answering.prompt import embed_ids
+from speechprune_ort.runtime.answering.question import pieces
 from speechprune_ort.runtime.answering.scheduler import MOST_ROWS, Scheduler, most_rows
 from speechprune_ort.runtime.hearing.audio import AudioStream, Source
 from speechprune_ort.runtime.hearing.ear import Ear
@@ -482,35 +484,21 @@ class SpeechLLM:
         pruning, generation = sort_options(pruning, generation, options)
         check_long_audio(long_audio)
         check_audio_options(audio_options)
-        return AnswerStream(
-            self._pieces(
-                audio, question, sampling_rate, long_audio, pruning, generation, audio_options
+        timings = Timings()  # its stages count for this answer, the only one
+        hear = partial(
+            self.ear.hear,
+            AudioStream(
+                audio, sampling_rate, to=self.manifest.audio.sampling_rate, options=audio_options
             ),
-            Limits(cancel, deadline),
-        )
-
-    def _pieces(
-        self,
-        audio: Audio,
-        question: str,
-        sampling_rate: int | None,
-        long_audio: LongAudio,
-        pruning: PruningOptions,
-        generation: GenerationOptions,
-        audio_options: AudioOptions | None,
-    ) -> Generator[str, None, Answer]:
-        prompt = Prompt.of(
-            self.engine, question
-        )  # what is wrong with it is said before hours are heard
-        recording = self.listen(
-            audio,
-            sampling_rate=sampling_rate,
+            timings,
+            _budget(MEMORY_BUDGET_MB),
             long_audio=long_audio,
             encoder_attention=needs_encoder(pruning),
-            audio_options=audio_options,
         )
-        # Its stages count for this answer, the only one.
-        return (yield from recording.pieces(prompt, pruning, generation, recording.timings))
+        return AnswerStream(
+            pieces(self.engine, self.scheduler, hear, question, pruning, generation, timings),
+            Limits(cancel, deadline),
+        )
 
 
 def _budget(megabytes: float) -> int:

@@ -18,7 +18,7 @@ from speechprune_ort.numbers import whole
 from speechprune_ort.options import GenerationOptions, Options, PruningOptions
 from speechprune_ort.results import Answer, Pruning, Score
 from speechprune_ort.runtime.answering.prompt import Prompt
-from speechprune_ort.runtime.answering.question import Question
+from speechprune_ort.runtime.answering.question import Question, pieces
 from speechprune_ort.runtime.answering.scheduler import Scheduler
 from speechprune_ort.runtime.hearing.heard import Heard
 from speechprune_ort.runtime.hearing.recording_file import About, save_embeds
@@ -211,8 +211,9 @@ class Recording:
         the first piece.
         """
         pruning, generation = sort_options(pruning, generation, options)
-        pieces = self.pieces(question, pruning, generation, Timings())
-        return AnswerStream(pieces, Limits(cancel, deadline))
+        return AnswerStream(
+            self.pieces(question, pruning, generation, Timings()), Limits(cancel, deadline)
+        )
 
     def save(self, path: str | PathLike[str]) -> None:
         """Save the recording to a file, for ``SpeechLLM.load_recording`` of the same bundle.
@@ -298,15 +299,21 @@ class Recording:
 
     def pieces(
         self,
-        question: str | Prompt,
+        question: str,
         pruning: PruningOptions,
         generation: GenerationOptions,
         timings: Timings,
     ) -> Generator[str, None, Answer]:
         """Yield the answer's text and return the ``Answer``; stages are added to ``timings``."""
-        prompt = question if isinstance(question, Prompt) else Prompt.of(self._engine, question)
-        asked = self._about(prompt, pruning, generation.max_new_tokens, timings)
-        return (yield from asked.speak(generation, self._scheduler))
+        return pieces(
+            self._engine,
+            self._scheduler,
+            lambda: self._heard,
+            question,
+            pruning,
+            generation,
+            timings,
+        )
 
     def _about(
         self, prompt: Prompt, pruning: PruningOptions, new_tokens: int, timings: Timings

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TypeVar
 
-from speechprune_ort.cancel import checkpoint
 from speechprune_ort.ranges import stage_range
 
 __all__ = ["STAGES", "Timings"]
-
-Item = TypeVar("Item")
 
 STAGES = (
     "audio",  # decode and resample
@@ -60,14 +56,3 @@ class Timings:
         """Add the seconds of work that was shared."""
         for stage, spent in other.seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
-
-    def each(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, with the time that it takes to get each added to a stage."""
-        source = iter(items)
-        while True:
-            checkpoint()
-            with self.measure(stage):
-                item = next(source, None)
-            if item is None:
-                return
-            yield item

@@ -13,8 +13,8 @@ NAMED = "speechprune_ort/choices.py"
 OTHER_MEANINGS = {
     ("runtime/choosing/selection.py", "attention"): "a field of Selection",
     ("runtime/choosing/selection.py", "similarity"): "a field of Selection",
+    ("runtime/hearing/audio.py", "truncate"): "what becomes of long audio",
     ("runtime/hearing/decoding.py", "none"): "FFmpeg's word for no protocol",
-    ("runtime/hearing/ear.py", "truncate"): "what becomes of long audio",
     ("runtime/hearing/recording_file.py", "attention"): "an array of a saved recording",
     ("speechprune_ort/choices.py", "truncate"): "what becomes of long audio",
     ("speechprune_ort/installation.py", "none"): "there is no driver",

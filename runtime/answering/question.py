@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +30,7 @@ from speechprune_ort.runtime.ort.engine import Engine
 from speechprune_ort.runtime.ort.threads import numpy_threads
 from speechprune_ort.timings import Timings
 
-__all__ = ["LaidOut", "Question"]
+__all__ = ["LaidOut", "Question", "pieces"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +310,37 @@ class Question:
             for p in (nothing, *parts)
         ]
         return [float(value - base) for value in values]
+
+
+def pieces(
+    engine: Engine,
+    scheduler: Scheduler,
+    hear: Callable[[], Heard],
+    question: str,
+    pruning: PruningOptions,
+    generation: GenerationOptions,
+    timings: Timings,
+) -> Generator[str, None, Answer]:
+    """Hear a recording and answer a question about it.
+
+    Args:
+        engine: the bundle.
+        scheduler: decodes the answer.
+        hear: gives the recording; called when the question is known to be one.
+        question: what is asked.
+        pruning: what is kept of the audio.
+        generation: how the answer's tokens are chosen.
+        timings: stages are added to it.
+
+    Yields:
+        The answer's text, as ``Question.speak`` does.
+
+    Raises:
+        PromptError: the question is empty, or prompt and answer exceed the context.
+    """
+    prompt = Prompt.of(engine, question)  # what is wrong with it is said before hours are heard
+    asked = Question(engine, prompt, hear(), pruning, generation.max_new_tokens, timings)
+    return (yield from asked.speak(generation, scheduler))
 
 
 def _part(selection: Selection, places: NDArray[np.int64]) -> Selection:

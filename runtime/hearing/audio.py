@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort.audio_options import AudioOptions, check_audio_options
+from speechprune_ort.cancel import checkpoint
+from speechprune_ort.choices import LongAudio
 from speechprune_ort.errors import AudioError
 from speechprune_ort.runtime.hearing.decoding import (
     BLOCK_FRAMES,
@@ -24,10 +26,12 @@ from speechprune_ort.runtime.hearing.decoding import (
 from speechprune_ort.runtime.hearing.intake import Intake, WindowCutter
 from speechprune_ort.runtime.hearing.samples import Samples, Source, sort_source
 from speechprune_ort.runtime.hearing.streams import opened
+from speechprune_ort.timings import Timings
 
 __all__ = [
     "SAMPLING_RATE",
     "AudioStream",
+    "HeardBlocks",
     "Source",
     "audio_seconds",
     "load_audio",
@@ -157,6 +161,53 @@ class AudioStream:
             for rate, block in blocks:
                 yield from self._intake.add(rate, block)
             yield from self._intake.end()
+
+
+class HeardBlocks:
+    """The blocks of a recording that a model hears, and how long the whole is.
+
+    Args:
+        stream: the recording.
+        window_samples: that the model hears at once.
+        long_audio: what becomes of a recording longer than that.
+        timings: reading the recording is added to ``audio``.
+
+    Attributes:
+        samples: of the recording, so far as it was read.
+        heard: of those, what was given out.
+    """
+
+    def __init__(
+        self, stream: AudioStream, window_samples: int, long_audio: LongAudio, timings: Timings
+    ) -> None:
+        self._stream, self._window = stream, window_samples
+        self._long_audio, self._timings = long_audio, timings
+        self.samples = self.heard = 0
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        """Yield (samples,) float32 blocks.
+
+        Raises:
+            AudioError: the recording cannot be had, or is too long for ``error``.
+        """
+        blocks = iter(self._stream)
+        while True:
+            checkpoint()
+            with self._timings.measure("audio"):
+                block = next(blocks, None)
+            if block is None:
+                return
+            self.samples += len(block)
+            if self.samples > self._window and self._long_audio == "error":
+                raise AudioError(
+                    f"The recording is longer than {self._window / self._stream.to:.0f} "
+                    "seconds: with long_audio='prune' all of it is heard."
+                )
+            if self._long_audio == "truncate":  # the rest is read for its length alone
+                block = block[: self._window - self.heard]
+            if len(block):
+                self.heard += len(block)
+                yield block
 
 
 def stream_windows(

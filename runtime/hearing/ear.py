@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.choices import LongAudio
 from speechprune_ort.contract.specs import ATTENTION, AUDIO_ENCODER
-from speechprune_ort.errors import AudioError, OptionError
-from speechprune_ort.runtime.hearing.audio import AudioStream
+from speechprune_ort.errors import OptionError
+from speechprune_ort.runtime.hearing.audio import AudioStream, HeardBlocks
 from speechprune_ort.runtime.hearing.embeddings import EmbedsBuilder
 from speechprune_ort.runtime.hearing.encoder import WindowEncoder
 from speechprune_ort.runtime.hearing.features import LogMel
@@ -79,25 +78,8 @@ class Ear:
             ComputeError: the encoder failed, or memory did not suffice.
         """
         audio = self._engine.manifest.audio
-        window, samples = audio.window_samples, 0
-
-        def counted() -> Iterator[NDArray[np.float32]]:
-            nonlocal samples
-            for block in stream:
-                room = window - samples
-                samples += len(block)
-                if len(block) <= room or long_audio == "prune":
-                    yield block
-                elif long_audio == "error":
-                    raise AudioError(
-                        f"The recording is longer than {audio.window_seconds:.0f} "
-                        "seconds: with long_audio='prune' all of it is heard."
-                    )
-                elif room > 0:  # the rest is read for its length alone
-                    yield block[:room]
-
         encoder = self._encoder(timings, budget, encoder_attention, self.windows_at_once)
-        blocks, heard = timings.each("audio", counted()), 0.0
+        blocks, heard = HeardBlocks(stream, audio.window_samples, long_audio, timings), 0.0
         with memory_errors(AUDIO_ENCODER):
             for cut in mel_windows(blocks, self._log_mel, audio, timings):
                 encoder.add(cut)
@@ -108,9 +90,8 @@ class Ear:
         stream.refuse_silence()
         return Heard(
             audio=embeds,
-            seconds=samples / audio.sampling_rate,
-            seconds_heard=(min(samples, window) if long_audio == "truncate" else samples)
-            / audio.sampling_rate,
+            seconds=blocks.samples / audio.sampling_rate,
+            seconds_heard=blocks.heard / audio.sampling_rate,
             encoder_attention=attention,
             decoder=stream.decoder,
             notes=stream.notes,
