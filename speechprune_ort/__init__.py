@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from speechprune_ort.answer_stream import AnswerStream
     from speechprune_ort.audio_options import AudioOptions
     from speechprune_ort.cancel import Cancel
+    from speechprune_ort.chat import Chat
     from speechprune_ort.contract.manifest import Manifest
     from speechprune_ort.live import LiveRecording
     from speechprune_ort.model import SpeechLLM
@@ -51,6 +52,7 @@ __all__ = [
     "BundleError",
     "Cancel",
     "CancelledError",
+    "Chat",
     "ComputeError",
     "DataError",
     "DeadlineError",
@@ -87,6 +89,7 @@ _HOMES = {
     "AnswerStream": "answer_stream",
     "AudioOptions": "audio_options",
     "Cancel": "cancel",
+    "Chat": "chat",
     "Evidence": "results",
     "GenerationOptions": "options",
     "LiveRecording": "live",

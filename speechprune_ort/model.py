@@ -20,6 +20,7 @@ from speechprune_ort.audio_options import (
     check_audio_options,
 )
 from speechprune_ort.cancel import Cancel, Limits
+from speechprune_ort.chat import Chat
 from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.errors import (
     OptionError,
@@ -354,6 +355,42 @@ class SpeechLLM:
             cancel=cancel,
             **options,
         ).answer
+
+    def chat(
+        self,
+        audio: Audio,
+        *,
+        sampling_rate: int | None = None,
+        long_audio: LongAudio = "prune",
+        pruning: PruningOptions | None = None,
+        generation: GenerationOptions | None = None,
+        audio_options: AudioOptions | None = None,
+        **options: Unpack[Options],
+    ) -> Chat:
+        """Hear a recording and begin a conversation about it, see ``Recording.chat``.
+
+        Args:
+            audio: path, binary file object or samples; see ``Audio``.
+            sampling_rate: of ``audio`` where it is an array.
+            long_audio: as in ``listen``.
+            pruning: what is kept of the audio, for the first question and all that follow.
+            generation: how answers' tokens are chosen.
+            audio_options: as in ``listen``.
+            **options: fields of ``pruning`` and ``generation``, for short.
+
+        Raises:
+            AudioError: the recording cannot be used.
+            OptionError: an option has an impossible value.
+        """
+        pruning, generation = sort_options(pruning, generation, options)
+        recording = self.listen(
+            audio,
+            sampling_rate=sampling_rate,
+            long_audio=long_audio,
+            encoder_attention=needs_encoder(pruning),
+            audio_options=audio_options,
+        )
+        return recording.chat(pruning=pruning, generation=generation)
 
     @overload
     def ask_many(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from speechprune_ort.answer_stream import AnswerStream, answers_together
 from speechprune_ort.cancel import Cancel, Limits
+from speechprune_ort.chat import Chat
 from speechprune_ort.errors import OptionError, PromptError, RecordingError, SpeechPruneError
 from speechprune_ort.methods import METHODS
 from speechprune_ort.numbers import whole
@@ -214,6 +215,26 @@ class Recording:
         return AnswerStream(
             self.pieces(question, pruning, generation, Timings()), Limits(cancel, deadline)
         )
+
+    def chat(
+        self,
+        *,
+        pruning: PruningOptions | None = None,
+        generation: GenerationOptions | None = None,
+        **options: Unpack[Options],
+    ) -> Chat:
+        """Begin a conversation about the recording, in which each turn remembers those before.
+
+        Args:
+            pruning: what is kept of the audio; it is chosen for the first question, and heard by
+                all turns.
+            generation: how answers' tokens are chosen.
+            **options: fields of either, for short.
+
+        Raises:
+            OptionError: an option has an impossible value.
+        """
+        return Chat(self._engine, self._heard, *sort_options(pruning, generation, options))
 
     def save(self, path: str | PathLike[str]) -> None:
         """Save the recording to a file, for ``SpeechLLM.load_recording`` of the same bundle.

@@ -15,7 +15,7 @@ from speechprune_ort.errors import ExportError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["Checkpoint", "EmbedsAlone", "split_prompt"]
+__all__ = ["Checkpoint", "EmbedsAlone", "split_prompt", "split_turn"]
 
 QUERY_MARK = "SPEECHPRUNEQUERY"
 """Stands for the user's text while a chat template is rendered and split."""
@@ -54,6 +54,8 @@ class Checkpoint:
         audio: how sound becomes tokens.
         dimensions: sizes of the axes.
         prompt: the chat template in pieces.
+        further_turn: what it puts between an answer and the next one, in pieces; empty where it has
+            no further turns.
         stop_token_ids: any of these ends an answer.
         revision: commit that was loaded, or None for a local folder.
         notes: for the bundle's user, from ``bundle_notes`` of the checkpoint's config.
@@ -78,6 +80,11 @@ class Checkpoint:
     frame_temperature: float = 1.0
     short_windows: bool = False
     encoder_attention: bool = False
+    further_turn: tuple[PromptPiece, ...] = ()
+
+
+QUESTIONS = ("Who owns the budget?", " what, then?\nSay: 3 & 4 ")
+"""Texts that pieces are tried with."""
 
 
 def split_prompt(
@@ -109,25 +116,12 @@ def split_prompt(
                 "give the checkpoint a template with one audio and one text part."
             )
 
-    def ids(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer.encode(text, add_special_tokens=False))
-
     def fixed(text: str) -> list[PromptPiece]:
-        return [PromptPiece("ids", ids=ids(text))] if text else []
+        return [PromptPiece("ids", ids=_ids(tokenizer, text))] if text else []
 
-    controls = sorted(
-        {audio_token, *(str(token) for token in tokenizer.added_tokens_decoder.values())},
-        key=len,
-        reverse=True,
-    )
-    before_query, after_query = rendered.split(QUERY_MARK)
-    start = max((before_query.rfind(c) + len(c) for c in controls if c in before_query), default=0)
-    ends = [after_query.find(c) for c in controls if c in after_query]
-    end = min(ends, default=len(after_query))
-    query = PromptPiece("query", before=before_query[start:], after=after_query[:end])
-
+    ahead, query, behind = _around_query(rendered, tokenizer, audio_token)
     pieces: list[PromptPiece] = []
-    for text, last in ((before_query[:start], query), (after_query[end:], None)):
+    for text, last in ((ahead, query), (behind, None)):
         head, *rest = text.split(audio_token)
         pieces += fixed(head)
         for tail in rest:
@@ -135,19 +129,83 @@ def split_prompt(
         if last is not None:
             pieces.append(last)
 
-    for question in ("Who owns the budget?", " what, then?\nSay: 3 & 4 "):
+    _require_pieces(pieces, rendered, tokenizer, audio_token)
+    return tuple(pieces)
+
+
+def split_turn(rendered: str, tokenizer: PreTrainedTokenizerFast) -> tuple[PromptPiece, ...]:
+    """Cut what a template puts between an answer and the next one, as ``split_prompt`` does it.
+
+    Args:
+        rendered: from the end of an answer to the beginning of the next, with ``QUERY_MARK`` once.
+        tokenizer: of the language model.
+
+    Raises:
+        ExportError: the pieces do not tokenize to what the whole does.
+
+    Returns:
+        Pieces in order; none where an answer does not end with a control token, so that its last
+        token could grow together with what follows.
+    """
+    controls = _controls(tokenizer)
+    if rendered.count(QUERY_MARK) != 1 or not rendered.startswith(tuple(controls)):
+        return ()
+    ahead, query, behind = _around_query(rendered, tokenizer)
+    around = [PromptPiece("ids", ids=_ids(tokenizer, text)) for text in (ahead, behind)]
+    pieces = [piece for piece in (around[0], query, around[1]) if piece.kind != "ids" or piece.ids]
+    _require_pieces(pieces, rendered, tokenizer)
+    return tuple(pieces)
+
+
+def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _controls(tokenizer: PreTrainedTokenizerFast, *more: str) -> list[str]:
+    """Texts of control tokens, the longest first."""
+    known = {*more, *(str(token) for token in tokenizer.added_tokens_decoder.values())}
+    return sorted(known, key=len, reverse=True)
+
+
+def _around_query(
+    rendered: str, tokenizer: PreTrainedTokenizerFast, *more: str
+) -> tuple[str, PromptPiece, str]:
+    """The user's text with the template's that touches it, and what is ahead of and behind it."""
+    controls = _controls(tokenizer, *more)
+    before, after = rendered.split(QUERY_MARK)
+    start = max((before.rfind(c) + len(c) for c in controls if c in before), default=0)
+    end = min((after.find(c) for c in controls if c in after), default=len(after))
+    query = PromptPiece("query", before=before[start:], after=after[:end])
+    return before[:start], query, after[end:]
+
+
+def _require_pieces(
+    pieces: list[PromptPiece],
+    rendered: str,
+    tokenizer: PreTrainedTokenizerFast,
+    audio_token: str | None = None,
+) -> None:
+    """Refuse pieces whose ids, joined, are not those of the whole.
+
+    Raises:
+        ExportError: they are not.
+    """
+    for question in QUESTIONS:
         joined: list[int] = []
         for piece in pieces:
             if piece.kind == "query":
-                joined += ids(piece.before + question + piece.after)
+                joined += _ids(tokenizer, piece.before + question + piece.after)
             elif piece.kind == "audio":
-                joined += ids(audio_token)
+                joined += _ids(tokenizer, str(audio_token))
             else:
                 joined += piece.ids
-        ahead, behind = rendered.replace(QUERY_MARK, question).split(audio_token)
-        if tuple(joined) != ids(ahead) + ids(audio_token) + ids(behind):
+        whole = rendered.replace(QUERY_MARK, question)
+        parts = [whole] if audio_token is None else whole.split(audio_token)
+        expected = _ids(tokenizer, parts[0])
+        for part in parts[1:]:
+            expected += _ids(tokenizer, str(audio_token)) + _ids(tokenizer, part)
+        if tuple(joined) != expected:
             raise ExportError(
                 "The tokenizer does not split this chat template at its control tokens: "
                 "only templates whose parts tokenize on their own can be exported."
             )
-    return tuple(pieces)

@@ -25,6 +25,7 @@ from speechprune_ort.export.families.base import Checkpoint, split_prompt
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
     dimensions_of,
+    further_turn,
     load_model,
     notes_of,
     render_turn,
@@ -146,6 +147,7 @@ def load(source: Source) -> Checkpoint:
         audio=audio,
         dimensions=dimensions_of(text, audio, encoder.num_mel_bins, frames),
         prompt=split_prompt(render_turn(tokenizer), audio_token, tokenizer),
+        further_turn=further_turn(tokenizer, tokenizer),
         stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
         revision=getattr(config, "_commit_hash", None),
         short_windows=True,

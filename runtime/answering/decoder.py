@@ -175,6 +175,33 @@ class Decoder:
         check_finite(logits)
         return logits
 
+    def extend(
+        self, embeds: NDArray[Any], positions: NDArray[np.int64], row: int = 0
+    ) -> NDArray[np.float32]:
+        """Take more of a prompt, behind what a row holds.
+
+        Args:
+            embeds: (tokens, hidden), on the host.
+            positions: (tokens,) int64, true positions, increasing.
+            row: of the cache.
+
+        Returns:
+            (vocab,) logits of the last position; overwritten by the next step.
+
+        Raises:
+            BundleError: a logit is not finite.
+        """
+        length = self._lengths[row]
+        self._check(length + len(positions), int(positions.max()))
+        self._turn(length, positions, ahead=True)
+        given = self._device.put(np.ascontiguousarray(embeds[None], self._dtype))
+        self._held["inputs_embeds"] = given
+        self._binding.bind_ortvalue_input("inputs_embeds", given)
+        self._lengths[row] = length + len(positions)
+        logits: NDArray[np.float32] = self._run(row, [self._lengths[row]])[0]
+        check_finite(logits)
+        return logits
+
     def rewind(self, length: int, row: int = 0) -> None:
         """Forget all positions of a row from ``length`` on; the next step writes over them.
 

@@ -52,6 +52,25 @@ class Prompt:
         with tokenizer_errors(engine.folder / TOKENIZER_FILE):
             return build_prompt(engine.text, manifest.prompt, question, manifest.dimensions.context)
 
+    @classmethod
+    def further(cls, engine: Engine, question: str) -> Prompt:
+        """What a bundle's template puts between an answer and the next; all of it is ``before``.
+
+        Raises:
+            PromptError: the template has no further turn, or as of ``of``.
+            BundleError: the tokenizer does not work.
+        """
+        manifest = engine.manifest
+        if not manifest.further_turn:
+            raise PromptError(
+                "The chat template of this bundle has no further turn: begin a new chat, or export "
+                "a checkpoint whose template has one."
+            )
+        with tokenizer_errors(engine.folder / TOKENIZER_FILE):
+            return build_prompt(
+                engine.text, manifest.further_turn, question, manifest.dimensions.context
+            )
+
     @property
     def ids(self) -> tuple[int, ...]:
         """All of them, without the audio's."""

@@ -223,12 +223,25 @@ class Question:
             yield from scheduler.pieces(reading)
         finally:
             scheduler.leave(reading)
+        return self.answer(self._prompt.question, said, generation, laid_out)
+
+    def answer(
+        self, question: str, said: Generation, generation: GenerationOptions, laid_out: LaidOut
+    ) -> Answer:
+        """What was said, for the caller.
+
+        Args:
+            question: that it answers.
+            said: its tokens.
+            generation: how they were chosen.
+            laid_out: the prompt that was read.
+        """
         return Answer(
             text=said.text,
             token_ids=tuple(said.ids),
             log_probabilities=tuple(said.log_probabilities),
             finish_reason=said.reason or "length",
-            question=self._prompt.question,
+            question=question,
             seconds=self._heard.seconds,
             seconds_heard=self._heard.seconds_heard,
             prompt_tokens=laid_out.length,

@@ -72,6 +72,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         files: every file but the manifest, by name.
         versions: of the packages that made the bundle.
         notes: what a user of the bundle should know, such as that it is not trained.
+        further_turn: what the chat template puts between an answer and the next one, in pieces;
+            empty where it has no further turns.
         frame_temperature: of phase 1, where the caller sets none; 1.0 is the paper's.
     """
 
@@ -89,6 +91,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: Mapping[FileName, FileEntry]
     versions: Mapping[Words, Words]
     notes: Annotated[tuple[Words, ...], Meta(max_length=100)] = ()
+    further_turn: Annotated[tuple[PromptPiece, ...], Meta(max_length=1000)] = ()
     frame_temperature: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
 
     @property
@@ -158,6 +161,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             manifest.dimensions,
             manifest.float_dtype,
             manifest.prompt,
+            manifest.further_turn,
             manifest.stop_token_ids,
             manifest.graphs,
             manifest.files,

@@ -21,6 +21,7 @@ def contradiction(
     dims: Dimensions,
     float_dtype: str,
     prompt: Sequence[PromptPiece],
+    further_turn: Sequence[PromptPiece],
     stop_token_ids: Sequence[int],
     graphs: Mapping[str, GraphEntry],
     files: Collection[str],
@@ -32,6 +33,7 @@ def contradiction(
         dims: sizes that the checkpoint fixes.
         float_dtype: of embeddings, cache and logits.
         prompt: the chat template.
+        further_turn: between an answer and the next one.
         stop_token_ids: any of these ends an answer.
         graphs: by name.
         files: names of every file but the manifest.
@@ -41,7 +43,8 @@ def contradiction(
     """
     return (
         _audio(audio, dims)
-        or _prompt(prompt, stop_token_ids, dims.vocab)
+        or _prompt("prompt", prompt, 1, stop_token_ids, dims.vocab)
+        or (further_turn and _prompt("further_turn", further_turn, 0, (), dims.vocab))
         or _graphs(graphs, files, dims, float_dtype, audio.chunk_frames)
     )
 
@@ -72,13 +75,19 @@ def _audio(audio: AudioSpec, dims: Dimensions) -> str | None:
     return None
 
 
-def _prompt(prompt: Sequence[PromptPiece], stop_token_ids: Sequence[int], vocab: int) -> str | None:
-    kinds = [piece.kind for piece in prompt]
-    for kind in ("audio", "query"):
-        if kinds.count(kind) != 1:
-            return f"the prompt has {kinds.count(kind)} {kind} pieces, not one"
+def _prompt(
+    name: str,
+    prompt: Sequence[PromptPiece],
+    recordings: int,
+    stop_token_ids: Sequence[int],
+    vocab: int,
+) -> str | None:
+    kinds: list[str] = [piece.kind for piece in prompt]
+    for kind, wanted in (("audio", recordings), ("query", 1)):
+        if kinds.count(kind) != wanted:
+            return f"the {name} has {kinds.count(kind)} {kind} pieces, not {wanted}"
     if any(piece.ids for piece in prompt if piece.kind != "ids"):
-        return "the prompt has ids in a piece of another kind"
+        return f"the {name} has ids in a piece of another kind"
     used = [*stop_token_ids, *(i for piece in prompt for i in piece.ids)]
     beyond = next((token for token in used if token >= vocab), None)
     if beyond is not None:

@@ -1,0 +1,179 @@
+"""``Chat``: questions about a recording, each one answered with the turns before it in mind.
+
+Made by ``Recording.chat`` and ``SpeechLLM.chat``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechprune_ort.answer_stream import AnswerStream
+from speechprune_ort.cancel import Cancel, Limits, checkpoint
+from speechprune_ort.errors import OptionError, PromptError
+from speechprune_ort.options import GenerationOptions, PruningOptions
+from speechprune_ort.results import Answer
+from speechprune_ort.runtime.answering.decoder import Decoder
+from speechprune_ort.runtime.answering.generation import Generation
+from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
+from speechprune_ort.runtime.answering.question import LaidOut, Question
+from speechprune_ort.runtime.hearing.heard import Heard
+from speechprune_ort.runtime.ort.engine import Engine
+from speechprune_ort.text import check_type
+from speechprune_ort.timings import Timings
+
+__all__ = ["Chat"]
+
+
+class Chat:
+    """A conversation about a recording.
+
+    The first question is asked as ``Recording.ask`` asks it, and the audio that is kept for it is
+    heard by all that follow. Keys and values of the turns before stay in memory, so that a further
+    turn reads its own text alone. Its answer has the token ids that it would have if the whole
+    conversation were read anew.
+
+    Args:
+        engine: the bundle.
+        heard: the recording.
+        pruning: what is kept of the audio, for the first question.
+        generation: how answers' tokens are chosen, where a turn does not say so itself.
+    """
+
+    def __init__(
+        self, engine: Engine, heard: Heard, pruning: PruningOptions, generation: GenerationOptions
+    ) -> None:
+        self._engine, self._heard = engine, heard
+        self._pruning, self._generation = pruning, generation
+        self._busy = threading.Lock()
+        self._answers: list[Answer] = []
+        self._begun: tuple[Question, LaidOut, Decoder] | None = None
+        self._positions: NDArray[np.int64] = np.zeros(0, np.int64)  # of what the cache holds
+        self._unread: tuple[int, ...] = ()  # ids of the last answer that it does not hold
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """Of all turns so far."""
+        return tuple(self._answers)
+
+    def ask(
+        self,
+        question: str,
+        *,
+        generation: GenerationOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
+    ) -> Answer:
+        """Answer the next question.
+
+        Args:
+            question: what to ask.
+            generation: how the answer's tokens are chosen; None as the chat was begun.
+            deadline: seconds from now in which all of it must be there.
+            cancel: ends it when another thread says so.
+
+        Raises:
+            PromptError: the question is empty, the conversation exceeds the context, or the
+                template of the bundle has no further turn.
+            OptionError: the chat is still answering.
+            CancelledError: it was cancelled; ``DeadlineError``: it was not there by the deadline.
+                A turn that does not come to its end is forgotten.
+        """
+        return self.stream(question, generation=generation, deadline=deadline, cancel=cancel).answer
+
+    def stream(
+        self,
+        question: str,
+        *,
+        generation: GenerationOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
+    ) -> AnswerStream:
+        """The same, piece by piece as the text comes; ``.answer`` has the rest at the end.
+
+        Arguments and errors are those of ``ask``.
+        """
+        if generation is not None:
+            check_type(generation, GenerationOptions, "generation=")
+        pieces = self._pieces(question, generation or self._generation)
+        return AnswerStream(pieces, Limits(cancel, deadline))
+
+    def _pieces(self, question: str, generation: GenerationOptions) -> Generator[str, None, Answer]:
+        if not self._busy.acquire(blocking=False):
+            raise OptionError(
+                "This chat is still answering: take the answer of one question before you ask the "
+                "next."
+            )
+        try:
+            return (yield from self._turn(question, generation))
+        finally:
+            if self._begun is not None:
+                # Of a turn that did not come to its end, nothing stays.
+                self._begun[2].rewind(len(self._positions))
+            self._busy.release()
+
+    def _turn(self, question: str, generation: GenerationOptions) -> Generator[str, None, Answer]:
+        timings, begun = Timings(), self._begun
+        if begun is None:
+            prompt = Prompt.of(self._engine, question)
+            most = generation.max_new_tokens
+            asked = Question(self._engine, prompt, self._heard, self._pruning, most, timings)
+            laid_out = asked.lay_out(asked.choose())
+            positions = laid_out.positions
+            yield ""
+            decoder = Decoder.open(self._engine, laid_out.length + most)
+            with timings.measure("prefill"):
+                logits = decoder.prefill(laid_out.embeds, positions)
+        else:
+            asked, laid_out, decoder = begun
+            ids = self._unread + Prompt.further(self._engine, question).ids
+            first = int(self._positions[-1]) + 1
+            added = np.arange(first, first + len(ids))
+            positions = np.concatenate([self._positions, added])
+            self._make_room(decoder, positions, generation.max_new_tokens)
+            yield ""
+            with timings.measure("embed"):
+                embeds = embed_ids(self._engine, ids)
+            with timings.measure("prefill"):
+                logits = decoder.extend(embeds, added)
+        stops = self._engine.manifest.stop_token_ids
+        said = Generation(self._engine.text, stops, generation, int(positions[-1]))
+        said.take(logits)
+        while True:
+            while said.pieces:
+                yield said.pieces.popleft()
+            if said.reason is not None:
+                break
+            checkpoint()
+            with timings.measure("decode"):
+                said.take(decoder.step(said.ids[-1], said.position))
+        whole = LaidOut(laid_out.selection, laid_out.embeds, positions)
+        answer = replace(asked.answer(question, said, generation, whole), timings=timings)
+        read = decoder.length - len(positions)
+        last = int(positions[-1])
+        self._positions = np.concatenate([positions, np.arange(last + 1, last + 1 + read)])
+        self._unread = tuple(said.ids[read:])
+        self._begun = asked, LaidOut(laid_out.selection, np.zeros(0), positions), decoder
+        self._answers.append(answer)
+        return answer
+
+    def _make_room(self, decoder: Decoder, positions: NDArray[np.int64], new_tokens: int) -> None:
+        """Let the cache hold a turn and its answer.
+
+        Raises:
+            PromptError: the model does not have as many positions.
+        """
+        context = self._engine.manifest.dimensions.context
+        needed = int(positions[-1]) + 1 + new_tokens
+        if needed > context:
+            raise PromptError(
+                f"The conversation and its answer need {needed} positions and the model has "
+                f"{context}: lower max_new_tokens, or begin a new chat."
+            )
+        room = len(positions) + new_tokens
+        if room > decoder.capacity:
+            decoder.grow(1, room)

@@ -1,0 +1,147 @@
+"""A chat's turns have the ids of the whole conversation read anew by transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from qwen2_audio_reference import Qwen2Audio
+from tiny import TINY
+
+from speechprune_ort import GenerationOptions, OptionError, PromptError, PruningOptions, SpeechLLM
+from speechprune_ort.options import Positions
+from speechprune_ort.runtime.answering.decoder import Decoder
+
+pytestmark = pytest.mark.export
+
+QUESTIONS = ("Who owns the budget?", " what, then?\nSay: 3 & 4 ", "Où est-il ?")
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Path) -> SpeechLLM:
+    return SpeechLLM(bundle, "cpu")
+
+
+@pytest.fixture(scope="module")
+def reference(checkpoints: Any) -> Qwen2Audio:
+    return Qwen2Audio(str(checkpoints(TINY[0])), QUESTIONS[0])
+
+
+def further_ids(reference: Qwen2Audio, question: str) -> list[int]:
+    """What the processor's template puts between an answer and the next one, tokenized."""
+    talk = [
+        {"role": "user", "content": [{"type": "audio", "audio_url": "x"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "ANSWER"}]},
+        {"role": "user", "content": [{"type": "text", "text": question}]},
+    ]
+    text = reference.processor.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
+    ids: list[int] = reference.processor.tokenizer(text.split("ANSWER")[1])["input_ids"]
+    return ids
+
+
+@pytest.mark.parametrize("length", [32, 7])
+@pytest.mark.parametrize("positions", ["renumbered", "original"])
+def test_turns_equal_a_whole_re_reading(
+    model: SpeechLLM,
+    reference: Qwen2Audio,
+    tone: NDArray[np.float32],
+    positions: Positions,
+    length: int,
+) -> None:
+    samples = tone[: 41 * RATE]
+    recording = model.listen(samples, sampling_rate=RATE)
+    options = PruningOptions(method="speechprune", pruning_rate=0.6, positions=positions)
+    kept = torch.from_numpy(recording.prune(QUESTIONS[0], options).indices.copy())
+    before, after = reference.text_embeds(samples)
+    audio = reference.audio_embeds(samples)
+    table = reference.model.model.language_model.embed_tokens
+    embeds = torch.cat([before, audio[kept], after])
+    at = torch.arange(len(embeds))
+    if positions == "original":
+        behind = len(before) + len(audio) + torch.arange(len(after))
+        at = torch.cat([at[: len(before)], len(before) + kept, behind])
+    stops = model.manifest.stop_token_ids
+    chat = recording.chat(pruning=options, max_new_tokens=length)
+    varied = set()
+    for number, question in enumerate(QUESTIONS):
+        answer = chat.ask(question)
+        if number:
+            ids = [*chat.answers[-2].token_ids, *further_ids(reference, question)]
+            embeds = torch.cat([embeds, table(torch.tensor(ids)).detach()])
+            at = torch.cat([at, at[-1] + 1 + torch.arange(len(ids))])
+        expected = reference.greedy(embeds, at, stops)[:length]
+        assert list(answer.token_ids) == expected
+        assert answer.question == question
+        assert answer.prompt_tokens == len(embeds)
+        assert answer.pruning.kept == len(kept)
+        varied |= set(expected)
+    assert len(varied) >= 6, "these weights repeat themselves: they would prove little"
+    assert [a.question for a in chat.answers] == list(QUESTIONS)
+
+
+def test_a_further_turn_reads_its_own_text_alone(
+    model: SpeechLLM, tone: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    extend, prefill = Decoder.extend, Decoder.prefill
+    monkeypatch.setattr(
+        Decoder, "extend", lambda *given: (read.append(len(given[2])), extend(*given))[1]
+    )
+    monkeypatch.setattr(
+        Decoder, "prefill", lambda *given: (read.append(len(given[2])), prefill(*given))[1]
+    )
+    chat = model.chat(tone[: 3 * RATE], sampling_rate=RATE, method="none", max_new_tokens=5)
+    for question in QUESTIONS:
+        chat.ask(question)
+    assert read[0] > 75
+    assert max(read[1:]) < 75
+
+
+def test_the_first_answer_is_that_of_ask(model: SpeechLLM, tone: NDArray[np.float32]) -> None:
+    recording = model.listen(tone[: 9 * RATE], sampling_rate=RATE)
+    asked = recording.ask(QUESTIONS[0], pruning_rate=0.5, max_new_tokens=9)
+    chatted = recording.chat(pruning_rate=0.5, max_new_tokens=9).ask(QUESTIONS[0])
+    assert chatted.token_ids == asked.token_ids
+    assert chatted.text == asked.text
+
+
+def test_a_turn_that_was_given_up_is_forgotten(model: SpeechLLM, tone: NDArray[np.float32]) -> None:
+    recording = model.listen(tone[: 3 * RATE], sampling_rate=RATE)
+    whole, broken = (recording.chat(max_new_tokens=9) for _ in range(2))
+    expected = [whole.ask(question).token_ids for question in QUESTIONS[:2]]
+    given_up = broken.stream("What else?")
+    next(given_up)
+    with pytest.raises(OptionError, match="still answering"):
+        broken.ask(QUESTIONS[0])
+    given_up.close()
+    assert broken.answers == ()
+    found = [broken.ask(QUESTIONS[0]).token_ids]
+    with pytest.raises(PromptError, match="empty"):
+        broken.ask(" ")
+    with pytest.raises(PromptError, match="begin a new chat"):
+        broken.ask("More?", generation=GenerationOptions(max_new_tokens=8192))
+    given_up = broken.stream("What else?")
+    next(given_up)
+    given_up.close()
+    found.append(broken.ask(QUESTIONS[1]).token_ids)
+    assert found == expected
+
+
+def test_a_template_without_further_turns_says_so(
+    bundle: Path, tone: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import msgspec
+
+    model = SpeechLLM(bundle, "cpu")
+    alone = msgspec.structs.replace(model.manifest, further_turn=())
+    monkeypatch.setattr(model.engine, "manifest", alone)
+    chat = model.chat(tone[: 3 * RATE], sampling_rate=RATE, max_new_tokens=3)
+    chat.ask(QUESTIONS[0])
+    with pytest.raises(PromptError, match="has no further turn"):
+        chat.ask(QUESTIONS[1])
+    assert len(chat.answers) == 1
