@@ -12,6 +12,6 @@ WORKDIR /home/speech
 USER speech
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-HEALTHCHECK CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health')"]
+HEALTHCHECK --start-period=2m CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health')"]
 ENTRYPOINT ["speechprune-ort"]
 CMD ["serve", "/bundle", "--host", "0.0.0.0"]

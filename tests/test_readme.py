@@ -7,6 +7,7 @@ Blocks of a page run in order, in a folder with a bundle (``bundle``), a checkpo
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -27,7 +28,8 @@ from speechprune_ort.cli.app import app
 
 README = ROOT / "README.md"
 GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
-PAGES = [README, *GUIDE]
+TUTORIALS = ROOT / "docs" / "tutorials"
+PAGES = [README, *GUIDE, *sorted(TUTORIALS.glob("*.md"))]
 
 REASONS = {
     "needs the network",
@@ -119,6 +121,20 @@ def test_code_runs(page: Path, desk: Path) -> None:
             assert block.language == "sh", f"{page.name}: a block has language {block.language!r}"
             for line in commands(block.code):
                 run_command(line)
+
+
+@pytest.mark.parametrize("notebook", sorted(TUTORIALS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_runs_from_top_to_bottom(
+    notebook: Path, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUNDLE", "bundle")
+    names: dict[str, Any] = {}
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"], "outputs are made, not kept"
+            exec(compile(cell["source"], str(notebook), "exec"), names)  # noqa: S102 - our own
+    assert (desk / "answer.html").stat().st_size > 10_000
 
 
 def test_python_examples_run(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
