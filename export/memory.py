@@ -21,7 +21,13 @@ from torch import nn
 
 from speechprune_ort.errors import ExportError
 
-__all__ = ["MappedWeights", "enough_memory", "give_back_memory", "in_float32"]
+__all__ = [
+    "MappedWeights",
+    "enough_memory",
+    "give_back_memory",
+    "in_float32",
+    "libraries_left_out",
+]
 
 DONTNEED = 4  # MADV_DONTNEED
 
@@ -119,9 +125,33 @@ def _clean_file_mappings() -> list[tuple[int, int]]:
     return found
 
 
+@contextlib.contextmanager
+def libraries_left_out() -> Iterator[None]:
+    """Let garbage within the block be looked for among what is made in it alone.
+
+    Torch and what it brings are half a million objects. To look through them takes half a second,
+    several beside other work, in which no thread of Python runs and so no signal ends the export.
+    Nothing is lost: what was there before is looked through after the block.
+    """
+    if gc.get_freeze_count():  # by whoever calls us, and not ours to thaw
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def give_back_memory() -> None:
-    """Return what was freed to the system: the allocator keeps it otherwise, and counts as ours."""
+    """Return what was freed to the system: the allocator keeps it otherwise, and counts as ours.
+
+    Within ``libraries_left_out`` what is still in use is left out of the next search, too:
+    exporters import more as they go.
+    """
     gc.collect()
+    if gc.get_freeze_count():
+        gc.freeze()
     with contextlib.suppress(OSError, AttributeError):  # glibc's alone
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -21,7 +21,7 @@ from speechprune_ort.export.checkpoint_config import Described
 from speechprune_ort.export.families import load_checkpoint
 from speechprune_ort.export.families.base import Checkpoint, EmbedsAlone
 from speechprune_ort.export.graph_file import quiet
-from speechprune_ort.export.memory import enough_memory
+from speechprune_ort.export.memory import enough_memory, libraries_left_out
 from speechprune_ort.export.precision import plan
 from speechprune_ort.export.request import check_request
 from speechprune_ort.export.seal import seal
@@ -99,7 +99,7 @@ def export_bundle(
         allow_pickle=allow_pickle,
     )
     chosen = plan(precision, target)
-    with enough_memory(), atomic_folder(out, overwrite) as folder:
+    with libraries_left_out(), enough_memory(), atomic_folder(out, overwrite) as folder:
         report("load checkpoint")
         with quiet():
             checkpoint = load_checkpoint(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,19 +127,29 @@ class RayWorkers:
 
 @contextmanager
 def _own_signals(ray: Any) -> Iterator[None]:
-    """Keep what SIGTERM does in this process: Ray takes it for itself, and exits with another code.
+    """While a cluster starts, let SIGINT and SIGTERM end a command as the system does it.
 
-    Its handler would be there while a cluster starts, which takes seconds.
+    Connecting to a cluster takes seconds in which Ray lets no thread of Python run, so that no
+    handler would hear of a signal. Nothing has been begun yet that would have to be cleaned up.
+    Nor does Ray get SIGTERM, which it takes for itself and answers with another exit code.
     """
-    before, utils = signal.getsignal(signal.SIGTERM), ray._private.utils  # noqa: SLF001
+    main = threading.current_thread() is threading.main_thread()  # no other may change them
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # A program that uses this package and does not look at SIGTERM keeps its Ctrl-C.
+    command = before[signal.SIGTERM] not in (signal.SIG_DFL, signal.SIG_IGN, None)
+    utils = ray._private.utils  # noqa: SLF001
     taking = getattr(utils, "set_sigterm_handler", None)
     utils.set_sigterm_handler = lambda _: None
     try:
+        if main and command:
+            for number in before:
+                signal.signal(number, signal.SIG_DFL)
         yield
     finally:
         utils.set_sigterm_handler = taking
-        if signal.getsignal(signal.SIGTERM) is not before:  # only the main thread may change it
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            if main and handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
 
 
 class _Worker:

@@ -210,6 +210,27 @@ def test_signals_stay_what_they_were_and_while_a_cluster_starts(
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_while_a_cluster_starts_the_system_ends_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Ray connects in C code that lets no handler of Python run.
+    both, within = (signal.SIGINT, signal.SIGTERM), []
+
+    def of_command(*_: Any) -> None:
+        pytest.fail("no signal was sent")
+
+    before = [signal.signal(number, of_command) for number in both]
+    try:
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)
+        monkeypatch.setattr(
+            ray, "init", lambda **_: within.extend(signal.getsignal(number) for number in both)
+        )
+        RayWorkers(None, 2)
+        assert within == [signal.SIG_DFL] * 2
+        assert [signal.getsignal(number) for number in both] == [of_command] * 2
+    finally:
+        for number, handler in zip(both, before, strict=True):
+            signal.signal(number, handler)
+
+
 def test_what_a_task_raises_on_purpose_reaches_the_caller(workers: RayWorkers) -> None:
     with pytest.raises(DataError, match="Nothing is here"):
         dict(workers.map(Wrong(), [0]))
