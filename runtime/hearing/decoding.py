@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -214,6 +215,10 @@ class _Sndfile:
             yield from self._by_ffmpeg(f"it {cause}", frames, cause)
             return
         short = frames and stated < UNKNOWN and (stated - frames) / rate > MISSED_S
+        if short and self._left(end) > UNREAD and _has_ffmpeg():
+            # A whole file of which libsndfile has read a part: it gives up without a word.
+            yield from self._by_ffmpeg("libsndfile stopped early", frames, "has more to be heard")
+            return
         if short and not guessed and not _is_noted(self._found):
             self._found.notes.append(_cut(self._name, stated / rate, frames / rate))
         if self._said and not _is_noted(self._found):
@@ -221,7 +226,8 @@ class _Sndfile:
 
     def _by_ffmpeg(self, reason: str, frames: int, cause: str) -> Iterator[Block]:
         file, name, found = self._file, self._name, self._found
-        return _Ffmpeg(file, name, found, reason, frames, cause).blocks()
+        heard = Fraction(frames, self._opened.samplerate)
+        return _Ffmpeg(file, name, found, reason, heard, cause).blocks()
 
     def _read(self, opened: soundfile.SoundFile, frames: int) -> NDArray[np.float32]:
         block: NDArray[np.float32]
@@ -235,8 +241,7 @@ class _Sndfile:
 
     def _goes_on(self, end: int, frames: int) -> bool:
         """Whether sound stands behind the last frame that libsndfile gave."""
-        left = self._file.seek(0, os.SEEK_END) - end
-        if left <= UNREAD and self._opened.format != "MP3":
+        if self._left(end) <= UNREAD and self._opened.format != "MP3":
             return False
         if self._opened.format == "MP3":
             return frames >= self._opened.frames and mpeg.goes_on(self._file, end)
@@ -244,6 +249,10 @@ class _Sndfile:
             self._file.seek(end)
             return not self._file.read(8).startswith((b"APETAGEX", b"TAG", b"ID3"))
         return isinstance(self._file, Repaired)  # of more than 4 GiB, which its size cannot say
+
+    def _left(self, end: int) -> int:
+        """Bytes behind a place of the file."""
+        return self._file.seek(0, os.SEEK_END) - end
 
     def _after_damage(self, rate: int, frames: int, reason: str) -> Iterator[Block]:
         """What follows the frames that came before an error."""
@@ -299,7 +308,7 @@ class _Ffmpeg:
         name: for messages.
         found: takes the decoder and notes.
         reason: why libsndfile does not hear it.
-        skip: frames that it did hear, from the start.
+        skip: seconds that it did hear, from the start; of Opus, FFmpeg has another rate.
         cause: what is wrong with the file, for a note, as the rest of a sentence about it.
     """
 
@@ -309,7 +318,7 @@ class _Ffmpeg:
         name: str,
         found: Decoded,
         reason: str,
-        skip: int = 0,
+        skip: Fraction = Fraction(0),
         cause: str = "",
     ) -> None:
         self._file, self._name, self._found = _Heeded(file), name, found
@@ -338,7 +347,7 @@ class _Ffmpeg:
             yield from self._decoded(container, streams[0])
 
     def _decoded(self, container: Any, stream: Any) -> Iterator[Block]:
-        good, bad, seconds, skip = 0, 0, 0.0, self._skip
+        good, bad, seconds, skip = 0, 0, 0.0, -1
         waiting: list[NDArray[np.float32]] = []
         rate, held = 0, 0
         for frames in self._packets(container, stream):
@@ -350,6 +359,8 @@ class _Ffmpeg:
                     raise _undecodable(self._name, f"{self._reason}; {_reason(error)}") from None
                 good += 1
                 seconds += len(samples) / frame.sample_rate
+                if skip < 0:
+                    skip = round(self._skip * frame.sample_rate)
                 new, skip = samples[skip:], max(0, skip - len(samples))
                 if not len(new):
                     continue
