@@ -120,7 +120,7 @@ def test_files_are_hashed_once(copy: Path, monkeypatch: pytest.MonkeyPatch) -> N
     def refuse(*_: Any) -> None:
         raise AssertionError("hashed again although nothing changed")
 
-    monkeypatch.setattr(bundle_module.hashlib, "file_digest", refuse)
+    monkeypatch.setattr(bundle_module, "sha256_of", refuse)
     SpeechLLM(copy, "cpu")
     (copy / "decoder.onnx").touch()
     with pytest.raises(AssertionError):
@@ -163,12 +163,12 @@ def test_overwrite_replaces_a_bundle(copy: Path, checkpoints: Any) -> None:
 def test_a_failing_disk_leaves_nothing_behind(
     code: int, checkpoints: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from speechprune_ort.export import pipeline
+    from speechprune_ort.export import embed_tokens, pipeline
 
     def fail(*_: Any) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(pipeline, "export_embed_tokens", fail)
+    monkeypatch.setattr(embed_tokens, "export_embed_tokens", fail)
     with pytest.raises(ExportError) as caught:
         pipeline.export_bundle(str(checkpoints(TINY[0])), tmp_path / "out" / "bundle")
     assert ("full" in str(caught.value)) == (code == errno.ENOSPC)
@@ -179,16 +179,16 @@ def test_a_parity_failure_fails_the_export(
     checkpoints: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from speechprune_ort import ParityError
-    from speechprune_ort.export import pipeline
+    from speechprune_ort.export import first_layer_qk, pipeline
 
-    good = pipeline.export_binarized
+    good = first_layer_qk.export_binarized
 
     def export(projection: Any, *rest: Any) -> None:
         projection.key[3, 3] *= -1
         good(projection, *rest)
         projection.key[3, 3] *= -1
 
-    monkeypatch.setattr(pipeline, "export_binarized", export)
+    monkeypatch.setattr(first_layer_qk, "export_binarized", export)
     with pytest.raises(ParityError, match="first_layer_qk"):
         pipeline.export_bundle(str(checkpoints(TINY[0])), tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
