@@ -61,7 +61,8 @@ def export(
         bool,
         typer.Option(
             "--encoder-attention",
-            help="Give the audio encoder the output that segment-attention and fastadasp need.",
+            help="Give the audio encoder the output that segment-attention, fastadasp and sa-map "
+            "need.",
         ),
     ] = False,
     base: Annotated[
