@@ -10,18 +10,17 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
-import soxr
 from small_model.training.adapt import TRANSCRIBE
 from small_model.training.evaluate import Listener, contained, interval, word_errors
 from small_model.training.voices import RATE, Samples
 
 from small_model_next.spelling import words_of
+from speechprune_ort.runtime.hearing.audio import load_audio
 from speechprune_ort.statistics import proportion
 
 LONGEST_S = 30
@@ -30,13 +29,6 @@ SLOTS = {
     "size": "What size is ordered?",
     "roast": "Which roast is ordered?",
 }
-
-
-def samples_of(path: Path) -> Samples:
-    """A recording as (n,) float32 at 16 kHz."""
-    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    resampled: Samples = soxr.resample(samples.mean(axis=1), rate, RATE)
-    return resampled
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -71,7 +63,7 @@ def people(listener: Listener, manifest: Path, count: int) -> dict[str, Any]:
     chosen = [clips[i * len(clips) // count] for i in range(min(count, len(clips)))]
     return repeat(
         listener,
-        ((c["kind"], samples_of(manifest.parent / c["file"]), c["transcript"]) for c in chosen),
+        ((c["kind"], load_audio(manifest.parent / c["file"]), c["transcript"]) for c in chosen),
     )
 
 
@@ -83,7 +75,7 @@ def orders(listener: Listener, manifest: Path) -> dict[str, Any]:
     }
     right: dict[str, list[float]] = defaultdict(list)
     for number, entry in enumerate(entries):
-        audio = listener.encode(samples_of(manifest.parent / entry["file"]))
+        audio = listener.encode(load_audio(manifest.parent / entry["file"]))
         for slot, question in SLOTS.items():
             if (wanted := entry["slots"].get(slot)) is None:
                 continue
@@ -100,7 +92,7 @@ def orders(listener: Listener, manifest: Path) -> dict[str, Any]:
 def asked(listener: Listener, recording: Path, questions: Path) -> list[dict[str, Any]]:
     """Questions about one recording, each with its answer and whether it is right."""
     entries = json.loads(questions.read_text(encoding="utf-8"))["questions"]
-    audio = listener.encode(samples_of(recording))
+    audio = listener.encode(load_audio(recording))
     rows = []
     for entry in entries:
         answer = listener.answer(audio, entry["question"])
@@ -108,8 +100,3 @@ def asked(listener: Listener, recording: Path, questions: Path) -> list[dict[str
         right = any(contained(answer, text) for text in accepted)
         rows.append({"question": entry["question"], "answer": answer, "right": right})
     return rows
-
-
-def summary(results: Mapping[str, Any]) -> str:
-    """Results as indented JSON."""
-    return json.dumps(results, indent=1, ensure_ascii=False) + "\n"

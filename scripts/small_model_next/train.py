@@ -43,6 +43,7 @@ from small_model_next.questions import Asker
 from small_model_next.reader import Exact, Reader
 from small_model_next.speech import NEVER_HEARD, Heard, read_shard
 from small_model_next.spelling import Cutter, spoken, words_of
+from speechprune_ort.files import write_json
 
 USER_ERROR = 2
 PEOPLE_CHECKED = 60  # clips at each check of a curve; all at the end
@@ -291,7 +292,7 @@ def evaluate(
 
     def keep(name: str, value: Any) -> None:
         results[name] = value
-        path.write_text(judge.summary(results), encoding="utf-8")
+        write_json(path, results)
         shown = (
             {k: v for k, v in value.items() if k != "rows"} if isinstance(value, dict) else value
         )

@@ -9,7 +9,7 @@ from typing import Any
 from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.errors import OptionError
 from speechprune_ort.methods import METHODS, TwoPhases
-from speechprune_ort.options import PruningOptions, own_options
+from speechprune_ort.options import PruningOptions, check_method
 from speechprune_ort.runtime.choosing.methods.baselines import BEGINNING
 
 __all__ = ["ORIGINAL", "Setting", "settings_of"]
@@ -64,9 +64,10 @@ def settings_of(
         methods: as in ``PruningOptions``.
         rates: pruning rates.
         seeds: for methods in which chance decides.
-        base: everything that all methods have; the paper's by default.
+        base: everything else; the paper's by default. Of its own options each method takes those
+            that it has.
         candidates: for methods of two phases, as in ``TwoPhases``; none: their own.
-        own: options that single methods have, by name; each method takes those that it has.
+        own: more of them, by name; one that none of the methods has is an error.
 
     Raises:
         OptionError: nothing to compare, a value is out of range, or no method has an option.
@@ -80,9 +81,9 @@ def settings_of(
         raise OptionError("Give at least one method, one pruning rate and one seed.")
     base = base or PruningOptions()
     own = own or {}
-    have = {
-        name for method in methods if method in METHODS for name in METHODS[method].options.names()
-    }
+    for method in methods:
+        check_method(method)
+    have = {name for method in methods for name in METHODS[method].options.names()}
     if unread := sorted(set(own) - have):
         name = unread[0]
         users = ", ".join(m.name for m in METHODS.values() if name in m.options.names())
@@ -103,9 +104,8 @@ def settings_of(
             its_own = {name: value for name, value in own.items() if name in names}
             balances = (candidates if METHODS[method].two_phases else ()) or (None,)
             for balance in balances:
-                if balance is not None:
-                    its_own["candidates"] = balance
-                chosen = replace(chosen, own=own_options(method, its_own))
-                setting = Setting(chosen, used)
+                balanced = {} if balance is None else {"candidates": balance}
+                options = replace(chosen, own=replace(chosen.own, **(its_own | balanced)))
+                setting = Setting(options, used)
                 found[setting.name] = setting
     return list(found.values())

@@ -67,7 +67,7 @@ class MethodOptions:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """Of the options, in order.
+        """Names of the options, in order.
 
         >>> TwoPhases.names()
         ('candidates',)
@@ -280,6 +280,8 @@ class ScoreName:
 
 
 FIRST, SECOND = ScoreName("score of the first phase"), ScoreName("score of the second phase")
+SIMILARITY = ScoreName("similarity to the question")
+"""Of methods whose first score is ``Scorer.similarity``."""
 
 
 @dataclass(frozen=True)

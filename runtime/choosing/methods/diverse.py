@@ -35,9 +35,9 @@ from speechprune_ort.errors import OptionError
 from speechprune_ort.numbers import check_number
 from speechprune_ort.runtime.choosing.methods.base import (
     SECOND,
+    SIMILARITY,
     MethodOptions,
     Request,
-    ScoreName,
     Selection,
     Work,
     method,
@@ -197,7 +197,7 @@ def sa_map_operations(work: Work[Any]) -> Mapping[str, int]:
 
 @method("cdpruner", summary="tokens like the question that differ from each other",
         source="arXiv:2506.10967", operations=cdpruner_operations,
-        scores=(ScoreName("similarity to the question"), SECOND))  # fmt: skip
+        scores=(SIMILARITY, SECOND))  # fmt: skip
 def cdpruner(request: Request[MethodOptions]) -> Selection:
     """The greedy maximum, conditioned on the question."""
     with request.measure("phase_1"):

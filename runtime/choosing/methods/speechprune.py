@@ -13,6 +13,7 @@ from speechprune_ort.choices import AttentionForm, check_choice, check_flag
 from speechprune_ort.numbers import check_number
 from speechprune_ort.runtime.choosing.methods.base import (
     PAPER_TEMPERATURE,
+    SIMILARITY,
     MethodOptions,
     Request,
     ScoreName,
@@ -39,7 +40,6 @@ PAPER_METHOD = "speechprune"
 PHASES = ("similarity", "attention", PAPER_METHOD)
 """Each phase alone, and both: what a picture of the phases shows."""
 PAPER = "SpeechPrune, arXiv:2412.12009"
-SIMILARITY = ScoreName("similarity to the question")
 RECEIVED = ScoreName("attention received, 1 = even", of_one=True)
 
 

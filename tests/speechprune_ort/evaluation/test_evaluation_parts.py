@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from speechprune_ort import DataError, OptionError
+from speechprune_ort import DataError, OptionError, PruningOptions
 from speechprune_ort.evaluation import plots
 from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation, parse_noise, perturb
 from speechprune_ort.evaluation.plan import Plan
@@ -521,3 +521,15 @@ def test_the_balance_of_the_phases_is_of_methods_that_have_two() -> None:
         "truncate@0", "crop@0.6", "speechprune@0.6x1", "speechprune@0.6x2.5",
     ]  # fmt: skip
     assert found[-1].candidates == 2.5
+
+
+def test_options_of_methods_come_with_the_base_or_by_name() -> None:
+    base = PruningOptions("speechprune", frame_temperature=0.5)
+    found = settings_of(["crop", "speechprune"], [0.6], [0], base, own={"single_head": True})
+    own = found[-1].options.to_dict()
+    assert (own["frame_temperature"], own["single_head"]) == (0.5, True)
+    assert "single_head" not in found[-2].options.to_dict()
+    with pytest.raises(OptionError, match="None of the methods reads step"):
+        settings_of(["crop"], [0.6], [0], own={"step": 3})
+    with pytest.raises(OptionError, match="method must be one of"):
+        settings_of(["nobody"], [0.6], [0])
