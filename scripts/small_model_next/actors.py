@@ -1,9 +1,10 @@
-"""Actors' lines out of two freely distributable games, with text by Whisper base's own decoder.
+"""People's lines out of free games and a telephone, with text by Whisper base's own decoder.
 
 People's speech matters most for a model that shall hear people, and packages hold little of it.
-Debian carries two adventure games whose several thousand lines are spoken by actors. Nobody has
-written these lines down in a file that could be read with ease; the decoder of the very model whose
-encoder is trained here writes them with few errors, and is the second teacher.
+Debian carries three adventure games whose several thousand lines are spoken by actors, and the
+announcements of a telephone exchange. Nobody has written these lines down in a file that could be
+read with ease; the decoder of the very model whose encoder is trained here writes them with few
+errors, and is the second teacher.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import io
 import random
 import subprocess
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,34 +28,38 @@ from small_model.training.voices import RATE, Samples, plain
 from small_model_next.rooms import leveled
 from small_model_next.spelling import spoken, words_of
 
-PACKAGES = {
+PACKAGES = {  # Debian's package, its version, a file or folder of what is spoken
     "queen": ("flight-of-the-amazon-queen", "1.0.0-9", "queen.1c"),
     "sky": ("beneath-a-steel-sky", "0.0372-8", "sky.dsk"),
+    "drascula": ("drascula", "1.0+ds4-2", "drascula/en"),
+    "telephone": ("asterisk-core-sounds-en-wav", "1.6.1-1", "en_US_f_Allison"),
 }
 QUEEN_HEADER, QUEEN_ENTRY = 15, 21  # bytes
 SKY_ENTRY, SKY_FIRST_SPEECH, SKY_RATE = 8, 50_000, 11_025
 SKY_LEAD = 90  # bytes ahead of a line's samples
+DRASCULA_RATE, DRASCULA_LEAD = 11_025, 64
 PROMPT = ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
 
 Packed = npt.NDArray[np.int16]
+Line = tuple[Samples, int]  # and their rate
 
 
-def fetch_game(name: str, folder: Path) -> Path:
-    """Download a game's Debian package, unpack it (its programs are not run), and find its data.
+def fetch(name: str, folder: Path) -> Path:
+    """Download a Debian package, unpack it (its programs are not run), and find what is spoken.
 
     Raises:
         SmallModelError: apt-get has no such package.
     """
     package, version, data = PACKAGES[name]
     folder.mkdir(parents=True, exist_ok=True)
-    if not (found := sorted(folder.rglob(data))):
+    if not (found := sorted(folder.glob(f"{name}/**/{data}"))):
         command = ["apt-get", "download", f"{package}={version}"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SmallModelError(f"apt-get cannot download {package}: {done.stderr.strip()}.")
         archive = next(folder.glob(f"{package}_*.deb"))
         subprocess.run(["dpkg-deb", "-x", archive, folder / name], check=True)
-        found = sorted(folder.rglob(data))
+        found = sorted(folder.glob(f"{name}/**/{data}"))
     return found[0]
 
 
@@ -90,19 +95,56 @@ def sky_entries(table: bytes) -> list[tuple[int, int, int]]:
     return entries
 
 
-def lines_of(queen: Path, sky: Path) -> Iterator[tuple[str, Samples]]:
-    """Name of the game and samples at 16 kHz of each spoken line, silence at its ends cut off."""
-    content = queen.read_bytes()
+def lines_of(name: str, place: Path) -> Iterator[Samples]:
+    """Samples at 16 kHz of each line of a package, silence at its ends cut off."""
+    for wave, rate in RECORDINGS[name](place):
+        yield trimmed(soxr.resample(wave, rate, RATE).astype(np.float32))
+
+
+def queen_lines(place: Path) -> Iterator[Line]:
+    """Out of one file with all of the game's files in it."""
+    content = place.read_bytes()
     for name, offset, size in queen_entries(content):
         if name.endswith(".SB"):
-            wave, rate = soundfile.read(io.BytesIO(content[offset : offset + size]))
-            yield "queen", trimmed(soxr.resample(wave, rate, RATE).astype(np.float32))
-    content = sky.read_bytes()
-    for number, offset, size in sky_entries(sky.with_suffix(".dnr").read_bytes()):
+            yield soundfile.read(io.BytesIO(content[offset : offset + size]))
+
+
+def sky_lines(place: Path) -> Iterator[Line]:
+    """Out of one file whose table lies in another."""
+    content = place.read_bytes()
+    for number, offset, size in sky_entries(place.with_suffix(".dnr").read_bytes()):
         if number >= SKY_FIRST_SPEECH and size > SKY_RATE // 2:
-            raw = np.frombuffer(content[offset + SKY_LEAD : offset + size], np.uint8)
-            wave = (raw.astype(np.float32) - 128) / 128
-            yield "sky", trimmed(soxr.resample(wave, SKY_RATE, RATE).astype(np.float32))
+            yield unsigned(content[offset + SKY_LEAD : offset + size]), SKY_RATE
+
+
+def drascula_lines(place: Path) -> Iterator[Line]:
+    """One file a line."""
+    for path in sorted(place.glob("*.ALS")):
+        yield unsigned(path.read_bytes()[DRASCULA_LEAD:]), DRASCULA_RATE
+
+
+def telephone_lines(place: Path) -> Iterator[Line]:
+    """One WAV file an announcement."""
+    for path in sorted(place.rglob("*.wav")):
+        yield soundfile.read(path)
+
+
+def unsigned(raw: bytes) -> Samples:
+    """Samples of 8 bits without sign.
+
+    >>> unsigned(bytes([128, 192, 0])).tolist()
+    [0.0, 0.5, -1.0]
+    """
+    samples: Samples = (np.frombuffer(raw, np.uint8).astype(np.float32) - 128) / np.float32(128)
+    return samples
+
+
+RECORDINGS: dict[str, Callable[[Path], Iterator[Line]]] = {
+    "queen": queen_lines,
+    "sky": sky_lines,
+    "drascula": drascula_lines,
+    "telephone": telephone_lines,
+}
 
 
 def trimmed(samples: Samples) -> Samples:
@@ -113,7 +155,7 @@ def trimmed(samples: Samples) -> Samples:
 
 
 def packed(lines: Iterator[tuple[str, Samples]], rng: random.Random) -> list[tuple[str, Packed]]:
-    """Lines of one game one behind the other, with short pauses, in packs of 6 to 29 s."""
+    """Lines of one package one behind the other, with short pauses, in packs of 6 to 29 s."""
     packs: list[tuple[str, list[Samples]]] = []
     goal = filled = 0.0
     for game, samples in lines:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from small_model.training.voices import RATE, Samples, plain
 
 from small_model_next import actors
 from small_model_next.encoder import LOWER_LAYERS, library, whisper_encoder
-from small_model_next.rooms import leveled, spoil
+from small_model_next.rooms import faster, leveled, spoil
 from small_model_next.speech import (
     NEVER_HEARD,
     Heard,
@@ -40,8 +40,10 @@ from small_model_next.speech import (
     training_texts,
 )
 from small_model_next.spelling import spoken
+from speechprune_ort.files import write_json
 
 SYNTHETIC_TEXTS, ACTOR_PACKS = 60, 150  # a shard
+ACTORS = (("queen", "sky"), ("drascula", "telephone"))  # each group is shuffled by itself
 TEST_SENTENCES, TEST_VOICES = 60, ("flite:slt", NEVER_HEARD, "hibari:heart")
 HELD_OUT_PACK = 25  # one pack in so many is for testing
 LONGEST = 30 * RATE
@@ -118,42 +120,68 @@ def read_aloud(sentences: Sequence[str], speaker: Speaker, voice: str) -> Iterat
 
 
 def make_actors(job: Job) -> None:
-    """Actors' packs, each once as it is and once spoilt, and ``test-actors``."""
+    """Actors' packs, each as it is, spoilt, and spoilt in another's voice; ``test-actors``."""
     torch.set_num_threads(1)
     job.features.mkdir(parents=True, exist_ok=True)
     lower = Lower(whisper_encoder(job.cache, job.report), LOWER_LAYERS)
-    games = [actors.fetch_game(name, job.cache / "games") for name in ("queen", "sky")]
-    rng = random.Random(1)  # noqa: S311 - no secrets
-    packs = actors.packed(actors.lines_of(*games), rng)
-    order = list(range(len(packs)))
-    rng.shuffle(order)
     whisper = whisper_base(job.cache / "whisper-base-ctranslate2", job.cache, job.report)
-    tests: list[Texts] = []
-    for number, start in enumerate(range(0, len(order), ACTOR_PACKS)):
-        part = [packs[index] for index in order[start : start + ACTOR_PACKS]]
-        path, began = job.features / f"actors-{number:02d}", time.monotonic()
-        if path.with_suffix(".npy").exists() and number:
+    number = 0
+    for names in ACTORS:
+        rng = random.Random(1)  # noqa: S311 - no secrets
+        found = [(name, actors.fetch(name, job.cache / "games")) for name in names]
+        lines = ((name, line) for name, place in found for line in actors.lines_of(name, place))
+        packs = actors.packed(lines, rng)
+        order = list(range(len(packs)))
+        rng.shuffle(order)
+        for start in range(0, len(order), ACTOR_PACKS):
+            part = [packs[index] for index in order[start : start + ACTOR_PACKS]]
+            path, began = job.features / f"actors-{number:02d}", time.monotonic()
+            if not path.with_suffix(".npy").exists():
+                told = texts_of(whisper, part, path.with_suffix(".texts.json"))
+                tests = range(0, len(part), HELD_OUT_PACK) if number == 0 else range(0)
+                chance = random.Random(f"actors-{number}")  # noqa: S311 - no secrets
+                trained, tested = actor_copies(part, told, tests, chance)
+                if tested:
+                    make_shard(job.features / "test-actors", tested, lower)
+                hours = make_shard(path, trained, lower)
+                job.report(f"{path.name}: {60 * hours:.0f} min in {time.monotonic() - began:.0f} s")
+            number += 1
+
+
+def texts_of(
+    whisper: Path, part: Sequence[tuple[str, actors.Packed]], path: Path
+) -> list[tuple[str, float, float]]:
+    """What :func:`actors.transcribe` says of packs; it is kept in ``path``."""
+    if not path.exists():
+        heard = list(actors.transcribe(whisper, [samples for _, samples in part]))
+        write_json(path, heard)
+    return [tuple(one) for one in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def actor_copies(
+    part: Sequence[tuple[str, actors.Packed]],
+    told: Sequence[tuple[str, float, float]],
+    tests: Collection[int],
+    rng: random.Random,
+) -> tuple[list[Texts], list[Texts]]:
+    """Three copies of each pack whose text can be trusted, and those that are for testing."""
+    trained: list[Texts] = []
+    tested: list[Texts] = []
+    other: Samples | None = None
+    for place, ((game, raw), (text, score, silence)) in enumerate(zip(part, told, strict=True)):
+        if not actors.trusted(text, score, silence, len(raw) / RATE):
             continue
-        trained: list[Texts] = []
-        heard = actors.transcribe(whisper, [samples for _, samples in part])
-        for place, ((game, raw), (text, score, silence)) in enumerate(
-            zip(part, heard, strict=True)
-        ):
-            if not actors.trusted(text, score, silence, len(raw) / RATE):
-                continue
-            samples = raw.astype(np.float32) / np.float32(32768)
-            if number == 0 and place % HELD_OUT_PACK == 0:
-                tests.append((leveled(samples), text, game))
-                continue
-            other = trained[-1][0] if trained else None
-            level = 10 ** rng.uniform(-1.6, -0.9)
-            trained.append((leveled(samples, level), text, game))
-            trained.append((spoil(samples, rng, other)[:LONGEST], text, game))
-        hours = make_shard(path, trained, lower)
-        if tests:
-            make_shard(job.features / "test-actors", tests, lower)
-            tests = []
-        job.report(f"{path.name}: {60 * hours:.0f} min in {time.monotonic() - began:.0f} s")
+        samples = raw.astype(np.float32) / np.float32(32768)
+        if place in tests:
+            tested.append((leveled(samples), text, game))
+            continue
+        trained.append((leveled(samples, 10 ** rng.uniform(-1.6, -0.9)), text, game))
+        pitch = rng.choice([rng.uniform(0.8, 0.9), rng.uniform(1.12, 1.25)])
+        for copy in (samples, faster(samples, pitch)):
+            if len(spoilt := spoil(copy, rng, other)) <= LONGEST:  # else its text would be too long
+                trained.append((spoilt, text, game))
+        other = samples
+    return trained, tested
 
 
 def make_people(job: Job, manifest: Path) -> None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -155,10 +154,3 @@ def means(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
         name: round(float(np.mean([figures[name] for figures in history])), 3)
         for name in history[-1]
     }
-
-
-def save(path: Path, **modules: torch.nn.Module) -> None:
-    """Write the weights of modules by name; the file appears at once."""
-    partial = path.with_suffix(".partial")
-    torch.save({name: module.state_dict() for name, module in modules.items()}, partial)
-    partial.replace(path)

@@ -1,9 +1,8 @@
 """Stage 3: the language model learns to read pieces, by LoRA.
 
 First exact embeddings of texts that nobody has spoken (mode ``exact``): each piece lasts as long as
-in speech, words are misheard as the encoder mishears them, and all is noisy. Then what the encoder
-makes of speech (mode ``real``), where the upper layers of the encoder go on learning from the
-answers, too.
+in speech, words are misheard as the encoder mishears them, and all is noisy. Then what the trained
+encoder makes of speech (mode ``real``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The loops of stage 3: LoRA on exact pieces, then LoRA and the encoder on speech."""
+"""The loop of stage 3: LoRA on exact pieces, then on what the encoder makes of speech."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from small_model.training.text import Dialogue, Lexicon, random_sentence
 from small_model.training.voices import plain
 
 from small_model_next.loop import Schedule, blank_out
-from small_model_next.questions import TRANSCRIPT_REQUESTS, Asker
+from small_model_next.questions import TRANSCRIPT_REQUESTS, Asker, Turn
 from small_model_next.reader import Exact, Reader, Spoken
 from small_model_next.speech import Heard
 from small_model_next.spelling import spoken, words_of
 from small_model_next.writer import Writer
 
-RATE, ENCODER_RATE = 5e-4, 5e-5
+RATE = 5e-4
 STEP_TOKENS = 500  # at least so many audio tokens a step
 WARM_UP_STEPS = 20
 REMEMBERED = 0.97  # of the running means in the curve
 LONGEST_TOKENS = 1400  # of recordings joined to one
+EXACT_SHARE = 0.25  # of the recordings beside speech, for what speech does not say
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,17 @@ def real(
             yield lambda: Spoken(written(parts, writer, rng), turns)  # noqa: B023 - as above
 
 
+def mixed(
+    speech: Iterator[Callable[[], Spoken]],
+    texts: Iterator[Callable[[], Spoken]],
+    rng: random.Random,
+) -> Iterator[Callable[[], Spoken]]:
+    """Endless recordings, one in so many of them spoken by nobody."""
+    while True:
+        yield next(texts if rng.random() < EXACT_SHARE else speech)
+
+
+@torch.no_grad()
 def written(parts: Sequence[Heard], writer: Writer, rng: random.Random | None) -> torch.Tensor:
     """Audio tokens (tokens, hidden) of stored speech; with ``rng`` parts of it are masked."""
     tokens = []
@@ -110,20 +122,15 @@ def train(
     reader: Reader,
     recordings: Iterator[Callable[[], Spoken]],
     schedule: Schedule,
-    encoder: Sequence[torch.nn.Parameter] = (),
 ) -> None:
-    """Train the factors, and parts of the encoder beside them, in place.
+    """Train the factors in place.
 
     Args:
         reader: Of the pieces.
         recordings: Each makes its audio tokens when it is called.
         schedule: How long, who is told, and what is checked.
-        encoder: Weights that learn from the answers, too.
     """
-    groups: list[dict[str, Any]] = [{"params": reader.masters, "rate": RATE}]
-    if encoder:
-        groups.append({"params": list(encoder), "rate": ENCODER_RATE})
-    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(reader.masters, lr=RATE, betas=(0.9, 0.98), weight_decay=0.0)
     began, checking, share = time.process_time(), 0.0, 0.0
     step = tokens = checked = 0
     figures = dict.fromkeys(("answer", "transcript"), math.nan)
@@ -132,8 +139,7 @@ def train(
         share = spent / schedule.minutes
         factor = min(1, (step + 1) / WARM_UP_STEPS) * min(1, max(0, 1 - share) / 0.6 + 0.02)
         for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * factor
-        optimizer.zero_grad()
+            group["lr"] = RATE * factor
         count = taken = 0
         while count < STEP_TOKENS:
             one = next(recordings)()
@@ -147,12 +153,10 @@ def train(
                     value if math.isnan(old) else REMEMBERED * old + (1 - REMEMBERED) * value
                 )
         reader.to_masters()
-        for weight in itertools.chain(reader.masters, encoder):
+        for weight in reader.masters:
             if weight.grad is not None:
                 weight.grad /= taken
         torch.nn.utils.clip_grad_norm_(reader.masters, 1.0)
-        if encoder:
-            torch.nn.utils.clip_grad_norm_(encoder, 1.0)
         optimizer.step()
         reader.from_masters()
         step, tokens = step + 1, tokens + count
@@ -162,6 +166,14 @@ def train(
             rounded = {name: round(value, 3) for name, value in figures.items()}
             schedule.report({**line, **rounded, **schedule.check()})
             checking += time.process_time() - before
+
+
+@torch.no_grad()
+def surprise(reader: Reader, recordings: Sequence[tuple[torch.Tensor, str]]) -> float:
+    """Mean cross-entropy a token of the transcripts of recordings, audio tokens and text."""
+    turns = [(audio, Turn(TRANSCRIPT_REQUESTS[0], text, 1.0)) for audio, text in recordings]
+    losses = [reader.loss(Spoken(audio, [turn]))[1][0] for audio, turn in turns]
+    return round(sum(losses) / len(losses), 3)
 
 
 @torch.inference_mode()

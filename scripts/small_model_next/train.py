@@ -37,7 +37,7 @@ from small_model.training.text import Dialogue, Lexicon
 
 from small_model_next import assemble, checkpoint, data, judge, letters, reading, writer
 from small_model_next.encoder import library, whisper_encoder
-from small_model_next.loop import Schedule, Utterance, save, utterances
+from small_model_next.loop import Schedule, Utterance, utterances
 from small_model_next.parts import fetch_qwen, write_language_model
 from small_model_next.questions import Asker
 from small_model_next.reader import Exact, Reader
@@ -51,9 +51,10 @@ PENALTIES = (0.0, 3.0)  # nats for a change of piece
 STARTING_TEXTS = 60  # of least squares
 CHECKPOINT = "pieces.safetensors"
 MERGED = "merged"  # folder of the checkpoint
-READER, CHECKED = "reader.safetensors", "encoder.safetensors"
+READER, LETTERS = "reader.safetensors", "letters.safetensors"
 ASKED = 16  # questions at each check
-READ_ALOUD = 12  # clips of each set, repeated at each check
+READ_ALOUD = 12  # clips of each set, weighed at each check
+REPEATED = 2  # of them are repeated, too, which takes much longer
 Work = Annotated[Path, typer.Argument(metavar="WORK", help="Folder for all that training keeps.")]
 Spiral = Annotated[Path, typer.Option(help="Folder of SPIRAL's data.jsonl and data_h.jsonl.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder for downloads.")]
@@ -130,22 +131,28 @@ def make_data(
 def train_letters(
     work: Work, spiral: Spiral, cache: Cache = None, minutes: Minutes = 25.0, start: Start = None
 ) -> None:
-    """Stage 1: letters by CTC on Whisper's upper two layers; WORK/letters.pt."""
+    """Stage 1: letters by CTC on Whisper's upper two layers; WORK/letters.safetensors.
+
+    With ``--start`` the layers above are kept as they are there.
+    """
     torch.set_num_threads(1)
     job = job_of(work, spiral, cache)
     cutter, tests = cutter_of(job), data.test_sets(job)
-    speller = letters.Speller(whisper_encoder(job.cache, job.report))
+    encoder = whisper_encoder(job.cache, job.report)
+    speller = letters.Speller(encoder)
+    hidden = library.AutoConfig.from_pretrained(job.language_model).hidden_size
+    model = writer.Writer(encoder, speller, hidden)
     if start is not None:
-        speller.load_state_dict(torch.load(start, map_location="cpu")["speller"])
+        checkpoint.read(start, model, speller)
 
     def check() -> dict[str, float]:
-        save(work / "letters.pt", speller=speller)
+        checkpoint.write(work / LETTERS, model, speller)
         sets = {name: heard[:PEOPLE_CHECKED] for name, heard in tests.items()}
         return {name: letters.spelling_errors(speller, heard) for name, heard in sets.items()}
 
     report = curve(work, "letters")
     letters.train(speller, utterances_of(job, cutter), Schedule(minutes, report, check))
-    save(work / "letters.pt", speller=speller)
+    checkpoint.write(work / LETTERS, model, speller)
     report({name: letters.spelling_errors(speller, heard) for name, heard in tests.items()})
 
 
@@ -170,13 +177,10 @@ def train_pieces(
     inventory = writer.Inventory.of(words, cutter, tokenizer, table)
     console.print(f"{len(inventory.texts)} pieces, {len(texts)} recordings")
     aligner = writer.Aligner(cutter, inventory)
-    if start is None:
-        speller.load_state_dict(torch.load(work / "letters.pt", map_location="cpu")["speller"])
     model = writer.Writer(encoder, speller, table.shape[1])
+    checkpoint.read(start or work / LETTERS, model, speller)
     if start is None:
         model.start(texts[:: max(1, len(texts) // STARTING_TEXTS)], speller, aligner)
-    else:
-        checkpoint.read(start, model, speller)
 
     def errors(heard: Sequence[Heard]) -> dict[str, Any]:
         pieces = writer.writing_errors(model, heard, inventory, PENALTIES)
@@ -206,8 +210,8 @@ def train_reader(
 ) -> None:
     """Stage 3: the language model reads pieces by LoRA; WORK/reader.safetensors.
 
-    It goes on from that file, or from ``--factors``. Without ``--exact`` the encoder of ``--start``
-    or of WORK/pieces.safetensors learns beside it.
+    It goes on from that file, or from ``--factors``. Without ``--exact`` it reads what the encoder
+    of ``--start`` or of WORK/pieces.safetensors makes of speech, and some exact texts beside it.
     """
     torch.set_num_threads(1)
     job = job_of(work, spiral, cache)
@@ -223,52 +227,50 @@ def train_reader(
     facts = FactMaker(lexicon.single + lexicon.double, rng)
     texts = reading.Texts(dialogues, lexicon, facts, rng)
     asker = Asker(dialogues, facts, rng)
-    tests = data.test_sets(job)
     saved = work / READER
     if (before := factors or saved).exists():
         reader.load(load_file(before))
+    words = [word for one in every_text(dialogues, lexicon) for word in words_of(one)]
+    exact_of = Exact(cutter, writer.Inventory.of(words, cutter, tokenizer, table), rng)
+    recordings = reading.exact(texts, asker, exact_of)
     if exact:
-        words = [word for one in every_text(dialogues, lexicon) for word in words_of(one)]
-        inventory = writer.Inventory.of(words, cutter, tokenizer, table)
-        exact_of = Exact(cutter, inventory, rng)
         unseen = FactMaker(lexicon.single + lexicon.double, rng, UNSEEN_TEMPLATES)
         asked = reading.asked_exactly(texts, unseen, exact_of, ASKED)
-        recordings = reading.exact(texts, asker, exact_of)
-        encoder: list[torch.nn.Parameter] = []
     else:
-        upper = whisper_encoder(job.cache, job.report)
-        speller = letters.Speller(upper)
-        model = writer.Writer(upper, speller, table.shape[1])
+        encoder = whisper_encoder(job.cache, job.report)
+        speller = letters.Speller(encoder)
+        model = writer.Writer(encoder, speller, table.shape[1])
         checkpoint.read(start or work / CHECKPOINT, model, speller)
         heard = [one for path in data.training_shards(job) for one in read_shard(path)]
-        recordings = reading.real(heard, asker, model, rng)
-        encoder = list(model.parameters())
+        recordings = reading.mixed(reading.real(heard, asker, model, rng), recordings, rng)
+        read_aloud = {
+            name: [(reading.written([h], model, None), h.text) for h in heard[:READ_ALOUD]]
+            for name, heard in data.test_sets(job).items()
+        }
 
     def check() -> dict[str, Any]:
         save_file(halves(reader.state()), saved)
         if exact:
             return {"asked": reading.answered(reader, asked)}
-        checkpoint.write(work / CHECKED, model, speller)
         return {
-            name: reading.repeated(
-                reader, [(reading.written([h], model, None), h.text) for h in heard[:READ_ALOUD]]
-            )
-            for name, heard in tests.items()
+            name: {
+                "transcript": reading.surprise(reader, said),
+                **reading.repeated(reader, said[:REPEATED]),
+            }
+            for name, said in read_aloud.items()
         }
 
     report = curve(work, "read-exact" if exact else "read")
-    reading.train(reader, recordings, Schedule(minutes, report, check), encoder)
+    reading.train(reader, recordings, Schedule(minutes, report, check))
 
 
 @app.command(name="assemble")
 def write_checkpoint(work: Work, spiral: Spiral, cache: Cache = None, start: Start = None) -> None:
     """Write the checkpoint folder WORK/merged; ``--start``: what training changed below."""
     job = job_of(work, spiral, cache)
-    trained = start or work / (CHECKED if (work / CHECKED).exists() else CHECKPOINT)
-    encoder = whisper_encoder(job.cache, job.report)
-    assemble.write_folder(
-        work / MERGED, job.language_model, encoder, trained, load_file(work / READER)
-    )
+    encoder, factors = whisper_encoder(job.cache, job.report), load_file(work / READER)
+    trained = start or work / CHECKPOINT
+    assemble.write_folder(work / MERGED, job.language_model, encoder, trained, factors)
 
 
 @app.command(name="evaluate")
