@@ -1,11 +1,11 @@
-"""Files as decoders read them: a stretch of one, and one with other bytes at a place."""
+"""Files as decoders read them: a stretch of one, one with other bytes at a place, one with more."""
 
 from __future__ import annotations
 
 import os
 from typing import Protocol
 
-__all__ = ["BinaryFile", "Part", "Prefixed", "Repaired"]
+__all__ = ["BinaryFile", "Extended", "Part", "Repaired"]
 
 
 class BinaryFile(Protocol):
@@ -71,27 +71,32 @@ class Part:
         return self._file.tell() - self._start
 
 
-class Prefixed:
-    """A file with bytes ahead of its first."""
+class Extended:
+    """A file with bytes ahead of its first, and behind its last."""
 
-    def __init__(self, file: BinaryFile, prefix: bytes) -> None:
-        self._file, self._prefix, self._at = file, prefix, 0
-        self._end = len(prefix) + file.seek(0, os.SEEK_END)
+    def __init__(self, file: BinaryFile, ahead: bytes = b"", behind: bytes = b"") -> None:
+        self._file, self._ahead, self._behind, self._at = file, ahead, behind, 0
+        self._last = len(ahead) + file.seek(0, os.SEEK_END)
 
     def read(self, size: int = -1) -> bytes:
         """As of a file."""
-        left = max(0, self._end - self._at)
+        end = self._last + len(self._behind)
+        left = max(0, end - self._at)
         size = left if size < 0 else min(size, left)
-        found = self._prefix[self._at : self._at + size]
-        if len(found) < size:
-            self._file.seek(self._at + len(found) - len(self._prefix))
+        found = self._ahead[self._at : self._at + size]
+        if len(found) < size and self._at < self._last:
+            self._file.seek(self._at + len(found) - len(self._ahead))
             found += self._file.read(size - len(found))
+        if len(found) < size and self._at + len(found) >= self._last:
+            place = self._at + len(found) - self._last
+            found += self._behind[place : place + size - len(found)]
         self._at += len(found)
         return found
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """As of a file."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end}
+        end = self._last + len(self._behind)
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: end}
         self._at = max(0, base[whence] + offset)
         return self._at
 

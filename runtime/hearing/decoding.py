@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from speechprune_ort.errors import AudioError
 from speechprune_ort.runtime.hearing import mpeg
-from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Part, Repaired
+from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Extended, Part, Repaired
 from speechprune_ort.runtime.hearing.containers import repair_sizes
 from speechprune_ort.runtime.hearing.joints import find_joints
 from speechprune_ort.runtime.hearing.overheard import overheard
@@ -131,11 +131,16 @@ def decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
     """
     joints = find_joints(file)
     found.notes.extend(_damaged(name, wrong) for wrong in joints.wrong[:MOST_NOTES])
-    if len(joints.starts) < 2:
-        yield from _decode(file, name, found)
-        return
-    for start, end in joints.parts(file.seek(0, os.SEEK_END)):
-        yield from _decode(Part(file, start, end), name, found)
+    end = file.seek(0, os.SEEK_END)
+    for start, stop in joints.parts(end):
+        begin = mpeg.behind_tags(file, start)  # which no decoder knows all of
+        start = begin if begin < stop else start
+        part = Part(file, start, stop) if stop - start < end else file
+        if stop == end and joints.lacks:  # libsndfile hears nothing of a frame that is not whole
+            part = Extended(part, behind=bytes(joints.lacks))
+        yield from _decode(part, name, found)
+    if joints.lacks and not _is_noted(found, name):
+        found.notes.append(_damaged(name, f"its last frame lacks {joints.lacks} bytes"))
 
 
 def _decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
@@ -219,9 +224,9 @@ class _Sndfile:
             # A whole file of which libsndfile has read a part: it gives up without a word.
             yield from self._by_ffmpeg("libsndfile stopped early", frames, "has more to be heard")
             return
-        if short and not guessed and not _is_noted(self._found):
+        if short and not guessed and not _is_noted(self._found, self._name):
             self._found.notes.append(_cut(self._name, stated / rate, frames / rate))
-        if self._said and not _is_noted(self._found):
+        if self._said and not _is_noted(self._found, self._name):
             self._found.notes.append(_damaged(self._name, f"its decoder says {self._said[0]!r}"))
 
     def _by_ffmpeg(self, reason: str, frames: int, cause: str) -> Iterator[Block]:
@@ -448,9 +453,9 @@ def _damaged(name: str, wrong: str) -> str:
     return f"{name} is damaged: {wrong}; what could be decoded was used."
 
 
-def _is_noted(found: Decoded) -> bool:
+def _is_noted(found: Decoded, name: str) -> bool:
     """Whether a note says already that the recording is damaged."""
-    return any("is damaged" in note for note in found.notes)
+    return any("damaged" in note.removeprefix(name) for note in found.notes)
 
 
 def _cut(name: str, stated: float, heard: float) -> str:

@@ -38,15 +38,17 @@ class Joints:
             themselves.
         wrong: what is wrong with the file.
         ends: by its start, where a part ends ahead of the next one.
+        lacks: bytes that the last frame of the file lacks, where that is an mp3's.
     """
 
     starts: list[int] = field(default_factory=list)
     wrong: tuple[str, ...] = ()
     ends: dict[int, int] = field(default_factory=dict)
+    lacks: int = 0
 
     def parts(self, end: int) -> Iterator[tuple[int, int]]:
         """Start and end of each recording of a file that ends at a place."""
-        for start, following in pairwise((*self.starts, end)):
+        for start, following in pairwise((*(self.starts or [0]), end)):
             yield start, self.ends.get(start, following)
 
 
@@ -56,21 +58,22 @@ def find_joints(file: BinaryFile) -> Joints:
     Raises:
         AudioError: it changes its kind too often.
     """
-    file.seek(0)
+    start = mpeg.behind_tags(file, 0)
+    file.seek(start)
     head = file.read(16)
+    form = CHUNKED.get(head[:4])
     try:
+        if head[:4] == FLAC:
+            return _flac(file, start)
+        if form is None and head[:4] not in (b"OggS", b".snd") and head != W64:
+            return _mp3(file)
+        if start:
+            return _from(file, start) or Joints()
         if head[:4] == b"OggS":
             return _ogg(file)
         if head[:4] == b".snd":
             return _au(file)
-        if head == W64:
-            return _w64(file)
-        form = CHUNKED.get(head[:4])
-        if form is not None:
-            return _chunked(form, head[:4], file)
-        start = mpeg.behind_id3(file, 0)
-        file.seek(start)
-        return _flac(file, start) if file.read(4) == FLAC else _mp3(file)
+        return _w64(file) if form is None else _chunked(form, head[:4], file)
     finally:
         file.seek(0)
 
@@ -82,6 +85,7 @@ def _joined(first: Joints, following: Joints | None) -> Joints:
         [*first.starts, *following.starts],
         (*first.wrong, *following.wrong),
         first.ends | following.ends,
+        following.lacks,
     )
 
 
@@ -90,6 +94,7 @@ def _from(file: BinaryFile, place: int, frames: int = mpeg.MORE_FRAMES) -> Joint
     end = file.seek(0, os.SEEK_END)
     if place >= end:  # a stated place may be one that no file can have
         return None
+    place = min(mpeg.behind_tags(file, place), end)
     file.seek(place)
     head = file.read(16)
     form = CHUNKED.get(head[:4])
@@ -98,13 +103,8 @@ def _from(file: BinaryFile, place: int, frames: int = mpeg.MORE_FRAMES) -> Joint
     elif head[:4] == b".snd":
         known = _is_au(head)
     else:
-        behind = mpeg.behind_id3(file, place)
-        file.seek(min(behind, end))
         known = (
-            head == W64
-            or head[:4] in (b"OggS", FLAC)
-            or file.read(4) == FLAC
-            or mpeg.run(file, place, frames) is not None
+            head == W64 or head[:4] in (b"OggS", FLAC) or mpeg.run(file, place, frames) is not None
         )
     if not known:
         return None
@@ -119,6 +119,7 @@ def _from(file: BinaryFile, place: int, frames: int = mpeg.MORE_FRAMES) -> Joint
         [place + start for start in found.starts or [0]],
         found.wrong,
         {place + start: place + stop for start, stop in found.ends.items()},
+        found.lacks,
     )
 
 
@@ -128,10 +129,10 @@ def _mp3(file: BinaryFile) -> Joints:
     run = mpeg.run(file, 0)
     if run is None:
         return Joints()
-    found, wrong = Joints([0]), list[str]()
+    found, wrong, last, place = Joints([0]), list[str](), 0, 0
     while run is not None:
         found.starts.extend(run.starts[1:])
-        place = run.end
+        last, place = run.last, run.end
         run = mpeg.run(file, place)
         if run is not None:
             if mpeg.format_at(file, found.starts[-1]) != mpeg.format_at(file, place):
@@ -146,9 +147,14 @@ def _mp3(file: BinaryFile) -> Joints:
             found.ends[found.starts[-1]] = place  # a decoder may lose seconds over them
             found.starts.append(again)
             run = mpeg.run(file, again)
-    if len(found.starts) == 1:
-        return Joints()
-    return Joints(found.starts, tuple(wrong), found.ends)
+    lacks = max(0, place - end)
+    if lacks:
+        file.seek(last)
+        if not mpeg.is_told(file.read()):
+            found.ends[found.starts[-1]] = last  # a decoder may make up the rest of it
+    if len(found.starts) == 1 and not found.ends:
+        return Joints(lacks=lacks)
+    return Joints(found.starts, tuple(wrong), found.ends, lacks)
 
 
 def _flac(file: BinaryFile, start: int) -> Joints:
@@ -201,7 +207,7 @@ def _chunked(form: Chunked, magic: bytes, file: BinaryFile) -> Joints:
                 found.append(place)
                 start = place
                 break
-            foreign = name in BEGINS or name.startswith(b"ID3") or mpeg.frame_bytes(name)
+            foreign = name in BEGINS or name.startswith(TAGS) or mpeg.frame_bytes(name)
             if number and foreign and (others := _from(file, place)):
                 return _joined(Joints(found), others)
             if number == MOST_CHUNKS or not all(32 <= letter < 127 for letter in name):
@@ -272,12 +278,12 @@ def _ogg(file: BinaryFile) -> Joints:
             wrong.append("it ends before its last page")
         file.seek(min(pages.end, end))
         rest = file.read(8)
-        if not rest or (rest.startswith(TAGS) and mpeg.run(file, pages.end) is None):
-            return Joints(found, tuple(wrong))
         following = _from(file, pages.end)
         if following is not None:
             return _joined(Joints(found, tuple(wrong)), following)
         again = ogg.next_page(file, pages.end)
+        if not rest or (rest.startswith(TAGS) and again is None):
+            return Joints(found, tuple(wrong))
         wrong.append(f"its pages break off at byte {pages.end} of {end}")
         if again is None:
             return Joints(found, tuple(wrong))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Prefixed
+from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Extended, Part
 
-__all__ = ["MORE_FRAMES", "Run", "behind_id3", "format_at", "frame_bytes", "goes_on", "resync",
-           "run", "states_length", "stating_length"]  # fmt: skip
+__all__ = ["MORE_FRAMES", "Run", "behind_tags", "format_at", "frame_bytes", "goes_on",
+           "is_told", "resync", "run", "states_length", "stating_length"]  # fmt: skip
 
 # MPEG layer III, kbit/s by the header's index: MPEG 1, and MPEG 2 with 2.5.
 BITRATES = (
@@ -17,9 +18,14 @@ BITRATES = (
     (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 )
 RATES = (44_100, 48_000, 32_000)
+# Bytes of side information behind a header, by whether it is MPEG 1 and whether it is mono.
+ASIDE = {(True, False): 32, (True, True): 17, (False, False): 17, (False, True): 9}
 HALVINGS = {3: 0, 2: 1, 0: 2}  # of the rate, by the header's version
+DELAY = 529  # samples by which a decoder of layer III is late
 TAIL = 1 << 16  # bytes behind the last frame that are searched for more
 AT_ONCE = 1 << 20
+ID3V1 = 128  # bytes
+MOST_TAGS = 50  # one behind the other
 MORE_FRAMES = 3  # the encoder's padding is at most two
 SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
 Format = tuple[int, int, bool]  # version, index of the rate, and whether it is mono
@@ -31,24 +37,26 @@ class Run:
 
     Attributes:
         starts: places at which a format begins, the first that of the run.
-        end: place behind the last frame.
+        last: place of the last frame.
+        end: place behind it, and behind the file where that ends within it.
         frames: how many there are.
     """
 
     starts: list[int]
+    last: int
     end: int
     frames: int
 
 
 def run(file: BinaryFile, place: int, least: int = MORE_FRAMES) -> Run | None:
-    """The frames that stand at a place, behind a tag; None where an mp3 does not.
+    """The frames that stand at a place, behind tags; None where an mp3 does not.
 
     Args:
         file: the file.
-        place: where it begins, or its tag does.
+        place: where it begins, or its tags do.
         least: frames that make an mp3.
     """
-    starts, at, frames = [place], behind_id3(file, place), 0
+    starts, at, last, frames = [place], behind_tags(file, place), place, 0
     current: Format | None = None
     file.seek(at)
     header = file.read(4)
@@ -58,10 +66,10 @@ def run(file: BinaryFile, place: int, least: int = MORE_FRAMES) -> Run | None:
         elif _format(header) != current and _lasts(file, at):
             current = _format(header)
             starts.append(at)
-        at, frames = at + size, frames + 1
+        last, at, frames = at, at + size, frames + 1
         file.seek(at)
         header = file.read(4)
-    return Run(starts, at, frames) if frames >= least else None
+    return Run(starts, last, at, frames) if frames >= least else None
 
 
 def resync(file: BinaryFile, place: int, end: int) -> int | None:
@@ -90,6 +98,36 @@ def goes_on(file: BinaryFile, at: int) -> bool:
     return False
 
 
+def is_told(frame: bytes) -> bool:
+    """Whether the sound of a frame is there, though the file ends within it.
+
+    A frame's sound may begin in the frames before it, and what ends it may be the next one's.
+
+    Args:
+        frame: its bytes, so far as they are there.
+    """
+    version, _, mono = _format(frame)
+    first = version == 3
+    start, size = (4 if frame[1] & 1 else 6), ASIDE[first, mono]  # a checksum may stand between
+    if len(frame) < start + size:
+        return False
+    bits = int.from_bytes(frame[start : start + size], "big")
+    at, channels = 8 * size, 1 if mono else 2
+
+    def take(count: int) -> int:
+        nonlocal at
+        at -= count
+        return bits >> at & ((1 << count) - 1)
+
+    before = take(9 if first else 8)
+    at -= (5 if mono else 3) + 4 * channels if first else channels  # private, and shared factors
+    told = 0
+    for _ in range(channels * (2 if first else 1)):
+        told += take(12)
+        at -= 47 if first else 51
+    return told <= 8 * (before + len(frame) - start - size)
+
+
 def stating_length(file: BinaryFile, guess: int) -> BinaryFile:
     """An mp3 whose first frame states its length, where it states none and has more than guessed.
 
@@ -102,17 +140,19 @@ def stating_length(file: BinaryFile, guess: int) -> BinaryFile:
     """
     place = file.tell()
     found = None if states_length(file) else run(file, 0)
-    file.seek(behind_id3(file, 0))
+    begin = behind_tags(file, 0)
+    file.seek(begin)
     first = file.read(4)
     file.seek(place)
     if found is None or found.frames * _samples(first) <= guess:
         return file
-    return Prefixed(file, _info(first, found.frames))
+    # Of a first frame that a tag follows decoders read nothing.
+    return Extended(Part(file, begin, file.seek(0, os.SEEK_END)), _info(first, found.frames))
 
 
 def states_length(file: BinaryFile) -> bool:
     """Whether an mp3 states its length, in its first frame; otherwise it is guessed."""
-    file.seek(behind_id3(file, 0))
+    file.seek(behind_tags(file, 0))
     first = file.read(4096)
     return any(name in first for name in (b"Xing", b"Info", b"VBRI"))
 
@@ -123,23 +163,36 @@ def _samples(header: bytes) -> int:
 
 
 def _info(header: bytes, frames: int) -> bytes:
-    """A frame without sound, of the same format, that states how many follow it."""
+    """Two frames without sound, of the same format: the first states how many follow it.
+
+    Where a length is stated, decoders leave out the first samples: all of the second, as it says.
+    """
     version, _, mono = _format(header)
     # No checksum, 128 or 80 kbit/s, no padding: room enough, and a size that readers know.
     start = bytes([0xFF, header[1] | 1, 0x90 | header[2] & 0x0C, header[3]])
-    aside = {(True, False): 32, (True, True): 17, (False, False): 17, (False, True): 9}
-    content = start + bytes(aside[version == 3, mono]) + b"Info\0\0\0\1" + frames.to_bytes(4, "big")
-    return content.ljust(frame_bytes(start), b"\0")
+    silent = start.ljust(frame_bytes(start), b"\0")
+    skipped = (_samples(header) - DELAY) << 12 | DELAY
+    stated = b"Info\0\0\0\1" + (frames + 1).to_bytes(4, "big")
+    stated += b"LAME".ljust(21, b"\0") + skipped.to_bytes(3, "big")
+    at = len(start) + ASIDE[version == 3, mono]
+    return silent[:at] + stated + silent[at + len(stated) :] + silent
 
 
-def behind_id3(file: BinaryFile, place: int) -> int:
-    """The first byte after the tag that stands at a place; the place itself where none does."""
-    file.seek(place)
-    head = file.read(10)
-    if head[:3] != b"ID3":
-        return place
-    sizes = zip(head[6:], (21, 14, 7, 0), strict=False)  # seven bits a byte
-    return place + 10 + sum((byte & 127) << shift for byte, shift in sizes)
+def behind_tags(file: BinaryFile, place: int) -> int:
+    """The first byte after players' tags that stand at a place; the place itself without any."""
+    for _ in range(MOST_TAGS):
+        file.seek(place)
+        head = file.read(16)
+        if head[:3] == b"ID3" and len(head) >= 10:
+            sizes = zip(head[6:10], (21, 14, 7, 0), strict=True)  # seven bits a byte
+            place += 10 + sum((byte & 127) << shift for byte, shift in sizes)
+        elif head[:8] == b"APETAGEX" and len(head) == 16:
+            place += 32 + int.from_bytes(head[12:], "little")
+        elif head[:3] == b"TAG":
+            place += ID3V1
+        else:
+            break
+    return place
 
 
 def frame_bytes(header: bytes) -> int:
@@ -176,5 +229,5 @@ def _lasts(file: BinaryFile, at: int) -> bool:
 
 
 def format_at(file: BinaryFile, place: int) -> Format | None:
-    """The format of the frame that stands at a place, behind a tag."""
-    return next(map(_format, _headers(file, behind_id3(file, place))), None)
+    """The format of the frame that stands at a place, behind tags."""
+    return next(map(_format, _headers(file, behind_tags(file, place))), None)

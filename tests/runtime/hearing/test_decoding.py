@@ -22,14 +22,16 @@ from paths import TROUBLE
 from signals import speech_like
 
 from speechprune_ort import AudioError, AudioOptions
-from speechprune_ort.runtime.hearing import mpeg
+from speechprune_ort.runtime.hearing import mpeg, ogg
 from speechprune_ort.runtime.hearing.audio import AudioStream, audio_seconds, load_audio
+from speechprune_ort.runtime.hearing.decoding import Decoded, decode_by_ffmpeg
 from speechprune_ort.runtime.hearing.joints import Joints, find_joints
 from speechprune_ort.runtime.hearing.overheard import overheard
 
-# File: its rate, the samples that ffmpeg 5.1.9 finds in it, and their RMS second by second.
+# File: its rate, the samples that ffmpeg 5.1.9 finds in it, and their RMS second by second. Of the
+# chain they are those of its two links, each by itself: see the test of chains below.
 FACTS: dict[str, tuple[int, int, list[float]]] = {
-    "chained.ogg": (16_000, 352_256, [
+    "chained.ogg": (16_000, 352_000, [
         0.213, 0.2284, 0.0156, 0.1483, 0.1312, 0.1272, 0.1244, 0.1294, 0.1398, 0.1217, 0.0591,
         0.2128, 0.2284, 0.0175, 0.1483, 0.1312, 0.1245, 0.1271, 0.1295, 0.1384, 0.1232, 0.0589,
     ]),
@@ -52,7 +54,6 @@ HASHES = {
     "gsm.wav": "08f43e6506507ad7b63d58c30543031c616bfbe7074a7771c0c7d17cd5d93437",
     "length_unknown.flac": "a8e2d6402ab1e47a6cf3f250c933ff4835de118e0a2cf565500bcb687a824595",
 }
-FRAME = 576  # samples of an MPEG 2 frame: libsndfile leaves out one that is not whole
 NEEDS_FFMPEG = {"two_joined.mp3"}
 
 
@@ -85,7 +86,7 @@ def test_trouble_is_heard_as_ffmpeg_hears_it_or_refused_by_name(
     # Another recording first: no sample of it may be heard in this one.
     load_audio(speech_like(20.0), 16_000)
     samples, stream = heard(path, rate)
-    assert count - FRAME <= len(samples) <= count
+    assert len(samples) == count
     seconds = samples[: len(levels) * rate].reshape(-1, rate)
     np.testing.assert_allclose(np.sqrt((seconds**2).mean(axis=1)), levels, rtol=0.02, atol=2e-3)
     assert stream.decoder.split("+")[-1] == ("ffmpeg" if name in NEEDS_FFMPEG else "libsndfile")
@@ -94,6 +95,31 @@ def test_trouble_is_heard_as_ffmpeg_hears_it_or_refused_by_name(
         assert hashlib.sha256(pcm).hexdigest() == HASHES[name]
     again, _ = heard(path, rate)
     np.testing.assert_array_equal(again, samples)
+
+
+def by_ffmpeg(content: bytes) -> NDArray[np.float32]:
+    """(samples,) by FFmpeg's libraries alone, channels averaged."""
+    pytest.importorskip("av", reason="the extra [media] is not installed")
+    blocks = decode_by_ffmpeg(io.BytesIO(content), "it", Decoded())
+    return np.concatenate([block.mean(axis=1, dtype=np.float32) for _, block in blocks])
+
+
+@pytest.mark.parametrize("name", sorted(FACTS.keys() - {"chained.ogg"}))
+def test_trouble_is_heard_as_ffmpeg_hears_it_sample_for_sample(name: str) -> None:
+    samples, _ = heard(TROUBLE / name, FACTS[name][0])
+    np.testing.assert_allclose(samples, by_ffmpeg((TROUBLE / name).read_bytes()), rtol=0, atol=1e-5)
+
+
+def test_a_chain_is_what_ffmpeg_hears_of_its_links() -> None:
+    content = (TROUBLE / "chained.ogg").read_bytes()
+    second = content.index(ogg.BEGIN, 1)
+    links = [by_ffmpeg(content[:second]), by_ffmpeg(content[second:])]
+    samples, _ = heard(content)
+    np.testing.assert_allclose(samples, np.concatenate(links), rtol=0, atol=1e-5)
+    # Of the chain FFmpeg does not leave out what pads the first link to whole packets.
+    whole, first = by_ffmpeg(content), len(links[0])
+    np.testing.assert_allclose(whole[:first], links[0], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(whole[first + 256 :], links[1], rtol=0, atol=1e-5)
 
 
 def test_what_is_missing_or_goes_on_is_noted() -> None:
@@ -377,6 +403,97 @@ def test_two_mp3_in_a_row_are_more_than_one(tmp_path: Path) -> None:
     samples, stream = heard(path)
     np.testing.assert_array_equal(samples, load_audio(tmp_path / "a.mp3"))
     assert stream.decoder == "libsndfile"
+
+
+def frames_of(content: bytes) -> list[int]:
+    """Where the frames of an mp3 begin."""
+    at = mpeg.behind_tags(io.BytesIO(content), 0)
+    found = []
+    while size := mpeg.frame_bytes(content[at : at + 4]):
+        found.append(at)
+        at += size
+    return found
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (16_000, 2), (44_100, 1), (48_000, 2)])
+@pytest.mark.parametrize("installed", [True, False])
+def test_of_a_cut_mp3_a_frame_is_heard_whose_sound_is_there(
+    rate: int, channels: int, installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not installed:
+        monkeypatch.setitem(sys.modules, "av", None)
+    out = io.BytesIO()
+    sound = np.stack([speech_like(4.0, rate=rate)] * channels, axis=1)
+    soundfile.write(out, sound, rate, format="MP3", bitrate_mode="CONSTANT")
+    content = out.getvalue()
+    whole = heard(content, rate)[0]
+    starts, longer = frames_of(content), set()
+    for number in (40, 41, 42):
+        begin, end = starts[number : number + 2]
+        at_frame = heard(content[:begin], rate)[0]
+        for cut in (*range(begin + 4, end, (end - begin) // 5), end - 1):
+            samples, stream = heard(content[:cut], rate)
+            np.testing.assert_allclose(samples, whole[: len(samples)], rtol=0, atol=1e-5)
+            told = mpeg.is_told(content[begin:cut])
+            assert len(samples) - len(at_frame) == (1152 if rate > 24_000 else 576) * told
+            assert "cut" in stream.notes[0] or "lacks" in stream.notes[0]
+            if told and installed:
+                by_all = by_ffmpeg(content[:cut])
+                np.testing.assert_allclose(samples, by_all, rtol=0, atol=1e-5)
+            longer.add(told)
+    assert longer == {True, False}
+
+
+TAG_KINDS = {
+    "ID3v2": b"ID3\4\0\0\0\0\1\0" + bytes(range(128)),
+    "two ID3v2": 2 * (b"ID3\3\0\0\0\0\0\x10" + b"TIT2 is a title."),
+    "ID3v1": b"TAG" + b"a title".ljust(125, b"\0"),
+    "APE": b"APETAGEX\xd0\7\0\0\x28\0\0\0".ljust(32, b"\0") + b"Title".ljust(40),
+}
+
+
+@pytest.mark.parametrize("tag", TAG_KINDS)
+@pytest.mark.parametrize("kind", ["OGG", "OPUS", "FLAC", "MP3", "WAV", "AIFF", "CAF"])
+def test_tags_between_recordings_end_nothing(kind: str, tag: str, no_ffmpeg: None) -> None:
+    def part(seed: int, rate: int) -> bytes:
+        if kind != "OPUS":
+            return noise_of(kind, seed, rate)
+        out = io.BytesIO()
+        noise = np.random.default_rng(seed).uniform(-0.5, 0.5, 24_000)
+        soundfile.write(out, noise, rate, format="OGG", subtype="OPUS")
+        return out.getvalue()
+
+    between, parts = TAG_KINDS[tag], [part(1, 16_000), part(2, 8_000), part(3, 16_000)]
+    wanted = np.concatenate([heard(one)[0] for one in parts])
+    for joined in (between.join(parts), between.join([*parts, b""])):
+        samples, stream = heard(joined)
+        np.testing.assert_array_equal(samples, wanted)
+        assert stream.notes == ()
+    if tag.endswith("ID3v2"):
+        samples, stream = heard(between.join([b"", *parts]))
+        np.testing.assert_array_equal(samples, wanted)
+
+
+@pytest.mark.parametrize("tag", [b"", *TAG_KINDS.values()])
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_an_mp3_that_states_no_length_is_heard_to_its_end(
+    rate: int, tag: bytes, no_ffmpeg: None
+) -> None:
+    out = io.BytesIO()
+    # Loud, then silent: by its first frames it is guessed to be shorter than it is.
+    loud = np.random.default_rng(0).uniform(-0.9, 0.9, 2 * rate)
+    sound = np.concatenate([loud, np.zeros(8 * rate)])
+    soundfile.write(out, sound, rate, format="MP3", bitrate_mode="VARIABLE")
+    content = out.getvalue()
+    first, second = frames_of(content)[:2]
+    assert b"Xing" in content[first:second]
+    bare = content[second:]
+    samples, stream = heard(tag + bare, rate)
+    assert stream.decoder == "libsndfile"
+    assert len(samples) == len(frames_of(bare)) * (1152 if rate > 24_000 else 576)
+    lame = heard(content, rate)[0]  # what a decoder is late by is left out where it is stated
+    late = int(np.argmax(np.correlate(samples[: 2 * rate], lame[:rate], "valid")))
+    np.testing.assert_allclose(samples[late : late + rate], lame[:rate], rtol=0, atol=1e-5)
 
 
 def test_a_chain_may_change_its_rate(tmp_path: Path, no_ffmpeg: None) -> None:
