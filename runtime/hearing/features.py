@@ -11,13 +11,13 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from speechprune_ort.errors import AudioError, OptionError
+from speechprune_ort.runtime.hearing.spectrum import BandEnergy
 from speechprune_ort.runtime.ort.threads import numpy_threads
 
 __all__ = ["FLOOR", "LogMel", "mel_filters", "scaled"]
 
 FLOOR = 1e-10  # of the mel power, before the logarithm
 HIGHEST_HZ = 8000.0  # that a filter reaches
-BLOCK = 250  # frames transformed together: what they need stays in the processor's cache
 DYNAMIC_RANGE = 8.0  # decades below the window's loudest value that are told apart
 
 
@@ -86,6 +86,12 @@ def scaled(mel: NDArray[np.float32], loudest: float) -> NDArray[np.float32]:
     return mel
 
 
+def _decades(power: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The logarithm to base 10, in place."""
+    np.maximum(power, FLOOR, out=power)
+    return np.log10(power, out=power)
+
+
 @dataclass(frozen=True)
 class LogMel:
     """Log-mel extractor of one window length.
@@ -118,8 +124,7 @@ class LogMel:
     window_seconds: float = 30.0
     scale: Scale = "slaney"
     taper: int | None = None
-    _filters: NDArray[np.float32] = field(init=False, repr=False, compare=False)
-    _taper: NDArray[np.float32] = field(init=False, repr=False, compare=False)
+    _energy: BandEnergy = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("sampling_rate", "n_fft", "hop_length", "mel_bins", "window_seconds"):
@@ -135,11 +140,10 @@ class LogMel:
         if width > self.n_fft:
             raise OptionError(f"taper must be at most n_fft {self.n_fft}, not {width}.")
         # Periodic Hann: one sample more than the frame, without the last.
-        taper = np.zeros(self.n_fft, np.float32)
+        taper = np.zeros(self.n_fft)
         first = (self.n_fft - width) // 2
         taper[first : first + width] = np.hanning(width + 1)[:-1]
-        object.__setattr__(self, "_filters", filters)
-        object.__setattr__(self, "_taper", taper)
+        object.__setattr__(self, "_energy", BandEnergy(taper, filters))
 
     @property
     def frames(self) -> int:
@@ -167,21 +171,20 @@ class LogMel:
             )
         half, hop, frames = self.n_fft // 2, self.hop_length, self.frames
         valid = min(frames, -(-len(samples) // hop))
-        floor = np.log10(np.float32(FLOOR))
-        if not samples.any():
-            return scaled(np.full((self.mel_bins, frames), floor, np.float32), floor), valid
         # Frames that no sample reaches are silence, whose value is known: not computed.
         heard = min(frames, (len(samples) + half) // hop + 1)
         window = frames * hop
-        padded = np.zeros(half + min(window, heard * hop + half) + half, np.float32)
+        padded = np.empty(half + min(window, heard * hop + half) + half, np.float32)
         padded[half : half + len(samples)] = samples
+        padded[half + len(samples) :] = 0
         padded[:half] = padded[half + 1 : 2 * half + 1][::-1]
         if heard * hop + half >= window:
             # The window ends within reach: its end is mirrored, as its beginning is.
             end = half + window
             padded[end : end + half] = padded[end - half - 1 : end - 1][::-1]
-        mel = np.full((self.mel_bins, frames), floor, np.float32)
-        mel[:, :heard] = self.decades(padded, heard)
+        mel = np.empty((self.mel_bins, frames), np.float32)
+        mel[:, heard:] = _decades(np.zeros(1, np.float32))
+        self._measure(padded, mel[:, :heard])
         return scaled(mel, mel.max()), valid
 
     def decades(self, samples: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
@@ -197,28 +200,21 @@ class LogMel:
         Raises:
             AudioError: a sample is NaN, infinite, or far too large.
         """
-        framed = sliding_window_view(samples, self.n_fft)[:: self.hop_length][:frames]
         mel = np.empty((self.mel_bins, frames), np.float32)
-        tapered = np.empty((BLOCK, self.n_fft), np.float32)
-        spectrum = np.empty((BLOCK, self.n_fft // 2 + 1), np.complex64)
+        self._measure(samples, mel)
+        return mel
+
+    def _measure(self, samples: NDArray[np.float32], mel: NDArray[np.float32]) -> None:
+        """Write the decades of as many frames as there is room for."""
+        framed = sliding_window_view(samples, self.n_fft)[:: self.hop_length][: mel.shape[1]]
         # The products are so small that threads would wait for each other longer than they take.
         with numpy_threads(1):
-            for start in range(0, frames, BLOCK):
-                block = framed[start : start + BLOCK]
-                count = len(block)
-                np.multiply(block, self._taper, out=tapered[:count])
-                # Single precision in, single precision out: the annotation knows only double.
-                bins = np.fft.rfft(tapered[:count], out=spectrum[:count])  # type: ignore[arg-type]
-                power = bins.real**2 + bins.imag**2
-                np.matmul(self._filters, power.T, out=mel[:, start : start + count])
-        np.maximum(mel, FLOOR, out=mel)
-        np.log10(mel, out=mel)
+            self._energy(framed, mel)
         # NaN and infinity reach the maximum: no pass of its own over the samples.
-        if not np.isfinite(mel.max()):
+        if not np.isfinite(_decades(mel).max()):
             raise AudioError(
                 "The window has NaN, infinite or far too large samples: repair the recording."
             )
-        return mel
 
     def windows(
         self, windows: Sequence[NDArray[np.float32]]
