@@ -1,1 +1,1 @@
-"""The wing that answers: numpy and ONNX Runtime alone, never torch or transformers."""
+"""Answers questions about recordings: numpy and ONNX Runtime alone, never torch or transformers."""

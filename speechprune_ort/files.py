@@ -175,12 +175,12 @@ def write_whole(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file for people, too: indented, whole or not at all.
+    """Write a JSON file that people read, too: UTF-8, indented by 2, whole or not at all.
 
     Raises:
         DataError: as ``write_whole``.
     """
-    write_whole(path, json.dumps(content, indent=1) + "\n")
+    write_whole(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
 
 def write_jsonl(path: Path, lines: Iterable[Any]) -> None:

@@ -42,9 +42,20 @@ def test_every_option_is_in_the_reference_of_the_command_line(hook: ModuleType) 
                 assert wanted in section, (name, wanted)
 
 
-def test_every_method_is_in_the_reference(hook: ModuleType) -> None:
-    page = hook.on_page_markdown((DOCS / "reference" / "methods.md").read_text(encoding="utf-8"))
-    for name, found in METHODS.items():
+def test_what_pages_hold_of_the_code_is_up_to_date(hook: ModuleType) -> None:
+    for page in DOCS.rglob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        assert hook.written(text) == text, "run scripts/docs_pages.py"
+    outdated = "<!-- from the code: methods -->\nof 1984\n<!-- to here -->"
+    assert "| `passages` |" in hook.written(outdated)
+    assert "of 1984" not in hook.written(outdated)
+
+
+def test_every_method_is_in_the_reference() -> None:
+    page = (DOCS / "reference" / "methods.md").read_text(encoding="utf-8")
+    ours = {n: m for n, m in METHODS.items() if m.select.__module__.startswith("speechprune_ort.")}
+    assert len(ours) > 10
+    for name, found in ours.items():
         assert f"| `{name}` | {found.summary} |" in page
         for paper in re.findall(r"\d{4}\.\d{5}", found.source):
             assert f"https://arxiv.org/abs/{paper}" in page
@@ -52,7 +63,11 @@ def test_every_method_is_in_the_reference(hook: ModuleType) -> None:
 
 def test_every_mark_names_a_part_and_every_part_is_used(hook: ModuleType) -> None:
     pages = [page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md")]
-    assert {name for page in pages for name in hook.MARK.findall(page)} == set(hook.PARTS)
+    names = [name for page in pages for _, name, _ in hook.MARK.findall(page)]
+    assert set(names) == set(hook.PARTS)
+    assert len(names) == sum(page.count("<!-- from the code") for page in pages)
+    with pytest.raises(ValueError, match="There is no part nothing: name one of changelog, "):
+        hook.on_page_markdown("<!-- from the code: nothing -->\n\n<!-- to here -->")
     assert "license:" not in hook.PARTS["model_card"]().split("# The embedded")[0]
     assert "](docs/" not in hook.PARTS["contributing"]()
 

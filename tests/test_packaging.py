@@ -77,9 +77,9 @@ def test_without_onnxruntime_the_message_is_the_install_line() -> None:
     assert "speechprune-ort[cpu]" in result.stdout, result.stderr
 
 
-def test_the_two_wings_never_import_each_other() -> None:
-    for wing, other in (("export", "runtime"), ("runtime", "export")):
-        for path in (ROOT / wing).rglob("*.py"):
+def test_export_and_runtime_never_import_each_other() -> None:
+    for folder, other in (("export", "runtime"), ("runtime", "export")):
+        for path in (ROOT / folder).rglob("*.py"):
             assert f"speechprune_ort.{other}" not in path.read_text(), path
 
 
@@ -114,8 +114,8 @@ def test_the_wheel_holds_one_package(built: Path) -> None:
     assert not [name for name in names if name.startswith(folders)]
     modules = {
         f"speechprune_ort/{p.relative_to(ROOT)}"
-        for wing in ("export", "runtime")
-        for p in (ROOT / wing).rglob("*.py")
+        for folder in ("export", "runtime")
+        for p in (ROOT / folder).rglob("*.py")
     }
     modules |= {str(p.relative_to(ROOT)) for p in (ROOT / "speechprune_ort").rglob("*.py")}
     assert modules == {name for name in names if name.endswith(".py")}

@@ -1,4 +1,4 @@
-"""Any recording to mono float32 at the model's rate, and into the windows that it hears."""
+"""Reads any recording as mono float32 at the model's rate, and cuts it into windows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 SAMPLING_RATE = 16_000
-"""In Hz, of what is loaded where no bundle says its own."""
+"""In Hz; used where no bundle gives a rate."""
 
 
 def load_audio(
@@ -59,7 +59,7 @@ def load_audio(
             ``sampling_rate``, will do.
         sampling_rate: of an array, in Hz; files say their own.
         to: sampling rate of what is returned, in Hz.
-        options: limits, and the channel to hear.
+        options: limits, and the channel to use.
 
     Returns:
         (samples,) float32 at the rate ``to``, full scale at 1.
@@ -72,10 +72,10 @@ def load_audio(
 
 
 def audio_seconds(source: str | PathLike[str] | Any) -> float | None:
-    """Length of a recording by its header; None where it does not say, or cannot be read.
+    """Length of a recording in seconds by its header; None if it states none or cannot be read.
 
     Args:
-        source: a path, of which a pipe's is not touched, or a file object that can be sought in.
+        source: a path, where a pipe is not read, or a seekable file object.
     """
     if isinstance(source, (str, PathLike)) and not Path(source).is_file():
         return None
@@ -93,10 +93,9 @@ def stream_audio(
     to: int = SAMPLING_RATE,
     options: AudioOptions | None = None,
 ) -> Iterator[NDArray[np.float32]]:
-    """The same in blocks, whatever their length: a recording of hours is never in memory whole.
+    """Decode as ``load_audio`` does, but block by block: hours are never in memory at once.
 
-    Arguments and errors are those of ``load_audio``; what is wrong with a block is raised when
-    it is reached.
+    Arguments and errors as for ``load_audio``; an error in a block is raised when it is reached.
 
     Yields:
         (samples,) float32 at the rate ``to``, none of them empty.
@@ -106,14 +105,14 @@ def stream_audio(
 
 @dataclass
 class AudioStream:
-    """A recording in blocks, and what was noticed of it once all of them are read.
+    """A recording in blocks, and what was noticed about it while they were read.
 
     Attributes:
-        source: as of ``load_audio``.
-        sampling_rate: of an array, in Hz.
-        to: rate of the blocks, in Hz.
-        options: limits, and the channel to hear.
-        decoder: what decoded it; see ``Decoded``.
+        source: as for ``load_audio``.
+        sampling_rate: sampling rate of an array, in Hz.
+        to: sampling rate of the blocks, in Hz.
+        options: limits, and the channel to use.
+        decoder: which decoder read it; see ``Decoded``.
     """
 
     source: Source
@@ -128,16 +127,16 @@ class AudioStream:
 
     @property
     def decoder(self) -> str:
-        """What decoded the recording, so far as it was read."""
+        """Which decoder has read the recording so far."""
         return self._decoded.decoder
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences on what is wrong with the recording, so far as it was read."""
+        """Sentences about what is wrong with the recording, as far as it was read."""
         return (*self._decoded.notes, *self._intake.notes)
 
     def refuse_silence(self) -> None:
-        """Refuse a recording in which nothing was heard, unless ``options`` allow it.
+        """Refuse a silent recording, unless ``options`` allow it.
 
         Raises:
             AudioError: it is silent.
@@ -149,10 +148,10 @@ class AudioStream:
         with ExitStack() as stack:
             if isinstance(given, Samples):
                 self._decoded.by("array")
-                if given.array.dtype.kind in "iu":  # its scale is its type's
+                if given.array.dtype.kind in "iu":  # scaled by the range of its type
                     self._intake.name = f"The array of {given.array.dtype}"
                 blocks: Iterator[Block] = ((given.rate, b) for b in given.blocks(BLOCK_FRAMES))
-                # An array without samples has a rate, too.
+                # The rate is checked even if the array has no samples.
                 self._intake.check(given.rate, 1 if given.array.ndim == 1 else given.array.shape[1])
             else:
                 limit = self._options.max_stream_mb
@@ -164,17 +163,17 @@ class AudioStream:
 
 
 class HeardBlocks:
-    """The blocks of a recording that a model hears, and how long the whole is.
+    """The blocks of a recording that a model is given, and how long the whole recording is.
 
     Args:
         stream: the recording.
-        window_samples: that the model hears at once.
-        long_audio: what becomes of a recording longer than that.
-        timings: reading the recording is added to ``audio``.
+        window_samples: samples that the model takes at once.
+        long_audio: what to do with a recording longer than that.
+        timings: the time of reading is added to its ``audio``.
 
     Attributes:
-        samples: of the recording, so far as it was read.
-        heard: of those, what was given out.
+        samples: how many were read so far.
+        heard: how many of them were yielded.
     """
 
     def __init__(
@@ -188,7 +187,7 @@ class HeardBlocks:
         """Yield (samples,) float32 blocks.
 
         Raises:
-            AudioError: the recording cannot be had, or is too long for ``error``.
+            AudioError: the recording cannot be read, or is too long for ``error``.
         """
         blocks = iter(self._stream)
         while True:
@@ -203,7 +202,7 @@ class HeardBlocks:
                     f"The recording is longer than {self._window / self._stream.to:.0f} "
                     "seconds: with long_audio='prune' all of it is heard."
                 )
-            if self._long_audio == "truncate":  # the rest is read for its length alone
+            if self._long_audio == "truncate":  # the rest is read only to know the length
                 block = block[: self._window - self.heard]
             if len(block):
                 self.heard += len(block)
@@ -213,7 +212,7 @@ class HeardBlocks:
 def stream_windows(
     blocks: Iterable[NDArray[np.float32]], window_samples: int
 ) -> Iterator[NDArray[np.float32]]:
-    """Cut a recording into windows, all of it: the last one is what remains.
+    """Cut a whole recording into windows; the last one is what remains.
 
     Args:
         blocks: (samples,) float32 each, of any length.

@@ -1,4 +1,4 @@
-"""Files as decoders read them: a stretch of one, one with other bytes at a place, one with more."""
+"""Views of a file for decoders: a part of it, one with bytes replaced, one with bytes added."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ __all__ = ["BinaryFile", "Extended", "Part", "Repaired"]
 
 
 class BinaryFile(Protocol):
-    """What is read of a file here."""
+    """The part of a file object that the decoders use."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """Up to so many bytes."""
+        """Read up to ``size`` bytes."""
         ...
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Go to a place, and say which."""
+        """Move to an offset and return it."""
         ...
 
     def tell(self) -> int:
-        """The place."""
+        """The current offset."""
         ...
 
 
 class Repaired:
-    """A file whose bytes at one place read as others, for a decoder that trusts them."""
+    """A file that reads as ``content`` at one offset, for a decoder that trusts those bytes."""
 
     def __init__(self, file: BinaryFile, at: int, content: bytes) -> None:
         self._file, self._at, self._content = file, at, content
 
     def read(self, size: int = -1) -> bytes:
-        """As of a file."""
+        """See ``BinaryFile``."""
         start = self._file.tell()
         found = bytearray(self._file.read(size))
         for place, value in enumerate(self._content, self._at - start):
@@ -40,16 +40,16 @@ class Repaired:
         return bytes(found)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As of a file."""
+        """See ``BinaryFile``."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """As of a file."""
+        """See ``BinaryFile``."""
         return self._file.tell()
 
 
 class Part:
-    """A stretch of a file, as a file of its own."""
+    """The bytes from ``start`` to ``end`` of a file, as a file of their own."""
 
     def __init__(self, file: BinaryFile, start: int, end: int) -> None:
         self._file, self._start, self._end = file, start, end
@@ -57,29 +57,29 @@ class Part:
         file.seek(start)
 
     def read(self, size: int = -1) -> bytes:
-        """As of a file."""
+        """See ``BinaryFile``."""
         left = max(0, self._end - self._file.tell())
         return self._file.read(left if size < 0 else min(size, left))
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As of a file."""
+        """See ``BinaryFile``."""
         base = {os.SEEK_SET: self._start, os.SEEK_CUR: self._file.tell(), os.SEEK_END: self._end}
         return self._file.seek(max(self._start, base[whence] + offset)) - self._start
 
     def tell(self) -> int:
-        """As of a file."""
+        """See ``BinaryFile``."""
         return self._file.tell() - self._start
 
 
 class Extended:
-    """A file with bytes ahead of its first, and behind its last."""
+    """A file with the bytes ``ahead`` before its first and ``behind`` after its last."""
 
     def __init__(self, file: BinaryFile, ahead: bytes = b"", behind: bytes = b"") -> None:
         self._file, self._ahead, self._behind, self._at = file, ahead, behind, 0
         self._last = len(ahead) + file.seek(0, os.SEEK_END)
 
     def read(self, size: int = -1) -> bytes:
-        """As of a file."""
+        """See ``BinaryFile``."""
         end = self._last + len(self._behind)
         left = max(0, end - self._at)
         size = left if size < 0 else min(size, left)
@@ -94,12 +94,12 @@ class Extended:
         return found
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As of a file."""
+        """See ``BinaryFile``."""
         end = self._last + len(self._behind)
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: end}
         self._at = max(0, base[whence] + offset)
         return self._at
 
     def tell(self) -> int:
-        """As of a file."""
+        """See ``BinaryFile``."""
         return self._at

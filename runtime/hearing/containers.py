@@ -1,4 +1,4 @@
-"""What a file's container says of its length, held against what the file has."""
+"""Compares the length that a container states with what the file holds."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Repaired
 __all__ = ["CHUNKED", "TAGS", "W64", "Chunked", "repair_sizes"]
 
 W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
-"""What a Sony Wave64 file begins with."""
+"""The first bytes of a Sony Wave64 file."""
 
 STREAMED = 0x7F000000
-"""Sizes from here on are those of writers that could not know them: pipes and recorders."""
+"""A stated size from here on means that the writer (a pipe, a recorder) did not know it."""
 
 TRAILERS = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"JUNK", b"cue ", b"_PMX", b"fact", b"PEAK")
-TAGS = (b"TAG", b"ID3", b"APE")  # of players, behind the last chunk
+TAGS = (b"TAG", b"ID3", b"APE")  # that players write after the last chunk
 
 
 @dataclass(frozen=True, slots=True)
 class Chunked:
-    """A container of named chunks, each with its size before its content.
+    """A container made of named chunks, each with its size before its content.
 
     Attributes:
-        kinds: what stands at byte 8, or nothing where nothing does.
-        start: of the first chunk.
-        width: bytes of a size.
-        order: of these bytes.
-        sound: the chunk with the samples.
-        even: whether chunks begin at even places.
+        kinds: the names that may stand at byte 8; empty for a container without one.
+        start: offset of the first chunk.
+        width: bytes that a size takes.
+        order: byte order of a size.
+        sound: name of the chunk with the samples.
+        even: whether chunks begin at even offsets.
     """
 
     kinds: tuple[bytes, ...]
@@ -44,21 +44,21 @@ class Chunked:
     even: bool
 
     def chunks(self, file: BinaryFile, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-        """Name, place of the content and stated size of each chunk between two places."""
+        """Yield name, offset of the content and stated size of each chunk between two offsets."""
         wide = None
         while start + 4 + self.width <= end:
             file.seek(start)
             header = file.read(4 + self.width)
             size, at = int.from_bytes(header[4:], self.order), start + 4 + self.width
             yield header[:4], at, size
-            if header[:4] == b"ds64":  # the sizes of a wav that may exceed 4 GiB
+            if header[:4] == b"ds64":  # holds the sizes of a wav that may exceed 4 GiB
                 file.seek(at + 8)
                 wide = int.from_bytes(file.read(8), "little")
             elif header[:4] == self.sound and size == 0xFFFFFFFF and wide is not None:
                 size, wide = wide, None
             start = at + size
             if size % 2 and (self.even or (start < end and _is_zero(file, start))):
-                start += 1  # no name begins with a zero: some pad where it is not asked for
+                start += 1  # no name begins with a zero: some writers pad unasked
 
 
 CHUNKED = {
@@ -76,16 +76,16 @@ def _is_zero(file: BinaryFile, place: int) -> bool:
 
 
 def repair_sizes(file: BinaryFile) -> tuple[BinaryFile, str | None]:
-    """A file whose samples end where the file or the next chunk does, whatever it states.
+    """A file whose samples end where the file or the next chunk does, whatever size it states.
 
-    Recorders that crash leave a size of 0, and one of more than 4 GiB is stated modulo 2**32:
-    behind what is stated there then stand samples, not chunks.
+    A recorder that crashes leaves a size of 0, and a size above 4 GiB is stated modulo 2**32: what
+    follows the stated end is samples then, not chunks.
 
     Args:
-        file: any file; what is no wav, aiff, caf or au is given back as it is.
+        file: any file; one that is no wav, aiff, caf or au is returned as it is.
 
     Returns:
-        The file, repaired where that was needed, and what is wrong with it or None.
+        The file, repaired if that was needed, and what is wrong with it, or None.
     """
     try:
         return _repaired(file, file.seek(0, os.SEEK_END))
@@ -106,7 +106,7 @@ def _repaired(file: BinaryFile, end: int) -> tuple[BinaryFile, str | None]:
         return file, _cut(file, head, end)
     wide: tuple[int, int] | None = None
     for name, at, size in form.chunks(file, form.start, end):
-        if name == b"ds64":  # of a wav that may exceed 4 GiB: its sizes stand here
+        if name == b"ds64":  # the sizes of a wav that may exceed 4 GiB stand here
             file.seek(at + 8)
             wide = at + 8, int.from_bytes(file.read(8), "little")
         if name != form.sound:
@@ -114,7 +114,7 @@ def _repaired(file: BinaryFile, end: int) -> tuple[BinaryFile, str | None]:
         place, width, stated = at - form.width, form.width, size
         if wide and size == 0xFFFFFFFF:
             (place, stated), width = wide, 8
-        if stated >= STREAMED and form.even:  # libsndfile knows these
+        if stated >= STREAMED and form.even:  # libsndfile handles these itself
             return file, None
         rest = at + stated
         if stated % 2 and (form.even or (rest < end and _is_zero(file, rest))):
@@ -126,7 +126,7 @@ def _repaired(file: BinaryFile, end: int) -> tuple[BinaryFile, str | None]:
 
 
 def _cut(file: BinaryFile, head: bytes, end: int) -> str | None:
-    """What a w64 or NIST file lacks, whose decoder hears what is there and says nothing."""
+    """What a w64 or NIST file lacks; its decoder would read what is there and not complain."""
     file.seek(0)
     if head[:4] == W64[:4]:
         stated = int.from_bytes(file.read(24)[16:], "little")
@@ -157,9 +157,9 @@ def _mended(
 
 
 def _are_chunks(form: Chunked, file: BinaryFile, start: int, end: int) -> bool:
-    """Whether what stands there is chunks, one after the other: names of letters, sizes that fit.
+    """Whether a range holds chunks, one after the other: printable names, and sizes that fit.
 
-    A last chunk may be cut, and padding of zeros may follow.
+    The last chunk may be cut, and zero padding may follow.
     """
     for number, (name, at, size) in enumerate(form.chunks(file, start, end)):
         if not name.strip(b"\0"):

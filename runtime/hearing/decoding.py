@@ -1,4 +1,4 @@
-"""Recordings to samples: libsndfile where it hears all of a file, FFmpeg's libraries elsewhere."""
+"""Decodes recordings: with libsndfile where it reads a whole file, else with FFmpeg's libraries."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ __all__ = ["BLOCK_FRAMES", "Block", "Decoded", "decode", "decode_by_ffmpeg", "st
 Block = tuple[int, NDArray[np.float32]]
 """Sampling rate in Hz, and samples (frames, channels)."""
 
-BLOCK_FRAMES = 1 << 18  # read at a time: a long stereo file is never in memory twice
+BLOCK_FRAMES = 1 << 18  # decoded at a time: a long stereo file is never in memory twice
 HEARD = {"AIFF", "AU", "CAF", "FLAC", "MP3", "MPEG", "NIST", "OGG", "RF64", "W64", "WAV", "WAVEX"}
-"""By libsndfile: of its others a header is sound to it where files are cut or joined."""
-SMALL_BLOCK = 64  # frames, to get near the place where a file is damaged
-UNKNOWN = 1 << 60  # frames from which libsndfile means that it does not know
-MOST_NOTES = 3  # on the damage of one recording
-UNREAD = 4096  # bytes behind the last sample that tags may take
-MISSED_S = 0.1  # seconds less than stated that are worth a note
+"""Formats that libsndfile may decode: in others it plays headers as sound if files are joined."""
+SMALL_BLOCK = 64  # frames, to get close to the damage in a file
+UNKNOWN = 1 << 60  # frames; from here on libsndfile means that it does not know
+MOST_NOTES = 3  # about the damage to one recording
+UNREAD = 4096  # bytes after the last sample that may be tags
+MISSED_S = 0.1  # seconds; a recording shorter than stated by more than this gets a note
 
 LIBSNDFILE, FFMPEG = "libsndfile", "ffmpeg"
 INSTALL = "pip install 'speechprune-ort[media]'"
 
-# What sound comes in. Playlists, pictures, subtitles and scripts are none of it: some of them
-# open other files.
+# FFmpeg's formats that hold sound. Playlists, pictures, subtitles and scripts are left out: some of
+# them open other files.
 FORMATS = (
     "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,eac3,flac,flv,gsm,loas,matroska,mov,"
     "mp3,mpc,mpc8,mpeg,mpegts,ogg,oma,rm,tak,truehd,tta,voc,w64,wav,wv,xwma"
@@ -48,25 +48,25 @@ STATES_LENGTH = {"asf", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "tta
 
 @dataclass(slots=True)
 class Decoded:
-    """What is learnt of a recording while it is read.
+    """What is learnt about a recording while it is read.
 
     Attributes:
-        decoder: ``libsndfile``, ``ffmpeg``, both joined by ``+`` where one went on for the other,
-            or ``array``.
-        notes: whole sentences on what was wrong with it.
+        decoder: ``libsndfile``, ``ffmpeg``, or both joined by ``+`` where the second took over; or
+            ``array``.
+        notes: whole sentences about what was wrong with it.
     """
 
     decoder: str = ""
     notes: list[str] = field(default_factory=list)
 
     def by(self, decoder: str) -> None:
-        """Add a decoder that was needed."""
+        """Record that a decoder was used."""
         if decoder not in self.decoder:
             self.decoder = f"{self.decoder}+{decoder}" if self.decoder else decoder
 
 
 class _Watched:
-    """A file for libsndfile, which cannot hear of errors: they are kept, to be raised behind it."""
+    """A file for libsndfile, which cannot be told of errors: they are raised after its call."""
 
     def __init__(self, file: BinaryFile) -> None:
         self._file = file
@@ -80,7 +80,7 @@ class _Watched:
             return b""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        with suppress(AudioError, OSError, ValueError):  # places that only a damaged header states
+        with suppress(AudioError, OSError, ValueError):  # only a damaged header asks for it
             return self._file.seek(offset, whence)
         return self.tell()
 
@@ -101,33 +101,33 @@ class _Watched:
 
 
 class _Heeded(_Watched):
-    """The same for FFmpeg, which must hear of places that are none: it believes to be there."""
+    """The same for FFmpeg, which must be told of a failed seek: it would believe to be there."""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         return self._file.seek(offset, whence)
 
 
 class _Endless(soundfile.SoundFile):  # type: ignore[misc]  # it has no types
-    """A file that does not know its length: read on until nothing comes, without seeking."""
+    """A file of unknown length: it is read until nothing comes, without seeking."""
 
     def seekable(self) -> bool:
         return False
 
 
 def decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
-    """All samples of a recording, only what was decoded, whatever its header says of its length.
+    """Decode all samples of a recording, and only those, whatever length its header states.
 
     Args:
-        file: binary, can be sought in.
+        file: binary and seekable.
         name: for messages.
-        found: takes the decoder and notes.
+        found: collects the decoder and the notes.
 
     Yields:
         Sampling rate and (frames, channels) float32, full scale at 1, none of them empty. The rate
-        and the number of channels may change on the way.
+        and the number of channels may change from block to block.
 
     Raises:
-        AudioError: it is no sound, or only FFmpeg can hear it and is not installed.
+        AudioError: it holds no sound, or only FFmpeg can decode it and is not installed.
     """
     joints = find_joints(file)
     found.notes.extend(_damaged(name, wrong) for wrong in joints.wrong[:MOST_NOTES])
@@ -144,7 +144,7 @@ def decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
 
 
 def _decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
-    """A recording that is not several."""
+    """Decode one recording, not several joined in a file."""
     sound, wrong = repair_sizes(file)
     if wrong:
         found.notes.append(_damaged(name, wrong))
@@ -152,7 +152,7 @@ def _decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
     try:
         opened = _opened(watched)
         if opened.format not in HEARD or (sound is not file and opened.subtype[:4] == "ALAC"):
-            # Of packets that a cut file lacks, libsndfile makes up the sound.
+            # libsndfile makes up the sound of packets that a cut file lacks.
             opened.close()
             raise RuntimeError(f"{opened.format_info}, {opened.subtype_info}, is not read by it")
         if opened.format == "MP3":
@@ -181,12 +181,12 @@ def _opened(watched: _Watched) -> soundfile.SoundFile:
 
 
 def decode_by_ffmpeg(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
-    """The same by FFmpeg's libraries alone, for comparisons; arguments are those of ``decode``."""
+    """Decode with FFmpeg's libraries alone, for comparisons; arguments as for ``decode``."""
     return _Ffmpeg(file, name, found, "not asked").blocks()
 
 
 class _Sndfile:
-    """A file that libsndfile opened, and what follows where it does not hear all of it."""
+    """A file that libsndfile has opened; FFmpeg takes over where it does not read all of it."""
 
     def __init__(
         self,
@@ -221,7 +221,7 @@ class _Sndfile:
             return
         short = frames and stated < UNKNOWN and (stated - frames) / rate > MISSED_S
         if short and self._left(end) > UNREAD and _has_ffmpeg():
-            # A whole file of which libsndfile has read a part: it gives up without a word.
+            # libsndfile has read a part of an undamaged file and given up without an error.
             yield from self._by_ffmpeg("libsndfile stopped early", frames, "has more to be heard")
             return
         if short and not guessed and not _is_noted(self._found, self._name):
@@ -236,7 +236,7 @@ class _Sndfile:
 
     def _read(self, opened: soundfile.SoundFile, frames: int) -> NDArray[np.float32]:
         block: NDArray[np.float32]
-        if opened.format != "MP3":  # whose decoder alone prints
+        if opened.format != "MP3":  # only the decoder of mp3 prints
             block = opened.read(frames, dtype="float32", always_2d=True)
             return block
         with overheard() as said:
@@ -245,7 +245,7 @@ class _Sndfile:
         return block
 
     def _goes_on(self, end: int, frames: int) -> bool:
-        """Whether sound stands behind the last frame that libsndfile gave."""
+        """Whether sound follows the last frame that libsndfile gave."""
         if self._left(end) <= UNREAD and self._opened.format != "MP3":
             return False
         if self._opened.format == "MP3":
@@ -253,14 +253,14 @@ class _Sndfile:
         if self._opened.format == "FLAC":
             self._file.seek(end)
             return not self._file.read(8).startswith((b"APETAGEX", b"TAG", b"ID3"))
-        return isinstance(self._file, Repaired)  # of more than 4 GiB, which its size cannot say
+        return isinstance(self._file, Repaired)  # above 4 GiB, which its size field cannot state
 
     def _left(self, end: int) -> int:
-        """Bytes behind a place of the file."""
+        """Bytes of the file after an offset."""
         return self._file.seek(0, os.SEEK_END) - end
 
     def _after_damage(self, rate: int, frames: int, reason: str) -> Iterator[Block]:
-        """What follows the frames that came before an error."""
+        """Decode what follows the frames that came before an error."""
         if _has_ffmpeg():
             yield from self._by_ffmpeg(reason, frames, f"is damaged ({reason})")
             return
@@ -268,7 +268,7 @@ class _Sndfile:
         came = 0
         try:
             with _Endless(self._watched) as again:
-                while came < frames:  # they were given already
+                while came < frames:  # these were given already
                     came += len(self._read(again, BLOCK_FRAMES))
                 while len(block := self._read(again, SMALL_BLOCK)):
                     came += len(block)
@@ -285,7 +285,7 @@ class _Sndfile:
 
 
 def stated_seconds(file: BinaryFile) -> float | None:
-    """What a file states of its length, for a progress bar; None where it states nothing."""
+    """The length that a file states, for a progress bar; None if it states none."""
     file.seek(0)
     try:
         with overheard(), soundfile.SoundFile(_Watched(file)) as opened:
@@ -306,15 +306,16 @@ def _has_ffmpeg() -> bool:
 
 
 class _Ffmpeg:
-    """A file by FFmpeg's libraries, through PyAV.
+    """Decodes a file with FFmpeg's libraries, through PyAV.
 
     Args:
-        file: as of ``decode``.
+        file: as for ``decode``.
         name: for messages.
-        found: takes the decoder and notes.
-        reason: why libsndfile does not hear it.
-        skip: seconds that it did hear, from the start; of Opus, FFmpeg has another rate.
-        cause: what is wrong with the file, for a note, as the rest of a sentence about it.
+        found: collects the decoder and the notes.
+        reason: why libsndfile does not decode it.
+        skip: seconds from the start that libsndfile did decode; not frames, as FFmpeg decodes
+            Opus at another rate.
+        cause: what is wrong with the file, for a note: the rest of a sentence that names it.
     """
 
     def __init__(
@@ -360,7 +361,7 @@ class _Ffmpeg:
             for frame in frames or ():
                 try:
                     samples = _floats(frame)
-                except ValueError as error:  # integers of 64 bits, for one
+                except ValueError as error:  # such as 64-bit integers
                     raise _undecodable(self._name, f"{self._reason}; {_reason(error)}") from None
                 good += 1
                 seconds += len(samples) / frame.sample_rate
@@ -393,7 +394,7 @@ class _Ffmpeg:
             self._found.notes.append(_cut(self._name, stated, seconds))
 
     def _packets(self, container: Any, stream: Any) -> Iterator[list[Any] | None]:
-        """Frames of each packet; None for a damaged one."""
+        """Yield the frames of each packet; None for a damaged one."""
         import av
 
         packets = container.demux(stream)
@@ -422,7 +423,7 @@ class _Ffmpeg:
 def _ffmpeg_raises() -> tuple[type[Exception], ...]:
     """What PyAV raises on damaged files.
 
-    Beside its own errors: a seek that a damaged header asks for may be one that no file can do.
+    Beside its own errors: a damaged header may ask for a seek that no file can do.
     """
     import av
 
@@ -430,7 +431,7 @@ def _ffmpeg_raises() -> tuple[type[Exception], ...]:
 
 
 def _floats(frame: Any) -> NDArray[np.float32]:
-    """Samples of a frame, (frames, channels) float32, full scale at 1 as libsndfile has it."""
+    """The samples of a frame as (frames, channels) float32, full scale at 1 as in libsndfile."""
     array: NDArray[Any] = frame.to_ndarray()
     array = array.T if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels)
     samples = np.ascontiguousarray(array, np.float32)
@@ -454,7 +455,7 @@ def _damaged(name: str, wrong: str) -> str:
 
 
 def _is_noted(found: Decoded, name: str) -> bool:
-    """Whether a note says already that the recording is damaged."""
+    """Whether a note already says that the recording is damaged."""
     return any("damaged" in note.removeprefix(name) for note in found.notes)
 
 
@@ -466,7 +467,7 @@ def _cut(name: str, stated: float, heard: float) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """A library's reason, without the name of the object that it was given."""
+    """A library's error message without the name of the object that it was given."""
     text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
     return str(text).split("': ")[-1].strip().rstrip(".") or type(error).__name__
 

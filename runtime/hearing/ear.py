@@ -1,4 +1,4 @@
-"""From a recording to its audio embeddings: cut into windows, features made, encoded."""
+"""From a recording to its audio embeddings: cut it into windows, make features, encode."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Ear:
         engine: the bundle.
 
     Attributes:
-        windows_at_once: that the audio encoder is given together.
+        windows_at_once: how many windows one run of the audio encoder takes.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -48,7 +48,7 @@ class Ear:
             scale=manifest.audio.log_mel.scale,
             taper=manifest.audio.log_mel.taper,
         )
-        # A CPU is busy with one: a batch is no faster there, and needs its memory at once.
+        # One window keeps a CPU busy: a batch is no faster there and needs more memory.
         self.windows_at_once = 1 if engine.device.name == "cpu" else WINDOWS_ON_GPU
 
     def hear(
@@ -65,16 +65,17 @@ class Ear:
 
         Args:
             stream: the recording, at the bundle's rate.
-            timings: stages are added to it; reading the recording is ``audio``.
-            budget: bytes that the embeddings may take; longer ones go to a temporary file.
-            long_audio: what becomes of a recording longer than the model's window.
-            encoder_attention: keep what the audio encoder attends to.
+            timings: the stages are added to it; reading the recording is ``audio``.
+            budget: bytes of memory that the embeddings may take; larger ones go to a temporary
+                file.
+            long_audio: what to do with a recording longer than the model's window.
+            encoder_attention: whether to keep the attention in the audio encoder.
             progress: called with the seconds heard after each window.
 
         Raises:
-            OptionError: attention is wanted and the bundle's encoder does not tell it.
-            AudioError: the recording cannot be had, is silent, too short for a single token, or too
-                long for ``error``.
+            OptionError: attention is wanted and the bundle's encoder has no such output.
+            AudioError: the recording cannot be read, is silent, too short for a single token, or
+                too long for ``error``.
             ComputeError: the encoder failed, or memory did not suffice.
         """
         audio = self._engine.manifest.audio
@@ -100,10 +101,10 @@ class Ear:
     def grow(
         self, timings: Timings, budget: int, options: AudioOptions, encoder_attention: bool = False
     ) -> GrowingRecording:
-        """Begin a recording that comes block by block.
+        """Begin a recording that arrives block by block.
 
-        Arguments and errors are those of ``hear``. Windows are encoded one at a time, so that none
-        waits for others.
+        Arguments and errors as for ``hear``. Windows are encoded one at a time, so that none waits
+        for others.
         """
         audio, log_mel = self._engine.manifest.audio, self._log_mel
 

@@ -1,4 +1,4 @@
-"""Audio embeddings where they fit: on the device that made them, or in a temporary file."""
+"""Audio embeddings, kept where they fit: on the device that made them, or in a temporary file."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from speechprune_ort.runtime.ort.device import Device
 
 __all__ = ["AudioEmbeds", "DeviceEmbeds", "EmbedsBuilder", "HostEmbeds", "SpilledEmbeds"]
 
-BLOCK_BYTES = 1 << 20  # of a file at a time
+BLOCK_BYTES = 1 << 20  # read from a file at a time
 
 
 class AudioEmbeds(Protocol):
-    """Embeddings of a recording, (tokens, hidden), wherever they are."""
+    """The embeddings of a recording, (tokens, hidden), wherever they are kept."""
 
     @property
     def tokens(self) -> int:
@@ -36,20 +36,20 @@ class AudioEmbeds(Protocol):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the values."""
+        """Type of the values."""
         ...
 
     @property
     def host(self) -> NDArray[Any]:
-        """All of them in host memory."""
+        """All rows, in host memory."""
         ...
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """All rows in order, some at a time, in host memory."""
+        """Yield all rows in order, a block at a time, in host memory."""
         ...
 
     def take(self, indices: NDArray[np.int64]) -> NDArray[Any]:
-        """The rows at ascending indices, in host memory."""
+        """The rows at ``indices``, which ascend, in host memory."""
         ...
 
 
@@ -84,14 +84,14 @@ class HostEmbeds:
 
 
 class DeviceEmbeds:
-    """Rows of a buffer that lies on a device; copied to the host when they are first read there.
+    """Rows of a buffer on a device, copied to the host when they are first read there.
 
     Args:
-        rows: of the buffer, at least ``tokens``.
-        tokens: rows that count.
-        hidden: width.
-        dtype: of the values.
-        device: where the buffer lies.
+        rows: that the buffer has, at least ``tokens``.
+        tokens: rows that hold embeddings.
+        hidden: width of an embedding.
+        dtype: type of the values.
+        device: that the buffer is on.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class DeviceEmbeds:
     ) -> None:
         self.tokens, self.hidden, self.dtype = tokens, hidden, dtype
         self._device = device
-        # No value of the runtime has zero bytes: an empty recording has a row that is unused.
+        # ONNX Runtime has no values of zero bytes: an empty recording has an unused row.
         self._rows = max(1, rows)
         shape = (self._rows, hidden)
         # On the CPU the runtime shares an array's memory, and so do we.
@@ -110,7 +110,7 @@ class DeviceEmbeds:
 
     @classmethod
     def of(cls, array: NDArray[Any], device: Device) -> DeviceEmbeds:
-        """Put a host array (tokens, hidden) on a device."""
+        """Copy a host array (tokens, hidden) to a device."""
         embeds = cls(len(array), len(array), array.shape[1], array.dtype, device)
         if embeds._array is not None:
             embeds._array[: len(array)] = array
@@ -120,21 +120,21 @@ class DeviceEmbeds:
 
     @cached_property
     def host(self) -> NDArray[Any]:
-        """See ``AudioEmbeds``; on the CPU the same memory."""
+        """See ``AudioEmbeds``; on the CPU it shares the buffer's memory."""
         return self.rows(self.tokens)
 
     def rows(self, count: int) -> NDArray[Any]:
-        """The first rows of the buffer, on the host."""
+        """The first ``count`` rows of the buffer, on the host."""
         array = self._buffer.numpy() if self._array is None else self._array
         rows: NDArray[Any] = array[:count]
         return rows
 
     def write(self, rows: NDArray[Any], start: int) -> None:
-        """Put host rows into the buffer from row ``start`` on."""
+        """Copy host rows into the buffer from row ``start`` on."""
         if self._array is not None:
             self._array[start : start + len(rows)] = rows
             return
-        # There is no copy into a part of a value: all of it goes up again.
+        # ONNX Runtime cannot copy into a part of a value: all of it is copied again.
         array = self._buffer.numpy()
         array[start : start + len(rows)] = rows
         self._buffer.update_inplace(array)
@@ -151,7 +151,7 @@ class DeviceEmbeds:
     def bind(
         self, binding: ort.IOBinding, name: str, start: int = 0, stop: int | None = None
     ) -> None:
-        """Make rows ``[start, stop)`` an input of a session, where they lie.
+        """Make rows ``[start, stop)`` an input of a session, without a copy.
 
         The buffer must live until the session has run.
 
@@ -175,7 +175,7 @@ class DeviceEmbeds:
         binding.bind_output(name, *self._place, list(shape), self._address(start))
 
     def _check_rows(self, start: int, count: int) -> None:
-        # A session is told an address alone: nobody else would notice.
+        # A session is given only an address, so nothing else would notice.
         if not 0 <= start <= start + count <= self._rows:
             raise ValueError(f"rows {start} to {start + count} of a buffer of {self._rows}")
 
@@ -189,14 +189,14 @@ class DeviceEmbeds:
 
 
 class SpilledEmbeds:
-    """Rows of a temporary file, which goes with the last object that reads it.
+    """Rows of a temporary file, which is deleted with the last object that reads it.
 
     Args:
-        file: with the rows one after the other, and maybe further ones of others.
-        tokens: rows of the file.
-        hidden: width.
-        dtype: of the values.
-        rest: (tokens, hidden) that follow those of the file.
+        file: that holds the rows one after the other, perhaps followed by rows of others.
+        tokens: rows of the file that belong to this object.
+        hidden: width of an embedding.
+        dtype: type of the values.
+        rest: (tokens, hidden) rows that follow those of the file.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class SpilledEmbeds:
 
     @property
     def host(self) -> NDArray[Any]:
-        """See ``AudioEmbeds``; read anew each time, as it may be large."""
+        """See ``AudioEmbeds``; read again each time, as it may be large."""
         return self._read(0, self.tokens)
 
     def blocks(self) -> Iterator[NDArray[Any]]:
@@ -236,7 +236,7 @@ class SpilledEmbeds:
                 return rest
             return np.concatenate([self._read(start, self._filed), rest])
         row = self.hidden * self.dtype.itemsize
-        # Reading at a place, not from the file's own: several threads may ask at once.
+        # Read at an explicit offset, not at the file's own: several threads may read at once.
         content = bytearray()
         while len(content) < (stop - start) * row:
             wanted = (stop - start) * row - len(content)
@@ -245,20 +245,20 @@ class SpilledEmbeds:
 
 
 class EmbedsBuilder:
-    """Takes windows of embeddings from the encoder, one after the other.
+    """Collects the encoder's output, window by window.
 
     Each window is written after the tokens of the one before, over its padding.
 
     Args:
-        shape: of a window, (window_tokens, hidden).
-        dtype: of the values.
+        shape: of a window's embeddings, (window_tokens, hidden).
+        dtype: type of the values.
         device: where the encoder runs.
-        budget: bytes that all embeddings together may take on the device; what is longer goes
-            to a temporary file.
-        at_once: windows that one run may write.
+        budget: bytes that all embeddings together may take on the device; beyond that they go to
+            a temporary file.
+        at_once: windows that one run may write at most.
 
     Attributes:
-        window_tokens: rows of a whole window.
+        window_tokens: rows that a whole window has.
         at_once: as given.
     """
 
@@ -275,7 +275,7 @@ class EmbedsBuilder:
         self._dtype, self._device = dtype, device
         least = at_once * self.window_tokens
         self._most = max(least, budget // (self._hidden * dtype.itemsize))
-        # On the CPU pages are only touched when written; elsewhere the buffer grows.
+        # On the CPU, pages take memory only once written; elsewhere the buffer grows.
         first = max(least, 4 * self.window_tokens)
         rows = self._most if device.name == "cpu" else min(self._most, first)
         self._embeds = self._buffer(rows)
@@ -286,37 +286,37 @@ class EmbedsBuilder:
     def bind_next(
         self, binding: ort.IOBinding, name: str, tokens: int | None = None, windows: int = 1
     ) -> None:
-        """Let a session write the next windows where they belong.
+        """Let a session write the next windows directly into the buffer.
 
         Args:
-            binding: of the session.
-            name: of its output.
-            tokens: of a window that it will write, at most and by default a whole window's.
-            windows: that it will write, at most ``at_once``; several must be whole.
+            binding: the session's binding.
+            name: name of its output.
+            tokens: rows that it will write for each window; by default and at most a whole window.
+            windows: how many it will write, at most ``at_once``; several must be whole.
         """
         self._make_room(windows)
         shape = (windows, self.window_tokens if tokens is None else tokens, self._hidden)
         self._embeds.bind_output(binding, name, self._tokens - self._written, shape)
 
     def append(self, rows: NDArray[Any]) -> None:
-        """Keep rows (at most window_tokens, hidden) that are on the host."""
+        """Append rows (at most window_tokens, hidden) from the host."""
         self._make_room(1)
         self._embeds.write(rows, self._tokens - self._written)
         self.commit(len(rows))
 
     def peek(self, count: int) -> NDArray[Any]:
-        """A copy of the first tokens of the window that was written, before they are kept."""
+        """A copy of the first ``count`` tokens that were written and not yet committed."""
         start = self._tokens - self._written
         return self._embeds.rows(start + count)[start:].copy()
 
     def commit(self, count: int) -> None:
-        """Keep the first tokens of what was written."""
+        """Keep the first ``count`` tokens of what was written."""
         self._tokens += count
         if self._file is not None:
             self._spill()
 
     def so_far(self, rest: NDArray[Any]) -> AudioEmbeds:
-        """All embeddings until now, and ``rest`` (tokens, hidden); what follows is not in them."""
+        """All embeddings so far, then ``rest`` (tokens, hidden); not changed by later windows."""
         if self._file is not None:
             self._file.flush()
             return SpilledEmbeds(self._file, self._tokens, self._hidden, self._dtype, rest)

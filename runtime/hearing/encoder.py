@@ -1,4 +1,4 @@
-"""Windows of a recording to audio embeddings, every window heard."""
+"""Runs the audio encoder over the windows of a recording."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ Scores = NDArray[np.float32]
 
 
 class WindowEncoder:
-    """Runs the audio encoder on windows as they come, and lays their tokens end to end.
+    """Runs the audio encoder on windows as they come and concatenates their tokens.
 
-    Whole windows run ``builder.at_once`` together. Windows without a sound (every sample 0) are all
-    alike and encoded once; where the graph takes short windows, the last one is not padded to
+    Whole windows run ``builder.at_once`` at a time. Windows in which every sample is 0 are all
+    alike and are encoded once. Where the graph takes short windows, the last one is not padded to
     its full length.
 
     Args:
-        session: ``audio_encoder``.
+        session: of the graph ``audio_encoder``.
         audio: how frames become tokens.
-        builder: keeps the embeddings.
+        builder: collects the embeddings.
         device: where the session runs.
-        timings: ``encoder`` is added to it.
-        attention: keep what tokens attend to in the encoder's last layer.
+        timings: the time is added to its ``encoder``.
+        attention: whether to keep the attention that tokens receive in the encoder's last layer.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class WindowEncoder:
         self._silent: dict[int, tuple[NDArray[Any], Scores | None]] = {}  # by frames of sound
         inputs = {tensor.name: tensor for tensor in session.get_inputs()}
         self._takes_short = not isinstance(inputs["input_features"].shape[-1], int)
-        self._whole: list[NDArray[np.float32]] = []  # features that wait for their run
+        self._whole: list[NDArray[np.float32]] = []  # features that wait until a run is full
 
     def add(self, window: MelWindow) -> None:
-        """Take a window; one that is not whole must be the last.
+        """Add a window; only the last one may be shorter than a whole window.
 
         Raises:
             BundleError: the encoder writes fewer tokens than the manifest promises.
@@ -88,11 +88,11 @@ class WindowEncoder:
             self._attend(received)
 
     def so_far(self, rest: MelWindow | None) -> tuple[AudioEmbeds, Scores | None]:
-        """What ``finish`` would give if ``rest``, or nothing, were all that follows.
+        """What ``finish`` would return if only ``rest``, or nothing, followed.
 
         Raises:
-            AudioError: it is too short for a single token.
-            BundleError: as of ``add``.
+            AudioError: the recording is too short for a single token so far.
+            BundleError: as for ``add``.
         """
         self._flush()
         count, received = 0, None
@@ -109,7 +109,7 @@ class WindowEncoder:
         return self._builder.so_far(self._builder.peek(count)), attention
 
     def finish(self) -> tuple[AudioEmbeds, Scores | None]:
-        """The tokens of all windows, padding left out, and the attention (tokens,) that they got.
+        """All tokens without padding, and the attention (tokens,) that they received.
 
         Raises:
             AudioError: the recording is too short for a single token.
@@ -120,14 +120,14 @@ class WindowEncoder:
         return self._builder.finish(), attention
 
     def _shaped(self, window: MelWindow) -> tuple[NDArray[np.float32], int, int]:
-        """Features as the graph takes them, tokens that it writes, tokens that count."""
+        """Features as the graph takes them, how many tokens it writes, how many of them count."""
         features, length = window.features, window.length
         tokens = self._builder.window_tokens
         if self._takes_short:
             needed, tokens = self._audio.padded_frames(length, features.shape[1], tokens)
             features = np.ascontiguousarray(features[:, :needed])
         count = self._audio.tokens(length)
-        if count > tokens:  # rows that nobody wrote would be heard
+        if count > tokens:  # rows that were never written would be used
             raise BundleError(
                 f"The manifest promises {count} tokens of {length} frames and the audio "
                 f"encoder writes {tokens}: export the bundle again."
@@ -177,13 +177,13 @@ def _encode(
     device: Device,
     attention: bool,
 ) -> Scores | None:
-    """Windows (windows, mel_bins, frames) of one length into the builder.
+    """Encode windows (windows, mel_bins, frames) of one length into the builder.
 
     Returns:
-        (windows, tokens) attention that their tokens receive, where that is wanted.
+        (windows, tokens) attention that their tokens receive, or None if not wanted.
     """
     binding: Any = session.io_binding()
-    # A binding holds addresses; what they point to is held here until the run is over.
+    # A binding holds addresses only, so the arrays must be kept alive until the run is over.
     count = len(features)
     inputs = (device.put(features), device.put(np.full(count, length, np.int64)))
     binding.bind_ortvalue_input("input_features", inputs[0])

@@ -1,4 +1,4 @@
-"""Log-mel features in numpy, as Whisper's extractor computes them, and torchaudio."""
+"""Log-mel features in numpy, equal to those of Whisper's extractor and of torchaudio."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from speechprune_ort.runtime.ort.threads import numpy_threads
 
 __all__ = ["FLOOR", "LogMel", "mel_filters", "scaled"]
 
-FLOOR = 1e-10  # of the mel power, before the logarithm
-HIGHEST_HZ = 8000.0  # that a filter reaches
-DYNAMIC_RANGE = 8.0  # decades below the window's loudest value that are told apart
+FLOOR = 1e-10  # of the mel power before the logarithm
+HIGHEST_HZ = 8000.0  # upper edge of the last filter
+DYNAMIC_RANGE = 8.0  # decades; what lies further below the loudest value is raised to it
 
 
 def _hertz_to_mel(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -45,8 +45,8 @@ def mel_filters(
         mel_bins: number of filters.
         n_fft: length of the Fourier transform.
         sampling_rate: in Hz.
-        scale: of their middles: ``slaney``, linear to 1 kHz and of equal area, 2 / width in Hz at
-            each triangle's peak; or ``htk``, 2595 log10(1 + Hz / 700), and 1 at each peak.
+        scale: mel scale of the filters: ``slaney``, linear up to 1 kHz, with filters of equal area
+            (peak 2 / width in Hz); or ``htk``, 2595 log10(1 + Hz / 700), with peaks of 1.
 
     Returns:
         (mel_bins, n_fft // 2 + 1) float32.
@@ -74,11 +74,11 @@ def mel_filters(
 
 
 def scaled(mel: NDArray[np.float32], loudest: float) -> NDArray[np.float32]:
-    """Decades of power to features, in place: what is far below the loudest value is raised.
+    """Turn decades of power into features, in place; values far below the loudest are raised.
 
     Args:
-        mel: (mel_bins, frames) float32, the power's logarithm to base 10.
-        loudest: value of the window or of the recording.
+        mel: (mel_bins, frames) float32, log10 of the power.
+        loudest: largest value of the window or of the recording.
     """
     np.maximum(mel, np.float32(loudest) - np.float32(DYNAMIC_RANGE), out=mel)
     mel += 4
@@ -94,19 +94,19 @@ def _decades(power: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class LogMel:
-    """Log-mel extractor of one window length.
+    """Log-mel extractor for one window length.
 
     Attributes:
-        sampling_rate: of the samples, in Hz.
-        n_fft: samples under a frame.
-        hop_length: samples from one frame to the next.
-        mel_bins: filters.
+        sampling_rate: sampling rate in Hz.
+        n_fft: samples in a frame.
+        hop_length: samples from the start of one frame to the next.
+        mel_bins: number of filters.
         window_seconds: length that every window is padded to with silence.
-        scale: of the filters, see ``mel_filters``.
-        taper: samples in the middle of a frame that the Hann window covers; None for ``n_fft``.
+        scale: mel scale, see ``mel_filters``.
+        taper: length in samples of the Hann window in the middle of a frame; None for ``n_fft``.
 
     Raises:
-        OptionError: a length or count is not positive, or the sampling rate holds less than the
+        OptionError: a length or count is not positive, or the sampling rate is too low for the
             8 kHz that the filters reach.
 
     One second of silence: every value is the floor, (log10(1e-10) + 4) / 4, and 100 of the 3000
@@ -139,7 +139,7 @@ class LogMel:
         width = self.taper or self.n_fft
         if width > self.n_fft:
             raise OptionError(f"taper must be at most n_fft {self.n_fft}, not {width}.")
-        # Periodic Hann: one sample more than the frame, without the last.
+        # Periodic Hann window: one sample longer than the frame, without the last.
         taper = np.zeros(self.n_fft)
         first = (self.n_fft - width) // 2
         taper[first : first + width] = np.hanning(width + 1)[:-1]
@@ -147,7 +147,7 @@ class LogMel:
 
     @property
     def frames(self) -> int:
-        """Frames of a whole window."""
+        """Number of frames in a whole window."""
         return round(self.window_seconds * self.sampling_rate) // self.hop_length
 
     def __call__(self, samples: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
@@ -157,7 +157,7 @@ class LogMel:
             samples: (samples,) float32, at most one window.
 
         Returns:
-            (mel_bins, frames) float32, padded with silence; and how many frames are audio.
+            (mel_bins, frames) float32, padded with silence; and how many of the frames are audio.
 
         Raises:
             AudioError: the window is empty, longer than one window, not one-dimensional, or
@@ -171,7 +171,7 @@ class LogMel:
             )
         half, hop, frames = self.n_fft // 2, self.hop_length, self.frames
         valid = min(frames, -(-len(samples) // hop))
-        # Frames that no sample reaches are silence, whose value is known: not computed.
+        # Frames that no sample reaches are silence, whose value is known without computing it.
         heard = min(frames, (len(samples) + half) // hop + 1)
         window = frames * hop
         padded = np.empty(half + min(window, heard * hop + half) + half, np.float32)
@@ -179,7 +179,7 @@ class LogMel:
         padded[half + len(samples) :] = 0
         padded[:half] = padded[half + 1 : 2 * half + 1][::-1]
         if heard * hop + half >= window:
-            # The window ends within reach: its end is mirrored, as its beginning is.
+            # The last frame reaches past the end: the end is mirrored, like the beginning.
             end = half + window
             padded[end : end + half] = padded[end - half - 1 : end - 1][::-1]
         mel = np.empty((self.mel_bins, frames), np.float32)
@@ -188,11 +188,11 @@ class LogMel:
         return scaled(mel, mel.max()), valid
 
     def decades(self, samples: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
-        """The mel power's logarithm, which nothing is cut off from but its floor, -10.
+        """log10 of the mel power, limited only by the floor of -10.
 
         Args:
-            samples: (samples,) float32, of which frame i has the n_fft from i * hop_length on.
-            frames: to make.
+            samples: (samples,) float32; frame i has the n_fft samples from i * hop_length on.
+            frames: number of frames to compute.
 
         Returns:
             (mel_bins, frames) float32.
@@ -207,10 +207,10 @@ class LogMel:
     def _measure(self, samples: NDArray[np.float32], mel: NDArray[np.float32]) -> None:
         """Write the decades of as many frames as there is room for."""
         framed = sliding_window_view(samples, self.n_fft)[:: self.hop_length][: mel.shape[1]]
-        # The products are so small that threads would wait for each other longer than they take.
+        # The products are so small that threads would only wait for one another.
         with numpy_threads(1):
             self._energy(framed, mel)
-        # NaN and infinity reach the maximum: no pass of its own over the samples.
+        # NaN and infinity reach the maximum, so the samples need no check of their own.
         if not np.isfinite(_decades(mel).max()):
             raise AudioError(
                 "The window has NaN, infinite or far too large samples: repair the recording."
@@ -219,13 +219,13 @@ class LogMel:
     def windows(
         self, windows: Sequence[NDArray[np.float32]]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Features of several windows, each scaled by its own loudest value.
+        """Features of several windows, each scaled by its own largest value.
 
         Args:
             windows: (samples,) float32 each, at most one window long.
 
         Returns:
-            (windows, mel_bins, frames) float32 and (windows,) int64, frames that are audio.
+            (windows, mel_bins, frames) float32, and (windows,) int64: how many frames are audio.
         """
         features = np.empty((len(windows), self.mel_bins, self.frames), np.float32)
         lengths = np.empty(len(windows), np.int64)

@@ -1,4 +1,4 @@
-"""A recording as it was heard: what every question about it starts from."""
+"""An encoded recording, from which every question about it starts."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["Heard"]
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A recording that was encoded.
+    """An encoded recording.
 
     Attributes:
-        audio: embeddings of all of it; without tokens it is no audio.
-        seconds: its length.
-        seconds_heard: length of the part that was encoded.
+        audio: embeddings of all audio tokens; none for a question without audio.
+        seconds: length of the recording.
+        seconds_heard: seconds that were encoded.
         encoder_attention: (tokens,) attention that each token received in the audio encoder's last
-            layer, where that was kept.
-        decoder: what decoded it, as in ``Answer``.
-        notes: sentences on what is wrong with it, as in ``Answer``.
+            layer, if it was kept.
+        decoder: which decoder read it, as in ``Answer``.
+        notes: sentences about what is wrong with it, as in ``Answer``.
     """
 
     audio: AudioEmbeds

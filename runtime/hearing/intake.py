@@ -1,4 +1,4 @@
-"""Decoded blocks to mono at one rate, and to windows, one block after the other."""
+"""Turns decoded blocks into mono samples at one rate, and into windows, block by block."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ FAR_TOO_LOUD = 1e15  # times full scale: the squares of a window still add up in
 
 
 class Intake:
-    """Mixes, checks and resamples a recording; where its blocks are cut does not change a sample.
+    """Mixes, checks and resamples a recording. The sizes of its blocks do not change a sample.
 
     Args:
-        name: of the recording, for messages; may be set until the first block.
-        to: rate of what is given, in Hz.
-        options: limits, and the channel to hear.
+        name: name of the recording for messages; may be set until the first block.
+        to: sampling rate in Hz of what is returned.
+        options: limits, and the channel to use.
 
     >>> intake = Intake("It", 16_000, AudioOptions())
     >>> stereo = np.stack([np.ones(4, np.float32), np.zeros(4, np.float32)], axis=1)
@@ -39,11 +39,11 @@ class Intake:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on what a listener would notice, so far."""
+        """Sentences about what a listener would have noticed so far."""
         return self._loudness.notes(self.name, self._options)
 
     def refuse_silence(self) -> None:
-        """Refuse a recording in which nothing was heard so far, unless the options allow it.
+        """Refuse a recording that has been silent so far, unless the options allow it.
 
         Raises:
             AudioError: it is silent.
@@ -51,10 +51,10 @@ class Intake:
         self._loudness.refuse_silence(self.name, self._options)
 
     def check(self, rate: int, channels: int) -> None:
-        """Refuse a rate that no sound has, and channels that the options do not allow.
+        """Refuse an impossible sampling rate, and channels that the options do not allow.
 
         Raises:
-            AudioError: it is one.
+            AudioError: the rate or the number of channels is refused.
         """
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
             raise AudioError(
@@ -74,17 +74,18 @@ class Intake:
             )
 
     def add(self, rate: int, block: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Take a block; a resampler keeps back its last hundredths of a second.
+        """Add a block. A resampler holds back the last hundredths of a second.
 
         Args:
-            rate: in Hz; may differ from that of the block before.
+            rate: sampling rate in Hz; may differ from that of the block before.
             block: (frames, channels).
 
         Returns:
             (samples,) float32 each, none of them empty.
 
         Raises:
-            AudioError: it exceeds a limit, or has samples that are no sound; it is not taken then.
+            AudioError: it exceeds a limit, or a sample is NaN, infinite or far too large; the block
+                is left out then.
         """
         mixed = self._mixed(rate, block)
         if mixed is None:
@@ -102,10 +103,10 @@ class Intake:
         return self._out(found)
 
     def end(self) -> list[NDArray[np.float32]]:
-        """What was kept back; no block may follow.
+        """Return what was held back; no block may follow.
 
         Raises:
-            AudioError: there was no sample, or less than one at the wanted rate.
+            AudioError: there was no sample, or less than one at the target rate.
         """
         if self._read == 0:
             raise AudioError(f"{self.name} holds no samples: give a recording with sound in it.")
@@ -118,10 +119,10 @@ class Intake:
         return found
 
     def _mixed(self, rate: int, block: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """One channel, (frames,); None where there is no frame."""
+        """Mix to one channel, (frames,); None if there is no frame."""
         options = self._options
         self.check(rate, block.shape[1])
-        if block.size and not np.abs(block).max() < FAR_TOO_LOUD:  # nor is NaN
+        if block.size and not np.abs(block).max() < FAR_TOO_LOUD:  # NaN compares False, too
             raise AudioError(
                 f"{self.name} has NaN, infinite or far too large samples: repair it, or record it "
                 "again."
@@ -165,7 +166,7 @@ class Intake:
 
 
 class WindowCutter:
-    """Cuts a recording into windows, all of it: what does not fill one waits for more.
+    """Cuts a recording into windows. Samples that do not fill one wait for the next block.
 
     Args:
         window_samples: length of a window.
@@ -185,11 +186,11 @@ class WindowCutter:
 
     @property
     def rest(self) -> NDArray[np.float32]:
-        """(samples,) that fill no window yet; changes with the next block."""
+        """(samples,) that do not fill a window yet; changed by the next ``add``."""
         return self._window[: self._filled]
 
     def add(self, block: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """The windows, (window_samples,) each, that a block (samples,) fills."""
+        """Add a block (samples,) and return the windows, (window_samples,) each, that it fills."""
         found, start, size = [], 0, len(self._window)
         while start < len(block):
             count = min(size - self._filled, len(block) - start)

@@ -1,4 +1,4 @@
-"""Where the recordings of a file begin: some have one behind the other, of one kind or several."""
+"""Finds where recordings begin in a file that has several joined, of one format or of more."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from speechprune_ort.runtime.hearing.containers import CHUNKED, TAGS, W64, Chunk
 __all__ = ["Joints", "find_joints"]
 
 FLAC = b"fLaC"
-FLAC_HEADER = 8  # the name, and the header of the first block, which states the length
+FLAC_HEADER = 8  # bytes: the name, and the header of the first block, which states the length
 
-MOST_CHUNKS = 1000  # of one recording, until another begins
-MOST_KINDS = 50  # changes of container within one file
+MOST_CHUNKS = 1000  # of one recording, before the next begins
+MOST_KINDS = 50  # changes of the container within one file
 AT_ONCE = 1 << 22
-SURE_FRAMES = 8  # of an mp3 that may begin anywhere: no samples look like so many
+SURE_FRAMES = 8  # frames of an mp3 that may begin anywhere: samples do not look like so many
 BEGINS = frozenset([*CHUNKED, FLAC, b"OggS", b".snd", W64[:4]])
 NEEDLES = (b"RIFF", b"RF64", b"BW64", b"FORM", b"caff\0\1\0\0", ogg.BEGIN, W64, b"ID3", b".snd",
            FLAC + b"\0\0\0\x22", FLAC + b"\x80\0\0\x22",
            b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2", b"\xff\xe3",
            b"\xff\xe2")  # fmt: skip
-"""What recordings begin with, those that must be looked for."""
+"""First bytes of the recordings that must be searched for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Joints:
-    """What was found.
+    """The recordings found in a file.
 
     Attributes:
-        starts: places in the file, the first of them 0; none where decoders find all there is by
-            themselves.
+        starts: offsets at which they begin, the first of them 0; empty where a decoder finds all
+            of them by itself.
         wrong: what is wrong with the file.
-        ends: by its start, where a part ends ahead of the next one.
+        ends: by its start, the end of a recording that ends before the next one begins.
         lacks: bytes that the last frame of the file lacks, where that is an mp3's.
     """
 
@@ -47,16 +47,16 @@ class Joints:
     lacks: int = 0
 
     def parts(self, end: int) -> Iterator[tuple[int, int]]:
-        """Start and end of each recording of a file that ends at a place."""
+        """Yield start and end of each recording of a file that is ``end`` bytes long."""
         for start, following in pairwise((*(self.starts or [0]), end)):
             yield start, self.ends.get(start, following)
 
 
 def find_joints(file: BinaryFile) -> Joints:
-    """Where the recordings of a file begin.
+    """Find where the recordings of a file begin.
 
     Raises:
-        AudioError: it changes its kind too often.
+        AudioError: the format changes too often.
     """
     start = mpeg.behind_tags(file, 0)
     file.seek(start)
@@ -90,9 +90,9 @@ def _joined(first: Joints, following: Joints | None) -> Joints:
 
 
 def _from(file: BinaryFile, place: int, frames: int = mpeg.MORE_FRAMES) -> Joints | None:
-    """The recordings that stand at a place of a file, of whatever kind; None where none does."""
+    """The recordings that begin at an offset, of whatever format; None if none does."""
     end = file.seek(0, os.SEEK_END)
-    if place >= end:  # a stated place may be one that no file can have
+    if place >= end:  # a damaged header may state any offset
         return None
     place = min(mpeg.behind_tags(file, place), end)
     file.seek(place)
@@ -124,7 +124,7 @@ def _from(file: BinaryFile, place: int, frames: int = mpeg.MORE_FRAMES) -> Joint
 
 
 def _mp3(file: BinaryFile) -> Joints:
-    """Parts of one format, for decoders go on in mp3s that follow each other."""
+    """Split at changes of format only: decoders read on from one mp3 to the next."""
     end = file.seek(0, os.SEEK_END)
     run = mpeg.run(file, 0)
     if run is None:
@@ -144,7 +144,7 @@ def _mp3(file: BinaryFile) -> Joints:
         again = mpeg.resync(file, place, end)
         if again is not None:
             wrong.append(f"bytes {place} to {again} of {end} are no frames of an mp3")
-            found.ends[found.starts[-1]] = place  # a decoder may lose seconds over them
+            found.ends[found.starts[-1]] = place  # a decoder may lose seconds there
             found.starts.append(again)
             run = mpeg.run(file, again)
     lacks = max(0, place - end)
@@ -158,7 +158,7 @@ def _mp3(file: BinaryFile) -> Joints:
 
 
 def _flac(file: BinaryFile, start: int) -> Joints:
-    """A flac does not say where it ends: what begins a recording is looked for behind its tags."""
+    """A flac does not state where it ends: the file is searched for the next beginning."""
     end, place, last = file.seek(0, os.SEEK_END), start + len(FLAC), False
     while not last and place + 4 <= end:
         file.seek(place)
@@ -173,7 +173,7 @@ def _flac(file: BinaryFile, start: int) -> Joints:
 
 
 def _places(file: BinaryFile, start: int, end: int) -> Iterator[int]:
-    """Where something stands that a recording may begin with, in order."""
+    """Yield the offsets at which a recording may begin, in order."""
     longest = max(map(len, NEEDLES))
     while start < end:
         file.seek(start)
@@ -192,13 +192,13 @@ def _may_begin(head: bytes) -> bool:
     """Whether it is worth a closer look."""
     if head[0] == 0xFF:
         return mpeg.frame_bytes(head) > 0
-    if head[:3] == b"ID3":  # its version, and seven bits a byte of its size
+    if head[:3] == b"ID3":  # its version, and the size in seven bits a byte
         return len(head) > 9 and 2 <= head[3] <= 4 and not head[4] and max(head[6:10]) < 128
     return True
 
 
 def _chunked(form: Chunked, magic: bytes, file: BinaryFile) -> Joints:
-    """Each begins where a chunk of the one before it would."""
+    """The next recording begins where the next chunk of the one before would."""
     end, start, found = file.seek(0, os.SEEK_END), 0, [0]
     while True:
         for number, (name, at, _) in enumerate(form.chunks(file, start + form.start, end)):
@@ -211,20 +211,20 @@ def _chunked(form: Chunked, magic: bytes, file: BinaryFile) -> Joints:
             if number and foreign and (others := _from(file, place)):
                 return _joined(Joints(found), others)
             if number == MOST_CHUNKS or not all(32 <= letter < 127 for letter in name):
-                return Joints(found)  # samples, of a size that is stated wrongly
+                return Joints(found)  # samples whose stated size is wrong
         else:
             return Joints(found)
 
 
 def _is_begin(form: Chunked, file: BinaryFile, place: int) -> bool:
     file.seek(place + 4)
-    if not form.kinds:  # of caf, whose version and flags these are
+    if not form.kinds:  # a caf: these are its version and flags
         return file.read(4) == b"\0\1\0\0"
     return file.read(8)[4:] in form.kinds
 
 
 def _is_au(head: bytes) -> bool:
-    """Whether an au's header has a length and an encoding that there are."""
+    """Whether an au's header has a possible length and encoding."""
     return (
         24 <= int.from_bytes(head[4:8], "big") < 1 << 16
         and 0 < head[15] < 32
@@ -248,7 +248,7 @@ def _au(file: BinaryFile) -> Joints:
 
 
 def _w64(file: BinaryFile) -> Joints:
-    """Each states the length of all of it."""
+    """Each recording states its whole length."""
     end, found = file.seek(0, os.SEEK_END), [0]
     while True:
         file.seek(found[-1] + 16)
@@ -265,7 +265,7 @@ def _w64(file: BinaryFile) -> Joints:
 
 
 def _ogg(file: BinaryFile) -> Joints:
-    """The same of an ogg file; internet radio makes such."""
+    """Joined ogg files, as internet radio makes them."""
     end, at = file.seek(0, os.SEEK_END), 0
     found, wrong = list[int](), list[str]()
     while True:

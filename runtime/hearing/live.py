@@ -1,4 +1,4 @@
-"""A recording that is heard while it grows, block by block."""
+"""A recording that is encoded while it grows, block by block."""
 
 from __future__ import annotations
 
@@ -31,36 +31,36 @@ LIVE = "The live recording"
 T = TypeVar("T")
 
 Encoded = tuple[AudioEmbeds, NDArray[np.float32] | None]
-"""Embeddings, and the attention (tokens,) that they received, where that is kept."""
+"""Embeddings, and the attention (tokens,) that they received, or None."""
 
-KEPT_BYTES = 1 << 26  # of samples that wait in memory: 17 minutes; more go to a temporary file
-AT_ONCE = 1 << 20  # samples that are read of them
+KEPT_BYTES = 1 << 26  # of waiting samples in memory: 17 minutes; more go to a temporary file
+AT_ONCE = 1 << 20  # samples read from that file at a time
 
 
 class Hearing(Protocol):
-    """What becomes of samples at the bundle's rate, (samples,) float32 each."""
+    """Encodes samples, (samples,) float32 at the bundle's rate, as they come."""
 
     def add(self, samples: NDArray[np.float32]) -> None:
-        """Take samples."""
+        """Add samples."""
         ...
 
     def so_far(self) -> Encoded:
-        """What they are until now."""
+        """Encode all samples so far, as if the recording ended here."""
         ...
 
     def finish(self) -> Encoded:
-        """What they are, all of them."""
+        """Encode what is left and return the whole recording."""
         ...
 
 
 class ByWindow:
-    """Whole windows are encoded as they are full, the one that grows when it is asked for.
+    """Encodes each window once it is full, and the unfinished one when a question is asked.
 
     Args:
-        encoder: begins an encoder.
-        log_mel: of the model.
-        audio: how the model hears.
-        timings: stages are added to it.
+        encoder: makes a new encoder.
+        log_mel: the model's feature extractor.
+        audio: the model's audio settings.
+        timings: the stages are added to it.
     """
 
     def __init__(
@@ -91,13 +91,13 @@ class ByWindow:
 
 
 class ByRecording:
-    """For models that scale the sound by all of it: samples are kept, and encoded when asked for.
+    """Keeps samples and encodes them when a question is asked, for models that scale by the whole.
 
     Args:
-        encoder: begins an encoder.
-        log_mel: of the model.
-        audio: how the model hears.
-        timings: stages are added to it.
+        encoder: makes a new encoder.
+        log_mel: the model's feature extractor.
+        audio: the model's audio settings.
+        timings: the stages are added to it.
     """
 
     def __init__(
@@ -133,16 +133,16 @@ class ByRecording:
 
 
 class GrowingRecording:
-    """A recording that grows. Not for several threads at once.
+    """A recording that grows. Not safe for use by several threads at once.
 
     Args:
-        intake: to the bundle's rate.
-        hearing: what is heard of that.
-        audio: how the model hears.
-        timings: ``audio`` is added to it.
+        intake: brings blocks to the bundle's rate.
+        hearing: encodes them.
+        audio: the model's audio settings.
+        timings: the time is added to its ``audio``.
 
     Attributes:
-        samples: that were heard, at the bundle's rate.
+        samples: number of samples so far, at the bundle's rate.
     """
 
     def __init__(
@@ -160,16 +160,16 @@ class GrowingRecording:
         self._latest: tuple[int, Heard] | None = None
 
     def add(self, block: Source, sampling_rate: int | None = None) -> None:
-        """Hear a block.
+        """Add a block.
 
         Args:
-            block: samples, as of ``load_audio``; no file.
-            sampling_rate: in Hz, where the block does not say.
+            block: samples as for ``load_audio``, but no file.
+            sampling_rate: in Hz, unless the block says it.
 
         Raises:
-            AudioError: it is no block of sound, or exceeds a limit; nothing of it is heard then.
+            AudioError: it is no block of samples, or exceeds a limit; the block is left out then.
             OptionError: the recording has ended.
-            ComputeError: the encoder failed; the recording cannot go on.
+            ComputeError: the encoder failed; no further block can be added.
         """
         self._check_open()
         given = None
@@ -183,10 +183,10 @@ class GrowingRecording:
             self._hear(heard)
 
     def so_far(self) -> Heard:
-        """What was heard of it so far, as if it had ended here.
+        """The recording so far, as if it ended here.
 
         Raises:
-            AudioError: it is silent or too short so far.
+            AudioError: it has been silent or too short so far.
             ComputeError: the encoder failed.
         """
         if self._failed is not None:
@@ -197,10 +197,10 @@ class GrowingRecording:
         return self._latest[1]
 
     def finish(self) -> Heard:
-        """End it; no block may follow.
+        """End the recording; no block may follow.
 
         Raises:
-            AudioError: it is silent or too short; or there was no block.
+            AudioError: it is silent or too short, or there was no block.
             ComputeError: the encoder failed.
         """
         if not self._ended:
@@ -223,11 +223,11 @@ class GrowingRecording:
         return Heard(embeds, seconds, seconds, attention, "array", notes)
 
     def _safely(self, work: Callable[[], T]) -> T:
-        """Do what the encoder must not be left half-way of."""
+        """Run work that must not leave the encoder half-way; if it fails, the recording is over."""
         try:
             with memory_errors(AUDIO_ENCODER):
                 return work()
-        except AudioError:  # too short for a token, so far
+        except AudioError:  # too short for a token so far
             raise
         except Exception as error:
             self._failed = error

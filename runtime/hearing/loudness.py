@@ -1,4 +1,4 @@
-"""What is looked at while a recording is heard: silence, cancelling channels, clipping, scale."""
+"""Watches a recording for silence, cancelling channels, clipping and samples out of scale."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from speechprune_ort.errors import AudioError
 __all__ = ["Loudness"]
 
 FRAME_S = 0.02
-QUIET_DB = 15.0  # above what counts as silence
+QUIET_DB = 15.0  # decibels above the level that counts as silence
 FULL_SCALE = 0.999
 CLIPPED_SHARE = 0.001
-BEYOND = 2.0  # times full scale: no mix of floats is that loud, integers in floats are
-CANCELLED = 0.1  # of the energy that channels without relation would keep
+BEYOND = 2.0  # times full scale: no sound in floats is that loud, but integers stored as floats are
+CANCELLED = 0.1  # share of the energy that unrelated channels would keep when mixed
 
 
 class Loudness:
-    """Measures of a recording, block by block.
+    """Measures the loudness of a recording, block by block.
 
     Args:
-        rate: of what is heard, in Hz.
+        rate: sampling rate in Hz of the mixed samples.
 
     Half a second that fades from full scale; its loudest 20 ms are a sine's, 3 dB below its peak.
 
@@ -42,7 +42,7 @@ class Loudness:
         self._clipped = self._values = self._channels = 0
 
     def decoded(self, block: NDArray[np.float32], mixed: NDArray[np.float32]) -> None:
-        """Add a block as decoded, (frames, channels), and as mixed, (frames,)."""
+        """Add a block before, (frames, channels), and after mixing, (frames,)."""
         peak = max(float(block.max()), -float(block.min()))
         self._peak = max(self._peak, peak)
         self._values += block.size
@@ -54,11 +54,11 @@ class Loudness:
             self._mixed += float(np.vdot(mixed, mixed))
 
     def heard(self, samples: NDArray[np.float32]) -> None:
-        """Add samples as they are heard, (samples,) at the rate."""
+        """Add resampled samples, (samples,) at ``rate``."""
         joined = np.concatenate([self._rest, samples])
         whole = len(joined) // self._frame * self._frame
         if whole:
-            # What does not change is no sound: the deviation, not the mean square.
+            # A constant offset is no sound: take the deviation, not the mean square.
             self._loudest = max(
                 self._loudest, float(joined[:whole].reshape(-1, self._frame).std(axis=1).max())
             )
@@ -66,7 +66,7 @@ class Loudness:
 
     @property
     def loudest_dbfs(self) -> float:
-        """Of the loudest 20 ms, in decibels of full scale; minus infinity where nothing moves."""
+        """Level of the loudest 20 ms in dB of full scale; minus infinity for a constant signal."""
         rest = float(self._rest.std()) if len(self._rest) else 0.0
         loudest = max(self._loudest, rest)
         return 20 * log10(loudest) if loudest > 0 else float("-inf")
@@ -76,7 +76,7 @@ class Loudness:
         return self._mixed < CANCELLED / max(1, self._channels) * self._apart
 
     def refuse_silence(self, name: str, options: AudioOptions) -> None:
-        """Refuse a recording without any sound, about which a model only invents.
+        """Refuse a silent recording, about which a model can only make things up.
 
         Raises:
             AudioError: it is silent, and ``options`` do not allow it.
@@ -97,7 +97,7 @@ class Loudness:
         )
 
     def notes(self, name: str, options: AudioOptions) -> list[str]:
-        """Whole sentences on what a listener would notice."""
+        """Whole sentences about what a listener would notice."""
         found, level = [], self.loudest_dbfs
         if self._peak > BEYOND:
             found.append(

@@ -1,4 +1,4 @@
-"""Frames of an mp3: where they end, change their format, or are broken off."""
+"""The frames of an mp3: where they end, change their format, or are cut off."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Extended, Pa
 __all__ = ["MORE_FRAMES", "Run", "behind_tags", "format_at", "frame_bytes", "goes_on",
            "is_told", "resync", "run", "states_length", "stating_length"]  # fmt: skip
 
-# MPEG layer III, kbit/s by the header's index: MPEG 1, and MPEG 2 with 2.5.
+# MPEG layer III, kbit/s by the header's index: MPEG 1, then MPEG 2 and 2.5.
 BITRATES = (
     (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 )
 RATES = (44_100, 48_000, 32_000)
-# Bytes of side information behind a header, by whether it is MPEG 1 and whether it is mono.
+# Bytes of side information after a header, by whether it is MPEG 1 and whether it is mono.
 ASIDE = {(True, False): 32, (True, True): 17, (False, False): 17, (False, True): 9}
-HALVINGS = {3: 0, 2: 1, 0: 2}  # of the rate, by the header's version
+HALVINGS = {3: 0, 2: 1, 0: 2}  # halvings of the sampling rate, by the header's version
 DELAY = 529  # samples by which a decoder of layer III is late
-TAIL = 1 << 16  # bytes behind the last frame that are searched for more
+TAIL = 1 << 16  # bytes after the last frame that are searched for more
 AT_ONCE = 1 << 20
 ID3V1 = 128  # bytes
-MOST_TAGS = 50  # one behind the other
-MORE_FRAMES = 3  # the encoder's padding is at most two
+MOST_TAGS = 50  # one after the other
+MORE_FRAMES = 3  # frames; the encoder's padding is at most two
 SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
-Format = tuple[int, int, bool]  # version, index of the rate, and whether it is mono
+Format = tuple[int, int, bool]  # version, index of the sampling rate, and whether it is mono
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Frames one behind the other.
+    """A run of frames, one after the other.
 
     Attributes:
-        starts: places at which a format begins, the first that of the run.
-        last: place of the last frame.
-        end: place behind it, and behind the file where that ends within it.
+        starts: offsets at which a format begins; the first is the start of the run.
+        last: offset of the last frame.
+        end: offset after it; beyond the end of the file if the frame is cut.
         frames: how many there are.
     """
 
@@ -49,12 +49,12 @@ class Run:
 
 
 def run(file: BinaryFile, place: int, least: int = MORE_FRAMES) -> Run | None:
-    """The frames that stand at a place, behind tags; None where an mp3 does not.
+    """The run of frames at an offset, after any tags; None if there is no mp3.
 
     Args:
         file: the file.
-        place: where it begins, or its tags do.
-        least: frames that make an mp3.
+        place: offset of the first frame or of its tags.
+        least: fewest frames that count as an mp3.
     """
     starts, at, last, frames = [place], behind_tags(file, place), place, 0
     current: Format | None = None
@@ -73,7 +73,7 @@ def run(file: BinaryFile, place: int, least: int = MORE_FRAMES) -> Run | None:
 
 
 def resync(file: BinaryFile, place: int, end: int) -> int | None:
-    """The next place at which a few frames stand one behind the other."""
+    """The next offset at which a few frames follow one another."""
     while place < end:
         file.seek(place)
         block = file.read(AT_ONCE)
@@ -86,7 +86,7 @@ def resync(file: BinaryFile, place: int, end: int) -> int | None:
 
 
 def goes_on(file: BinaryFile, at: int) -> bool:
-    """Whether more sound than an encoder's padding stands behind a place in an mp3."""
+    """Whether more than an encoder's padding follows an offset in an mp3."""
     file.seek(at)
     tail = file.read(TAIL)
     for start in range(len(tail) - 4):
@@ -129,14 +129,14 @@ def is_told(frame: bytes) -> bool:
 
 
 def stating_length(file: BinaryFile, guess: int) -> BinaryFile:
-    """An mp3 whose first frame states its length, where it states none and has more than guessed.
+    """An mp3 with a first frame that states its length, if it has none and is longer than guessed.
 
     Args:
-        file: the mp3, or whatever else.
-        guess: samples a channel that a decoder takes it to have.
+        file: the mp3, or any other file.
+        guess: samples a channel that a decoder estimates.
 
     Returns:
-        The file itself where nothing has to be stated.
+        That mp3; the file itself if nothing has to be added.
     """
     place = file.tell()
     found = None if states_length(file) else run(file, 0)
@@ -146,19 +146,19 @@ def stating_length(file: BinaryFile, guess: int) -> BinaryFile:
     file.seek(place)
     if found is None or found.frames * _samples(first) <= guess:
         return file
-    # Of a first frame that a tag follows decoders read nothing.
+    # Decoders read nothing of a first frame that a tag follows.
     return Extended(Part(file, begin, file.seek(0, os.SEEK_END)), _info(first, found.frames))
 
 
 def states_length(file: BinaryFile) -> bool:
-    """Whether an mp3 states its length, in its first frame; otherwise it is guessed."""
+    """Whether the first frame of an mp3 states its length; decoders estimate it otherwise."""
     file.seek(behind_tags(file, 0))
     first = file.read(4096)
     return any(name in first for name in (b"Xing", b"Info", b"VBRI"))
 
 
 def _samples(header: bytes) -> int:
-    """Samples a channel of a frame."""
+    """Samples a channel in a frame."""
     return 1152 if header[1] >> 3 & 3 == 3 else 576
 
 
@@ -168,7 +168,7 @@ def _info(header: bytes, frames: int) -> bytes:
     Where a length is stated, decoders leave out the first samples: all of the second, as it says.
     """
     version, _, mono = _format(header)
-    # No checksum, 128 or 80 kbit/s, no padding: room enough, and a size that readers know.
+    # No checksum, 128 or 80 kbit/s, no padding: large enough, and a size that readers expect.
     start = bytes([0xFF, header[1] | 1, 0x90 | header[2] & 0x0C, header[3]])
     silent = start.ljust(frame_bytes(start), b"\0")
     skipped = (_samples(header) - DELAY) << 12 | DELAY
@@ -179,7 +179,7 @@ def _info(header: bytes, frames: int) -> bytes:
 
 
 def behind_tags(file: BinaryFile, place: int) -> int:
-    """The first byte after players' tags that stand at a place; the place itself without any."""
+    """The offset after the players' tags at ``place``; ``place`` itself if there are none."""
     for _ in range(MOST_TAGS):
         file.seek(place)
         head = file.read(16)
@@ -196,7 +196,7 @@ def behind_tags(file: BinaryFile, place: int) -> int:
 
 
 def frame_bytes(header: bytes) -> int:
-    """Length of the layer III frame that begins with these four bytes; 0 where none does."""
+    """Length of the layer III frame that begins with these four bytes; 0 if none does."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
         return 0
     version, bits, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
@@ -223,11 +223,11 @@ def _headers(file: BinaryFile, at: int) -> Iterator[bytes]:
 
 
 def _lasts(file: BinaryFile, at: int) -> bool:
-    """Whether the format of the frame at a place is that of the next ones, too."""
+    """Whether the next frames have the format of the one at an offset, too."""
     formats = [_format(header) for header, _ in zip(_headers(file, at), "abc", strict=False)]
     return len(formats) == MORE_FRAMES and len(set(formats)) == 1
 
 
 def format_at(file: BinaryFile, place: int) -> Format | None:
-    """The format of the frame that stands at a place, behind tags."""
+    """The format of the frame at an offset, after any tags; None if there is no frame."""
     return next(map(_format, _headers(file, behind_tags(file, place))), None)

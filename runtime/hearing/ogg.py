@@ -1,4 +1,4 @@
-"""Pages of an ogg file: where its streams begin, and what is wrong with them."""
+"""The pages of an ogg file: where its streams begin, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["BEGIN", "Pages", "next_page", "read_pages"]
 
 MAGIC = b"OggS"
 BEGIN = MAGIC + b"\0\2" + bytes(8)
-"""Of the first page of a stream, up to what is its own."""
+"""How the first page of a stream begins, up to the stream's own bytes."""
 
-FIRST_PAGE, LAST_PAGE = 2, 4  # flags of pages that begin and end a stream
+FIRST_PAGE, LAST_PAGE = 2, 4  # flags of the pages that begin and end a stream
 HEADER = 27
 AT_ONCE = 1 << 20
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -22,11 +22,11 @@ REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 @dataclass(slots=True)
 class Pages:
-    """What the pages of a file say.
+    """What the pages of a file tell.
 
     Attributes:
-        begins: places at which recordings begin.
-        end: place behind the last page, or where something else stands.
+        begins: offsets at which recordings begin.
+        end: offset after the last page, or of the first byte that is no page.
         wrong: the first thing that is wrong with them, or None.
         last: whether the last page ends its stream.
     """
@@ -38,9 +38,9 @@ class Pages:
 
 
 def read_pages(file: BinaryFile, place: int = 0) -> Pages:
-    """Pages from a place on, as long as one follows the other.
+    """Read pages from an offset on, as long as one follows another.
 
-    Decoders leave out what a damaged page holds and pages that are missing, and say nothing.
+    Decoders skip damaged and missing pages without an error.
     """
     end, at, begins = file.seek(0, os.SEEK_END), place, False
     pages, numbers = Pages([], place, None, True), dict[bytes, int]()
@@ -59,7 +59,7 @@ def read_pages(file: BinaryFile, place: int = 0) -> Pages:
             following = _next(file, at + 4, end)
             pages.last, at = following is not None, following or end
             continue
-        # Each stream of a recording begins with a page of its own, before any other.
+        # The first pages of all streams of a recording come before any other page.
         if page[5] & FIRST_PAGE and not begins:
             pages.begins.append(at)
         begins, pages.last = bool(page[5] & FIRST_PAGE), bool(page[5] & LAST_PAGE)
@@ -77,7 +77,7 @@ def read_pages(file: BinaryFile, place: int = 0) -> Pages:
 
 
 def next_page(file: BinaryFile, at: int) -> int | None:
-    """The next place of a page that is whole; None where there is none."""
+    """The offset of the next undamaged page; None if there is none."""
     end = file.seek(0, os.SEEK_END)
     found = _next(file, at, end)
     while found is not None:
@@ -104,7 +104,7 @@ def _next(file: BinaryFile, at: int, end: int) -> int | None:
 def _is_whole(page: bytes) -> bool:
     """Whether a page has the checksum that it states.
 
-    Its polynomial is that of zlib, with the bits of each byte, and of the sum, the other way round.
+    The polynomial is zlib's, with the bits of each byte and of the sum in reverse order.
     """
     bare = (page[:22] + bytes(4) + page[26:]).translate(REVERSED)
     found = zlib.crc32(bare, 0xFFFFFFFF) ^ 0xFFFFFFFF

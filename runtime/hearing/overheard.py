@@ -1,4 +1,4 @@
-"""What a decoder prints about a recording: heard by this process, and not by whoever runs it."""
+"""Catches what a decoder prints about a recording, so that it becomes a note."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["overheard"]
 OURS = re.compile(
     rb"\[[^\]\n]*libmpg123[^\]\n]*\] *(?:error|warning):|Note: |Warning: |big_values too large"
 )
-"""How lines of libmpg123 begin, which libsndfile does not tell to be quiet."""
+"""How the lines of libmpg123 begin, which libsndfile does not keep quiet."""
 DAMAGE = re.compile(rb"error: *(?P<error>.*)|Note: (?P<note>Illegal .*|Skipped .*)")
 
 
 @contextmanager
 def overheard() -> Iterator[list[str]]:
-    """While a decoder works: what it prints of damage is in the list afterwards.
+    """Collect in a list what a decoder prints about damage while the block runs.
 
-    What others print on standard error meanwhile is passed on.
+    What others write to standard error meanwhile is passed on.
     """
     said: list[str] = []
     lines: list[bytes] = []

@@ -1,7 +1,7 @@
 """A recording's embeddings in a safetensors file: numbers and a few words, never code.
 
-It belongs to one bundle, by digest, and carries a hash over all of itself: a changed byte is found
-before anything is used. Nothing in it is compressed: it unpacks to its own size.
+It belongs to one bundle, by that bundle's digest, and carries a hash over its whole content: a
+changed byte is found before anything is used. Nothing is compressed, so it cannot expand.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ __all__ = ["About", "load_embeds", "save_embeds"]
 FORMAT = "speechprune-ort recording 2"
 EMBEDS, ATTENTION = "embeds", "attention"
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16)}
-"""Names of safetensors."""
+"""Names of the types in safetensors."""
 ROWS_AT_ONCE = 4096
 HEADER_BYTES = 1 << 20
 HASH = "sha256"
-UNHASHED = "0" * 64  # stands in the header while the hash is taken
+UNHASHED = "0" * 64  # in place of the hash while it is computed
 LONGEST = 1e9
 """Seconds: thirty years."""
 MOST_NOTES = 1000
@@ -42,13 +42,13 @@ DECODER_LETTERS = 100
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What is known of a recording beside its embeddings, as in ``Recording``.
+    """What is known about a recording beside its embeddings, as in ``Recording``.
 
     Attributes:
-        seconds: its length.
-        seconds_heard: of the part that was encoded.
-        decoder: what decoded it.
-        notes: sentences on what is wrong with it.
+        seconds: length of the recording.
+        seconds_heard: seconds that were encoded.
+        decoder: which decoder read it.
+        notes: sentences about what is wrong with it.
     """
 
     seconds: float
@@ -64,14 +64,14 @@ def save_embeds(
     heard: About,
     attention: NDArray[np.float32] | None = None,
 ) -> None:
-    """Write a recording; the file appears once it is whole.
+    """Write a recording; the file appears once it is complete.
 
     Args:
         path: file to write; an earlier one is replaced.
-        embeds: of the recording.
-        digest: of the bundle that made them.
-        heard: what else is known of the recording.
-        attention: (tokens,) that was received in the audio encoder, where it was kept.
+        embeds: embeddings of the recording.
+        digest: digest of the bundle that made them.
+        heard: what else is known about the recording.
+        attention: (tokens,) received in the audio encoder, if it was kept.
 
     Raises:
         RecordingError: the file cannot be written.
@@ -93,7 +93,7 @@ def save_embeds(
     header = _header(about, tensors)
     taken = hashlib.sha256(header)
     try:
-        # Not by the library: it would want all of a recording in memory at once.
+        # The library would need all of a recording in memory at once.
         with whole_file(path) as partial, partial.open("wb") as stream:
             stream.write(header)
             for block in embeds.blocks():
@@ -113,7 +113,7 @@ def save_embeds(
 def _header(
     about: dict[str, str], tensors: list[tuple[str, np.dtype[Any], tuple[int, ...]]]
 ) -> bytes:
-    """Length and JSON of a safetensors file whose tensors follow one another."""
+    """The header of a safetensors file, length and JSON, for tensors that follow one another."""
     names = {dtype: name for name, dtype in DTYPES.items()}
     content: dict[str, Any] = {"__metadata__": about}
     start = 0
@@ -129,22 +129,22 @@ def _header(
 def load_embeds(
     path: Path, digest: str, hidden: int, dtype: np.dtype[Any], device: Device, budget: int
 ) -> tuple[AudioEmbeds, About, NDArray[np.float32] | None]:
-    """Read a recording of this bundle.
+    """Read a recording that this bundle encoded.
 
     Args:
         path: what ``save_embeds`` wrote.
-        digest: of the bundle.
+        digest: digest of the bundle.
         hidden: width of its embeddings.
         dtype: of its embeddings.
-        device: where they are to lie.
-        budget: bytes that they may take there; longer ones go to a temporary file.
+        device: where they are to be kept.
+        budget: bytes that they may take there; larger ones go to a temporary file.
 
     Returns:
-        The embeddings; what else is known of the recording; and (tokens,) attention received in
-        the audio encoder, where it was kept.
+        The embeddings; what else is known about the recording; and (tokens,) attention received in
+        the audio encoder, if it was kept.
 
     Raises:
-        RecordingError: there is no such file, it is none of these, or of another bundle.
+        RecordingError: there is no such file, it is no recording, or another bundle's.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -183,7 +183,7 @@ def load_embeds(
 
 
 def _read_header(path: Path, stream: IO[bytes]) -> bytes:
-    """Length and JSON, as bytes; nothing of it is believed yet."""
+    """The header, length and JSON, as bytes that have not been checked yet."""
     begin = stream.read(8)
     if begin.startswith(b"PK"):
         raise RecordingError(
@@ -197,7 +197,7 @@ def _read_header(path: Path, stream: IO[bytes]) -> bytes:
 
 
 def _check_hash(header: bytes, told: str, stream: IO[bytes]) -> None:
-    """Hold the hash in the header against all the rest of the file."""
+    """Compare the hash in the header with that of the whole file."""
     if len(told) != len(UNHASHED) or header.count(told.encode()) != 1:
         raise ValueError("its hash is none")
     taken = hashlib.sha256(header.replace(told.encode(), UNHASHED.encode()))
@@ -209,13 +209,13 @@ def _check_hash(header: bytes, told: str, stream: IO[bytes]) -> None:
 
 def _heard(about: dict[str, str]) -> About:
     whole, part = float(about["seconds"]), float(about["seconds_heard"])
-    if not 0 <= part <= whole <= LONGEST:  # NaN is none of these
+    if not 0 <= part <= whole <= LONGEST:  # NaN fails this, too
         raise ValueError(f"{part} of {whole} seconds were heard")
     decoder = about.get("decoder", "")
     if len(decoder) > DECODER_LETTERS or not (decoder.isascii() and decoder.isprintable()):
         raise ValueError("its decoder is none")
     notes = parse_json(about.get("notes", "[]").encode())
-    # They are shown on terminals, which what is not printable may command.
+    # Notes are shown on terminals, which unprintable characters may control.
     if (
         not isinstance(notes, list)
         or len(notes) > MOST_NOTES
@@ -226,7 +226,7 @@ def _heard(about: dict[str, str]) -> About:
 
 
 def _shown(note: str) -> str:
-    """A note in which what cannot be printed, of the name of a file, is written in escapes."""
+    """A note in which unprintable characters, say of a file's name, are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in note)
 
 

@@ -1,4 +1,4 @@
-"""What callers in Python give as a recording: samples with their rate, or a path or a file."""
+"""Sorts out what callers give as a recording: samples with their rate, a path or a file."""
 
 from __future__ import annotations
 
@@ -37,30 +37,30 @@ class Samples:
     """An array of samples.
 
     Attributes:
-        array: (samples,) or (samples, channels), numbers of any kind.
-        rate: in Hz.
+        array: (samples,) or (samples, channels), of any numeric type.
+        rate: sampling rate in Hz.
     """
 
     array: NDArray[Any]
     rate: int
 
     def blocks(self, frames: int) -> Any:
-        """(frames, channels) float32, full scale at 1, one block after the other."""
+        """Yield blocks (frames, channels) float32, full scale at 1."""
         array = self.array if self.array.ndim == 2 else self.array[:, None]
         for start in range(0, len(array), frames):
             yield _scaled(array[start : start + frames])
 
 
 def sort_source(source: Source, rate: Any = None) -> Samples | str | PathLike[str] | BinaryIO:
-    """What a caller gave, as one of the forms that can be read.
+    """Turn what a caller gave into one of the forms that can be read.
 
     Args:
         source: anything.
-        rate: sampling rate in Hz of samples; files say their own.
+        rate: sampling rate in Hz of samples; files state their own.
 
     Raises:
-        AudioError: it is nothing that can be heard, or its rate is missing, given twice or given
-            for a file; the message says what to give.
+        AudioError: it is no recording, or its rate is missing, given twice or given for a file;
+            the message says what to give.
     """
     if isinstance(source, Mapping):
         source, rate = _from_mapping(source, rate)
@@ -81,7 +81,7 @@ def sort_source(source: Source, rate: Any = None) -> Samples | str | PathLike[st
 
 
 def _from_mapping(given: Mapping[str, Any], rate: Any) -> tuple[Any, Any]:
-    """Of a data set's column: ``array`` with ``sampling_rate``, ``bytes`` or ``path``."""
+    """A mapping as in a data set: ``array`` with ``sampling_rate``, ``bytes`` or ``path``."""
     for name in ("array", "bytes", "path"):
         if given.get(name) is not None:
             own = given.get("sampling_rate") if name == "array" else None
@@ -94,7 +94,7 @@ def _from_mapping(given: Mapping[str, Any], rate: Any) -> tuple[Any, Any]:
 
 
 def _from_pair(given: Sequence[Any], rate: Any) -> tuple[Any, Any]:
-    """(array, rate) or (rate, array); any other pair is what it was."""
+    """A pair (array, rate) or (rate, array); any other sequence is left as it is."""
     for samples, own in (given, tuple(reversed(given))):
         if _is_number(own) and _is_array(samples):
             return samples, _one_rate(own, rate)
@@ -135,7 +135,7 @@ def _array(source: Any) -> NDArray[Any]:
         raise AudioError(f"{shown[0].upper()}{shown[1:]} is not a recording: {WANTED}.")
     try:
         return np.asarray(source)
-    except Exception as error:  # whatever another library's tensors raise
+    except Exception as error:  # another library's tensors may raise anything
         raise AudioError(
             f"A {kind} cannot become a numpy array ({error}): give its values on the host, such as "
             "tensor.detach().cpu().numpy()."
@@ -183,9 +183,9 @@ def _samples(array: NDArray[Any], rate: Any) -> Samples:
 
 
 def _scaled(array: NDArray[Any]) -> NDArray[np.float32]:
-    """Integers by their full range."""
+    """Integers divided by their full range."""
     if array.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # infinity is refused by name
+        with np.errstate(over="ignore"):  # infinity is refused with a message of its own
             return array.astype(np.float32)
     limits = np.iinfo(array.dtype)
     middle = 0 if array.dtype.kind == "i" else (int(limits.max) + 1) // 2

@@ -1,4 +1,4 @@
-"""Any source of bytes as a file that can be sought in: paths, pipes, sockets, standard input."""
+"""Opens any source of bytes as a seekable file: paths, pipes, sockets, standard input."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from speechprune_ort.errors import AudioError
 
 __all__ = ["Spool", "opened", "rereadable"]
 
-IN_MEMORY = 16 << 20  # bytes of a stream; more goes to a temporary file
+IN_MEMORY = 16 << 20  # bytes of a stream; a longer one goes to a temporary file
 AT_ONCE = 1 << 16
-NO_HEADER = 1 << 20  # zero bytes after which a stream is not a recording
+NO_HEADER = 1 << 20  # zero bytes at its start after which a stream is refused
 
 
 class Spool(SpooledTemporaryFile[bytes]):
-    """What a stream gave, to be read from its start as often as wanted.
+    """The content of a stream, which can be read from its start again.
 
     Args:
-        title: of the stream, for messages.
+        title: name of the stream for messages.
     """
 
     def __init__(self, title: str) -> None:
@@ -34,7 +34,7 @@ class Spool(SpooledTemporaryFile[bytes]):
 
 
 class _Guarded:
-    """A file whose errors are sentences, whatever it raises: a disk fails, and so do objects."""
+    """A file whose errors become ``AudioError``, whatever a disk or a caller's object raises."""
 
     def __init__(self, file: Any, title: str) -> None:
         self._file, self._title = file, title
@@ -73,7 +73,7 @@ def _spooled(stream: Any, title: str, limit_mb: float) -> Spool:
     """Read a stream to its end.
 
     Raises:
-        AudioError: it cannot be read or kept, gives text or nothing, or is longer than the limit.
+        AudioError: it cannot be read or stored, gives text or nothing, or exceeds the limit.
     """
     spool = Spool(title)
     try:
@@ -89,7 +89,7 @@ def _spooled(stream: Any, title: str, limit_mb: float) -> Spool:
             if not block:
                 break
             if spool.tell() < NO_HEADER and not spool.tell() % NO_HEADER and not any(block):
-                # Neither a header nor sound begins so, and what gives zeros may give them for ever.
+                # No header and no sound begins so, and a source of zeros may never end.
                 raise AudioError(f"{title} begins with zeros: give a recording.")
             try:
                 spool.write(block)
@@ -130,7 +130,7 @@ def _opened_path(name: str, limit_mb: float) -> BinaryIO:
         raise AudioError(f"{name} cannot be opened ({reason}): check the path.") from None
     if stat.S_ISREG(about.st_mode) and about.st_size:
         return file
-    # A pipe says that it holds nothing until it is read, as does a file that the system makes up.
+    # A pipe has size 0 until it is read, as have the files of /proc.
     with file:
         if file.isatty():
             raise AudioError(f"{name} is a terminal: pipe a recording into it, or give a file.")
@@ -152,17 +152,17 @@ def _seekable(file: Any) -> bool:
 
 @contextmanager
 def opened(source: str | PathLike[str] | BinaryIO, limit_mb: float) -> Iterator[tuple[Any, str]]:
-    """A source as a binary file that can be sought in, at its start, and its name for messages.
+    """Open a source as a seekable binary file at its start; also gives its name for messages.
 
-    Regular files are read where they are; everything else is read to its end first and kept in
-    memory or, above 16 MiB, in a temporary file.
+    Regular files are read in place; everything else is read to its end first and kept in memory
+    or, above 16 MiB, in a temporary file.
 
     Args:
         source: path or binary file object.
-        limit_mb: most that a stream may give, in 1e6 bytes.
+        limit_mb: largest size of a stream, in 1e6 bytes.
 
     Raises:
-        AudioError: there is none, or it cannot be read.
+        AudioError: the source is missing or cannot be read.
     """
     if isinstance(source, (str, PathLike)):
         name = os.fsdecode(source)
@@ -183,12 +183,12 @@ def opened(source: str | PathLike[str] | BinaryIO, limit_mb: float) -> Iterator[
 def rereadable(
     source: str | PathLike[str] | BinaryIO, limit_mb: float, title: str | None = None
 ) -> Iterator[Path | BinaryIO]:
-    """A source that can be read more than once: a regular file as it is, a stream kept.
+    """A source that can be read more than once: a regular file as it is, a stream stored.
 
     Args:
         source: path or binary file object.
-        limit_mb: most that a stream may give, in 1e6 bytes.
-        title: of a file object, for messages.
+        limit_mb: largest size of a stream, in 1e6 bytes.
+        title: name of a file object for messages.
 
     Raises:
         AudioError: a stream cannot be read.

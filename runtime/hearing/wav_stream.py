@@ -1,4 +1,4 @@
-"""A WAV that comes through a pipe, in blocks as they come: no end of it is waited for."""
+"""Reads a WAV from a pipe block by block, without waiting for its end."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from speechprune_ort.errors import AudioError
 __all__ = ["wav_blocks"]
 
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
-LONGEST_CHUNK = 1 << 20  # bytes before the sound that a header may take
-ENDLESS = 0x7FFF0000  # bytes of sound from which whoever wrote the header did not know
+LONGEST_CHUNK = 1 << 20  # bytes that a header may take before the sound
+ENDLESS = 0x7FFF0000  # bytes; a larger stated size means that the writer did not know it
 BLOCK_S = 0.25
 CURE = "give it as WAV, such as from: ffmpeg -i SOURCE -f wav -"
 
 
 def wav_blocks(file: BinaryIO, name: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Blocks of a quarter of a second at most, each as soon as it is there.
+    """Yield blocks of at most a quarter of a second, each as soon as it has arrived.
 
     Args:
-        file: binary; it is only read.
-        name: for messages.
+        file: binary; it need not be seekable.
+        name: name of the source for messages.
 
     Yields:
         Sampling rate in Hz and (frames, channels) float32, full scale at 1, none of them empty.
 
     Raises:
-        AudioError: it is no WAV of 8 to 32-bit integers or of floats.
+        AudioError: it is no WAV with integers of 8 to 32 bits or with floats.
     """
     head = _read(file, 12, name)
     if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
@@ -47,11 +47,11 @@ def wav_blocks(file: BinaryIO, name: str) -> Iterator[tuple[int, NDArray[np.floa
             form = _Form(content, name)
     if form is None:
         raise AudioError(f"{name} does not say what its samples are: {CURE}.")
-    left = size if 0 < size < ENDLESS else None  # behind a known end are words, not sound
+    left = size if 0 < size < ENDLESS else None  # after a known end come tags, not sound
     wanted, rest = max(1, int(BLOCK_S * form.rate)) * form.frame, b""
     while left is None or left > 0:
         most = wanted if left is None else min(wanted, left)
-        # What is there, not all that is wanted: a pipe may stop for a while.
+        # Take what has arrived, not all that is wanted: a pipe may pause.
         content = _some(file, most, name)
         if not content:
             return
@@ -64,7 +64,7 @@ def wav_blocks(file: BinaryIO, name: str) -> Iterator[tuple[int, NDArray[np.floa
 
 
 class _Form:
-    """What the samples of a WAV are, by its chunk ``fmt``."""
+    """The sample format of a WAV, from its chunk ``fmt``."""
 
     def __init__(self, content: bytes, name: str) -> None:
         if len(content) < 16:
@@ -80,14 +80,14 @@ class _Form:
         self.frame = self.channels * self._bytes
 
     def samples(self, content: bytes) -> NDArray[np.float32]:
-        """(frames, channels) float32 of whole frames."""
+        """Decode whole frames to (frames, channels) float32."""
         width = self._bytes
         values: NDArray[Any]
         if self._kind == FLOAT:
             values = np.frombuffer(content, f"<f{width}").astype(np.float32)
-        elif width == 1:  # alone without a sign
+        elif width == 1:  # the only unsigned one
             values = (np.frombuffer(content, np.uint8).astype(np.float32) - 128) / 128
-        elif width == 3:  # the upper three bytes of 32 bits
+        elif width == 3:  # put into the upper three bytes of 32 bits
             padded = np.zeros((len(content) // 3, 4), np.uint8)
             padded[:, 1:] = np.frombuffer(content, np.uint8).reshape(-1, 3)
             values = padded.view("<i4")[:, 0].astype(np.float32) / np.float32(1 << 31)
@@ -117,7 +117,7 @@ def _read(file: BinaryIO, size: int, name: str) -> bytes:
 
 
 def _some(file: BinaryIO, most: int, name: str) -> bytes:
-    """At least a byte, at most ``most``; none at the end."""
+    """Read at least one byte and at most ``most``; nothing at the end."""
     read = getattr(file, "read1", file.read)
     try:
         content = read(most)

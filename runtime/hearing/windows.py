@@ -1,4 +1,4 @@
-"""Windows of log-mel features of a recording, one by one, however long it is."""
+"""Log-mel features of a recording, one window at a time, however long it is."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ __all__ = ["MelWindow", "mel_window", "mel_windows"]
 Samples = NDArray[np.float32]
 
 KEPT_BYTES = 1 << 26
-"""Of features that wait in memory for the recording's end; 20 minutes of 80 mel bins. More go to a
-temporary file."""
+"""Size of the features that wait in memory for the recording's end, 20 minutes of 80 mel bins; more
+go to a temporary file."""
 
 
 @dataclass(frozen=True, slots=True)
 class MelWindow:
-    """Features of one window.
+    """The features of one window.
 
     Attributes:
-        features: (mel_bins, frames) float32, of a whole window; what lies behind ``length`` is
-            silence, or, where a recording ends with itself, nothing that counts.
-        length: frames that are sound.
-        seconds: of the recording that it is made from.
-        silent: whether it has no sound at all: all of those of one length are alike.
+        features: (mel_bins, frames) float32, padded to a whole window. Frames after ``length`` are
+            silence, or not used if the model pads nothing.
+        length: frames that hold sound.
+        seconds: length of the part of the recording that it covers.
+        silent: whether it has no sound at all; all silent windows of one length are alike.
     """
 
     features: NDArray[np.float32]
@@ -49,14 +49,14 @@ def mel_windows(
 ) -> Iterator[MelWindow]:
     """Features of a recording, window by window.
 
-    Where they are scaled by the whole recording's loudest value, it is read to its end before the
-    first window comes; what it becomes until then is kept in memory, or in a temporary file.
+    Where they are scaled by the loudest value of the whole recording, it is read to its end before
+    the first window comes; until then the features wait in memory or in a temporary file.
 
     Args:
         blocks: (samples,) float32 each, of any length.
-        log_mel: of the model.
-        audio: how the model hears.
-        timings: ``log_mel`` is added to it.
+        log_mel: the model's feature extractor.
+        audio: the model's audio settings.
+        timings: the time is added to its ``log_mel``.
 
     Raises:
         AudioError: a sample is NaN or infinite, or the recording is too short to be mirrored.
@@ -72,7 +72,7 @@ def mel_windows(
 def mel_window(samples: Samples, log_mel: LogMel, audio: AudioSpec, timings: Timings) -> MelWindow:
     """Features of one window (samples,), scaled by its own loudest value.
 
-    Arguments and errors are those of ``mel_windows``.
+    Arguments and errors as for ``mel_windows``.
     """
     with timings.measure("log_mel"):
         features, length = log_mel(samples)
@@ -113,17 +113,17 @@ def _read(kept: IO[bytes], mel_bins: int, count: int) -> NDArray[np.float32]:
 
 
 class _Running:
-    """Frames that run on over the edges of windows.
+    """Frames that run on across the edges of windows.
 
     Args:
-        windows: (samples,) float32 each, whole but for the last.
-        log_mel: of the model.
-        audio: how the model hears.
-        timings: ``log_mel`` is added to it.
+        windows: (samples,) float32 each, all but the last of full length.
+        log_mel: the model's feature extractor.
+        audio: the model's audio settings.
+        timings: the time is added to its ``log_mel``.
 
     Attributes:
-        made: gives (mel_bins, frames) float32 decades, a window's at a time.
-        samples: of the recording, known when ``made`` has come to its end.
+        made: yields (mel_bins, frames) float32 decades, those of a window at a time.
+        samples: number of samples of the recording, known once ``made`` has ended.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class _Running:
     def _run(self) -> Iterator[NDArray[np.float32]]:
         log_mel, spec = self._log_mel, self._audio.log_mel
         hop, half, frames = log_mel.hop_length, log_mel.n_fft // 2, log_mel.frames
-        # One hop more than a window's frames see: of the end all is left that is mirrored.
+        # One hop more than a window's frames see, so that all that is mirrored at the end is left.
         enough = frames * hop + log_mel.n_fft
         held, begun, given = np.zeros(0, np.float32), False, 0
         for window in self._windows:

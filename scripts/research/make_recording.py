@@ -37,7 +37,7 @@ from rich.console import Console
 from small_model.parts import JOE, JOE_CONFIG, cache_folder, fetch_package_files
 
 from speechprune_ort.errors import SpeechPruneError
-from speechprune_ort.files import whole_file, write_whole
+from speechprune_ort.files import whole_file, write_json
 
 Samples = npt.NDArray[np.float32]
 
@@ -266,7 +266,7 @@ def write_recording(out: Path, tools: Tools) -> float:
                 f"{DURATION_S[1]:g}: change the text or the pauses."
             )
     for name, content in contents.items():
-        write_whole(out / name, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+        write_json(out / name, content)
     return duration
 
 

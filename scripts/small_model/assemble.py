@@ -24,7 +24,7 @@ from small_model.text import (
     token_id,
     tokenizer_config,
 )
-from speechprune_ort.files import whole_folder
+from speechprune_ort.files import whole_folder, write_json
 
 # transformers' annotations are partial, and strict typing refuses calls of what lacks them.
 library: Any = transformers
@@ -186,11 +186,6 @@ def write_tokenizer(folder: Path, tokenizer: dict[str, Any], context: int) -> No
     """Write ``tokenizer.json`` and ``tokenizer_config.json``."""
     write_json(folder / "tokenizer.json", tokenizer)
     write_json(folder / "tokenizer_config.json", tokenizer_config(context))
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON as the model hub's files look: UTF-8, indented by 2."""
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def check_checkpoint(folder: Path) -> None:

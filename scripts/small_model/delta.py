@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from small_model.errors import SmallModelError
 from small_model.parts import check_sha256
-from speechprune_ort.files import sha256_of, whole_folder
+from speechprune_ort.files import sha256_of, whole_folder, write_json
 from speechprune_ort.models.delta import FACTOR_A, FACTOR_B, merge
 
 WEIGHTS, DELTA, RECORD = "model.safetensors", "delta.safetensors", "delta.json"
@@ -79,7 +79,7 @@ def write_delta(
             "result": digest,
         },
     }
-    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / RECORD, record)
     return folder / DELTA
 
 
@@ -128,7 +128,7 @@ def add_delta(checkpoint: Path, folder: Path) -> Path:
     content = json.loads(config.read_text(encoding="utf-8"))
     content["bundle_notes"] = record["notes"]
     content["bundle_frame_temperature"] = record["frame_temperature"]
-    config.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    write_json(config, content)
     if (folder / CARD).exists():
         shutil.copyfile(folder / CARD, checkpoint / CARD)
     return weights

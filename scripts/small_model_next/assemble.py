@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from small_model.assemble import write_json
 from small_model.text import AUDIO_BOS, AUDIO_EOS, AUDIO_TOKEN, CHAT_TEMPLATE, rename_tokens
 
 from small_model_next import reader
 from small_model_next.encoder import library
+from speechprune_ort.files import write_json
 
 # Qwen2.5 reserves tokens for images, which its Coder has never read.
 RENAMED_TOKENS = {

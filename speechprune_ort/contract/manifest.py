@@ -1,4 +1,4 @@
-"""``manifest.json``: what a bundle is, in one file that both wings read.
+"""``manifest.json``: what a bundle is, in one file that export writes and the runtime reads.
 
 The manifest is the only place where the runtime learns about a model: no family name is
 tested there. It is written last, so a folder without one is not a bundle, and it carries a
