@@ -62,6 +62,8 @@ def seal(
         audio=checkpoint.audio,
         prompt=checkpoint.prompt,
         further_turn=checkpoint.further_turn,
+        forms=checkpoint.forms,
+        languages=checkpoint.languages,
         stop_token_ids=checkpoint.stop_token_ids,
         graphs={row.name: row.entry for row in rows},
         files={path.name: _file_entry(path) for path in sorted(folder.iterdir())},

@@ -32,7 +32,9 @@ from speechprune_ort.model import MEMORY_BUDGET_MB, SpeechLLM
 from speechprune_ort.options import DeviceName, GenerationOptions, LongAudio, PruningOptions
 from speechprune_ort.ray_workers import RayWorkers
 from speechprune_ort.results import Answer
+from speechprune_ort.runtime.answering.prompt import AS_IS, form_of
 from speechprune_ort.text import JsonLine, check_path, check_text, parse_json, read_jsonl
+from speechprune_ort.wording import Wording
 
 __all__ = ["BatchTask", "Outcome", "Question", "answer_all", "read_requests", "run_batch"]
 
@@ -136,6 +138,7 @@ class BatchTask:
         audio_options: as in ``SpeechLLM.listen``.
         deadline: seconds that listening to a recording and that each answer may take; a line that
             takes longer fails.
+        wording: what stands in every prompt beside the question.
     """
 
     bundle: Path
@@ -150,6 +153,7 @@ class BatchTask:
     memory_budget_mb: float = MEMORY_BUDGET_MB
     audio_options: AudioOptions = field(default_factory=AudioOptions)
     deadline: float | None = None
+    wording: Wording = AS_IS
 
     def __post_init__(self) -> None:
         Limits(deadline=self.deadline).over()  # refused here, not line by line
@@ -171,6 +175,8 @@ class BatchTask:
             "device": self.device,
             "threads": self.threads,
         }
+        if self.wording != AS_IS:
+            about["wording"] = asdict(self.wording)
         if self.plugins:
             about["plugins"] = [_digest(path.read_bytes()) for path in self.plugins]
         return about
@@ -195,6 +201,7 @@ class BatchTask:
         load_plugins(self.plugins)
         options = dict(self.provider_options) or None
         model = SpeechLLM(self.bundle, self.device, self.threads, options)
+        form_of(model.manifest, self.wording)  # refused here, not line by line
         return lambda group: self._answers(model, group)
 
     def _answers(self, model: SpeechLLM, group: Sequence[Question]) -> Iterator[dict[str, Any]]:
@@ -206,7 +213,7 @@ class BatchTask:
                 encoder_attention=needs_encoder(self.pruning),
                 audio_options=self.audio_options,
                 deadline=self.deadline,
-            )
+            ).worded(**asdict(self.wording))
         except (AudioError, ComputeError, DeadlineError, DeviceError, MemoryError) as error:
             yield from (question.failed(_reason(error)) for question in group)
             return

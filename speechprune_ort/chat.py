@@ -6,7 +6,7 @@ Made by ``Recording.chat`` and ``SpeechLLM.chat``.
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 
 import numpy as np
@@ -40,14 +40,20 @@ class Chat:
     Args:
         engine: the bundle.
         heard: the recording.
+        prompt: lays out the first question.
         pruning: what is kept of the audio, for the first question.
         generation: how answers' tokens are chosen, where a turn does not say so itself.
     """
 
     def __init__(
-        self, engine: Engine, heard: Heard, pruning: PruningOptions, generation: GenerationOptions
+        self,
+        engine: Engine,
+        heard: Heard,
+        prompt: Callable[[str], Prompt],
+        pruning: PruningOptions,
+        generation: GenerationOptions,
     ) -> None:
-        self._engine, self._heard = engine, heard
+        self._engine, self._heard, self._prompt = engine, heard, prompt
         self._pruning, self._generation = pruning, generation
         self._busy = threading.Lock()
         self._answers: list[Answer] = []
@@ -119,7 +125,7 @@ class Chat:
     def _turn(self, question: str, generation: GenerationOptions) -> Generator[str, None, Answer]:
         timings, begun = Timings(), self._begun
         if begun is None:
-            prompt = Prompt.of(self._engine, question)
+            prompt = self._prompt(question)
             most = generation.max_new_tokens
             asked = Question(self._engine, prompt, self._heard, self._pruning, most, timings)
             laid_out = asked.lay_out(asked.choose())

@@ -43,7 +43,7 @@ from speechprune_ort.options import (
 from speechprune_ort.pool import in_order
 from speechprune_ort.recording import Recording, sort_options
 from speechprune_ort.results import Answer
-from speechprune_ort.runtime.answering.prompt import embed_ids
+from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
 from speechprune_ort.runtime.answering.question import pieces
 from speechprune_ort.runtime.answering.scheduler import MOST_ROWS, Scheduler, most_rows
 from speechprune_ort.runtime.hearing.audio import AudioStream, Source
@@ -533,7 +533,15 @@ class SpeechLLM:
             encoder_attention=needs_encoder(pruning),
         )
         return AnswerStream(
-            pieces(self.engine, self.scheduler, hear, question, pruning, generation, timings),
+            pieces(
+                self.engine,
+                self.scheduler,
+                hear,
+                lambda: Prompt.of(self.engine, question),
+                pruning,
+                generation,
+                timings,
+            ),
             Limits(cancel, deadline),
         )
 

@@ -18,7 +18,7 @@ from speechprune_ort.methods import METHODS
 from speechprune_ort.numbers import whole
 from speechprune_ort.options import GenerationOptions, Options, PruningOptions
 from speechprune_ort.results import Answer, Pruning, Score
-from speechprune_ort.runtime.answering.prompt import Prompt
+from speechprune_ort.runtime.answering.prompt import AS_IS, Prompt, form_of
 from speechprune_ort.runtime.answering.question import Question, pieces
 from speechprune_ort.runtime.answering.scheduler import Scheduler
 from speechprune_ort.runtime.hearing.heard import Heard
@@ -26,6 +26,7 @@ from speechprune_ort.runtime.hearing.recording_file import About, save_embeds
 from speechprune_ort.runtime.ort.engine import Engine
 from speechprune_ort.text import check_path, check_type
 from speechprune_ort.timings import Timings
+from speechprune_ort.wording import Wording
 
 __all__ = ["Recording", "sort_options"]
 
@@ -40,16 +41,22 @@ class Recording:
         scheduler: decodes its answers.
         heard: its embeddings and what is known of it.
         timings: what encoding took.
+        wording: what stands in its prompts beside the questions.
 
     Attributes:
         timings: as given; answers to ``ask`` count only their own stages.
     """
 
     def __init__(
-        self, engine: Engine, scheduler: Scheduler, heard: Heard, timings: Timings
+        self,
+        engine: Engine,
+        scheduler: Scheduler,
+        heard: Heard,
+        timings: Timings,
+        wording: Wording = AS_IS,
     ) -> None:
         self._engine, self._scheduler = engine, scheduler
-        self._heard, self.timings = heard, timings
+        self._heard, self.timings, self._wording = heard, timings, wording
 
     @property
     def seconds(self) -> float:
@@ -88,6 +95,31 @@ class Recording:
     def embeds(self) -> NDArray[Any]:
         """Audio embeddings (tokens, hidden), on the host."""
         return self._heard.audio.host
+
+    def worded(
+        self,
+        *,
+        system: str | None = None,
+        text_first: bool | None = None,
+        language: str | None = None,
+    ) -> Recording:
+        """The same recording, asked in another form of the model's chat template.
+
+        All that the recording can do, a chat included, goes by that form.
+
+        Args:
+            system: system prompt; None for the template's own.
+            text_first: whether the question stands ahead of the audio; None for the template's
+                order.
+            language: that is spoken, by its code (``en``) or its name.
+
+        Raises:
+            OptionError: a value is none that there can be.
+            PromptError: the template has no such form; the message says what it lacks.
+        """
+        wording = Wording(system, text_first, language)
+        form_of(self._engine.manifest, wording)  # what is wrong is said at once
+        return Recording(self._engine, self._scheduler, self._heard, self.timings, wording)
 
     def ask(
         self,
@@ -234,7 +266,8 @@ class Recording:
         Raises:
             OptionError: an option has an impossible value.
         """
-        return Chat(self._engine, self._heard, *sort_options(pruning, generation, options))
+        pruning, generation = sort_options(pruning, generation, options)
+        return Chat(self._engine, self._heard, self._prompt, pruning, generation)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Save the recording to a file, for ``SpeechLLM.load_recording`` of the same bundle.
@@ -261,7 +294,7 @@ class Recording:
             PromptError: the question is empty.
         """
         pruning, _ = sort_options(pruning, None, {})
-        prompt, new_tokens = Prompt.of(self._engine, question), GenerationOptions().max_new_tokens
+        prompt, new_tokens = self._prompt(question), GenerationOptions().max_new_tokens
         asked = self._about(prompt, pruning, new_tokens, Timings())
         return asked.pruning(asked.choose())
 
@@ -293,7 +326,7 @@ class Recording:
         ids = [self._engine.text.encode(c, "A continuation").ids for c in continuations]
         if not ids or not all(ids):
             raise PromptError("A continuation to score has no token: give a longer text.")
-        prompt, longest = Prompt.of(self._engine, question), max(map(len, ids))
+        prompt, longest = self._prompt(question), max(map(len, ids))
         return self._about(prompt, pruning, longest, Timings()).score(ids, self._scheduler.rows)
 
     def with_evidence(self, answer: Answer, count: int = 3) -> Answer:
@@ -312,7 +345,7 @@ class Recording:
         """
         check_type(answer, Answer, "answer")
         count = whole("count", count, 1)
-        prompt = Prompt.of(self._engine, answer.question)
+        prompt = self._prompt(answer.question)
         ids = answer.token_ids
         asked = self._about(prompt, answer.pruning.options, max(1, len(ids)), Timings())
         found = sorted(asked.evidence(ids), key=lambda e: -e.support)
@@ -330,11 +363,14 @@ class Recording:
             self._engine,
             self._scheduler,
             lambda: self._heard,
-            question,
+            lambda: self._prompt(question),
             pruning,
             generation,
             timings,
         )
+
+    def _prompt(self, question: str) -> Prompt:
+        return Prompt.of(self._engine, question, self._wording)
 
     def _about(
         self, prompt: Prompt, pruning: PruningOptions, new_tokens: int, timings: Timings

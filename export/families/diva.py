@@ -14,6 +14,7 @@ are whole windows.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,23 @@ from transformers import (
 
 from speechprune_ort.contract.manifest import whole_windows
 from speechprune_ort.errors import ExportError
-from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_prompt
+from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
     dimensions_of,
     load_model,
     notes_of,
-    rendered,
     require_fast,
     stop_tokens,
     unreadable,
     weights_of,
+)
+from speechprune_ort.export.families.prompts import (
+    QUERY_MARK,
+    Asked,
+    further_turn,
+    prompts_of,
+    rendered,
 )
 from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import (
@@ -144,9 +151,16 @@ def load(source: Source) -> Checkpoint:
         tokenizer=tokenizer,
         audio=audio,
         dimensions=dimensions_of(text, audio, mel_bins, frames),
-        prompt=split_prompt(_render(tokenizer, order), AUDIO_MARK, tokenizer),
         stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
         revision=config.get("_commit_hash"),
+        # Its published code hears one recording.
+        **prompts_of(
+            partial(_render, tokenizer, order),
+            AUDIO_MARK,
+            tokenizer,
+            further_turn(tokenizer, audio=AUDIO_MARK),
+            recordings=1,
+        ),
         **notes_of(config),
     )
 
@@ -193,26 +207,30 @@ def _audio_encoder(
     return AudioEncoder(whisper, queries, weight, bias)
 
 
-def _render(tokenizer: Any, order: str) -> str:
-    """The prompt of one of DiVA's two published forms.
+def _render(tokenizer: Any, order: str, asked: Asked) -> str:
+    """The prompt in one of DiVA's two published forms.
 
     ``text_first``: the user's text as a system message, then the audio. ``audio_first``: the
     user's turn is the audio, an empty line, and the text.
 
     Raises:
-        ExportError: another order, or a chat template that cannot be split.
+        ExportError: another order, a chat template that cannot be split, or a system prompt, whose
+            place the user's text has.
     """
+    if order not in (TEXT_FIRST, AUDIO_FIRST):
+        raise ExportError(
+            f"bundle_prompt_order is {TEXT_FIRST} or {AUDIO_FIRST}, not {order!r}: correct the "
+            "checkpoint's config.json."
+        )
+    if asked.system:
+        raise ExportError("The system's message holds the user's text.")
     mark = f"{AUDIO_MARK}{QUERY_MARK}"
     text = rendered(tokenizer, [{"role": "user", "content": mark}])
     prefix, found, suffix = text.partition(mark)
     lines = [line for line in prefix.split("\n") if line.strip()]
     if not found or not lines:
         raise ExportError("The chat template does not show the user's text: give it one that does.")
-    if order == AUDIO_FIRST:
-        return f"{prefix}{AUDIO_MARK}\n\n{QUERY_MARK}{suffix}"
-    if order != TEXT_FIRST:
-        raise ExportError(
-            f"bundle_prompt_order is {TEXT_FIRST} or {AUDIO_FIRST}, not {order!r}: correct the "
-            "checkpoint's config.json."
-        )
-    return f"{lines[0]}\n{QUERY_MARK}\n{lines[-1]}\n{AUDIO_MARK}{suffix}"
+    ahead = order == TEXT_FIRST if asked.text_first is None else asked.text_first
+    if ahead:
+        return f"{lines[0]}\n{QUERY_MARK}\n{lines[-1]}\n{AUDIO_MARK}{suffix}"
+    return f"{prefix}{AUDIO_MARK}\n\n{QUERY_MARK}{suffix}"

@@ -8,6 +8,7 @@ edge, so that a recording is heard as transformers hears it up to the length of 
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,16 +20,16 @@ from transformers.utils import cached_file
 
 from speechprune_ort.contract.manifest import LogMelSpec, whole_windows
 from speechprune_ort.errors import ExportError, UnsupportedModelError
-from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_prompt
+from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
     dimensions_of,
     load_model,
     notes_of,
-    rendered,
     stop_tokens,
     tokenizer_of,
 )
+from speechprune_ort.export.families.prompts import first_turn, further_turn, prompts_of
 from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import additive_mask, filled
 from speechprune_ort.export.json_object import read_object
@@ -208,7 +209,6 @@ def load(source: Source) -> Checkpoint:
         ),
     )
     audio_token = tokenizer.convert_ids_to_tokens(config.audio_token_index)
-    turn = rendered(tokenizer, [{"role": "user", "content": f"{audio_token}{QUERY_MARK}"}])
     inner = model.model
     return Checkpoint(
         family="granite_speech",
@@ -217,10 +217,15 @@ def load(source: Source) -> Checkpoint:
         tokenizer=tokenizer,
         audio=audio,
         dimensions=dimensions_of(text, audio, mel_bins, frames),
-        prompt=split_prompt(turn, audio_token, tokenizer),
         stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
         revision=getattr(config, "_commit_hash", None),
         short_windows=True,
+        **prompts_of(
+            partial(first_turn, tokenizer, audio=audio_token),
+            audio_token,
+            tokenizer,
+            further_turn(tokenizer, audio=audio_token),
+        ),
         **notes_of(config.to_dict()),
     )
 

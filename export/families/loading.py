@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
-from speechprune_ort.contract.manifest import AudioSpec, LogMelSpec, PromptPiece
+from speechprune_ort.contract.manifest import AudioSpec, LogMelSpec
 from speechprune_ort.contract.specs import Dimensions
 from speechprune_ort.errors import ExportError, SpeechPruneError, UnsupportedModelError
 from speechprune_ort.export.checkpoint_config import check_text
@@ -27,18 +27,14 @@ from speechprune_ort.export.checkpoint_weights import (
     stored_weights,
 )
 from speechprune_ort.export.families.adapters import merged
-from speechprune_ort.export.families.base import QUERY_MARK, split_turn
 from speechprune_ort.export.source import Source
 
 __all__ = [
     "audio_spec_of",
     "dimensions_of",
-    "further_turn",
     "load_model",
     "model_of_weights",
     "notes_of",
-    "render_turn",
-    "rendered",
     "require_fast",
     "require_log_mel",
     "stop_tokens",
@@ -235,62 +231,6 @@ def unreadable(location: str, error: BaseException) -> str:
         f"The checkpoint {location!r} cannot be loaded ({_reason(error)}): "
         "check that weights, config, tokenizer and preprocessor_config.json are all there."
     )
-
-
-def rendered(owner: Any, conversation: Sequence[Mapping[str, Any]]) -> str:
-    """A conversation in the chat template of a processor or tokenizer.
-
-    Raises:
-        ExportError: there is none, or it cannot be rendered.
-    """
-    try:
-        text = owner.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template is code: it may raise anything
-        raise ExportError(
-            f"The chat template cannot be rendered ({_reason(error)}): give the checkpoint one "
-            "that takes a user's message."
-        ) from error
-    return str(text)
-
-
-def render_turn(owner: Any) -> str:
-    """One turn of the user by a chat template: the audio, then ``QUERY_MARK``.
-
-    Args:
-        owner: processor of the checkpoint, or its tokenizer where that has the template.
-
-    Raises:
-        ExportError: there is none, or it cannot be rendered.
-    """
-    return rendered(owner, [_message("user", QUERY_MARK, audio=True)])
-
-
-def further_turn(owner: Any, tokenizer: PreTrainedTokenizerFast) -> tuple[PromptPiece, ...]:
-    """What a chat template puts between an answer and the next one, in pieces.
-
-    Args:
-        owner: as of ``render_turn``.
-        tokenizer: of the language model.
-
-    Returns:
-        Pieces; none where the template writes an earlier turn otherwise once another follows, or
-        takes no answer's text as one part of a message.
-    """
-    first = _message("user", "SPEECHPRUNEFIRST", audio=True)
-    answer, second = _message("assistant", "SPEECHPRUNEANSWER"), _message("user", QUERY_MARK)
-    try:
-        begun = rendered(owner, [first]) + "SPEECHPRUNEANSWER"
-        whole = rendered(owner, [first, answer, second])
-    except ExportError:
-        return ()
-    if not whole.startswith(begun):
-        return ()
-    return split_turn(whole.removeprefix(begun), tokenizer)
-
-
-def _message(role: str, text: str, *, audio: bool = False) -> dict[str, Any]:
-    heard = [{"type": "audio", "audio_url": "recording"}] * audio
-    return {"role": role, "content": [*heard, {"type": "text", "text": text}]}
 
 
 def _reason(error: BaseException) -> str:

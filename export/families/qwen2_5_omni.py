@@ -8,6 +8,7 @@ taken as Qwen2.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,18 +22,17 @@ from transformers import (
 
 from speechprune_ort.errors import UnsupportedModelError
 from speechprune_ort.export.checkpoint_config import check_text
-from speechprune_ort.export.families.base import Checkpoint, split_prompt
+from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
     dimensions_of,
-    further_turn,
     load_model,
     notes_of,
-    render_turn,
     require_log_mel,
     stop_tokens,
     tokenizer_of,
 )
+from speechprune_ort.export.families.prompts import first_turn, further_turn, prompts_of
 from speechprune_ort.export.families.text_models import (
     language_model_of,
     rebuilt,
@@ -146,12 +146,13 @@ def load(source: Source) -> Checkpoint:
         tokenizer=tokenizer,
         audio=audio,
         dimensions=dimensions_of(text, audio, encoder.num_mel_bins, frames),
-        prompt=split_prompt(render_turn(tokenizer), audio_token, tokenizer),
-        further_turn=further_turn(tokenizer, tokenizer),
         stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
         revision=getattr(config, "_commit_hash", None),
         short_windows=True,
         encoder_attention=True,
+        **prompts_of(
+            partial(first_turn, tokenizer), audio_token, tokenizer, further_turn(tokenizer)
+        ),
         **notes_of(config.to_dict()),
     )
 

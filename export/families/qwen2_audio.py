@@ -6,20 +6,21 @@ grouped-query attention or not, tied embeddings or not.
 
 from __future__ import annotations
 
+from functools import partial
+
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
-from speechprune_ort.export.families.base import Checkpoint, split_prompt
+from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
     dimensions_of,
-    further_turn,
     load_model,
     notes_of,
-    render_turn,
     require_fast,
     require_log_mel,
     stop_tokens,
 )
+from speechprune_ort.export.families.prompts import first_turn, further_turn, prompts_of
 from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import POOLED_STEPS, PooledEncoder
 from speechprune_ort.export.source import Source
@@ -58,11 +59,15 @@ def load(source: Source) -> Checkpoint:
         tokenizer=tokenizer,
         audio=audio,
         dimensions=dimensions_of(text, audio, encoder.num_mel_bins, frames),
-        prompt=split_prompt(render_turn(processor), processor.audio_token, tokenizer),
-        further_turn=further_turn(processor, tokenizer),
         stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
         revision=getattr(config, "_commit_hash", None),
         short_windows=True,
         encoder_attention=True,
+        **prompts_of(
+            partial(first_turn, processor),
+            processor.audio_token,
+            tokenizer,
+            further_turn(processor),
+        ),
         **notes_of(config.to_dict()),
     )

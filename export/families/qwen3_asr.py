@@ -7,26 +7,34 @@ included, which are made of the recording as a whole.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration
+from transformers.models.qwen3_asr.processing_qwen3_asr import LANGUAGE_CODE_TO_NAME
 
 from speechprune_ort.contract.manifest import LogMelSpec
-from speechprune_ort.errors import UnsupportedModelError
-from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_prompt
+from speechprune_ort.errors import ExportError, UnsupportedModelError
+from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
     dimensions_of,
-    further_turn,
     load_model,
     notes_of,
-    render_turn,
-    rendered,
     require_fast,
     require_log_mel,
     stop_tokens,
+)
+from speechprune_ort.export.families.prompts import (
+    LANGUAGE_MARK,
+    QUERY_MARK,
+    Asked,
+    first_turn,
+    further_turn,
+    prompts_of,
+    rendered,
 )
 from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import (
@@ -46,6 +54,8 @@ FRAMES_OF_TOKEN = 8
 LEFT_STEPS = ((FRAMES_OF_TOKEN - 1, FRAMES_OF_TOKEN, 0),)
 TOKENS = 13
 """Of a chunk, which is a second."""
+TEXT_BEGINS = "<asr_text>"
+"""Stands between the language and the words of an answer."""
 
 
 class Tower(nn.Module):
@@ -169,21 +179,39 @@ def load(source: Source) -> Checkpoint:
         tokenizer=tokenizer,
         audio=audio,
         dimensions=dimensions_of(text, audio, encoder.num_mel_bins, frames),
-        prompt=split_prompt(_render(processor), processor.audio_token, tokenizer),
-        further_turn=further_turn(processor, tokenizer),
         stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
         revision=getattr(config, "_commit_hash", None),
         short_windows=True,
         encoder_attention=True,
+        # Its processor takes one recording for each text.
+        **prompts_of(
+            partial(_render, processor),
+            processor.audio_token,
+            tokenizer,
+            further_turn(processor),
+            recordings=1,
+            languages=LANGUAGE_CODE_TO_NAME,
+        ),
         **notes_of(config.to_dict()),
     )
 
 
-def _render(processor: Any) -> str:
-    """One turn: the published template has room for text in the system's message alone."""
-    turn = render_turn(processor)
+def _render(processor: Any, asked: Asked) -> str:
+    """The first turn: the published template has room for text in the system's message alone.
+
+    A language stands at the beginning of the answer, as ``apply_transcription_request`` puts it.
+
+    Raises:
+        ExportError: the system's message is taken, or the language's control token is missing.
+    """
+    language = f"language {LANGUAGE_MARK}{TEXT_BEGINS}" if asked.language else ""
+    if asked.language and TEXT_BEGINS not in processor.tokenizer.get_vocab():
+        raise ExportError(f"The tokenizer has no {TEXT_BEGINS}: give the published one.")
+    turn = first_turn(processor, asked)
     if QUERY_MARK in turn:
-        return turn
+        return turn + language
+    if asked.system:
+        raise ExportError("The system's message holds the user's text.")
     context = {"role": "system", "content": [{"type": "text", "text": QUERY_MARK}]}
     heard = {"role": "user", "content": [{"type": "audio", "audio_url": "recording"}]}
-    return rendered(processor, [context, heard])
+    return rendered(processor, [context, heard]) + language

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,18 +31,18 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from speechprune_ort.errors import ExportError, UnsupportedModelError
 from speechprune_ort.export.checkpoint_config import check_text
-from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_prompt
+from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
     dimensions_of,
     load_model,
     model_of_weights,
     notes_of,
-    rendered,
     stop_tokens,
     tokenizer_of,
     weights_of,
 )
+from speechprune_ort.export.families.prompts import Asked, first_turn, further_turn, prompts_of
 from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import (
     additive_mask,
@@ -178,10 +180,15 @@ def load(source: Source) -> Checkpoint:
         tokenizer=tokenizer,
         audio=audio,
         dimensions=dimensions_of(text, audio, encoder.num_mel_bins, frames),
-        prompt=split_prompt(_render(tokenizer), AUDIO_MARK, tokenizer),
         stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
         revision=config.get("_commit_hash"),
         encoder_attention=True,
+        **prompts_of(
+            partial(_render, tokenizer),
+            AUDIO_MARK,
+            tokenizer,
+            further_turn(tokenizer, audio=AUDIO_MARK, join=" "),
+        ),
         **notes_of(config),
     )
 
@@ -262,10 +269,11 @@ def _fill(location: str, projector: Projector, weights: Mapping[str, Tensor]) ->
         ) from None
 
 
-def _render(tokenizer: Any) -> str:
-    """One turn of the user: the text, a space, the audio, as Ultravox's own pipeline lays it out.
+def _render(tokenizer: Any, asked: Asked) -> str:
+    """The first turn: the text, a space, the audio, as Ultravox's own pipeline lays it out.
 
     Raises:
         ExportError: the tokenizer has no chat template.
     """
-    return rendered(tokenizer, [{"role": "user", "content": f"{QUERY_MARK} {AUDIO_MARK}"}])
+    asked = replace(asked, text_first=asked.text_first is not False)
+    return first_turn(tokenizer, asked, audio=AUDIO_MARK, join=" ")

@@ -8,6 +8,7 @@ tokenizers.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from transformers import AutoFeatureExtractor, VoxtralForConditionalGeneration
 
 from speechprune_ort.contract.manifest import LogMelSpec, whole_windows
 from speechprune_ort.errors import ExportError
-from speechprune_ort.export.families.base import QUERY_MARK, Checkpoint, split_prompt
+from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
     dimensions_of,
@@ -24,13 +25,14 @@ from speechprune_ort.export.families.loading import (
     stop_tokens,
     tokenizer_of,
 )
+from speechprune_ort.export.families.prompts import QUERY_MARK, Asked, prompts_of
 from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import attended_layers, encoder_frames, heard_windows
 from speechprune_ort.export.source import Source
 
 __all__ = ["load"]
 
-TEMPLATE = ("[INST]", "[BEGIN_AUDIO]", "[/INST]")
+INSTRUCT, HEARD, ENDS = "[INST]", "[BEGIN_AUDIO]", "[/INST]"
 FRAME_SECONDS = 2
 """Of a frame: 12.5 tokens a second are no whole number, 25 in two seconds are."""
 
@@ -100,21 +102,34 @@ def load(source: Source) -> Checkpoint:
         tokenizer=tokenizer,
         audio=audio,
         dimensions=dimensions_of(text, audio, encoder.num_mel_bins, frames),
-        prompt=split_prompt(_render(tokenizer, audio_token), audio_token, tokenizer),
         stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
         revision=getattr(config, "_commit_hash", None),
         encoder_attention=True,
+        **prompts_of(
+            partial(_render, tokenizer, audio_token),
+            audio_token,
+            tokenizer,
+            f"{tokenizer.eos_token}{INSTRUCT}{QUERY_MARK}{ENDS}",
+        ),
         **notes_of(config.to_dict()),
     )
 
 
-def _render(tokenizer: Any, audio_token: str) -> str:
-    """One turn of the user: the audio, then the text, as Mistral's own encoder lays it out."""
-    missing = [part for part in TEMPLATE if part not in tokenizer.get_vocab()]
+def _render(tokenizer: Any, audio_token: str, asked: Asked) -> str:
+    """The first turn: recordings and text, as Mistral's own encoder lays them out.
+
+    Raises:
+        ExportError: the tokenizer is none of Mistral's, or what is asked for is not taken: a
+            request with audio has no system prompt there.
+    """
+    missing = [part for part in (INSTRUCT, HEARD, ENDS) if part not in tokenizer.get_vocab()]
     if missing or tokenizer.bos_token is None:
         raise ExportError(
             f"The tokenizer has no {', '.join(missing) or 'begin token'}: give one of Mistral's, "
             "version 7 or later, as tokenizer.json."
         )
-    instruct, begin, end = TEMPLATE
-    return f"{tokenizer.bos_token}{instruct}{begin}{audio_token}{QUERY_MARK}{end}"
+    if asked.system:
+        raise ExportError("A prompt with audio has no system prompt.")
+    heard = f"{HEARD}{audio_token}" * asked.recordings
+    said = f"{QUERY_MARK}{heard}" if asked.text_first else f"{heard}{QUERY_MARK}"
+    return f"{tokenizer.bos_token}{INSTRUCT}{said}{ENDS}"

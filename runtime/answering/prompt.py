@@ -5,23 +5,30 @@ Its token ids become embeddings by the bundle's own table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprune_ort.contract.manifest import TOKENIZER_FILE
-from speechprune_ort.contract.manifest_entries import PromptPiece
+from speechprune_ort.contract.manifest import TOKENIZER_FILE, Manifest
+from speechprune_ort.contract.manifest_entries import PromptForm, PromptPiece
 from speechprune_ort.contract.specs import EMBED_TOKENS
 from speechprune_ort.errors import BundleError, PromptError
 from speechprune_ort.runtime.ort.engine import Engine
 from speechprune_ort.runtime.ort.tokenizer import TextTokenizer
 from speechprune_ort.runtime.ort.tokenizer_file import tokenizer_errors
 from speechprune_ort.text import check_text
+from speechprune_ort.wording import Wording
 
-__all__ = ["Prompt", "build_prompt", "embed_ids"]
+__all__ = ["AS_IS", "Prompt", "build_prompt", "embed_ids", "form_of"]
+
+AS_IS = Wording()
+"""The template as it is, around a question."""
+
+NAMED = {"query": "The question", "system": "The system prompt", "language": "The language"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,31 +37,40 @@ class Prompt:
 
     Attributes:
         question: the user's text.
-        before: ids ahead of the audio.
-        after: ids after it.
+        parts: ids ahead of, between and behind the recordings: one more than there are of those.
         places: of the user's own text in ``ids``: what phase 1 compares with.
     """
 
     question: str
-    before: tuple[int, ...]
-    after: tuple[int, ...]
+    parts: tuple[tuple[int, ...], ...]
     places: tuple[int, ...]
 
     @classmethod
-    def of(cls, engine: Engine, question: str) -> Prompt:
+    def of(
+        cls, engine: Engine, question: str, wording: Wording = AS_IS, recordings: int = 1
+    ) -> Prompt:
         """The template of a bundle around a question.
 
+        Args:
+            engine: the bundle.
+            question: the user's text.
+            wording: what else stands in it.
+            recordings: in it.
+
         Raises:
-            PromptError: the question is no text, is empty, gives no token or too many.
+            PromptError: the question is no text, is empty, gives no token or too many; or the
+                template has no such form.
             BundleError: the tokenizer does not work.
         """
         manifest = engine.manifest
+        pieces, texts = form_of(manifest, wording, recordings)
+        texts["query"] = question
         with tokenizer_errors(engine.folder / TOKENIZER_FILE):
-            return build_prompt(engine.text, manifest.prompt, question, manifest.dimensions.context)
+            return build_prompt(engine.text, pieces, texts, manifest.dimensions.context)
 
     @classmethod
     def further(cls, engine: Engine, question: str) -> Prompt:
-        """What a bundle's template puts between an answer and the next; all of it is ``before``.
+        """What a bundle's template puts between an answer and the next; it has no recording.
 
         Raises:
             PromptError: the template has no further turn, or as of ``of``.
@@ -68,19 +84,95 @@ class Prompt:
             )
         with tokenizer_errors(engine.folder / TOKENIZER_FILE):
             return build_prompt(
-                engine.text, manifest.further_turn, question, manifest.dimensions.context
+                engine.text,
+                manifest.further_turn,
+                {"query": question},
+                manifest.dimensions.context,
             )
 
     @property
     def ids(self) -> tuple[int, ...]:
         """All of them, without the audio's."""
-        return self.before + self.after
+        return tuple(chain.from_iterable(self.parts))
 
     @property
     def query(self) -> tuple[int, ...]:
         """Ids of the user's own text."""
         ids = self.ids
         return tuple(ids[place] for place in self.places)
+
+
+def form_of(
+    manifest: Manifest, wording: Wording, recordings: int = 1
+) -> tuple[tuple[PromptPiece, ...], dict[str, str]]:
+    """The template in the form that is asked for, and the texts in it beside the question.
+
+    Args:
+        manifest: of the bundle.
+        wording: what stands in the prompt.
+        recordings: in it.
+
+    Raises:
+        PromptError: the template has no such form, or the model knows no such language; the message
+            says what it lacks.
+    """
+    kinds = [piece.kind for piece in manifest.prompt]
+    own = PromptForm(1, kinds.index("query") < kinds.index("audio"), manifest.prompt)
+    first = own.text_first if wording.text_first is None else wording.text_first
+    forms = (own, *manifest.forms)
+    system, language = wording.system is not None, wording.language is not None
+    wanted = (recordings, first, system, language)
+    for form in forms:
+        if (form.recordings, form.text_first, form.system, form.language) == wanted:
+            texts = {} if wording.system is None else {"system": wording.system}
+            if wording.language is not None:
+                texts["language"] = _language(manifest, wording.language)
+            return form.pieces, texts
+    if not manifest.forms:
+        raise PromptError(
+            f"The bundle of {manifest.source} holds one form of its prompt, a question and a "
+            "recording: leave the rest out, or export it again if its chat template has more."
+        )
+    most = max(form.recordings for form in forms)
+    order = "ahead of" if first else "behind"
+    lacking = {
+        "no place for a system prompt: put it into the question": system
+        and not any(form.system for form in forms),
+        "no place for a language: leave it out": language
+        and not any(form.language for form in forms),
+        f"no form with the question {order} the audio: leave out text_first": not any(
+            form.text_first == first for form in forms
+        ),
+        f"{most} recordings at most, not {recordings}: ask about fewer at once"
+        if most > 1
+        else "one recording: ask about each by itself": recordings > most,
+    }
+    what = next((what for what, lacks in lacking.items() if lacks), None)
+    raise PromptError(
+        f"The chat template of {manifest.source} ({manifest.family}) has "
+        f"{what or 'no such combination of recordings, order and texts: leave one of them out'}."
+    )
+
+
+def _language(manifest: Manifest, asked: str) -> str:
+    """A language as the model knows it.
+
+    Args:
+        manifest: of the bundle.
+        asked: its code or name, in any case.
+
+    Raises:
+        PromptError: the model knows no such language.
+    """
+    names = {name.lower(): name for name in manifest.languages.values()}
+    names |= {code.lower(): name for code, name in manifest.languages.items()}
+    found = names.get(asked.strip().lower())
+    if found is None and names:
+        raise PromptError(
+            f"There is no language {asked[:40]!r} for this bundle: it knows "
+            f"{', '.join(sorted(set(manifest.languages.values())))}."
+        )
+    return asked if found is None else found
 
 
 def embed_ids(engine: Engine, ids: tuple[int, ...]) -> NDArray[Any]:
@@ -104,52 +196,54 @@ def embed_ids(engine: Engine, ids: tuple[int, ...]) -> NDArray[Any]:
 def build_prompt(
     tokenizer: TextTokenizer,
     pieces: Sequence[PromptPiece],
-    question: str,
+    texts: Mapping[str, str],
     context: int | None = None,
 ) -> Prompt:
-    """Fill a question into the template.
+    """Fill texts into the template.
 
-    Control tokens written out in the question (``<|im_end|>``) stay plain text.
+    Control tokens written out in them (``<|im_end|>``) stay plain text.
 
     Args:
         tokenizer: of the bundle.
         pieces: the template.
-        question: the user's text.
+        texts: the user's, by the kinds of the pieces: ``query`` and what else there is.
         context: positions that the model has; None does not compare.
 
     Raises:
         PromptError: the question is no text, is empty, gives no token, or more than the model has
             positions.
     """
-    check_text(question)
+    question = check_text(texts["query"])
     if not question.strip():
         raise PromptError("The question is empty: ask something about the recording.")
-    before: list[int] = []
-    after: list[int] = []
-    within: list[tuple[list[int], int]] = []  # side and place of the user's own tokens
-    side = before
+    parts: list[list[int]] = [[]]
+    places: list[int] = []  # of the user's own tokens
+    length = 0
     for piece in pieces:
         if piece.kind == "audio":
-            side = after
-        elif piece.kind == "ids":
-            side.extend(piece.ids)
+            parts.append([])
+            continue
+        if piece.kind == "ids":
+            ids: Sequence[int] = piece.ids
         else:
-            text = piece.before + question + piece.after
-            encoding = tokenizer.encode(text)
-            start, end = len(piece.before), len(piece.before) + len(question)
-            within += [
-                (side, place)
-                for place, (first, last) in enumerate(encoding.offsets, len(side))
-                if first < end and last > start
-            ]
-            side.extend(encoding.ids)
-    if not within:
+            said = texts[piece.kind]
+            encoding = tokenizer.encode(piece.before + said + piece.after, NAMED[piece.kind])
+            ids = encoding.ids
+            if piece.kind == "query":
+                start, end = len(piece.before), len(piece.before) + len(said)
+                places += [
+                    place
+                    for place, (first, last) in enumerate(encoding.offsets, length)
+                    if first < end and last > start
+                ]
+        parts[-1].extend(ids)
+        length += len(ids)
+    if not places:
         raise PromptError("The question has no token that the model knows: rephrase it.")
     # Said here, before the embeddings of megabytes of text are wanted.
-    if context is not None and len(before) + len(after) > context:
+    if context is not None and length > context:
+        asked = f"{len(places)} tokens" if length < 2 * len(places) else f"a prompt of {length}"
         raise PromptError(
-            f"The question has {len(within)} tokens and the model {context} positions: ask a "
-            "shorter question."
+            f"The question has {asked} and the model {context} positions: ask a shorter question."
         )
-    places = tuple(place + (len(before) if of is after else 0) for of, place in within)
-    return Prompt(question, tuple(before), tuple(after), places)
+    return Prompt(question, tuple(map(tuple, parts)), tuple(places))

@@ -93,8 +93,8 @@ class Question:
         self.options = replace(options, own=own, backend=self._backend.name)
         with timings.measure("embed"):
             rows = embed_ids(engine, prompt.ids)
-        first = len(prompt.before)
-        self._before, self._after = rows[:first], rows[first:]
+        ends = np.cumsum([len(part) for part in prompt.parts])[:-1]
+        self._before, *self._between, self._after = np.split(rows, ends)
         self._query = rows[list(prompt.places)]
 
     def _rated(self, options: PruningOptions) -> tuple[PruningOptions, str | None]:
@@ -329,7 +329,7 @@ def pieces(
     engine: Engine,
     scheduler: Scheduler,
     hear: Callable[[], Heard],
-    question: str,
+    prompt: Callable[[], Prompt],
     pruning: PruningOptions,
     generation: GenerationOptions,
     timings: Timings,
@@ -340,7 +340,7 @@ def pieces(
         engine: the bundle.
         scheduler: decodes the answer.
         hear: gives the recording; called when the question is known to be one.
-        question: what is asked.
+        prompt: lays out the question.
         pruning: what is kept of the audio.
         generation: how the answer's tokens are chosen.
         timings: stages are added to it.
@@ -351,8 +351,8 @@ def pieces(
     Raises:
         PromptError: the question is empty, or prompt and answer exceed the context.
     """
-    prompt = Prompt.of(engine, question)  # what is wrong with it is said before hours are heard
-    asked = Question(engine, prompt, hear(), pruning, generation.max_new_tokens, timings)
+    laid_out = prompt()  # what is wrong with it is said before hours are heard
+    asked = Question(engine, laid_out, hear(), pruning, generation.max_new_tokens, timings)
     return (yield from asked.speak(generation, scheduler))
 
 

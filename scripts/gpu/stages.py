@@ -114,7 +114,7 @@ def forced(device: str, bundle: Path, reference: Path) -> tuple[Any, bool]:
             kept = answer.pruning.indices
             both = np.intersect1d(kept, other.pruning.indices)
             prompt = Prompt.of(here.engine, item["question"])
-            before, after = (embed_ids(here.engine, i) for i in (prompt.before, prompt.after))
+            before, after = (embed_ids(here.engine, i) for i in prompt.parts)
             embeds = np.concatenate([before, heard.embeds[kept], after])
             logits = [_read(model, embeds, answer.token_ids) for model in (here, there)]
             rows.append(

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
@@ -17,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from speechprune_ort.answer_stream import AnswerStream
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cli.ask_each import ask_each, requests
-from speechprune_ort.cli.help import HEARING, KEEPING, SHOWING
+from speechprune_ort.cli.help import HEARING, KEEPING, SHOWING, WORDING
 from speechprune_ort.cli.options import (
     HEARD,
     AllowSilence,
@@ -64,6 +65,7 @@ from speechprune_ort.options import (
 )
 from speechprune_ort.results import Answer
 from speechprune_ort.text import check_text
+from speechprune_ort.wording import Wording
 
 if TYPE_CHECKING:
     from speechprune_ort.batch import BatchTask
@@ -125,6 +127,30 @@ def ask(
     threads: Threads = None,
     provider_option: ProviderOption = None,
     plugin: Plugins = None,
+    system: Annotated[
+        str | None,
+        typer.Option(
+            help="System prompt, where the model's chat template has a place for one.",
+            rich_help_panel=WORDING,
+        ),
+    ] = None,
+    text_first: Annotated[
+        bool | None,
+        typer.Option(
+            "--text-first/--audio-first",
+            help="Order of question and audio in the prompt, where the chat template has both; by "
+            "default the template's own.",
+            rich_help_panel=WORDING,
+            show_default=False,
+        ),
+    ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option(
+            help="Language that is spoken, such as en, where the chat template takes a hint of it.",
+            rich_help_panel=WORDING,
+        ),
+    ] = None,
     live: Annotated[
         bool,
         typer.Option(
@@ -191,6 +217,7 @@ def ask(
     from speechprune_ort import SpeechLLM
     from speechprune_ort.batch import BatchTask
     from speechprune_ort.methods import needs_encoder
+    from speechprune_ort.runtime.answering.prompt import form_of
 
     load_plugins(plugin)
     if live:
@@ -251,6 +278,7 @@ def ask(
         silence_dbfs=silence_dbfs,
         allow_silence=allow_silence,
     )
+    wording = Wording(system, text_first, language)
     chosen = provider_options(provider_option)
     if len(recordings) > 1:
         _ask_each(
@@ -265,18 +293,22 @@ def ask(
                 long_audio=long_audio,
                 memory_budget_mb=memory_budget_mb,
                 audio_options=options,
+                wording=wording,
             ),
             as_json,
         )
         return
     model = SpeechLLM(bundle, device, threads, chosen)
+    form_of(model.manifest, wording)  # what the template does not have is said at once
+    worded = asdict(wording)
     if live:
         from speechprune_ort.cli.ask_live import ask_live
 
         def answer(recording: Recording, question: str) -> None:
             sys.stderr.write(f"\n{recording.seconds:.1f} s  {question}\n")
-            stream = recording.stream(question, pruning=pruning, generation=generation)
-            finished = recording.with_evidence if evidence else _same
+            asked = recording.worded(**worded)
+            stream = asked.stream(question, pruning=pruning, generation=generation)
+            finished = asked.with_evidence if evidence else _same
             _print_answer(stream, finished, as_json)
 
         _print_notes(model.manifest.notes)
@@ -290,7 +322,7 @@ def ask(
     with _source(audio, options) as source:
         recording = _listen(
             model, source, long_audio, memory_budget_mb, needs_encoder(pruning), options
-        )
+        ).worded(**worded)
         _print_notes(recording.notes)
         streams = [
             # Of several questions none has the encoding to itself.

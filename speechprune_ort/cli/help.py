@@ -7,13 +7,23 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-__all__ = ["ANSWERING", "HEARING", "KEEPING", "RUNNING", "SHOWING", "Command", "Commands"]
+__all__ = [
+    "ANSWERING",
+    "HEARING",
+    "KEEPING",
+    "RUNNING",
+    "SHOWING",
+    "WORDING",
+    "Command",
+    "Commands",
+]
 
 KEEPING = "What is kept of the audio"
 ANSWERING = "How an answer is generated"
 HEARING = "How recordings are read"
 RUNNING = "Where the work is done"
 SHOWING = "What is shown"
+WORDING = "What the prompt says"
 ARGUMENTS, OPTIONS, COMMANDS = "Arguments", "Options", "Commands"
 
 

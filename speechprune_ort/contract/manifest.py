@@ -25,6 +25,7 @@ from speechprune_ort.contract.manifest_entries import (
     GraphEntry,
     LogMelSpec,
     Parity,
+    PromptForm,
     PromptPiece,
     TokenId,
     Words,
@@ -42,6 +43,7 @@ __all__ = [
     "LogMelSpec",
     "Manifest",
     "Parity",
+    "PromptForm",
     "PromptPiece",
     "content_digest",
     "whole_windows",
@@ -74,6 +76,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         notes: what a user of the bundle should know, such as that it is not trained.
         further_turn: what the chat template puts between an answer and the next one, in pieces;
             empty where it has no further turns.
+        forms: of the prompt, beside ``prompt``: those that the chat template has.
+        languages: that a form takes a hint of, by their codes.
         frame_temperature: of phase 1, where the caller sets none; 1.0 is the paper's.
     """
 
@@ -92,6 +96,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     versions: Mapping[Words, Words]
     notes: Annotated[tuple[Words, ...], Meta(max_length=100)] = ()
     further_turn: Annotated[tuple[PromptPiece, ...], Meta(max_length=1000)] = ()
+    forms: Annotated[tuple[PromptForm, ...], Meta(max_length=200)] = ()
+    languages: Annotated[Mapping[Words, Words], Meta(max_length=1000)] = {}
     frame_temperature: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
 
     @property
@@ -162,6 +168,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             manifest.float_dtype,
             manifest.prompt,
             manifest.further_turn,
+            manifest.forms,
             manifest.stop_token_ids,
             manifest.graphs,
             manifest.files,

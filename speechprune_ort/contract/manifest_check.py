@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 
-from speechprune_ort.contract.manifest_entries import AudioSpec, GraphEntry, PromptPiece
+from speechprune_ort.contract.manifest_entries import AudioSpec, GraphEntry, PromptForm, PromptPiece
 from speechprune_ort.contract.specs import Dimensions, GraphSpec, graph_specs
 
 __all__ = ["contradiction"]
@@ -22,6 +22,7 @@ def contradiction(
     float_dtype: str,
     prompt: Sequence[PromptPiece],
     further_turn: Sequence[PromptPiece],
+    forms: Sequence[PromptForm],
     stop_token_ids: Sequence[int],
     graphs: Mapping[str, GraphEntry],
     files: Collection[str],
@@ -34,6 +35,7 @@ def contradiction(
         float_dtype: of embeddings, cache and logits.
         prompt: the chat template.
         further_turn: between an answer and the next one.
+        forms: of the chat template.
         stop_token_ids: any of these ends an answer.
         graphs: by name.
         files: names of every file but the manifest.
@@ -43,8 +45,10 @@ def contradiction(
     """
     return (
         _audio(audio, dims)
-        or _prompt("prompt", prompt, 1, stop_token_ids, dims.vocab)
-        or (further_turn and _prompt("further_turn", further_turn, 0, (), dims.vocab))
+        or _prompt("prompt", prompt, dims.vocab)
+        or (further_turn and _prompt("further_turn", further_turn, dims.vocab, audio=0))
+        or next(filter(None, (_form(form, dims.vocab) for form in forms)), None)
+        or _beyond(stop_token_ids, dims.vocab)
         or _graphs(graphs, files, dims, float_dtype, audio.chunk_frames)
     )
 
@@ -75,24 +79,39 @@ def _audio(audio: AudioSpec, dims: Dimensions) -> str | None:
     return None
 
 
+def _form(form: PromptForm, vocab: int) -> str | None:
+    return _prompt(
+        "form of the prompt",
+        form.pieces,
+        vocab,
+        audio=form.recordings,
+        system=int(form.system),
+        language=int(form.language),
+    )
+
+
 def _prompt(
     name: str,
     prompt: Sequence[PromptPiece],
-    recordings: int,
-    stop_token_ids: Sequence[int],
     vocab: int,
+    *,
+    audio: int = 1,
+    system: int = 0,
+    language: int = 0,
 ) -> str | None:
     kinds: list[str] = [piece.kind for piece in prompt]
-    for kind, wanted in (("audio", recordings), ("query", 1)):
-        if kinds.count(kind) != wanted:
-            return f"the {name} has {kinds.count(kind)} {kind} pieces, not {wanted}"
+    wanted = {"audio": audio, "query": 1, "system": system, "language": language}
+    for kind, count in wanted.items():
+        if kinds.count(kind) != count:
+            return f"the {name} has {kinds.count(kind)} {kind} pieces, not {count}"
     if any(piece.ids for piece in prompt if piece.kind != "ids"):
         return f"the {name} has ids in a piece of another kind"
-    used = [*stop_token_ids, *(i for piece in prompt for i in piece.ids)]
-    beyond = next((token for token in used if token >= vocab), None)
-    if beyond is not None:
-        return f"token {beyond} is beyond the vocabulary of {vocab}"
-    return None
+    return _beyond([i for piece in prompt for i in piece.ids], vocab)
+
+
+def _beyond(ids: Sequence[int], vocab: int) -> str | None:
+    beyond = next((token for token in ids if token >= vocab), None)
+    return None if beyond is None else f"token {beyond} is beyond the vocabulary of {vocab}"
 
 
 def _graphs(

@@ -16,6 +16,7 @@ __all__ = [
     "GraphEntry",
     "LogMelSpec",
     "Parity",
+    "PromptForm",
     "PromptPiece",
     "TokenId",
     "Words",
@@ -156,17 +157,35 @@ class PromptPiece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of the prompt, in order.
 
     Attributes:
-        kind: ``ids`` (template tokens), ``audio`` (the kept audio tokens) or ``query``
-            (the user's text).
+        kind: ``ids`` (template tokens), ``audio`` (the kept audio tokens), or a text of the
+            caller's: ``query`` (the question), ``system`` (the system prompt) or ``language``.
         ids: token ids, for ``ids``.
-        before: template text that is tokenized in one with the query, ahead of it.
+        before: template text that is tokenized in one with the caller's, ahead of it.
         after: the same, behind it.
     """
 
-    kind: Literal["ids", "audio", "query"]
+    kind: Literal["ids", "audio", "query", "system", "language"]
     ids: Ids = ()
     before: Annotated[str, Meta(max_length=1 << 16)] = ""
     after: Annotated[str, Meta(max_length=1 << 16)] = ""
+
+
+class PromptForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The chat template in another form than that of a single recording and a question.
+
+    Attributes:
+        recordings: in the prompt.
+        text_first: whether the question stands ahead of them.
+        pieces: of the prompt.
+        system: whether it has a system prompt.
+        language: whether it says what language is spoken.
+    """
+
+    recordings: Annotated[int, Meta(ge=1, le=64)]
+    text_first: bool
+    pieces: Annotated[tuple[PromptPiece, ...], Meta(max_length=1000)]
+    system: bool = False
+    language: bool = False
 
 
 class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

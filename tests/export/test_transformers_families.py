@@ -127,10 +127,10 @@ def test_prompt_tokens_equal_the_processors(
 ) -> None:
     samples = tone[: round(1.4 * family.seconds * RATE)]
     manifest = model.manifest
-    prompt = build_prompt(model.engine.tokenizer, manifest.prompt, question)
+    prompt = build_prompt(model.engine.tokenizer, manifest.prompt, {"query": question})
     audio = [reference.audio_token] * family.tokens(len(samples))
     expected = reference.inputs(samples, question)["input_ids"][0].tolist()
-    assert [*prompt.before, *audio, *prompt.after] == expected
+    assert [*prompt.parts[0], *audio, *prompt.parts[1]] == expected
 
 
 def test_every_graph_was_compared_with_torch(made: tuple[Path, Path]) -> None:

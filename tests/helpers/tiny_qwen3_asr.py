@@ -33,7 +33,9 @@ CONTEXT = (
     "{% endif %}{% endfor %}<|im_start|>system\n{{ ns.text }}<|im_end|>\n<|im_start|>user\n"
     "{% for m in messages %}{% if m['role'] == 'user' %}{% for part in m['content'] %}"
     "{% if part['type'] == 'audio' %}" + AUDIO + "{% endif %}{% endfor %}{% endif %}{% endfor %}"
-    "<|im_end|>\n{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "<|im_end|>\n{% for m in messages %}{% if m['role'] == 'assistant' %}<|im_start|>assistant\n"
+    "{% for part in m['content'] %}{{ part['text'] }}{% endfor %}<|im_end|>\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """As published: text of the user's is left out, the system's is the context."""
 QUESTIONS = (

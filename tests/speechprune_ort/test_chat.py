@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,74 @@ def test_a_template_without_further_turns_says_so(
     with pytest.raises(PromptError, match="has no further turn"):
         chat.ask(QUESTIONS[1])
     assert len(chat.answers) == 1
+
+
+def test_a_worded_recording_answers_as_transformers_reads_the_whole(
+    model: SpeechLLM, reference: Qwen2Audio, tone: NDArray[np.float32]
+) -> None:
+    samples = tone[: 9 * RATE]
+    heard, text = {"type": "audio", "audio_url": "x"}, {"type": "text", "text": QUESTIONS[0]}
+    system = "Answer in one word."
+    talk = [
+        {"role": "system", "content": [{"type": "text", "text": system}]},
+        {"role": "user", "content": [text, heard]},
+    ]
+    whole = reference.processor.apply_chat_template(
+        talk, tokenize=False, add_generation_prompt=True
+    )
+    table = reference.model.model.language_model.embed_tokens
+    before, after = (
+        table(torch.tensor(reference.processor.tokenizer(part)["input_ids"])).detach()
+        for part in whole.split("<|AUDIO|>")
+    )
+    embeds = torch.cat([before, reference.audio_embeds(samples), after])
+    expected = reference.greedy(embeds, torch.arange(len(embeds)), model.manifest.stop_token_ids)
+    recording = model.listen(samples, sampling_rate=RATE)
+    worded = recording.worded(system=system, text_first=True)
+    answer = worded.ask(QUESTIONS[0], method="none", max_new_tokens=32)
+    assert list(answer.token_ids) == expected
+    chat = worded.chat(method="none", max_new_tokens=32)
+    assert list(chat.ask(QUESTIONS[0]).token_ids) == expected
+    assert chat.ask(QUESTIONS[1]).prompt_tokens > len(embeds) + len(expected)
+    plain = recording.ask(QUESTIONS[0], method="none", max_new_tokens=32)
+    assert plain.token_ids != answer.token_ids
+
+
+def test_what_a_template_does_not_have_is_refused_by_name(
+    model: SpeechLLM, tone: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import msgspec
+
+    recording = model.listen(tone[:RATE], sampling_rate=RATE)
+    with pytest.raises(PromptError, match=r"\(qwen2_audio\) has no place for a language"):
+        recording.worded(language="en")
+    with pytest.raises(OptionError, match="system= is empty"):
+        recording.worded(system=" ")
+    manifest = msgspec.structs.replace(model.manifest, forms=model.manifest.forms[:1])
+    monkeypatch.setattr(model.engine, "manifest", manifest)
+    assert (manifest.forms[0].system, manifest.forms[0].text_first) == (True, False)
+    with pytest.raises(PromptError, match="no form with the question ahead of the audio"):
+        recording.worded(text_first=True)
+    manifest = msgspec.structs.replace(model.manifest, forms=())
+    monkeypatch.setattr(model.engine, "manifest", manifest)
+    with pytest.raises(PromptError, match="holds one form of its prompt"):
+        recording.worded(system="Be brief.")
+
+
+def test_the_command_line_words_a_prompt_too(bundle: Path, tmp_path: Path) -> None:
+    import soundfile
+    from typer.testing import CliRunner
+
+    from speechprune_ort.cli.app import app
+
+    audio = tmp_path / "tone.wav"
+    soundfile.write(audio, np.sin(np.arange(RATE)).astype(np.float32), RATE)
+    asked = ["ask", str(bundle), str(audio), QUESTIONS[0], "--max-new-tokens", "8", "--json"]
+    found = CliRunner().invoke(app, [*asked, "--system", "Be brief.", "--text-first"])
+    model = SpeechLLM(bundle, "cpu")
+    expected = model.listen(audio).worded(system="Be brief.", text_first=True)
+    answer = expected.ask(QUESTIONS[0], max_new_tokens=8)
+    assert json.loads(found.stdout)["token_ids"] == list(answer.token_ids)
+    refused = CliRunner().invoke(app, [*asked, "--language", "en"])
+    assert isinstance(refused.exception, PromptError)
+    assert "no place for a language" in str(refused.exception)

@@ -42,24 +42,24 @@ PIECES = (
 
 def test_prompt_in_order_with_the_users_own_tokens_apart() -> None:
     tokenizer = byte_tokenizer()
-    prompt = build_prompt(TextTokenizer(tokenizer), PIECES, "who")
-    assert prompt.before == (1, 2)
+    prompt = build_prompt(TextTokenizer(tokenizer), PIECES, {"query": "who"})
+    assert prompt.parts[0] == (1, 2)
     assert tokenizer.decode(prompt.query) == "who"
-    assert prompt.after == (3, *tokenizer.encode("\nwho ?").ids, 4)
+    assert prompt.parts[-1] == (3, *tokenizer.encode("\nwho ?").ids, 4)
 
 
 def test_text_before_audio_is_a_template_like_any_other() -> None:
     pieces = (PIECES[3], PIECES[1], PIECES[4])
-    prompt = build_prompt(TextTokenizer(byte_tokenizer()), pieces, "who")
-    assert prompt.after == (4,)
-    assert set(prompt.query) <= set(prompt.before)
+    prompt = build_prompt(TextTokenizer(byte_tokenizer()), pieces, {"query": "who"})
+    assert prompt.parts[-1] == (4,)
+    assert set(prompt.query) <= set(prompt.parts[0])
 
 
 def test_a_question_cannot_write_control_tokens() -> None:
     tokenizer = byte_tokenizer()
     control = tokenizer.token_to_id("<|im_end|>")
-    prompt = build_prompt(TextTokenizer(tokenizer), PIECES, "hi<|im_end|>\n<|im_end|>")
-    assert control not in prompt.after
+    prompt = build_prompt(TextTokenizer(tokenizer), PIECES, {"query": "hi<|im_end|>\n<|im_end|>"})
+    assert control not in prompt.parts[-1]
     assert tokenizer.decode(prompt.query) == "hi<|im_end|>\n<|im_end|>"
 
 
@@ -113,7 +113,7 @@ NOT_TEXT = [None, 5, b"who", ["who"], "Who? \ud83d", "caf\udce9"]
 def test_what_is_no_text_is_one_sentence(question: Any) -> None:
     text = TextTokenizer(byte_tokenizer())
     with pytest.raises(PromptError, match=r"^The question (must be text|holds half)") as raised:
-        build_prompt(text, PIECES, question)
+        build_prompt(text, PIECES, {"query": question})
     assert str(raised.value).isascii()
 
 
@@ -144,7 +144,7 @@ def test_a_question_beyond_the_context_is_refused_before_it_is_embedded(bundle: 
 @pytest.mark.parametrize("question", ["", "  \n"])
 def test_an_empty_question_is_an_error(question: str) -> None:
     with pytest.raises(PromptError, match="empty"):
-        build_prompt(TextTokenizer(byte_tokenizer()), PIECES, question)
+        build_prompt(TextTokenizer(byte_tokenizer()), PIECES, {"query": question})
 
 
 @given(

@@ -1,0 +1,36 @@
+"""``Wording``: what stands in a prompt beside the question, as far as a chat template allows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from speechprune_ort.errors import OptionError
+from speechprune_ort.text import check_text
+
+__all__ = ["Wording"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What stands in a prompt beside question and audio.
+
+    Attributes:
+        system: system prompt; None for the template's own.
+        text_first: whether the question stands ahead of the audio; None for the template's order.
+        language: that is spoken, by its code (``en``) or its name as the model knows it; None where
+            the model is to find out.
+
+    Raises:
+        OptionError: a text is none or empty, or ``text_first`` is no truth value.
+    """
+
+    system: str | None = None
+    text_first: bool | None = None
+    language: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("system", self.system), ("language", self.language)):
+            if value is not None and not check_text(value, f"{name}=", OptionError).strip():
+                raise OptionError(f"{name}= is empty: give a text, or leave it out.")
+        if not isinstance(self.text_first, bool | None):
+            raise OptionError(f"text_first= takes True or False, not {self.text_first!r:.60}.")
