@@ -21,24 +21,36 @@ __all__ = [
     "check_audio_token",
     "check_parts",
     "check_text",
+    "context_of",
     "describe",
 ]
 
-TEXT_MODELS: Mapping[str, tuple[str, ...]] = {
-    "qwen2": ("default",),
-    "llama": ("default", "llama3"),
-    "qwen3": ("default",),
-    "mistral": ("default",),
-    "granite": ("default",),
+SHORT_ROTARY = ("dynamic", "longrope")
+"""Rotary embeddings that turn every token otherwise once a conversation is longer than the model
+was first trained on: known up to that length, which becomes the context of a bundle."""
+
+ROTARY = ("default", "linear", "llama3", "yarn", *SHORT_ROTARY)
+
+SCALED_BY: Mapping[str, tuple[str, ...]] = {
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "longrope": ("short_factor", "long_factor"),
 }
+"""What a scaled rotary embedding cannot do without."""
+
+TEXT_MODELS: Mapping[str, tuple[str, ...]] = dict.fromkeys(
+    ("qwen2", "llama", "qwen3", "mistral", "granite"), ROTARY
+)
 """Language models that export knows, and which rotary embeddings of each the decoder graph computes
 as transformers does."""
 
 OWN_ADAPTER = "has_lora_adapter"
 """Key of a config whose checkpoint carries a LoRA of its own beside its weights."""
 
-HEAD_UNIT = 8
-"""Widths of a head that ONNX Runtime's grouped-query attention takes are multiples of it."""
+HEAD_UNIT = 16
+"""Widths of a head that ONNX Runtime's grouped-query attention turns are multiples of it."""
 
 SIZES = (
     "hidden_size",
@@ -216,8 +228,8 @@ def check_text(location: str, text: Mapping[str, Any]) -> None:
     width = text.get("head_dim") or (hidden // heads if hidden and heads else HEAD_UNIT)
     if not isinstance(width, int) or width < 1 or width % HEAD_UNIT:
         raise UnsupportedModelError(
-            f"The heads of the text model of {location!r} are {brief(width)} wide: ONNX Runtime's "
-            f"attention takes multiples of {HEAD_UNIT}."
+            f"The heads of the text model of {location!r} are {brief(width)} wide, and ONNX "
+            f"Runtime's attention turns multiples of {HEAD_UNIT}: there is no exporting them."
         )
     _check_rope(location, text, TEXT_MODELS[kind])
     layers, first = text.get("num_hidden_layers") or 32, text.get("max_window_layers", 28)
@@ -237,6 +249,25 @@ def check_text(location: str, text: Mapping[str, Any]) -> None:
             "graph does not: set use_sliding_window to false (and layer_types to full_attention) "
             "in config.json if no answer is longer than the window."
         )
+
+
+def context_of(text: Mapping[str, Any]) -> int:
+    """Positions that a bundle of a language model has.
+
+    All of them; where its rotary embedding changes with the length of what is read, those before it
+    does.
+
+    Args:
+        text: its config, as transformers completes it.
+
+    >>> rope = {"rope_type": "longrope", "original_max_position_embeddings": 4096}
+    >>> context_of({"max_position_embeddings": 131072, "rope_parameters": rope})
+    4096
+    """
+    most, rope = int(text["max_position_embeddings"]), text.get("rope_parameters") or {}
+    if rope.get("rope_type") in SHORT_ROTARY:
+        return min(most, int(rope.get("original_max_position_embeddings") or most))
+    return most
 
 
 def check_audio_token(location: str, token: Any, vocab: Any) -> None:
@@ -272,12 +303,23 @@ def _check_rope(location: str, text: Mapping[str, Any], known: tuple[str, ...]) 
                 f"The text model of {location!r} has rotary embeddings of type {named!r}, which "
                 f"the decoder graph does not have: export knows {' and '.join(known)}."
             )
+        for name in SCALED_BY.get(kind, ()):
+            values = part.get(name)
+            if not all(_positive(v) for v in (values if isinstance(values, list) else [values])):
+                raise ExportError(
+                    f"{name} of the rotary embeddings ({kind}) of {location!r} is {brief(values)}, "
+                    "no positive number: correct rope_parameters in config.json."
+                )
     share = text.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1))
     if share not in (None, 1):
         raise UnsupportedModelError(
             f"The text model of {location!r} rotates {brief(share)} of each head, and the decoder "
             "graph all of it: export knows models with partial_rotary_factor 1."
         )
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def _require_folder(folder: Path) -> None:

@@ -52,8 +52,6 @@ _BUILDER_PRECISION = {
     "int4": "int4",
 }
 
-HEAD_MULTIPLE = 16  # of a head's size, for rotary embedding within attention
-
 QUESTION = "What is said in the recording?"
 DECODE_STEPS = 3  # after the prefill, compared with torch
 
@@ -77,14 +75,16 @@ def export_decoder(
         work: folder for temporary files, on the same disk as ``path``; emptied at the end.
 
     Raises:
-        ExportError: the builder or the attention's kernel refuses the language model.
+        ExportError: the builder refuses the language model.
     """
-    _require_head(language_model.config)
     described, built, cache = work / "language_model", work / "built", work / "cache"
     with quiet():
         # The builder reads settings and tokenizer from a folder; the weights it is handed.
         config = copy.deepcopy(language_model.config)
         config.architectures = [type(language_model).__name__]
+        # Its rows are inputs of the graph, whatever scaling made them.
+        theta = config.rope_parameters["rope_theta"]
+        config.rope_parameters = {"rope_type": "default", "rope_theta": theta}
         config.save_pretrained(described)
         language_model.generation_config.save_pretrained(described)
         tokenizer.save_pretrained(described)
@@ -112,27 +112,13 @@ def export_decoder(
     except Exception as error:  # the builder asserts, looks up and divides without asking
         raise ExportError(
             "onnxruntime-genai's builder refuses this language model "
-            f"({type(error).__name__}: {error}): "
-            "it may use a feature, such as a rotary scaling, that the builder does not know."
+            f"({type(error).__name__}: {error}): it may use a feature that the builder does not "
+            "know; report the checkpoint."
         ) from error
     model = ir.load(built / "model.onnx")
     # What the builder quantizes itself comes out as planned.
     save(model if plan.decoder in ("int8", "int4") else with_weights(model, plan.decoder), path)
     shutil.rmtree(work)
-
-
-def _require_head(config: Any) -> None:
-    """Refuse heads that grouped-query attention cannot turn.
-
-    Raises:
-        ExportError: their size is no multiple of 16.
-    """
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if size % HEAD_MULTIPLE:
-        raise ExportError(
-            f"The language model's heads have {size} values each, and ONNX Runtime's attention "
-            f"turns only multiples of {HEAD_MULTIPLE}: this checkpoint cannot be exported."
-        )
 
 
 @contextlib.contextmanager

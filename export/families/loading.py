@@ -19,7 +19,7 @@ from transformers.utils import cached_file
 from speechprune_ort.contract.manifest import AudioSpec, LogMelSpec
 from speechprune_ort.contract.specs import Dimensions
 from speechprune_ort.errors import ExportError, SpeechPruneError, UnsupportedModelError
-from speechprune_ort.export.checkpoint_config import check_text
+from speechprune_ort.export.checkpoint_config import check_text, context_of
 from speechprune_ort.export.checkpoint_weights import (
     check_shapes,
     check_text_shapes,
@@ -362,7 +362,7 @@ def dimensions_of(text: Any, audio: AudioSpec, mel_bins: int, frames: int) -> Di
         kv_heads=text.num_key_value_heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
         vocab=text.vocab_size,
-        context=text.max_position_embeddings,
+        context=context_of(text.to_dict()),
     )
 
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from speechprune_ort.export.families.base import Checkpoint
 
-__all__ = ["language_model_of", "rebuilt", "with_scale_folded"]
+__all__ = ["language_model_of", "rebuilt", "with_context_told", "with_scale_folded"]
 
 
 def language_model_of(inner: Any, head: Any, text: Any) -> PreTrainedModel:
@@ -75,6 +75,20 @@ class ScaledEmbeds(nn.Module):
             return (found[0] * self.scale, *found[1:])
         scaled: Tensor = found * self.scale
         return scaled
+
+
+def with_context_told(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint, with a note where its bundle has fewer positions than its config says."""
+    text: Any = checkpoint.language_model.config
+    context = checkpoint.dimensions.context
+    if context == text.max_position_embeddings:
+        return checkpoint
+    note = (
+        f"Prompt and answer have {context} positions of {text.max_position_embeddings}: beyond "
+        f"them the model's rotary embedding ({text.rope_parameters['rope_type']}) turns all tokens "
+        "otherwise."
+    )
+    return replace(checkpoint, notes=(*checkpoint.notes, note))
 
 
 def with_scale_folded(checkpoint: Checkpoint) -> Checkpoint:

@@ -26,9 +26,15 @@ from typer.testing import CliRunner
 
 from speechprune_ort import PruningOptions, SpeechLLM, UnsupportedModelError
 from speechprune_ort.cli.app import app
+from speechprune_ort.contract.specs import graph_specs
+from speechprune_ort.export import decoder, rotary
+from speechprune_ort.export.checkpoint_config import ROTARY
 from speechprune_ort.export.families import FAMILIES, load_checkpoint
 from speechprune_ort.export.first_layer_qk import BinaryProjection, FloatProjection
 from speechprune_ort.export.pipeline import export_bundle
+from speechprune_ort.export.precision import plan
+from speechprune_ort.export.rotary import rotary_rows
+from speechprune_ort.export.work import Work, export_graph
 
 QUESTION = "Who owns the budget?"
 LLAMA3 = {
@@ -131,28 +137,17 @@ def test_signs_of_a_norm_of_the_heads_are_folded_in(tmp_path: Path) -> None:
 
 REFUSED: dict[str, tuple[type[PreTrainedConfig], dict[str, Any], str]] = {
     "gemma": (GemmaConfig, {"head_dim": 16}, "text model of .* is 'gemma'"),
-    "linear rotary": (
+    "proportional rotary": (
         LlamaConfig,
-        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
-        "rotary embeddings of type 'linear'",
+        {"rope_parameters": {"rope_type": "proportional", "rope_theta": 1e4}},
+        "rotary embeddings of type 'proportional'",
     ),
-    "yarn rotary": (
-        Qwen2Config,
-        {
-            "rope_parameters": {
-                "rope_type": "yarn",
-                "rope_theta": 1e4,
-                "factor": 2.0,
-                "original_max_position_embeddings": 4096,
-            }
-        },
-        "rotary embeddings of type 'yarn'",
+    "rotary of a part of each head": (
+        LlamaConfig,
+        {"partial_rotary_factor": 0.5},
+        "rotates 0.5 of each head",
     ),
-    "llama3 rotary of qwen2": (
-        Qwen2Config,
-        {"rope_parameters": LLAMA3},
-        "rotary embeddings of type 'llama3'",
-    ),
+    "heads of 24": (LlamaConfig, {"head_dim": 24}, "are 24 wide"),
     "sliding window of qwen2": (
         Qwen2Config,
         {"use_sliding_window": True, "sliding_window": 128, "max_window_layers": 1},
@@ -165,6 +160,60 @@ REFUSED: dict[str, tuple[type[PreTrainedConfig], dict[str, Any], str]] = {
     ),
     "gelu": (LlamaConfig, {"hidden_act": "gelu"}, "hidden_act 'gelu'"),
 }
+
+
+SCALED: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
+    "llama3": (LlamaConfig, LLAMA3 | {"original_max_position_embeddings": 32}),
+    "linear": (Qwen2Config, {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}),
+    "yarn": (
+        Qwen2Config,
+        {
+            "rope_type": "yarn",
+            "rope_theta": 1e4,
+            "factor": 8.0,
+            "original_max_position_embeddings": 32,
+        },
+    ),
+    "dynamic": (Qwen3Config, {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}),
+    "longrope": (
+        LlamaConfig,
+        {
+            "rope_type": "longrope",
+            "rope_theta": 1e4,
+            "factor": 16.0,
+            "short_factor": [1.0 + 0.1 * i for i in range(8)],
+            "long_factor": [2.0 + 3.0 * i for i in range(8)],
+            "original_max_position_embeddings": 512,
+        },
+    ),
+}
+"""Rotary embeddings, the prompts of the test longer than what the model was first trained on, where
+that changes nothing but the angles."""
+
+
+@pytest.mark.parametrize("kind", SCALED)
+def test_a_scaled_rotary_embedding_is_torchs(tmp_path: Path, kind: str) -> None:
+    text, rope = SCALED[kind]
+    head = {} if text is LlamaConfig or text is Qwen2Config else {"head_dim": 16}
+    folder = write(tmp_path / "checkpoint", text, rope_parameters=rope, **head)
+    loaded = load_checkpoint(str(folder), None, False)
+    assert loaded.language_model.config.rope_parameters["rope_type"] == kind
+    whole = loaded.dimensions.context == 8192
+    assert whole == (kind != "longrope")
+    assert any("512 positions of 8192" in note for note in loaded.notes) == (not whole)
+    chosen = plan("fp32", "cpu")
+    work = Work(loaded, chosen, "cpu")
+    work.embeds["speech"] = work.random.normal(size=(60, 64)).astype(np.float32)
+    specs = graph_specs(loaded.dimensions, chosen.float_dtype, True, False)
+    for graph in (rotary.GRAPH, decoder.GRAPH):
+        # The verification of every export: logits beyond the first length, gaps in positions.
+        row = export_graph(graph, work, specs[graph.name], tmp_path, lambda _: None)
+        assert row.entry.parity
+        assert row.entry.unverified is None
+    turned = rotary_rows(loaded.language_model, np.arange(300), "float32")
+    plain = (1e4 ** (-np.arange(0, 16, 2) / 16))[None] * np.arange(300)[:, None]
+    same = np.allclose(turned["cos"], np.cos(plain), atol=1e-4)
+    assert same == (kind == "dynamic"), "the scaling changes nothing: it would prove little"
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -200,7 +249,7 @@ def test_every_family_is_listed_with_what_was_checked() -> None:
     listed = json.loads(CliRunner().invoke(app, ["families", "--json"]).stdout)
     assert {row["architecture"] for row in listed["families"]} == set(FAMILIES)
     assert all(row["checked"] and row["tokens_per_second"] for row in listed["families"])
-    assert listed["text_models"]["llama"] == ["default", "llama3"]
+    assert listed["text_models"]["llama"] == list(ROTARY)
     shown = CliRunner().invoke(app, ["families"], env={"COLUMNS": "200"}).stdout
     assert all(architecture in shown for architecture in FAMILIES)
     page = (ROOT / "docs" / "reference" / "families.md").read_text(encoding="utf-8")
