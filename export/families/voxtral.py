@@ -26,6 +26,7 @@ from speechprune_ort.export.families.loading import (
     tokenizer_of,
 )
 from speechprune_ort.export.families.prompts import QUERY_MARK, Asked, prompts_of
+from speechprune_ort.export.families.tekken import tekken_of
 from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import attended_layers, encoder_frames, heard_windows
 from speechprune_ort.export.source import Source
@@ -64,7 +65,7 @@ def load(source: Source) -> Checkpoint:
     """Load a Voxtral checkpoint in float32.
 
     Args:
-        source: the checkpoint, its tokenizer as ``tokenizer.json``.
+        source: the checkpoint, its tokenizer as ``tokenizer.json`` or ``tekken.json``.
 
     Raises:
         ExportError: weights are missing, or the tokenizer cannot be used.
@@ -72,7 +73,7 @@ def load(source: Source) -> Checkpoint:
     """
     location = source.location
     extractor = AutoFeatureExtractor.from_pretrained(source.processor, **source.options)
-    tokenizer = tokenizer_of(source)
+    tokenizer = tekken_of(source) or tokenizer_of(source)
     model = load_model(VoxtralForConditionalGeneration, source, text_part="text_config")
     config = model.config
     text, encoder = config.text_config, config.audio_config
@@ -126,7 +127,7 @@ def _render(tokenizer: Any, audio_token: str, asked: Asked) -> str:
     if missing or tokenizer.bos_token is None:
         raise ExportError(
             f"The tokenizer has no {', '.join(missing) or 'begin token'}: give one of Mistral's, "
-            "version 7 or later, as tokenizer.json."
+            "version 7 or later, as tokenizer.json or tekken.json."
         )
     if asked.system:
         raise ExportError("A prompt with audio has no system prompt.")

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from tiny import byte_tokenizer
+from tiny_tekken import write_tekken
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -24,6 +25,7 @@ from transformers import (
     WhisperFeatureExtractor,
     WhisperModel,
 )
+from transformers.integrations.mistral.tokenizer import MistralConverter
 
 MISTRAL = ("<s>", "</s>", "[INST]", "[/INST]", "[AUDIO]", "[BEGIN_AUDIO]", "<pad>")
 LLAMA = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<pad>")
@@ -58,10 +60,20 @@ def llama(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     }
 
 
-def write_voxtral(folder: Path) -> Path:
-    """A Voxtral checkpoint."""
+def write_voxtral(folder: Path, *, tekken: bool = False) -> Path:
+    """A Voxtral checkpoint.
+
+    Args:
+        folder: to write.
+        tekken: whether its tokenizer is a ``tekken.json``, as published.
+    """
     torch.manual_seed(3)
     tokenizer = byte_tokenizer(MISTRAL, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    if tekken:
+        folder.mkdir(parents=True)
+        made = MistralConverter(str(write_tekken(folder / "tekken.json"))).converted()
+        names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, **names)
     config = VoxtralConfig(
         audio_config=VoxtralEncoderConfig(
             hidden_size=WIDTH,
@@ -80,7 +92,8 @@ def write_voxtral(folder: Path) -> Path:
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    if not tekken:
+        tokenizer.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=MEL_BINS).save_pretrained(folder)
     return folder
 
