@@ -7,7 +7,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,13 @@ from speechprune_ort.files import write_whole
 from speechprune_ort.journal import Journal
 from speechprune_ort.methods import load_plugins, needs_encoder
 from speechprune_ort.model import MEMORY_BUDGET_MB, SpeechLLM
-from speechprune_ort.options import DeviceName, GenerationOptions, LongAudio, PruningOptions
+from speechprune_ort.options import (
+    DeviceName,
+    GenerationOptions,
+    LongAudio,
+    Options,
+    PruningOptions,
+)
 from speechprune_ort.ray_workers import RayWorkers
 from speechprune_ort.results import Answer
 from speechprune_ort.runtime.answering.prompt import AS_IS, form_of
@@ -42,6 +48,7 @@ ANOTHER = "give another OUT"
 HASHED = 1 << 20  # bytes of each end of a recording that tell it from another of its size
 FAILURES = (PromptError, ComputeError, DeadlineError, DeviceError)
 """Of one question, after which the others go on."""
+OPTIONS = frozenset(Options.__annotations__) | {entry.name for entry in fields(AudioOptions)}
 FORM = 'it takes {"audio": "a.wav", "question": "Who?"}'
 
 
@@ -108,6 +115,8 @@ def _request(line: JsonLine, path: Path, folder: Path) -> Question:
         for wanted in ("audio", "question"):
             if wanted not in entry:
                 raise DataError(f"It has no {wanted!r}: {FORM}.")
+        for name_of in sorted(OPTIONS & entry.keys()):
+            raise DataError(f"{name_of!r} is an option of the command, for all lines: {FORM}.")
         given = entry.get("id")
         if isinstance(given, bool) or not isinstance(given, (str, int, type(None))):
             raise DataError(f"'id' must be text or a whole number, not {type(given).__name__}.")

@@ -18,6 +18,7 @@ __all__ = [
     "check_text",
     "check_type",
     "parse_json",
+    "printable",
     "read_json",
     "read_jsonl",
     "read_objects",
@@ -61,6 +62,15 @@ def check_text(
             f"({value[wrong.start]!a} at position {wrong.start}): give whole UTF-8 text."
         ) from None
     return value
+
+
+def printable(text: str) -> str:
+    r"""A text on one line that commands no terminal: what cannot be printed is written in escapes.
+
+    >>> printable("a\nb\x1b[2J\udcff")
+    'a\\nb\\x1b[2J\\udcff'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def check_type(value: object, kind: type[Kind], what: str) -> Kind:

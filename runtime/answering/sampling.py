@@ -48,8 +48,9 @@ class Sampler:
         options = self._options
         if options.temperature == 0:
             return int(logits.argmax())
-        scaled = logits.astype(np.float64) / options.temperature
-        odds = np.exp(scaled - scaled.max())
+        behind = logits.astype(np.float64) - logits.max()
+        with np.errstate(over="ignore"):  # at the lowest temperatures nothing but the first is left
+            odds = np.exp(behind / options.temperature)
         odds /= odds.sum()
         order = np.argsort(-odds, kind="stable")
         reached = np.cumsum(odds[order])

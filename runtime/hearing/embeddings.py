@@ -18,6 +18,7 @@ from speechprune_ort.runtime.ort.device import Device
 
 __all__ = ["AudioEmbeds", "DeviceEmbeds", "EmbedsBuilder", "HostEmbeds", "SpilledEmbeds"]
 
+MOST_UNTOUCHED = 1 << 32  # bytes of addresses that are taken ahead of their use
 BLOCK_BYTES = 1 << 20  # read from a file at a time
 
 
@@ -275,9 +276,11 @@ class EmbedsBuilder:
         self._dtype, self._device = dtype, device
         least = at_once * self.window_tokens
         self._most = max(least, budget // (self._hidden * dtype.itemsize))
-        # On the CPU, pages take memory only once written; elsewhere the buffer grows.
+        # On the CPU, pages take memory only once written; elsewhere, or where more is allowed than
+        # a machine may have, the buffer grows.
         first = max(least, 4 * self.window_tokens)
-        rows = self._most if device.name == "cpu" else min(self._most, first)
+        untouched = device.name == "cpu" and budget <= MOST_UNTOUCHED
+        rows = self._most if untouched else min(self._most, first)
         self._embeds = self._buffer(rows)
         self._rows = rows
         self._tokens = self._written = 0

@@ -22,7 +22,7 @@ from speechprune_ort.errors import RecordingError
 from speechprune_ort.files import cannot_write, whole_file
 from speechprune_ort.runtime.hearing.embeddings import AudioEmbeds, EmbedsBuilder
 from speechprune_ort.runtime.ort.device import Device
-from speechprune_ort.text import parse_json
+from speechprune_ort.text import parse_json, printable
 
 __all__ = ["About", "load_embeds", "save_embeds"]
 
@@ -82,7 +82,7 @@ def save_embeds(
         "seconds": repr(float(heard.seconds)),
         "seconds_heard": repr(float(heard.seconds_heard)),
         "decoder": heard.decoder,
-        "notes": json.dumps([_shown(note) for note in heard.notes]),
+        "notes": json.dumps([printable(note) for note in heard.notes]),
         HASH: UNHASHED,
     }
     tensors: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = [
@@ -223,11 +223,6 @@ def _heard(about: dict[str, str]) -> About:
     ):
         raise ValueError("its notes are no list of sentences")
     return About(whole, part, decoder, tuple(notes))
-
-
-def _shown(note: str) -> str:
-    """A note in which unprintable characters, say of a file's name, are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in note)
 
 
 def _embeds(

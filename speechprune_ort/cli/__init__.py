@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from speechprune_ort.errors import OutOfMemoryError, SpeechPruneError
 
@@ -18,6 +19,7 @@ TOO_LITTLE = (
     "Memory does not suffice for the command and its libraries: free memory, or raise the limit "
     "(ulimit -v)."
 )
+NOWHERE = "The working folder was deleted: change to another (cd), or give absolute paths."
 OUT_OF_MEMORY = (
     "failed to map segment",
     "annot allocate memory",
@@ -57,14 +59,28 @@ def _finished(work: Callable[[], object]) -> int:
             return 1
         return int(end.code or 0)
     except SpeechPruneError as error:
-        sys.stderr.write(f"error: {error}\n")
+        from speechprune_ort.text import printable
+
+        sys.stderr.write(f"error: {printable(str(error))}\n")
         return 2
     except (MemoryError, ImportError, OSError, RuntimeError) as error:
+        if isinstance(error, FileNotFoundError) and _is_nowhere():
+            sys.stderr.write(f"error: {NOWHERE}\n")
+            return 2
         if not _of_memory(error):
             raise
         sys.stderr.write(f"error: {TOO_LITTLE}\n")
         return 2
     return 0
+
+
+def _is_nowhere() -> bool:
+    """Whether the working folder was deleted: what is relative to it then is nowhere."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _check_room() -> None:

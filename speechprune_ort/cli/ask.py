@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -64,7 +65,7 @@ from speechprune_ort.options import (
     PruningOptions,
 )
 from speechprune_ort.results import Answer
-from speechprune_ort.text import check_text
+from speechprune_ort.text import check_text, printable
 from speechprune_ort.wording import Wording
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ask", "summary"]
 
+COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # to a terminal, which an answer may hold
 SHOWN_FROM_S = 60.0  # seconds of audio that are worth a progress bar
 
 
@@ -431,7 +433,7 @@ def _ask_each(task: BatchTask, as_json: bool) -> None:
     from speechprune_ort.contract.manifest import Manifest
 
     for note in Manifest.read(task.bundle).notes:
-        sys.stderr.write(f"note: {note}\n")
+        sys.stderr.write(f"note: {printable(note)}\n")
     if ask_each(task, as_json):
         raise typer.Exit(1)
 
@@ -453,7 +455,7 @@ def _standard_input() -> BinaryIO:
 
 def _print_notes(notes: Sequence[str]) -> None:
     for note in notes:
-        sys.stderr.write(f"note: {note}\n")
+        sys.stderr.write(f"note: {printable(note)}\n")
 
 
 def _same(answer: Answer) -> Answer:
@@ -469,8 +471,9 @@ def _print_answer(
         sys.stdout.write(json.dumps(answer.to_dict()) + "\n")
         sys.stdout.flush()
         return answer
+    terminal = sys.stdout.isatty()
     for piece in stream:
-        sys.stdout.write(piece)
+        sys.stdout.write(COMMANDS.sub("\ufffd", piece) if terminal else piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
     sys.stdout.flush()

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from speechprune_ort.cli.progress import Bar
+from speechprune_ort.text import printable
 
 if TYPE_CHECKING:
     from speechprune_ort.batch import BatchTask, Question
@@ -60,7 +61,7 @@ def ask_each(task: BatchTask, as_json: bool) -> int:
                 failed += 1
             bar(done, len(task.questions))
     for sentence in _remarks(found):
-        console.print(sentence)
+        console.print(printable(sentence))
     if not as_json:
         terminal = sys.stdout.isatty()
         Console(markup=False, highlight=False, width=None if terminal else WIDTH).print(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 from typer.core import TyperCommand, TyperGroup
+
+from speechprune_ort.errors import OptionError
 
 __all__ = [
     "ANSWERING",
@@ -30,6 +33,26 @@ ARGUMENTS, OPTIONS, COMMANDS = "Arguments", "Options", "Commands"
 class Command(TyperCommand):
     """A subcommand; its epilog is a list of examples, one a line."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; an empty path is none, where ``Path`` would take the folder.
+
+        Raises:
+            OptionError: a path is empty.
+        """
+        try:
+            given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        except Exception:  # told below, where they are read for good
+            given = {}
+        for parameter in self.get_params(ctx):
+            values = given.get(parameter.name or "")
+            values = values if isinstance(values, (list, tuple)) else (values,)
+            if "" in values and _takes_paths(parameter):
+                name = parameter.opts[0]
+                name = name if name.startswith("-") else name.upper()
+                raise OptionError(f"{name} is empty: give a path.")
+        read: list[str] = super().parse_args(ctx, args)
+        return read
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments, then options: those without a group first."""
         records = []
@@ -47,6 +70,12 @@ class Command(TyperCommand):
         with formatter.section("Examples"):
             for line in (self.epilog or "").splitlines():
                 formatter.write(f"{'':{formatter.current_indent}}{line.strip()}\n")
+
+
+def _takes_paths(parameter: Any) -> bool:
+    described = getattr(parameter, "type_descriptor", None)  # --help has none
+    annotation = getattr(described, "annotation", None)
+    return annotation is Path or Path in get_args(annotation)
 
 
 class Commands(TyperGroup):

@@ -16,7 +16,7 @@ from speechprune_ort.cli.help import SHOWING
 
 __all__ = ["quietable"]
 
-ERROR = "error: "
+ERRORS = ("error: ", "Error: ")  # ours, and those of arguments that cannot be read
 
 
 class _ErrorsAlone(io.TextIOBase):
@@ -31,7 +31,7 @@ class _ErrorsAlone(io.TextIOBase):
     def write(self, text: str) -> int:
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
-            if line.startswith(ERROR):
+            if line.startswith(ERRORS):
                 self._stream.write(f"{line}\n")
         return len(text)
 

@@ -112,7 +112,11 @@ def read_calibration(path: Path, bundle: Path) -> Calibration:
     try:
         found = Calibration(**content)
         PruningOptions(method=found.method, candidates=found.candidates)
-    except (TypeError, OptionError) as error:
+    except TypeError:
+        raise OptionError(
+            f"{path} is no calibration: write it with speechprune-ort calibrate."
+        ) from None
+    except OptionError as error:
         raise OptionError(
             f"{path} is no calibration ({error}): write it with speechprune-ort calibrate."
         ) from None

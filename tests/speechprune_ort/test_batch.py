@@ -221,11 +221,13 @@ def test_all_that_is_wrong_with_lines_and_recordings_ends_nothing(
     names = ["notes.wav", "a.raw", ".", "in.jsonl", "0.wav/x.wav", "/dev/null"]
     lines: list[Any] = [{"audio": name, "question": "Who?"} for name in names]
     lines += [{"audio": "0.wav", "question": " "}, 5, {"audio": "0.wav", "question": "x" * 99_999}]
-    lines += [{"audio": "0.wav", "question": "Who?"}]
+    lines += [{"audio": "0.wav", "question": "Who?", "max_new_tokens": 1}]  # of all lines
+    lines += [{"audio": "0.wav", "question": "Who?", "speaker": 1}]
     write(folder / "in.jsonl", lines)
-    assert go(bundle, folder) == Outcome(answered=1, failed=9, new=9)
+    assert go(bundle, folder) == Outcome(answered=1, failed=10, new=9)
     found = lines_of(folder / "out.jsonl")
-    assert [line["id"] for line in found] == [str(number) for number in range(1, 11)]
+    assert [line["id"] for line in found] == [str(number) for number in range(1, 12)]
+    assert "'max_new_tokens' is an option of the command" in found[9]["error"]
     assert all(line["error"] for line in found[:-1])
     assert "question is empty" in found[6]["error"]
     assert found[7]["error"].startswith("Line 8 of ")

@@ -386,3 +386,35 @@ def test_another_failing_import_keeps_its_traceback() -> None:
 
     with pytest.raises(ImportError):
         cli._finished(work)
+
+
+def test_in_a_folder_that_was_deleted_a_command_says_so(bundle: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    (tmp_path / "in.jsonl").write_text('{"audio": "a.wav", "question": "Who?"}\n')
+    command = (
+        f"rmdir {gone} && exec {sys.executable} -m speechprune_ort batch {bundle} "
+        f"{tmp_path / 'in.jsonl'} out.jsonl"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=gone,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: The working folder was deleted")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_is_one_line_and_commands_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise OptionError("No file a\nb\x1b[2J\udcff: give one.")
+
+    assert cli._finished(fail) == 2
+    assert capsys.readouterr().err == "error: No file a\\nb\\x1b[2J\\udcff: give one.\n"

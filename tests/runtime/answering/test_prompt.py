@@ -166,6 +166,13 @@ def test_sampling_stays_in_the_nucleus_and_repeats_for_a_seed(
     assert odds[odds > odds[token] * (1 + 1e-9)].sum() < top_p + 1e-9
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-320, 1e-300, 1e308])
+def test_at_any_temperature_a_token_is_drawn(temperature: float) -> None:
+    logits = np.array([-3.0, 2.0, 1.9, -np.inf], np.float32)
+    drawn = {Sampler(GenerationOptions(temperature=temperature, seed=s))(logits) for s in range(40)}
+    assert drawn == ({1} if temperature < 1 else {0, 1, 2})
+
+
 def test_sampling_frequencies_follow_the_logits() -> None:
     sampler = Sampler(GenerationOptions(temperature=1.0, seed=3))
     logits = np.log(np.array([0.7, 0.2, 0.1], np.float32))

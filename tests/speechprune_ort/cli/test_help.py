@@ -14,6 +14,7 @@ import typer
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+from speechprune_ort import OptionError
 from speechprune_ort.cli.app import app
 from speechprune_ort.models import names
 
@@ -84,3 +85,27 @@ def test_quiet_keeps_errors(bundle: Path, wav: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"error: {missing}: No recording")
+
+
+def test_quiet_keeps_what_is_wrong_with_the_arguments() -> None:
+    command = ["ask", "bundle", "a.wav", "Who?", "--max-new-tokens", "1e3", "--quiet"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert "--max-new-tokens" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (["ask", "", "a.wav", "Who?"], "BUNDLE"),
+        (["ask", "bundle", "", "Who?"], "AUDIO"),
+        (["ask", "bundle", "a.wav", "Who?", "--explain", ""], "--explain"),
+        (["ask", "bundle", "a.wav", "Who?", "--plugin", "a.py", "--plugin="], "--plugin"),
+        (["batch", "bundle", "in.jsonl", ""], "OUT"),
+        (["profile", "--compare", "a.json", ""], "--compare"),
+    ],
+)
+def test_an_empty_path_is_not_the_working_folder(command: list[str], name: str) -> None:
+    result = CliRunner().invoke(app, command)
+    assert isinstance(result.exception, OptionError)
+    assert str(result.exception) == f"{name} is empty: give a path."

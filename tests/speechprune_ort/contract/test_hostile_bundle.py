@@ -25,8 +25,10 @@ from speechprune_ort import BundleError, OutOfMemoryError, SpeechLLM, SpeechPrun
 from speechprune_ort.contract.manifest import MANIFEST_FILE, Manifest, content_digest
 from speechprune_ort.contract.onnx_file import read_graph
 from speechprune_ort.contract.tokenizer_check import check_tokenizer
+from speechprune_ort.runtime.answering.cache import Cache
 from speechprune_ort.runtime.answering.decoder import Decoder
 from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
+from speechprune_ort.runtime.hearing.encoder import WindowEncoder
 from speechprune_ort.runtime.ort import session as session_module
 from speechprune_ort.runtime.ort.bundle import verify_files
 from speechprune_ort.runtime.ort.tokenizer_file import open_tokenizer
@@ -523,6 +525,38 @@ def test_errors_of_a_run_are_one_sentence(
 def test_a_cache_beyond_memory_is_one_sentence(bundle: Path) -> None:
     with pytest.raises(OutOfMemoryError, match="max_new_tokens"):
         Decoder.open(opened(bundle).engine, 1 << 50)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("std::bad_alloc")], ids=["numpy", "ONNX Runtime"]
+)
+def test_memory_that_runs_out_on_the_way_is_one_sentence(
+    error: Exception, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    model, noise = opened(bundle), np.random.default_rng(0).uniform(-0.1, 0.1, 16_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(WindowEncoder, "add", fail)
+        with pytest.raises(OutOfMemoryError, match="not enough memory for audio_encoder"):
+            model.listen(noise, sampling_rate=16_000)
+        live = model.live(sampling_rate=16_000)
+        with pytest.raises(OutOfMemoryError, match="not enough memory for audio_encoder"):
+            live.add(np.tile(noise, 40))
+    decoder = Decoder.open(model.engine, 8)
+    monkeypatch.setattr(Cache, "grow", fail)
+    with pytest.raises(OutOfMemoryError, match="not enough memory for decoder"):
+        decoder.grow(2, 16)
+
+
+def test_a_budget_beyond_all_memory_is_what_a_recording_needs(bundle: Path) -> None:
+    sound = np.random.default_rng(0).uniform(-0.1, 0.1, 65 * 16_000)
+    model = opened(bundle)
+    for budget in (1e5, float("inf")):
+        heard = model.listen(sound, sampling_rate=16_000, memory_budget_mb=budget)
+        asked = model.listen(sound, sampling_rate=16_000).ask("Who?", max_new_tokens=3)
+        assert heard.ask("Who?", max_new_tokens=3).token_ids == asked.token_ids
 
 
 def test_a_graph_beyond_memory_is_not_called_damaged(
