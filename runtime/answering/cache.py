@@ -75,27 +75,16 @@ class Cache:
         for array in self._arrays:
             array[target, :, :length] = array[source, :, :length]
 
-    def grow(self, rows: int, capacity: int, lengths: Sequence[int]) -> None:
-        """Take larger buffers, and keep what the rows hold.
-
-        Args:
-            rows: sequences that it has room for from now on.
-            capacity: positions of each.
-            lengths: positions that each of the present rows holds.
-
-        Raises:
-            MemoryError: there is no room; the cache stays as it was. On CUDA it is a DeviceError.
-        """
-        larger = Cache(self._device, self._dims, self._dtype, rows, capacity)
-        for number, buffer in enumerate(self._buffers):
-            old = self._arrays[number] if self.on_host else buffer.numpy()
-            new = larger._buffers[number]
-            array = larger._arrays[number] if self.on_host else np.zeros(new.shape(), self._dtype)
+    def take(self, smaller: Cache, lengths: Sequence[int]) -> None:
+        """Take over the first ``lengths`` positions of each row of another cache."""
+        for number, buffer in enumerate(smaller._buffers):
+            old = smaller._arrays[number] if self.on_host else buffer.numpy()
+            new = self._buffers[number]
+            array = self._arrays[number] if self.on_host else np.zeros(new.shape(), self._dtype)
             for row, length in enumerate(lengths):
                 array[row, :, :length] = old[row, :, :length]
             if not self.on_host:
                 new.update_inplace(array)
-        self.__dict__ = larger.__dict__
 
     def _empty(self) -> ort.OrtValue:
         dims = self._dims

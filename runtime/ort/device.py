@@ -18,6 +18,8 @@ from speechprune_ort.providers import CPU_PROVIDER, cuda_problem, cuda_provider,
 
 __all__ = ["Device", "resolve_device"]
 
+CUDA_GRAPH = "enable_cuda_graph"
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -34,10 +36,23 @@ class Device:
     provider_options: tuple[tuple[str, str], ...] = ()
 
     @property
+    def graphs(self) -> bool:
+        """Whether decode steps are captured as CUDA graphs."""
+        return dict(self.provider_options).get(CUDA_GRAPH, "0").lower() in ("1", "true")
+
+    @property
     def providers(self) -> list[Any]:
         """Argument for ``InferenceSession``: what was asked for alone, so nothing falls back."""
         if self.name == "cpu":
             return [CPU_PROVIDER]
+        options = {k: v for k, v in self.provider_options if k != CUDA_GRAPH}
+        return [cuda_provider(self.index, options)]
+
+    @property
+    def capturing_providers(self) -> list[Any]:
+        """The same for the decoder, whose steps are captured as CUDA graphs where asked for."""
+        if not self.graphs:
+            return self.providers
         return [cuda_provider(self.index, dict(self.provider_options))]
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> ort.OrtValue:

@@ -10,7 +10,7 @@ import onnxruntime as ort
 from speechprune_ort.cancel import running
 from speechprune_ort.providers import StrictSession
 
-__all__ = ["EndableSession", "Loading"]
+__all__ = ["EndableSession", "Loading", "quiet_options"]
 
 
 class EndableSession(StrictSession):
@@ -28,7 +28,7 @@ class EndableSession(StrictSession):
             CancelledError: the call was ended.
             DeviceError: the GPU has no room, or fails.
         """
-        options = run_options or _quiet()
+        options = run_options or quiet_options()
         with running(options):
             return super().run(output_names, input_feed, options)
 
@@ -41,15 +41,21 @@ class EndableSession(StrictSession):
             CancelledError: the call was ended.
             DeviceError: the GPU has no room, or fails.
         """
-        options = run_options or _quiet()
+        options = run_options or quiet_options()
         with running(options):
             super().run_with_iobinding(iobinding, options)
 
 
-def _quiet() -> ort.RunOptions:
-    """Options of a run that prints nothing: why it ended is raised."""
+def quiet_options(settings: Mapping[str, str] | None = None) -> ort.RunOptions:
+    """Options of a run that prints nothing: why it ended is raised.
+
+    Args:
+        settings: further entries by name.
+    """
     options = ort.RunOptions()
     options.log_severity_level = 4
+    for name, value in (settings or {}).items():
+        options.add_run_config_entry(name, value)
     return options
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from speechprune_ort.choices import DeviceName
 from speechprune_ort.contract.manifest import TOKENIZER_FILE, Manifest
@@ -21,7 +22,24 @@ from speechprune_ort.runtime.ort.session import CheckedSession, open_session
 from speechprune_ort.runtime.ort.tokenizer import TextTokenizer
 from speechprune_ort.runtime.ort.tokenizer_file import open_tokenizer
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Spares"]
+
+
+class Spares:
+    """What answers can use again: buffers that captured CUDA graphs point to."""
+
+    def __init__(self) -> None:
+        self._shelves: dict[tuple[int, ...], list[Any]] = {}
+
+    def shelf(self, *size: int) -> list[Any]:
+        """What lies ready of a size."""
+        return self._shelves.setdefault(size, [])
+
+    def clear(self) -> None:
+        """Let go of all of it."""
+        for shelf in self._shelves.values():
+            shelf.clear()
+        self._shelves.clear()
 
 
 class Engine:
@@ -42,6 +60,7 @@ class Engine:
         threads: within an operator, or None.
         tokenizer: of the bundle.
         text: the same for what people write; control tokens in it stay plain text.
+        spares: what answers can use again.
 
     Raises:
         BundleError: the folder is no bundle, or of another schema, or incomplete.
@@ -65,6 +84,7 @@ class Engine:
         self.tokenizer = open_tokenizer(folder / TOKENIZER_FILE, manifest.dimensions.vocab)
         # A question must not be able to write control tokens into the prompt.
         self.text = TextTokenizer(self.tokenizer)
+        self.spares = Spares()
         self._sessions: dict[str, CheckedSession] = {}
         self._closed = False
         for name in (AUDIO_ENCODER, EMBED_TOKENS, FIRST_LAYER_QK, ROTARY, DECODER):
@@ -105,6 +125,7 @@ class Engine:
         """Let go of every session; what runs goes on to its end, and nothing new begins."""
         self._closed = True
         self._sessions.clear()
+        self.spares.clear()
 
     def write_traces(self) -> list[Path]:
         """End tracing and write one file a graph, ``NAME.json``; they open in Perfetto.

@@ -24,7 +24,7 @@ from speechprune_ort.errors import (
     SpeechPruneError,
 )
 from speechprune_ort.runtime.ort.device import Device
-from speechprune_ort.runtime.ort.endable import EndableSession, Loading
+from speechprune_ort.runtime.ort.endable import EndableSession, Loading, quiet_options
 
 __all__ = ["CheckedSession", "memory_errors", "open_session"]
 
@@ -91,18 +91,24 @@ class CheckedSession:
         self._check(names, feeds, outputs)
         return outputs
 
-    def run_with_iobinding(self, binding: ort.IOBinding) -> None:
+    def run_with_iobinding(
+        self, binding: ort.IOBinding, settings: Mapping[str, str] | None = None
+    ) -> None:
         """Run on bound values.
 
         ONNX Runtime holds the shape of every bound output against what the graph computes, before
         anything is written to it.
+
+        Args:
+            binding: of inputs and outputs.
+            settings: entries of the run's options.
 
         Raises:
             BundleError: the graph would write another shape than the bound one.
             ComputeError: the run failed, or memory did not suffice.
         """
         try:
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding, quiet_options(settings))
         except SpeechPruneError:
             raise
         except Exception as error:  # onnxruntime raises several classes of its own
@@ -212,7 +218,8 @@ def open_session(
         options.intra_op_num_threads = threads
     try:
         with running(Loading(options)):
-            session = EndableSession(path, options, device.providers)
+            providers = device.capturing_providers if spec.name == DECODER else device.providers
+            session = EndableSession(path, options, providers)
     except SpeechPruneError:
         raise
     except Exception as error:  # onnxruntime raises several classes of its own

@@ -198,12 +198,18 @@ def main() -> None:
                 f"forced-{precision}", limit(1200), stages, "forced", device, path,
                 content / "bundles" / reference,
             )  # fmt: skip
+            if device == "cuda":
+                check.stage(f"captured-{precision}", limit(600), stages, "captured", device, path)
+        settings: dict[str, tuple[str, ...]] = {"profile": ()}
+        if device == "cuda":
+            settings["profile-captured"] = ("--provider-option", "enable_cuda_graph=1")
         for bundle in others:
-            check.stage(
-                f"profile-{bundle.split('-')[1]}", limit(1800), "-m", "speechprune_ort", "profile",
-                content / "bundles" / bundle, "--device", device, "--durations", "30,90,600",
-                "--repeats", "7", "--format", "json",
-            )  # fmt: skip
+            for name, options in settings.items():
+                check.stage(
+                    f"{name}-{bundle.split('-')[1]}", limit(1800), "-m", "speechprune_ort",
+                    "profile", content / "bundles" / bundle, "--device", device, "--durations",
+                    "30,90,600", "--repeats", "7", "--format", "json", *options,
+                )  # fmt: skip
     well = ready and all(row["well"] for row in check.rows)
     summary = {"about": about, "well": well, "stages": check.rows}
     (results / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")

@@ -27,6 +27,7 @@ from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
 HERE = Path(__file__).parent
 QUESTIONS = 3
 NEW_TOKENS = 24
+PROMPTS = (200, 40, 230, 700)  # tokens
 SETTINGS = (("none", 0.0), ("speechprune", 0.6), ("passages", 0.8))
 SAME_GRAPH = 0.999  # least cosine of one graph on two devices: half precision reorders sums
 FORCED = {"fp16": 0.99, "int8": 0.98, "int4": 0.9}  # least cosine of logits to the CPU's float32
@@ -133,6 +134,22 @@ def forced(device: str, bundle: Path, reference: Path) -> tuple[Any, bool]:
     return found, well
 
 
+def captured(device: str, bundle: Path, _: Path) -> tuple[Any, bool]:
+    """Steps as CUDA graphs beside the same steps launched kernel by kernel."""
+    models = [
+        SpeechLLM(bundle, device, provider_options=options)  # type: ignore[arg-type]
+        for options in (None, {"enable_cuda_graph": "1"})
+    ]
+    dims = models[0].manifest.dimensions
+    random, rows = np.random.default_rng(0), []
+    for length in PROMPTS:  # the later ones find the buffers of the first, and what lies in them
+        ids = random.integers(0, dims.vocab, length + NEW_TOKENS).tolist()
+        embeds = embed_ids(models[0].engine, tuple(ids[:length]))
+        plain, graph = (_read(model, embeds, tuple(ids[length:])) for model in models)
+        rows.append({"prompt": length, **_compared(plain, graph)})
+    return rows, all(row["least cosine"] >= SAME_GRAPH for row in rows)
+
+
 def _read(model: SpeechLLM, embeds: NDArray[Any], ids: tuple[int, ...]) -> NDArray[np.float32]:
     """Logits (1 + ids, vocab) along a given answer."""
     decoder = Decoder.open(model.engine, len(embeds) + len(ids))
@@ -156,7 +173,7 @@ def _compared(here: NDArray[np.float32], there: NDArray[np.float32]) -> dict[str
 def main() -> None:
     """Take a stage; stdout is for its JSON alone."""
     name, device, bundle = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    stage = {f.__name__: f for f in (placement, graphs, forced)}[name]
+    stage = {f.__name__: f for f in (placement, graphs, forced, captured)}[name]
     with contextlib.redirect_stdout(sys.stderr):
         found, well = stage(device, bundle, Path(sys.argv[-1]))
     print(json.dumps(found))

@@ -122,6 +122,38 @@ def steps(bundle: Path, _: Path) -> Any:
     return {"length": decoder.length}
 
 
+def graph_steps(bundle: Path, _: Path) -> Any:
+    """Steps by CUDA graphs between marks, of two answers and of two rows; what stays allocated."""
+    library, left, closed, lengths = runtime(), [], [], []
+    for _ in range(3):
+        model = SpeechLLM(bundle, "cuda", provider_options={"enable_cuda_graph": "1"})
+        embeds = np.zeros((10, model.manifest.dimensions.hidden), model.manifest.float_dtype)
+        for capacity, rows in ((64, 1), (100, 1), (64, 2)):
+            decoder = Decoder.open(model.engine, capacity, rows)
+            for row in range(rows):
+                library.stand_in_mark(b"prefill")
+                decoder.prefill(embeds, np.arange(10), row)
+            for position in range(10, 13):
+                library.stand_in_mark(b"step")
+                decoder.steps(dict.fromkeys(range(rows), (1, position)))
+            library.stand_in_mark(b"end")
+            decoder.grow(rows + 1, 300)
+            decoder.steps({0: (1, 13)})
+            del decoder
+            gc.collect()
+        recording = model.listen(sound(40), sampling_rate=RATE)
+        left.append([])
+        for _ in range(3):
+            answer = recording.ask(QUESTION, max_new_tokens=4)
+            lengths.append(len(answer.token_ids))
+            left[-1].append(library.stand_in_used())
+        model.close()
+        del recording, model, answer
+        gc.collect()
+        closed.append(library.stand_in_used())
+    return {"left": left, "closed": closed, "lengths": lengths}
+
+
 def float_attention(bundle: Path, _: Path) -> Any:
     """The float ablation alone, between marks."""
     engine, library = SpeechLLM(bundle, "cuda").engine, runtime()
@@ -164,7 +196,8 @@ def problem(_: Path, __: Path) -> Any:
 def main() -> None:
     """Find out, and keep stdout for the JSON alone."""
     what: dict[str, Callable[[Path, Path], Any]] = {
-        f.__name__: f for f in (placement, use, steps, float_attention, failing, options, problem)
+        f.__name__: f
+        for f in (placement, use, steps, graph_steps, float_attention, failing, options, problem)
     }
     name, bundle, work = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[-1])
     upload_what_is_finite_in_half_precision()

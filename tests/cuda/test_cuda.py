@@ -26,6 +26,7 @@ LIBRARIES = ("libcudart.so.13", "libcuda.so.1", *stand_in.LIBRARIES)
 CUDA = "CUDAExecutionProvider"
 SPREAD = 0.05  # of random weights: in 4 bits, wide ones are another model
 SHAPE = 16  # values of the largest shape that is computed with
+GRAPH_SYNCS = 4  # of a step by a CUDA graph
 SYNCS = 5  # of a step: one after the copy up, two after each of its two graphs
 
 pytestmark = pytest.mark.export
@@ -217,6 +218,36 @@ def test_a_step_is_one_copy_up_and_one_down(
         assert sum("flash_fwd" in line[1] for line in lines if line[0] == "kernel") == 2
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_step_is_one_launch_of_a_cuda_graph_that_later_answers_use_again(
+    precision: str, exported: Callable[[str, str], Path], cuda: Cuda
+) -> None:
+    ran = cuda.probe("graph_steps", exported("qwen2_audio", precision))
+    assert not [line for line in ran.journal if line[0] == "violation"]
+    graphs = [
+        [line[1] for line in ran.between("step", number) if line[0] == "graph"]
+        for number in range(9)
+    ]
+    # The second answer fits into the buffers of the first; two rows have a graph of their own.
+    captured = ["begin", "end", "launch"]
+    assert graphs == [captured, *5 * [["launch"]], captured, *2 * [["launch"]]]
+    for number in (1, 2, 3, 4, 5, 7, 8):
+        lines = ran.between("step", number)
+        copies = Counter(line[1] for line in lines if line[0].startswith("copy"))
+        assert copies == {"host-to-device": 1, "device-to-host": 1}
+        counts = Counter(line[0] for line in lines)
+        assert counts["sync"] <= GRAPH_SYNCS
+        assert not {"allocate", "free", "refused", "violation"} & set(counts)
+        assert not [line for line in lines if line[0] == "kernel" and "flash_fwd" in line[1]]
+    for number in range(4):
+        assert not [line for line in ran.between("prefill", number) if line[0] == "graph"]
+    found = ran.found
+    assert found["lengths"] == 9 * [4]
+    for _, second, third in found["left"]:
+        assert second == third, "buffers are used again, not taken anew"
+    assert found["closed"] == 3 * [found["closed"][0]]
+
+
 def test_the_float_ablation_is_not_rounded_to_tf32(bundle: Path, cuda: Cuda) -> None:
     lines = cuda.probe("float_attention", bundle).between("float")
     told = Counter(line[1] for line in lines if line[0] == "library")
@@ -338,4 +369,6 @@ def test_the_check_of_a_gpu_notices_one_that_computes_nothing(bundle: Path, cuda
     ran = cuda.run(ROOT / "scripts" / "gpu" / "stages.py", "graphs", "cuda", bundle)
     assert ran.code == 1
     assert ran.found["decoder"]["logits"]["cosine"] == 0
+    ran = cuda.run(ROOT / "scripts" / "gpu" / "stages.py", "captured", "cuda", bundle)
+    assert [row["steps"] for row in ran.found] == 4 * [25]
     assert not ran.found["first_layer_qk"]["query"]["equal"]

@@ -46,6 +46,7 @@ static void note(const char *kind, const char *what, size_t size) {
 }
 
 /* For the tests. */
+static void stand_in_tell(const char *kind, const char *what) { pthread_mutex_lock(&lock); note(kind, what, 0); pthread_mutex_unlock(&lock); }
 void stand_in_mark(const char *what) { pthread_mutex_lock(&lock); note("mark", what, 0); pthread_mutex_unlock(&lock); }
 size_t stand_in_used(void) { return used; }
 size_t stand_in_peak(void) { return peak; }
@@ -295,11 +296,11 @@ int cudaStreamCreate(handle *stream) { *stream = malloc(16); return OK; }
 int cudaStreamCreateWithFlags(handle *stream, unsigned flags) { (void)flags; *stream = malloc(16); return OK; }
 int cudaStreamDestroy(handle stream) { free(stream); return OK; }
 
-int cudaStreamBeginCapture(handle stream, int mode) { (void)stream, (void)mode; capturing = 1; stand_in_mark("begin-capture"); return OK; }
-int cudaStreamEndCapture(handle stream, handle *graph) { (void)stream; capturing = 0; *graph = &token; stand_in_mark("end-capture"); return OK; }
+int cudaStreamBeginCapture(handle stream, int mode) { (void)stream, (void)mode; capturing = 1; stand_in_tell("graph", "begin"); return OK; }
+int cudaStreamEndCapture(handle stream, handle *graph) { (void)stream; capturing = 0; *graph = &token; stand_in_tell("graph", "end"); return OK; }
 int cudaStreamIsCapturing(handle stream, int *status) { (void)stream; *status = capturing; return OK; }
 int cudaGraphInstantiate(handle *ready, handle graph, unsigned long long flags) { (void)graph, (void)flags; *ready = &token; return OK; }
-int cudaGraphLaunch(handle graph, handle stream) { (void)graph, (void)stream; stand_in_mark("graph-launch"); return OK; }
+int cudaGraphLaunch(handle graph, handle stream) { (void)graph, (void)stream; stand_in_tell("graph", "launch"); return OK; }
 int cudaGraphDestroy(handle graph) { (void)graph; return OK; }
 int cudaGraphExecDestroy(handle graph) { (void)graph; return OK; }
 

@@ -78,6 +78,16 @@ def test_cuda_is_taken_where_everything_is_there(
     assert "auto took cuda" in capsys.readouterr().err
 
 
+def test_the_decoder_alone_is_captured_as_cuda_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch)
+    assert not resolve_device("cuda", "cuda").graphs
+    device = resolve_device("cuda", "cuda", {"enable_cuda_graph": "1", "use_tf32": "1"})
+    assert device.graphs
+    ((_, every),), ((_, decoder),) = device.providers, device.capturing_providers
+    assert "enable_cuda_graph" not in every
+    assert decoder == every | {"enable_cuda_graph": "1"}
+
+
 def test_cuda_device_index_must_be_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch)
     with pytest.raises(OptionError, match="device_id"):
@@ -226,10 +236,10 @@ def test_logits_that_are_not_finite_are_no_answer(value: float) -> None:
     decoder = Decoder(
         Session(), Session(), Session(), FakeCuda("cuda"), DIMS, "float16", capacity=10,  # type: ignore[arg-type]
     )  # fmt: skip
-    decoder._room.logits[:] = np.arange(DIMS.vocab)
+    decoder._runs.logits[:] = np.arange(DIMS.vocab)
     logits = decoder.prefill(np.zeros((4, 8), np.float16), np.arange(4))
     assert (logits.dtype, logits.tolist()) == (np.float32, list(range(DIMS.vocab)))
-    decoder._room.logits[0, 0, 7] = value
+    decoder._runs.logits[0, 0, 7] = value
     with pytest.raises(BundleError, match="not all finite"):
         decoder.step(3, 4)
 

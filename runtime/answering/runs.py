@@ -1,0 +1,224 @@
+"""The decoder's graphs on buffers of their own: what they read and write stays where it is.
+
+A prompt is read on its own, into its row of the cache; a step takes a token of each of several
+rows. The cosines and sines by which attention turns the token in each slot are a buffer as well,
+which all rows share. On CUDA everything between the layers stays on the device; a step sends up its
+tokens, in one copy, and logits come down.
+
+With CUDA graphs the kernels of a step are captured once and launched as one afterwards. What a
+captured graph points to must neither move nor change its shape: a step then takes all rows, its
+mask is as long as the cache, with zeros behind each sequence, and goes up with the tokens, and
+logits are written on the device. ONNX Runtime keeps a captured graph as long as its session, so
+buffers are used again by later answers, see ``Engine.spares``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from speechprune_ort.contract.specs import Dimensions
+from speechprune_ort.runtime.answering.cache import Cache
+from speechprune_ort.runtime.ort.device import Device
+from speechprune_ort.runtime.ort.session import CheckedSession
+
+__all__ = ["Runs"]
+
+LEAST_CAPACITY = 256  # of a cache that a captured graph points to
+GRAPH_ID, UNCAPTURED = "gpu_graph_id", -1
+_graph_ids = itertools.count(1)
+
+
+class Runs:
+    """Runs of the decoder, the embedding of its tokens, and the turning of its positions.
+
+    Args:
+        session: ``decoder``.
+        embed: ``embed_tokens``.
+        rotary: ``rotary``.
+        device: where they run.
+        dims: sizes of the axes.
+        dtype: of embeddings, cache and logits.
+        rows: sequences.
+        capacity: positions that the cache holds of each.
+
+    Attributes:
+        cache: of keys and values.
+        positions: of the token that each slot is turned for, (capacity,); -1 where none is set.
+        logits: of the last run, (rows, 1, vocab), on the host.
+    """
+
+    def __init__(
+        self,
+        session: CheckedSession,
+        embed: CheckedSession,
+        rotary: CheckedSession,
+        device: Device,
+        dims: Dimensions,
+        dtype: np.dtype[Any],
+        rows: int,
+        capacity: int,
+    ) -> None:
+        self._session, self._embed, self._rotary = session, embed, rotary
+        self._device, self._dims, self._dtype = device, dims, dtype
+        self._place = (device.name, device.index)
+        self._angles = dims.head_dim // 2
+        self._graph_id = next(_graph_ids) if device.graphs else None
+        self._binding, self._step_binding = session.io_binding(), session.io_binding()
+        self._rotary_binding, self._embed_binding = rotary.io_binding(), embed.io_binding()
+        self.cache = Cache(device, dims, dtype, rows, capacity)
+        self.positions = np.full(capacity, -1, np.int64)
+        self.logits: NDArray[Any] = np.zeros((rows, 1, dims.vocab), dtype)
+        self._wide = np.empty((rows, dims.vocab), np.float32)
+        # No position of a sequence is ever masked, so a step of a single one sees one more of the
+        # same ones.
+        self._ones = device.put(np.ones((1, capacity), np.int64))
+        # What goes up in a step: a token of each row, and behind them the mask of a captured graph.
+        self._sent = np.zeros(rows * (1 + capacity if device.graphs else 1), np.int64)
+        self._given = device.put(self._sent.copy())
+        self._embeds = device.empty((rows, dims.hidden), dtype)
+        self._turned = {n: device.empty((capacity, self._angles), dtype) for n in ("cos", "sin")}
+        for name, value in self._turned.items():
+            self._binding.bind_ortvalue_input(name, value)
+            self._step_binding.bind_ortvalue_input(name, value)
+        # A binding holds addresses; what they point to must be held here.
+        self._held: dict[str, ort.OrtValue] = {}
+        self._bound: tuple[int, int] | None = None  # first row and number of rows
+        self._embedded = 0  # tokens
+        self._down: ort.OrtValue | None = None  # logits of a captured graph
+
+    @property
+    def rows(self) -> int:
+        """Sequences."""
+        return self.cache.rows
+
+    @property
+    def capacity(self) -> int:
+        """Positions of each."""
+        return self.cache.capacity
+
+    @property
+    def captured(self) -> bool:
+        """Whether steps are captured as CUDA graphs; they take all rows then."""
+        return self._graph_id is not None
+
+    def turn(self, slot: int, positions: NDArray[np.int64]) -> None:
+        """Have the angles of (tokens,) positions in the slots from ``slot`` on."""
+        self.positions[slot : slot + len(positions)] = positions
+        self._rotary_binding.bind_ortvalue_input("position_ids", self._device.put(positions))
+        size = self._angles * self._dtype.itemsize
+        shape = [len(positions), self._angles]
+        for name, value in self._turned.items():
+            address = value.data_ptr() + slot * size
+            self._rotary_binding.bind_output(name, *self._place, self._dtype.type, shape, address)
+        self._rotary.run_with_iobinding(self._rotary_binding)
+
+    def read(
+        self, embeds: NDArray[Any] | ort.OrtValue, row: int, length: int
+    ) -> NDArray[np.float32]:
+        """Take embeddings of a prompt, or of more of it.
+
+        Args:
+            embeds: (tokens, hidden) on the host, or (1, tokens, hidden) on the device.
+            row: of the cache that they go to.
+            length: positions of the row afterwards.
+
+        Returns:
+            (vocab,) logits of the last position; overwritten by the next run.
+        """
+        if isinstance(embeds, np.ndarray):
+            embeds = self._device.put(np.ascontiguousarray(embeds[None], self._dtype))
+        self._held["inputs_embeds"] = embeds
+        self._binding.bind_ortvalue_input("inputs_embeds", embeds)
+        logits: NDArray[np.float32] = self._run(row, [length])[0]
+        return logits
+
+    def step(self, ids: Sequence[int], first: int, lengths: Sequence[int]) -> NDArray[np.float32]:
+        """Take a token of each of neighbouring rows.
+
+        Args:
+            ids: of the tokens.
+            first: row; 0, and all rows, where steps are captured.
+            lengths: positions of each row afterwards.
+
+        Returns:
+            (rows, vocab) logits of the next tokens; overwritten by the next run.
+        """
+        count = len(ids)
+        self._sent[:count] = ids
+        if self.captured:
+            mask = self._sent[self.rows :].reshape(self.rows, self.capacity)
+            np.less(
+                np.arange(self.capacity), np.array(lengths)[:, None], out=mask, casting="unsafe"
+            )
+        self._given.update_inplace(self._sent)
+        self._embed_given(count)
+        if self.captured:
+            return self._replay()
+        shape = [count, 1, self._dims.hidden]
+        address = self._embeds.data_ptr()
+        self._binding.bind_input("inputs_embeds", *self._place, self._dtype.type, shape, address)
+        return self._run(first, lengths)
+
+    def _embed_given(self, count: int) -> None:
+        """Embed the tokens that went up; embeddings stay on the device from session to session."""
+        if self._embedded != count:
+            shape, dtype = [count, self._dims.hidden], self._dtype.type
+            tokens, embeds = self._given.data_ptr(), self._embeds.data_ptr()
+            self._embed_binding.bind_input("token_ids", *self._place, np.int64, [count], tokens)
+            self._embed_binding.bind_output("embeds", *self._place, dtype, shape, embeds)
+            self._embedded = count
+        self._embed.run_with_iobinding(self._embed_binding)
+
+    def _run(self, first: int, lengths: Sequence[int]) -> NDArray[np.float32]:
+        """Run rows from ``first`` on, each with its length, what goes in included."""
+        count, vocab = len(lengths), self._dims.vocab
+        if self._bound != (first, count):
+            self.cache.bind(self._binding, first, count)
+            self._bound = (first, count)
+            address, shape = self.logits.ctypes.data, [count, 1, vocab]
+            self._binding.bind_output("logits", "cpu", 0, self._dtype.type, shape, address)
+        mask = self._ones
+        if count > 1:
+            mask = self._device.put(
+                (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
+            )
+            self._held["mask"] = mask
+        self._binding.bind_input(
+            "attention_mask", *self._place, np.int64, [count, max(lengths)], mask.data_ptr()
+        )
+        if self.captured:
+            self._session.run_with_iobinding(self._binding, {GRAPH_ID: str(UNCAPTURED)})
+        else:
+            self._session.run_with_iobinding(self._binding)
+        return self._widened(count)
+
+    def _replay(self) -> NDArray[np.float32]:
+        """Run a step of all rows as a CUDA graph; the first time it is captured."""
+        if self._down is None:
+            binding, dtype, rows = self._step_binding, self._dtype.type, self.rows
+            shape = [rows, 1, self._dims.vocab]
+            self._held["logits"] = whole = self._device.empty(tuple(shape), self._dtype)
+            binding.bind_output("logits", *self._place, dtype, shape, whole.data_ptr())
+            self._down = whole
+            self.cache.bind(binding, 0, rows)
+            mask = self._given.data_ptr() + rows * self._sent.itemsize
+            binding.bind_input(
+                "attention_mask", *self._place, np.int64, [rows, self.capacity], mask
+            )
+            shape = [rows, 1, self._dims.hidden]
+            binding.bind_input("inputs_embeds", *self._place, dtype, shape, self._embeds.data_ptr())
+        self._session.run_with_iobinding(self._step_binding, {GRAPH_ID: str(self._graph_id)})
+        self.logits[:] = self._down.numpy()
+        return self._widened(self.rows)
+
+    def _widened(self, count: int) -> NDArray[np.float32]:
+        """The logits in float32: numpy compares half-precision numbers one by one."""
+        wide: NDArray[np.float32] = self._wide[:count]
+        np.copyto(wide, self.logits[:count, 0])
+        return wide
