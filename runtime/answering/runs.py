@@ -109,7 +109,8 @@ class Runs:
 
     def turn(self, slot: int, positions: NDArray[np.int64]) -> None:
         """Have the angles of (tokens,) positions in the slots from ``slot`` on."""
-        self.positions[slot : slot + len(positions)] = positions
+        slots = slice(slot, slot + len(positions))
+        self.positions[slots] = -1  # a run that is ended leaves them half written
         self._rotary_binding.bind_ortvalue_input("position_ids", self._device.put(positions))
         size = self._angles * self._dtype.itemsize
         shape = [len(positions), self._angles]
@@ -117,6 +118,7 @@ class Runs:
             address = value.data_ptr() + slot * size
             self._rotary_binding.bind_output(name, *self._place, self._dtype.type, shape, address)
         self._rotary.run_with_iobinding(self._rotary_binding)
+        self.positions[slots] = positions
 
     def read(
         self, embeds: NDArray[Any] | ort.OrtValue, row: int, length: int

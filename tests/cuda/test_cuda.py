@@ -369,6 +369,6 @@ def test_the_check_of_a_gpu_notices_one_that_computes_nothing(bundle: Path, cuda
     ran = cuda.run(ROOT / "scripts" / "gpu" / "stages.py", "graphs", "cuda", bundle)
     assert ran.code == 1
     assert ran.found["decoder"]["logits"]["cosine"] == 0
+    assert not ran.found["first_layer_qk"]["query"]["equal"]
     ran = cuda.run(ROOT / "scripts" / "gpu" / "stages.py", "captured", "cuda", bundle)
     assert [row["steps"] for row in ran.found] == 4 * [25]
-    assert not ran.found["first_layer_qk"]["query"]["equal"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from speechprune_ort import BundleError, DeviceError, OptionError, SpeechLLM
+from speechprune_ort import BundleError, CancelledError, DeviceError, OptionError, SpeechLLM
 from speechprune_ort import providers as providers_module
 from speechprune_ort.contract.specs import Dimensions, TensorSpec
 from speechprune_ort.providers import cuda_problem, cuda_provider
@@ -229,6 +229,26 @@ def test_on_cuda_the_cache_is_bound_once_and_only_ids_and_logits_cross(
     held = next(c for c in embed.binding.calls if c[0] == "bind_input")
     assert held[1:6] == ("token_ids", "cuda", 0, np.int64, [1])
     assert (session.runs, embed.runs, rotary.runs, decoder.length) == (2, 1, 1, 5)
+
+
+def test_angles_whose_run_was_ended_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    rotary = Session()
+    decoder = Decoder(
+        Session(), Session(), rotary, FakeCuda("cuda"), DIMS, "float16", capacity=10  # type: ignore[arg-type]
+    )  # fmt: skip
+    prompt = np.zeros((4, 8), np.float16), np.array([0, 1, 5, 9])
+
+    def ended(_: Any) -> None:
+        raise CancelledError("The work was cancelled.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rotary, "run_with_iobinding", ended)
+        with pytest.raises(CancelledError):
+            decoder.prefill(*prompt)
+    decoder.prefill(*prompt)
+    assert rotary.runs == 1
+    decoder.prefill(*prompt)
+    assert rotary.runs == 1, "these are there"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
