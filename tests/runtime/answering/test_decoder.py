@@ -16,7 +16,6 @@ from tiny import byte_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from speechprune_ort.contract.specs import DECODER, EMBED_TOKENS, ROTARY, Dimensions, graph_specs
-from speechprune_ort.errors import ExportError
 from speechprune_ort.export.decoder import export_decoder
 from speechprune_ort.export.embed_tokens import export_embed_tokens
 from speechprune_ort.export.precision import plan
@@ -132,12 +131,6 @@ def test_an_answer_may_end_at_the_models_last_position_and_not_behind_it(
     with pytest.raises(ValueError, match="the model has 512 positions"):
         decoder.step(3, CONTEXT)
     assert decoder.length == 5
-
-
-def test_heads_that_attention_cannot_turn_are_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="heads have 24 values each"):
-        exported(language_model(head_dim=24), tmp_path)
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_layer_has_one_product_for_queries_keys_and_values(tmp_path: Path) -> None:
