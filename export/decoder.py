@@ -53,7 +53,8 @@ _BUILDER_PRECISION = {
 }
 
 QUESTION = "What is said in the recording?"
-DECODE_STEPS = 3  # after the prefill, compared with torch
+ANSWER = "The recording says that"
+DECODE_STEPS = 3  # tokens of it that follow the prefill, compared with torch
 
 
 def export_decoder(
@@ -204,27 +205,26 @@ def _verify(work: Work, spec: GraphSpec, path: Path) -> Checked:
     has them with ``positions="original"``.
     """
     language_model, dims = work.checkpoint.language_model, work.checkpoint.dimensions
-    # All of torch before the session opens: both at once need not fit in memory.
-    references = []
+    following = work.checkpoint.tokenizer.encode(ANSWER, add_special_tokens=False)[:DECODE_STEPS]
+    answer = work.rows(np.array(following, np.int64))
+    cases = {}
     for case, embeds in _prompts(work).items():
         count = len(embeds)
         gap = np.arange(count) + np.where(np.arange(count) >= count // 2, 7, 0)
-        for name, positions in ((case, np.arange(count)), (f"{case}, gapped positions", gap)):
-            expected, ids = _torch_logits(language_model, embeds, positions, DECODE_STEPS)
-            rows = rotary_rows(
-                language_model,
-                np.append(positions, positions[-1] + 1 + np.arange(DECODE_STEPS)),
-                next(t.dtype for t in spec.inputs if t.name == "cos"),
-            )
-            references.append((name, embeds, rows, expected, work.rows(ids)))
+        for name, at in ((case, np.arange(count)), (f"{case}, gapped positions", gap)):
+            cases[name] = embeds, np.append(at, at[-1] + 1 + np.arange(len(answer)))
+    # All of torch before the session opens: both at once need not fit in memory.
+    expected = _torch_logits(language_model, list(cases.values()), answer)
+    dtype = next(t.dtype for t in spec.inputs if t.name == "cos")
     session, problem = open_graph(path, spec, work.target)
 
     def figures() -> list[Parity]:
         found: list[Parity] = []
-        for name, embeds, turned, expected, following in references:
-            logits = _graph_logits(session, spec, dims, embeds, turned, following)
-            found += compare(path.stem, name, "logits", expected, logits, work.plan.min_cosine)
-            same = float(expected[0].argmax() == logits[0].argmax())
+        for (name, (embeds, positions)), wanted in zip(cases.items(), expected, strict=True):
+            turned = rotary_rows(language_model, positions, dtype)
+            logits = _graph_logits(session, spec, dims, embeds, turned, answer)
+            found += compare(path.stem, name, "logits", wanted, logits, work.plan.min_cosine)
+            same = float(wanted[0].argmax() == logits[0].argmax())
             found.append(Parity(f"{name}: logits", "first_token", same, 0.0))
         return found
 
@@ -256,28 +256,41 @@ def _prompts(work: Work) -> dict[str, NDArray[np.float32]]:
 
 
 def _torch_logits(
-    language_model: PreTrainedModel, embeds: NDArray[Any], positions: NDArray[Any], steps: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Last-position logits (1 + steps, vocab) and the greedy ids (steps,) that lead there."""
-    rows, ids = [], []
-    step: Any = torch.from_numpy(np.asarray(embeds, np.float32))[None]
-    at = torch.from_numpy(np.asarray(positions, np.int64))[None]
-    cache = None
+    language_model: PreTrainedModel,
+    cases: Sequence[tuple[NDArray[np.float32], NDArray[np.int64]]],
+    answer: NDArray[np.float32],
+) -> list[NDArray[np.float32]]:
+    """Logits (1 + steps, vocab) of each case, from one pass over all of them.
+
+    The layers of a large model are read from disk and widened one after the other: once for all
+    cases and steps, which is what a verification costs.
+
+    Args:
+        language_model: causal, so that what fills up a shorter case changes nothing ahead of it.
+        cases: embeddings (tokens, hidden) of prompts, and positions of prompt and answer.
+        answer: (steps, hidden) embeddings of the tokens that follow each prompt.
+    """
+    steps = len(answer)
+    lengths = [len(embeds) + steps for embeds, _ in cases]
+    hidden = answer.shape[1]
+    rows = np.zeros((len(cases), max(lengths), hidden), np.float32)
+    at = np.zeros((len(cases), max(lengths)), np.int64)
+    for row, (embeds, positions) in enumerate(cases):
+        rows[row, : lengths[row]] = np.concatenate([embeds, answer])
+        at[row] = np.append(positions, np.repeat(positions[-1], max(lengths) - lengths[row]))
+    wanted = [range(length - steps - 1, length) for length in lengths]
+    places = sorted(set().union(*wanted))
     with torch.no_grad(), in_float32(language_model):
-        for _ in range(steps + 1):
-            out = language_model(
-                inputs_embeds=step,
-                position_ids=at,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            cache = out.past_key_values
-            rows.append(out.logits[0, -1].float().numpy())
-            ids.append(int(rows[-1].argmax()))
-            step = language_model.get_input_embeddings()(torch.tensor([[ids[-1]]]))
-            at = at[:, -1:] + 1
-    return np.stack(rows), np.array(ids[:-1], np.int64)
+        out = language_model(
+            inputs_embeds=torch.from_numpy(rows),
+            # Without one, positions with a gap would be taken for texts that were packed together.
+            attention_mask=torch.ones(at.shape, dtype=torch.long),
+            position_ids=torch.from_numpy(at),
+            use_cache=False,
+            logits_to_keep=torch.tensor(places),
+        )
+    logits = out.logits.float().numpy()
+    return [logits[row, [places.index(place) for place in own]] for row, own in enumerate(wanted)]
 
 
 def _graph_logits(
@@ -286,7 +299,7 @@ def _graph_logits(
     dims: Dimensions,
     embeds: NDArray[Any],
     turned: Arrays,
-    following: NDArray[Any],
+    answer: NDArray[np.float32],
 ) -> NDArray[np.float32]:
     """The same from the graph, cache through numpy: slow, and independent of the runtime."""
     dtype = np.dtype(next(t.dtype for t in spec.inputs if t.name == "inputs_embeds"))
@@ -295,7 +308,7 @@ def _graph_logits(
     cache = {past_name(*layer): empty for layer in layers}
     names = ["logits", *(present_name(*layer) for layer in layers)]
     rows, total = [], 0
-    steps: Sequence[NDArray[Any]] = [embeds, *following[:, None]]
+    steps: Sequence[NDArray[Any]] = [embeds, *answer[:, None]]
     for step in steps:
         total += len(step)
         logits, *present = session.run(

@@ -19,6 +19,8 @@ from transformers import AutoProcessor, LlamaConfig, LlamaForCausalLM
 from transformers import Qwen2AudioForConditionalGeneration as Qwen2Audio
 
 from speechprune_ort import SpeechLLM
+from speechprune_ort.contract.specs import graph_specs
+from speechprune_ort.export import decoder
 from speechprune_ort.export.families import load_checkpoint
 from speechprune_ort.export.memory import (
     MappedWeights,
@@ -27,7 +29,9 @@ from speechprune_ort.export.memory import (
     libraries_left_out,
 )
 from speechprune_ort.export.pipeline import export_bundle
+from speechprune_ort.export.precision import plan
 from speechprune_ort.export.quantize import quantize_matmuls, quantize_with_activations
+from speechprune_ort.export.work import Work, export_graph
 
 HIDDEN, INNER, ROWS, BLOCK = 64, 96, 5, 32
 
@@ -209,6 +213,27 @@ def test_a_checkpoint_in_half_precision_answers_as_in_float32(
     answer = ours.ask(samples, "Who?", sampling_rate=16_000, method="none", max_new_tokens=16)
     stops = set(ours.manifest.stop_token_ids)
     assert list(answer.token_ids) == [i for i in ids if i not in stops]
+
+
+def test_a_verification_reads_every_layer_once(half_checkpoint: Path, tmp_path: Path) -> None:
+    # A large model's layers come from disk and are widened: that is what its verification costs.
+    checkpoint = load_checkpoint(str(half_checkpoint), None, False)
+    seen: list[torch.Size] = []
+    for layer in checkpoint.language_model.model.layers:
+        layer.register_forward_hook(lambda _, __, out: seen.append(out.shape))
+    work = Work(checkpoint, plan("fp32", "cpu"), "cpu")
+    heard = work.random.normal(size=(33, checkpoint.dimensions.hidden))
+    work.embeds["speech"] = heard.astype(np.float32)
+    spec = graph_specs(checkpoint.dimensions, work.plan.float_dtype, True, False)["decoder"]
+    row = export_graph(decoder.GRAPH, work, spec, tmp_path, lambda _: None)
+    assert len(seen) == checkpoint.dimensions.layers
+    assert {shape[0] for shape in seen} == {4}  # two prompts, with and without a gap
+    assert {figure.case.split(":")[0] for figure in row.entry.parity} == {
+        "prompt with random ids",
+        "prompt with random ids, gapped positions",
+        "prompt with speech",
+        "prompt with speech, gapped positions",
+    }
 
 
 class Knot:
