@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from speechprune_ort.errors import OptionError
 from speechprune_ort.model import SpeechLLM
@@ -16,6 +19,7 @@ from speechprune_ort.server.options import ServeOptions
 __all__ = ["listen_on", "serve"]
 
 CONNECTIONS = 256  # at once; bodies that are being read take memory before they wait
+SILENT_SECONDS = 10.0  # of a connection that has no request in work, until it is closed
 LOCAL = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
@@ -46,6 +50,52 @@ def is_local(host: str) -> bool:
         return host == "localhost"
 
 
+class PromptHttp(H11Protocol):
+    """A connection that is closed where the head of a request does not come, or comes too slowly.
+
+    Connections are counted: those that ask nothing would keep everybody else out.
+    """
+
+    _closing: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._wait(no_more=True)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, and wait where that is not yet a request, or behind one that was answered."""
+        super().data_received(data)
+        self._wait(no_more=self._is_asked())
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, where it is not there already."""
+        super().on_response_complete()
+        self._wait(no_more=self._is_asked())
+
+    def send_400_response(self, msg: str) -> None:
+        """Say what is wrong with a request, unless an answer was given already."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
+
+    def _is_asked(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _wait(self, no_more: bool = False) -> None:
+        if no_more and self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+        elif not no_more and self._closing is None:
+            self._closing = self.loop.call_later(SILENT_SECONDS, self.transport.close)
+
+
 def serve(
     model: SpeechLLM,
     options: ServeOptions,
@@ -69,6 +119,7 @@ def serve(
     app = make_app(Service(model, options), hosts)
     config = uvicorn.Config(
         app,
+        http=PromptHttp,
         lifespan="on",
         log_level="info" if access_log else "warning",
         access_log=access_log,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from speechprune_ort import RecordingError
-from speechprune_ort.runtime.hearing.embeddings import AudioEmbeds, HostEmbeds
+from speechprune_ort.runtime.hearing.embeddings import AudioEmbeds, EmbedsBuilder, HostEmbeds
 from speechprune_ort.runtime.hearing.recording_file import UNHASHED, About, load_embeds, save_embeds
 from speechprune_ort.runtime.ort.device import Device
 
@@ -189,6 +189,18 @@ def test_files_that_are_no_recordings_are_one_sentence(tmp_path: Path) -> None:
             load(path)
     with pytest.raises(RecordingError, match="check the path"):
         load(tmp_path / "gone")
+    for path in (tmp_path / ("x" * 300), tmp_path / "huge" / "x"):  # what no system opens
+        with pytest.raises(RecordingError, match=r"x is not a recording .*\(\[Errno"):
+            load(path)
+
+
+def test_memory_that_runs_out_is_one_sentence(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(EmbedsBuilder, "append", fail)
+    with pytest.raises(RecordingError, match=r"not enough memory for .*lower the memory"):
+        load(saved)
 
 
 def test_a_recording_of_the_first_format_says_what_to_do(tmp_path: Path) -> None:

@@ -41,11 +41,12 @@ from speechprune_ort import OptionError, PruningOptions, SpeechLLM
 from speechprune_ort.answer_stream import AnswerStream
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.runtime.answering.decoder import Decoder
+from speechprune_ort.server import run
 from speechprune_ort.server.app import Service, make_app
 from speechprune_ort.server.counter import Counter, Event, Ticket
 from speechprune_ort.server.options import ServeOptions
 from speechprune_ort.server.request_error import RequestError
-from speechprune_ort.server.run import LOCAL, listen_on
+from speechprune_ort.server.run import LOCAL, PromptHttp, listen_on
 
 KEY = "a-key-of-the-tests"
 
@@ -70,7 +71,9 @@ class Running:
         self.service = Service(model, ServeOptions(**{"name": "tiny", **options}))
         self.listener = listen_on("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        config = uvicorn.Config(make_app(self.service, LOCAL), log_level="warning", lifespan="on")
+        config = uvicorn.Config(
+            make_app(self.service, LOCAL), http=PromptHttp, log_level="warning", lifespan="on"
+        )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(
             target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True
@@ -269,6 +272,54 @@ def test_limits_of_size_and_length_hold(running: Running, tone: NDArray[np.float
     soundfile.write(file, tone[: 21 * 16_000], 16_000, format="FLAC")
     with pytest.raises(BadRequestError, match=r"20 seconds|max_seconds"):
         client.files.create(file=("a.flac", file.getvalue()), purpose="user_data")
+
+
+@pytest.mark.parametrize("begin", [b"", b"POST /v1/chat/completions HTTP/1.1\r\n"])
+def test_who_asks_nothing_is_sent_away(
+    begin: bytes, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "SILENT_SECONDS", 1.0)
+    begun = time.monotonic()
+    with socket.create_connection(running.listener.getsockname(), 30) as client:
+        client.sendall(begin)
+        client.settimeout(0.1)
+        closed = False
+        while not closed and time.monotonic() < begun + 20:
+            try:
+                if begin:
+                    client.sendall(b"X-Slow: 1\r\n")
+                closed = client.recv(1) == b""
+            except TimeoutError:
+                pass
+            except ConnectionError:
+                closed = True
+    assert closed
+    assert time.monotonic() - begun > 0.9
+
+
+def test_requests_behind_each_other_are_all_answered(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "SILENT_SECONDS", 1.0)
+    head = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    last = b"POST /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2000000\r\n\r\n"
+    with socket.create_connection(running.listener.getsockname(), 30) as client:
+        client.sendall((head + b"\r\n") * 2 + last + bytes(1000))
+        found = b"".join(iter(lambda: client.recv(4096), b""))  # until it is closed
+    assert re.findall(rb"HTTP/1.1 (\d+)", found) == [b"200", b"200", b"401"]
+
+
+@pytest.mark.parametrize(
+    "begin", [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02\0\1\n\n"]
+)
+def test_what_is_no_http_is_closed_without_a_traceback(
+    begin: bytes, running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_connection(running.listener.getsockname(), 30) as client:
+        client.sendall(begin)
+        found = b"".join(iter(lambda: client.recv(4096), b""))
+    assert found.startswith(b"HTTP/1.1 400")
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_a_body_without_a_length_is_counted_as_it_comes(running: Running) -> None:
