@@ -11,7 +11,7 @@ from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.errors import OutOfMemoryError, SpeechPruneError
 from speechprune_ort.results import Answer
 
-__all__ = ["NO_MEMORY", "AnswerStream", "answers_together"]
+__all__ = ["NO_MEMORY", "AnswerStream", "answers_together", "begin_all"]
 
 NO_MEMORY = "It needs more memory than there is: give a shorter recording or question."
 
@@ -115,6 +115,16 @@ class AnswerStream(Iterator[str]):
         return self._answer
 
 
+def begin_all(streams: Iterable[AnswerStream]) -> None:
+    """Begin answers that are read one after the other, so that they are decoded together.
+
+    What one of them raises is raised again where it is read.
+    """
+    for stream in streams:
+        with contextlib.suppress(SpeechPruneError, MemoryError):
+            stream.begin()
+
+
 def answers_together(
     streams: Iterable[AnswerStream], most: int, return_exceptions: bool, cancel: Cancel | None
 ) -> Iterator[Answer | SpeechPruneError]:
@@ -143,8 +153,7 @@ def answers_together(
     try:
         for stream in streams:
             begun.append(stream)
-            with contextlib.suppress(SpeechPruneError, MemoryError):  # raised in its turn
-                stream.begin()
+            begin_all([stream])
             if len(begun) == most:
                 yield first()
         while begun:

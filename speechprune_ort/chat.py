@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from speechprune_ort.cancel import Cancel, Limits, checkpoint
 from speechprune_ort.errors import OptionError, PromptError
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.results import Answer
+from speechprune_ort.runtime.answering.beginning import open_decoder
 from speechprune_ort.runtime.answering.decoder import Decoder
 from speechprune_ort.runtime.answering.generation import Generation
 from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
@@ -131,7 +131,7 @@ class Chat:
             laid_out = asked.lay_out(asked.choose())
             positions = laid_out.positions
             yield ""
-            decoder = Decoder.open(self._engine, laid_out.length + most)
+            decoder = open_decoder(self._engine, laid_out.length + most)
             with timings.measure("prefill"):
                 logits = decoder.prefill(laid_out.embeds, positions)
         else:
@@ -158,7 +158,7 @@ class Chat:
             with timings.measure("decode"):
                 said.take(decoder.step(said.ids[-1], said.position))
         whole = LaidOut(laid_out.selection, laid_out.embeds, positions)
-        answer = replace(asked.answer(question, said, generation, whole), timings=timings)
+        answer = asked.answer(question, said, generation, whole, timings)
         read = decoder.length - len(positions)
         last = int(positions[-1])
         self._positions = np.concatenate([positions, np.arange(last + 1, last + 1 + read)])

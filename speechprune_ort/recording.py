@@ -20,7 +20,7 @@ from speechprune_ort.options import GenerationOptions, Options, PruningOptions
 from speechprune_ort.results import Answer, Pruning, Score
 from speechprune_ort.runtime.answering.prompt import AS_IS, Prompt, form_of
 from speechprune_ort.runtime.answering.question import Question, pieces
-from speechprune_ort.runtime.answering.scheduler import Scheduler
+from speechprune_ort.runtime.answering.scheduler import MOST_ROWS, Scheduler
 from speechprune_ort.runtime.hearing.heard import Heard
 from speechprune_ort.runtime.hearing.recording_file import About, save_embeds
 from speechprune_ort.runtime.ort.engine import Engine
@@ -247,6 +247,88 @@ class Recording:
         return AnswerStream(
             self.pieces(question, pruning, generation, Timings()), Limits(cancel, deadline)
         )
+
+    def sample(
+        self,
+        question: str,
+        n: int,
+        *,
+        pruning: PruningOptions | None = None,
+        generation: GenerationOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
+        **options: Unpack[Options],
+    ) -> tuple[Answer, ...]:
+        """Several answers to one question, whose prompt is read once, and decoded together.
+
+        The first is that of ``ask``. Each further one has the next seed, which its ``generation``
+        states; without a ``temperature`` they are all the same. On CUDA, where nothing is copied
+        within the cache, the prompt is read for each of them.
+
+        Args:
+            question: what to ask.
+            n: answers, 1 to 256.
+            pruning: what is kept of the audio, for all of them.
+            generation: how the first answer's tokens are chosen.
+            deadline: seconds within which all answers must be complete.
+            cancel: lets another thread end them.
+            **options: fields of either, for short, as in ``ask``.
+
+        Raises:
+            PromptError: the question is empty, or prompt and answer exceed the context.
+            OptionError: an option has an impossible value.
+            CancelledError: it was cancelled; ``DeadlineError``: the deadline passed first.
+        """
+        streams = self.stream_samples(
+            question,
+            n,
+            pruning=pruning,
+            generation=generation,
+            deadline=deadline,
+            cancel=cancel,
+            **options,
+        )
+        return tuple(
+            a for a in answers_together(streams, n, False, cancel) if isinstance(a, Answer)
+        )
+
+    def stream_samples(
+        self,
+        question: str,
+        n: int,
+        *,
+        pruning: PruningOptions | None = None,
+        generation: GenerationOptions | None = None,
+        deadline: float | None = None,
+        cancel: Cancel | None = None,
+        **options: Unpack[Options],
+    ) -> tuple[AnswerStream, ...]:
+        """Like ``sample``, each answer piece by piece as the text is generated.
+
+        What is kept of the audio is chosen at once. Arguments and errors are those of ``sample``.
+        """
+        pruning, generation = sort_options(pruning, generation, options)
+        n = whole("n", n, 1, MOST_ROWS)
+        choosing, *limits = (Limits(cancel, deadline) for _ in range(n + 1))
+        shared = Timings()
+        try:
+            with choosing.held():
+                prompt = self._prompt(question)
+                asked = self._about(prompt, pruning, generation.max_new_tokens, shared)
+                laid_out = asked.lay_out(asked.choose())
+        except BaseException:
+            for limit in limits:
+                limit.over()
+            raise
+        finally:
+            choosing.over()
+        streams = []
+        for number, limit in enumerate(limits):
+            own = replace(generation, seed=generation.seed + number)
+            timings = Timings()
+            timings.add(shared)
+            streams.append(AnswerStream(asked.say(laid_out, own, self._scheduler, timings), limit))
+        return tuple(streams)
 
     def chat(
         self,

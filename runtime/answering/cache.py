@@ -7,6 +7,7 @@ nothing. A run takes neighbouring rows of it, by their address.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,20 @@ from numpy.typing import NDArray
 from speechprune_ort.contract.specs import Dimensions, past_name, present_name
 from speechprune_ort.runtime.ort.device import Device
 
-__all__ = ["Cache", "position_bytes"]
+__all__ = ["Beginning", "Cache", "position_bytes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """First tokens of prompts, as they lie in the cache.
+
+    Attributes:
+        embeds: (tokens, hidden), at the positions from 0 on.
+        rows: (kv_heads, tokens, head_dim) of each layer's keys and values.
+    """
+
+    embeds: NDArray[Any]
+    rows: tuple[NDArray[Any], ...]
 
 
 def position_bytes(dims: Dimensions, float_dtype: str) -> int:
@@ -74,6 +88,15 @@ class Cache:
         """Copy the first ``length`` positions of one row to another; on the host alone."""
         for array in self._arrays:
             array[target, :, :length] = array[source, :, :length]
+
+    def read(self, row: int, length: int) -> tuple[NDArray[Any], ...]:
+        """The first ``length`` positions of a row, copied; on the host alone."""
+        return tuple(array[row, :, :length].copy() for array in self._arrays)
+
+    def write(self, row: int, kept: Sequence[NDArray[Any]]) -> None:
+        """Put what ``read`` gave at the beginning of a row."""
+        for array, part in zip(self._arrays, kept, strict=True):
+            array[row, :, : part.shape[1]] = part
 
     def take(self, smaller: Cache, lengths: Sequence[int]) -> None:
         """Take over the first ``lengths`` positions of each row of another cache."""

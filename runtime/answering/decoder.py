@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from speechprune_ort.contract.specs import DECODER, EMBED_TOKENS, ROTARY, Dimensions
 from speechprune_ort.errors import BundleError
+from speechprune_ort.runtime.answering.cache import Beginning
 from speechprune_ort.runtime.answering.runs import LEAST_CAPACITY, Runs
 from speechprune_ort.runtime.ort.device import Device
 from speechprune_ort.runtime.ort.engine import Engine, Spares
@@ -37,6 +38,10 @@ class Decoder:
         capacity: positions that the cache holds of each sequence, prompt and answer together.
         rows: sequences.
         spares: buffers of earlier answers, which captured graphs point to.
+
+    Attributes:
+        beginning: that prompts need not be read anew; None where there is none. Only where rows
+            can be copied, see ``copies``.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class Decoder:
         self._sessions, self._device, self._dims = (session, embed, rotary), device, dims
         self._dtype = np.dtype(float_dtype)
         self._spares = spares
+        self.beginning: Beginning | None = None
         self._lengths = [0] * rows
         self._runs = self._take(rows, capacity)
 
@@ -115,6 +121,10 @@ class Decoder:
         self._runs.cache.copy(source, target, length)
         self._lengths[target] = length
 
+    def read_back(self, length: int) -> tuple[NDArray[Any], ...]:
+        """Keys and values of the first row's first positions, for a ``Beginning``."""
+        return self._runs.cache.read(0, length)
+
     def release(self, row: int) -> None:
         """Forget a sequence; its row takes part in steps no more."""
         self._lengths[row] = 0
@@ -135,21 +145,25 @@ class Decoder:
         Raises:
             BundleError: a logit is not finite.
         """
-        self._check(len(positions), int(positions.max()))
-        if not np.array_equal(self._runs.positions[: len(positions)], positions):
-            self._turn(0, positions, ahead=True)
-        self._lengths[row] = len(positions)
-        logits = self._runs.read(embeds, row, len(positions))
-        check_finite(logits)
-        return logits
+        first, known = 0, self.beginning
+        if (
+            known is not None
+            and isinstance(embeds, np.ndarray)
+            and _begins(known, embeds, positions)
+        ):
+            first = len(known.embeds)
+            self._runs.cache.write(row, known.rows)
+            embeds = embeds[first:]
+        self._lengths[row] = first
+        return self.extend(embeds, positions[first:], row)
 
     def extend(
-        self, embeds: NDArray[Any], positions: NDArray[np.int64], row: int = 0
+        self, embeds: NDArray[Any] | ort.OrtValue, positions: NDArray[np.int64], row: int = 0
     ) -> NDArray[np.float32]:
         """Take more of a prompt, behind what a row holds.
 
         Args:
-            embeds: (tokens, hidden), on the host.
+            embeds: (tokens, hidden) on the host, or (1, tokens, hidden) on the device.
             positions: (tokens,) int64, true positions, increasing.
             row: of the cache.
 
@@ -159,11 +173,12 @@ class Decoder:
         Raises:
             BundleError: a logit is not finite.
         """
-        length = self._lengths[row]
-        self._check(length + len(positions), int(positions.max()))
-        self._turn(length, positions, ahead=True)
-        self._lengths[row] = length + len(positions)
-        logits = self._runs.read(embeds, row, self._lengths[row])
+        start, end = self._lengths[row], self._lengths[row] + len(positions)
+        self._check(end, int(positions.max()))
+        if not np.array_equal(self._runs.positions[start:end], positions):
+            self._turn(start, positions, ahead=True)
+        self._lengths[row] = end
+        logits = self._runs.read(embeds, row, end)
         check_finite(logits)
         return logits
 
@@ -281,6 +296,16 @@ class Decoder:
         # They come back when the decoder is dropped, and not before: it may have grown since.
         weakref.finalize(self, shelf.append, runs)
         return runs
+
+
+def _begins(known: Beginning, embeds: NDArray[Any], positions: NDArray[np.int64]) -> bool:
+    """Whether a prompt begins with what is known, and goes on."""
+    count = len(known.embeds)
+    return (
+        len(positions) > count
+        and np.array_equal(positions[:count], np.arange(count))
+        and np.array_equal(embeds[:count], known.embeds)
+    )
 
 
 def check_finite(logits: NDArray[np.float32]) -> None:

@@ -14,6 +14,7 @@ from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.errors import PromptError
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.results import Answer, Evidence, Pruning, Score, Span, spans_of
+from speechprune_ort.runtime.answering.beginning import open_decoder
 from speechprune_ort.runtime.answering.budget import PrefillTime, pick_tokens
 from speechprune_ort.runtime.answering.decoder import Decoder, check_finite
 from speechprune_ort.runtime.answering.evidence import stretches
@@ -204,6 +205,23 @@ class Question:
             PromptError: prompt and answer exceed the context.
         """
         laid_out = self.lay_out(self.choose())
+        return (yield from self.say(laid_out, generation, scheduler, self._timings))
+
+    def say(
+        self,
+        laid_out: LaidOut,
+        generation: GenerationOptions,
+        scheduler: Scheduler,
+        timings: Timings,
+    ) -> Generator[str, None, Answer]:
+        """The same, of a prompt that is laid out: it may be answered several times.
+
+        Args:
+            laid_out: the prompt.
+            generation: how tokens are chosen.
+            scheduler: decodes it.
+            timings: of this answer; reading and decoding are added to it.
+        """
         said = Generation(
             self._engine.text,
             self._engine.manifest.stop_token_ids,
@@ -215,7 +233,7 @@ class Question:
             laid_out.positions,
             laid_out.length + generation.max_new_tokens,
             said,
-            self._timings,
+            timings,
         )
         scheduler.enter(reading)
         try:
@@ -223,10 +241,15 @@ class Question:
             yield from scheduler.pieces(reading)
         finally:
             scheduler.leave(reading)
-        return self.answer(self._prompt.question, said, generation, laid_out)
+        return self.answer(self._prompt.question, said, generation, laid_out, timings)
 
     def answer(
-        self, question: str, said: Generation, generation: GenerationOptions, laid_out: LaidOut
+        self,
+        question: str,
+        said: Generation,
+        generation: GenerationOptions,
+        laid_out: LaidOut,
+        timings: Timings,
     ) -> Answer:
         """What was said, for the caller.
 
@@ -235,6 +258,7 @@ class Question:
             said: its tokens.
             generation: how they were chosen.
             laid_out: the prompt that was read.
+            timings: of its stages.
         """
         return Answer(
             text=said.text,
@@ -247,7 +271,7 @@ class Question:
             prompt_tokens=laid_out.length,
             pruning=self.pruning(laid_out.selection),
             generation=generation,
-            timings=self._timings,
+            timings=timings,
             device=self._engine.device.name,
             decoder=self._heard.decoder,
             notes=self._heard.notes,
@@ -270,7 +294,7 @@ class Question:
         stepped = sum(len(ids) > 1 for ids in continuations)
         rows = max(1, min(rows, stepped)) if self._engine.device.name == "cpu" else 1
         # One position more: who has ended keeps its place beside those that go on.
-        decoder = Decoder.open(self._engine, laid_out.length + self._new_tokens + 1, rows)
+        decoder = open_decoder(self._engine, laid_out.length + self._new_tokens + 1, rows)
         with self._timings.measure("prefill"):
             # The decoder's own logits are overwritten by its next step.
             first = decoder.prefill(laid_out.embeds, laid_out.positions).copy()
@@ -317,7 +341,7 @@ class Question:
     ) -> list[float]:
         nothing, *parts = [self.lay_out(_part(selection, p)) for p in (places[0][:0], *places)]
         longest = max(part.length for part in parts)
-        decoder = Decoder.open(self._engine, longest + self._new_tokens)
+        decoder = open_decoder(self._engine, longest + self._new_tokens)
         base, *values = [
             np.mean(_tried(decoder, p, decoder.prefill(p.embeds, p.positions), [ids]))
             for p in (nothing, *parts)

@@ -2,9 +2,12 @@
 
 An answer joins between two steps, once its prompt has been read into a free row of the cache, and
 leaves when it ends; those that wait are taken in the order of their arrival, and a step of the
-running ones comes between two of them. There is no thread of its own: whoever waits for a token and
-finds nobody at work does a round for everyone. So an answer that nobody waits for costs nothing,
-and one call may ask for many.
+running ones comes between two of them. What a prompt has in common with one that still lies in the
+cache is copied, not read again: all of it where several answers to one question are wanted, its
+beginning where two questions hear the same tokens.
+
+There is no thread of its own: whoever waits for a token and finds nobody at work does a round for
+everyone. So an answer that nobody waits for takes no time, and one call may ask for many.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from numpy.typing import NDArray
 
 from speechprune_ort.cancel import checkpoint
 from speechprune_ort.contract.manifest import Manifest
+from speechprune_ort.runtime.answering.beginning import divisible, open_decoder
 from speechprune_ort.runtime.answering.decoder import Decoder, check_finite
 from speechprune_ort.runtime.answering.generation import Generation
 from speechprune_ort.runtime.ort.engine import Engine
@@ -34,19 +38,19 @@ ROWS = 8
 MOST_ROWS = 256
 LOOKS = 0.05  # seconds between looks whether a call that waits was ended
 GROWTH = 256  # positions that a cache grows by at least
+COMPARED = 64  # positions of two prompts that are compared at once
 
 
 def most_rows(manifest: Manifest, asked: int | None = None) -> int:
     """Sequences of a bundle that are decoded together at most.
 
-    ``w8a8`` rounds all activations of a product by one scale, so that answers decoded together
-    would change each other: there it is one.
+    It is one where answers decoded together would change each other, see ``divisible``.
 
     Args:
         manifest: of the bundle.
         asked: by the caller; None where nothing was.
     """
-    return 1 if manifest.precision == "w8a8" else asked or ROWS
+    return asked or ROWS if divisible(manifest) else 1
 
 
 @dataclass(eq=False)
@@ -62,6 +66,7 @@ class Reading:
             for each of them.
         context: of the call that wants it: what ends that, ends the reading of its prompt.
         row: of the cache, while it is in the batch.
+        first: (vocab,) logits that follow the prompt, once it was read.
         error: what ended it before its end.
     """
 
@@ -72,6 +77,7 @@ class Reading:
     timings: Timings
     context: Context = field(default_factory=copy_context)
     row: int | None = None
+    first: NDArray[np.float32] | None = None
     error: Exception | None = None
 
     @property
@@ -97,6 +103,7 @@ class Scheduler:
         self._waiting: deque[Reading] = deque()
         self._rows: dict[int, Reading] = {}
         self._left: list[Reading] = []  # given up, and still in a row
+        self._prompts: dict[int, Reading] = {}  # whose prompt lies in a row, even if it is over
         self._at_work = False
         self._read_last = False  # what the last round did
         self._decoder: Decoder | None = None
@@ -168,11 +175,41 @@ class Scheduler:
                 decoder, row = self._free_row(reading.room)
                 with self._changed:
                     self._rows[row], reading.row = reading, row
-                logits = decoder.prefill(reading.embeds, reading.positions, row)
+                logits = self._prefill(decoder, reading, row)
             with reading.timings.measure("decode"):
                 reading.generation.take(logits)
         except Exception as error:
             reading.error = error
+
+    def _prefill(self, decoder: Decoder, reading: Reading, row: int) -> NDArray[np.float32]:
+        """Logits that follow a prompt, of which only that is read which no row holds."""
+        source, shared = self._most_alike(decoder, reading)
+        alike = self._prompts.get(source)
+        self._prompts.pop(row, None)
+        if shared:
+            decoder.copy(source, row, shared)
+        if alike is not None and alike.first is not None and shared == len(reading.positions):
+            reading.first = alike.first
+        else:
+            read = decoder.extend if shared else decoder.prefill
+            rest = reading.embeds[shared:] if shared else reading.embeds
+            reading.first = read(rest, reading.positions[shared:], row).copy()
+        self._prompts[row] = reading
+        return reading.first
+
+    def _most_alike(self, decoder: Decoder, reading: Reading) -> tuple[int, int]:
+        """The row whose prompt has the most in common with another, and how many positions."""
+        if not decoder.copies:
+            return 0, 0
+        found = [(_common(held, reading), row) for row, held in self._prompts.items()]
+        shared, row = max(found, default=(0, 0))
+        whole = len(reading.positions)
+        if shared < whole and not divisible(self._engine.manifest):
+            return row, 0
+        if shared == whole < len(self._prompts[row].positions):
+            shared -= 1  # the logits behind the other's last token are not this one's
+        known = 0 if decoder.beginning is None else len(decoder.beginning.embeds)
+        return row, shared if shared > known else 0
 
     def _step(self, decoder: Decoder, running: dict[int, Reading]) -> None:
         timings = Timings()
@@ -197,7 +234,7 @@ class Scheduler:
         """A row with room, in a decoder that is as large as it needs to be."""
         row = next(n for n in range(len(self._rows) + 1) if n not in self._rows)
         if self._decoder is None:
-            self._decoder = Decoder.open(self._engine, room)
+            self._decoder = open_decoder(self._engine, room)
         decoder = self._decoder
         rows, capacity = len(decoder.lengths), decoder.capacity
         if row >= rows:
@@ -206,10 +243,12 @@ class Scheduler:
             capacity = max(room, capacity + GROWTH)
         if (rows, capacity) != (len(decoder.lengths), decoder.capacity):
             decoder.grow(rows, capacity)
+            # Of rows that are free nothing was kept.
+            self._prompts = {n: held for n, held in self._prompts.items() if n in self._rows}
         return decoder, row
 
     def _clear(self) -> None:
-        """Free the rows of what is over or given up; an empty cache is let go."""
+        """Free the rows of what is over or given up; a cache that nobody needs is let go."""
         for row, reading in list(self._rows.items()):
             if reading.over or reading in self._left:
                 del self._rows[row]
@@ -217,9 +256,10 @@ class Scheduler:
                 if self._decoder is not None:
                     self._decoder.release(row)
         self._left.clear()
-        if not self._rows:
+        if not self._rows and not self._waiting:
             self._decoder = None
-        else:
+            self._prompts.clear()
+        elif self._rows:
             self._close_ranks()
 
     def _close_ranks(self) -> None:
@@ -233,3 +273,20 @@ class Scheduler:
             decoder.release(last)
             reading = self._rows.pop(last)
             self._rows[row], reading.row = reading, row
+            self._prompts.pop(row, None)
+            if last in self._prompts:
+                self._prompts[row] = self._prompts.pop(last)
+
+
+def _common(one: Reading, other: Reading) -> int:
+    """Positions from the first on that two prompts have in common."""
+    if not isinstance(one.embeds, np.ndarray) or not isinstance(other.embeds, np.ndarray):
+        return 0
+    most = min(len(one.positions), len(other.positions))
+    for start in range(0, most, COMPARED):
+        part = slice(start, min(start + COMPARED, most))
+        same = (one.embeds[part] == other.embeds[part]).all(axis=1)
+        same &= one.positions[part] == other.positions[part]
+        if not same.all():
+            return start + int(same.argmin())
+    return most

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from speechprune_ort.answer_stream import AnswerStream
+from speechprune_ort.answer_stream import AnswerStream, begin_all
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cli.ask_each import ask_each, requests
 from speechprune_ort.cli.help import HEARING, KEEPING, SHOWING, WORDING
@@ -45,6 +45,7 @@ from speechprune_ort.cli.options import (
     Plugins,
     ProviderOption,
     PruningRate,
+    Samples,
     Seed,
     SilenceDbfs,
     SingleHead,
@@ -118,6 +119,7 @@ def ask(
     top_p: TopP = 1.0,
     stop: Stop = None,
     seed: Seed = 0,
+    samples: Samples = 1,
     channel: Channel = None,
     max_seconds: MaxSeconds = HEARD.max_seconds,
     max_channels: MaxChannels = HEARD.max_channels,
@@ -231,6 +233,8 @@ def ask(
         raise OptionError("--explain takes one recording: ask about each by itself.")
     if len(recordings) > 1 and evidence:
         raise OptionError("--evidence takes one recording: ask about each by itself.")
+    if samples != 1 and (live or len(recordings) > 1):
+        raise OptionError("--samples takes one recording that is complete: leave out --samples.")
     if transcript is not None and explain is None:
         raise OptionError("--transcript needs --explain: give both, or leave out --transcript.")
     if explain is not None:  # what cannot be written is said before an hour is heard
@@ -326,13 +330,12 @@ def ask(
             model, source, long_audio, memory_budget_mb, needs_encoder(pruning), options
         ).worded(**worded)
         _print_notes(recording.notes)
-        streams = [
-            # Of several questions none has the encoding to itself.
-            AnswerStream(recording.pieces(q, pruning, generation, recording.timings))
-            if len(questions) == 1
-            else recording.stream(q, pruning=pruning, generation=generation)
-            for q in questions
-        ]
+        streams = (
+            [AnswerStream(recording.pieces(questions[0], pruning, generation, recording.timings))]
+            if len(questions) == samples == 1
+            # Of several answers none has the encoding to itself.
+            else _streams(recording, questions, samples, pruning, generation)
+        )
         finished = recording.with_evidence if evidence else _same
         if as_json:
             answers = [finished(stream.answer) for stream in streams]
@@ -342,12 +345,35 @@ def ask(
         else:
             _print_notes(model.manifest.notes)
             answers = []
-            for question, stream in zip(questions, streams, strict=True):
-                if len(questions) > 1:
-                    sys.stderr.write(f"\n{question}\n")
+            for place, stream in enumerate(streams):
+                number, seed_behind = divmod(place, samples)
+                if len(questions) > 1 and not seed_behind:
+                    sys.stderr.write(f"\n{questions[number]}\n")
+                if samples > 1:
+                    sys.stderr.write(f"\nseed {seed + seed_behind}\n")
                 answers.append(_print_answer(stream, finished))
         if explain is not None:
             _explain(answers, source, explain, transcript, options)
+
+
+def _streams(
+    recording: Recording,
+    questions: Sequence[str],
+    samples: int,
+    pruning: PruningOptions,
+    generation: GenerationOptions,
+) -> list[AnswerStream]:
+    """Answers to each question, all of them decoded together."""
+    streams = []
+    for question in questions:
+        if samples == 1:  # what is wrong with a question is said in its turn
+            streams.append(recording.stream(question, pruning=pruning, generation=generation))
+        else:
+            streams += recording.stream_samples(
+                question, samples, pruning=pruning, generation=generation
+            )
+    begin_all(streams)
+    return streams
 
 
 def _explain(

@@ -40,6 +40,7 @@ __all__ = [
     "Plugins",
     "ProviderOption",
     "PruningRate",
+    "Samples",
     "Seed",
     "SilenceDbfs",
     "SingleHead",
@@ -206,6 +207,14 @@ TopP = Annotated[
     typer.Option(
         help="Sample from the smallest set of tokens whose probability reaches this share; has no "
         "effect at temperature 0.",
+        rich_help_panel=ANSWERING,
+    ),
+]
+Samples = Annotated[
+    int,
+    typer.Option(
+        help="Answers to each question, with the seeds SEED, SEED + 1 and so on; they differ only "
+        "at a temperature above 0.",
         rich_help_panel=ANSWERING,
     ),
 ]

@@ -7,7 +7,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, BinaryIO
 
@@ -22,11 +22,13 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from speechprune_ort import __version__
-from speechprune_ort.answer_stream import AnswerStream
+from speechprune_ort.answer_stream import AnswerStream, begin_all
 from speechprune_ort.errors import SpeechPruneError
 from speechprune_ort.explain.page import asking_page
 from speechprune_ort.methods import needs_encoder
-from speechprune_ort.model import SpeechLLM
+from speechprune_ort.model import Audio, SpeechLLM
+from speechprune_ort.options import PruningOptions
+from speechprune_ort.recording import Recording
 from speechprune_ort.results import Answer
 from speechprune_ort.server.chat import Asked, Reply, read_chat
 from speechprune_ort.server.counter import Counter, Event, Ticket, Work
@@ -154,30 +156,50 @@ class Service:
     def _question(self, asked: Asked) -> Work:
         recording = None if asked.file is None else self.shelf.get(asked.file).recording
 
-        def work(ticket: Ticket) -> Generator[str, None, Answer]:
-            how: dict[str, Any] = {
-                "pruning": asked.pruning,
-                "generation": asked.generation,
-                "deadline": ticket.left,
-                "cancel": ticket.cancel,
-            }
-            stream: AnswerStream
-            if recording is not None:
-                stream = recording.stream(asked.question, **how)
-            else:
-                options = self.options.audio
-                stream = self.model.stream(
-                    asked.audio, asked.question, audio_options=options, **how
-                )
-                with self._hearing_alone(ticket):
-                    stream.begin()
-            yield from stream
+        def work(ticket: Ticket) -> Generator[tuple[int, str], None, tuple[Answer, ...]]:
+            streams = self._streams(asked, recording, ticket)
+            try:
+                yield from _pieces(streams)
+            finally:
+                for stream in streams:
+                    stream.close()
+            answers = tuple(stream.answer for stream in streams)
             if recording is None:
-                self.metrics.heard(stream.answer.seconds_heard)
-            self.metrics.answered(stream.answer)
-            return stream.answer
+                self.metrics.heard(answers[0].seconds_heard)
+            for answer in answers:
+                self.metrics.answered(answer)
+            return answers
 
         return work
+
+    def _streams(
+        self, asked: Asked, recording: Recording | None, ticket: Ticket
+    ) -> Sequence[AnswerStream]:
+        """Answers on their way; what comes before decoding is done."""
+        how: dict[str, Any] = {
+            "pruning": asked.pruning,
+            "generation": asked.generation,
+            "cancel": ticket.cancel,
+        }
+        streams: Sequence[AnswerStream]
+        if recording is None and asked.n == 1:
+            streams = [
+                self.model.stream(
+                    asked.audio,
+                    asked.question,
+                    audio_options=self.options.audio,
+                    deadline=ticket.left,
+                    **how,
+                )
+            ]
+            with self._hearing_alone(ticket):
+                streams[0].begin()
+            return streams
+        if recording is None:
+            recording = self._hear(ticket, asked.audio, asked.pruning)
+        streams = recording.stream_samples(asked.question, asked.n, deadline=ticket.left, **how)
+        begin_all(streams)
+        return streams
 
     @contextmanager
     def _hearing_alone(self, ticket: Ticket) -> Iterator[None]:
@@ -195,21 +217,24 @@ class Service:
             self._ear.release()
 
     def _hearing(self, file: BinaryIO, name: str, size: int, purpose: str) -> Work:
-        def work(ticket: Ticket) -> Generator[str, None, Upload]:
-            with self._hearing_alone(ticket):
-                recording = self.model.listen(
-                    file,
-                    memory_budget_mb=self.options.memory_budget_mb,
-                    encoder_attention=needs_encoder(self.options.pruning),
-                    audio_options=self.options.audio,
-                    deadline=ticket.left,
-                    cancel=ticket.cancel,
-                )
+        def work(ticket: Ticket) -> Generator[None, None, Upload]:
+            recording = self._hear(ticket, file, self.options.pruning)
             self.metrics.heard(recording.seconds_heard)
             return self.shelf.put(recording, name, size, purpose)
-            yield ""  # a generator, as all work is
+            yield  # a generator, as all work is
 
         return work
+
+    def _hear(self, ticket: Ticket, audio: Audio, pruning: PruningOptions) -> Recording:
+        with self._hearing_alone(ticket):
+            return self.model.listen(
+                audio,
+                memory_budget_mb=self.options.memory_budget_mb,
+                encoder_attention=needs_encoder(pruning),
+                audio_options=self.options.audio,
+                deadline=ticket.left,
+                cancel=ticket.cancel,
+            )
 
     async def _read(self, request: Request) -> bytes:
         async with self._within():
@@ -259,11 +284,12 @@ class Service:
         self, first: Event, events: AsyncIterator[Event], asked: Asked
     ) -> AsyncIterator[str]:
         """Server-sent events of a streamed answer."""
-        reply, event, opening = Reply(self.options.name, asked.explain), first, True
+        reply, event, opened = Reply(self.options.name, asked.explain), first, set[int]()
         try:
             while not event.ended:
-                yield _sse(reply.piece(event.piece, opening))
-                opening = False
+                number, text = event.piece
+                yield _sse(reply.piece(number, text, number not in opened))
+                opened.add(number)
                 event = await anext(events)
             yield _sse(reply.last(event.result))
             if asked.usage:
@@ -271,6 +297,18 @@ class Service:
         except Exception as error:  # the status has been sent: the error is a line of its own
             yield _sse(_logged(error).body)
         yield "data: [DONE]\n\n"
+
+
+def _pieces(streams: Sequence[AnswerStream]) -> Iterator[tuple[int, str]]:
+    """Pieces of several answers in turns, each with the number of its answer."""
+    left = dict(enumerate(streams))
+    while left:
+        for number, stream in list(left.items()):
+            piece = next(stream, None)
+            if piece is None:
+                del left[number]
+            else:
+                yield number, piece
 
 
 def _sse(content: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import base64
 import binascii
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -33,7 +33,6 @@ ONE_TURN = (
 )
 NO_EFFECT = {
     "logprobs": (None, False),
-    "n": (None, 1),
     "presence_penalty": (None, 0),
     "frequency_penalty": (None, 0),
     "logit_bias": (None, {}),
@@ -44,6 +43,8 @@ NO_EFFECT = {
     "top_logprobs": (None, 0),
 }
 """Values of parameters that ask for nothing; any other is refused."""
+MOST_ANSWERS = 8
+"""To one question: they are decoded together, and others wait meanwhile."""
 
 
 class _Struct(msgspec.Struct, forbid_unknown_fields=True):
@@ -110,8 +111,8 @@ class ChatRequest(_Struct):
     seed: int | None = None
     stop: str | list[str] | None = None
     speechprune: dict[str, Any] = {}
+    n: int | None = None
     logprobs: Any = None
-    n: Any = None
     presence_penalty: Any = None
     frequency_penalty: Any = None
     logit_bias: Any = None
@@ -139,7 +140,8 @@ class Asked:
         audio: bytes of a recording, or None where an upload is asked about.
         file: id of an upload, or None.
         pruning: what is kept of the audio.
-        generation: how the answer's tokens are chosen.
+        generation: how the first answer's tokens are chosen.
+        n: answers; each further one has the next seed.
         stream: the answer is sent piece by piece.
         usage: a streamed answer ends with the numbers of its tokens.
         explain: the answer comes with what a page draws of it.
@@ -150,6 +152,7 @@ class Asked:
     file: str | None
     pruning: PruningOptions
     generation: GenerationOptions
+    n: int
     stream: bool
     usage: bool
     explain: bool
@@ -177,12 +180,19 @@ def read_chat(body: bytes, options: ServeOptions) -> Asked:
     explain = given.pop("explain", False)
     if not isinstance(explain, bool):
         raise RequestError(400, f"speechprune.explain takes true or false, not {explain!a:.60}.")
+    answers = 1 if request.n is None else request.n
+    if not 1 <= answers <= MOST_ANSWERS:
+        raise RequestError(
+            400, f"This model gives 1 to {MOST_ANSWERS} answers to a question, not {answers}: "
+            "set n to one of these numbers."
+        )  # fmt: skip
     return Asked(
         question=question,
         audio=audio,
         file=file,
         pruning=_pruning(given, options.pruning),
         generation=_generation(request, options.max_new_tokens),
+        n=answers,
         stream=bool(request.stream),
         usage=request.stream_options is not None and request.stream_options.include_usage,
         explain=explain,
@@ -258,7 +268,7 @@ def _generation(request: ChatRequest, most: int) -> GenerationOptions:
 
 
 class Reply:
-    """The answer to one request, in OpenAI's form.
+    """The answers to one request, in OpenAI's form.
 
     Args:
         model: its name.
@@ -273,44 +283,53 @@ class Reply:
             "model": model,
         }
 
-    def whole(self, answer: Answer) -> dict[str, Any]:
-        """An answer in one."""
-        message = {"role": "assistant", "content": answer.text, "refusal": None}
-        choice = {
-            "index": 0, "message": message, "finish_reason": _reason(answer), "logprobs": None,
-        }  # fmt: skip
+    def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """Answers in one."""
+        choices = [
+            {
+                "index": number,
+                "message": {"role": "assistant", "content": answer.text, "refusal": None},
+                "finish_reason": _reason(answer),
+                "logprobs": None,
+            }
+            for number, answer in enumerate(answers)
+        ]
         return {
             **self._head,
             "object": "chat.completion",
-            "choices": [choice],
-            "usage": _usage(answer),
-            "speechprune": self._kept(answer),
+            "choices": choices,
+            "usage": _usage(answers),
+            "speechprune": self._kept(answers),
         }
 
-    def piece(self, text: str, first: bool) -> dict[str, Any]:
+    def piece(self, number: int, text: str, first: bool) -> dict[str, Any]:
         """A piece of a streamed answer."""
         delta = {"role": "assistant", "content": text} if first else {"content": text}
-        return self._chunk([{"index": 0, "delta": delta, "finish_reason": None}])
+        return self._chunk([{"index": number, "delta": delta, "finish_reason": None}])
 
-    def last(self, answer: Answer) -> dict[str, Any]:
-        """The end of a streamed answer."""
-        choice = {"index": 0, "delta": {}, "finish_reason": _reason(answer)}
-        return {**self._chunk([choice]), "speechprune": self._kept(answer)}
+    def last(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """The end of streamed answers."""
+        choices = [
+            {"index": number, "delta": {}, "finish_reason": _reason(answer)}
+            for number, answer in enumerate(answers)
+        ]
+        return {**self._chunk(choices), "speechprune": self._kept(answers)}
 
-    def usage(self, answer: Answer) -> dict[str, Any]:
+    def usage(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """What follows the end where a client wants to know its tokens."""
-        return {**self._chunk([]), "usage": _usage(answer)}
+        return {**self._chunk([]), "usage": _usage(answers)}
 
-    def _kept(self, answer: Answer) -> dict[str, Any]:
-        told = kept(answer)
-        return {**told, "view": view_of(answer)} if self._explain else told
+    def _kept(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        told = kept(answers)
+        return {**told, "view": view_of(answers[0])} if self._explain else told
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {**self._head, "object": "chat.completion.chunk", "choices": choices}
 
 
-def kept(answer: Answer) -> dict[str, Any]:
-    """What the answer is based on, as plain data."""
+def kept(answers: Sequence[Answer]) -> dict[str, Any]:
+    """What answers to one question are based on, as plain data."""
+    answer = answers[0]
     pruning = answer.pruning
     return {
         "seconds": round(answer.seconds, 3),
@@ -320,6 +339,7 @@ def kept(answer: Answer) -> dict[str, Any]:
         "kept": pruning.kept,
         "spans": [[span.start, span.end] for span in pruning.spans],
         "notes": list(answer.notes),
+        "seeds": [one.generation.seed for one in answers],
         "timings": {name: round(s, 6) for name, s in answer.timings.seconds.items()},
     }
 
@@ -328,11 +348,14 @@ def _reason(answer: Answer) -> str:
     return "length" if answer.finish_reason == "length" else "stop"
 
 
-def _usage(answer: Answer) -> dict[str, Any]:
-    prompt, said = answer.prompt_tokens, len(answer.token_ids)
+def _usage(answers: Sequence[Answer]) -> dict[str, Any]:
+    prompt, said = answers[0].prompt_tokens, sum(len(answer.token_ids) for answer in answers)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": said,
         "total_tokens": prompt + said,
-        "prompt_tokens_details": {"audio_tokens": answer.pruning.kept, "cached_tokens": 0},
+        "prompt_tokens_details": {
+            "audio_tokens": answers[0].pruning.kept,
+            "cached_tokens": 0,
+        },
     }

@@ -21,20 +21,20 @@ class Event:
     """What became of a request: a piece of its answer, or its end.
 
     Attributes:
-        piece: of the answer, where it goes on.
+        piece: what the work yielded, where it goes on.
         result: what the work returned, where it has ended.
         error: what ended it.
         ended: nothing comes after this.
     """
 
-    piece: str = ""
+    piece: Any = None
     result: Any = None
     error: Exception | None = None
     ended: bool = False
 
 
-Work = Callable[["Ticket"], Generator[str, None, Any]]
-"""Does a request: yields pieces of text, and returns its result."""
+Work = Callable[["Ticket"], Generator[Any, None, Any]]
+"""Does a request: yields pieces of it, and returns its result."""
 
 
 class Ticket:

@@ -27,7 +27,9 @@ from speechprune_ort import (
 from speechprune_ort.answer_stream import AnswerStream
 from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.recording import Recording
+from speechprune_ort.runtime.answering.beginning import divisible, open_decoder
 from speechprune_ort.runtime.answering.decoder import Decoder
+from speechprune_ort.runtime.answering.prompt import Prompt
 from speechprune_ort.runtime.answering.scheduler import most_rows
 
 QUESTIONS = ("Who?", "What was decided about the budget?", "When is it?", "Why so?", "Where to?")
@@ -196,3 +198,156 @@ def test_what_rounds_all_rows_by_one_scale_is_decoded_alone(bundle: Path) -> Non
     assert most_rows(manifest) == 8
     assert most_rows(manifest, 3) == 3
     assert most_rows(msgspec.structs.replace(manifest, precision="w8a8"), 3) == 1
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Tokens of each run that reads a prompt or a part of one."""
+    extend, sizes = Decoder.extend, list[int]()
+
+    def counted(self: Decoder, embeds: Any, positions: Any, row: int = 0) -> Any:
+        sizes.append(len(positions))
+        return extend(self, embeds, positions, row)
+
+    monkeypatch.setattr(Decoder, "extend", counted)
+    return sizes
+
+
+def test_what_every_prompt_begins_with_is_read_once(bundle: Path, read: list[int]) -> None:
+    model = SpeechLLM(bundle, "cpu")
+    (recording,) = recordings(model, 60)
+    beginning = len(Prompt.of(model.engine, "Who?").parts[0])
+    assert beginning > 20, "the template has a system prompt"
+    lengths = [
+        asked(recording, question, 2, positions).answer.prompt_tokens
+        for question, positions in zip(QUESTIONS[:2], ("renumbered", "original"), strict=True)
+    ]
+    assert read == [beginning, *(length - beginning for length in lengths)]
+    recording.score("Who?", ["a", "b"])
+    chat = recording.chat(pruning=PruningOptions(pruning_rate=0.5), max_new_tokens=2)
+    assert chat.ask("Who?").prompt_tokens - beginning == read[-1] < read[-2]
+    assert len(read) == 5
+    other = SpeechLLM(bundle, "cpu")
+    recordings(other, 60)[0].ask("Who?", max_new_tokens=1)
+    assert read[5] == beginning, "each model reads its own"
+
+
+def test_a_prompt_whose_beginning_is_known_gives_the_logits_of_the_whole(bundle: Path) -> None:
+    model = SpeechLLM(bundle, "cpu")
+    random, dims = np.random.default_rng(2), model.manifest.dimensions
+    ids = model.manifest.prompt[0].ids
+    start = model.engine.session("embed_tokens").run(["embeds"], {"token_ids": np.array(ids)})[0]
+    rest = random.standard_normal((30, dims.hidden)).astype(np.float32)
+    positions = np.concatenate([np.arange(len(ids)), len(ids) + np.arange(0, 60, 2)])
+    known, plain = open_decoder(model.engine, 120, 2), Decoder.open(model.engine, 120, 2)
+    assert known.beginning is not None
+    other = start.copy()
+    other[3] = 0  # begins otherwise, and is read as a whole
+    for row, first in enumerate((start, other)):
+        prompt = np.concatenate([first, rest])
+        wanted = plain.prefill(prompt, positions, row).copy()
+        np.testing.assert_allclose(known.prefill(prompt, positions, row), wanted, rtol=0, atol=1e-4)
+        token, at = int(wanted.argmax()), int(positions[-1]) + 1
+        np.testing.assert_allclose(
+            known.steps({row: (token, at)})[row],
+            plain.steps({row: (token, at)})[row],
+            rtol=0,
+            atol=1e-4,
+        )
+    assert known.lengths == plain.lengths == (len(positions) + 1,) * 2
+
+
+def test_what_one_scale_rounds_is_read_as_a_whole(bundle: Path) -> None:
+    manifest = Manifest.read(bundle)
+    assert divisible(manifest)
+    assert not divisible(msgspec.structs.replace(manifest, precision="w8a8"))
+    model = SpeechLLM(bundle, "cpu")
+    model.engine.manifest = msgspec.structs.replace(manifest, precision="w8a8")
+    assert open_decoder(model.engine, 60).beginning is None
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8])
+def test_samples_of_one_question_read_its_prompt_once(
+    bundle: Path, read: list[int], rows: int
+) -> None:
+    model = SpeechLLM(bundle, "cpu", max_batch=rows)
+    (recording,) = recordings(model, 100)
+    options = GenerationOptions(max_new_tokens=8, temperature=1.0, seed=5, ignore_stop=True)
+    half = PruningOptions(pruning_rate=0.5)
+    answers = recording.sample("Who?", 5, pruning=half, generation=options)
+    beginning = len(Prompt.of(model.engine, "Who?").parts[0])
+    assert read == [beginning, answers[0].prompt_tokens - beginning]
+    assert is_idle(model)
+    assert [answer.generation.seed for answer in answers] == [5, 6, 7, 8, 9]
+    assert len({answer.token_ids for answer in answers}) == 5
+    for answer in answers:
+        again = recording.ask("Who?", pruning=answer.pruning.options, generation=answer.generation)
+        assert again.token_ids == answer.token_ids
+        assert again.timings.seconds.keys() == answer.timings.seconds.keys()
+    greedy = recording.sample("Who?", 3, pruning_rate=0.5, max_new_tokens=8)
+    alone = recording.ask("Who?", pruning_rate=0.5, max_new_tokens=8)
+    assert {answer.token_ids for answer in greedy} == {alone.token_ids}
+    assert {answer.text for answer in greedy} == {alone.text}
+
+
+def test_questions_that_hear_the_same_tokens_read_them_once(bundle: Path, read: list[int]) -> None:
+    model = SpeechLLM(bundle, "cpu", max_batch=3)
+    recording, other = recordings(model, 200, 200)
+    every: dict[str, Any] = {"method": "none", "max_new_tokens": 6, "ignore_stop": True}
+    alone = [recording.ask(question, **every) for question in QUESTIONS]
+    elsewhere = other.ask("Who?", **every)
+    del read[:]
+    together = list(recording.ask_many(QUESTIONS, **every))
+    assert [a.token_ids for a in together] == [a.token_ids for a in alone]
+    assert len(read) == len(QUESTIONS)
+    assert max(read[1:]) < 60 < 200 < read[0]
+    # Another recording between two of them has nothing of theirs.
+    streams = [r.stream("Who?", **every) for r in (recording, other, recording)]
+    for stream in streams:
+        stream.begin()
+    found = [stream.answer.token_ids for stream in streams]
+    assert found == [alone[0].token_ids, elsewhere.token_ids, alone[0].token_ids]
+
+
+def test_a_prompt_that_is_the_beginning_of_another(bundle: Path) -> None:
+    model = SpeechLLM(bundle, "cpu", max_batch=4)
+    (recording,) = recordings(model, 50)
+    asking = model.manifest.prompt
+    assert asking[-1].kind == "ids", "what follows the question is the template's"
+    # Without it one question can be the beginning of another's prompt.
+    bare = msgspec.structs.replace(model.manifest, prompt=asking[:-1])
+    model.engine.manifest = bare
+    every: dict[str, Any] = {"method": "none", "max_new_tokens": 5, "ignore_stop": True}
+    questions = ("Who was it then?", "Who", "Who was it then?", "Who was")
+    alone = [recording.ask(question, **every).token_ids for question in questions]
+    together = recording.ask_many(questions, **every)
+    assert [answer.token_ids for answer in together] == alone
+
+
+@pytest.mark.parametrize("n", [0, 257, 1.5, "two"])
+def test_a_number_of_samples_that_is_none(bundle: Path, n: Any) -> None:
+    (recording,) = recordings(SpeechLLM(bundle, "cpu"), 20)
+    with pytest.raises(OptionError, match="n must be"):
+        recording.sample("Who?", n)
+
+
+def test_samples_end_together(bundle: Path) -> None:
+    model = SpeechLLM(bundle, "cpu")
+    (recording,) = recordings(model, 50)
+    cancel = Cancel()
+    streams = recording.stream_samples(
+        "Who?", 3, cancel=cancel, max_new_tokens=400, ignore_stop=True
+    )
+    for stream in streams:
+        stream.begin()
+    next(streams[1])
+    cancel.cancel()
+    for stream in streams:
+        with pytest.raises(CancelledError):
+            _ = stream.answer
+    assert is_idle(model)
+    with pytest.raises(DeadlineError):
+        recording.sample("Who?", 2, deadline=0.05, max_new_tokens=3000, ignore_stop=True)
+    with pytest.raises(PromptError, match="empty"):
+        recording.sample(" ", 2)
+    assert is_idle(model)

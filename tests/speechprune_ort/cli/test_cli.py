@@ -54,6 +54,20 @@ def test_ask_json_is_the_whole_of_stdout(bundle: Path, wav: Path) -> None:
     assert result.stderr == ""
 
 
+def test_ask_gives_several_answers_to_a_question(bundle: Path, wav: Path) -> None:
+    given = ["ask", bundle, wav, "Who?", "Why?", "--samples", "2", "--seed", "4",
+             "--temperature", "1", "--max-new-tokens", "5", "--device", "cpu"]  # fmt: skip
+    found = json.loads(run(*given, "--json").stdout)
+    assert [(a["question"], a["generation"]["seed"]) for a in found] == [
+        ("Who?", 4), ("Who?", 5), ("Why?", 4), ("Why?", 5),
+    ]  # fmt: skip
+    shown = run(*given)
+    assert shown.stdout.splitlines() == [
+        line for answer in found for line in f"{answer['text']}\n".splitlines()
+    ]
+    assert shown.stderr.count("\nseed 4\n") == shown.stderr.count("\nseed 5\n") == 2
+
+
 def bad_inputs(bundle: Path, wav: Path, folder: Path) -> dict[str, tuple[list[object], str]]:
     """What users get wrong: arguments, and words that the one sentence must hold."""
     text = folder / "notes.txt"

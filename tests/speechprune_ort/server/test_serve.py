@@ -152,6 +152,45 @@ def test_an_answer_comes_in_pieces(running: Running, sound: bytes) -> None:
     assert chunks[-1].usage.completion_tokens == 12
 
 
+@pytest.mark.parametrize("uploaded", [False, True])
+def test_several_answers_to_one_question(
+    running: Running, model: SpeechLLM, sound: bytes, uploaded: bool
+) -> None:
+    client, made = running.client(), None
+    messages = question(sound)
+    if uploaded:
+        made = client.files.create(file=("a.wav", sound), purpose="user_data")
+        messages = about(made.id)
+    given: dict[str, Any] = {
+        "model": "tiny", "messages": messages, "max_tokens": 8, "temperature": 1.0, "seed": 3,
+    }  # fmt: skip
+    whole = client.chat.completions.create(n=3, **given)
+    alone = model.listen(sound).sample("Who?", 3, max_new_tokens=8, temperature=1.0, seed=3)
+    texts = [answer.text for answer in alone]
+    assert [choice.message.content for choice in whole.choices] == texts
+    assert len(set(texts)) == 3
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == sum(len(answer.token_ids) for answer in alone)
+    assert whole.usage.prompt_tokens == alone[0].prompt_tokens
+    assert whole.to_dict()["speechprune"]["seeds"] == [3, 4, 5]  # type: ignore[index, call-overload]
+    pieces: dict[int, str] = {}
+    reasons: dict[int, str] = {}
+    order = []
+    for chunk in client.chat.completions.create(n=3, stream=True, **given):
+        for choice in chunk.choices:
+            if choice.delta.content:
+                order.append(choice.index)
+                pieces[choice.index] = pieces.get(choice.index, "") + choice.delta.content
+            if choice.finish_reason:
+                reasons[choice.index] = choice.finish_reason
+    assert [pieces[number] for number in range(3)] == texts
+    assert reasons == {n: choice.finish_reason for n, choice in enumerate(whole.choices)}
+    assert sorted(order) != order, "pieces of all come in turns"
+    if made is not None:
+        client.files.delete(made.id)
+
+
 def test_a_recording_is_heard_once_for_many_questions(
     running: Running, model: SpeechLLM, sound: bytes
 ) -> None:
@@ -218,7 +257,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": 513}, "at most 512 tokens, not 513"),
     ({"max_tokens": 3, "max_completion_tokens": 4}, "differ"),
     ({"temperature": -1}, "temperature"),
-    ({"n": 2}, "n is not supported"),
+    ({"n": 9}, "gives 1 to 8 answers to a question, not 9"),
+    ({"n": 0}, "gives 1 to 8 answers"),
+    ({"n": 1.5}, "Expected `int | null`"),
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools is not supported"),
     ({"response_format": {"type": "json_object"}}, "response_format is not supported"),
     ({"extra_body": {"best": 1}}, "unknown field `best`"),
