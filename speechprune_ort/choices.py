@@ -14,6 +14,7 @@ __all__ = [
     "DeviceName",
     "LongAudio",
     "Positions",
+    "Verify",
     "check_choice",
     "check_flag",
 ]
@@ -31,6 +32,9 @@ AttentionForm = Literal["binarized", "float"]
 """Projections that attention is computed from: their signs, or their own values."""
 Backend = Literal["auto", "numpy", "ort"]
 """What scores the tokens: numpy on the host, the bundle's graphs on its device, or the faster."""
+
+Verify = Literal["once", "always"]
+"""When the files of a bundle are hashed: until they change, once, or each time it is opened."""
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

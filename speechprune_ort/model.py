@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from os import PathLike
-from typing import Any, Literal, Self, Unpack, overload
+from typing import Any, Literal, Self, Unpack, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from speechprune_ort.audio_options import (
 )
 from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.chat import Chat
+from speechprune_ort.choices import Verify, check_choice
 from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.errors import (
     OptionError,
@@ -80,6 +81,9 @@ class SpeechLLM:
         max_batch: largest number of answers that are decoded together; None is 8. Bundles of
             ``w8a8`` always decode one at a time.
         traces: folder for ONNX Runtime's own traces, written by ``engine.write_traces()``.
+        verify: ``once`` hashes a bundle's files when they are first seen and when their size or
+            times have changed since; ``always`` hashes them each time, for disks that are not
+            trusted to say so.
 
     Attributes:
         engine: the opened graphs, one by one: for profiling and for building other stages.
@@ -103,13 +107,17 @@ class SpeechLLM:
         provider_options: Mapping[str, str] | None = None,
         traces: str | PathLike[str] | None = None,
         max_batch: int | None = None,
+        verify: Verify = "once",
     ) -> None:
+        check_choice("verify", verify, get_args(Verify))
         most = None if max_batch is None else whole("max_batch", max_batch, 1, MOST_ROWS)
         threads = None if threads is None else whole("threads", threads, 1, MOST_THREADS)
         if provider_options is not None:
             check_type(provider_options, Mapping, "provider_options")  # type: ignore[type-abstract]
         folder = None if traces is None else check_path(traces, "The folder of traces", OptionError)
-        self.engine = Engine(bundle_folder(bundle), device, threads, provider_options, folder)
+        self.engine = Engine(
+            bundle_folder(bundle), device, threads, provider_options, folder, verify
+        )
         self.ear = Ear(self.engine)
         self.scheduler = Scheduler(self.engine, most_rows(self.engine.manifest, most))
 

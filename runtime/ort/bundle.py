@@ -16,6 +16,7 @@ from typing import Any
 
 import platformdirs
 
+from speechprune_ort.choices import Verify
 from speechprune_ort.contract.manifest import MANIFEST_FILE, TOKENIZER_FILE, FileEntry, Manifest
 from speechprune_ort.contract.onnx_file import foreign_operators, read_graph
 from speechprune_ort.contract.tokenizer_check import check_tokenizer
@@ -55,7 +56,7 @@ def _remember(entries: dict[str, Any]) -> None:
             partial.write_text(json.dumps(there), encoding="utf-8")
 
 
-def verify_files(folder: Path, manifest: Manifest) -> None:
+def verify_files(folder: Path, manifest: Manifest, verify: Verify = "once") -> None:
     """Check that the folder holds the files that the manifest lists, and no others.
 
     A file that passed is not read again until its size or times change; what was verified is
@@ -64,6 +65,7 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     Args:
         folder: the bundle.
         manifest: its manifest.
+        verify: ``always`` reads all files, whatever is remembered of them.
 
     Raises:
         BundleError: a file is missing, not listed, no regular file or cannot be read; a link
@@ -93,7 +95,7 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
             if not stat.S_ISREG(status.st_mode):
                 raise BundleError(f"{path} is not a regular file: copy or export the bundle again.")
             stamp = _stamp(status)
-            seen = remembered.get(str(path))
+            seen = remembered.get(str(path)) if verify == "once" else None
             # What a graph reads is held against this manifest's list even where it is known.
             if not (isinstance(seen, list) and seen[:-1] == [*stamp, entry.sha256]):
                 _check_hash(path, status.st_size, entry)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speechprune_ort.choices import DeviceName
+from speechprune_ort.choices import DeviceName, Verify
 from speechprune_ort.contract.manifest import TOKENIZER_FILE, Manifest
 from speechprune_ort.contract.specs import (
     AUDIO_ENCODER,
@@ -52,6 +52,7 @@ class Engine:
         provider_options: of the CUDA execution provider.
         traces: folder for ONNX Runtime's own traces of every graph, see ``write_traces``; None
             for none, as they cost time.
+        verify: when the bundle's files are hashed.
 
     Attributes:
         folder: as given.
@@ -75,10 +76,11 @@ class Engine:
         threads: int | None,
         provider_options: Mapping[str, str] | None,
         traces: Path | None = None,
+        verify: Verify = "once",
     ) -> None:
         self.manifest = manifest = Manifest.read(folder)
         self.device = resolve_device(device, manifest.target, provider_options)
-        verify_files(folder, manifest)
+        verify_files(folder, manifest, verify)
         self.threads = threads
         self.folder, self._traces = folder, traces
         self.tokenizer = open_tokenizer(folder / TOKENIZER_FILE, manifest.dimensions.vocab)

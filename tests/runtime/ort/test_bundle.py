@@ -22,6 +22,7 @@ from speechprune_ort import (
     DeviceError,
     ExportError,
     IntegrityError,
+    OptionError,
     SpeechLLM,
     UnsupportedModelError,
 )
@@ -40,6 +41,24 @@ def rewrite(folder: Path, change: Any) -> None:
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
+
+
+def test_files_are_hashed_once_or_always(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+    sha256_of = bundle_module.sha256_of
+
+    def counted(path: Path) -> str:
+        hashed.append(path.name)
+        return sha256_of(path)
+
+    monkeypatch.setattr(bundle_module, "sha256_of", counted)
+    files = sorted(Manifest.read(copy).files)
+    for verify, wanted in (("once", files), ("once", []), ("always", files), ("once", [])):
+        hashed.clear()
+        SpeechLLM(copy, "cpu", verify=verify)  # type: ignore[arg-type]
+        assert sorted(hashed) == wanted
+    with pytest.raises(OptionError, match="verify must be one of once, always, not 'never'"):
+        SpeechLLM(copy, "cpu", verify="never")  # type: ignore[arg-type]
 
 
 def test_manifest_survives_the_round_trip(bundle: Path) -> None:
