@@ -11,7 +11,7 @@ from speechprune_ort.choices import LongAudio
 from speechprune_ort.contract.specs import ATTENTION, AUDIO_ENCODER
 from speechprune_ort.errors import OptionError
 from speechprune_ort.runtime.hearing.audio import AudioStream, HeardBlocks
-from speechprune_ort.runtime.hearing.embeddings import EmbedsBuilder
+from speechprune_ort.runtime.hearing.embeddings import EmbedsBuilder, disk_errors
 from speechprune_ort.runtime.hearing.encoder import WindowEncoder
 from speechprune_ort.runtime.hearing.features import LogMel
 from speechprune_ort.runtime.hearing.heard import Heard
@@ -81,7 +81,7 @@ class Ear:
         audio = self._engine.manifest.audio
         encoder = self._encoder(timings, budget, encoder_attention, self.windows_at_once)
         blocks, heard = HeardBlocks(stream, audio.window_samples, long_audio, timings), 0.0
-        with memory_errors(AUDIO_ENCODER):
+        with memory_errors(AUDIO_ENCODER), disk_errors():
             for cut in mel_windows(blocks, self._log_mel, audio, timings):
                 encoder.add(cut)
                 heard += cut.seconds

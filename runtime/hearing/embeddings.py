@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import tempfile
@@ -13,13 +14,36 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from speechprune_ort.errors import OptionError
+from speechprune_ort.errors import OptionError, OutputError
 from speechprune_ort.runtime.ort.device import Device
 
-__all__ = ["AudioEmbeds", "DeviceEmbeds", "EmbedsBuilder", "HostEmbeds", "SpilledEmbeds"]
+__all__ = [
+    "AudioEmbeds",
+    "DeviceEmbeds",
+    "EmbedsBuilder",
+    "HostEmbeds",
+    "SpilledEmbeds",
+    "disk_errors",
+]
 
 MOST_UNTOUCHED = 1 << 32  # bytes of addresses that are taken ahead of their use
 BLOCK_BYTES = 1 << 20  # read from a file at a time
+
+
+@contextlib.contextmanager
+def disk_errors() -> Iterator[None]:
+    """Say in words where what is kept of a recording finds no room in a temporary file.
+
+    Raises:
+        OutputError: it did not within the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"What is heard cannot be kept in a temporary file ({error}): free some space, set "
+            "TMPDIR to another folder, or raise the memory budget of recordings."
+        ) from None
 
 
 class AudioEmbeds(Protocol):

@@ -15,7 +15,7 @@ from speechprune_ort.contract.manifest import AudioSpec
 from speechprune_ort.contract.specs import AUDIO_ENCODER
 from speechprune_ort.errors import AudioError, OptionError
 from speechprune_ort.runtime.hearing.decoding import BLOCK_FRAMES
-from speechprune_ort.runtime.hearing.embeddings import AudioEmbeds
+from speechprune_ort.runtime.hearing.embeddings import AudioEmbeds, disk_errors
 from speechprune_ort.runtime.hearing.encoder import WindowEncoder
 from speechprune_ort.runtime.hearing.features import LogMel
 from speechprune_ort.runtime.hearing.heard import Heard
@@ -225,7 +225,7 @@ class GrowingRecording:
     def _safely(self, work: Callable[[], T]) -> T:
         """Run work that must not leave the encoder half-way; if it fails, the recording is over."""
         try:
-            with memory_errors(AUDIO_ENCODER):
+            with memory_errors(AUDIO_ENCODER), disk_errors():
                 return work()
         except AudioError:  # too short for a token so far
             raise

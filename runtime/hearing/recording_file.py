@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from speechprune_ort.errors import RecordingError
 from speechprune_ort.files import cannot_write, whole_file
-from speechprune_ort.runtime.hearing.embeddings import AudioEmbeds, EmbedsBuilder
+from speechprune_ort.runtime.hearing.embeddings import AudioEmbeds, EmbedsBuilder, disk_errors
 from speechprune_ort.runtime.ort.device import Device
 from speechprune_ort.text import parse_json, printable
 
@@ -164,7 +164,8 @@ def load_embeds(
                 names = set(opened.keys())
                 if not {EMBEDS} <= names <= {EMBEDS, ATTENTION}:
                     raise ValueError(f"it holds {sorted(names)}")
-                embeds = _embeds(opened.get_slice(EMBEDS), hidden, dtype, device, budget)
+                with disk_errors():
+                    embeds = _embeds(opened.get_slice(EMBEDS), hidden, dtype, device, budget)
                 attention = None
                 if ATTENTION in names:
                     attention = _attention(opened.get_slice(ATTENTION), embeds.tokens)

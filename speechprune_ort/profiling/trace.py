@@ -67,8 +67,8 @@ def traced(
         events = _events(engine, name, runs)
     except (OSError, ValueError) as error:  # a file that ends in the middle is no JSON
         raise OutputError(
-            f"ONNX Runtime's trace of {name} cannot be kept in {tempfile.gettempdir()} ({error}): "
-            "free some space there, lift the limit of file sizes, or set TMPDIR to another folder."
+            f"ONNX Runtime's trace of {name} cannot be kept in a temporary file ({error}): free "
+            "some space, lift the limit of file sizes, or set TMPDIR to another folder."
         ) from None
     starts = sorted(event["ts"] for event in events if event["name"] == "model_run")
     found: list[list[Event]] = [[] for _ in runs]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +28,7 @@ from speechprune_ort import BundleError, OutOfMemoryError, SpeechLLM, SpeechPrun
 from speechprune_ort.contract.manifest import MANIFEST_FILE, Manifest, content_digest
 from speechprune_ort.contract.onnx_file import read_graph
 from speechprune_ort.contract.tokenizer_check import check_tokenizer
+from speechprune_ort.errors import OutputError
 from speechprune_ort.runtime.answering.cache import Cache
 from speechprune_ort.runtime.answering.decoder import Decoder
 from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
@@ -545,9 +549,34 @@ def test_memory_that_runs_out_on_the_way_is_one_sentence(
         with pytest.raises(OutOfMemoryError, match="not enough memory for audio_encoder"):
             live.add(np.tile(noise, 40))
     decoder = Decoder.open(model.engine, 8)
-    monkeypatch.setattr(Cache, "grow", fail)
+    monkeypatch.setattr(Cache, "take", fail)
     with pytest.raises(OutOfMemoryError, match="not enough memory for decoder"):
         decoder.grow(2, 16)
+
+
+@pytest.mark.parametrize("at", ["TemporaryFile", "write"])
+def test_what_finds_no_room_on_disk_is_one_sentence(
+    at: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, _: Any, /) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def temporary(*_: Any, **__: Any) -> Full:
+        if at == "TemporaryFile":
+            raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+        return Full()
+
+    sound = np.random.default_rng(0).uniform(-0.1, 0.1, 200 * 16_000)
+    model, path = opened(bundle), tmp_path / "a.recording"
+    model.listen(sound, sampling_rate=16_000).save(path)
+    monkeypatch.setattr(tempfile, "TemporaryFile", temporary)
+    with pytest.raises(OutputError, match=r"temporary file .*set TMPDIR"):
+        model.listen(sound, sampling_rate=16_000, memory_budget_mb=1e-6)
+    with pytest.raises(OutputError, match=r"temporary file .*set TMPDIR"):
+        model.live(sampling_rate=16_000, memory_budget_mb=1e-6).add(sound)
+    with pytest.raises(OutputError, match=r"temporary file .*set TMPDIR"):
+        model.load_recording(path, memory_budget_mb=1e-6)
 
 
 def test_a_budget_beyond_all_memory_is_what_a_recording_needs(bundle: Path) -> None:

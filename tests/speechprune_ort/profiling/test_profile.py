@@ -475,13 +475,14 @@ def test_peak_memory_is_of_the_block(tmp_path: Path) -> None:
     assert absent.notes["peak_rss_mb"].startswith("not read")
 
 
-def test_a_trace_that_the_disk_cuts_is_one_sentence(bundle: Path) -> None:
+@pytest.mark.parametrize("bytes_", [0, 2000])
+def test_a_trace_that_the_disk_cuts_is_one_sentence(bytes_: int, bundle: Path) -> None:
     code = (
         "import resource, sys; from pathlib import Path; from speechprune_ort import SpeechLLM; "
         "from speechprune_ort.errors import OutputError; "
         "from speechprune_ort.profiling.trace import placements; "
         "engine = SpeechLLM(sys.argv[1], 'cpu').engine; "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({bytes_}, {bytes_}))\n"
         "try: placements(engine)\n"
         "except OutputError as error: print(error)"
     )
