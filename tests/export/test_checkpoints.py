@@ -157,6 +157,11 @@ EARLY: Mapping[str, tuple[Change, str]] = {
         text(use_sliding_window=True, sliding_window=64, max_window_layers=0),
         "sliding window",
     ),
+    "mistral's window": (
+        text(model_type="mistral", sliding_window=64, layer_types=None),
+        "sliding window",
+    ),
+    "activation": (text(hidden_act="gelu"), "hidden_act 'gelu': export knows silu"),
     "sliding layers": (text(layer_types=["full_attention", "sliding_attention"]), "sliding window"),
     "text model": (text(model_type="gemma3"), "'gemma3': export knows qwen2, llama"),
     "hidden size": (text(hidden_size="64"), "hidden_size .* '64', not a positive"),
