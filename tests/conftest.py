@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import importlib.util
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +51,27 @@ if importlib.util.find_spec("torch") is None:
     ]
 
 
+# Files of a minute and more. Of several processes, none begins such a file when the others end.
+LONGEST = (
+    "scripts/test_small_model.py",
+    "speechprune_ort/evaluation/test_evaluation.py",
+    "export/test_transformers_families.py",
+    "test_readme.py",
+    "export/test_equality.py",
+    "export/test_fine_tunes.py",
+    "runtime/ort/test_bundle.py",
+)
+
+
+def _place(item: pytest.Item) -> int:
+    """Where a test's file comes in the order of files: long ones first."""
+    name = item.nodeid.split("::")[0].removeprefix("tests/")
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need a bundle need torch and transformers to make one."""
+    """Long files come first; tests that need a bundle need torch and transformers to make one."""
+    items.sort(key=_place)
     for item in items:
         if {"bundle", "bundles", "checkpoints"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.export)
@@ -61,36 +84,48 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 @pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the whole run: the same in all of its processes."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _once(place: Path, make: Callable[[Path], object]) -> Path:
+    """A folder that the first process to need it makes, while the others wait."""
+    with place.with_name(f"{place.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.exists():
+            partial = place.with_name(f"{place.name}.partial")
+            make(partial)
+            partial.rename(place)
+    return place
+
+
+@pytest.fixture(scope="session")
+def checkpoints(shared: Path) -> Any:
     """Folder of a tiny checkpoint, written on first use."""
     from tiny import Tiny, write_checkpoint
 
-    folder = tmp_path_factory.mktemp("checkpoints")
-    made: dict[Tiny, Path] = {}
-
     def get(tiny: Tiny) -> Path:
-        if tiny not in made:
-            made[tiny] = write_checkpoint(folder / str(len(made)), tiny)
-        return made[tiny]
+        name = hashlib.sha256(repr(tiny).encode()).hexdigest()[:8]
+        return _once(shared / name, lambda folder: write_checkpoint(folder, tiny))
 
     return get
 
 
 @pytest.fixture(scope="session")
-def bundles(checkpoints: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def bundles(checkpoints: Any, shared: Path) -> Any:
     """Bundle of a tiny checkpoint at a precision, exported on first use."""
     from speechprune_ort.export.pipeline import export_bundle
 
-    folder = tmp_path_factory.mktemp("bundles")
-    made: dict[Any, Path] = {}
-
     def get(tiny: Any, precision: str = "fp32") -> Path:
-        key = (tiny, precision)
-        if key not in made:
-            out = folder / str(len(made))
-            export_bundle(str(checkpoints(tiny)), out, precision=precision)
-            made[key] = out
-        return made[key]
+        checkpoint = checkpoints(tiny)
+        return _once(
+            shared / f"{checkpoint.name}-{precision}",
+            lambda out: export_bundle(str(checkpoint), out, precision=precision),
+        )
 
     return get
 
