@@ -88,7 +88,11 @@ def main(
     size = sum(path.stat().st_size for path in kit.iterdir())
     print(f"{left / 1e6:.1f} MB match no weight; the kit has {size / 1e6:.1f} MB", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=kit.parent) as work:
-        keep(Path(work) / "bundle", lambda folder: make_bundle(kit, folder, cache, print))
+        keep(
+            Path(work) / "bundle",
+            lambda folder, report: make_bundle(kit, folder, cache, report),
+            print,
+        )
     print("The bundle made from the kit has every sha256 of export's.", file=sys.stderr)
 
 

@@ -25,7 +25,6 @@ from rich.console import Console
 from small_model.errors import SmallModelError
 from small_model.training.text import TEST_IDS, read_spiral, split_dialogues
 
-from speechprune_ort.cli.progress import Bar
 from speechprune_ort.errors import DataError, SpeechPruneError
 from speechprune_ort.evaluation.executor import LocalExecutor
 from speechprune_ort.evaluation.plan import Plan
@@ -36,6 +35,7 @@ from speechprune_ort.evaluation.summary import Line, Subset, summarize
 from speechprune_ort.files import write_json, write_whole
 from speechprune_ort.markdown import markdown_table
 from speechprune_ort.options import DEFAULT_METHOD
+from speechprune_ort.progress import Bar
 
 USER_ERROR = 2
 MARGIN = 0.03

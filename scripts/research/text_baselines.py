@@ -38,7 +38,6 @@ from rich.console import Console
 from small_model.errors import SmallModelError
 from small_model.parts import cache_folder
 
-from speechprune_ort.cli.progress import Bar
 from speechprune_ort.errors import SpeechPruneError
 from speechprune_ort.evaluation.costs import Cost, measure_costs
 from speechprune_ort.evaluation.executor import Judged
@@ -56,6 +55,7 @@ from speechprune_ort.journal import Journal
 from speechprune_ort.machine import machine_words
 from speechprune_ort.model import SpeechLLM
 from speechprune_ort.options import PruningOptions
+from speechprune_ort.progress import Bar
 from speechprune_ort.recording import Recording
 from speechprune_ort.runtime.answering.prompt import Prompt
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from speechprune_ort.cli.progress import Bar
+from speechprune_ort.progress import Bar
 from speechprune_ort.text import printable
 
 if TYPE_CHECKING:

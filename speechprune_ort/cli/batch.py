@@ -49,13 +49,13 @@ from speechprune_ort.cli.options import (
     provider_options,
     pruning_rate_of,
 )
-from speechprune_ort.cli.progress import Bar
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import (
     DEFAULT_METHOD,
     GenerationOptions,
     PruningOptions,
 )
+from speechprune_ort.progress import Bar
 
 __all__ = ["batch"]
 

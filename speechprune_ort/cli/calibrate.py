@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 
 from speechprune_ort.cli.options import Bundle, Device, Threads
-from speechprune_ort.cli.progress import Bar
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import DEFAULT_METHOD
+from speechprune_ort.progress import Bar
 
 __all__ = ["calibrate"]
 

@@ -38,10 +38,10 @@ from speechprune_ort.cli.options import (
     own_options,
     provider_options,
 )
-from speechprune_ort.cli.progress import Bar
 from speechprune_ort.cli.tasks import Map, Task
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import PruningOptions
+from speechprune_ort.progress import Bar
 from speechprune_ort.runtime.choosing.methods.speechprune import PAPER_METHOD
 
 if TYPE_CHECKING:

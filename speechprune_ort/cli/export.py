@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table
 
 from speechprune_ort.contract.manifest import GraphEntry, Parity
 from speechprune_ort.errors import ExportError
+from speechprune_ort.progress import Line
 
 if TYPE_CHECKING:
     from speechprune_ort.export.pipeline import ExportedGraph
@@ -111,22 +105,14 @@ def export(
 
         print_estimate(found, family, precision, target)
         return
-    console = Console(stderr=True, markup=False)
-    columns = (
-        SpinnerColumn(),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("load torch and transformers", total=1)
+    with Line() as line:
+        line("load torch and transformers")
         from speechprune_ort.export.pipeline import STEPS, export_bundle
 
-        progress.update(task, total=STEPS + 1)
+        steps = itertools.count(1)
 
         def report(step: str) -> None:
-            progress.update(task, advance=1, description=step)
+            line(f"{step} ({next(steps)} of {STEPS})")
 
         rows = export_bundle(
             model,
@@ -141,8 +127,7 @@ def export(
             allow_pickle=allow_pickle,
             report=report,
         )
-        progress.update(task, advance=1, description="done")
-    console.print(_table(rows))
+    Console(stderr=True, markup=False).print(_table(rows))
     sys.stdout.write(f"{out}\n")
 
 

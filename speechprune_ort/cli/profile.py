@@ -33,6 +33,7 @@ from speechprune_ort.cli.options import (
 from speechprune_ort.errors import OptionError
 from speechprune_ort.files import cannot_write, make_folder, whole_file
 from speechprune_ort.options import DEFAULT_METHOD
+from speechprune_ort.progress import Line
 from speechprune_ort.ranges import use_nvtx
 
 if TYPE_CHECKING:
@@ -199,19 +200,21 @@ def profile(
         repeats = rounds_needed(figures) + SPARE_ROUNDS if paired else REPEATS
     options = ProfileOptions(question or QUESTION, new_tokens, repeats, warmup, loads, heard)
     console = Console(stderr=True, markup=False)
-    with console.status("starting") as status:
+    traces: list[Path] = []
+    with Line() as line:
         profiles = profile_in_turns(
             [functools.partial(SpeechLLM, bundle, device, threads, chosen) for bundle in bundles],
             sounds,
             settings,
             options,
-            lambda words: status.update(words),
+            line,
         )
         if ort_profile is not None:
-            status.update("writing traces")
+            line("writing traces")
             model = SpeechLLM(bundles[0], device, threads, chosen, ort_profile)
-            for path in write_traces(model, sounds[0], settings, options):
-                console.print(f"trace: {path}")
+            traces = write_traces(model, sounds[0], settings, options)
+    for path in traces:
+        console.print(f"trace: {path}")
     for each in profiles:
         each.about["command"] = shlex.join(["speechprune-ort", *sys.argv[1:]])
         each.about["threads"] = threads

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from speechprune_ort.cli.progress import Bar
+from speechprune_ort.progress import Bar
 
 __all__ = ["Map", "Task", "tasks", "validate"]
 

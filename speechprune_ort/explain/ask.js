@@ -13,7 +13,8 @@
   const tell = (words) => { find("problem").textContent = words; };
 
   async function asked(path, options = {}) {
-    const response = await fetch(path, { ...options, headers: headers(options.headers) });
+    const response = await fetch(path, { ...options, headers: headers(options.headers) }).catch(() => null);
+    if (!response) throw new Error("The server cannot be reached: check that it runs, and try again.");
     if (response.ok) return response;
     if (response.status === 401) find("who").open = true;
     let words = `The server answered ${response.status}.`;
@@ -66,6 +67,7 @@
       find("question").focus();
     } catch (error) {
       find("state").textContent = "";
+      sound.hidden = true;
       tell(error.message);
     }
   }

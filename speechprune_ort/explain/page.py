@@ -67,7 +67,7 @@ def asking_page(model: str) -> str:
     """
     name = f"const MODEL = {json.dumps(model)};\n".replace("<", "\\u003c")
     return _whole_page(
-        "Ask a recording", _asset("ask.html"), (_asset("page.js"), name + _asset("ask.js"))
+        "Ask about a recording", _asset("ask.html"), (_asset("page.js"), name + _asset("ask.js"))
     )
 
 

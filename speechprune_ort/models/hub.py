@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO, cast
 
 from speechprune_ort.contract.manifest import MANIFEST_FILE, FileEntry, Manifest
 from speechprune_ort.errors import BundleError
 from speechprune_ort.files import sha256_of
+from speechprune_ort.models.packages import Report
 
 __all__ = ["HUB_NAME", "fetch"]
 
@@ -18,7 +18,7 @@ HUB_NAME = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w.-]
 TIMEOUT = 20.0  # seconds until the hub's first answer
 
 
-def fetch(name: str, folder: Path) -> None:
+def fetch(name: str, folder: Path, report: Report) -> None:
     """Bring a bundle's files into a folder; those that are there and whole are not fetched again.
 
     A file that was cut off goes on where it stood. All files are of one revision, and each is
@@ -27,6 +27,7 @@ def fetch(name: str, folder: Path) -> None:
     Args:
         name: ``owner/name``, or ``owner/name@revision`` with a branch, tag or commit.
         folder: that is there.
+        report: called with the file and how much of it has come, every few MB.
 
     Raises:
         BundleError: the hub cannot be reached, or has no such model; it holds no bundle; a file of
@@ -37,8 +38,7 @@ def fetch(name: str, folder: Path) -> None:
     if found is None:
         raise BundleError(f"{name!a:.200} is no name on the hub: give owner/name.")
     identity, revision = found["id"], found["revision"]
-    if not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a line for each file of its own
     try:
         import huggingface_hub
         from huggingface_hub import errors
@@ -54,12 +54,12 @@ def fetch(name: str, folder: Path) -> None:
         listed = {file.rfilename for file in info.siblings or ()}
         _require_bundle(name, listed)
 
-        _download(identity, info.sha, MANIFEST_FILE, folder / MANIFEST_FILE)
+        _download(identity, info.sha, MANIFEST_FILE, folder / MANIFEST_FILE, report)
         for file, entry in Manifest.read(folder).files.items():
             if file not in listed:
                 raise BundleError(f"The hub's {name} lacks {file}: it has to be uploaded again.")
             if not _whole(folder / file, entry):
-                _download(identity, info.sha, file, folder / file, entry.size)
+                _download(identity, info.sha, file, folder / file, report, entry.size)
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise BundleError(
             f"There is no folder {name}, and the hub shows no such model: correct the name, or set "
@@ -87,7 +87,34 @@ def _require_bundle(name: str, listed: set[str]) -> None:
     raise BundleError(f"{name} on the hub holds no {MANIFEST_FILE}: it is no bundle.")
 
 
-def _download(identity: str, revision: str, file: str, path: Path, size: int | None = None) -> None:
+class _Reported:
+    """A file that reports how much was written to it.
+
+    Args:
+        stream: opened where writing goes on.
+        file: its name.
+        size: that it will have, in bytes, or None.
+        report: called with the name and how much there is.
+    """
+
+    def __init__(self, stream: IO[bytes], file: str, size: int | None, report: Report) -> None:
+        self._stream, self._report = stream, report
+        self._file, self._of = file, "" if size is None else f" of {size / 1e6:,.0f}"
+
+    def write(self, content: bytes) -> int:
+        """As a file does."""
+        written = self._stream.write(content)
+        self._report(f"Downloading {self._file}, {self._stream.tell() / 1e6:,.0f}{self._of} MB")
+        return written
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the file's."""
+        return getattr(self._stream, name)
+
+
+def _download(
+    identity: str, revision: str, file: str, path: Path, report: Report, size: int | None = None
+) -> None:
     """Bring a file; of one that was cut off what is missing, where its size says so.
 
     ``hf_hub_download`` throws away what came of a file that was cut off.
@@ -102,7 +129,7 @@ def _download(identity: str, revision: str, file: str, path: Path, size: int | N
     with partial.open("ab" if keep else "wb") as stream:
         http_get(
             huggingface_hub.hf_hub_url(identity, file, revision=revision),
-            stream,
+            cast("BinaryIO", _Reported(stream, file, size, report)),
             resume_size=stream.tell(),
             headers=tools.build_hf_headers(),
             expected_size=size,

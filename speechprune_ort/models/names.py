@@ -8,7 +8,7 @@ from pathlib import Path
 
 from speechprune_ort.errors import BundleError, OptionError
 from speechprune_ort.models import hub, recipe
-from speechprune_ort.models.store import cache_folder, is_kept, keep
+from speechprune_ort.models.store import Fill, cache_folder, is_kept, keep
 from speechprune_ort.text import check_path
 
 __all__ = ["DEFAULT", "bundle_folder", "get", "kept"]
@@ -21,7 +21,8 @@ def bundle_folder(model: str | PathLike[str]) -> Path:
     """The folder of a bundle: the one that is named, or that of a model by its name.
 
     A folder that is there comes first. A model that is wanted for the first time is fetched, which
-    one line on stderr says; after that no network is needed.
+    one line on stderr says, and on a terminal another how far it is; after that no network is
+    needed.
 
     Args:
         model: a folder, ``default``, or ``owner/name`` (``owner/name@revision``) on the hub.
@@ -41,7 +42,7 @@ def bundle_folder(model: str | PathLike[str]) -> Path:
         return place
     place, fill = _place(name), _filler(name)
     sys.stderr.write(f"note: getting {name}, once; it is kept in {place}\n")
-    return keep(place, fill)
+    return _keep(place, fill)
 
 
 def kept(name: str) -> Path | None:
@@ -52,6 +53,8 @@ def kept(name: str) -> Path | None:
 
 def get(name: str, to: Path | None = None) -> Path:
     """Bring a model here, so that it can be used without the network.
+
+    A line on stderr says how far it is, if that is a terminal.
 
     Args:
         name: ``default``, or ``owner/name`` (``owner/name@revision``) on the hub.
@@ -70,11 +73,11 @@ def get(name: str, to: Path | None = None) -> Path:
             f"{name!a:.200} is no model's name: give {DEFAULT}, or owner/name of one on the hub."
         )
     if to is None:
-        return kept(name) or keep(_place(name), _filler(name))
+        return kept(name) or _keep(_place(name), _filler(name))
     check_path(to, "The folder", OptionError)
     if to.exists():
         raise OptionError(f"{to} is already there: give the name of a new folder.")
-    return keep(to.absolute(), _filler(name))
+    return _keep(to.absolute(), _filler(name))
 
 
 def _is_name(name: str) -> bool:
@@ -85,7 +88,17 @@ def _place(name: str) -> Path:
     return cache_folder() / "models" / name
 
 
-def _filler(name: str) -> recipe.Fill:
+def _filler(name: str) -> Fill:
+    """What brings a model's files into a folder; refuses at once what cannot be had."""
     if name == DEFAULT:
         return recipe.make_default()
-    return lambda folder: hub.fetch(name, folder)
+    return lambda folder, report: hub.fetch(name, folder, report)
+
+
+def _keep(place: Path, fill: Fill) -> Path:
+    """``keep``, with a line on a terminal that says how far it is."""
+    # rich takes longer to import than a bundle that is there takes to be found.
+    from speechprune_ort.progress import Line
+
+    with Line() as line:
+        return keep(place, fill, line)

