@@ -266,7 +266,8 @@ def evaluate(
     terminal = Console(markup=False, width=None if sys.stdout.isatty() else 150)
     for table in report.tables():
         terminal.print(table)
-    console.print(f"results.json, results.csv, report.md and plots are in {out}")
+    written = "results.json, results.csv, results.tex, report.md"
+    console.print(f"{written}{' and pictures' if report.plots else ''} are in {out}")
 
 
 def _executor(name: str, address: str | None, workers: int) -> Executor:

@@ -100,18 +100,21 @@ def power(samples: int, groups: int, comparisons: int) -> str:
         groups: that they are of.
         comparisons: in its largest table.
     """
+    sizes = f"{samples} samples in {groups} group{'' if groups == 1 else 's'}"
     if comparisons == 0:
-        return f"{samples} samples in {groups} groups; no settings are compared."
+        return f"{sizes}; no settings are compared."
 
-    def shown(count: int) -> str:
-        size = detectable(groups, count)
-        return f"{100 * size:.0f} points" if math.isfinite(size) else "no difference"
-
-    one, every = shown(1), shown(comparisons)
-    together = f", {every} with all {comparisons} together" if comparisons > 1 else ""
+    chance = f"a chance of {100 * POWER:.0f} %"
+    one, every = (100 * detectable(groups, count) for count in (1, comparisons))
+    if not math.isfinite(one):
+        return f"{sizes}: too few to find a difference with {chance}, however large it is."
+    together = ""
+    if comparisons > 1:
+        size = f"{every:.0f} points" if math.isfinite(every) else "nothing"
+        together = f", {size} with all {comparisons} together"
     return (
-        f"{samples} samples in {groups} groups: where two settings differ on a third of them, a "
-        f"chance of {100 * POWER:.0f} % is enough to find {one} in one comparison{together}."
+        f"{sizes}: where two settings differ on a third of them, there is {chance} to find "
+        f"{one:.0f} points in one comparison{together}."
     )
 
 

@@ -115,5 +115,9 @@ def test_of_few_groups_a_table_is_grey() -> None:
 
 def test_power_is_a_sentence() -> None:
     assert "10 points in one comparison, 14 points with all 30" in power(300, 270, 30)
-    assert "no difference in one" in power(40, 3, 1)
+    assert power(40, 3, 1) == (
+        "40 samples in 3 groups: too few to find a difference with a chance of 80 %, however large "
+        "it is."
+    )
+    assert power(2, 1, 3).startswith("2 samples in 1 group: too few")
     assert "no settings are compared" in power(40, 40, 0)
