@@ -159,8 +159,8 @@ def ask(
         bool,
         typer.Option(
             "--live",
-            help="Hear a WAV on standard input while it comes: questions are answered about what "
-            "was said until then; without any they are typed on the terminal.",
+            help="Read a WAV from standard input while it is recorded, and answer about what was "
+            "said so far; without a question, type them on the terminal.",
             rich_help_panel=HEARING,
         ),
     ] = False,

@@ -101,8 +101,8 @@ def evaluate(
     scoring: Annotated[
         str,
         typer.Option(
-            help="How a choice is scored: likelihood, letter or generate; see "
-            "docs/guide/evaluate.md."
+            help="How a choice is scored: by its likelihood, by the likeliest letter (letter), or "
+            "by the letter in a generated answer (generate)."
         ),
     ] = "likelihood",
     shuffle_choices: Annotated[

@@ -11,6 +11,7 @@ import typer
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cli.help import ANSWERING, HEARING, KEEPING, RUNNING
 from speechprune_ort.errors import OptionError
+from speechprune_ort.methods import METHODS
 from speechprune_ort.options import AttentionForm, DeviceName, LongAudio, Positions
 
 __all__ = [
@@ -110,7 +111,7 @@ Plugins = Annotated[
 Method = Annotated[
     str,
     typer.Option(
-        help="Method that chooses the kept tokens; see docs/reference/methods.md.",
+        help=f"Method that chooses the kept tokens: {', '.join(METHODS)}, or one of a plugin.",
         rich_help_panel=KEEPING,
     ),
 ]
