@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -38,7 +37,6 @@ def fetch(name: str, folder: Path, report: Report) -> None:
     if found is None:
         raise BundleError(f"{name!a:.200} is no name on the hub: give owner/name.")
     identity, revision = found["id"], found["revision"]
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a line for each file of its own
     try:
         import huggingface_hub
         from huggingface_hub import errors
@@ -123,6 +121,13 @@ def _download(
     from huggingface_hub.file_download import http_get
 
     tools: Any = huggingface_hub.utils  # its annotations leave out what it exports
+
+    class NoBar(tools.tqdm):  # type: ignore[misc]
+        """The library's bar, one for each file, is not drawn: ``report`` says it in one line."""
+
+        def __init__(self, *values: Any, **named: Any) -> None:
+            super().__init__(*values, **{**named, "disable": True})
+
     partial = path.with_name(f"{path.name}.part")
     # Of another revision it may be anything: what it becomes is held against its sha256.
     keep = size is not None and partial.exists() and partial.stat().st_size < size
@@ -134,6 +139,7 @@ def _download(
             headers=tools.build_hf_headers(),
             expected_size=size,
             displayed_filename=file,
+            tqdm_class=NoBar,
         )
     partial.replace(path)
 
