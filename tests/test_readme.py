@@ -36,6 +36,7 @@ REASONS = {
     "needs a GPU",
     "needs a Ray cluster",
     "needs a microphone",
+    "needs a model whose template takes a system prompt",
     "needs a benchmark",
     "takes minutes",
 }
