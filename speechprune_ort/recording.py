@@ -21,7 +21,7 @@ from speechprune_ort.results import Answer, Pruning, Score
 from speechprune_ort.runtime.answering.prompt import AS_IS, Prompt, form_of
 from speechprune_ort.runtime.answering.question import Question, pieces
 from speechprune_ort.runtime.answering.scheduler import MOST_ROWS, Scheduler
-from speechprune_ort.runtime.hearing.heard import Heard
+from speechprune_ort.runtime.hearing.heard import Heard, joined
 from speechprune_ort.runtime.hearing.recording_file import About, save_embeds
 from speechprune_ort.runtime.ort.engine import Engine
 from speechprune_ort.text import check_path, check_type
@@ -118,8 +118,38 @@ class Recording:
             PromptError: the template has no such form; the message says what it lacks.
         """
         wording = Wording(system, text_first, language)
-        form_of(self._engine.manifest, wording)  # what is wrong is said at once
+        # What the template does not have is said at once.
+        form_of(self._engine.manifest, wording, len(self._heard.parts))
         return Recording(self._engine, self._scheduler, self._heard, self.timings, wording)
+
+    def beside(self, *others: Recording) -> Recording:
+        """This recording and others in one prompt, in this order.
+
+        They are pruned as one: budget and rate are of all of them together. Seconds, of spans and
+        evidence too, run on from one to the next: the second begins where the first ends.
+
+        Args:
+            others: recordings of the same bundle.
+
+        Raises:
+            OptionError: one of them is none, or was made by another bundle.
+            PromptError: the chat template takes fewer recordings.
+        """
+        every = (self, *others)
+        for other in others:
+            check_type(other, Recording, "beside()")
+            bundle = other._engine.manifest.digest  # noqa: SLF001 - its own class
+            if bundle != self._engine.manifest.digest:
+                raise OptionError(
+                    "Recordings side by side must be of one bundle: listen to all of them with the "
+                    "same model."
+                )
+        heard = joined([one._heard for one in every])  # noqa: SLF001 - its own class
+        timings = Timings()
+        for one in every:
+            timings.add(one.timings)
+        form_of(self._engine.manifest, self._wording, len(heard.parts))
+        return Recording(self._engine, self._scheduler, heard, timings, self._wording)
 
     def ask(
         self,
@@ -358,8 +388,10 @@ class Recording:
             path: file to write; an earlier one is replaced.
 
         Raises:
-            RecordingError: the file cannot be written.
+            RecordingError: the file cannot be written, or these are several recordings.
         """
+        if self._heard.several:
+            raise RecordingError("A file holds one recording: save each of these by itself.")
         place = check_path(path, "The path of a recording", RecordingError)
         heard, digest = self._heard, self._engine.manifest.digest
         about = About(heard.seconds, heard.seconds_heard, heard.decoder, heard.notes)
@@ -452,7 +484,7 @@ class Recording:
         )
 
     def _prompt(self, question: str) -> Prompt:
-        return Prompt.of(self._engine, question, self._wording)
+        return Prompt.of(self._engine, question, self._wording, len(self._heard.parts))
 
     def _about(
         self, prompt: Prompt, pruning: PruningOptions, new_tokens: int, timings: Timings

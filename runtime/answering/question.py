@@ -26,7 +26,7 @@ from speechprune_ort.runtime.choosing.backends import open_backend
 from speechprune_ort.runtime.choosing.methods import MethodOptions, Selection
 from speechprune_ort.runtime.choosing.selection import select
 from speechprune_ort.runtime.hearing.embeddings import HostEmbeds
-from speechprune_ort.runtime.hearing.heard import Heard
+from speechprune_ort.runtime.hearing.heard import Heard, Part
 from speechprune_ort.runtime.ort.engine import Engine
 from speechprune_ort.runtime.ort.threads import numpy_threads
 from speechprune_ort.timings import Timings
@@ -142,22 +142,29 @@ class Question:
 
     def pruning(self, selection: Selection) -> Pruning:
         """What was chosen, for the caller."""
-        manifest = self._engine.manifest
         return Pruning(
             options=self.options,
             indices=selection.indices,
             total=self._heard.tokens,
-            spans=spans_of(
-                selection.indices,
-                manifest.tokens_per_second,
-                self._heard.seconds,
-                manifest.audio.span_tokens,
-            ),
+            spans=self._spans(selection.indices),
             similarity=selection.similarity,
             attention=selection.attention,
             candidates=selection.candidates,
             picked=self.picked,
         )
+
+    def _spans(self, indices: NDArray[np.int64]) -> tuple[Span, ...]:
+        """Stretches of time of tokens; several recordings lie end to end."""
+        manifest, found = self._engine.manifest, []
+        for part in self._heard.parts:
+            own = indices[_within(indices, part)] - part.first
+            found += [
+                Span(round(span.start + part.start, 3), round(span.end + part.start, 3))
+                for span in spans_of(
+                    own, manifest.tokens_per_second, part.seconds, manifest.audio.span_tokens
+                )
+            ]
+        return tuple(found)
 
     def lay_out(self, selection: Selection) -> LaidOut:
         """Put the chosen audio tokens between the prompt's own.
@@ -165,20 +172,48 @@ class Question:
         Raises:
             PromptError: prompt and answer exceed the context.
         """
-        positions = self._positions(selection.indices)
-        audio, rows = self._heard.audio, selection.indices
+        audio, rows, places = self._heard.audio, selection.indices, selection.indices
         if selection.embeds is not None:  # merged tokens stand where their first ones stood
             typed = selection.embeds.astype(audio.dtype, copy=False)
             audio, rows = HostEmbeds(typed), np.arange(len(rows))
+        if self._between:  # the template's text between recordings goes where they meet
+            places, order = self._with_text_between(places)
+            whole = np.concatenate([audio.take(rows), *self._between])[order]
+            audio, rows = HostEmbeds(whole), np.arange(len(whole))
+        positions = self._positions(places)
         with self._timings.measure("assemble"):
             embeds = self._backend.lay_out(self._before, audio, rows, self._after)
         return LaidOut(selection, embeds, positions)
+
+    def _with_text_between(
+        self, indices: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Places of kept tokens and of the text between recordings, and the order of both.
+
+        Args:
+            indices: of the kept tokens.
+
+        Returns:
+            Ascending places among recordings and text; and which row of the kept tokens, followed
+            by all text, stands at each.
+        """
+        meets = np.array([part.first for part in self._heard.parts[1:]])
+        lengths = np.array([len(text) for text in self._between])
+        ahead = np.concatenate([[0], np.cumsum(lengths)])  # rows of text ahead of each recording
+        audio = indices + ahead[np.searchsorted(meets, indices, side="right")]
+        text = [
+            meet + first + np.arange(length)
+            for meet, first, length in zip(meets, ahead, lengths, strict=False)
+        ]
+        places = np.concatenate([audio, *text])
+        order = np.argsort(places, kind="stable")
+        return places[order], order
 
     def _positions(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         first, last = len(self._before), len(self._after)
         positions = np.arange(first + len(indices) + last, dtype=np.int64)
         if self.options.positions == "original":
-            behind = first + self._heard.tokens
+            behind = first + self._heard.tokens + sum(map(len, self._between))
             positions[first:] = np.concatenate([first + indices, behind + np.arange(last)])
         context = self._engine.manifest.dimensions.context
         needed = int(positions[-1]) + 1 + self._new_tokens
@@ -325,16 +360,21 @@ class Question:
         """
         selection, audio = self.choose(), self._engine.manifest.audio
         rate = self._engine.manifest.tokens_per_second
-        places = stretches(selection.indices, rate, audio.span_tokens)
+        kept = selection.indices
+        places: list[NDArray[np.int64]] = []
+        spans: list[Span] = []
+        for part in self._heard.parts:
+            own = np.flatnonzero(_within(kept, part))
+            for within in stretches(kept[own] - part.first, rate, audio.span_tokens):
+                units = (kept[own[within]] - part.first) // audio.span_tokens * audio.span_tokens
+                start, end = units[0] / rate, (units[-1] + audio.span_tokens) / rate
+                end = min(end, part.seconds)
+                spans.append(Span(round(start + part.start, 3), round(end + part.start, 3)))
+                places.append(own[within])
         if not ids or not places:
             return []
-        found = []
-        for within, value in zip(places, self._alone(selection, places, ids), strict=True):
-            units = selection.indices[within] // audio.span_tokens * audio.span_tokens
-            start, end = units[0] / rate, (units[-1] + audio.span_tokens) / rate
-            span = Span(round(start, 3), round(min(end, self._heard.seconds), 3))
-            found.append(Evidence(span, value))
-        return found
+        alone = self._alone(selection, places, ids)
+        return [Evidence(span, value) for span, value in zip(spans, alone, strict=True)]
 
     def _alone(
         self, selection: Selection, places: list[NDArray[np.int64]], ids: Sequence[int]
@@ -378,6 +418,12 @@ def pieces(
     laid_out = prompt()  # what is wrong with it is said before hours are heard
     asked = Question(engine, laid_out, hear(), pruning, generation.max_new_tokens, timings)
     return (yield from asked.speak(generation, scheduler))
+
+
+def _within(indices: NDArray[np.int64], part: Part) -> NDArray[np.bool_]:
+    """Which tokens are of one of several recordings."""
+    found: NDArray[np.bool_] = (indices >= part.first) & (indices < part.first + part.tokens)
+    return found
 
 
 def _part(selection: Selection, places: NDArray[np.int64]) -> Selection:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import IO, Any, Protocol
 
@@ -22,6 +22,7 @@ __all__ = [
     "DeviceEmbeds",
     "EmbedsBuilder",
     "HostEmbeds",
+    "JoinedEmbeds",
     "SpilledEmbeds",
     "disk_errors",
 ]
@@ -267,6 +268,43 @@ class SpilledEmbeds:
             wanted = (stop - start) * row - len(content)
             content += os.pread(self._file.fileno(), wanted, start * row + len(content))
         return np.frombuffer(content, self.dtype).reshape(stop - start, self.hidden)
+
+
+class JoinedEmbeds:
+    """Several recordings end to end, each where it is.
+
+    Args:
+        parts: their embeddings, of one bundle.
+    """
+
+    def __init__(self, parts: Sequence[AudioEmbeds]) -> None:
+        self._parts = tuple(parts)
+        self.hidden, self.dtype = parts[0].hidden, parts[0].dtype
+        self._starts = np.cumsum([0, *(part.tokens for part in parts)])
+        self.tokens = int(self._starts[-1])
+
+    @property
+    def host(self) -> NDArray[Any]:
+        """See ``AudioEmbeds``; put together anew each time."""
+        return np.concatenate([part.host[: part.tokens] for part in self._parts])
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """See ``AudioEmbeds``."""
+        for part in self._parts:
+            if part.tokens:
+                yield from part.blocks()
+
+    def take(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """See ``AudioEmbeds``."""
+        edges = np.searchsorted(indices, self._starts)
+        return np.concatenate(
+            [
+                part.take(indices[first:end] - start)
+                for part, first, end, start in zip(
+                    self._parts, edges[:-1], edges[1:], self._starts[:-1], strict=True
+                )
+            ]
+        )
 
 
 class EmbedsBuilder:

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprune_ort.runtime.hearing.embeddings import AudioEmbeds
+from speechprune_ort.runtime.hearing.embeddings import AudioEmbeds, JoinedEmbeds
 
-__all__ = ["Heard"]
+__all__ = ["Heard", "Part", "joined"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of several recordings that lie end to end.
+
+    Attributes:
+        first: its first token.
+        tokens: of it.
+        start: where it begins, in seconds.
+        seconds: its length.
+    """
+
+    first: int
+    tokens: int
+    start: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """An encoded recording.
+    """An encoded recording, or several that are asked about together.
 
     Attributes:
         audio: embeddings of all audio tokens; none for a question without audio.
@@ -24,6 +42,7 @@ class Heard:
             layer, if it was kept.
         decoder: which decoder read it, as in ``Answer``.
         notes: sentences about what is wrong with it, as in ``Answer``.
+        several: the recordings, where there is more than one.
     """
 
     audio: AudioEmbeds
@@ -32,8 +51,40 @@ class Heard:
     encoder_attention: NDArray[np.float32] | None = None
     decoder: str = ""
     notes: tuple[str, ...] = ()
+    several: tuple[Part, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The recordings, one at least."""
+        return self.several or (Part(0, self.tokens, 0.0, self.seconds),)
 
     @property
     def tokens(self) -> int:
         """Audio tokens of the recording."""
         return self.audio.tokens
+
+
+def joined(recordings: Sequence[Heard]) -> Heard:
+    """Recordings end to end, on one axis of tokens and one of seconds.
+
+    Args:
+        recordings: of one bundle, at least one.
+    """
+    parts: list[Part] = []
+    token, second = 0, 0.0
+    for heard in recordings:
+        parts += [
+            replace(part, first=part.first + token, start=part.start + second)
+            for part in heard.parts
+        ]
+        token, second = token + heard.tokens, second + heard.seconds
+    attention = [h.encoder_attention for h in recordings if h.encoder_attention is not None]
+    return Heard(
+        audio=JoinedEmbeds([heard.audio for heard in recordings]),
+        seconds=second,
+        seconds_heard=sum(heard.seconds_heard for heard in recordings),
+        encoder_attention=np.concatenate(attention) if len(attention) == len(recordings) else None,
+        decoder="+".join(dict.fromkeys(h.decoder for h in recordings if h.decoder)),
+        notes=tuple(dict.fromkeys(note for heard in recordings for note in heard.notes)),
+        several=tuple(parts),
+    )

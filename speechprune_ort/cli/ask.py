@@ -7,7 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
@@ -155,6 +155,15 @@ def ask(
             rich_help_panel=WORDING,
         ),
     ] = None,
+    together: Annotated[
+        bool,
+        typer.Option(
+            "--together",
+            help="Put all recordings into one prompt, where the chat template takes several; "
+            "seconds run on from one to the next.",
+            rich_help_panel=WORDING,
+        ),
+    ] = False,
     live: Annotated[
         bool,
         typer.Option(
@@ -231,7 +240,8 @@ def ask(
     recordings, questions = _sorted(audio, rest or [], asked or [], typed=live)
     if len(recordings) > 1 and explain is not None:
         raise OptionError("--explain takes one recording: ask about each by itself.")
-    if len(recordings) > 1 and evidence:
+    together = together and len(recordings) > 1
+    if len(recordings) > 1 and evidence and not together:
         raise OptionError("--evidence takes one recording: ask about each by itself.")
     if samples != 1 and (live or len(recordings) > 1):
         raise OptionError("--samples takes one recording that is complete: leave out --samples.")
@@ -286,7 +296,7 @@ def ask(
     )
     wording = Wording(system, text_first, language)
     chosen = provider_options(provider_option)
-    if len(recordings) > 1:
+    if len(recordings) > 1 and not together:
         _ask_each(
             BatchTask(
                 bundle=bundle,
@@ -305,7 +315,8 @@ def ask(
         )
         return
     model = SpeechLLM(bundle, device, threads, chosen)
-    form_of(model.manifest, wording)  # what the template does not have is said at once
+    # What the template does not have is said at once.
+    form_of(model.manifest, wording, len(recordings))
     worded = asdict(wording)
     if live:
         from speechprune_ort.cli.ask_live import ask_live
@@ -325,10 +336,13 @@ def ask(
         )
         ask_live(heard, _standard_input(), questions, every, answer)
         return
-    with _source(audio, options) as source:
-        recording = _listen(
-            model, source, long_audio, memory_budget_mb, needs_encoder(pruning), options
-        ).worded(**worded)
+    with ExitStack() as opened:
+        sources = [opened.enter_context(_source(path, options)) for path in recordings]
+        first, *others = [
+            _listen(model, source, long_audio, memory_budget_mb, needs_encoder(pruning), options)
+            for source in sources
+        ]
+        recording = (first.beside(*others) if others else first).worded(**worded)
         _print_notes(recording.notes)
         streams = (
             [AnswerStream(recording.pieces(questions[0], pruning, generation, recording.timings))]
@@ -353,7 +367,7 @@ def ask(
                     sys.stderr.write(f"\nseed {seed + seed_behind}\n")
                 answers.append(_print_answer(stream, finished))
         if explain is not None:
-            _explain(answers, source, explain, transcript, options)
+            _explain(answers, sources[0], explain, transcript, options)
 
 
 def _streams(

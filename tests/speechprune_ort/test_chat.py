@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from qwen2_audio_reference import Qwen2Audio
 from tiny import TINY
 
-from speechprune_ort import GenerationOptions, OptionError, PromptError, PruningOptions, SpeechLLM
+from speechprune_ort import (
+    GenerationOptions,
+    OptionError,
+    PromptError,
+    PruningOptions,
+    RecordingError,
+    SpeechLLM,
+)
 from speechprune_ort.options import Positions
 from speechprune_ort.runtime.answering.decoder import Decoder
 
@@ -200,6 +207,59 @@ def test_what_a_template_does_not_have_is_refused_by_name(
         recording.worded(system="Be brief.")
 
 
+@pytest.mark.parametrize("positions", ["renumbered", "original"])
+def test_several_recordings_answer_as_transformers_reads_the_whole(
+    model: SpeechLLM, reference: Qwen2Audio, tone: NDArray[np.float32], positions: Positions
+) -> None:
+    samples = [tone[: 4 * RATE], tone[5 * RATE : 36 * RATE], tone[40 * RATE : 42 * RATE]]
+    first, *others = [model.listen(one, sampling_rate=RATE) for one in samples]
+    every = first.beside(*others)
+    audio = [reference.audio_embeds(one) for one in samples]
+    lengths = [len(one) for one in audio]
+    assert (every.seconds, every.tokens) == (37.0, sum(lengths))
+    options = PruningOptions(method="speechprune", pruning_rate=0.6, positions=positions)
+    pruning = every.prune(QUESTIONS[0], options)
+    assert pruning.kept == round(0.4 * 750)
+    talk = [{"role": "user", "content": [{"type": "audio", "audio_url": "x"}] * 3
+             + [{"type": "text", "text": QUESTIONS[0]}]}]  # fmt: skip
+    processor = reference.processor
+    whole = processor.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
+    table = reference.model.model.language_model.embed_tokens
+    embeds, at, start, place = [], [], 0, 0
+    for text, heard in zip(whole.split("<|AUDIO|>"), [*audio, audio[0][:0]], strict=True):
+        ids = torch.tensor(processor.tokenizer(text)["input_ids"])
+        own = (pruning.indices >= start) & (pruning.indices < start + len(heard))
+        kept = torch.from_numpy(pruning.indices[own] - start)
+        embeds += [table(ids).detach(), heard[kept]]
+        at += [place + torch.arange(len(ids)), place + len(ids) + kept]
+        start, place = start + len(heard), place + len(ids) + len(heard)
+    rows, found = torch.cat(embeds), torch.cat(at)
+    if positions == "renumbered":
+        found = torch.arange(len(rows))
+    expected = reference.greedy(rows, found, model.manifest.stop_token_ids)
+    answer = every.ask(QUESTIONS[0], pruning=options, generation=GenerationOptions(32))
+    assert list(answer.token_ids) == expected
+    assert all(0 <= span.start < span.end <= 37.0 for span in pruning.spans)
+    crossing = [s for s in pruning.spans for edge in (4.0, 35.0) if s.start < edge < s.end]
+    assert not crossing
+    told = every.with_evidence(answer, 99).evidence
+    assert told is not None
+    assert all(e.span.end <= 37.0 for e in told)
+
+
+def test_recordings_that_cannot_stand_beside_each_other_are_refused(
+    model: SpeechLLM, tone: NDArray[np.float32], tmp_path: Path
+) -> None:
+    one = model.listen(tone[:RATE], sampling_rate=RATE)
+    assert one.beside(one).beside(one).seconds == 3.0
+    with pytest.raises(PromptError, match="has 8 recordings at most, not 9"):
+        one.beside(*[one] * 8)
+    with pytest.raises(OptionError, match=r"beside\(\)"):
+        one.beside(tone)  # type: ignore[arg-type]
+    with pytest.raises(RecordingError, match="save each"):
+        one.beside(one).save(tmp_path / "both.recording")
+
+
 def test_the_command_line_words_a_prompt_too(bundle: Path, tmp_path: Path) -> None:
     import soundfile
     from typer.testing import CliRunner
@@ -213,6 +273,11 @@ def test_the_command_line_words_a_prompt_too(bundle: Path, tmp_path: Path) -> No
     model = SpeechLLM(bundle, "cpu")
     expected = model.listen(audio).worded(system="Be brief.", text_first=True)
     answer = expected.ask(QUESTIONS[0], max_new_tokens=8)
+    assert json.loads(found.stdout)["token_ids"] == list(answer.token_ids)
+    both = ["ask", str(bundle), str(audio), str(audio), "-q", QUESTIONS[0], "--together", "--json"]
+    found = CliRunner().invoke(app, [*both, "--max-new-tokens", "8"])
+    one = model.listen(audio)
+    answer = one.beside(one).ask(QUESTIONS[0], max_new_tokens=8)
     assert json.loads(found.stdout)["token_ids"] == list(answer.token_ids)
     refused = CliRunner().invoke(app, [*asked, "--language", "en"])
     assert isinstance(refused.exception, PromptError)
