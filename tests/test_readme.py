@@ -37,6 +37,7 @@ REASONS = {
     "needs a Ray cluster",
     "needs a microphone",
     "needs a model whose template takes a system prompt",
+    "needs a model whose template takes several recordings",
     "needs a benchmark",
     "takes minutes",
 }
