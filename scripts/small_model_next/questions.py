@@ -20,7 +20,7 @@ TRANSCRIPT_REQUESTS = (
     "Transcribe the recording.",
 )
 NOT_SAID = "That is not said."
-NOT_SAID_SHARE, TRANSCRIPT_SHARE = 0.25, 0.6
+NOT_SAID_SHARE, TRANSCRIPT_SHARE = 0.25, 0.85
 MEETING = re.compile(r"[A-Z]{3,}2? [A-Z]{3,}")
 SENTENCE_END = re.compile(r"(?<=[.?!]) +")
 

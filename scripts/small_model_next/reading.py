@@ -27,8 +27,8 @@ RATE = 5e-4
 STEP_TOKENS = 500  # at least so many audio tokens a step
 WARM_UP_STEPS = 20
 REMEMBERED = 0.97  # of the running means in the curve
-LONGEST_TOKENS = 1400  # of recordings joined to one
-EXACT_SHARE = 0.25  # of the recordings beside speech, for what speech does not say
+JOINED_TOKENS = (1, 1, 1, 1, 1, 300, 700)  # recordings are joined until they have so many
+EXACT_SHARE = 0.15  # of the recordings beside speech, for what speech does not say
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def real(
     """Endless recordings of training speech, some of them joined to longer ones."""
     stream = itertools.chain.from_iterable(rng.sample(heard, len(heard)) for _ in itertools.count())
     while True:
-        most = rng.choice((1, 1, 300, 600, LONGEST_TOKENS))
+        most = rng.choice(JOINED_TOKENS)
         parts = [next(stream)]
         while sum(len(part.features) for part in parts) // 2 < most:
             parts.append(next(stream))

@@ -53,8 +53,8 @@ CHECKPOINT = "pieces.safetensors"
 MERGED = "merged"  # folder of the checkpoint
 READER, LETTERS = "reader.safetensors", "letters.safetensors"
 ASKED = 16  # questions at each check
-READ_ALOUD = 12  # clips of each set, weighed at each check
-REPEATED = 2  # of them are repeated, too, which takes much longer
+READ_ALOUD = 8  # clips of each set, weighed at each check
+REPEATED = 1  # of them are repeated, too, which takes much longer
 Work = Annotated[Path, typer.Argument(metavar="WORK", help="Folder for all that training keeps.")]
 Spiral = Annotated[Path, typer.Option(help="Folder of SPIRAL's data.jsonl and data_h.jsonl.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder for downloads.")]
