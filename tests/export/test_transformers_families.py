@@ -127,7 +127,7 @@ def test_prompt_tokens_equal_the_processors(
 ) -> None:
     samples = tone[: round(1.4 * family.seconds * RATE)]
     manifest = model.manifest
-    prompt = build_prompt(model.engine.tokenizer, manifest.prompt, {"query": question})
+    prompt = build_prompt(model.engine.text, manifest.prompt, {"query": question})
     audio = [reference.audio_token] * family.tokens(len(samples))
     expected = reference.inputs(samples, question)["input_ids"][0].tolist()
     assert [*prompt.parts[0], *audio, *prompt.parts[1]] == expected
