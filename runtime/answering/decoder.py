@@ -14,13 +14,12 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from speechprune_ort.contract.specs import DECODER, EMBED_TOKENS, ROTARY, Dimensions
+from speechprune_ort.contract.specs import DECODER, EMBED_TOKENS, ROTARY
 from speechprune_ort.errors import BundleError
 from speechprune_ort.runtime.answering.cache import Beginning
-from speechprune_ort.runtime.answering.runs import LEAST_CAPACITY, Runs
-from speechprune_ort.runtime.ort.device import Device
+from speechprune_ort.runtime.answering.runs import LEAST_CAPACITY, Graphs, Runs
 from speechprune_ort.runtime.ort.engine import Engine, Spares
-from speechprune_ort.runtime.ort.session import CheckedSession, memory_errors
+from speechprune_ort.runtime.ort.session import memory_errors
 
 __all__ = ["Decoder", "check_finite"]
 
@@ -29,12 +28,7 @@ class Decoder:
     """Answers being generated: the sessions that they take, and a cache.
 
     Args:
-        session: ``decoder``.
-        embed: ``embed_tokens``.
-        rotary: ``rotary``.
-        device: where they run.
-        dims: sizes of the axes.
-        float_dtype: of embeddings, cache and logits.
+        graphs: the sessions, and where they run.
         capacity: positions that the cache holds of each sequence, prompt and answer together.
         rows: sequences.
         spares: buffers of earlier answers, which captured graphs point to.
@@ -45,19 +39,9 @@ class Decoder:
     """
 
     def __init__(
-        self,
-        session: CheckedSession,
-        embed: CheckedSession,
-        rotary: CheckedSession,
-        device: Device,
-        dims: Dimensions,
-        float_dtype: str,
-        capacity: int,
-        rows: int = 1,
-        spares: Spares | None = None,
+        self, graphs: Graphs, capacity: int, rows: int = 1, spares: Spares | None = None
     ) -> None:
-        self._sessions, self._device, self._dims = (session, embed, rotary), device, dims
-        self._dtype = np.dtype(float_dtype)
+        self._graphs, self._dims = graphs, graphs.dims
         self._spares = spares
         self.beginning: Beginning | None = None
         self._lengths = [0] * rows
@@ -72,17 +56,15 @@ class Decoder:
         """
         manifest = engine.manifest
         with memory_errors(DECODER):
-            return cls(
+            graphs = Graphs(
                 engine.session(DECODER),
                 engine.session(EMBED_TOKENS),
                 engine.session(ROTARY),
                 engine.device,
                 manifest.dimensions,
-                manifest.float_dtype,
-                capacity,
-                rows,
-                engine.spares,
+                np.dtype(manifest.float_dtype),
             )
+            return cls(graphs, capacity, rows, engine.spares)
 
     @property
     def length(self) -> int:
@@ -284,15 +266,15 @@ class Decoder:
 
     def _take(self, rows: int, capacity: int) -> Runs:
         """Buffers of at least this size; where graphs point to them, those of earlier answers."""
-        if not self._device.graphs or self._spares is None:
-            return Runs(*self._sessions, self._device, self._dims, self._dtype, rows, capacity)
+        if not self._graphs.device.graphs or self._spares is None:
+            return Runs(self._graphs, rows, capacity)
         capacity = max(LEAST_CAPACITY, 1 << (capacity - 1).bit_length())
         shelf = self._spares.shelf(rows, capacity)
         runs: Runs
         try:
             runs = shelf.pop()
         except IndexError:
-            runs = Runs(*self._sessions, self._device, self._dims, self._dtype, rows, capacity)
+            runs = Runs(self._graphs, rows, capacity)
         # They come back when the decoder is dropped, and not before: it may have grown since.
         weakref.finalize(self, shelf.append, runs)
         return runs

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,23 +28,39 @@ from speechprune_ort.runtime.answering.cache import Cache
 from speechprune_ort.runtime.ort.device import Device
 from speechprune_ort.runtime.ort.session import CheckedSession
 
-__all__ = ["Runs"]
+__all__ = ["Graphs", "Runs"]
 
 LEAST_CAPACITY = 256  # of a cache that a captured graph points to
 GRAPH_ID, UNCAPTURED = "gpu_graph_id", -1
 _graph_ids = itertools.count(1)
 
 
-class Runs:
-    """Runs of the decoder, the embedding of its tokens, and the turning of its positions.
+@dataclass(frozen=True, slots=True)
+class Graphs:
+    """The graphs that an answer takes.
 
-    Args:
-        session: ``decoder``.
+    Attributes:
+        decoder: ``decoder``.
         embed: ``embed_tokens``.
         rotary: ``rotary``.
         device: where they run.
         dims: sizes of the axes.
         dtype: of embeddings, cache and logits.
+    """
+
+    decoder: CheckedSession
+    embed: CheckedSession
+    rotary: CheckedSession
+    device: Device
+    dims: Dimensions
+    dtype: np.dtype[Any]
+
+
+class Runs:
+    """Runs of the decoder, the embedding of its tokens, and the turning of its positions.
+
+    Args:
+        graphs: what runs.
         rows: sequences.
         capacity: positions that the cache holds of each.
 
@@ -53,17 +70,9 @@ class Runs:
         logits: of the last run, (rows, 1, vocab), on the host.
     """
 
-    def __init__(
-        self,
-        session: CheckedSession,
-        embed: CheckedSession,
-        rotary: CheckedSession,
-        device: Device,
-        dims: Dimensions,
-        dtype: np.dtype[Any],
-        rows: int,
-        capacity: int,
-    ) -> None:
+    def __init__(self, graphs: Graphs, rows: int, capacity: int) -> None:
+        session, embed, rotary = graphs.decoder, graphs.embed, graphs.rotary
+        device, dims, dtype = graphs.device, graphs.dims, graphs.dtype
         self._session, self._embed, self._rotary = session, embed, rotary
         self._device, self._dims, self._dtype = device, dims, dtype
         self._place = (device.name, device.index)

@@ -53,6 +53,7 @@ from speechprune_ort.export.pruning_graphs import export_received_attention, exp
 from speechprune_ort.export.rotary import export_rotary
 from speechprune_ort.files import write_json
 from speechprune_ort.runtime.answering.decoder import Decoder
+from speechprune_ort.runtime.answering.runs import Graphs
 from speechprune_ort.runtime.choosing.pruning import (
     binarize,
     keep_by_attention,
@@ -266,7 +267,7 @@ def make_graphs(folder: Path, threads: int) -> tuple[Any, Any, Any, Decoder, Bin
         session_of(paths[SIMILARITY], threads),
         session_of(paths[RECEIVED_ATTENTION], threads),
         session_of(binarized, threads),
-        Decoder(*opened, Device("cpu"), DIMS, "float32", SHORT),
+        Decoder(Graphs(*opened, Device("cpu"), DIMS, np.dtype("float32")), SHORT),
         weights,
     )
 

@@ -93,18 +93,12 @@ class SharedBuffer:
     def prefill(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """See ``Contender``."""
         from speechprune_ort.runtime.answering.decoder import Decoder
+        from speechprune_ort.runtime.answering.runs import Graphs
         from speechprune_ort.runtime.ort.device import Device
 
-        capacity = len(ids) + self._room
-        self._decoder = Decoder(
-            self._session,
-            self._embed,
-            self._rotary,
-            Device("cpu"),
-            self._dims,
-            "float32",
-            capacity,
-        )
+        sessions = (self._session, self._embed, self._rotary)
+        graphs = Graphs(*sessions, Device("cpu"), self._dims, np.dtype("float32"))
+        self._decoder = Decoder(graphs, len(ids) + self._room)
         (embeds,) = self._embed.run(["embeds"], {"token_ids": ids})
         return np.array(self._decoder.prefill(embeds, np.arange(len(ids))))
 

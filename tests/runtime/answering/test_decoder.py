@@ -21,6 +21,7 @@ from speechprune_ort.export.embed_tokens import export_embed_tokens
 from speechprune_ort.export.precision import plan
 from speechprune_ort.export.rotary import export_rotary
 from speechprune_ort.runtime.answering.decoder import Decoder
+from speechprune_ort.runtime.answering.runs import Graphs
 from speechprune_ort.runtime.ort.device import Device
 
 TOLERANCE = 1e-4  # of logits of about 10
@@ -60,7 +61,7 @@ def exported(model: PreTrainedModel, folder: Path) -> Decoder:
     export_embed_tokens(model.get_input_embeddings().weight, chosen, specs[EMBED_TOKENS], paths[1])
     export_rotary(model, CONTEXT, specs[ROTARY], paths[2])
     sessions = [ort.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in paths]
-    return Decoder(*sessions, Device("cpu"), dims, "float32", 40)
+    return Decoder(Graphs(*sessions, Device("cpu"), dims, np.dtype("float32")), 40)
 
 
 def by_torch(

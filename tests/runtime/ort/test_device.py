@@ -13,6 +13,7 @@ from speechprune_ort import providers as providers_module
 from speechprune_ort.contract.specs import Dimensions, TensorSpec
 from speechprune_ort.providers import cuda_problem, cuda_provider
 from speechprune_ort.runtime.answering.decoder import Decoder
+from speechprune_ort.runtime.answering.runs import Graphs
 from speechprune_ort.runtime.ort import session as session_module
 from speechprune_ort.runtime.ort.device import Device, resolve_device
 
@@ -197,12 +198,18 @@ class FakeCuda(Device):
         return Value(array.shape, "cuda")
 
 
+def on_cuda(session: Session, embed: Session, rotary: Session, capacity: int) -> Decoder:
+    """A decoder of half precision on a device that this machine lacks."""
+    sessions: Any = (session, embed, rotary)
+    return Decoder(Graphs(*sessions, FakeCuda("cuda"), DIMS, np.dtype("float16")), capacity)
+
+
 def test_on_cuda_the_cache_is_bound_once_and_only_ids_and_logits_cross(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     session, embed = Session(), Session()
     rotary = Session()
-    decoder = Decoder(session, embed, rotary, FakeCuda("cuda"), DIMS, "float16", capacity=10)  # type: ignore[arg-type]
+    decoder = on_cuda(session, embed, rotary, 10)
     decoder.prefill(np.zeros((4, 8), np.float16), np.array([0, 1, 5, 9]))
     cache = [call for call in session.binding.calls if "key" in call[1] or "value" in call[1]]
     assert len(cache) == 2 * 2 * DIMS.layers
@@ -233,9 +240,7 @@ def test_on_cuda_the_cache_is_bound_once_and_only_ids_and_logits_cross(
 
 def test_angles_whose_run_was_ended_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     rotary = Session()
-    decoder = Decoder(
-        Session(), Session(), rotary, FakeCuda("cuda"), DIMS, "float16", capacity=10  # type: ignore[arg-type]
-    )  # fmt: skip
+    decoder = on_cuda(Session(), Session(), rotary, 10)
     prompt = np.zeros((4, 8), np.float16), np.array([0, 1, 5, 9])
 
     def ended(_: Any) -> None:
@@ -253,9 +258,7 @@ def test_angles_whose_run_was_ended_are_computed_again(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_logits_that_are_not_finite_are_no_answer(value: float) -> None:
-    decoder = Decoder(
-        Session(), Session(), Session(), FakeCuda("cuda"), DIMS, "float16", capacity=10,  # type: ignore[arg-type]
-    )  # fmt: skip
+    decoder = on_cuda(Session(), Session(), Session(), 10)
     decoder._runs.logits[:] = np.arange(DIMS.vocab)
     logits = decoder.prefill(np.zeros((4, 8), np.float16), np.arange(4))
     assert (logits.dtype, logits.tolist()) == (np.float32, list(range(DIMS.vocab)))
@@ -265,9 +268,7 @@ def test_logits_that_are_not_finite_are_no_answer(value: float) -> None:
 
 
 def test_the_cache_cannot_overflow() -> None:
-    decoder = Decoder(
-        Session(), Session(), Session(), FakeCuda("cuda"), DIMS, "float16", capacity=3
-    )  # type: ignore[arg-type]
+    decoder = on_cuda(Session(), Session(), Session(), 3)
     with pytest.raises(ValueError, match="3 positions"):
         decoder.prefill(np.zeros((4, 8), np.float16), np.arange(4))
 
