@@ -545,7 +545,7 @@ class SpeechLLM:
                 self.engine,
                 self.scheduler,
                 hear,
-                lambda: Prompt.of(self.engine, question),
+                partial(Prompt.of, self.engine, question),
                 pruning,
                 generation,
                 timings,

@@ -256,7 +256,11 @@ def test_the_example_of_the_docs_works(bundle: Path, tone: Any, tmp_path: Path) 
     blocks = re.findall(r"```python[^\n]*\n(.*?)```", page, re.DOTALL)
     wav = tmp_path / "tone.wav"
     soundfile.write(wav, tone[: 35 * 16_000], 16_000)
-    own = {"loudest": [], "loudest-of": ["--method-option", "power=2"]}
+    own = {
+        "loudest": [],
+        "loudest-of": ["--method-option", "power=2"],
+        "loudest-counted": [],
+    }
     plugins = [block for block in blocks if "@method" in block]
     for (name, options), text in zip(own.items(), plugins, strict=True):
         plugin = tmp_path / f"{name}.py"
