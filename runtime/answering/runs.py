@@ -164,9 +164,7 @@ class Runs:
         self._sent[:count] = ids
         if self.captured:
             mask = self._sent[self.rows :].reshape(self.rows, self.capacity)
-            np.less(
-                np.arange(self.capacity), np.array(lengths)[:, None], out=mask, casting="unsafe"
-            )
+            mask[:] = _mask(lengths, self.capacity)
         self._given.update_inplace(self._sent)
         self._embed_given(count)
         if self.captured:
@@ -196,10 +194,7 @@ class Runs:
             self._binding.bind_output("logits", "cpu", 0, self._dtype.type, shape, address)
         mask = self._ones
         if count > 1:
-            mask = self._device.put(
-                (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
-            )
-            self._held["mask"] = mask
+            mask = self._held["mask"] = self._device.put(_mask(lengths, max(lengths)))
         self._binding.bind_input(
             "attention_mask", *self._place, np.int64, [count, max(lengths)], mask.data_ptr()
         )
@@ -214,9 +209,8 @@ class Runs:
         if self._down is None:
             binding, dtype, rows = self._step_binding, self._dtype.type, self.rows
             shape = [rows, 1, self._dims.vocab]
-            self._held["logits"] = whole = self._device.empty(tuple(shape), self._dtype)
-            binding.bind_output("logits", *self._place, dtype, shape, whole.data_ptr())
-            self._down = whole
+            self._down = self._device.empty(tuple(shape), self._dtype)
+            binding.bind_output("logits", *self._place, dtype, shape, self._down.data_ptr())
             self.cache.bind(binding, 0, rows)
             mask = self._given.data_ptr() + rows * self._sent.itemsize
             binding.bind_input(
@@ -233,3 +227,8 @@ class Runs:
         wide: NDArray[np.float32] = self._wide[:count]
         np.copyto(wide, self.logits[:count, 0])
         return wide
+
+
+def _mask(lengths: Sequence[int], size: int) -> NDArray[np.int64]:
+    """Ones for the positions of each row, zeros behind them, (rows, size)."""
+    return (np.arange(size) < np.array(lengths)[:, None]).astype(np.int64)

@@ -5,7 +5,7 @@ parts       the language model out of packages
 spelling    text as it is spoken, words cut into pieces of at most three letters
 rooms       damage to clean speech
 speech      free voices, spoken texts, stored features
-actors      people's speech out of two games, with text by Whisper's own decoder
+actors      people's speech out of games and a telephone, with text by Whisper's own decoder
 encoder     Whisper base in Qwen2-Audio's class, with layers added on top
 loop        what stages share: texts with letters, batches, the loop
 letters     stage 1: letters by CTC
