@@ -49,6 +49,17 @@ as transformers does."""
 OWN_ADAPTER = "has_lora_adapter"
 """Key of a config whose checkpoint carries a LoRA of its own beside its weights."""
 
+QUANTIZED = ("quantization_config", "compression_config", "quantization")
+"""Keys of a config whose weights are quantized: transformers' tools, compressed-tensors before
+them, MLX."""
+
+QUANTIZED_FILES: Mapping[str, str] = {
+    "quantize_config.json": "GPTQ's tools",
+    "quant_config.json": "AWQ's tools",
+    "hf_quant_config.json": "NVIDIA's tools",
+}
+"""Files that tools write beside a config that may say nothing of it."""
+
 HEAD_UNIT = 16
 """Widths of a head that ONNX Runtime's grouped-query attention turns are multiples of it."""
 
@@ -104,13 +115,13 @@ def describe(
 
     Args:
         model: hub id or local folder; of an adapter, its folder.
-        revision: branch, tag or commit on the hub.
+        revision: branch, tag or commit on the hub; of an adapter, of its base there.
         base: checkpoint that an adapter is merged into; None for the one that it names.
         allow_pickle: take an adapter's weights from a ``.bin`` file, too.
 
     Raises:
-        ExportError: there is none, it is of a kind that export does not read, or its config
-            cannot be read or is that of quantized weights.
+        ExportError: there is none, it is of a kind that export does not read, a folder is given
+            a revision, or its config cannot be read or is that of quantized weights.
     """
     folder = Path(model).expanduser()
     try:
@@ -138,6 +149,11 @@ def describe(
         own = base is None and path.exists() and read_object(path, str(folder)).get(OWN_ADAPTER)
         if adapted and not own:
             return _adapted(read_adapter(folder, base, allow_pickle), revision)
+        if revision is not None:
+            raise ExportError(
+                f"--revision names a version on the hub, and {str(folder)!r} is a local folder: "
+                "leave it out, or give the hub id."
+            )
         _require_checkpoint_folder(folder)
         adapter = None
         if own:
@@ -162,16 +178,16 @@ def describe(
 
 def _adapted(adapter: Adapter, revision: str | None) -> Described:
     """The base of an adapter, with the adapter."""
-    if (
-        Path(adapter.base).expanduser().is_dir()
-        and (Path(adapter.base).expanduser() / ADAPTER).exists()
-    ):
+    beside = Path(adapter.base).expanduser()
+    if beside.is_dir() and (beside / ADAPTER).exists():
         raise UnsupportedModelError(
             f"The adapter {str(adapter.folder)!r} was made from another adapter, {adapter.base!r}: "
             "merge that one first, and give the whole model by --base."
         )
     try:
-        found = describe(adapter.base, revision or adapter.revision)
+        # A folder has no versions, whatever the adapter noted when it was made.
+        noted = None if beside.exists() else adapter.revision
+        found = describe(adapter.base, revision or noted)
     except ExportError as error:
         raise type(error)(
             f"{str(adapter.folder)!r} is an adapter of {adapter.base!r} (--base takes another). "
@@ -192,7 +208,6 @@ def check_parts(location: str, config: Mapping[str, Any], parts: tuple[str, ...]
                 f"config.json of {location!r} has no {part} ({brief(config.get(part))}): give a "
                 "checkpoint as save_pretrained writes it."
             )
-        _refuse_quantized(location, config[part])
 
 
 def check_text(location: str, text: Mapping[str, Any]) -> None:
@@ -347,21 +362,25 @@ def _require_checkpoint_folder(folder: Path) -> None:
 
 
 def _refuse_quantized(location: str, config: Mapping[str, Any]) -> None:
-    found = config.get("quantization_config") or config.get("compression_config")
-    if found:
-        method = found.get("quant_method") if isinstance(found, Mapping) else None
-        raise UnsupportedModelError(
-            f"{location!r} is quantized ({method or 'quantization_config'}): give the checkpoint "
-            "that it was made from, and --precision int8 or int4."
-        )
+    """Refuse a config that says so of itself, or of a part however deep in it."""
+    parts: list[Mapping[str, Any]] = [config]
+    for part in parts:
+        parts += [value for value in part.values() if isinstance(value, Mapping)]
+        key = next((key for key in QUANTIZED if part.get(key)), None)
+        if key is not None:
+            method = part[key].get("quant_method") if isinstance(part[key], Mapping) else None
+            raise UnsupportedModelError(
+                f"{location!r} is quantized ({brief(method) if method else key}): give the "
+                "checkpoint that it was made from, and --precision int8 or int4."
+            )
 
 
 def _refuse_old_quantized(found: Described) -> None:
     """Refuse what older tools wrote beside a config that says nothing of it."""
-    for name in ("quantize_config.json", "quant_config.json"):
+    for name, tools in QUANTIZED_FILES.items():
         if found.folder is not None and (found.folder / name).exists():
             raise UnsupportedModelError(
-                f"{found.location!r} is quantized ({name}, as GPTQ and AWQ write it): give the "
+                f"{found.location!r} is quantized ({name}, as {tools} write it): give the "
                 "checkpoint that it was made from, and --precision int8 or int4."
             )
 

@@ -29,8 +29,9 @@ __all__ = [
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-FLOATS = ("F64", "F32", "F16", "BF16")
 QUANTIZED = re.compile(r"\.(qweight|qzeros|weight_packed|SCB|absmax|quant_map|weight_scale_inv)$")
+PACKED = ("I8", "U8", "U16", "U32")
+"""Dtypes of weights of 8 bits, and of those that hold several values each; ids are none of them."""
 LARGEST_HEADER = 100_000_000  # what the safetensors library takes
 POINTER = b"version https://git-lfs"
 
@@ -71,7 +72,7 @@ def stored_weights(folder: Path, allow_pickle: bool = False) -> dict[str, Stored
     for name in names:
         found |= stored_tensors(folder / name)
     for tensor, stored in found.items():
-        packed = stored.dtype.startswith(("F8", "F4", "F6")) or stored.dtype in ("I8", "U8")
+        packed = stored.dtype.startswith(("F8", "F4", "F6")) or stored.dtype in PACKED
         if packed or QUANTIZED.search(tensor):
             raise UnsupportedModelError(
                 f"{str(folder)!r} stores quantized weights ({tensor} in {stored.dtype}): give the "

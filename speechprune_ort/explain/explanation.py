@@ -18,7 +18,7 @@ from speechprune_ort.results import Answer, Pruning
 from speechprune_ort.runtime.choosing.methods import METHODS, ScoreName
 from speechprune_ort.runtime.choosing.methods.base import FIRST, SECOND
 from speechprune_ort.runtime.hearing.audio import SAMPLING_RATE, Source, stream_audio
-from speechprune_ort.text import check_text, read_json
+from speechprune_ort.text import check_text, check_type, read_json
 
 __all__ = [
     "Curve",
@@ -35,6 +35,7 @@ BINS = 1200  # of the waveform: more than a page has pixels
 ENDINGS = (".html", ".png", ".json")
 SMALL = 0.9  # of libsndfile's compression: 24 kbit/s, 11 MB an hour
 
+ALIKE = 1.0  # seconds between an answer's length and its recording's
 LONGEST = 1e9  # seconds: thirty years
 
 
@@ -112,14 +113,15 @@ def explain(
 
     Args:
         answer: from ``ask``.
-        audio: the recording, read once more for its waveform.
+        audio: the one recording that it is about, read once more for its waveform.
         sampling_rate: of ``audio`` where it is an array.
         transcript: JSON with a list of ``{"start": ..., "end": ..., "text": ...}``.
         audio_options: as the recording was heard with.
 
     Raises:
         AudioError: the recording cannot be read.
-        OptionError: the transcript cannot.
+        OptionError: the transcript cannot, or the answer is about more sound, or less, than this:
+            about another recording, about several at once, or heard with other options.
     """
     (found,) = explain_all([answer], audio, sampling_rate, transcript, audio_options)
     return found
@@ -134,15 +136,21 @@ def explain_all(
 ) -> list[Explanation]:
     """Put answers beside the one recording that they are about, which is read once.
 
-    Arguments and errors are those of ``explain``.
+    Arguments and errors are those of ``explain``; there is at least one answer.
     """
+    if not answers:
+        raise OptionError("There is no answer to explain: give one at least.")
+    for answer in answers:
+        check_type(answer, Answer, "answer")
     lines = read_transcript(transcript) if transcript else ()
     step = max(1, int(np.ceil(answers[0].seconds * SAMPLING_RATE / BINS)))
+    count = 0
     low, high, rest = [], [], np.zeros(0, np.float32)
     file, kind = io.BytesIO(), _sound_type()
     options = {"MP3": {"bitrate_mode": "CONSTANT", "compression_level": SMALL}}.get(kind, {})
     with soundfile.SoundFile(file, "w", SAMPLING_RATE, 1, format=kind, **options) as sound:
         for block in stream_audio(audio, sampling_rate, options=audio_options):
+            count += len(block)
             sound.write(np.clip(block, -1, 1))
             samples = np.concatenate([rest, block])
             whole = len(samples) // step * step
@@ -150,12 +158,28 @@ def explain_all(
             low.append(shaped.min(axis=1, initial=0))
             high.append(shaped.max(axis=1, initial=0))
             rest = samples[whole:]
+    for answer in answers:
+        _require_about(answer, count / SAMPLING_RATE)
     if len(rest):
         low.append(rest.min(keepdims=True))
         high.append(rest.max(keepdims=True))
     waves = np.concatenate(low), np.concatenate(high)
     mime = "audio/mpeg" if kind == "MP3" else "audio/flac"
     return [Explanation(answer, *waves, file.getvalue(), mime, lines) for answer in answers]
+
+
+def _require_about(answer: Answer, seconds: float) -> None:
+    """Refuse to draw an answer over a sound that is not what it is about.
+
+    Raises:
+        OptionError: it lasts longer or shorter.
+    """
+    if abs(answer.seconds - seconds) > ALIKE:
+        raise OptionError(
+            f"The answer is about {answer.seconds:.1f} s of sound and this recording lasts "
+            f"{seconds:.1f} s: give the one that was asked about, and the options that it was "
+            "heard with; an answer about several recordings at once cannot be drawn."
+        )
 
 
 def _sound_type() -> str:

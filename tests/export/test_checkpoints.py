@@ -125,18 +125,27 @@ EARLY: Mapping[str, tuple[Change, str]] = {
     "empty text config": (config(text_config={}), "has no text_config"),
     "text config is a list": (config(text_config=[1]), "has no text_config"),
     "no audio config": (without("audio_config"), "has no audio_config"),
-    "fp8": (config(quantization_config={"quant_method": "fp8"}), r"is quantized \(fp8\)"),
-    "gptq": (config(quantization_config={"quant_method": "gptq"}), r"is quantized \(gptq\)"),
-    "awq": (config(quantization_config={"quant_method": "awq"}), r"is quantized \(awq\)"),
+    "fp8": (config(quantization_config={"quant_method": "fp8"}), r"is quantized \('fp8'\)"),
+    "gptq": (config(quantization_config={"quant_method": "gptq"}), r"is quantized \('gptq'\)"),
+    "awq": (config(quantization_config={"quant_method": "awq"}), r"is quantized \('awq'\)"),
     "bitsandbytes": (
         config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
-        r"is quantized \(bitsandbytes\).*--precision",
+        r"is quantized \('bitsandbytes'\).*--precision",
     ),
     "compressed-tensors": (
         text(quantization_config={"quant_method": "compressed-tensors"}),
-        r"is quantized \(compressed-tensors\)",
+        r"is quantized \('compressed-tensors'\)",
     ),
     "nameless quantization": (config(quantization_config=[1]), "is quantized"),
+    "compressed-tensors before transformers": (
+        config(compression_config={"format": "pack-quantized"}),
+        r"is quantized \(compression_config\)",
+    ),
+    "mlx": (config(quantization={"group_size": 64, "bits": 4}), r"is quantized \(quantization\)"),
+    "a part of a part": (
+        config(thinker_config={"text_config": {"quantization_config": {"quant_method": "gptq"}}}),
+        r"is quantized \('gptq'\)",
+    ),
     "rope linear": (rope(rope_type="linear", factor=0), r"factor .* \(linear\) .* is 0, no"),
     "rope dynamic": (rope(rope_type="dynamic"), r"factor .* \(dynamic\) .* is null, no"),
     "rope yarn": (rope(rope_type="yarn", factor="4"), r"factor .* \(yarn\) .* is '4', no"),
@@ -179,14 +188,28 @@ EARLY: Mapping[str, tuple[Change, str]] = {
     "half of the header": (cut_header, "is cut off"),
     "no header": (file("model.safetensors", b"\xff" * 400), "its header is not readable"),
     "pickle": (pickled, r"pytorch_model\.bin, a pickle.*--allow-pickle"),
-    "quantized weights": (
-        tensors(lambda w: w.update({"a.qweight": torch.zeros(2, 2, dtype=torch.int32)})),
-        "stores quantized weights",
-    ),
     "weights in 8 bits": (
         tensors(lambda w: w.update(x=torch.zeros(2, dtype=torch.float8_e4m3fn))),
         "stores quantized weights .x in F8_E4M3",
     ),
+    **{
+        f"weights of {name}": (
+            tensors(
+                lambda w, given=(end, dtype): w.update(
+                    {f"layer.{given[0]}": torch.zeros(2, 2, dtype=given[1])}
+                )
+            ),
+            f"stores quantized weights .layer.{end} in",
+        )
+        for name, end, dtype in (
+            ("gptq and awq", "qweight", torch.int32),
+            ("bitsandbytes in 4 bits", "weight", torch.uint8),
+            ("bitsandbytes in 8 bits", "weight", torch.int8),
+            ("compressed-tensors, packed", "weight_packed", torch.int32),
+            ("compressed-tensors, 8 bits", "weight", torch.float8_e4m3fn),
+            ("mlx", "weight", torch.uint32),
+        )
+    },
     "generation config": (file("generation_config.json", "[1"), "generation_config.json .* JSON"),
     "layer types": (text(layer_types=3), "layer_types or max_window_layers"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "it holds no weights"),
@@ -200,6 +223,7 @@ EARLY: Mapping[str, tuple[Change, str]] = {
     ),
     "old gptq": (file("quantize_config.json", "{}"), r"is quantized \(quantize_config\.json"),
     "old awq": (file("quant_config.json", "{}"), r"is quantized \(quant_config\.json"),
+    "nvidia's": (file("hf_quant_config.json", "{}"), r"is quantized \(hf_quant_config\.json"),
     "empty folder": (only(), r"is empty and holds no config\.json"),
     "gguf folder": (only("model-q4.gguf"), "GGUF"),
     "another model": (
@@ -343,12 +367,17 @@ def test_what_must_be_refused_is_before_torch_is_imported(copy: Path, tmp_path: 
     taken = tmp_path / "taken"
     taken.mkdir()
     rope(rope_type="yarn")(copy)
+    packed = Path(shutil.copytree(copy, tmp_path / "packed"))
+    config(quantization_config={"quant_method": "awq", "bits": 4})(packed)
     for arguments, word in (
         ([str(copy), str(taken)], "already there"),
         ([str(copy), str(tmp_path / "out"), "--precision", "fp8"], "--precision"),
         ([str(copy), str(tmp_path / "out"), "--target", "tpu"], "--target"),
         ([str(copy), str(tmp_path / "out")], "(yarn)"),
         ([str(copy), str(copy / "out")], "lies in the checkpoint"),
+        ([str(copy), str(tmp_path / "out"), "--revision", "main"], "is a local folder: leave it"),
+        ([str(packed), str(tmp_path / "out")], "is quantized ('awq')"),
+        ([str(packed), "--dry-run"], "is quantized ('awq')"),
     ):
         done = subprocess.run(
             [sys.executable, "-c", IMPORTS, "export", *arguments],

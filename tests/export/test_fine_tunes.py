@@ -237,6 +237,10 @@ def test_what_an_adapter_is_merged_into_may_be_said(tmp_path: Path) -> None:
     assert (found.location, found.adapter is not None) == (str(base), True)
     with pytest.raises(ExportError, match="is no adapter folder: leave it out"):
         check_checkpoint(str(base), base=str(base))
+    edited(base_model_name_or_path=str(base), revision="abc")(folder)
+    check_checkpoint(str(folder))
+    with pytest.raises(ExportError, match=r"adapter of .* --revision .* is a local folder"):
+        check_checkpoint(str(folder), "main")
     edited(base_model_name_or_path=str(folder))(folder)
     with pytest.raises(UnsupportedModelError, match="made from another adapter"):
         check_checkpoint(str(folder))
@@ -253,7 +257,7 @@ def test_a_quantized_base_is_refused_with_the_cure(tmp_path: Path) -> None:
     path = base / "config.json"
     quantized = {"quantization_config": {"quant_method": "bitsandbytes"}}
     path.write_text(json.dumps(json.loads(path.read_text()) | quantized))
-    with pytest.raises(UnsupportedModelError, match=r"--base takes another.*\(bitsandbytes\)"):
+    with pytest.raises(UnsupportedModelError, match=r"--base takes another.*\('bitsandbytes'\)"):
         check_checkpoint(str(tmp_path / "adapter"))
 
 

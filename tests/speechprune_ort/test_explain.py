@@ -18,7 +18,13 @@ from command import run
 from numpy.typing import NDArray
 
 from speechprune_ort import OptionError, SpeechLLM
-from speechprune_ort.explain import explain, read_transcript, write_explanation, write_page
+from speechprune_ort.explain import (
+    explain,
+    explain_all,
+    read_transcript,
+    write_explanation,
+    write_page,
+)
 
 QUESTION = 'Who said "x < y" & why?'
 
@@ -70,6 +76,22 @@ def test_curves_say_what_they_are(
         "unlikeness to the recording's mean, the negative cosine",
     ]
     assert "standard deviations" in explain(passages, wav).to_dict()["score_names"][0]
+
+
+def test_another_recording_or_several_are_refused(bundle: Path, wav: Path) -> None:
+    model = SpeechLLM(bundle, "cpu")
+    heard = model.listen(wav)
+    short, _ = soundfile.read(wav, frames=5 * 16_000, dtype="float32")
+    answer = heard.ask(QUESTION, max_new_tokens=1)
+    together = replace(answer, seconds=80.0)
+    for said, audio in ((answer, short), (together, wav)):
+        with pytest.raises(OptionError, match=r"is about \d0\.0 s of sound .* lasts"):
+            explain(said, audio, None if isinstance(audio, Path) else 16_000)
+    cut = model.ask(wav, QUESTION, long_audio="truncate", max_new_tokens=1)
+    assert explain(cut, wav).answer is cut
+    for nothing in ([], [None]):
+        with pytest.raises(OptionError, match="answer"):
+            explain_all(nothing, wav)  # type: ignore[arg-type]
 
 
 def test_the_data_has_every_score_and_the_waveform(
