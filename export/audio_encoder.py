@@ -108,7 +108,7 @@ def _features(work: Work) -> dict[str, tuple[NDArray[np.float32], NDArray[np.int
 
 GRAPH = Graph(
     AUDIO_ENCODER,
-    lambda plan: WORDS[plan.encoder],
+    lambda work: WORDS[work.plan.encoder],
     _write,
     _verify,
     parameters=lambda checkpoint: sum(p.numel() for p in checkpoint.audio_encoder.parameters()),

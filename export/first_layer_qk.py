@@ -222,7 +222,7 @@ def _verify_float(work: Work, spec: GraphSpec, path: Path) -> Checked:
 BINARIZED = Graph(FIRST_LAYER_QK, lambda _: "signs in int8", _write_binarized, _verify_binarized)
 FLOAT = Graph(
     FIRST_LAYER_QK_FLOAT,
-    lambda plan: WORDS["float32" if plan.embedding == "float32" else "half_stored"],
+    lambda work: WORDS["float32" if work.plan.embedding == "float32" else "half_stored"],
     _write_float,
     _verify_float,
 )

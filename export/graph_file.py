@@ -148,13 +148,13 @@ class GraphMaker:
         self._nodes: list[ir.Node] = []
         self._initializers: list[ir.Value] = []
 
-    def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
-        """A weight or a fixed operand."""
+    def constant(self, name: str, array: NDArray[np.generic] | ir.TensorProtocol) -> ir.Value:
+        """A weight or a fixed operand; a tensor in another graph's file stays there."""
         tensor = ir.tensor(array, name=name)
         value = ir.Value(
             name=name,
             type=ir.TensorType(tensor.dtype),
-            shape=ir.Shape(array.shape),
+            shape=ir.Shape(tensor.shape),
             const_value=tensor,
         )
         self._initializers.append(value)
@@ -173,7 +173,11 @@ class GraphMaker:
         return self.add("Cast", [value], to=ir.DataType.FLOAT.value)
 
     def save(self, path: Path, outputs: Sequence[ir.Value]) -> None:
-        """Write the graph with ``outputs`` in the spec's order."""
+        """Write the graph with ``outputs`` in the spec's order, and its weights beside it."""
+        save(self.model(outputs), path)
+
+    def model(self, outputs: Sequence[ir.Value]) -> ir.Model:
+        """The graph with ``outputs`` in the spec's order."""
         for value, tensor in zip(outputs, self._spec.outputs, strict=True):
             described = _value(tensor)
             value.name, value.type, value.shape = described.name, described.type, described.shape
@@ -185,7 +189,7 @@ class GraphMaker:
             opset_imports={"": OPSET},
             name=self._spec.name,
         )
-        save(ir.Model(graph, ir_version=10), path)
+        return ir.Model(graph, ir_version=10)
 
 
 def _value(tensor: TensorSpec) -> ir.Value:

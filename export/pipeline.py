@@ -31,7 +31,6 @@ __all__ = ["GRAPHS", "STEPS", "ExportedGraph", "export_bundle"]
 
 GRAPHS: tuple[Graph, ...] = (
     audio_encoder.GRAPH,  # first: its verification leaves real audio embeddings for the others
-    embed_tokens.GRAPH,
     first_layer_qk.BINARIZED,
     first_layer_qk.FLOAT,
     pruning_graphs.SIMILAR,
@@ -39,6 +38,7 @@ GRAPHS: tuple[Graph, ...] = (
     pruning_graphs.ASSEMBLED,
     rotary.GRAPH,
     decoder.GRAPH,
+    embed_tokens.GRAPH,  # may read the decoder's output head
 )
 """Every graph of a bundle, in the order in which they are exported."""
 

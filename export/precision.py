@@ -5,11 +5,14 @@
 | fp32 | float32 | float32 | float32 |
 | fp16, cpu | float16 stored, float32 computed | the same | the same |
 | fp16, cuda | float16 | float16 | float16 |
-| int8, cpu | 8-bit blocks of 32 | float16 stored | 8-bit blocks of 32 |
+| int8, cpu | 8-bit blocks of 32 | float16 stored, or the head's | 8-bit blocks of 32 |
 | int8, cuda | float16 | float16 | 8-bit blocks of 32 |
-| w8a8, cpu | 8-bit columns and activations | float16 stored | the same, output head 8-bit |
-| int4, cpu | 8-bit blocks of 32 | float16 stored | 4-bit blocks of 32, output head 8-bit |
+| w8a8, cpu | 8-bit columns and activations | float16 stored, or the head's | the same, output head 8-bit |
+| int4, cpu | 8-bit blocks of 32 | float16 stored, or the head's | 4-bit blocks of 32, output head 8-bit |
 | int4, cuda | float16 | float16 | 4-bit blocks of 32, output head 8-bit |
+
+"Or the head's": an output head that is the token embedding (tied) is in the bundle once, as the
+decoder's 8-bit blocks, and the look-up reads its rows there.
 
 The first-layer projections are signs in int8 (exact) whatever the precision; their float form
 is float32 on the CPU and float16 stored for CUDA.
@@ -48,6 +51,7 @@ class Plan:
         embedding: weights of the token embedding.
         decoder: weights of the decoder.
         min_cosine: least cosine to torch's float32 result that passes, per comparison.
+        one_table: whether an embedding that is the output head, too, is read from its 8-bit blocks.
     """
 
     float_dtype: Literal["float32", "float16"]
@@ -55,14 +59,15 @@ class Plan:
     embedding: Weights
     decoder: Weights
     min_cosine: float
+    one_table: bool = False
 
 
 _PLANS: dict[tuple[str, str], Plan] = {
     ("fp32", "cpu"): Plan("float32", "float32", "float32", "float32", 0.999999),
     ("fp16", "cpu"): Plan("float32", "half_stored", "half_stored", "half_stored", 0.9999),
-    ("int8", "cpu"): Plan("float32", "int8", "half_stored", "int8", 0.99),
-    ("w8a8", "cpu"): Plan("float32", "w8a8", "half_stored", "w8a8", 0.97),
-    ("int4", "cpu"): Plan("float32", "int8", "half_stored", "int4", 0.9),
+    ("int8", "cpu"): Plan("float32", "int8", "half_stored", "int8", 0.99, True),
+    ("w8a8", "cpu"): Plan("float32", "w8a8", "half_stored", "w8a8", 0.97, True),
+    ("int4", "cpu"): Plan("float32", "int8", "half_stored", "int4", 0.9, True),
     ("fp16", "cuda"): Plan("float16", "float16", "float16", "float16", 0.999),
     ("int8", "cuda"): Plan("float16", "float16", "float16", "int8", 0.99),
     ("int4", "cuda"): Plan("float16", "float16", "float16", "int4", 0.9),

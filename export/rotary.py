@@ -79,4 +79,4 @@ def _verify(work: Work, spec: GraphSpec, path: Path) -> Checked:
     return verify_graph(path, spec, work.target, case, least)
 
 
-GRAPH = Graph(ROTARY, lambda plan: WORDS[plan.float_dtype], _write, _verify)
+GRAPH = Graph(ROTARY, lambda work: WORDS[work.plan.float_dtype], _write, _verify)

@@ -68,7 +68,7 @@ class Graph:
     """
 
     name: str
-    precision: Callable[[Plan], str]
+    precision: Callable[[Work], str]
     write: Callable[[Work, GraphSpec, Path], None]
     verify: Callable[[Work, GraphSpec, Path], Checked]
     parameters: Callable[[Checkpoint], int] | None = None
@@ -118,7 +118,7 @@ def export_graph(
     checked = graph.verify(work, spec, path)
     entry = GraphEntry(
         path.name,
-        graph.precision(work.plan),
+        graph.precision(work),
         spec,
         checked.parity,
         checked.unverified,

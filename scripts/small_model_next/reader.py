@@ -17,6 +17,7 @@ import torch.nn.functional as F  # noqa: N812 - its customary name
 from peft import LoraConfig, get_peft_model
 from small_model.training.reader import TARGETS
 
+from small_model_next.packing import attend_in_packs, fuse
 from small_model_next.questions import Turn
 from small_model_next.spelling import Cutter, misheard, words_of
 from small_model_next.writer import Inventory
@@ -100,6 +101,8 @@ class Reader:
         self.embeddings = model.get_input_embeddings().weight.detach()
         config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=list(TARGETS))
         self.model: Any = get_peft_model(model, config, autocast_adapter_dtype=False)
+        attend_in_packs(model)
+        fuse(self.model)
         self.factors = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.masters = [torch.nn.Parameter(p.detach().float()) for p in self.factors.values()]
         self.tokenizer = tokenizer
@@ -140,29 +143,47 @@ class Reader:
         before, behind = self.embeddings[self.ids(BEFORE)], self.embeddings[list(tail)]
         return torch.cat([before, audio.to(torch.bfloat16), behind])[None]
 
-    def loss(self, one: Spoken) -> tuple[torch.Tensor, list[float], int]:
+    def loss(self, recordings: Sequence[Spoken]) -> tuple[torch.Tensor, list[list[float]], int]:
         """Cross-entropy of the answers, averaged over the tokens of each, then weighted and summed.
 
+        The recordings go through the model as one pack, in which none attends to another.
+
         Returns:
-            The sum, the cross-entropy of each turn, the number of positions.
+            The sum, the cross-entropy of each recording's turns, the number of positions.
         """
-        tail: list[int] = []
-        places: list[range] = []
-        for number, turn in enumerate(one.turns):
-            tail += self.ids((FURTHER if number else BEHIND) + turn.question + ASKED)
-            wanted = self.ids(turn.answer + END)
-            places.append(range(len(tail), len(tail) + len(wanted)))
-            tail += wanted
-        inputs = self.prompt(one.audio, tail)
-        lead = inputs.shape[1] - len(tail)
-        hidden = self.inner.model(inputs_embeds=inputs, use_cache=False).last_hidden_state[0]
-        flat = torch.tensor([place for turn in places for place in turn])
-        logits = self.inner.lm_head(hidden[flat + lead - 1]).float()
-        entropy = F.cross_entropy(logits, torch.tensor(tail)[flat], reduction="none")
-        each = [part.mean() for part in torch.split(entropy, [len(turn) for turn in places])]
-        weights = [turn.weight for turn in one.turns]
-        total = torch.stack([w * e for w, e in zip(weights, each, strict=True)]).sum()
-        return total, [float(e.detach()) for e in each], inputs.shape[1]
+        inputs: list[torch.Tensor] = []
+        places: list[int] = []
+        wanted: list[int] = []
+        turns: list[tuple[int, float]] = []
+        start = 0
+        for one in recordings:
+            tail: list[int] = []
+            told: list[tuple[int, int]] = []
+            for number, turn in enumerate(one.turns):
+                tail += self.ids((FURTHER if number else BEHIND) + turn.question + ASKED)
+                answer = self.ids(turn.answer + END)
+                told += enumerate(answer, len(tail))
+                turns.append((len(answer), turn.weight))
+                tail += answer
+            prompt = self.prompt(one.audio, tail)[0]
+            lead = start + len(prompt) - len(tail) - 1  # each token is said by the one before it
+            places += [lead + place for place, _ in told]
+            wanted += [token for _, token in told]
+            inputs.append(prompt)
+            start += len(prompt)
+        lengths = [len(prompt) for prompt in inputs]
+        hidden = self.inner.model(
+            inputs_embeds=torch.cat(inputs)[None],
+            position_ids=torch.cat([torch.arange(length) for length in lengths])[None],
+            use_cache=False,
+            lengths=lengths,
+        ).last_hidden_state[0]
+        logits = self.inner.lm_head(hidden[places]).float()
+        entropy = F.cross_entropy(logits, torch.tensor(wanted), reduction="none")
+        each = [part.mean() for part in torch.split(entropy, [count for count, _ in turns])]
+        total = torch.stack([w * e for (_, w), e in zip(turns, each, strict=True)]).sum()
+        values = iter([float(e.detach()) for e in each])
+        return total, [[next(values) for _ in one.turns] for one in recordings], start
 
     @torch.inference_mode()
     def answer(self, audio: torch.Tensor, question: str, limit: int = 32) -> str:

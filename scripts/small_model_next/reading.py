@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,15 +19,16 @@ from small_model.training.voices import plain
 from small_model_next.loop import Schedule, blank_out
 from small_model_next.questions import TRANSCRIPT_REQUESTS, Asker, Turn
 from small_model_next.reader import Exact, Reader, Spoken
-from small_model_next.speech import Heard
+from small_model_next.speech import Heard, read_shard
 from small_model_next.spelling import spoken, words_of
 from small_model_next.writer import Writer
 
 RATE = 5e-4
-STEP_TOKENS = 500  # at least so many audio tokens a step
+STEP_TOKENS = 700  # at least so many audio tokens a step, as one pack
 WARM_UP_STEPS = 20
 REMEMBERED = 0.97  # of the running means in the curve
-JOINED_TOKENS = (1, 1, 1, 1, 1, 300, 700)  # recordings are joined until they have so many
+JOINED_TOKENS = (1, 1, 1, 1, 1, 300, 700, 1400)  # recordings are joined until they have so many
+PICKED = 200  # recordings, until shards are looked for anew
 EXACT_SHARE = 0.15  # of the recordings beside speech, for what speech does not say
 
 
@@ -81,11 +82,26 @@ def exact(texts: Texts, asker: Asker, exact_of: Exact) -> Iterator[Callable[[], 
         yield lambda: Spoken(exact_of(sentences), turns)  # noqa: B023 - called before the next
 
 
+def shuffled(shards: Callable[[], Sequence[Path]], rng: random.Random) -> Iterator[Heard]:
+    """Endless training speech, pass by pass; shards that come into being meanwhile are taken up."""
+    read: set[Path] = set()
+    everything: list[Heard] = []
+    left: list[Heard] = []
+    while True:
+        for path in set(shards()) - read:
+            read.add(path)
+            new = list(read_shard(path))
+            everything, left = everything + new, left + new
+        left = left or list(everything)
+        rng.shuffle(left)
+        for _ in range(min(PICKED, len(left))):
+            yield left.pop()
+
+
 def real(
-    heard: Sequence[Heard], asker: Asker, writer: Writer, rng: random.Random
+    stream: Iterator[Heard], asker: Asker, writer: Writer, rng: random.Random
 ) -> Iterator[Callable[[], Spoken]]:
     """Endless recordings of training speech, some of them joined to longer ones."""
-    stream = itertools.chain.from_iterable(rng.sample(heard, len(heard)) for _ in itertools.count())
     while True:
         most = rng.choice(JOINED_TOKENS)
         parts = [next(stream)]
@@ -140,22 +156,19 @@ def train(
         factor = min(1, (step + 1) / WARM_UP_STEPS) * min(1, max(0, 1 - share) / 0.6 + 0.02)
         for group in optimizer.param_groups:
             group["lr"] = RATE * factor
-        count = taken = 0
-        while count < STEP_TOKENS:
-            one = next(recordings)()
-            loss, each, length = reader.loss(one)
-            loss.backward()  # type: ignore[no-untyped-call]
-            count, taken = count + length, taken + 1
-            for turn, value in zip(one.turns, each, strict=True):
+        pack: list[Spoken] = []
+        while sum(len(one.audio) for one in pack) < STEP_TOKENS:
+            pack.append(next(recordings)())
+        loss, each, count = reader.loss(pack)
+        (loss / len(pack)).backward()  # type: ignore[no-untyped-call]
+        for one, values in zip(pack, each, strict=True):
+            for turn, value in zip(one.turns, values, strict=True):
                 name = "transcript" if turn.question in TRANSCRIPT_REQUESTS else "answer"
                 old = figures[name]
                 figures[name] = (
                     value if math.isnan(old) else REMEMBERED * old + (1 - REMEMBERED) * value
                 )
         reader.to_masters()
-        for weight in reader.masters:
-            if weight.grad is not None:
-                weight.grad /= taken
         torch.nn.utils.clip_grad_norm_(reader.masters, 1.0)
         optimizer.step()
         reader.from_masters()
@@ -172,7 +185,7 @@ def train(
 def surprise(reader: Reader, recordings: Sequence[tuple[torch.Tensor, str]]) -> float:
     """Mean cross-entropy a token of the transcripts of recordings, audio tokens and text."""
     turns = [(audio, Turn(TRANSCRIPT_REQUESTS[0], text, 1.0)) for audio, text in recordings]
-    losses = [reader.loss(Spoken(audio, [turn]))[1][0] for audio, turn in turns]
+    losses = [reader.loss([Spoken(audio, [turn])])[1][0][0] for audio, turn in turns]
     return round(sum(losses) / len(losses), 3)
 
 

@@ -241,11 +241,11 @@ def train_reader(
         speller = letters.Speller(encoder)
         model = writer.Writer(encoder, speller, table.shape[1])
         checkpoint.read(start or work / CHECKPOINT, model, speller)
-        heard = [one for path in data.training_shards(job) for one in read_shard(path)]
+        heard = reading.shuffled(lambda: data.training_shards(job), rng)
         recordings = reading.mixed(reading.real(heard, asker, model, rng), recordings, rng)
         read_aloud = {
-            name: [(reading.written([h], model, None), h.text) for h in heard[:READ_ALOUD]]
-            for name, heard in data.test_sets(job).items()
+            name: [(reading.written([h], model, None), h.text) for h in tested[:READ_ALOUD]]
+            for name, tested in data.test_sets(job).items()
         }
 
     def check() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,6 +178,54 @@ def test_a_misheard_word_is_off_by_one_letter() -> None:
 
 
 @pytest.mark.export
+def test_a_pack_is_its_recordings_one_by_one_as_transformers_and_peft_read_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch = pytest.importorskip("torch")
+    peft = pytest.importorskip("peft")
+    from small_model_next import packing
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    monkeypatch.setattr(packing, "SHORT", 8)  # so that one recording takes each way
+    torch.manual_seed(0)
+    config = Qwen2Config(vocab_size=30, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+                         num_attention_heads=4, num_key_value_heads=2)  # fmt: skip
+    lora = peft.LoraConfig(r=3, lora_alpha=5, target_modules=["q_proj", "o_proj", "down_proj"])
+    model = peft.get_peft_model(Qwen2ForCausalLM(config), lora)
+    for name, values in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(values, std=0.1)
+    inner = model.base_model.model
+    lengths = [5, 8, 21]
+    recordings = [torch.randn(1, length, 64, requires_grad=True) for length in lengths]
+
+    def gradients() -> list[Any]:
+        of = [*recordings, *(p for p in model.parameters() if p.requires_grad)]
+        found = [one.grad.clone() for one in of]
+        for one in of:
+            one.grad = None
+        return found
+
+    wanted = [inner.model(inputs_embeds=one).last_hidden_state for one in recordings]
+    torch.cat(wanted, 1).square().sum().backward()
+    expected = gradients()
+    packing.attend_in_packs(inner)
+    packing.fuse(model)
+    packed = inner.model(
+        inputs_embeds=torch.cat(recordings, 1),
+        position_ids=torch.cat([torch.arange(length) for length in lengths])[None],
+        lengths=lengths,
+        use_cache=False,
+    ).last_hidden_state
+    torch.testing.assert_close(packed, torch.cat(wanted, 1), atol=1e-5, rtol=1e-5)
+    packed.square().sum().backward()
+    for ours, theirs in zip(gradients(), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    alone = inner.model(inputs_embeds=recordings[2]).last_hidden_state  # not a pack
+    torch.testing.assert_close(alone, wanted[2], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.export
 def test_a_reader_learns_an_answer_and_its_factors_can_be_merged() -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("peft")
@@ -196,13 +245,13 @@ def test_a_reader_learns_an_answer_and_its_factors_can_be_merged() -> None:
     optimizer = torch.optim.AdamW(reader.masters, 1e-2)
     losses = []
     for _ in range(24):
-        loss, each, positions = reader.loss(one)
+        loss, each, positions = reader.loss([one])
         loss.backward()
         reader.to_masters()
         optimizer.step()
         reader.from_masters()
         losses.append(float(loss.detach()))
-        assert len(each) == 2
+        assert [len(turns) for turns in each] == [2]
         assert positions > 12 + len("Who?What?AnnTea")
     assert losses[-1] < 0.9 * losses[0]
     # Reading back what was kept gives the same reader, and merging gives the same matrices.
@@ -210,8 +259,8 @@ def test_a_reader_learns_an_answer_and_its_factors_can_be_merged() -> None:
     for master in reader.masters:
         master.data.zero_()
     reader.load(kept)
-    again, _, _ = reader.loss(one)
-    assert abs(float(again.detach()) - float(reader.loss(one)[0].detach())) < 1e-6
+    again, _, _ = reader.loss([one])
+    assert abs(float(again.detach()) - float(reader.loss([one])[0].detach())) < 1e-6
     factors = factors_of(kept)
     assert set(factors) <= set(plain)
     name = "model.layers.0.self_attn.q_proj.weight"
