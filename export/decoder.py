@@ -335,5 +335,10 @@ def _parameters(checkpoint: Checkpoint) -> int:
 
 
 GRAPH = Graph(
-    DECODER, lambda work: WORDS[work.plan.decoder], _write, _verify, parameters=_parameters, slow=True
+    DECODER,
+    lambda work: WORDS[work.plan.decoder],
+    _write,
+    _verify,
+    parameters=_parameters,
+    slow=True,
 )

@@ -13,42 +13,57 @@ from speechprune_ort.contract.specs import DECODER, EMBED_TOKENS, GraphSpec
 from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.graph_file import BLOCK, HEAD, GraphMaker
 from speechprune_ort.export.parity import EXACT, Checked, verify_graph
-from speechprune_ort.export.precision import WORDS
+from speechprune_ort.export.precision import WORDS, Plan
 from speechprune_ort.export.work import Graph, Work
 
-__all__ = ["GRAPH", "export_embed_tokens"]
+__all__ = ["GRAPH", "export_embed_tokens", "export_head_rows"]
 
 ZERO = 128  # of MatMulNBits in 8 bits
 
 
-def export_embed_tokens(work: Work, spec: GraphSpec, path: Path) -> None:
-    """Write a look-up in the embedding table; only the rows that are found are widened.
+def export_embed_tokens(table: Tensor, plan: Plan, spec: GraphSpec, path: Path) -> None:
+    """Write a Gather over the embedding table, widened after the look-up.
 
-    Written by hand, not traced, so that the table stays in its narrow dtype in memory. Where the
-    decoder's output head is the same matrix, in 8-bit blocks, its rows are looked up there: the
-    graph has no weights of its own then.
+    Written by hand, not traced: the table is stored in its narrow dtype and only the rows
+    that were looked up are cast, so memory stays that of the narrow table.
 
     Args:
-        work: checkpoint and plan.
+        table: (vocab, hidden), as stored.
+        plan: how weights are stored.
         spec: ``embed_tokens``.
+        path: graph file to write.
+    """
+    stored = torch.float32 if plan.embedding == "float32" else torch.float16
+    maker = GraphMaker(spec)
+    weights = maker.constant("table", table.detach().to(stored).numpy())
+    rows = maker.add("Gather", [weights, maker.inputs["token_ids"]], axis=0)
+    maker.save(path, [maker.widen(rows) if spec.outputs[0].dtype == "float32" else rows])
+
+
+def export_head_rows(spec: GraphSpec, path: Path) -> None:
+    """Write a look-up in the decoder's output head; the graph has no weights of its own.
+
+    Args:
+        spec: ``embed_tokens``, float32.
         path: graph file to write; ``decoder.onnx`` is beside it already.
     """
+    packed, scales = _head(path.with_name(f"{DECODER}.onnx"))
     maker = GraphMaker(spec)
     ids = maker.inputs["token_ids"]
+    found = maker.add("Gather", [maker.constant("head", packed), ids], axis=0)
+    signed = maker.add("Sub", [maker.widen(found), maker.constant("zero", np.float32([ZERO]))])
+    scale = maker.add("Gather", [maker.constant("scales", scales), ids], axis=0)
+    last = maker.constant("last", np.int64([-1]))
+    blocks = maker.add("Mul", [signed, maker.add("Unsqueeze", [scale, last])])
+    shape = maker.constant("shape", np.int64([-1, packed.shape[1] * packed.shape[2]]))
+    ir.save(maker.model([maker.add("Reshape", [blocks, shape])]), path)
+
+
+def _write(work: Work, spec: GraphSpec, path: Path) -> None:
     if _is_head(work):
-        packed, scales = _head(path.with_name(f"{DECODER}.onnx"))
-        blocks = maker.add("Gather", [maker.constant("head", packed), ids], axis=0)
-        whole = maker.add("Sub", [maker.widen(blocks), maker.constant("zero", np.float32([ZERO]))])
-        scale = maker.add("Gather", [maker.constant("scales", scales), ids], axis=0)
-        each = maker.add("Unsqueeze", [scale, maker.constant("last", np.int64([-1]))])
-        rows = maker.add("Mul", [whole, each])
-        shape = maker.constant("shape", np.int64([-1, packed.shape[1] * packed.shape[2]]))
-        ir.save(maker.model([maker.add("Reshape", [rows, shape])]), path)
-        return
-    stored = torch.float32 if work.plan.embedding == "float32" else torch.float16
-    table = maker.constant("table", _table(work.checkpoint).detach().to(stored).numpy())
-    rows = maker.add("Gather", [table, ids], axis=0)
-    maker.save(path, [maker.widen(rows) if spec.outputs[0].dtype == "float32" else rows])
+        export_head_rows(spec, path)
+    else:
+        export_embed_tokens(_table(work.checkpoint), work.plan, spec, path)
 
 
 def _table(checkpoint: Checkpoint) -> Tensor:
@@ -68,21 +83,19 @@ def _is_head(work: Work) -> bool:
 def _head(decoder: Path) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
     """The decoder's output head in its file: bytes (vocab, blocks, block), scales (vocab, blocks).
 
-    ``MatMulNBits`` has them without zero points in every plan with one table.
+    ``MatMulNBits`` has no zero points in the plans that read one table twice.
     """
     (node,) = (n for n in ir.load(decoder).graph if (n.name or "").startswith(HEAD))
     packed, scales = (value.const_value for value in node.inputs[1:] if value is not None)
-    assert packed is not None and scales is not None  # noqa: S101, PT018 - weights are constants
-    vocab = packed.shape[0]
-    return packed, ir.ExternalTensor(
-        scales.location,
-        scales.offset,
-        scales.length,
-        scales.dtype,
-        shape=ir.Shape((vocab, packed.shape[1])),
-        name=scales.name,
-        base_dir=scales.base_dir,
-    ) if isinstance(scales, ir.ExternalTensor) else ir.tensor(scales.numpy().reshape(vocab, -1))
+    if packed is None or scales is None:
+        raise ValueError(f"{node.name} has no weights")
+    shape = ir.Shape(packed.shape[:2])
+    if isinstance(scales, ir.ExternalTensor):  # flat in the decoder
+        where = scales.location, scales.offset, scales.length
+        return packed, ir.ExternalTensor(
+            *where, scales.dtype, shape=shape, name=scales.name, base_dir=scales.base_dir
+        )
+    return packed, ir.tensor(scales.numpy().reshape(shape.numpy()))
 
 
 def _verify(work: Work, spec: GraphSpec, path: Path) -> Checked:
@@ -96,7 +109,7 @@ def _verify(work: Work, spec: GraphSpec, path: Path) -> Checked:
 GRAPH = Graph(
     EMBED_TOKENS,
     lambda work: "the output head's" if _is_head(work) else WORDS[work.plan.embedding],
-    export_embed_tokens,
+    _write,
     _verify,
     parameters=lambda checkpoint: _table(checkpoint).numel(),
 )

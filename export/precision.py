@@ -5,13 +5,13 @@
 | fp32 | float32 | float32 | float32 |
 | fp16, cpu | float16 stored, float32 computed | the same | the same |
 | fp16, cuda | float16 | float16 | float16 |
-| int8, cpu | 8-bit blocks of 32 | float16 stored, or the head's | 8-bit blocks of 32 |
+| int8, cpu | 8-bit blocks of 32 | float16, or head's | 8-bit blocks of 32 |
 | int8, cuda | float16 | float16 | 8-bit blocks of 32 |
-| w8a8, cpu | 8-bit columns and activations | float16 stored, or the head's | the same, output head 8-bit |
-| int4, cpu | 8-bit blocks of 32 | float16 stored, or the head's | 4-bit blocks of 32, output head 8-bit |
+| w8a8, cpu | 8-bit columns, activations | float16, or head's | the same, output head 8-bit |
+| int4, cpu | 8-bit blocks of 32 | float16, or head's | 4-bit blocks of 32, output head 8-bit |
 | int4, cuda | float16 | float16 | 4-bit blocks of 32, output head 8-bit |
 
-"Or the head's": an output head that is the token embedding (tied) is in the bundle once, as the
+"Or head's": an output head that is the token embedding (tied) is in the bundle once, as the
 decoder's 8-bit blocks, and the look-up reads its rows there.
 
 The first-layer projections are signs in int8 (exact) whatever the precision; their float form

@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from qwen2_audio_reference import NEW_TOKENS, Qwen2Audio
+from safetensors.numpy import load_file
 from tiny import TINY, Tiny
 
 from speechprune_ort import (
@@ -20,6 +21,8 @@ from speechprune_ort import (
     PruningOptions,
     SpeechLLM,
 )
+from speechprune_ort.contract.manifest import Manifest
+from speechprune_ort.contract.onnx_file import read_graph
 from speechprune_ort.contract.specs import FIRST_LAYER_QK
 from speechprune_ort.results import STAGES, Timings
 from speechprune_ort.runtime.answering.decoder import Decoder
@@ -129,6 +132,26 @@ def test_original_and_renumbered_positions_differ(bundle: Any, tone: NDArray[np.
         for positions in ("renumbered", "original")
     }
     assert ids["renumbered"] != ids["original"]
+
+
+@pytest.mark.parametrize("precision", ["int8", "w8a8", "int4"])
+def test_a_head_that_is_the_embedding_lies_in_a_bundle_once(
+    checkpoints: Any, bundles: Any, precision: str
+) -> None:
+    tied = next(tiny for tiny in TINY if tiny.tied)
+    folder = bundles(tied, precision)
+    manifest = Manifest.read(folder)
+    assert "embed_tokens.onnx.data" not in manifest.files
+    assert manifest.graphs["embed_tokens"].precision == "the output head's"
+    assert read_graph(folder / "embed_tokens.onnx").locations == {"decoder.onnx.data"}
+    table = load_file(checkpoints(tied) / "model.safetensors")
+    wanted = table["language_model.model.embed_tokens.weight"]
+    with SpeechLLM(folder, "cpu") as model:
+        session = model.engine.session("embed_tokens")
+        (rows,) = session.run(["embeds"], {"token_ids": np.arange(len(wanted))})
+    error = np.abs(rows - wanted).reshape(len(wanted), -1, 32).max(2)
+    step = np.abs(wanted).reshape(len(wanted), -1, 32).max(2) / 127
+    assert (error <= 1.01 * step).all()  # its scales let the largest of one sign be cut
 
 
 @pytest.mark.parametrize(("precision", "cosine"), [("fp16", 0.9999), ("int8", 0.99)])
