@@ -51,11 +51,14 @@ def export_head_rows(spec: GraphSpec, path: Path) -> None:
     maker = GraphMaker(spec)
     ids = maker.inputs["token_ids"]
     found = maker.add("Gather", [maker.constant("head", packed), ids], axis=0)
-    signed = maker.add("Sub", [maker.widen(found), maker.constant("zero", np.float32([ZERO]))])
+    signed = maker.add(
+        "Sub", [maker.widen(found), maker.constant("zero", np.array([ZERO], np.float32))]
+    )
     scale = maker.add("Gather", [maker.constant("scales", scales), ids], axis=0)
-    last = maker.constant("last", np.int64([-1]))
+    last = maker.constant("last", np.array([-1]))
     blocks = maker.add("Mul", [signed, maker.add("Unsqueeze", [scale, last])])
-    shape = maker.constant("shape", np.int64([-1, packed.shape[1] * packed.shape[2]]))
+    _, count, size = packed.shape.numpy()
+    shape = maker.constant("shape", np.array([-1, count * size]))
     ir.save(maker.model([maker.add("Reshape", [blocks, shape])]), path)
 
 
@@ -89,7 +92,7 @@ def _head(decoder: Path) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
     packed, scales = (value.const_value for value in node.inputs[1:] if value is not None)
     if packed is None or scales is None:
         raise ValueError(f"{node.name} has no weights")
-    shape = ir.Shape(packed.shape[:2])
+    shape = ir.Shape(packed.shape.numpy()[:2])
     if isinstance(scales, ir.ExternalTensor):  # flat in the decoder
         where = scales.location, scales.offset, scales.length
         return packed, ir.ExternalTensor(

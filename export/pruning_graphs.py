@@ -22,7 +22,7 @@ from speechprune_ort.contract.specs import (
 from speechprune_ort.export.first_layer_qk import binarized_cases
 from speechprune_ort.export.graph_file import GraphMaker
 from speechprune_ort.export.parity import EXACT, Checked, verify_graph
-from speechprune_ort.export.precision import WORDS, Plan
+from speechprune_ort.export.precision import WORDS
 from speechprune_ort.export.work import Graph, Work
 
 __all__ = [
@@ -136,7 +136,7 @@ def _verify_assemble(work: Work, spec: GraphSpec, path: Path) -> Checked:
     return verify_graph(path, spec, work.target, cases, EXACT)
 
 
-def _words(_: Plan) -> str:
+def _words(_: Work) -> str:
     return WORDS["float32"]
 
 

@@ -55,8 +55,9 @@ def attend(
             module, query, key, value, attention_mask, scaling=scaling, **rest
         )
         return whole
-    parts = zip(*(part.split(list(lengths), 2) for part in (query, key, value)), strict=True)
-    return torch.cat([causal(*part, scaling) for part in parts], 2).transpose(1, 2), None
+    queries, keys, values = (torch.split(part, list(lengths), 2) for part in (query, key, value))
+    said = [causal(q, k, v, scaling) for q, k, v in zip(queries, keys, values, strict=True)]
+    return torch.cat(said, 2).transpose(1, 2), None
 
 
 def causal(
@@ -111,7 +112,7 @@ def fuse(model: Any) -> None:
     """Let each linear layer that peft has adapted, without dropout, go through `Adapted`."""
     for module in model.modules():
         if isinstance(module, Linear):
-            module.forward = adapted(module)
+            module.forward = adapted(module)  # type: ignore[method-assign]
 
 
 def adapted(module: Any) -> Any:

@@ -134,7 +134,7 @@ def test_original_and_renumbered_positions_differ(bundle: Any, tone: NDArray[np.
     assert ids["renumbered"] != ids["original"]
 
 
-@pytest.mark.parametrize("precision", ["int8", "w8a8", "int4"])
+@pytest.mark.parametrize("precision", ["int8", "w8a8"])
 def test_a_head_that_is_the_embedding_lies_in_a_bundle_once(
     checkpoints: Any, bundles: Any, precision: str
 ) -> None:
