@@ -6,7 +6,7 @@ Made by ``Recording.chat`` and ``SpeechLLM.chat``.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from speechprune_ort.runtime.hearing.heard import Heard
 from speechprune_ort.runtime.ort.engine import Engine
 from speechprune_ort.text import check_type
 from speechprune_ort.timings import Timings
+from speechprune_ort.wording import Wording
 
 __all__ = ["Chat"]
 
@@ -40,7 +41,7 @@ class Chat:
     Args:
         engine: the bundle.
         heard: the recording.
-        prompt: lays out the first question.
+        wording: what stands in the prompt beside the questions.
         pruning: what is kept of the audio, for the first question.
         generation: how answers' tokens are chosen, where a turn does not say so itself.
     """
@@ -49,11 +50,11 @@ class Chat:
         self,
         engine: Engine,
         heard: Heard,
-        prompt: Callable[[str], Prompt],
+        wording: Wording,
         pruning: PruningOptions,
         generation: GenerationOptions,
     ) -> None:
-        self._engine, self._heard, self._prompt = engine, heard, prompt
+        self._engine, self._heard, self._wording = engine, heard, wording
         self._pruning, self._generation = pruning, generation
         self._busy = threading.Lock()
         self._answers: list[Answer] = []
@@ -125,7 +126,8 @@ class Chat:
     def _turn(self, question: str, generation: GenerationOptions) -> Generator[str, None, Answer]:
         timings, begun = Timings(), self._begun
         if begun is None:
-            prompt = self._prompt(question)
+            recordings = len(self._heard.parts)
+            prompt = Prompt.of(self._engine, question, self._wording, recordings)
             most = generation.max_new_tokens
             asked = Question(self._engine, prompt, self._heard, self._pruning, most, timings)
             laid_out = asked.lay_out(asked.choose())

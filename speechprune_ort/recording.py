@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from typing import Any, Literal, Unpack, overload
 
@@ -60,7 +61,7 @@ class Recording:
 
     @property
     def seconds(self) -> float:
-        """Its length."""
+        """Length of the recording."""
         return self._heard.seconds
 
     @property
@@ -114,7 +115,7 @@ class Recording:
             language: that is spoken, by its code (``en``) or its name.
 
         Raises:
-            OptionError: a value is none that there can be.
+            OptionError: a value is not possible.
             PromptError: the template has no such form; the message says what it lacks.
         """
         wording = Wording(system, text_first, language)
@@ -125,14 +126,14 @@ class Recording:
     def beside(self, *others: Recording) -> Recording:
         """This recording and others in one prompt, in this order.
 
-        They are pruned as one: budget and rate are of all of them together. Seconds, of spans and
-        evidence too, run on from one to the next: the second begins where the first ends.
+        They are pruned as one: budget and rate apply to all of them together. Seconds, those of
+        spans and evidence included, run on: the second recording begins where the first ends.
 
         Args:
             others: recordings of the same bundle.
 
         Raises:
-            OptionError: one of them is none, or was made by another bundle.
+            OptionError: one of them is not a recording, or was made by another bundle.
             PromptError: the chat template takes fewer recordings.
         """
         every = (self, *others)
@@ -379,7 +380,7 @@ class Recording:
             OptionError: an option has an impossible value.
         """
         pruning, generation = sort_options(pruning, generation, options)
-        return Chat(self._engine, self._heard, self._prompt, pruning, generation)
+        return Chat(self._engine, self._heard, self._wording, pruning, generation)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Save the recording to a file, for ``SpeechLLM.load_recording`` of the same bundle.
@@ -476,8 +477,9 @@ class Recording:
         return pieces(
             self._engine,
             self._scheduler,
-            lambda: self._heard,
-            lambda: self._prompt(question),
+            self._heard,
+            # Not self._prompt: that would be called from below.
+            partial(Prompt.of, self._engine, question, self._wording, len(self._heard.parts)),
             pruning,
             generation,
             timings,

@@ -110,6 +110,19 @@ def test_a_question_and_its_recording_only_go_down(
     soundfile.write(file, tone, 16_000)
     options: Any = {"method": method, "backend": backend, "max_new_tokens": 3}
     assert climbs(lambda: model.ask(file, "Who?", **options)) == set()
+    recording = model.listen(file)
+    assert climbs(lambda: recording.ask("Who?", **options)) == set()
+
+
+def test_other_ways_to_ask_only_go_down(bundle: Path, tone: NDArray[np.float32]) -> None:
+    from speechprune_ort import SpeechLLM
+
+    recording = SpeechLLM(bundle, "cpu").listen(tone, sampling_rate=16_000)
+    answer = recording.ask("Who?", max_new_tokens=3)
+    assert climbs(lambda: recording.sample("Who?", 2, max_new_tokens=3)) == set()
+    assert climbs(lambda: recording.score("Who?", ["Ann", "Bo"])) == set()
+    assert climbs(lambda: recording.prune("Who?")) == set()
+    assert climbs(lambda: recording.with_evidence(answer)) == set()
 
 
 def test_climbs_are_found(bundle: Path) -> None:

@@ -392,18 +392,18 @@ class Question:
 def pieces(
     engine: Engine,
     scheduler: Scheduler,
-    hear: Callable[[], Heard],
+    heard: Heard | Callable[[], Heard],
     prompt: Callable[[], Prompt],
     pruning: PruningOptions,
     generation: GenerationOptions,
     timings: Timings,
 ) -> Generator[str, None, Answer]:
-    """Hear a recording and answer a question about it.
+    """Answer a question about a recording, which is heard first where it was not yet.
 
     Args:
         engine: the bundle.
         scheduler: decodes the answer.
-        hear: gives the recording; called when the question is known to be one.
+        heard: the recording, or what hears it; called when the question is known to be one.
         prompt: lays out the question.
         pruning: what is kept of the audio.
         generation: how the answer's tokens are chosen.
@@ -415,8 +415,9 @@ def pieces(
     Raises:
         PromptError: the question is empty, or prompt and answer exceed the context.
     """
-    laid_out = prompt()  # what is wrong with it is said before hours are heard
-    asked = Question(engine, laid_out, hear(), pruning, generation.max_new_tokens, timings)
+    text = prompt()  # what is wrong with it is said before hours are heard
+    heard = heard() if callable(heard) else heard
+    asked = Question(engine, text, heard, pruning, generation.max_new_tokens, timings)
     return (yield from asked.speak(generation, scheduler))
 
 
