@@ -78,7 +78,7 @@ class Question:
 def read_requests(path: Path) -> list[Question]:
     """Read lines of ``{"audio": ..., "question": ..., "id": ...}``; the id is optional.
 
-    A line that is none is an error of its own, and ends nothing.
+    A line that is not a request becomes an error of its own; the others go on.
 
     Args:
         path: JSONL, as in ``read_jsonl``; relative audio paths are taken from its folder, or
@@ -329,7 +329,7 @@ def run_batch(
     except OSError as error:
         raise OptionError(f"{error.filename} cannot be read ({error.strerror}).") from None
     check_path(out, "OUT", OptionError)
-    out = Path(os.path.realpath(out))  # of a link the file behind it is written, beside it
+    out = Path(os.path.realpath(out))  # a link stays, the file that it names is written
     partial = out.with_name(f"{out.name}.partial")
     check_path(partial, "OUT.partial", OptionError)
     for path in (out, partial):

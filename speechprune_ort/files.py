@@ -158,7 +158,7 @@ def write_whole(path: Path, content: str) -> None:
     """Write a text file whole or not at all.
 
     Args:
-        path: the file; an earlier one is replaced. Of a link the file behind it is.
+        path: the file; an earlier one is replaced. If it is a link, the file that it names is.
         content: what it holds; a name that is not UTF-8 in it is written in escapes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Rows of results on disk, one line each, so that what was interrupted can go on."""
+"""Rows of results on disk, one line each, so that an interrupted run can resume."""
 
 from __future__ import annotations
 

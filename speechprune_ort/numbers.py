@@ -47,7 +47,7 @@ def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
 
 
 def check_number(name: str, value: object, ok: bool, wanted: str) -> None:
-    """Refuse what is no number, or not one that is wanted.
+    """Refuse what is not a number, or is out of range.
 
     Args:
         name: of the option, for the message.
@@ -64,6 +64,6 @@ def check_number(name: str, value: object, ok: bool, wanted: str) -> None:
 
 
 def take_plain(options: DataclassInstance) -> None:
-    """Make numbers of numpy, whatever their width, Python's own in every field."""
+    """Turn numpy numbers of any width into Python's own, in every field."""
     for name in (field.name for field in fields(options)):
         object.__setattr__(options, name, plain(getattr(options, name)))

@@ -234,7 +234,7 @@ class PruningOptions:
         }
 
     def for_method(self, method: str, **changes: Any) -> PruningOptions:
-        """The same for another method, without what that does not have.
+        """The same options for another method, without those that it does not have.
 
         Args:
             method: its name.

@@ -1,4 +1,4 @@
-"""How far a long task is, on a terminal: nothing is drawn where standard error is none."""
+"""How far a long task is, drawn only if standard error is a terminal."""
 
 from __future__ import annotations
 

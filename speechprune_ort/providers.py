@@ -78,7 +78,7 @@ def cuda_provider(index: int = 0, options: Mapping[str, str] | None = None) -> t
 
 
 class StrictSession(ort.InferenceSession):  # type: ignore[misc]
-    """A session that runs on the provider it was opened for, or not at all.
+    """A session that runs on the provider that it was opened for, or fails.
 
     ONNX Runtime goes over to the CPU where a provider cannot be loaded, and again where a run
     fails on it; it says so on stdout and returns. Here both are errors.

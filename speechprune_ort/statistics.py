@@ -252,7 +252,7 @@ def detectable(clusters: int, comparisons: int = 1, discordant: float = DISCORDA
 
 
 def sign_flips(sums: NDArray[np.float64], seed: int) -> float:
-    """Probability of so large a sum, were each value's sign chance; exact where all fit.
+    """Probability of so large a sum if signs were random; exact if all combinations are few.
 
     Args:
         sums: independent values (n,), each as likely positive as negative if there is no effect.
@@ -294,7 +294,7 @@ def _clusters(
 def _bootstrap(
     sums: NDArray[np.float64], sizes: NDArray[np.float64], seed: int
 ) -> tuple[float, float] | None:
-    """Percentile interval of the mean over resampled clusters; None where it is none."""
+    """Percentile interval of the mean over resampled clusters; None if it is meaningless."""
     if len(sums) < FEW or np.ptp(sums / sizes) < 1e-9:
         return None
     random, means = np.random.default_rng(seed), []
@@ -308,7 +308,7 @@ def _bootstrap(
 
 
 def _ends(resampled: NDArray[np.float64]) -> tuple[float, float]:
-    """Percentile interval of what came of the resampling."""
+    """Percentile interval of the resampled values."""
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return float(low), float(high)

@@ -38,7 +38,7 @@ SHOWN = 60  # characters of what was given, in a message
 def check_text(
     value: object, what: str = "The question", error: type[SpeechPruneError] = PromptError
 ) -> str:
-    r"""The value, where it is a text that can be written down.
+    r"""Return the value if it is a text that can be written down.
 
     Args:
         value: what was given.
@@ -74,7 +74,7 @@ def printable(text: str) -> str:
 
 
 def check_type(value: object, kind: type[Kind], what: str) -> Kind:
-    """The value, where it is what a parameter takes.
+    """Return the value if it has the type that a parameter takes.
 
     Args:
         value: what was given.
@@ -95,7 +95,7 @@ def check_type(value: object, kind: type[Kind], what: str) -> Kind:
 def check_path(
     value: object, what: str = "The path", error: type[SpeechPruneError] = DataError
 ) -> Path:
-    """The value as a path, where a file system could have it; whether it has is not looked at.
+    """Return the value as a path that could exist; whether it exists is not checked.
 
     Names that are not UTF-8 are paths like any other, in Python's own notation for them
     (``os.fsdecode``).

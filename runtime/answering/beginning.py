@@ -29,7 +29,7 @@ def divisible(manifest: Manifest) -> bool:
 
 
 def open_decoder(engine: Engine, capacity: int, rows: int = 1) -> Decoder:
-    """A decoder as of ``Decoder.open``, whose prompts' beginning is read once for the bundle.
+    """Open a decoder that need not read what all prompts of the bundle begin with.
 
     Where rows cannot be copied, on CUDA, and where prompts cannot be divided, each prompt is read
     as a whole.

@@ -70,7 +70,7 @@ class Cache:
 
     @property
     def on_host(self) -> bool:
-        """Whether rows can be copied without a way over the device's bus."""
+        """Whether it lies in host memory, where rows can be copied."""
         return self._device.name == "cpu"
 
     def bind(self, binding: ort.IOBinding, first: int, count: int) -> None:

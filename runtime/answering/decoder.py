@@ -1,7 +1,7 @@
 """Prefill and decode steps, for one sequence or several: who is where in the cache.
 
 What runs, and on which buffers, is in ``runs``. The angles of positions are kept ahead of time:
-those of the prompt's true positions, and behind them those that an answer goes on with.
+those of the prompt's true positions, and after them those that the answer will take.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Decoder:
     def extend(
         self, embeds: NDArray[Any] | ort.OrtValue, positions: NDArray[np.int64], row: int = 0
     ) -> NDArray[np.float32]:
-        """Take more of a prompt, behind what a row holds.
+        """Take more of a prompt, after what a row holds.
 
         Args:
             embeds: (tokens, hidden) on the host, or (1, tokens, hidden) on the device.

@@ -37,7 +37,7 @@ class Prompt:
 
     Attributes:
         question: the user's text.
-        parts: ids ahead of, between and behind the recordings: one more than there are of those.
+        parts: ids before, between and after the recordings: one part more than recordings.
         places: of the user's own text in ``ids``: what phase 1 compares with.
     """
 

@@ -7,7 +7,7 @@ tokens, in one copy, and logits come down.
 
 With CUDA graphs the kernels of a step are captured once and launched as one afterwards. What a
 captured graph points to must neither move nor change its shape: a step then takes all rows, its
-mask is as long as the cache, with zeros behind each sequence, and goes up with the tokens, and
+mask is as long as the cache, with zeros after each sequence, and goes up with the tokens, and
 logits are written on the device. ONNX Runtime keeps a captured graph as long as its session, so
 buffers are used again by later answers, see ``Engine.spares``.
 """
@@ -87,7 +87,7 @@ class Runs:
         # No position of a sequence is ever masked, so a step of a single one sees one more of the
         # same ones.
         self._ones = device.put(np.ones((1, capacity), np.int64))
-        # What goes up in a step: a token of each row, and behind them the mask of a captured graph.
+        # What goes up in a step: a token of each row, and after them the mask of a captured graph.
         self._sent = np.zeros(rows * (1 + capacity if device.graphs else 1), np.int64)
         self._given = device.put(self._sent.copy())
         self._embeds = device.empty((rows, dims.hidden), dtype)
@@ -230,5 +230,5 @@ class Runs:
 
 
 def _mask(lengths: Sequence[int], size: int) -> NDArray[np.int64]:
-    """Ones for the positions of each row, zeros behind them, (rows, size)."""
+    """Ones for the positions of each row, zeros after them, (rows, size)."""
     return (np.arange(size) < np.array(lengths)[:, None]).astype(np.int64)

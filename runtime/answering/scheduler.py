@@ -109,12 +109,12 @@ class Scheduler:
         self._decoder: Decoder | None = None
 
     def enter(self, reading: Reading) -> None:
-        """Take a place in the line."""
+        """Join the queue."""
         with self._changed:
             self._waiting.append(reading)
 
     def leave(self, reading: Reading) -> None:
-        """Give up the place, in the line or in the batch; nothing happens where it is over."""
+        """Leave the queue or the batch; nothing happens if the answer is over."""
         with self._changed:
             if reading in self._waiting:
                 self._waiting.remove(reading)
@@ -124,7 +124,7 @@ class Scheduler:
                 self._clear()
 
     def pieces(self, reading: Reading) -> Generator[str, None, None]:
-        """Yield the text of an answer that has its place, as it comes.
+        """Yield the text of an answer that has joined, as it comes.
 
         Raises:
             CancelledError: the call was ended.
@@ -207,7 +207,7 @@ class Scheduler:
         if shared < whole and not divisible(self._engine.manifest):
             return row, 0
         if shared == whole < len(self._prompts[row].positions):
-            shared -= 1  # the logits behind the other's last token are not this one's
+            shared -= 1  # the logits after the other's last token are not this one's
         known = 0 if decoder.beginning is None else len(decoder.beginning.embeds)
         return row, shared if shared > known else 0
 

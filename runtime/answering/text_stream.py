@@ -64,7 +64,7 @@ class TextStream:
         """Text of the tokens at hand, which begins with what of it was released."""
         text = self._tokenizer.decode(self._ids)
         if not text.startswith(self._shown):
-            # Bytes behind a character can make a tokenizer read it as none: it stays one.
+            # Bytes after a character can make a tokenizer read it as none: it stays one.
             self._ids, self._context, self._shown = self._ids[self._context :], 0, ""
             text = self._tokenizer.decode(self._ids)
         return text

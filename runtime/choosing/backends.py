@@ -38,7 +38,7 @@ class PromptBackend(Protocol):
 
     @property
     def name(self) -> Literal["numpy", "ort"]:
-        """By which it is asked for."""
+        """The name that options give it."""
         ...
 
     def scorer(self, audio: AudioEmbeds, text: NDArray[Any]) -> Scorer:

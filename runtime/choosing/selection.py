@@ -84,7 +84,7 @@ def _is_ours(select: Select) -> bool:
 
 
 def _checked(name: str, request: Request[Any], given: object) -> Selection:
-    """What a method gave, refused where it must not: it may be the user's own."""
+    """Check what a method returned: it may be the user's own."""
     if not isinstance(given, Selection):
         raise _wrong(name, f"gave {_kind(given)}", "it must return a Selection")
     tokens = request.tokens

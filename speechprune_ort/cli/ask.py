@@ -428,17 +428,17 @@ def _check_live(
     if every is not None and not 0 < every < math.inf:
         raise OptionError(f"--every takes seconds above 0, not {every:g}.")
     if every is not None and not (rest or asked):
-        raise OptionError("--every needs a question: add it behind the recording.")
+        raise OptionError("--every needs a question: add it after the recording.")
 
 
 def _sorted(
     audio: Path, rest: list[str], asked: list[str], typed: bool = False
 ) -> tuple[list[Path], list[str]]:
-    """Recordings and questions: what stands behind the recording is one of the two, by ``-q``.
+    """Recordings and questions: with ``-q``, all that follows is recordings, otherwise questions.
 
     Args:
         audio: the first recording.
-        rest: what stands behind it.
+        rest: what follows it.
         asked: questions by ``-q``.
         typed: there may be no question yet.
 

@@ -96,7 +96,7 @@ def _start(events: SimpleQueue[tuple[str, Any]], kind: str, source: Iterable[obj
 def _cut(
     blocks: Iterable[Block], every: float | None
 ) -> Iterator[tuple[NDArray[np.float32], int, bool]]:
-    """Blocks with their rates, cut where questions are due, and whether they are behind each."""
+    """Blocks with their rates, cut where questions are due, and whether one is due after each."""
     came, asked = 0, 0
     for rate, block in blocks:
         rest = block
@@ -117,5 +117,5 @@ def _typed() -> Iterator[str]:
                     yield line.strip()
     except OSError:
         raise OptionError(
-            "There is no terminal to type questions on: give them behind the recording."
+            "There is no terminal to type questions on: give them after the recording."
         ) from None

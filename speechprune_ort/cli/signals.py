@@ -23,7 +23,7 @@ from speechprune_ort.errors import CancelledError
 __all__ = ["install", "leave_if_received", "leave_to_server"]
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
-GRACE_SECONDS = 0.4  # for a command to clean up behind itself
+GRACE_SECONDS = 0.4  # for a command to clean up after itself
 SHOW_CURSOR = b"\x1b[?25h"  # progress bars hide it
 
 _exit = os._exit  # the one that ends the process, whatever a plugin does to the other

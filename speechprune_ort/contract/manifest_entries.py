@@ -29,7 +29,7 @@ GraphFile = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.onnx$", m
 # What is printed cannot move a terminal's cursor.
 Words = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=2000)]
 REACH = 4
-"""Frames behind the last one that convolutions may look at, where a window is no row of chunks."""
+"""Frames after the last one that convolutions may look at, where a window is no row of chunks."""
 
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 24)]
 Ids = Annotated[tuple[TokenId, ...], Meta(max_length=1 << 16)]
@@ -47,12 +47,12 @@ class LogMelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         over: ``window``: each window is transformed on its own, padded with silence, and scaled by
             its own loudest value. ``recording``: frames run on over the edges of windows, and the
             loudest value of the whole recording is everyone's.
-        ending: of a ``recording``: what frames at its end see behind it: ``silence`` to the end of
+        ending: of a ``recording``: what frames at its end see after it: ``silence`` to the end of
             the window, or the recording itself, mirrored.
         scale: of the filters: ``slaney``, of equal area, or ``htk``, of equal height.
         taper: samples in the middle of a frame that the Hann window covers; None for ``n_fft``.
         least_samples: that a recording is padded to with silence, which is heard.
-        last_frame: whether the frame behind the last whole hop counts, too.
+        last_frame: whether the frame after the last whole hop counts, too.
         stack: a number of frames that is no multiple of it is rounded down.
     """
 
@@ -79,7 +79,7 @@ class AudioSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         span_tokens: tokens that share one stretch of time: 1 where a token is a stretch of its
             own, all of a window where the encoder mixes its time (a Q-Former).
         chunk_frames: log-mel frames of a piece that is made into tokens on its own, so that
-            ``length_steps`` are of what remains behind whole ones; None where a window is one.
+            ``length_steps`` are of what remains after whole ones; None where a window is one.
         chunk_tokens: tokens of a whole piece.
         log_mel: how features are made.
     """
@@ -161,7 +161,7 @@ class PromptPiece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             caller's: ``query`` (the question), ``system`` (the system prompt) or ``language``.
         ids: token ids, for ``ids``.
         before: template text that is tokenized in one with the caller's, ahead of it.
-        after: the same, behind it.
+        after: the same, after it.
     """
 
     kind: Literal["ids", "audio", "query", "system", "language"]

@@ -155,7 +155,7 @@ class Plan:
         return tuple(names[top(node)] for node in nodes)
 
     def others(self, index: int, step: int) -> Iterator[int]:
-        """Samples with another recording than one has, from ``step`` places behind it on.
+        """Samples with another recording than one has, from ``step`` places after it on.
 
         None of its own cluster: that may say the same, in another voice or the very same.
         """

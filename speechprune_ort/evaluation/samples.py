@@ -102,7 +102,7 @@ def read_samples(data: Path, layout: Layout = OWN) -> list[Sample]:
 
 
 def read_set(data: Path, layout: Layout = OWN) -> SampleSet:
-    """Read a set of recordings with choices; a line that is none is named beside them.
+    """Read a set of recordings with choices; lines that are not samples come with their errors.
 
     Args:
         data: SPIRAL's folder (``data.jsonl``, ``data_h.jsonl``, ``wavs/``), or a file with

@@ -54,7 +54,7 @@ class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     Attributes:
         at: first byte.
-        weights: of the checkpoint, their rows behind each other; none: the bytes are in the kit.
+        weights: of the checkpoint, their rows one after the other; none: the bytes are in the kit.
         form: as float32 or float16, or one of the two parts of a quantized matrix.
         transposed: columns become rows; a quantized matrix always is transposed.
         bits: of a quantized matrix.
@@ -135,7 +135,7 @@ def _joined(names: Sequence[str], weight: Callable[[str], Floats]) -> Floats:
     return found[0] if len(found) == 1 else np.concatenate(found)
 
 
-@lru_cache(maxsize=1)  # its two parts stand behind each other
+@lru_cache(maxsize=1)  # its two parts follow each other
 def _quantized(
     names: tuple[str, ...], bits: int, block: int, weight: Callable[[str], Floats]
 ) -> tuple[Array, Array]:

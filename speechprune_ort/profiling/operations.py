@@ -106,7 +106,7 @@ def polynomial(sizes: Sequence[int], counts: Sequence[int]) -> Callable[[int], i
 
 
 def _prompt(tokens: int, past: int) -> dict[str, int]:
-    """Sizes of a decoder's axes: tokens behind what its cache holds, in a buffer with room."""
+    """Sizes of a decoder's axes: tokens after what its cache holds, in a buffer with room."""
     room = max(SIZES) + tokens + past
     return {"batch": 1, "tokens": tokens, "past": room, "slots": room, "total": past + tokens}
 

@@ -52,7 +52,7 @@ ROUTES = ("/", "/health", "/metrics", "/v1/models", "/v1/files", "/v1/chat/compl
 
 
 class Service:
-    """A model behind a counter.
+    """A model that requests wait for.
 
     Args:
         model: opened.

@@ -69,7 +69,7 @@ class PromptHttp(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read on, and wait where that is not yet a request, or behind one that was answered."""
+        """Read on, and wait where that is not yet a request, or after one that was answered."""
         super().data_received(data)
         self._wait(no_more=self._is_asked())
 
