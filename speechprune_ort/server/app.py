@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict
 from typing import Any, BinaryIO
 
 from starlette.applications import Starlette
@@ -30,6 +31,7 @@ from speechprune_ort.model import Audio, SpeechLLM
 from speechprune_ort.options import PruningOptions
 from speechprune_ort.recording import Recording
 from speechprune_ort.results import Answer
+from speechprune_ort.runtime.answering.prompt import AS_IS, form_of
 from speechprune_ort.server.chat import Asked, Reply, read_chat
 from speechprune_ort.server.counter import Counter, Event, Ticket, Work
 from speechprune_ort.server.guards import Guard, Watch
@@ -154,17 +156,31 @@ class Service:
         return JSONResponse(self.shelf.get(name).to_dict())
 
     def _question(self, asked: Asked) -> Work:
-        recording = None if asked.file is None else self.shelf.get(asked.file).recording
+        sounds = [
+            self.shelf.get(sound).recording if isinstance(sound, str) else sound
+            for sound in asked.sounds
+        ]
+        # What the template does not have is said before anything is heard.
+        form_of(self.model.manifest, asked.wording, len(sounds))
+
+        first, *others = sounds
+        # Asked in the plainest way, an answer counts the time of hearing as its own.
+        plain = not others and asked.n == 1 and asked.wording == AS_IS
+        alone = first if plain and isinstance(first, bytes) else None
 
         def work(ticket: Ticket) -> Generator[tuple[int, str], None, tuple[Answer, ...]]:
-            streams = self._streams(asked, recording, ticket)
+            streams: Sequence[AnswerStream]
+            if alone is None:
+                streams = self._streams(asked, sounds, ticket)
+            else:
+                streams = [self._hearing_stream(asked, alone, ticket)]
             try:
                 yield from _pieces(streams)
             finally:
                 for stream in streams:
                     stream.close()
             answers = tuple(stream.answer for stream in streams)
-            if recording is None:
+            if alone is not None:
                 self.metrics.heard(answers[0].seconds_heard)
             for answer in answers:
                 self.metrics.answered(answer)
@@ -172,32 +188,38 @@ class Service:
 
         return work
 
+    def _hearing_stream(self, asked: Asked, sound: bytes, ticket: Ticket) -> AnswerStream:
+        """An answer on its way; what comes before decoding is done, hearing among it."""
+        stream = self.model.stream(
+            sound,
+            asked.question,
+            audio_options=self.options.audio,
+            pruning=asked.pruning,
+            generation=asked.generation,
+            deadline=ticket.left,
+            cancel=ticket.cancel,
+        )
+        with self._hearing_alone(ticket):
+            stream.begin()
+        return stream
+
     def _streams(
-        self, asked: Asked, recording: Recording | None, ticket: Ticket
+        self, asked: Asked, sounds: Sequence[Recording | bytes], ticket: Ticket
     ) -> Sequence[AnswerStream]:
         """Answers on their way; what comes before decoding is done."""
-        how: dict[str, Any] = {
-            "pruning": asked.pruning,
-            "generation": asked.generation,
-            "cancel": ticket.cancel,
-        }
-        streams: Sequence[AnswerStream]
-        if recording is None and asked.n == 1:
-            streams = [
-                self.model.stream(
-                    asked.audio,
-                    asked.question,
-                    audio_options=self.options.audio,
-                    deadline=ticket.left,
-                    **how,
-                )
-            ]
-            with self._hearing_alone(ticket):
-                streams[0].begin()
-            return streams
-        if recording is None:
-            recording = self._hear(ticket, asked.audio, asked.pruning)
-        streams = recording.stream_samples(asked.question, asked.n, deadline=ticket.left, **how)
+        first, *others = [
+            self._hear(ticket, sound, asked.pruning) if isinstance(sound, bytes) else sound
+            for sound in sounds
+        ]
+        recording = (first.beside(*others) if others else first).worded(**asdict(asked.wording))
+        streams = recording.stream_samples(
+            asked.question,
+            asked.n,
+            pruning=asked.pruning,
+            generation=asked.generation,
+            deadline=ticket.left,
+            cancel=ticket.cancel,
+        )
         begin_all(streams)
         return streams
 
@@ -219,7 +241,6 @@ class Service:
     def _hearing(self, file: BinaryIO, name: str, size: int, purpose: str) -> Work:
         def work(ticket: Ticket) -> Generator[None, None, Upload]:
             recording = self._hear(ticket, file, self.options.pruning)
-            self.metrics.heard(recording.seconds_heard)
             return self.shelf.put(recording, name, size, purpose)
             yield  # a generator, as all work is
 
@@ -227,7 +248,7 @@ class Service:
 
     def _hear(self, ticket: Ticket, audio: Audio, pruning: PruningOptions) -> Recording:
         with self._hearing_alone(ticket):
-            return self.model.listen(
+            recording = self.model.listen(
                 audio,
                 memory_budget_mb=self.options.memory_budget_mb,
                 encoder_attention=needs_encoder(pruning),
@@ -235,6 +256,8 @@ class Service:
                 deadline=ticket.left,
                 cancel=ticket.cancel,
             )
+        self.metrics.heard(recording.seconds_heard)
+        return recording
 
     async def _read(self, request: Request) -> bytes:
         async with self._within():

@@ -23,14 +23,20 @@ from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.results import Answer
 from speechprune_ort.server.options import ServeOptions
 from speechprune_ort.server.request_error import RequestError
+from speechprune_ort.wording import Wording
 
 __all__ = ["Asked", "Reply", "read_chat"]
 
 Form = TypeVar("Form")
 ONE_TURN = (
-    "This model answers one question about one recording: give a single user message with text "
-    "and one recording (input_audio, or file with the file_id of an upload)."
+    "This model answers one question about what it hears: give a single user message with text and "
+    "at least one recording (input_audio, or file with the file_id of an upload), and ahead of it "
+    "at most one system message."
 )
+SYSTEM = ("system", "developer")
+"""Roles of a system prompt; the second is OpenAI's newer name."""
+OWN = ("explain", "language", "text_first")
+"""Fields of ``speechprune`` beside those of ``PruningOptions``."""
 NO_EFFECT = {
     "logprobs": (None, False),
     "presence_penalty": (None, 0),
@@ -98,7 +104,7 @@ class StreamOptions(_Struct):
 
 
 class ChatRequest(_Struct):
-    """The body of a request; ``speechprune`` is ours: fields of ``PruningOptions``, ``explain``."""
+    """The body of a request; ``speechprune`` is ours: fields of ``PruningOptions`` and ``OWN``."""
 
     model: str
     messages: list[Message]
@@ -137,8 +143,8 @@ class Asked:
 
     Attributes:
         question: what is asked.
-        audio: bytes of a recording, or None where an upload is asked about.
-        file: id of an upload, or None.
+        sounds: the recordings in their order: bytes of one, or the id of an upload.
+        wording: what else stands in the prompt.
         pruning: what is kept of the audio.
         generation: how the first answer's tokens are chosen.
         n: answers; each further one has the next seed.
@@ -148,8 +154,8 @@ class Asked:
     """
 
     question: str
-    audio: bytes | None
-    file: str | None
+    sounds: tuple[bytes | str, ...]
+    wording: Wording
     pruning: PruningOptions
     generation: GenerationOptions
     n: int
@@ -175,11 +181,12 @@ def read_chat(body: bytes, options: ServeOptions) -> Asked:
     for name, harmless in NO_EFFECT.items():
         if getattr(request, name) not in harmless:
             raise RequestError(400, f"{name} is not supported by this model: leave it out.")
-    question, audio, file = _parts(request.messages)
+    system, question, sounds = _parts(request.messages)
     given = dict(request.speechprune)
     explain = given.pop("explain", False)
     if not isinstance(explain, bool):
         raise RequestError(400, f"speechprune.explain takes true or false, not {explain!a:.60}.")
+    wording = Wording(system, given.pop("text_first", None), given.pop("language", None))
     answers = 1 if request.n is None else request.n
     if not 1 <= answers <= MOST_ANSWERS:
         raise RequestError(
@@ -188,8 +195,8 @@ def read_chat(body: bytes, options: ServeOptions) -> Asked:
         )  # fmt: skip
     return Asked(
         question=question,
-        audio=audio,
-        file=file,
+        sounds=sounds,
+        wording=wording,
         pruning=_pruning(given, options.pruning),
         generation=_generation(request, options.max_new_tokens),
         n=answers,
@@ -208,27 +215,44 @@ def _parsed(body: bytes, form: type[Form]) -> Form:
         ) from None
 
 
-def _parts(messages: list[Message]) -> tuple[str, bytes | None, str | None]:
-    if len(messages) != 1 or messages[0].role != "user":
+def _parts(messages: list[Message]) -> tuple[str | None, str, tuple[bytes | str, ...]]:
+    """System prompt, question and recordings of a request."""
+    *ahead, last = messages or [Message("", "")]
+    if last.role != "user" or len(ahead) > 1 or any(one.role not in SYSTEM for one in ahead):
         raise RequestError(400, ONE_TURN)
-    content = messages[0].content
+    system = None
+    for message in ahead:
+        said, heard = _contents(message)
+        if heard:
+            raise RequestError(400, ONE_TURN)
+        system = said
+    question, sounds = _contents(last)
+    if question is None or not sounds:
+        raise RequestError(400, ONE_TURN)
+    return system, question, sounds
+
+
+def _contents(message: Message) -> tuple[str | None, tuple[bytes | str, ...]]:
+    """The text of a message, None where it has none, and its recordings."""
+    content = message.content
     parts = [TextPart(content)] if isinstance(content, str) else content
     texts = [part.text for part in parts if isinstance(part, TextPart)]
-    sounds = [part for part in parts if not isinstance(part, TextPart)]
-    if not texts or len(sounds) != 1:
-        raise RequestError(400, ONE_TURN)
-    sound, question = sounds[0], "\n".join(texts)
-    if isinstance(sound, FilePart):
-        return question, None, sound.file.file_id
+    sounds = tuple(_sound(part) for part in parts if not isinstance(part, TextPart))
+    return "\n".join(texts) if texts else None, sounds
+
+
+def _sound(part: AudioPart | FilePart) -> bytes | str:
+    if isinstance(part, FilePart):
+        return part.file.file_id
     try:
-        audio = base64.b64decode(sound.input_audio.data, validate=True)
+        audio = base64.b64decode(part.input_audio.data, validate=True)
     except (binascii.Error, ValueError):
         raise RequestError(
             400, "input_audio.data is not base64: encode the file's bytes."
         ) from None
     if not audio:
         raise RequestError(400, "input_audio.data is empty: encode the file's bytes.")
-    return question, audio, None
+    return audio
 
 
 def _pruning(given: Mapping[str, Any], default: PruningOptions) -> PruningOptions:
@@ -237,7 +261,9 @@ def _pruning(given: Mapping[str, Any], default: PruningOptions) -> PruningOption
     unknown = sorted(given.keys() - known)
     if unknown:
         raise RequestError(
-            400, f"speechprune has no option {unknown[0]!a}: it takes {', '.join(sorted(known))}."
+            400,
+            f"speechprune has no option {unknown[0]!a}: it takes "
+            f"{', '.join(sorted(known.union(OWN)))}.",
         )
     try:
         return replace(default.for_method(given.get("method", default.method)), **given)

@@ -217,6 +217,46 @@ def test_a_recording_is_heard_once_for_many_questions(
     assert list(client.files.list()) == []
 
 
+def test_a_prompt_has_what_the_template_allows(
+    running: Running, model: SpeechLLM, sound: bytes, tone: NDArray[np.float32]
+) -> None:
+    client = running.client()
+    file = io.BytesIO()
+    soundfile.write(file, tone[7 * 16_000 : 9 * 16_000], 16_000, format="WAV")
+    second = file.getvalue()
+    upload = client.files.create(file=("second.wav", second), purpose="user_data")
+    (asked,) = question(sound)
+    asked["content"].append({"type": "file", "file": {"file_id": upload.id}})
+    both = model.listen(sound).beside(model.listen(second))
+    given: dict[str, Any] = {"model": "tiny", "max_tokens": 6}
+    found = client.chat.completions.create(messages=[asked], **given)
+    expected = both.ask("Who?", max_new_tokens=6)
+    assert found.choices[0].message.content == expected.text
+    assert found.to_dict()["speechprune"]["seconds"] == 7.0  # type: ignore[index, call-overload]
+    worded = both.worded(system="Answer in a word.", text_first=True)
+    expected = worded.ask("Who?", max_new_tokens=6)
+    for role in ("system", "developer"):
+        ahead = {"role": role, "content": "Answer in a word."}
+        found = client.chat.completions.create(
+            messages=[ahead, asked],  # type: ignore[list-item]
+            extra_body={"speechprune": {"text_first": True}},
+            **given,
+        )
+        assert found.choices[0].message.content == expected.text
+        assert found.usage is not None
+        assert found.usage.prompt_tokens == expected.prompt_tokens
+    client.files.delete(upload.id)
+    heard = metric(running, "speechprune_audio_seconds_total")
+    (many,) = question(second)
+    many["content"] += [many["content"][1]] * 8
+    with pytest.raises(BadRequestError, match="8 recordings at most, not 9"):
+        client.chat.completions.create(messages=[many], **given)
+    for turns in ([ahead, ahead, asked], [asked, asked], [{**asked, "role": "system"}, asked]):
+        with pytest.raises(BadRequestError, match="at most one system message"):
+            client.chat.completions.create(messages=turns, **given)
+    assert metric(running, "speechprune_audio_seconds_total") == heard, "refused before hearing"
+
+
 def metric(running: Running, name: str) -> float:
     text = get(f"{running.url}/metrics", authorization=f"Bearer {KEY}").decode()
     found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
@@ -249,9 +289,12 @@ def test_a_wrong_key_is_refused_everywhere(running: Running, key: str, sound: by
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model": "gpt-4o"}, "no model 'gpt-4o' here: ask for 'tiny'"),
-    ({"messages": []}, "answers one question about one recording"),
-    ({"messages": [{"role": "user", "content": "Who?"}]}, "answers one question about one"),
+    ({"messages": []}, "answers one question about what it hears"),
+    ({"messages": [{"role": "user", "content": "Who?"}]}, "answers one question about what"),
     ({"messages": [{"role": "system", "content": "Be kind."}]}, "answers one question"),
+    ({"extra_body": {"speechprune": {"text_first": 1}}}, "text_first= takes True or False"),
+    ({"extra_body": {"speechprune": {"language": "en"}}}, "no place for a language: leave it"),
+    ({"extra_body": {"speechprune": {"language": 3}}}, "language= "),
     ({"messages": "Who?"}, "Expected `array`, got `str` - at `\\$.messages`"),
     ({"max_tokens": 0}, "max_new_tokens"),
     ({"max_tokens": 513}, "at most 512 tokens, not 513"),
