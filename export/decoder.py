@@ -32,7 +32,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from speechprune_ort.contract.manifest import Parity, PromptPiece
 from speechprune_ort.contract.specs import DECODER, Dimensions, GraphSpec, past_name, present_name
 from speechprune_ort.errors import ExportError
-from speechprune_ort.export.families.base import Checkpoint
+from speechprune_ort.export.course import Advance, part
 from speechprune_ort.export.graph_file import quiet, save, with_weights
 from speechprune_ort.export.memory import MappedWeights, in_float32
 from speechprune_ort.export.parity import Arrays, Checked, checked, compare, open_graph
@@ -41,7 +41,7 @@ from speechprune_ort.export.quantize import quantize_matmuls
 from speechprune_ort.export.rotary import rotary_rows
 from speechprune_ort.export.work import Graph, Work
 
-__all__ = ["GRAPH", "export_decoder"]
+__all__ = ["GRAPH", "export_decoder", "parameters_of"]
 
 _BUILDER_PRECISION = {
     "float32": "fp32",
@@ -54,6 +54,10 @@ _BUILDER_PRECISION = {
 
 QUESTION = "What is said in the recording?"
 ANSWER = "The recording says that"
+BUILT, STORED = 0.6, 0.9
+"""Shares of a decoder's export: weights are built by then, and then in the dtype of the plan."""
+TORCH = 0.6
+"""Share of its verification that torch takes."""
 DECODE_STEPS = 3  # tokens of it that follow the prefill, compared with torch
 
 
@@ -64,6 +68,7 @@ def export_decoder(
     target: Target,
     path: Path,
     work: Path,
+    advance: Advance = lambda _: None,
 ) -> None:
     """Build the decoder graph.
 
@@ -74,6 +79,7 @@ def export_decoder(
         target: execution provider that the graph is built for.
         path: graph file to write.
         work: folder for temporary files, on the same disk as ``path``; emptied at the end.
+        advance: told how much is done.
 
     Raises:
         ExportError: the builder refuses the language model.
@@ -105,7 +111,7 @@ def export_decoder(
         str(cache),
     )
     try:
-        with _builder(language_model) as builder, quiet():
+        with _builder(language_model, part(advance, 0.0, BUILT)) as builder, quiet():
             builder.check_extra_options(*where, options)
             builder.create_model(*where, **options)
     except (OSError, MemoryError):
@@ -118,12 +124,14 @@ def export_decoder(
         ) from error
     model = ir.load(built / "model.onnx")
     # What the builder quantizes itself comes out as planned.
-    save(model if plan.decoder in ("int8", "int4") else with_weights(model, plan.decoder), path)
+    if plan.decoder not in ("int8", "int4"):
+        model = with_weights(model, plan.decoder, part(advance, BUILT, STORED))
+    save(model, path, part(advance, STORED, 1.0))
     shutil.rmtree(work)
 
 
 @contextlib.contextmanager
-def _builder(language_model: PreTrainedModel) -> Iterator[Any]:
+def _builder(language_model: PreTrainedModel, advance: Advance) -> Iterator[Any]:
     """Genai's builder with four of its methods replaced.
 
     The rows of rotary embedding are inputs; weights are those of a model that is there; and they
@@ -133,6 +141,10 @@ def _builder(language_model: PreTrainedModel) -> Iterator[Any]:
     import onnxruntime_genai.models.builder as builder
 
     mapped = MappedWeights(language_model)
+
+    def after_each(share: float) -> None:
+        mapped.let_go(language_model)
+        advance(share)
 
     def to_nbits(made: Any) -> ir.Model:
         attributes = made.quant_attrs
@@ -145,7 +157,7 @@ def _builder(language_model: PreTrainedModel) -> Iterator[Any]:
             is_symmetric=attributes["is_symmetric"],
             bits_of={name: wanted["bits"] for name, wanted in custom.items()},
             leave=attributes["nodes_to_exclude"],
-            after_each=lambda: mapped.let_go(language_model),
+            after_each=after_each,
         )
 
     def rotary_rows(made: Any) -> tuple[str, str]:
@@ -194,7 +206,13 @@ def _write(work: Work, spec: GraphSpec, path: Path) -> None:  # noqa: ARG001 - t
     checkpoint = work.checkpoint
     own = Path(tempfile.mkdtemp(prefix="decoder-", dir=path.parent))
     export_decoder(
-        checkpoint.language_model, checkpoint.tokenizer, work.plan, work.target, path, own
+        checkpoint.language_model,
+        checkpoint.tokenizer,
+        work.plan,
+        work.target,
+        path,
+        own,
+        work.course.advance,
     )
 
 
@@ -214,13 +232,17 @@ def _verify(work: Work, spec: GraphSpec, path: Path) -> Checked:
         for name, at in ((case, np.arange(count)), (f"{case}, gapped positions", gap)):
             cases[name] = embeds, np.append(at, at[-1] + 1 + np.arange(len(answer)))
     # All of torch before the session opens: both at once need not fit in memory.
-    expected = _torch_logits(language_model, list(cases.values()), answer)
+    read = part(work.course.advance, 0.0, TORCH)
+    expected = _torch_logits(language_model, list(cases.values()), answer, read)
     dtype = next(t.dtype for t in spec.inputs if t.name == "cos")
     session, problem = open_graph(path, spec, work.target)
 
     def figures() -> list[Parity]:
         found: list[Parity] = []
-        for (name, (embeds, positions)), wanted in zip(cases.items(), expected, strict=True):
+        run = part(work.course.advance, TORCH, 1.0)
+        compared = enumerate(zip(cases.items(), expected, strict=True))
+        for number, ((name, (embeds, positions)), wanted) in compared:
+            run(number / len(cases))
             turned = rotary_rows(language_model, positions, dtype)
             logits = _graph_logits(session, spec, dims, embeds, turned, answer)
             found += compare(path.stem, name, "logits", wanted, logits, work.plan.min_cosine)
@@ -259,6 +281,7 @@ def _torch_logits(
     language_model: PreTrainedModel,
     cases: Sequence[tuple[NDArray[np.float32], NDArray[np.int64]]],
     answer: NDArray[np.float32],
+    advance: Advance = lambda _: None,
 ) -> list[NDArray[np.float32]]:
     """Logits (1 + steps, vocab) of each case, from one pass over all of them.
 
@@ -269,6 +292,7 @@ def _torch_logits(
         language_model: causal, so that what fills up a shorter case changes nothing ahead of it.
         cases: embeddings (tokens, hidden) of prompts, and positions of prompt and answer.
         answer: (steps, hidden) embeddings of the tokens that follow each prompt.
+        advance: told how much is done.
     """
     steps = len(answer)
     lengths = [len(embeds) + steps for embeds, _ in cases]
@@ -280,7 +304,7 @@ def _torch_logits(
         at[row] = np.append(positions, np.repeat(positions[-1], max(lengths) - lengths[row]))
     wanted = [range(length - steps - 1, length) for length in lengths]
     places = sorted(set().union(*wanted))
-    with torch.no_grad(), in_float32(language_model):
+    with torch.no_grad(), in_float32(language_model, advance):
         out = language_model(
             inputs_embeds=torch.from_numpy(rows),
             # Without one, positions with a gap would be taken for texts that were packed together.
@@ -325,9 +349,8 @@ def _graph_logits(
     return np.stack(rows)
 
 
-def _parameters(checkpoint: Checkpoint) -> int:
+def parameters_of(language_model: PreTrainedModel) -> int:
     """Weights of the layers and the output head; tied ones count here, too."""
-    language_model = checkpoint.language_model
     table = language_model.get_input_embeddings().weight
     head = language_model.get_output_embeddings().weight
     count = sum(p.numel() for p in language_model.parameters())
@@ -339,6 +362,6 @@ GRAPH = Graph(
     lambda work: WORDS[work.plan.decoder],
     _write,
     _verify,
-    parameters=_parameters,
+    parameters=lambda checkpoint: parameters_of(checkpoint.language_model),
     slow=True,
 )

@@ -1,12 +1,15 @@
 """What an export would write and need, from a checkpoint's config alone: no weight is read.
 
-Sizes are counted from the checkpoint's own class, built without memory. How much memory and time an
-export takes is reckoned from one that was measured (``docs/results/accuracy.md``, at full size).
+Sizes are counted from the checkpoint's own class, built without memory. How much memory an export
+takes is reckoned from one that was measured (``docs/results/accuracy.md``, at full size), and its
+time as ``course`` does.
 """
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from speechprune_ort.contract.specs import (
@@ -17,8 +20,9 @@ from speechprune_ort.contract.specs import (
     FIRST_LAYER_QK_FLOAT,
     ROTARY,
 )
-from speechprune_ort.errors import ExportError, UnsupportedModelError
-from speechprune_ort.export.checkpoint_config import Described
+from speechprune_ort.errors import ExportError, SpeechPruneError
+from speechprune_ort.export.checkpoint_config import Described, check_text
+from speechprune_ort.export.course import Sizes, seconds_of
 from speechprune_ort.export.families import Family
 from speechprune_ort.export.precision import Plan, Weights, plans
 
@@ -30,8 +34,6 @@ LIBRARIES = 1_500_000_000
 """Bytes that torch, transformers and ONNX Runtime take."""
 LOADED = 1.2
 """Bytes that a session takes at its peak, of one byte of its file."""
-SECONDS = {"fixed": 60.0, "of a billion weights": 136.0}
-"""On two cores: 20 minutes for the 8.4 billion of Qwen2-Audio-7B's dimensions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +68,13 @@ class Counts:
         return self.hidden * self.vocab
 
     @property
-    def total(self) -> int:
+    def sizes(self) -> Sizes:
         """All weights, a tied head counted twice, as it is written twice."""
-        encoder = self.encoder_matrices + self.encoder_others
-        return encoder + self.decoder_matrices + self.decoder_others + 2 * self.table
+        return Sizes(
+            encoder=self.encoder_matrices + self.encoder_others,
+            table=self.table,
+            decoder=self.decoder_matrices + self.decoder_others + self.table,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,37 +107,33 @@ def count(found: Described, family: Family) -> Counts:
         family: that loads it.
 
     Raises:
-        UnsupportedModelError: no class of transformers' has the whole checkpoint, or its
-            config is none of that class.
+        UnsupportedModelError: its language model is none that export knows.
+        ExportError: its config is not that of its family, or leads to nothing.
     """
-    if family.loaded_by is None:
-        raise UnsupportedModelError(
-            f"How large {found.location!r} is cannot be told from its config alone: it is put "
-            "together from other checkpoints. Export tells it."
-        )
     import torch
-    import transformers
     from torch import nn
 
-    cls = getattr(transformers, family.loaded_by)
-    given = dict(found.config.get("thinker_config") or found.config)
+    module = importlib.import_module(f"speechprune_ort.export.families.{family.module}")
     try:
-        config: Any = cls.config_class.from_dict(given)
         with torch.device("meta"):
-            model = cls(config)
+            parts, text = _parts(found, family, module)
+    except SpeechPruneError:
+        raise
     except Exception as error:  # transformers raises its own over a config
         raise ExportError(
-            f"config.json of {found.location!r} is none of {family.loaded_by} "
+            f"config.json of {found.location!r} is none of {family.loaded_by or family.module} "
             f"({type(error).__name__}: {str(error).strip().splitlines()[:1]}): download it again."
         ) from error
-    text = config.get_text_config()
+    # Positions that only pictures need are no part of what is exported.
+    plain = getattr(module, "plain_text", None)
+    check_text(found.location, (plain(text) if plain else text).to_dict())
     sums = {"encoder": [0, 0], "decoder": [0, 0]}
-    for name, module in model.named_modules():
+    for name, layer in parts.named_modules():
         part = "decoder" if "language_model" in name else "encoder"
         if LEFT_OUT & set(name.split(".")):
             continue
-        for kind, values in module.named_parameters(recurse=False):
-            matrix = isinstance(module, nn.Linear) and kind == "weight"
+        for kind, values in layer.named_parameters(recurse=False):
+            matrix = isinstance(layer, nn.Linear) and kind == "weight"
             sums[part][0 if matrix else 1] += values.numel()
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return Counts(
@@ -146,6 +147,20 @@ def count(found: Described, family: Family) -> Counts:
         head_dim=head_dim,
         context=text.max_position_embeddings,
     )
+
+
+def _parts(found: Described, family: Family, module: ModuleType) -> tuple[Any, Any]:
+    """A checkpoint's modules, those of its language model under that name, and its text config."""
+    import transformers
+    from torch import nn
+
+    if family.loaded_by is None:
+        encoder, text = module.sketch(found.location, found.config)
+        language_model = transformers.AutoModelForCausalLM.from_config(text)
+        return nn.ModuleDict({"encoder": encoder, "language_model": language_model}), text
+    cls = getattr(transformers, family.loaded_by)
+    config = cls.config_class.from_dict(dict(found.config.get("thinker_config") or found.config))
+    return cls(config), config.get_text_config()
 
 
 LEFT_OUT = {"lm_head", "embed_tokens", "visual"}
@@ -188,8 +203,7 @@ def _estimate(counts: Counts, precision: str, plan: Plan) -> Estimate:
     # Two copies of the widest matrix, which is the head, are in float32 while it is quantized.
     widest = 8 * counts.table
     memory = round(LIBRARIES + LOADED * max(decoder, encoder) + widest)
-    seconds = SECONDS["fixed"] + SECONDS["of a billion weights"] * counts.total / 1e9
-    return Estimate(precision, written, memory, seconds)
+    return Estimate(precision, written, memory, sum(seconds_of(counts.sizes).values()))
 
 
 def _whole(plan: Plan) -> bool:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from speechprune_ort.contract.specs import GraphSpec, TensorSpec
+from speechprune_ort.export.course import Advance
 from speechprune_ort.export.precision import Weights
 from speechprune_ort.export.quantize import quantize_matmuls, quantize_with_activations
 
@@ -84,14 +85,21 @@ def torch_to_ir(module: nn.Module, example: tuple[Tensor, ...], spec: GraphSpec)
     return model
 
 
-def store_half(model: ir.Model) -> ir.Model:
+def store_half(model: ir.Model, advance: Advance = lambda _: None) -> ir.Model:
     """Store large float32 weights as float16, with a Cast back to float32 before their use.
 
     ONNX Runtime folds the Cast when it loads the graph: the file halves, arithmetic and memory
     stay float32. Weights beyond float16's range are left alone.
+
+    Args:
+        model: changed in place; its weights may be lazy.
+        advance: told how much is done.
     """
     graph = model.graph
+    whole, done = bytes_of(model), 0
     for name, value in list(graph.initializers.items()):
+        done += 0 if value.const_value is None else value.const_value.nbytes
+        advance(done / max(1, whole))
         constant = value.const_value
         if constant is None or constant.dtype != ir.DataType.FLOAT or constant.size < SMALL:
             continue
@@ -113,23 +121,47 @@ def store_half(model: ir.Model) -> ir.Model:
     return model
 
 
-def with_weights(model: ir.Model, weights: Weights) -> ir.Model:
+def with_weights(model: ir.Model, weights: Weights, advance: Advance = lambda _: None) -> ir.Model:
     """Apply a plan's weight storage to a float32 graph.
 
     ``float16`` (arithmetic in half precision) is not made here: it is traced so.
+
+    Args:
+        model: changed in place.
+        weights: how they are stored.
+        advance: told how much is done.
     """
     if weights == "half_stored":
-        return store_half(model)
+        return store_half(model, advance)
     if weights == "w8a8":
-        quantize_with_activations(model, leave=HEAD)
+        quantize_with_activations(model, leave=HEAD, after_each=advance)
     if weights in ("int8", "w8a8"):
-        return quantize_matmuls(model, 8, block_size=BLOCK, accuracy_level=4)
+        return quantize_matmuls(model, 8, block_size=BLOCK, accuracy_level=4, after_each=advance)
     return model
 
 
-def save(model: ir.Model, path: Path) -> None:
-    """Write ``path`` and its weights beside it in ``<path>.data``."""
-    ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=SMALL)
+def bytes_of(model: ir.Model) -> int:
+    """Bytes of a graph's weights."""
+    values = (value.const_value for value in model.graph.initializers.values())
+    return sum(constant.nbytes for constant in values if constant is not None)
+
+
+def save(model: ir.Model, path: Path, advance: Advance = lambda _: None) -> None:
+    """Write ``path`` and its weights beside it in ``<path>.data``.
+
+    Args:
+        model: its weights may be lazy.
+        path: graph file.
+        advance: told how much is written.
+    """
+    whole = max(1, bytes_of(model))
+    ir.save(
+        model,
+        path,
+        external_data=f"{path.name}.data",
+        size_threshold_bytes=SMALL,
+        callback=lambda _, at: advance(min(1.0, at.offset / whole)),
+    )
 
 
 class GraphMaker:

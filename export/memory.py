@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from speechprune_ort.errors import ExportError
+from speechprune_ort.export.course import Advance
 
 __all__ = [
     "MappedWeights",
@@ -33,13 +34,14 @@ DONTNEED = 4  # MADV_DONTNEED
 
 
 @contextlib.contextmanager
-def in_float32(module: nn.Module) -> Iterator[None]:
+def in_float32(module: nn.Module, advance: Advance = lambda _: None) -> Iterator[None]:
     """Let a module compute in float32 within the block, whatever its weights are stored in.
 
     Each part that has weights of its own widens them for as long as it runs.
 
     Args:
         module: in eval mode.
+        advance: told after each part how much of the narrow weights was used, where it runs once.
     """
     mapped = MappedWeights(module)
     held: dict[nn.Module, dict[str, nn.Parameter | None]] = {}
@@ -54,12 +56,15 @@ def in_float32(module: nn.Module) -> Iterator[None]:
     def put_back(part: nn.Module, _: Any, __: Any) -> None:
         part._parameters.update(held.pop(part))  # noqa: SLF001
         mapped.let_go(part)
+        done[0] += _numel(part)
+        advance(min(1.0, done[0] / whole))
 
     narrow = [
         part
         for part in module.modules()
         if any(p.dtype != torch.float32 for p in part.parameters(recurse=False))
     ]
+    whole, done = sum(map(_numel, narrow)), [0]
     hooks = [part.register_forward_pre_hook(widen) for part in narrow]
     hooks += [part.register_forward_hook(put_back, always_call=True) for part in narrow]
     try:
@@ -67,6 +72,10 @@ def in_float32(module: nn.Module) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _numel(part: nn.Module) -> int:
+    return sum(p.numel() for p in part.parameters(recurse=False))
 
 
 class MappedWeights:

@@ -18,6 +18,7 @@ from speechprune_ort.export import (
 )
 from speechprune_ort.export.atomic_folder import atomic_folder
 from speechprune_ort.export.checkpoint_config import Described
+from speechprune_ort.export.course import LOAD, SEAL, Course, Report, Sizes
 from speechprune_ort.export.families import load_checkpoint
 from speechprune_ort.export.families.base import Checkpoint, EmbedsAlone
 from speechprune_ort.export.graph_file import quiet
@@ -25,9 +26,9 @@ from speechprune_ort.export.memory import enough_memory, libraries_left_out
 from speechprune_ort.export.precision import plan
 from speechprune_ort.export.request import check_request
 from speechprune_ort.export.seal import seal
-from speechprune_ort.export.work import ExportedGraph, Graph, Report, Work, export_graph
+from speechprune_ort.export.work import ExportedGraph, Graph, Work, export_graph
 
-__all__ = ["GRAPHS", "STEPS", "ExportedGraph", "export_bundle"]
+__all__ = ["GRAPHS", "ExportedGraph", "export_bundle"]
 
 GRAPHS: tuple[Graph, ...] = (
     audio_encoder.GRAPH,  # first: its verification leaves real audio embeddings for the others
@@ -42,9 +43,6 @@ GRAPHS: tuple[Graph, ...] = (
 )
 """Every graph of a bundle, in the order in which they are exported."""
 
-STEPS = 2 + len(GRAPHS) + sum(graph.slow for graph in GRAPHS)
-"""Steps that an export reports: loading, each graph, long verifications, hashes."""
-
 
 def export_bundle(
     model: str,
@@ -58,7 +56,7 @@ def export_bundle(
     encoder_attention: bool = False,
     base: str | None = None,
     allow_pickle: bool = False,
-    report: Report = lambda _: None,
+    report: Report = lambda _, __: None,
 ) -> list[ExportedGraph]:
     """Turn a checkpoint into a bundle.
 
@@ -78,7 +76,8 @@ def export_bundle(
         base: checkpoint that an adapter is merged into; None for the one that it names.
         allow_pickle: take weights from ``.bin`` files where there are no safetensors. Tensors alone
             are read (``torch.load`` with ``weights_only``).
-        report: called with the name of each step as it begins.
+        report: called with the words for each step and the share, 0 to 1, of the whole export that
+            is done: as a step begins, and as it goes on.
 
     Returns:
         One row per graph, in order.
@@ -100,7 +99,8 @@ def export_bundle(
     )
     chosen = plan(precision, target)
     with libraries_left_out(), enough_memory(), atomic_folder(out, overwrite) as folder:
-        report("load checkpoint")
+        course = Course(report)
+        course.begin(LOAD)
         with quiet():
             checkpoint = load_checkpoint(
                 model, revision, trust_remote_code, base=base, allow_pickle=allow_pickle
@@ -115,10 +115,11 @@ def export_bundle(
         specs = graph_specs(
             dims, chosen.float_dtype, checkpoint.short_windows, checkpoint.encoder_attention
         )
-        work = Work(checkpoint, chosen, "cuda" if target == "cuda" else "cpu")
-        rows = [export_graph(graph, work, specs[graph.name], folder, report) for graph in GRAPHS]
+        course.expect(_sizes(checkpoint))
+        work = Work(checkpoint, chosen, "cuda" if target == "cuda" else "cpu", course=course)
+        rows = [export_graph(graph, work, specs[graph.name], folder) for graph in GRAPHS]
         checkpoint.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_FILE))
-        report("hash files")
+        course.begin(SEAL)
         seal(folder, work, rows, precision=precision, source=_source(model, found))
     return rows
 
@@ -129,6 +130,16 @@ def _with_attention(checkpoint: Checkpoint, wanted: bool) -> Checkpoint:
         return checkpoint
     encoder = EmbedsAlone(checkpoint.audio_encoder).eval()
     return replace(checkpoint, audio_encoder=encoder, encoder_attention=False)
+
+
+def _sizes(checkpoint: Checkpoint) -> Sizes:
+    """Weights of a checkpoint, a tied head counted twice, as it is written twice."""
+    table = checkpoint.language_model.get_input_embeddings().weight.numel()
+    return Sizes(
+        encoder=sum(p.numel() for p in checkpoint.audio_encoder.parameters()),
+        table=table,
+        decoder=decoder.parameters_of(checkpoint.language_model),
+    )
 
 
 def _source(model: str, found: Described) -> str:

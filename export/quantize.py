@@ -6,7 +6,7 @@ they are made when they are wanted, so that a large model need not fit in memory
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from onnxruntime.quantization.matmul_nbits_quantizer import (
     DefaultWeightOnlyQuantConfig,
     DefaultWeightOnlyQuantizer,
 )
+
+from speechprune_ort.export.course import Advance
 
 __all__ = ["quantize_matmuls", "quantize_with_activations"]
 
@@ -31,7 +33,7 @@ def quantize_matmuls(
     is_symmetric: bool = True,
     bits_of: Mapping[str, int] | None = None,
     leave: Container[str] = (),
-    after_each: Callable[[], None] = lambda: None,
+    after_each: Advance = lambda _: None,
 ) -> ir.Model:
     """Replace products with constant matrices by ``MatMulNBits``, in place.
 
@@ -44,9 +46,9 @@ def quantize_matmuls(
         is_symmetric: without zero points.
         bits_of: other widths, by the name of the node.
         leave: names of nodes that stay.
-        after_each: called after each matrix.
+        after_each: told after each matrix how much is done of all of them.
     """
-    for node, weight in _products(model.graph, leave):
+    for node, weight, done in _products(model.graph, leave):
         width = (bits_of or {}).get(node.name or "", bits)
         config = DefaultWeightOnlyQuantConfig(
             block_size=block_size,
@@ -73,11 +75,13 @@ def quantize_matmuls(
             "accuracy_level": accuracy_level,
         }
         _replace(model.graph, node, "MatMulNBits", parts, attributes)
-        after_each()
+        after_each(done)
     return model
 
 
-def quantize_with_activations(model: ir.Model, *, leave: Container[str] = ()) -> ir.Model:
+def quantize_with_activations(
+    model: ir.Model, *, leave: Container[str] = (), after_each: Advance = lambda _: None
+) -> ir.Model:
     """Replace products with constant matrices by ``DynamicQuantizeMatMul``, in place.
 
     Both sides of the product are integers of 8 bits: weights by a scale a column, activations by
@@ -86,8 +90,9 @@ def quantize_with_activations(model: ir.Model, *, leave: Container[str] = ()) ->
     Args:
         model: its weights may be lazy.
         leave: names of nodes that stay.
+        after_each: told after each matrix how much is done of all of them.
     """
-    for node, weight in _products(model.graph, leave):
+    for node, weight, done in _products(model.graph, leave):
         scales = (np.abs(weight).max(axis=0) / 127).astype(np.float32)
         scales[scales == 0] = 1
         packed = np.empty(weight.shape, np.int8)
@@ -95,20 +100,26 @@ def quantize_with_activations(model: ir.Model, *, leave: Container[str] = ()) ->
             packed[start : start + COLUMNS] = np.rint(weight[start : start + COLUMNS] / scales)
         parts = {"int8": packed, "int8_scales": scales}
         _replace(model.graph, node, "DynamicQuantizeMatMul", parts, {})
+        after_each(done)
     return model
 
 
 def _products(
     graph: ir.Graph, leave: Container[str]
-) -> Iterator[tuple[ir.Node, NDArray[np.float32]]]:
-    """Products with a constant matrix, and the matrix."""
-    for node in list(graph):
+) -> Iterator[tuple[ir.Node, NDArray[np.float32], float]]:
+    """Products with a constant matrix, the matrix, and the share of all weights up to it."""
+    found = []
+    for node in graph:
         if node.op_type != "MatMul" or node.domain not in ("", "ai.onnx") or node.name in leave:
             continue
         value = node.inputs[1]
         constant = None if value is None else value.const_value
         if constant is not None and len(constant.shape) == 2:
-            yield node, constant.numpy()
+            found.append((node, constant))
+    whole, done = sum(constant.size for _, constant in found), 0
+    for node, constant in found:
+        done += constant.size
+        yield node, constant.numpy(), done / whole
 
 
 def _replace(

@@ -14,6 +14,7 @@ from speechprune_ort.contract.manifest import (
 from speechprune_ort.contract.onnx_file import foreign_operators, read_graph
 from speechprune_ort.contract.tokenizer_check import check_tokenizer
 from speechprune_ort.errors import BundleError, ExportError
+from speechprune_ort.export.course import Advance
 from speechprune_ort.export.work import ExportedGraph, Work
 from speechprune_ort.files import sha256_of
 from speechprune_ort.wheels import installed_version
@@ -66,7 +67,7 @@ def seal(
         languages=checkpoint.languages,
         stop_token_ids=checkpoint.stop_token_ids,
         graphs={row.name: row.entry for row in rows},
-        files={path.name: _file_entry(path) for path in sorted(folder.iterdir())},
+        files=_file_entries(folder, work.course.advance),
         versions={name: version for name, version in versions.items() if version is not None},
         notes=checkpoint.notes,
         frame_temperature=checkpoint.frame_temperature,
@@ -75,8 +76,15 @@ def seal(
     _check_readable(folder)
 
 
-def _file_entry(path: Path) -> FileEntry:
-    return FileEntry(path.stat().st_size, sha256_of(path))
+def _file_entries(folder: Path, advance: Advance) -> dict[str, FileEntry]:
+    """Sizes and hashes of all files that are there."""
+    paths = sorted(folder.iterdir())
+    whole, done, found = sum(path.stat().st_size for path in paths), 0, {}
+    for path in paths:
+        found[path.name] = FileEntry(path.stat().st_size, sha256_of(path))
+        done += found[path.name].size
+        advance(done / whole)
+    return found
 
 
 def _check_readable(folder: Path) -> None:

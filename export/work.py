@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 
 from speechprune_ort.contract.manifest import GraphEntry
 from speechprune_ort.contract.specs import GraphSpec
+from speechprune_ort.export.course import Course
 from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.memory import give_back_memory
 from speechprune_ort.export.parity import Checked
 from speechprune_ort.export.precision import Plan, Target
 
-__all__ = ["ExportedGraph", "Graph", "Report", "Work", "export_graph"]
-
-Report = Callable[[str], None]
+__all__ = ["ExportedGraph", "Graph", "Work", "export_graph"]
 
 
 @dataclass(slots=True)
@@ -34,6 +33,7 @@ class Work:
         random: draws the test inputs of every graph, in the order of the graphs.
         embeds: audio embeddings (tokens, hidden) that the encoder's verification leaves for the
             other graphs, by its cases.
+        course: the way through its steps.
     """
 
     checkpoint: Checkpoint
@@ -41,6 +41,7 @@ class Work:
     target: Target
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
     embeds: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    course: Course = field(default_factory=lambda: Course(lambda _, __: None))
 
     def rounded(self) -> dict[str, NDArray[np.floating]]:
         """The audio embeddings in the dtype in which they pass between graphs, by case."""
@@ -92,9 +93,7 @@ class ExportedGraph:
     seconds: float
 
 
-def export_graph(
-    graph: Graph, work: Work, spec: GraphSpec, folder: Path, report: Report
-) -> ExportedGraph:
+def export_graph(graph: Graph, work: Work, spec: GraphSpec, folder: Path) -> ExportedGraph:
     """Write a graph and compare it with torch.
 
     Args:
@@ -102,19 +101,18 @@ def export_graph(
         work: what the graphs share.
         spec: inputs and outputs that it must have.
         folder: of the bundle.
-        report: called with the name of each step as it begins.
 
     Raises:
         ParityError: the graph does not compute what torch computes.
     """
-    report(f"export {graph.name}")
+    work.course.begin(f"export {graph.name}")
     give_back_memory()
     started = time.perf_counter()
     path = folder / f"{graph.name}.onnx"
     graph.write(work, spec, path)
     if graph.slow:
         give_back_memory()
-        report(f"verify {graph.name}")
+        work.course.begin(f"verify {graph.name}")
     checked = graph.verify(work, spec, path)
     entry = GraphEntry(
         path.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import TracebackType
 from typing import Self
 
@@ -11,12 +12,16 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
-__all__ = ["Bar", "Line"]
+__all__ = ["Bar", "Line", "Steps"]
+
+AVERAGED = 3600.0
+"""Seconds over which a pace is averaged, where some steps tell nothing for minutes."""
 
 
 class _Display:
@@ -68,11 +73,39 @@ class Bar(_Display):
         self._start()
 
 
+def _console() -> Console:
+    """Standard error as it is now: a library that is kept quiet has another in its place."""
+    return Console(file=sys.stderr, markup=False)
+
+
+class Steps(_Display):
+    """What is being done of several steps, and how far all of them together are.
+
+    A line on stderr that goes when the block ends; what comes before its end is known, too.
+    """
+
+    def __init__(self) -> None:
+        console = _console()
+        words = TextColumn("{task.description}", markup=False)
+        super().__init__(
+            Progress(SpinnerColumn(), words, BarColumn(), TaskProgressColumn(),
+                     TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(),
+                     console=console, transient=True, speed_estimate_period=AVERAGED,
+                     disable=not console.is_terminal)
+        )  # fmt: skip
+        self._task = self._display.add_task("", total=1.0)
+
+    def __call__(self, words: str, done: float) -> None:
+        """Draw what is done now, and the share of all steps that is done, 0 to 1."""
+        self._display.update(self._task, description=words, completed=done)
+        self._start()
+
+
 class Line(_Display):
     """What is being done and for how long, in one line on stderr that goes when the block ends."""
 
     def __init__(self) -> None:
-        console = Console(stderr=True, markup=False)
+        console = _console()
         words = TextColumn("{task.description}", markup=False)
         super().__init__(
             Progress(SpinnerColumn(), words, TimeElapsedColumn(), console=console, transient=True,

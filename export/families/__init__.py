@@ -47,7 +47,8 @@ class Family:
         default_audio_token: where no key does.
         encoder_attention: whether its encoder has attention that belongs to single tokens.
         loaded_by: class of transformers' that loads it whole, so that a LoRA can be merged into
-            it; None where it is put together from parts.
+            it; None where it is put together from parts, which its module's function ``sketch``
+            then makes without weights.
     """
 
     module: str

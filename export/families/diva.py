@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
@@ -57,13 +58,15 @@ from speechprune_ort.export.families.whisper import (
 )
 from speechprune_ort.export.source import Source
 
-__all__ = ["load"]
+__all__ = ["load", "sketch"]
 
 AUDIO_MARK = "SPEECHPRUNEAUDIO"
 """Stands for the audio while the prompt is laid out."""
 
 BLOCKS = 28
 """Blocks of queries in a window: the divisor of 448 and 112 that is nearest to 30 seconds."""
+
+REFERENCES = ("reference_encoder", "reference_decoder")
 
 TEXT_FIRST, AUDIO_FIRST = "text_first", "audio_first"
 
@@ -118,8 +121,7 @@ def load(source: Source) -> Checkpoint:
     """
     location = source.location
     config, _ = PreTrainedConfig.get_config_dict(location, revision=source.revision)
-    encoder_at = _reference(config, "reference_encoder", location)
-    decoder_at = _reference(config, "reference_decoder", location)
+    encoder_at, decoder_at = (_reference(config, key, location) for key in REFERENCES)
     options: dict[str, Any] = {"trust_remote_code": source.trust_remote_code}
     try:
         extractor = WhisperFeatureExtractor.from_pretrained(encoder_at, **options)
@@ -163,6 +165,33 @@ def load(source: Source) -> Checkpoint:
         ),
         **notes_of(config),
     )
+
+
+def sketch(location: str, config: Mapping[str, Any]) -> tuple[nn.Module, PreTrainedConfig]:
+    """What a DiVA checkpoint is made of, before a weight is read.
+
+    Its queries, and how many of them the linear map takes together, are in its weights alone: a
+    map of one is counted, and no query.
+
+    Args:
+        location: of the checkpoint.
+        config: its ``config.json``.
+
+    Returns:
+        The modules of its audio encoder, made on whatever device is the default, and the config of
+        its language model.
+
+    Raises:
+        ExportError: its config names no reference, or it cannot be read.
+    """
+    references = [_reference(config, key, location) for key in REFERENCES]
+    try:
+        encoder, text = (AutoConfig.from_pretrained(named) for named in references)
+    except (OSError, ValueError) as error:
+        raise ExportError(unreadable(location, error)) from error
+    whisper = WhisperModel(encoder)
+    projection = nn.Linear(encoder.d_model, text.hidden_size)
+    return nn.ModuleList([whisper.encoder, whisper.decoder, projection]), text
 
 
 def _reference(config: Mapping[str, Any], key: str, location: str) -> str:

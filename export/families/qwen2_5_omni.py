@@ -47,7 +47,7 @@ from speechprune_ort.export.families.whisper import (
 )
 from speechprune_ort.export.source import Source
 
-__all__ = ["load"]
+__all__ = ["load", "plain_text"]
 
 SPEAKS = r"^(talker|token2wav)\."
 """Weights of a whole Omni checkpoint that its thinker does not have."""
@@ -117,7 +117,7 @@ def load(source: Source) -> Checkpoint:
     tokenizer = tokenizer_of(source)
     extractor = AutoFeatureExtractor.from_pretrained(source.processor, **source.options)
     config = Qwen2_5OmniThinkerConfig.from_pretrained(location, **source.options)
-    check_text(location, _plain(config.text_config).to_dict())
+    check_text(location, plain_text(config.text_config).to_dict())
     model = load_model(
         Qwen2_5OmniThinkerForConditionalGeneration,
         source,
@@ -126,7 +126,7 @@ def load(source: Source) -> Checkpoint:
         beside=SPEAKS,
     )
     # An adapter with tokens of its own has changed its vocabulary.
-    encoder, text = config.audio_config, _plain(model.config.text_config)
+    encoder, text = config.audio_config, plain_text(model.config.text_config)
     chunk = 2 * encoder.n_window
     frames = extractor.chunk_length * extractor.sampling_rate // extractor.hop_length
     require_log_mel(location, extractor, frames)
@@ -157,7 +157,7 @@ def load(source: Source) -> Checkpoint:
     )
 
 
-def _plain(text: Any) -> Qwen2Config:
+def plain_text(text: Any) -> Qwen2Config:
     """The thinker's text config as Qwen2's, without the parts of its positions."""
     settings = text.to_dict()
     rotary = {k: v for k, v in (settings.get("rope_parameters") or {}).items() if "mrope" not in k}

@@ -51,7 +51,7 @@ from speechprune_ort.export.families.whisper import (
 )
 from speechprune_ort.export.source import Source
 
-__all__ = ["load"]
+__all__ = ["load", "sketch"]
 
 AUDIO_MARK = "<|audio|>"
 ENCODED_FRAMES = 50
@@ -157,13 +157,7 @@ def load(source: Source) -> Checkpoint:
     model = _language_model(source, config, _part(weights, "language_model."))
     text, encoder = model.config, tower.config
     stack = int(config["stack_factor"])
-    projector = Projector(
-        encoder.d_model * stack,
-        int(config["hidden_size"]),
-        text.hidden_size,
-        config["projector_act"],
-        bool(config.get("projector_ln_mid", False)),
-    )
+    projector = _projector(config, encoder, text)
     _fill(location, projector, _part(weights, "multi_modal_projector."))
     module = AudioEncoder(tower, projector, stack)
     frames = 2 * encoder.max_source_positions
@@ -190,6 +184,38 @@ def load(source: Source) -> Checkpoint:
             further_turn(tokenizer, audio=AUDIO_MARK, join=" "),
         ),
         **notes_of(config),
+    )
+
+
+def sketch(location: str, config: Mapping[str, Any]) -> tuple[nn.Module, PreTrainedConfig]:
+    """What an Ultravox checkpoint is made of, before a weight is read.
+
+    Args:
+        location: of the checkpoint.
+        config: its ``config.json``.
+
+    Returns:
+        The modules of its audio encoder, made on whatever device is the default, and the config of
+        its language model.
+
+    Raises:
+        ExportError: a part is named nowhere.
+        UnsupportedModelError: a setting is not known.
+    """
+    config = {**DEFAULTS, **config}
+    _require_known(location, config)
+    encoder = WhisperConfig(**_settings(location, config, "audio"))
+    text = _text_config(location, _settings(location, config, "text"))
+    return nn.ModuleList([WhisperEncoder(encoder), _projector(config, encoder, text)]), text
+
+
+def _projector(config: Mapping[str, Any], encoder: Any, text: Any) -> Projector:
+    return Projector(
+        encoder.d_model * int(config["stack_factor"]),
+        int(config["hidden_size"]),
+        text.hidden_size,
+        config["projector_act"],
+        bool(config.get("projector_ln_mid", False)),
     )
 
 
@@ -232,11 +258,18 @@ def _tower(source: Source, config: Mapping[str, Any], weights: dict[str, Tensor]
     if not weights:
         named = _reference(location, config, "audio_model_id", "audio_tower")
         return load_model(WhisperModel, source.of(named), text_part=None).encoder
-    settings = config.get("audio_config")
-    if not settings:
-        named = _reference(location, config, "audio_model_id", "audio_config")
-        settings = PreTrainedConfig.get_config_dict(named)[0]
-    return model_of_weights(WhisperEncoder, location, WhisperConfig(**settings), weights)
+    settings = WhisperConfig(**_settings(location, config, "audio"))
+    return model_of_weights(WhisperEncoder, location, settings, weights)
+
+
+def _settings(location: str, config: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Config of a part, ``audio`` or ``text``: its own, or that of the checkpoint that it names."""
+    own = config.get(f"{what}_config")
+    if own:
+        return dict(own)
+    named = _reference(location, config, f"{what}_model_id", f"{what}_config")
+    found: dict[str, Any] = PreTrainedConfig.get_config_dict(named)[0]
+    return found
 
 
 def _language_model(source: Source, config: Mapping[str, Any], weights: dict[str, Tensor]) -> Any:
@@ -244,18 +277,19 @@ def _language_model(source: Source, config: Mapping[str, Any], weights: dict[str
     if not weights:
         named = _reference(location, config, "text_model_id", "language_model")
         return load_model(AutoModelForCausalLM, source.of(named), text_part="")
-    settings = config.get("text_config")
-    if not settings:
-        named = _reference(location, config, "text_model_id", "text_config")
-        settings = PreTrainedConfig.get_config_dict(named)[0]
+    text = _text_config(location, _settings(location, config, "text"))
+    return model_of_weights(MODEL_FOR_CAUSAL_LM_MAPPING[type(text)], location, text, weights)
+
+
+def _text_config(location: str, settings: dict[str, Any]) -> PreTrainedConfig:
     kind = settings.get("model_type", "llama")
     if kind not in CONFIG_MAPPING:
         raise UnsupportedModelError(
             f"The text model of {location!r} is {kind!r}, which export does not know."
         )
-    text = CONFIG_MAPPING[kind](**settings)
+    text: PreTrainedConfig = CONFIG_MAPPING[kind](**settings)
     check_text(location, text.to_dict())
-    return model_of_weights(MODEL_FOR_CAUSAL_LM_MAPPING[type(text)], location, text, weights)
+    return text
 
 
 def _fill(location: str, projector: Projector, weights: Mapping[str, Tensor]) -> None:

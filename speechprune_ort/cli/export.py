@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +13,7 @@ from rich.table import Table
 
 from speechprune_ort.contract.manifest import GraphEntry, Parity
 from speechprune_ort.errors import ExportError
-from speechprune_ort.progress import Line
+from speechprune_ort.progress import Steps
 
 if TYPE_CHECKING:
     from speechprune_ort.export.pipeline import ExportedGraph
@@ -105,14 +104,9 @@ def export(
 
         print_estimate(found, family, precision, target)
         return
-    with Line() as line:
-        line("load torch and transformers")
-        from speechprune_ort.export.pipeline import STEPS, export_bundle
-
-        steps = itertools.count(1)
-
-        def report(step: str) -> None:
-            line(f"{step} ({next(steps)} of {STEPS})")
+    with Steps() as steps:
+        steps("load torch and transformers", 0.0)
+        from speechprune_ort.export.pipeline import export_bundle
 
         rows = export_bundle(
             model,
@@ -125,7 +119,7 @@ def export(
             encoder_attention=encoder_attention,
             base=base,
             allow_pickle=allow_pickle,
-            report=report,
+            report=steps,
         )
     Console(stderr=True, markup=False).print(_table(rows))
     sys.stdout.write(f"{out}\n")

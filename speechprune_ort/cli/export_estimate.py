@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from speechprune_ort.errors import UnsupportedModelError
-
 if TYPE_CHECKING:
     from speechprune_ort.export.checkpoint_config import Described
     from speechprune_ort.export.estimate import Estimate
@@ -25,23 +23,22 @@ def print_estimate(found: Described, family: Family, precision: str, target: str
         family: that loads it.
         precision: that was asked for.
         target: ``cpu`` or ``cuda``.
+
+    Raises:
+        ExportError: its config is not that of its family, or its language model is not known.
     """
+    from speechprune_ort.export.estimate import count, estimate
+
+    counts = count(found, family)
     console = Console(markup=False)
     adapter = "" if found.adapter is None else f", with the LoRA in {found.adapter.folder}"
     console.print(
         f"{found.location} is exported as {family.module}{adapter}: {family.tokens} audio tokens a "
         "second. Nothing that its config says is refused."
     )
-    from speechprune_ort.export.estimate import count, estimate
-
-    try:
-        counts = count(found, family)
-    except UnsupportedModelError as error:
-        console.print(str(error))
-        return
     console.print(_table(estimate(counts, target), precision))
     console.print(
-        f"{counts.total / 1e9:.2f} billion weights. Memory and minutes are reckoned from one "
+        f"{counts.sizes.all / 1e9:.2f} billion weights. Memory and minutes are reckoned from one "
         "export on 2 cores, without disk and download. What is wrong with weights shows when they "
         "are read."
     )

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny_audio_flamingo3
 import tiny_granite_speech
 import tiny_qwen2_5_omni
 import tiny_qwen3_asr
 import tiny_ultravox
 from command import run
-from references import Family
 from tiny import Tiny, write_checkpoint
+from tiny_families import write_diva, write_voxtral
 
 from speechprune_ort.contract.specs import AUDIO_ENCODER, DECODER, EMBED_TOKENS, FIRST_LAYER_QK
+from speechprune_ort.errors import UnsupportedModelError
 from speechprune_ort.export.estimate import count, estimate
 from speechprune_ort.export.families import check_checkpoint, load_checkpoint
 from speechprune_ort.export.pipeline import export_bundle
@@ -39,12 +42,26 @@ def test_sizes_are_those_that_export_writes(tmp_path: Path, precision: str) -> N
 
 
 @pytest.mark.parametrize(
-    "family",
-    [tiny_qwen3_asr.STATES[0], tiny_granite_speech.STATES[0], tiny_qwen2_5_omni.STATES[0]],
-    ids=lambda family: family.name,
-)
-def test_weights_are_counted_without_reading_them(family: Family, tmp_path: Path) -> None:
-    folder = family.write(tmp_path / "checkpoint")
+    "write",
+    [
+        *(family.write for family in (
+            tiny_audio_flamingo3.STATES[0], tiny_qwen3_asr.STATES[0],
+            tiny_granite_speech.STATES[0], tiny_qwen2_5_omni.STATES[0],
+        )),
+        tiny_ultravox.write,
+        lambda folder: tiny_ultravox.write(folder, whole=False),
+        lambda folder: write_diva(folder, 1, None),
+        write_voxtral,
+    ],
+    ids=(
+        "flamingo", "asr", "granite", "omni", "ultravox", "ultravox, parts", "diva",
+        "voxtral",
+    ),
+)  # fmt: skip
+def test_weights_are_counted_without_reading_them(
+    write: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    folder = write(tmp_path / "checkpoint")
     loaded = load_checkpoint(str(folder), None, False)
     counts = count(*check_checkpoint(str(folder)))
     encoder = sum(p.numel() for p in loaded.audio_encoder.parameters())
@@ -83,10 +100,16 @@ def test_a_dry_run_refuses_what_export_would(tmp_path: Path) -> None:
     assert "hidden_act" in done.stderr
 
 
-def test_what_is_put_together_from_parts_is_said_to_be(tmp_path: Path) -> None:
-    done = run("export", tiny_ultravox.write(tmp_path / "checkpoint"), "--dry-run")
-    assert done.returncode == 0
-    assert "cannot be told from its config alone" in " ".join(done.stdout.split())
+def test_what_its_text_model_lacks_is_refused_for_every_family(tmp_path: Path) -> None:
+    omni = tiny_qwen2_5_omni.STATES[0].write(tmp_path / "omni")
+    ultravox = tiny_ultravox.write(tmp_path / "ultravox")
+    for folder in (omni, ultravox):
+        path = folder / "config.json"
+        config = json.loads(path.read_text())
+        config.get("thinker_config", config)["text_config"]["hidden_act"] = "gelu"
+        path.write_text(json.dumps(config))
+        with pytest.raises(UnsupportedModelError, match="hidden_act 'gelu'"):
+            count(*check_checkpoint(str(folder)))
 
 
 def test_without_a_folder_nothing_is_exported(tmp_path: Path) -> None:

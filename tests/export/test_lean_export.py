@@ -21,6 +21,7 @@ from transformers import Qwen2AudioForConditionalGeneration as Qwen2Audio
 from speechprune_ort import SpeechLLM
 from speechprune_ort.contract.specs import graph_specs
 from speechprune_ort.export import decoder
+from speechprune_ort.export.course import SEAL, Sizes, seconds_of
 from speechprune_ort.export.families import load_checkpoint
 from speechprune_ort.export.memory import (
     MappedWeights,
@@ -225,7 +226,7 @@ def test_a_verification_reads_every_layer_once(half_checkpoint: Path, tmp_path: 
     heard = work.random.normal(size=(33, checkpoint.dimensions.hidden))
     work.embeds["speech"] = heard.astype(np.float32)
     spec = graph_specs(checkpoint.dimensions, work.plan.float_dtype, True, False)["decoder"]
-    row = export_graph(decoder.GRAPH, work, spec, tmp_path, lambda _: None)
+    row = export_graph(decoder.GRAPH, work, spec, tmp_path)
     assert len(seen) == checkpoint.dimensions.layers
     assert {shape[0] for shape in seen} == {4}  # two prompts, with and without a gap
     assert {figure.case.split(":")[0] for figure in row.entry.parity} == {
@@ -234,6 +235,22 @@ def test_a_verification_reads_every_layer_once(half_checkpoint: Path, tmp_path: 
         "prompt with speech",
         "prompt with speech, gapped positions",
     }
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_an_export_knows_its_end(half_checkpoint: Path, tmp_path: Path, precision: str) -> None:
+    told: list[tuple[str, float]] = []
+    export_bundle(
+        str(half_checkpoint), tmp_path / "bundle", precision=precision,
+        report=lambda step, done: told.append((step, done)),
+    )  # fmt: skip
+    assert list(dict.fromkeys(step for step, _ in told)) == list(seconds_of(Sizes(0, 0, 0)))
+    shares = [done for _, done in told]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0.0, pytest.approx(1.0))
+    for step in ("export decoder", "verify decoder", SEAL):
+        within = {done for name, done in told if name == step}
+        assert len(within) > 4, f"{step} goes on in silence"
 
 
 class Knot:

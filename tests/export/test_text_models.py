@@ -207,7 +207,7 @@ def test_a_scaled_rotary_embedding_is_torchs(tmp_path: Path, kind: str) -> None:
     specs = graph_specs(loaded.dimensions, chosen.float_dtype, True, False)
     for graph in (rotary.GRAPH, decoder.GRAPH):
         # The verification of every export: logits beyond the first length, gaps in positions.
-        row = export_graph(graph, work, specs[graph.name], tmp_path, lambda _: None)
+        row = export_graph(graph, work, specs[graph.name], tmp_path)
         assert row.entry.parity
         assert row.entry.unverified is None
     turned = rotary_rows(loaded.language_model, np.arange(300), "float32")

@@ -1,0 +1,131 @@
+"""How far an export is over all of its steps, whose end is known once the checkpoint is loaded.
+
+Steps differ: an encoder is traced in the same half minute whatever its size, and a decoder takes as
+long as it is large. The way is therefore counted in the seconds that each step is reckoned to take,
+and within a step by bytes of weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["LOAD", "SEAL", "Advance", "Course", "Report", "Sizes", "part", "seconds_of"]
+
+Report = Callable[[str, float], None]
+"""Called with the words for a step and the share, 0 to 1, that is done of the whole export."""
+
+Advance = Callable[[float], None]
+"""Called with the share, 0 to 1, that is done of a step."""
+
+LOAD, SEAL = "load checkpoint", "hash files"
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Weights of a checkpoint, by the steps that they keep busy.
+
+    Attributes:
+        encoder: of the audio encoder.
+        table: of the token embedding.
+        decoder: of the language model's layers and its output head.
+    """
+
+    encoder: int
+    table: int
+    decoder: int
+
+    @property
+    def all(self) -> int:
+        """All of them."""
+        return self.encoder + self.table + self.decoder
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a step takes on two cores.
+
+    Attributes:
+        fixed: seconds, whatever the size.
+        billion: seconds for each billion of its weights.
+        of: which weights these are.
+    """
+
+    fixed: float
+    billion: float = 0.0
+    of: Literal["encoder", "table", "decoder", "all"] = "all"
+
+
+COSTS: Mapping[str, Cost] = {
+    LOAD: Cost(10.0),
+    "export audio_encoder": Cost(30.0, 30.0, "encoder"),
+    "verify audio_encoder": Cost(5.0, 20.0, "encoder"),
+    "export embed_tokens": Cost(1.0, 8.0, "table"),
+    "export first_layer_qk": Cost(1.0),
+    "export first_layer_qk_float": Cost(1.0),
+    "export similarity": Cost(1.0),
+    "export received_attention": Cost(1.0),
+    "export assemble": Cost(1.0),
+    "export rotary": Cost(1.0),
+    "export decoder": Cost(5.0, 18.0, "decoder"),
+    "verify decoder": Cost(5.0, 30.0, "decoder"),
+    SEAL: Cost(0.0, 2.0, "all"),
+}
+"""Every step that an export reports, in order.
+
+For the 8.4 billion weights of Qwen2-Audio-7B's dimensions it is 8 minutes: of an export that took
+20 (docs/results/accuracy.md), what was not spent on comparing the decoder, and for that one pass
+over its layers where there were 16.
+"""
+
+
+def seconds_of(sizes: Sizes) -> dict[str, float]:
+    """What each step of an export is reckoned to take, on two cores and without a download.
+
+    >>> seconds = seconds_of(Sizes(encoder=0, table=0, decoder=0))
+    >>> list(seconds)[0], list(seconds)[-1]
+    ('load checkpoint', 'hash files')
+    """
+    return {
+        step: cost.fixed + cost.billion * getattr(sizes, cost.of) / 1e9
+        for step, cost in COSTS.items()
+    }
+
+
+class Course:
+    """The way of one export through its steps.
+
+    Args:
+        report: told of every step as it begins, and of how far it is.
+    """
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._seconds: Mapping[str, float] = {}
+        self._step, self._before = "", 0.0
+
+    def expect(self, sizes: Sizes) -> None:
+        """Reckon the whole way; until then no share of it is done."""
+        self._seconds = seconds_of(sizes)
+
+    def begin(self, step: str) -> None:
+        """Begin a step of ``COSTS``; the one before it is done."""
+        self._before += self._seconds.get(self._step, 0.0)
+        self._step = step
+        self.advance(0.0)
+
+    def advance(self, share: float) -> None:
+        """Say how much of this step is done, 0 to 1."""
+        whole = sum(self._seconds.values())
+        done = self._before + share * self._seconds.get(self._step, 0.0)
+        self._report(self._step, min(1.0, done / whole) if whole else 0.0)
+
+
+def part(advance: Advance, start: float, end: float) -> Advance:
+    """What tells of a part of a step, from one share of it to another.
+
+    >>> part(print, 0.5, 1.0)(0.5)
+    0.75
+    """
+    return lambda share: advance(start + (end - start) * share)
