@@ -104,6 +104,15 @@ FAMILIES: Mapping[str, Family] = {
         default_audio_token=151_676,
         loaded_by="Qwen3ASRForConditionalGeneration",
     ),
+    "GlmAsrForConditionalGeneration": Family(
+        "glm_asr",
+        "12.5",
+        GENERATE,
+        HALVES,
+        audio_token=("audio_token_id",),
+        default_audio_token=59_260,
+        loaded_by="GlmAsrForConditionalGeneration",
+    ),
     "GraniteSpeechForConditionalGeneration": Family(
         "granite_speech",
         "10",

@@ -19,6 +19,7 @@ __all__ = [
     "encoder_layers",
     "filled",
     "heard_windows",
+    "received_attention",
 ]
 
 
@@ -104,7 +105,27 @@ def attended_layers(
         projection(source).reshape(shape).transpose(1, 2).float()
         for projection in (attention.q_proj, attention.k_proj)
     )
-    scores = query @ key.transpose(2, 3) * attention.scaling
+    received = received_attention(query, key * attention.scaling, frames_of_token, mask)
+    return last(hidden, mask), received
+
+
+def received_attention(
+    query: Tensor, key: Tensor, frames_of_token: int, mask: Tensor | None = None
+) -> Tensor:
+    """The attention that each token receives in a layer.
+
+    Args:
+        query: (windows, heads, frames, width) float32, with positions where the layer turns it.
+        key: of the same shape, scaled.
+        frames_of_token: frames that one audio token is made from.
+        mask: as in ``encoder_layers``.
+
+    Returns:
+        (windows, tokens) float32: of a token's frames, mean over heads and over the frames that
+        attend, 1 where it is even.
+    """
+    windows, _, frames, _ = query.shape
+    scores = query @ key.transpose(2, 3)
     heard = torch.ones(windows, frames, 1)
     if mask is not None:
         scores = scores + mask.float()
@@ -113,7 +134,7 @@ def attended_layers(
     received = (shares * heard).sum(1)
     tokens = frames // frames_of_token
     pooled = received[:, : tokens * frames_of_token].reshape(windows, tokens, frames_of_token)
-    return last(hidden, mask), pooled.mean(2)
+    return pooled.mean(2)
 
 
 def filled(values: Tensor, axis: int, size: int) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tiny_audio_flamingo3
+import tiny_glm_asr
 import tiny_granite_speech
 import tiny_qwen2_5_omni
 import tiny_qwen3_asr
@@ -46,7 +47,7 @@ def test_sizes_are_those_that_export_writes(tmp_path: Path, precision: str) -> N
     [
         *(family.write for family in (
             tiny_audio_flamingo3.STATES[0], tiny_qwen3_asr.STATES[0],
-            tiny_granite_speech.STATES[0], tiny_qwen2_5_omni.STATES[0],
+            tiny_glm_asr.STATES[0], tiny_granite_speech.STATES[0], tiny_qwen2_5_omni.STATES[0],
         )),
         tiny_ultravox.write,
         lambda folder: tiny_ultravox.write(folder, whole=False),
@@ -54,7 +55,7 @@ def test_sizes_are_those_that_export_writes(tmp_path: Path, precision: str) -> N
         write_voxtral,
     ],
     ids=(
-        "flamingo", "asr", "granite", "omni", "ultravox", "ultravox, parts", "diva",
+        "flamingo", "asr", "glm", "granite", "omni", "ultravox", "ultravox, parts", "diva",
         "voxtral",
     ),
 )  # fmt: skip

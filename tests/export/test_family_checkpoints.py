@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tiny_audio_flamingo3
+import tiny_glm_asr
 import tiny_granite_speech
 import tiny_qwen2_5_omni
 import tiny_qwen3_asr
@@ -191,6 +192,19 @@ def test_a_granite_that_cannot_be_used_says_why(
     folder = tiny_granite_speech.write(tmp_path / "checkpoint", lora=True)
     change(folder)
     with pytest.raises(ExportError, match=message):
+        load_checkpoint(str(folder), None, False)
+
+
+def test_an_encoder_of_glm_asr_that_is_not_known_is_refused_by_name(tmp_path: Path) -> None:
+    folder = tiny_glm_asr.write(tmp_path / "joined", inner=64)
+    with pytest.raises(UnsupportedModelError, match=r"hidden_size 2\.0: export knows 4"):
+        load_checkpoint(str(folder), None, False)
+    folder = tiny_glm_asr.write(tmp_path / "turned")
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["audio_config"]["rope_parameters"] |= {"rope_type": "linear", "factor": 2.0}
+    path.write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModelError, match="rope_type 'linear': export knows 'default'"):
         load_checkpoint(str(folder), None, False)
 
 

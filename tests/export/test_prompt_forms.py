@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import tiny_audio_flamingo3
+import tiny_glm_asr
 import tiny_granite_speech
 import tiny_qwen2_5_omni
 import tiny_qwen3_asr
@@ -162,6 +163,7 @@ LAYOUTS = {
         7,
         "<|audio_pad|>",
     ),
+    "glm-asr": Layout(tiny_glm_asr.write, by_processor, further_of_parts, 3, "<|pad|>"),
     "granite-speech": Layout(
         tiny_granite_speech.write, texts("<|audio|>", ""), further_of_texts, 31, "<|audio|>"
     ),

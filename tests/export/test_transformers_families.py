@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_audio_flamingo3
+import tiny_glm_asr
 import tiny_granite_speech
 import tiny_qwen2_5_omni
 import tiny_qwen3_asr
@@ -25,6 +26,7 @@ FAMILIES = (
     *tiny_ultravox.STATES,
     *tiny_qwen2_5_omni.STATES,
     *tiny_qwen3_asr.STATES,
+    *tiny_glm_asr.STATES,
     *tiny_granite_speech.STATES,
 )
 QUESTION = "Who owns the budget?"

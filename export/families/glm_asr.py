@@ -1,0 +1,145 @@
+"""GLM-ASR: Whisper-like encoder with rotary positions, four frames to a token, Llama text.
+
+Any ``GlmAsrForConditionalGeneration`` checkpoint. The encoder hears a window to its end, the
+silence after a recording included; tokens after the sound are then left out. Transformers cuts a
+recording at 655 s; here every window is heard.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoProcessor, GlmAsrForConditionalGeneration
+from transformers.models.glmasr.modeling_glmasr import apply_rotary_pos_emb
+
+from speechprune_ort.errors import UnsupportedModelError
+from speechprune_ort.export.families.base import Checkpoint
+from speechprune_ort.export.families.loading import (
+    audio_spec_of,
+    dimensions_of,
+    load_model,
+    notes_of,
+    require_fast,
+    require_log_mel,
+    stop_tokens,
+)
+from speechprune_ort.export.families.prompts import first_turn, further_turn, prompts_of
+from speechprune_ort.export.families.text_models import language_model_of
+from speechprune_ort.export.families.whisper import heard_windows, received_attention
+from speechprune_ort.export.source import Source
+
+__all__ = ["load"]
+
+JOINED = 4
+"""Frames after the convolutions that make a token: what transformers computes lengths for."""
+STEPS = ((-1, 2, 1), (0, JOINED, 0))
+"""Stride 2 with padding 1 and width 3, then whole fours."""
+FRAME_TOKENS = 25
+"""Of two seconds: 12.5 a second are no whole number."""
+
+
+class AudioEncoder(nn.Module):
+    """Convolutions, layers with rotary positions, and projector as one module.
+
+    Args:
+        tower: of the checkpoint.
+        projector: to the language model's width.
+        frames: after the convolutions, of a window.
+    """
+
+    def __init__(self, tower: Any, projector: nn.Module, frames: int) -> None:
+        super().__init__()
+        self.tower, self.projector = tower, projector
+        rows = tower.rotary_emb(torch.zeros(1), torch.arange(frames)[None])
+        self.cos, self.sin = (nn.Parameter(row, requires_grad=False) for row in rows)
+
+    def forward(self, input_features: Tensor, feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(windows, mel_bins, frames), (windows,) -> (windows, frames // 8, hidden).
+
+        And (windows, frames // 8), the attention that each token receives.
+        """
+        tower: Any = self.tower
+        hidden = nn.functional.gelu(tower.conv1(input_features.to(tower.conv1.weight.dtype)))
+        hidden = nn.functional.gelu(tower.conv2(hidden)).transpose(1, 2)
+        turned = self.cos.to(hidden.dtype), self.sin.to(hidden.dtype)
+        *layers, last = tower.layers
+        for layer in layers:
+            hidden = layer(hidden, position_embeddings=turned)
+        attention, source = last.self_attn, last.input_layernorm(hidden)
+        query, key = (
+            projection(source).unflatten(2, (-1, attention.head_dim)).transpose(1, 2)
+            for projection in (attention.q_proj, attention.k_proj)
+        )
+        query, key = apply_rotary_pos_emb(query, key, *turned)
+        key = key.repeat_interleave(attention.num_key_value_groups, dim=1)
+        received = received_attention(query.float(), key.float() * attention.scaling, JOINED)
+        hidden = tower.norm(last(hidden, position_embeddings=turned))
+        windows, frames, width = hidden.shape
+        joined = hidden.reshape(windows, frames // JOINED, JOINED * width)
+        return heard_windows(self.projector(joined), feature_lengths), received
+
+
+def load(source: Source) -> Checkpoint:
+    """Load a GLM-ASR checkpoint.
+
+    Args:
+        source: the checkpoint.
+
+    Raises:
+        ExportError: weights are missing, or the tokenizer or its template cannot be used.
+        UnsupportedModelError: a setting of the text model, the encoder or the features is not
+            known; the message names it.
+    """
+    location = source.location
+    processor = AutoProcessor.from_pretrained(source.processor, **source.options)
+    model = load_model(GlmAsrForConditionalGeneration, source, text_part="text_config")
+    config = model.config
+    text, encoder = config.text_config, config.audio_config
+    tokenizer = require_fast(location, processor.tokenizer)
+    extractor = processor.feature_extractor
+    frames = 2 * encoder.max_position_embeddings
+    require_log_mel(location, extractor, frames)
+    _require_known(location, encoder)
+    audio = audio_spec_of(extractor, encoder.num_mel_bins, frames, FRAME_TOKENS, STEPS)
+    inner = model.model
+    module = AudioEncoder(
+        inner.audio_tower, inner.multi_modal_projector, encoder.max_position_embeddings
+    )
+    return Checkpoint(
+        family="glm_asr",
+        audio_encoder=module.eval().requires_grad_(False),
+        language_model=language_model_of(inner.language_model, model.lm_head, text),
+        tokenizer=tokenizer,
+        audio=audio,
+        dimensions=dimensions_of(text, audio, encoder.num_mel_bins, frames),
+        stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
+        revision=getattr(config, "_commit_hash", None),
+        encoder_attention=True,
+        # Its processor takes one recording for each text.
+        **prompts_of(
+            partial(first_turn, processor),
+            processor.audio_token,
+            tokenizer,
+            further_turn(processor),
+            recordings=1,
+        ),
+        **notes_of(config.to_dict()),
+    )
+
+
+def _require_known(location: str, encoder: Any) -> None:
+    """Refuse settings of the encoder that transformers and this file would take otherwise."""
+    rope = encoder.rope_parameters["rope_type"]
+    joined = encoder.intermediate_size / encoder.hidden_size
+    for name, found, known in (
+        ("rope_type", rope, "default"),
+        ("intermediate_size / hidden_size", joined, JOINED),
+        ("max_position_embeddings % 4", encoder.max_position_embeddings % JOINED, 0),
+    ):
+        if found != known:
+            raise UnsupportedModelError(
+                f"The audio encoder of {location!r} has {name} {found!r}: export knows {known!r}."
+            )
