@@ -61,7 +61,6 @@ COSTS: Mapping[str, Cost] = {
     LOAD: Cost(10.0),
     "export audio_encoder": Cost(30.0, 30.0, "encoder"),
     "verify audio_encoder": Cost(5.0, 20.0, "encoder"),
-    "export embed_tokens": Cost(1.0, 8.0, "table"),
     "export first_layer_qk": Cost(1.0),
     "export first_layer_qk_float": Cost(1.0),
     "export similarity": Cost(1.0),
@@ -70,6 +69,7 @@ COSTS: Mapping[str, Cost] = {
     "export rotary": Cost(1.0),
     "export decoder": Cost(5.0, 18.0, "decoder"),
     "verify decoder": Cost(5.0, 30.0, "decoder"),
+    "export embed_tokens": Cost(1.0, 8.0, "table"),
     SEAL: Cost(0.0, 2.0, "all"),
 }
 """Every step that an export reports, in order.
