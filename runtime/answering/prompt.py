@@ -28,6 +28,9 @@ __all__ = ["AS_IS", "Prompt", "build_prompt", "embed_ids", "form_of"]
 AS_IS = Wording()
 """The template as it is, around a question."""
 
+CHARACTERS = 16
+"""Of a text, for each position of the model: words of no language have as many for a token."""
+
 NAMED = {"query": "The question", "system": "The system prompt", "language": "The language"}
 
 
@@ -216,6 +219,13 @@ def build_prompt(
     question = check_text(texts["query"])
     if not question.strip():
         raise PromptError("The question is empty: ask something about the recording.")
+    for kind, text in texts.items():
+        # Before they are tokenized: of megabytes that takes seconds, in which nothing else runs.
+        if context is not None and len(check_text(text, NAMED[kind])) > CHARACTERS * context:
+            raise PromptError(
+                f"{NAMED[kind]} has {len(text)} characters and the model {context} positions: "
+                "give a shorter one."
+            )
     parts: list[list[int]] = [[]]
     places: list[int] = []  # of the user's own tokens
     length = 0

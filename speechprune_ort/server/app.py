@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
@@ -114,7 +114,7 @@ class Service:
         asked = await asyncio.to_thread(read_chat, body, self.options)
         del body
         work = self._question(asked)
-        events = self._events(request, work, begun)
+        events = self._events(request, work, begun, asked.stream)
         first = await anext(events)  # what fails before the first piece has a status of its own
         if not asked.stream:
             last = first
@@ -273,7 +273,9 @@ class Service:
                 408, f"The request did not come within {self.options.timeout:g} seconds."
             ) from None
 
-    async def _events(self, request: Request, work: Work, begun: float) -> AsyncIterator[Event]:
+    async def _events(
+        self, request: Request, work: Work, begun: float, stream: bool = False
+    ) -> AsyncIterator[Event]:
         """What becomes of a request; raises what ended it. Who leaves gives up the place."""
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
 
@@ -282,15 +284,18 @@ class Service:
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
         ticket = self.counter.enter(work, tell, self.options.timeout, begun)
-        first = True
+        first, looked = True, time.monotonic()
         try:
             while True:
-                try:
+                event = None
+                with suppress(TimeoutError):
                     event = await asyncio.wait_for(events.get(), LOOKS)
-                except TimeoutError:
-                    # Once the answer has begun, who writes it notices.
-                    if first and await request.is_disconnected():
-                        raise ClientDisconnect from None
+                # Once a streamed answer has begun, who writes it notices.
+                if (first or not stream) and time.monotonic() - looked >= LOOKS:
+                    looked = time.monotonic()
+                    if await request.is_disconnected():
+                        raise ClientDisconnect
+                if event is None:
                     continue
                 if event.error is not None:
                     raise event.error

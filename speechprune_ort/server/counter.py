@@ -169,18 +169,22 @@ class Counter:
             if ticket in self._line:
                 self._line.remove(ticket)
 
-    def close(self, seconds: float = 5.0) -> None:
-        """End what is left, and the threads.
-
-        Args:
-            seconds: that are waited for what is worked on.
-        """
+    def end(self) -> None:
+        """Take nothing more, and end what is left: who waits for it is told."""
         with self._changed:
             self._closed = True
             left = [*self._line, *self._working]
             self._changed.notify_all()
         for ticket in left:
             ticket.cancel.end(CancelledError("The server is stopping."))
+
+    def close(self, seconds: float = 5.0) -> None:
+        """End what is left, and the threads.
+
+        Args:
+            seconds: that are waited for what is worked on.
+        """
+        self.end()
         for thread in self._threads:
             thread.join(seconds)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
 from urllib.parse import urlsplit
@@ -10,10 +11,15 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from speechprune_ort.errors import CancelledError
 from speechprune_ort.server.metrics import Metrics
-from speechprune_ort.server.request_error import RequestError
+from speechprune_ort.server.request_error import RequestError, request_error_of
 
 __all__ = ["Guard", "Watch"]
+
+PATIENCE = 20.0  # seconds in which a body need not keep the pace
+PACE = 1000  # bytes of a body a second: who sends more slowly keeps others out
+BODIES = 4  # of the largest size, that all requests in work may take together
 
 OPEN = ("/", "/health")
 """Paths that need no key: they tell nothing of recordings or of who asks."""
@@ -33,6 +39,7 @@ class Guard:
         self, app: ASGIApp, key: str | None, most_bytes: int, origins: tuple[str, ...]
     ) -> None:
         self._app, self._most, self._origins = app, most_bytes, origins
+        self._held = 0  # bytes of the bodies of all requests in work
         self._key = None if key is None else f"Bearer {key}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,17 +52,45 @@ class Guard:
             response = JSONResponse(problem.body, problem.status, problem.headers)
             await response(scope, receive, send)
             return
-        read = 0
+        read, more, begun = 0, True, False
+        due = asyncio.get_running_loop().time() + PATIENCE
 
         async def counted() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
+            nonlocal read, more
+            try:
+                async with asyncio.timeout_at(due + read / PACE if more else None):
+                    message = await receive()
+            except TimeoutError:
+                raise RequestError(
+                    408, f"The request came more slowly than {PACE} bytes a second: send it again "
+                    "over a faster connection.", "too_slow",
+                ) from None  # fmt: skip
+            came, more = len(message.get("body", b"")), more and message.get("more_body", False)
+            read += came
+            self._held += came
             if read > self._most:
                 raise self._too_large()
+            if self._held > BODIES * self._most:
+                raise RequestError(
+                    429, "As much is being sent as the server takes at once: ask again later.",
+                    "busy", retry_after=2,
+                )  # fmt: skip
             return message
 
-        await self._app(scope, counted, send)
+        async def told(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, counted, told)
+        except asyncio.CancelledError:  # its time to end is over, and the server stops
+            if not begun:
+                problem = request_error_of(CancelledError())
+                response = JSONResponse(problem.body, problem.status, problem.headers)
+                await response(scope, receive, send)
+        finally:
+            self._held -= read
 
     def _problem(self, path: str, method: str, headers: Headers) -> RequestError | None:
         origin = headers.get("origin")

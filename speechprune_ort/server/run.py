@@ -20,6 +20,8 @@ __all__ = ["listen_on", "serve"]
 
 CONNECTIONS = 256  # at once; bodies that are being read take memory before they wait
 SILENT_SECONDS = 10.0  # of a connection that has no request in work, until it is closed
+UNREAD_SECONDS = 60.0  # of an answer that nobody takes, until its connection is closed
+ENDING_SECONDS = 3.0  # to tell clients that their requests were ended
 LOCAL = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
@@ -53,10 +55,12 @@ def is_local(host: str) -> bool:
 class PromptHttp(H11Protocol):
     """A connection that is closed where the head of a request does not come, or comes too slowly.
 
-    Connections are counted: those that ask nothing would keep everybody else out.
+    The same holds where an answer is not read. Connections are counted: those that ask nothing
+    would keep everybody else out.
     """
 
     _closing: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
@@ -66,7 +70,18 @@ class PromptHttp(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
         self._wait(no_more=True)
+        self._is_read()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Begin to wait for an answer to be read."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on, as it was read."""
+        self._is_read()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Read on, and wait where that is not yet a request, or after one that was answered."""
@@ -88,12 +103,37 @@ class PromptHttp(H11Protocol):
     def _is_asked(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
+    def _is_read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
     def _wait(self, no_more: bool = False) -> None:
         if no_more and self._closing is not None:
             self._closing.cancel()
             self._closing = None
         elif not no_more and self._closing is None:
             self._closing = self.loop.call_later(SILENT_SECONDS, self.transport.close)
+
+
+class Server(uvicorn.Server):
+    """A server that tells clients when their requests' time to end is over.
+
+    Args:
+        config: of uvicorn.
+        service: what is served.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more requests, and end those that are left after ``stop_seconds``."""
+        seconds = self._service.options.stop_seconds
+        ending = asyncio.get_running_loop().call_later(seconds, self._service.counter.end)
+        await super().shutdown(sockets)
+        ending.cancel()
 
 
 def serve(
@@ -116,18 +156,18 @@ def serve(
     """
     # What asks by another name is a page that had its name lead here.
     hosts = LOCAL if is_local(host) else ("*",)
-    app = make_app(Service(model, options), hosts)
+    service = Service(model, options)
     config = uvicorn.Config(
-        app,
+        make_app(service, hosts),
         http=PromptHttp,
         lifespan="on",
         log_level="info" if access_log else "warning",
         access_log=access_log,
         server_header=False,
         limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=max(1, round(options.stop_seconds)),
+        timeout_graceful_shutdown=round(options.stop_seconds + ENDING_SECONDS),
     )
     address, port = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     ready(f"http://{shown}:{port}")
-    uvicorn.Server(config).run(sockets=[listener])
+    Server(config, service).run(sockets=[listener])

@@ -135,10 +135,23 @@ def test_it_is_said_of_choices_and_transcripts_too_and_before_anything_is_heard(
 
 def test_a_question_beyond_the_context_is_refused_before_it_is_embedded(bundle: Path) -> None:
     model = SpeechLLM(bundle, "cpu")
-    with pytest.raises(PromptError, match="1000000 tokens and the model 8192 positions"):
-        Prompt.of(model.engine, "x" * 1_000_000)
+    with pytest.raises(PromptError, match="100000 tokens and the model 8192 positions"):
+        Prompt.of(model.engine, "x" * 100_000)
     with pytest.raises(PromptError, match="9000 tokens and the model 8192 positions"):
         model.embed_text("y" * 9000)
+
+
+def test_a_text_that_no_model_could_read_is_refused_before_it_is_tokenized() -> None:
+    class Never(TextTokenizer):
+        def encode(self, text: str, what: str = "The question") -> Any:
+            raise AssertionError(f"{what}: {len(text)} characters were tokenized")
+
+    text = Never(byte_tokenizer())
+    with pytest.raises(PromptError, match=r"question has 1601 characters and the model 100 posi"):
+        build_prompt(text, PIECES, {"query": "x" * 1601}, context=100)
+    # What might have room is counted in tokens.
+    with pytest.raises(AssertionError, match=r"question: 160\d characters"):
+        build_prompt(text, PIECES, {"query": "x" * 1600}, context=100)
 
 
 @pytest.mark.parametrize("question", ["", "  \n"])

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,7 +42,7 @@ from speechprune_ort import OptionError, PruningOptions, SpeechLLM
 from speechprune_ort.answer_stream import AnswerStream
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.runtime.answering.decoder import Decoder
-from speechprune_ort.server import run
+from speechprune_ort.server import guards, run
 from speechprune_ort.server.app import Service, make_app
 from speechprune_ort.server.counter import Counter, Event, Ticket
 from speechprune_ort.server.options import ServeOptions
@@ -518,21 +519,116 @@ def test_who_leaves_gives_up_the_place(model: SpeechLLM, sound: bytes) -> None:
     slow = Slow(model)
     server = Running(slow, waiting=2)
     try:
-        body = json.dumps({"model": "tiny", "messages": question(sound)}).encode()
-        head = (
-            "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        ).encode()
-        port = server.listener.getsockname()[1]
-        both = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
-        for connection in both:
-            connection.sendall(head + body)
+        both = [asked(server, sound) for _ in range(2)]
         wait_for(lambda: (server.service.counter.working, server.service.counter.waiting) == (1, 1))
         for connection in both:
             connection.close()
         wait_for(lambda: (server.service.counter.working, server.service.counter.waiting) == (0, 0))
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_leaves_in_the_middle_ends_the_answer(
+    model: SpeechLLM, sound: bytes, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = Decoder.steps
+
+    def slowly(self: Decoder, tokens: Any) -> Any:
+        time.sleep(0.05)
+        return steps(self, tokens)
+
+    monkeypatch.setattr(Decoder, "steps", slowly)
+    server = Running(model, max_new_tokens=6000)
+    try:
+        connection = asked(server, sound, max_tokens=6000, stream=stream)
+        wait_for(lambda: server.service.counter.working == 1)
+        wait_for(lambda: metric(server, "speechprune_first_token_seconds_count") == 1)
+        connection.close()
+        wait_for(lambda: server.service.counter.working == 0, 5)
+        assert metric(server, "speechprune_answer_tokens_total") == 0, "it was not answered"
+    finally:
+        server.stop()
+
+
+def test_who_does_not_read_is_sent_away(
+    model: SpeechLLM, sound: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "UNREAD_SECONDS", 0.5)
+    server = Running(model, max_new_tokens=6000)
+    cut: list[object] = []
+    lost = PromptHttp.connection_lost
+
+    def seen(self: PromptHttp, exc: Exception | None) -> None:
+        cut.append(self.cycle is not None and not self.cycle.response_complete)
+        lost(self, exc)
+
+    monkeypatch.setattr(PromptHttp, "connection_lost", seen)
+    # A stream that needs more room than the system has for it.
+    monkeypatch.setattr("speechprune_ort.server.app._sse", lambda _: "data: " + "x" * 1_000_000)
+    try:
+        connection = asked(server, sound, max_tokens=200, stream=True)
+        wait_for(lambda: True in cut)  # beside what other tests left open
+        connection.close()
+    finally:
+        server.stop()
+
+
+def test_a_body_that_drips_is_refused(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guards, "PATIENCE", 0.5)
+    with begun(running, 10_000) as connection:
+        connection.settimeout(0.1)
+        found = b""
+        for _ in range(200):
+            connection.sendall(b" ")
+            with suppress(TimeoutError):
+                found += connection.recv(4096)
+            if found:
+                break
+    assert b" 408 " in found
+    assert b"more slowly than 1000 bytes a second" in found
+
+
+def test_bodies_have_a_bound_together(running: Running) -> None:
+    halves = [begun(running, 900_000) for _ in range(5)]
+    try:
+        for connection in halves[:4]:
+            connection.sendall(b" " * 899_000)
+        time.sleep(0.5)  # they are read
+        halves[4].sendall(b" " * 899_000)
+        found = halves[4].recv(4096)
+        assert b" 429 " in found
+        assert b"retry-after: 2" in found
+    finally:
+        for connection in halves:
+            connection.close()
+    wait_for(lambda: not busy(running))
+
+
+def busy(running: Running) -> bool:
+    """Whether bodies of others are in the way of one of the largest size."""
+    with begun(running, 1_000_000) as connection:
+        connection.sendall(b" " * 999_999 + b"{")
+        return b" 429 " in connection.recv(4096)
+
+
+def begun(running: Running, length: int) -> socket.socket:
+    """A request whose body is still to be sent."""
+    connection = socket.create_connection(running.listener.getsockname(), 30)
+    connection.sendall(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        f"Authorization: Bearer {KEY}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {length}\r\n\r\n".encode()
+    )
+    return connection
+
+
+def asked(running: Running, sound: bytes, **options: Any) -> socket.socket:
+    """A question that was sent, and whose answer is not read."""
+    body = json.dumps({"model": "tiny", "messages": question(sound), **options}).encode()
+    connection = begun(running, len(body))
+    connection.sendall(body)
+    return connection
 
 
 def wait_for(condition: Any, seconds: float = 30.0) -> None:
@@ -658,6 +754,49 @@ def test_a_stopped_server_ends_what_it_was_at(
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_stopped_server_tells_those_whose_answers_it_ends(bundle: Path, sound: bytes) -> None:
+    process, url = started(
+        bundle, "--device", "cpu", "--name", "tiny", "--max-new-tokens", 6000, "--max-batch", 1,
+        "--stop-seconds", 1,
+    )  # fmt: skip
+    told: list[str] = []
+    drain = threading.Thread(target=lambda: told.extend(process.stderr or ()))
+    drain.start()
+    try:
+        client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        given: dict[str, Any] = {
+            "model": "tiny", "messages": question(sound), "max_tokens": 6000,
+        }  # fmt: skip
+        stream = iter(client.chat.completions.create(**given, stream=True))
+        next(stream)
+        with ThreadPoolExecutor(1) as pool:
+            waits = pool.submit(client.chat.completions.create, **given)
+            wait_for(lambda: json.loads(get(f"{url}/health"))["waiting"] == 1)
+            half = socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), 30)
+            half.sendall(HALF)
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(APIError, match="is stopping: ask again later"):
+                list(stream)
+            with pytest.raises(APIStatusError, match="is stopping: ask again later") as raised:
+                waits.result(30)
+        assert raised.value.status_code == 503
+        with half:
+            assert b" 503 " in half.recv(4096)
+        assert process.wait(30) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
+        drain.join()
+    assert "Traceback" not in "".join(told)
+
+
+HALF = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+)
+"""A request that does not come to its end."""
 
 
 def test_a_port_that_is_taken_is_one_sentence(bundle: Path) -> None:
