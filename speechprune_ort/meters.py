@@ -134,7 +134,7 @@ class MemoryMeter:
 
     def _of_device(self) -> str:
         if DEVICE_TREE.exists():
-            board = DEVICE_TREE.read_text(errors="replace").strip("\0\n")
+            board = DEVICE_TREE.read_text(encoding="utf-8", errors="replace").strip("\0\n")
             return f"not read apart: {board} shares its memory with the host, see peak_rss_mb"
         if self._library is None:
             return "not read: pip install 'speechprune-ort[profile]', and a driver is needed"

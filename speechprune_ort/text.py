@@ -106,8 +106,8 @@ def check_path(
         error: what is raised.
 
     Raises:
-        SpeechPruneError: it is neither ``str`` nor a path object, is empty, holds NUL or half a
-            character, or a name in it is too long.
+        SpeechPruneError: it is neither ``str`` nor a path object, is empty, holds NUL, half a
+            character or one that the locale has not, or a name in it is too long.
 
     >>> check_path("a/b.wav").name
     'b.wav'
@@ -124,9 +124,15 @@ def check_path(
     try:
         raw = os.fsencode(path)
     except UnicodeEncodeError as wrong:
+        letter = path[wrong.start]
+        if not "\ud800" <= letter <= "\udfff":
+            raise error(
+                f"{what} has {letter!a} at position {wrong.start}, which this locale has "
+                f"in no name ({wrong.encoding}): set PYTHONUTF8=1 or LC_ALL=C.UTF-8."
+            ) from None
         raise error(
-            f"{what} holds half a character ({path[wrong.start]!a} at position "
-            f"{wrong.start}): no file has such a name."
+            f"{what} holds half a character ({letter!a} at position {wrong.start}): no file has "
+            "such a name."
         ) from None
     longest = max(map(len, raw.split(os.fsencode(os.sep))))
     if longest > LONGEST_NAME or len(raw) > LONGEST_PATH:

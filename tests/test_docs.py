@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -108,3 +111,84 @@ def test_every_test_that_reliability_names_is_there() -> None:
         code = (ROOT / path).read_text(encoding="utf-8")
         for name in re.findall(r"`(\w+)`", names):
             assert f"def {name}(" in code, (path, name)
+
+
+def said_and_known() -> tuple[list[tuple[str, str]], set[str]]:
+    """Docstrings and comments by file, and every name and word that code has beside them."""
+    said: list[tuple[str, str]] = []
+    known = {path.name.split(".")[0] for path in ROOT.rglob("*") if ".venv" not in path.parts}
+    for folder in ("speechprune_ort", "export", "runtime", "scripts", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            name, code = path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+            tree = ast.parse(code)
+            documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+            texts = {
+                id(line.value)
+                for node in ast.walk(tree)
+                if isinstance(node, documented)
+                for line in node.body
+                if isinstance(line, ast.Expr)
+            }
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    if id(node) in texts:
+                        said.append((name, node.value))
+                    else:
+                        known.update(re.findall(r"\w+", node.value))
+            for token in tokenize.generate_tokens(io.StringIO(code).readline):
+                if token.type == tokenize.COMMENT:
+                    said.append((name, token.string))
+                elif token.type == tokenize.NAME:
+                    known.add(token.string)
+    return said, known
+
+
+ELSEWHERE = {
+    "AudioBench", "HF_ENDPOINT", "LlamaModel", "Qwen2AudioModel", "cu_seqlens", "k_quant_type",
+    "manylinux_2_17_aarch64", "manylinux_2_28_aarch64",
+"cst_wave", "espeak_EVENT", "faster_whisper_environment",
+    "MEMORY_MB", "TASK_DATASET", "test_NAME", "tiny_NAME",
+    "embed_ms", "log_mel_ms", "standard_output",
+    "cosine_ij", "relevance_i", "relevance_j",
+}  # fmt: skip
+"""Names of other programs, names with a part to fill in or put together, and of formulas."""
+
+
+def test_every_name_that_texts_use_is_one_of_the_code() -> None:
+    said, known = said_and_known()
+    pages = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
+    said += [(page.name, page.read_text(encoding="utf-8")) for page in pages]
+    assert len(said) > 3000
+    named = {
+        (place, name)
+        for place, text in said
+        for span in re.findall(r"`([^`\n]+)`", text)
+        for name in re.findall(r"[A-Za-z]\w*", span)
+        if "_" in name.strip("_") or re.fullmatch(r"(?:[A-Z][a-z0-9]+){2,}", name)
+    }
+    assert len(named) > 500
+    unknown = {(place, name) for place, name in named if name not in known}
+    assert not sorted((p, n) for p, n in unknown if n not in ELSEWHERE)
+    assert {name for _, name in unknown} == ELSEWHERE, "a name that no text has any longer"
+
+
+def test_lists_of_precisions_are_whole() -> None:
+    said, _ = said_and_known()
+    pages = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
+    said += [(page.name, page.read_text(encoding="utf-8")) for page in pages]
+    lists = [
+        (place, sentence)
+        for place, text in said
+        for sentence in re.split(r"\.\s|\n\n", text)
+        if all(re.search(rf"\b{name}\b", sentence) for name in ("fp32", "fp16", "int8", "int4"))
+    ]
+    assert len(lists) > 3
+    assert not [(place, sentence) for place, sentence in lists if "w8a8" not in sentence]
+
+
+def test_the_changelog_has_every_part_by_name() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    ours = [n for n, m in METHODS.items() if m.select.__module__.startswith("speechprune_ort.")]
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    lacks = [n for n in [*ours, *commands] if not re.search(rf"`(?:[\w/-]+ )?{n}\b", text)]
+    assert not lacks

@@ -38,7 +38,7 @@ class Joints:
             of them by itself.
         wrong: what is wrong with the file.
         ends: by its start, the end of a recording that ends before the next one begins.
-        lacks: bytes that the last frame of the file lacks, where that is an mp3's.
+        lacks: bytes that the last frame of the file lacks, where that is an mp3's or an mp2's.
     """
 
     starts: list[int] = field(default_factory=list)
@@ -128,7 +128,8 @@ def _mp3(file: BinaryFile) -> Joints:
     end = file.seek(0, os.SEEK_END)
     run = mpeg.run(file, 0)
     if run is None:
-        return Joints()
+        cut = mpeg.cut_mp2(file)
+        return Joints([0], ends={0: cut[0]}, lacks=cut[1]) if cut else Joints()
     found, wrong, last, place = Joints([0]), list[str](), 0, 0
     while run is not None:
         found.starts.extend(run.starts[1:])

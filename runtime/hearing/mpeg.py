@@ -1,4 +1,4 @@
-"""The frames of an mp3: where they end, change their format, or are cut off."""
+"""The frames of an mp3 or mp2: where they end, change their format, or are cut off."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Extended, Part
 
-__all__ = ["MORE_FRAMES", "Run", "behind_tags", "format_at", "frame_bytes", "goes_on",
+__all__ = ["MORE_FRAMES", "Run", "behind_tags", "cut_mp2", "format_at", "frame_bytes", "goes_on",
            "is_told", "resync", "run", "states_length", "stating_length"]  # fmt: skip
 
 # MPEG layer III, kbit/s by the header's index: MPEG 1, then MPEG 2 and 2.5.
@@ -17,6 +17,8 @@ BITRATES = (
     (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 )
+MP2_BITRATES = (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384)  # of MPEG 1
+MP2 = 4  # layer II, as bits of a header's second byte
 RATES = (44_100, 48_000, 32_000)
 # Bytes of side information after a header, by whether it is MPEG 1 and whether it is mono.
 ASIDE = {(True, False): 32, (True, True): 17, (False, False): 17, (False, True): 9}
@@ -83,6 +85,20 @@ def resync(file: BinaryFile, place: int, end: int) -> int | None:
                 return at
         place += max(1, len(block) - 1)
     return None
+
+
+def cut_mp2(file: BinaryFile) -> tuple[int, int] | None:
+    """Where the last frame of an mp2 begins and how many bytes it lacks; None if it is whole.
+
+    Nothing is sought in an mp2 but its end: frames of layer II are known from its start on.
+    """
+    last, at, frames = 0, behind_tags(file, 0), 0
+    file.seek(at)
+    while size := _mp2_frame_bytes(file.read(4)):
+        last, at, frames = at, at + size, frames + 1
+        file.seek(at)
+    lacks = at - file.seek(0, os.SEEK_END)
+    return (last, lacks) if lacks > 0 and frames >= MORE_FRAMES else None
 
 
 def goes_on(file: BinaryFile, at: int) -> bool:
@@ -199,13 +215,23 @@ def frame_bytes(header: bytes) -> int:
     """Length of the layer III frame that begins with these four bytes; 0 if none does."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
         return 0
+    first = header[1] >> 3 & 3 == 3
+    return _frame_bytes(header, 144 if first else 72, BITRATES[0 if first else 1])
+
+
+def _mp2_frame_bytes(header: bytes) -> int:
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE0 | MP2:
+        return 0
+    return _frame_bytes(header, 144, MP2_BITRATES if header[1] >> 3 & 3 == 3 else BITRATES[1])
+
+
+def _frame_bytes(header: bytes, eighths: int, bitrates: tuple[int, ...]) -> int:
+    """Length of a frame that has ``eighths`` times eight samples; 0 if nothing has that format."""
     version, bits, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
     if version == 1 or bits in (0, 15) or rate == 3:
         return 0
-    first = version == 3
     hertz = RATES[rate] >> HALVINGS[version]
-    kilobits = BITRATES[0 if first else 1][bits]
-    return (144 if first else 72) * kilobits * 1000 // hertz + (header[2] >> 1 & 1)
+    return eighths * bitrates[bits] * 1000 // hertz + (header[2] >> 1 & 1)
 
 
 def _format(header: bytes) -> Format:

@@ -2,6 +2,7 @@
 """What stands after a kill, on a full disk, or without memory, for every command that writes.
 
     scripts/faults [--kills 50] [--only export,batch] [--kinds kills,renames,disk,memory,signals]
+                   [--warm] [--first 0]
 
 Everything is tiny and made here. Each command runs once undisturbed; then it is killed (SIGKILL,
 SIGTERM and SIGINT in turn) at random moments, then by SIGKILL ahead of every change that it makes
@@ -10,6 +11,10 @@ that is too small where mounting is permitted, with stdout on /dev/full, and wit
 that are too small (RLIMIT_AS). After each, what stands under the result's name must be what was
 there before, nothing where nothing was, or the whole result; and after one undisturbed run nothing
 may lie beside it.
+
+Kills are numbered, and each has a moment of its own: with --first a run goes on where another was
+ended. With --warm commands are forked from a process that has imported what they need, so that
+they are killed at their work and not at their imports.
 
 Signals are tried on commands that only read, too: SIGINT and SIGTERM in turn at random moments,
 from the first statement of the command on, imports included. It must end with exit code 130 or 143,
@@ -21,6 +26,7 @@ The table on stdout is Markdown. Exits with 1 where anything was broken.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -48,6 +54,13 @@ from speechprune_ort.markdown import markdown_table
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 CHANGES = ("rename", "replace", "unlink", "rmdir", "mkdir", "link", "symlink")
+PRELOADED = (
+    "onnxruntime", "soundfile", "speechprune_ort.cli.app", "speechprune_ort.evaluation.evaluate",
+    "speechprune_ort.export.pipeline", "speechprune_ort.explain.page", "speechprune_ort.model",
+    "transformers.models.qwen2_audio.modeling_qwen2_audio",
+    "transformers.models.qwen2_audio.processing_qwen2_audio",
+)  # fmt: skip
+"""Modules that a warm process has imported, for all the commands that write."""
 KINDS = ("kills", "renames", "disk", "memory", "signals")
 ENDING = (signal.SIGINT, signal.SIGTERM)
 SLOW = 5.0  # seconds after a signal that are too many even on a busy machine; one is promised
@@ -98,6 +111,59 @@ class Command:
         return [sys.executable, *program, *self.arguments]
 
 
+class Warm:
+    """A command in a process that has imported everything, with the methods of ``Popen``.
+
+    Args:
+        line: of the command.
+        step: at which change it kills itself, as for ``dying``; None where it does not.
+        folder: as for ``dying``.
+    """
+
+    def __init__(self, line: list[str], step: int | None = None, folder: str = "") -> None:
+        with tempfile.NamedTemporaryFile(prefix="faults-errors-", delete=False) as file:
+            self._errors = Path(file.name)
+        context = multiprocessing.get_context("forkserver")
+        self._process = context.Process(target=warmed, args=(line, self._errors, step, folder))
+        self._process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        """As ``Popen`` gives it."""
+        return self._process.exitcode
+
+    def wait(self, seconds: float) -> None:
+        """Wait for its end.
+
+        Raises:
+            subprocess.TimeoutExpired: it has not come.
+        """
+        self._process.join(seconds)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("speechprune-ort", seconds)
+
+    def send_signal(self, kind: signal.Signals) -> None:
+        """Send a signal to it."""
+        os.kill(self._process.pid or 0, kind)
+
+    def communicate(self, timeout: float) -> tuple[None, str]:
+        """Wait for its end; what it said on stderr."""
+        try:
+            self.wait(timeout)
+            return None, self._errors.read_text(encoding="utf-8")
+        finally:
+            self._errors.unlink()
+
+
+def warmed(line: list[str], errors: Path, step: int | None, folder: str) -> None:
+    """Run a command in a forked process; its outputs go to nowhere and to a file."""
+    for number, place in ((1, Path(os.devnull)), (2, errors)):
+        opened = os.open(place, os.O_WRONLY)
+        os.dup2(opened, number)
+        os.close(opened)
+    dying(line, step, folder)
+
+
 @dataclass
 class Tally:
     """What came of one kind of fault.
@@ -127,7 +193,8 @@ def lines_state(out: Path) -> str:
     """How many whole lines a file has."""
     if not out.exists():
         return "nothing"
-    return f"{len([json.loads(line) for line in out.read_text().split(chr(10)) if line])} lines"
+    lines = out.read_text(encoding="utf-8").split("\n")
+    return f"{len([json.loads(line) for line in lines if line])} lines"
 
 
 def results_state(out: Path) -> str:
@@ -142,7 +209,7 @@ def page_state(out: Path) -> str:
     """Whether a page is whole."""
     if not out.exists():
         return "nothing"
-    text = out.read_text()
+    text = out.read_text(encoding="utf-8")
     if not text.rstrip().endswith("</html>"):
         raise ValueError(f"{len(text)} characters and no end")
     return "earlier" if "<!-- earlier -->" in text else "whole"
@@ -264,8 +331,15 @@ def ended(run: subprocess.CompletedProcess[str]) -> str:
     return "done" if run.returncode == 0 else f"exit {run.returncode}"
 
 
-def once(command: Command, limit: tuple[int, int] | None = None, **options: Any) -> str:
-    """Run a command to its end under a resource limit; how it ended."""
+def once(
+    command: Command, limit: tuple[int, int] | None = None, warm: bool = False, **options: Any
+) -> str:
+    """Run a command to its end under a resource limit, or warm; how it ended."""
+    if warm:
+        process = Warm(command.line)
+        _, errors = process.communicate(LONGEST)
+        code = process.returncode or 0
+        return ended(subprocess.CompletedProcess(command.line, code, None, errors))
 
     def limited() -> None:
         if limit is not None:
@@ -300,25 +374,27 @@ def beside(command: Command) -> list[str]:
     )
 
 
-def afterwards(command: Command, whole: str, tally: Tally) -> None:
+def afterwards(command: Command, whole: str, tally: Tally, warm: bool = False) -> None:
     """One undisturbed run: it must end well and leave nothing beside its result."""
     if command.name == "export" and command.standing(command.out) == whole:
         shutil.rmtree(command.out)
-    end = once(command)
+    end = once(command, warm=warm)
     if end != "done" or command.standing(command.out) != whole or beside(command):
         tally.broken.append(f"{command.name}, the run after: {end}, beside it {beside(command)}")
 
 
-def kills(command: Command, whole: str, seconds: float, count: int, seed: int) -> Tally:
+def kills(
+    command: Command, whole: str, seconds: float, numbers: range, seed: int, warm: bool
+) -> Tally:
     """Kill a command at random moments, without clearing up between."""
-    tally, draw = Tally(), random.Random(f"{seed} {command.name}")  # noqa: S311 - moments, no secrets
-    old = cleared(command)
-    for number in range(count):
+    tally, old = Tally(), cleared(command)
+    for number in numbers:
         if command.name in ("export", "eval") and command.standing(command.out) == whole:
             cleared(command)  # nothing is left to do
-        process = subprocess.Popen(
+        process = Warm(command.line) if warm else subprocess.Popen(
             command.line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        )  # fmt: skip
+        draw = random.Random(f"{seed} {command.name} {number}")  # noqa: S311 - moments, no secrets
         at, kind = draw.uniform(0, 1.05 * seconds), SIGNALS[number % len(SIGNALS)]
         try:
             process.wait(at)
@@ -329,23 +405,27 @@ def kills(command: Command, whole: str, seconds: float, count: int, seed: int) -
         if "Traceback" in errors:
             tally.ends[f"traceback after {kind.name}"] += 1
         look(command, {old, whole}, tally, f"{kind.name} after {at:.2f} s")
-        console.print(f"{command.name}, {number + 1} of {count}: {kind.name} after {at:.2f} s")
-    afterwards(command, whole, tally)
+        console.print(
+            f"{command.name}, kill {number}: {kind.name} after {at:.2f} s, ended with "
+            f"{process.returncode}, {dict(tally.ends)}, broken {len(tally.broken)}"
+        )
+    afterwards(command, whole, tally, warm)
     return tally
 
 
-def renames(command: Command, whole: str) -> Tally:
+def renames(command: Command, whole: str, first: int, warm: bool) -> Tally:
     """Kill a command ahead of each change that it makes to names around its result."""
-    tally, step = Tally(), 0
+    tally, step = Tally(), first
     while True:
-        old = cleared(command)
-        environment = {**os.environ, "FAULTS_STEP": str(step), "FAULTS_AT": str(command.out.parent)}
-        line = [sys.executable, __file__, "--dying", json.dumps(command.line[1:])]
-        run = subprocess.run(
-            line, env=environment, capture_output=True, text=True, check=False, timeout=LONGEST
-        )
+        old, folder = cleared(command), str(command.out.parent)
+        line = [sys.executable, __file__, "--dying", json.dumps([command.line, step, folder])]
+        process = Warm(command.line, step, folder) if warm else subprocess.Popen(
+            line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )  # fmt: skip
+        process.communicate(timeout=LONGEST)
         look(command, {old, whole}, tally, f"killed ahead of change {step}")
-        if run.returncode != -signal.SIGKILL:
+        console.print(f"{command.name}, change {step}: {process.returncode}, {tally.broken}")
+        if process.returncode != -signal.SIGKILL:
             break
         if command.name.startswith("export"):
             # The next one puts back and clears up before it refuses or works: enough to look at.
@@ -357,17 +437,23 @@ def renames(command: Command, whole: str) -> Tally:
             except ExportError as error:
                 tally.broken.append(f"{command.name}, change {step}: {error}")
         else:
-            afterwards(command, whole, tally)
+            afterwards(command, whole, tally, warm)
         if beside(command):
             tally.broken.append(f"{command.name}, change {step}: {beside(command)} is left")
         step += 1
-    tally.ends["killed"] = step
+    tally.ends["killed"] = step - first
     return tally
 
 
-def dying(line: list[str]) -> None:
-    """Run a command that kills itself; only paths below the folder of results count."""
-    left, folder = int(os.environ["FAULTS_STEP"]), os.environ["FAULTS_AT"]
+def dying(line: list[str], step: int | None, folder: str) -> None:
+    """Run a command that kills itself.
+
+    Args:
+        line: of the command; its program is this process.
+        step: how many changes it may make to names below the folder; None for all.
+        folder: of results.
+    """
+    left = step
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
         def changed(*args: Any, **options: Any) -> Any:
@@ -375,7 +461,7 @@ def dying(line: list[str]) -> None:
             if any(folder in os.fspath(a) for a in args if isinstance(a, str | os.PathLike)):
                 if left == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
-                left -= 1
+                left = None if left is None else left - 1
             return call(*args, **options)
 
         return changed
@@ -385,9 +471,9 @@ def dying(line: list[str]) -> None:
     from speechprune_ort import files
 
     files._rename = counted(files._rename)  # noqa: SLF001 - the call that exchanges
-    sys.argv = ["speechprune-ort", *line[2:]]
-    if line[0] == "-c":
-        exec(line[1], {})  # noqa: S102 - SAVE, from above
+    sys.argv = ["speechprune-ort", *line[3:]]
+    if line[1] == "-c":
+        exec(line[2], {})  # noqa: S102 - SAVE, from above
     else:
         from speechprune_ort.cli import main as run
 
@@ -418,7 +504,7 @@ def disk(command: Command, whole: str) -> Tally:
         finally:
             subprocess.run(["umount", command.out.parent], check=True)
     old = cleared(command)
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
         tally.ends[f"stdout full: {once(command, stdout=full)}"] += 1
     look(command, {old, whole}, tally, "stdout full")
     return tally
@@ -438,7 +524,7 @@ def memory(command: Command, whole: str) -> Tally:
 
 def is_ready(process: subprocess.Popen[str]) -> bool:
     """Whether a command catches SIGTERM yet: before that, Python itself is starting."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
+    status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
     caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
     return bool(int(caught, 16) >> signal.SIGTERM - 1 & 1)
 
@@ -502,6 +588,8 @@ def main(
     only: Annotated[str, typer.Option(help="Commands, comma-separated; all by default.")] = "",
     kinds: Annotated[str, typer.Option(help="Of faults, comma-separated.")] = ",".join(KINDS),
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
+    first: Annotated[int, typer.Option(help="Number of the first kill, random or ahead of.")] = 0,
+    warm: Annotated[bool, typer.Option(help="Kill commands whose imports are done.")] = False,
 ) -> None:
     """Try them all and print the table."""
     wanted = kinds.split(",")
@@ -510,14 +598,16 @@ def main(
         raise typer.Exit(2)
     work = Path(tempfile.mkdtemp(prefix="faults-"))
     os.environ["XDG_CACHE_HOME"] = str(work / "cache")
+    multiprocessing.set_forkserver_preload(["__main__", *PRELOADED])
     rows, broken = [], []
     try:
         commands = prepared(work)
         names = only.split(",") if only else [command.name for command in commands]
+        numbers = range(first, first + kill_count)
         for command in (c for c in commands if c.name in names):
             cleared(command)
             started = time.perf_counter()
-            end = once(command) if command.ends else "not ended by itself"
+            end = once(command, warm=warm) if command.ends else "not ended by itself"
             seconds = time.perf_counter() - started if command.ends else SERVED
             whole = command.standing(command.out)
             console.print(f"{command.name}: {end} in {seconds:.1f} s")
@@ -525,8 +615,8 @@ def main(
                 broken.append(f"{command.name}: undisturbed, it ends with {end}")
                 continue
             tried = {
-                "kills": lambda: kills(command, whole, seconds, kill_count, seed),  # noqa: B023
-                "renames": lambda: renames(command, whole),  # noqa: B023
+                "kills": lambda: kills(command, whole, seconds, numbers, seed, warm),  # noqa: B023
+                "renames": lambda: renames(command, whole, first, warm),  # noqa: B023
                 "disk": lambda: disk(command, whole),  # noqa: B023
                 "memory": lambda: memory(command, whole),  # noqa: B023
                 "signals": lambda: signals(command, seconds, kill_count, seed),  # noqa: B023
@@ -548,6 +638,6 @@ def main(
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--dying"]:
-        dying(json.loads(sys.argv[2]))
+        dying(*json.loads(sys.argv[2]))
     else:
         typer.run(main)

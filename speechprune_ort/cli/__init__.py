@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import mmap
 import os
 import resource
@@ -32,6 +33,7 @@ def main() -> None:
     """Run the command line; user errors print one sentence to stderr and exit with 2."""
     from speechprune_ort.cli import signals, streams
 
+    _speak_utf8()
     if code := _finished(_check_room):
         sys.exit(code)
     signals.install()
@@ -41,6 +43,17 @@ def main() -> None:
     code = _finished(sys.stdout.flush) or code
     signals.leave_if_received()
     sys.exit(code)
+
+
+def _speak_utf8() -> None:
+    """Begin anew where the locale has ASCII alone, in which no name or question has an accent.
+
+    Python settles how it reads arguments and writes names when it starts. Whoever sets no locale
+    (``LC_ALL=C``) says nothing about a terminal's letters; another locale's are kept.
+    """
+    if sys.executable and codecs.lookup(sys.getfilesystemencoding()).name == "ascii":
+        os.environ["PYTHONUTF8"] = "1"  # for processes that this one starts
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606
 
 
 def _run() -> None:

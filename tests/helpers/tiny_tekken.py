@@ -53,7 +53,7 @@ def write_tekken(path: Path, merges: int = 80) -> Path:
             {"rank": i, "token_str": token, "is_control": True} for i, token in enumerate(CONTROLS)
         ],
     }
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     return path
 
 
@@ -69,7 +69,7 @@ def _joined(word: list[bytes], first: bytes, second: bytes) -> list[bytes]:
 
 def tekken_ids(path: Path, text: str) -> list[int]:
     """Ids of a text without control tokens: the pair of the least rank is merged first."""
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     size = content["config"]["default_vocab_size"] - SPECIAL
     entries = content["vocab"][:size]
     ranks = {base64.b64decode(entry["token_bytes"]): entry["rank"] for entry in entries}

@@ -45,7 +45,7 @@ def clip(folder: Path, name: str, seconds: float, seed: int) -> str:
 
 
 def lines(path: Path, entries: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
 
 
 @pytest.fixture

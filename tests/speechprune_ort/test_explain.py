@@ -32,7 +32,8 @@ QUESTION = 'Who said "x < y" & why?'
 def views(path: Path) -> Any:
     """What a page draws."""
     found = re.search(
-        r'<script type="application/json" id="content">(.*)</script>', path.read_text()
+        r'<script type="application/json" id="content">(.*)</script>',
+        path.read_text(encoding="utf-8"),
     )
     assert found is not None
     return json.loads(found[1])

@@ -360,7 +360,7 @@ def evaluate_choices(
         Accuracy of each condition with its interval, and of pairs of conditions the difference.
     """
     found: dict[str, dict[str, Any]] = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         entry = json.loads(line)
         found.setdefault(entry["id"], {}).update(entry)
     previous: Heard | None = None

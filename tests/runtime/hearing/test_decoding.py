@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import socket
 import struct
 import sys
@@ -538,6 +539,23 @@ def encoded(path: Path, codec: str, rate: int = 16_000, tracks: int = 1) -> NDAr
                 container.mux(stream.encode(part))
             container.mux(stream.encode(None))
     return sound
+
+
+@pytest.mark.parametrize("rate", [44_100, 22_050])
+def test_a_cut_mp2_says_so(rate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.mp2"
+    encoded(path, "mp2", rate)
+    monkeypatch.setitem(sys.modules, "av", None)
+    content = path.read_bytes()
+    whole, stream = heard(path)
+    assert stream.notes == ()
+    for cut, lacks in ((len(content) // 2, None), (len(content) - 1, 1)):
+        path.write_bytes(content[:cut])
+        part, stream = heard(path)
+        assert len(stream.notes) == 1
+        assert re.search(rf"its last frame lacks {lacks or r'[0-9]+'} bytes", stream.notes[0])
+        assert np.abs(part[:-2000] - whole[: len(part) - 2000]).max() < 1e-6
+        assert cut / len(content) * len(whole) - len(part) < 2 * 1152 / rate * 16_000
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,13 @@ from onnx import TensorProto, helper
 from paths import ROOT
 from tokenizers import Tokenizer
 
-from speechprune_ort import BundleError, OutOfMemoryError, SpeechLLM, SpeechPruneError
+from speechprune_ort import (
+    BundleError,
+    CancelledError,
+    OutOfMemoryError,
+    SpeechLLM,
+    SpeechPruneError,
+)
 from speechprune_ort.contract.manifest import MANIFEST_FILE, Manifest, content_digest
 from speechprune_ort.contract.onnx_file import read_graph
 from speechprune_ort.contract.tokenizer_check import check_tokenizer
@@ -519,11 +525,28 @@ def test_errors_of_a_run_are_one_sentence(
         def run_with_iobinding(self, *_: Any) -> None:
             raise error
 
+        run = run_with_iobinding
+
     spec = Manifest.read(bundle).graphs["decoder"].spec
     session = session_module.CheckedSession(Failing(), spec)
-    with pytest.raises(kind, match=word) as caught:
-        session.run_with_iobinding(None)
-    assert "\n" not in str(caught.value)
+    for run in (lambda: session.run_with_iobinding(None), lambda: session.run(["logits"], {})):
+        with pytest.raises(kind, match=word) as caught:
+            run()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_is_cancelled_stays_so(bundle: Path) -> None:
+    class Ended:
+        def run_with_iobinding(self, *_: Any) -> None:
+            raise CancelledError("It was cancelled.")
+
+        run = run_with_iobinding
+
+    spec = Manifest.read(bundle).graphs["decoder"].spec
+    session = session_module.CheckedSession(Ended(), spec)
+    for run in (lambda: session.run_with_iobinding(None), lambda: session.run(["logits"], {})):
+        with pytest.raises(CancelledError, match="It was cancelled"):
+            run()
 
 
 def test_a_cache_beyond_memory_is_one_sentence(bundle: Path) -> None:

@@ -124,7 +124,10 @@ def test_controls_and_babble_never_say_the_same_in_another_voice(
     bundle: Path, data: Path, tmp_path: Path
 ) -> None:
     def heard(groups: list[str]) -> tuple[set[int], dict[str, Any]]:
-        lines = [json.loads(line) for line in data.read_text().splitlines()[: len(groups)]]
+        lines = [
+            json.loads(line)
+            for line in data.read_text(encoding="utf-8").splitlines()[: len(groups)]
+        ]
         grouped = tmp_path / "set.jsonl"
         entries = zip(lines, groups, strict=True)
         grouped.write_text(
@@ -147,7 +150,7 @@ def test_controls_and_babble_never_say_the_same_in_another_voice(
 def test_of_two_samples_the_missing_one_alone_is_dropped(
     bundle: Path, data: Path, tmp_path: Path
 ) -> None:
-    lines = [json.loads(line) for line in data.read_text().splitlines()[:2]]
+    lines = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()[:2]]
     lines[0]["audio"] = str(data.parent / lines[0]["audio"])
     lines[1]["audio"] = "gone.wav"
     path = tmp_path / "set.jsonl"
@@ -172,7 +175,7 @@ def test_of_two_samples_the_missing_one_alone_is_dropped(
 def test_a_recording_of_several_questions_is_no_other_to_itself(
     bundle: Path, data: Path, tmp_path: Path
 ) -> None:
-    lines = [json.loads(line) for line in data.read_text().splitlines()[:3]]
+    lines = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()[:3]]
     for line in lines:
         line["audio"] = str(data.parent / ("s1.wav" if line["id"] == "s2" else "s0.wav"))
     path = tmp_path / "set.jsonl"

@@ -54,7 +54,7 @@ def spiral_entry(name: str, kind: str = "lecture") -> dict[str, Any]:
 
 
 def write_lines(path: Path, entries: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
     return path
 
 
