@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import re
 import socket
 import struct
 import sys
@@ -549,13 +548,13 @@ def test_a_cut_mp2_says_so(rate: int, tmp_path: Path, monkeypatch: pytest.Monkey
     content = path.read_bytes()
     whole, stream = heard(path)
     assert stream.notes == ()
-    for cut, lacks in ((len(content) // 2, None), (len(content) - 1, 1)):
-        path.write_bytes(content[:cut])
+    for lacks in (1, 100):
+        path.write_bytes(content[:-lacks])
         part, stream = heard(path)
         assert len(stream.notes) == 1
-        assert re.search(rf"its last frame lacks {lacks or r'[0-9]+'} bytes", stream.notes[0])
+        assert f"its last frame lacks {lacks} bytes" in stream.notes[0]
         assert np.abs(part[:-2000] - whole[: len(part) - 2000]).max() < 1e-6
-        assert cut / len(content) * len(whole) - len(part) < 2 * 1152 / rate * 16_000
+        assert abs(len(whole) - len(part) - 1152 / rate * 16_000) < 2
 
 
 @pytest.mark.parametrize(

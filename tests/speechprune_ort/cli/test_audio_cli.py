@@ -143,8 +143,15 @@ def test_the_bundles_sampling_rate_is_the_one_that_is_heard(bundle: Path, tmp_pa
     (copy / "manifest.json").write_text(changed.to_json())
     assert Manifest.read(copy).audio.sampling_rate == 32_000
     sound = np.sin(np.arange(5 * 16_000, dtype=np.float32))
-    at_16, at_32 = (SpeechLLM(b, "cpu").listen(sound, sampling_rate=16_000) for b in (bundle, copy))
-    assert at_32.seconds == pytest.approx(at_16.seconds, abs=1e-3)
-    assert at_32.tokens == at_16.tokens
+    model = SpeechLLM(copy, "cpu")
+    at_16 = SpeechLLM(bundle, "cpu").listen(sound, sampling_rate=16_000)
+    at_32 = model.listen(sound, sampling_rate=16_000)
+    streamed = model.stream(sound, "Who?", sampling_rate=16_000, max_new_tokens=1).answer
+    live = model.live(sampling_rate=16_000)
+    live.add(sound)
+    for found in (at_32, streamed, live, heard := live.finish()):
+        assert found.seconds == pytest.approx(5.0, abs=1e-3)
+    for tokens in (at_32.tokens, streamed.pruning.total, heard.tokens):
+        assert tokens == at_16.tokens
     with pytest.raises(ValueError, match="mel filters"):
         LogMel(sampling_rate=8_000, hop_length=80, n_fft=200)
