@@ -133,7 +133,7 @@ def said_and_known() -> tuple[list[tuple[str, str]], set[str]]:
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     if id(node) in texts:
                         said.append((name, node.value))
-                    else:
+                    elif name != "tests/test_docs.py":  # whose words are the exceptions below
                         known.update(re.findall(r"\w+", node.value))
             for token in tokenize.generate_tokens(io.StringIO(code).readline):
                 if token.type == tokenize.COMMENT:

@@ -2,7 +2,7 @@
 """What stands after a kill, on a full disk, or without memory, for every command that writes.
 
     scripts/faults [--kills 50] [--only export,batch] [--kinds kills,renames,disk,memory,signals]
-                   [--warm] [--first 0]
+                   [--warm] [--first 0] [--bundle B]
 
 Everything is tiny and made here. Each command runs once undisturbed; then it is killed (SIGKILL,
 SIGTERM and SIGINT in turn) at random moments, then by SIGKILL ahead of every change that it makes
@@ -225,19 +225,25 @@ def recording_state(bundle: str, out: Path) -> str:
     return "whole"
 
 
-def prepared(work: Path) -> list[Command]:
-    """Checkpoints, bundles and recordings, and the commands that are tried on them."""
+def prepared(work: Path, kept: Path | None) -> list[Command]:
+    """Checkpoints, bundles and recordings, and the commands that are tried on them.
+
+    Args:
+        work: where they are made.
+        kept: a tiny bundle that is there already, or None.
+    """
     # Where the tiny checkpoints of the tests are made; scripts/faults says where they lie.
     from signals import speech_like
     from tiny import TINY, write_checkpoint
 
     for number, name in enumerate(("old", "new")):
         write_checkpoint(work / name, TINY[number])
-    subprocess.run(
-        [sys.executable, "-m", "speechprune_ort", "export", work / "old", work / "kept"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    bundle = str(work / "kept")
+    if kept is None:
+        subprocess.run(
+            [sys.executable, "-m", "speechprune_ort", "export", work / "old", work / "kept"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+    bundle = str(kept or work / "kept")
     wavs = []
     for number in range(4):
         wavs.append(str(work / f"{number}.wav"))
@@ -589,6 +595,7 @@ def main(
     kinds: Annotated[str, typer.Option(help="Of faults, comma-separated.")] = ",".join(KINDS),
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
     first: Annotated[int, typer.Option(help="Number of the first kill, random or ahead of.")] = 0,
+    bundle: Annotated[Path | None, typer.Option(help="A tiny one; otherwise one is made.")] = None,
     warm: Annotated[bool, typer.Option(help="Kill commands whose imports are done.")] = False,
 ) -> None:
     """Try them all and print the table."""
@@ -601,7 +608,7 @@ def main(
     multiprocessing.set_forkserver_preload(["__main__", *PRELOADED])
     rows, broken = [], []
     try:
-        commands = prepared(work)
+        commands = prepared(work, bundle)
         names = only.split(",") if only else [command.name for command in commands]
         numbers = range(first, first + kill_count)
         for command in (c for c in commands if c.name in names):
