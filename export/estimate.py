@@ -50,6 +50,7 @@ class Counts:
         heads: of queries and keys together.
         head_dim: width of a head.
         context: positions.
+        tied: whether the output head is the token embedding, as the config says.
     """
 
     encoder_matrices: int
@@ -61,6 +62,7 @@ class Counts:
     heads: int
     head_dim: int
     context: int
+    tied: bool = False
 
     @property
     def table(self) -> int:
@@ -146,6 +148,7 @@ def count(found: Described, family: Family) -> Counts:
         heads=text.num_attention_heads + text.num_key_value_heads,
         head_dim=head_dim,
         context=text.max_position_embeddings,
+        tied=bool(text.tie_word_embeddings),
     )
 
 
@@ -193,7 +196,7 @@ def _estimate(counts: Counts, precision: str, plan: Plan) -> Estimate:
     encoder += counts.encoder_others * min(4.0, 2.0 if _half(plan.encoder) else 4.0)
     graphs = {
         AUDIO_ENCODER: encoder,
-        EMBED_TOKENS: counts.table * plain,
+        EMBED_TOKENS: 0 if plan.one_table and counts.tied else counts.table * plain,
         FIRST_LAYER_QK: projected,
         FIRST_LAYER_QK_FLOAT: projected * plain,
         ROTARY: counts.context * counts.head_dim * passed,

@@ -10,6 +10,7 @@ kit as it is. In the end the bundle is made from the kit and held against every 
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import tempfile
@@ -150,7 +151,7 @@ def pieces(path: Path, weights: dict[str, Any]) -> Iterator[tuple[Piece, Array |
             about = blocks[tensor.name]
             form = {"form": "packed", "bits": QUANTIZED[suffix], "block": about["block_size"]}
             tried = [g for g in groups if shape_of(g, weights) == (about["N"], about["K"])]
-            piece = match(at, bytes_of, tried, [form], weights)
+            piece = match(at, bytes_of, alike(tried, tensor.name), [form], weights)
             if piece is not None:
                 known[stem] = piece
         elif suffix == "_scales" and stem in known:
@@ -162,7 +163,7 @@ def pieces(path: Path, weights: dict[str, Any]) -> Iterator[tuple[Piece, Array |
             forms: list[dict[str, Any]] = [
                 {"form": kind, "transposed": turned} for turned in (False, True)
             ]
-            piece = match(at, bytes_of, tried, forms, weights)
+            piece = match(at, bytes_of, alike(tried, tensor.name), forms, weights)
         if piece is None:
             print(f"{path.name}: {tensor.name} {list(tensor.dims)} matches none", file=sys.stderr)
         yield (piece, None) if piece is not None else (Piece(at), np.array(bytes_of))
@@ -176,6 +177,12 @@ def candidates(weights: dict[str, Any]) -> list[tuple[str, ...]]:
         if TOGETHER[0] in name
     ]
     return [(name,) for name in weights] + [g for g in joined if set(g) <= set(weights)]
+
+
+def alike(groups: list[tuple[str, ...]], name: str) -> list[tuple[str, ...]]:
+    """Candidates whose name is made of the same words and numbers come first."""
+    words = set(re.split(r"[._]", name))
+    return sorted(groups, key=lambda group: -len(words & set(re.split(r"[._]", group[0]))))
 
 
 def shape_of(names: tuple[str, ...], weights: dict[str, Any]) -> tuple[int, ...]:

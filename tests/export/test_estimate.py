@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tiny_families import write_diva, write_voxtral
 
 from speechprune_ort.contract.specs import AUDIO_ENCODER, DECODER, EMBED_TOKENS, FIRST_LAYER_QK
 from speechprune_ort.errors import UnsupportedModelError
-from speechprune_ort.export.estimate import count, estimate
+from speechprune_ort.export.estimate import Counts, count, estimate
 from speechprune_ort.export.families import check_checkpoint, load_checkpoint
 from speechprune_ort.export.pipeline import export_bundle
 
@@ -117,3 +118,13 @@ def test_without_a_folder_nothing_is_exported(tmp_path: Path) -> None:
     done = run("export", tmp_path)
     assert done.returncode == 2
     assert "--dry-run" in done.stderr
+
+
+def test_a_tied_head_is_written_once_where_it_has_8_bits() -> None:
+    counts = Counts(encoder_matrices=1, encoder_others=1, decoder_matrices=1, decoder_others=1,
+                    hidden=32, vocab=10, heads=1, head_dim=32, context=8, tied=True)  # fmt: skip
+    sizes = {e.precision: e.graphs[EMBED_TOKENS] for e in estimate(counts, "cpu")}
+    assert sizes == {"fp32": 1280, "fp16": 640, "int8": 0, "w8a8": 0, "int4": 0}
+    apart = {e.graphs[EMBED_TOKENS] for e in estimate(replace(counts, tied=False), "cpu")}
+    assert apart == {1280, 640}
+    assert all(e.graphs[EMBED_TOKENS] == 640 for e in estimate(counts, "cuda"))

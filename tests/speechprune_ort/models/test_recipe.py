@@ -10,12 +10,13 @@ import gguf
 import msgspec
 import numpy as np
 import pytest
-from make_kit import pieces
+from make_kit import alike, pieces
 from safetensors.numpy import load_file, save_file
 
 from speechprune_ort import BundleError, IntegrityError, PartError, SpeechLLM
 from speechprune_ort.contract.manifest import MANIFEST_FILE, Manifest
 from speechprune_ort.models import recipe as recipes
+from speechprune_ort.models.delta import lora_sum
 from speechprune_ort.models.packages import PackageFile
 from speechprune_ort.models.recipe import (
     DELTA_FILE,
@@ -144,6 +145,22 @@ def test_what_training_changed_is_added(tmp_path: Path) -> None:
     assert shelf.weight("w").tolist() == [[1.5, 1.0], [0.0, 1.0]]
     with pytest.raises(PartError, match="does not say where v lies"):
         shelf.weight("v")
+
+
+@pytest.mark.parametrize("rows", [1, 31, 32, 33, 100])
+def test_the_sum_of_a_product_has_the_bits_of_its_terms_one_by_one(rows: int) -> None:
+    random = np.random.default_rng(rows)
+    weight = random.standard_normal((rows, 5)).astype(np.float32)
+    first, second = random.standard_normal((3, 5)), random.standard_normal((rows, 3))
+    total = weight.astype(np.float64)
+    for index in range(3):
+        total = total + (2.0 * second)[:, index, None] * first[index]
+    np.testing.assert_array_equal(lora_sum(weight, first, second, 2.0), total)
+
+
+def test_candidates_that_are_named_alike_are_tried_first() -> None:
+    groups = [("layers.1.up.weight",), ("layers.2.down.weight",), ("layers.2.up.weight",)]
+    assert alike(groups, "model.layers.2.up.MatMul.weight_Q4")[0] == ("layers.2.up.weight",)
 
 
 @pytest.mark.parametrize("kind", ["F16", "Q4_1", "Q5_0", "Q8_0"])
