@@ -39,6 +39,7 @@ REASONS = {
     "needs a model whose template takes a system prompt",
     "needs a model whose template takes several recordings",
     "needs a benchmark",
+    "needs a family of your own",
     "takes minutes",
 }
 NOTHING_TO_RUN = {"text"}

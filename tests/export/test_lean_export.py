@@ -287,7 +287,7 @@ def test_every_stage_of_an_export_leaves_libraries_out(checkpoints: Any, tmp_pat
     export_bundle(
         str(checkpoints(TINY[0])),
         tmp_path / "bundle",
-        report=lambda _: frozen.append(gc.get_freeze_count()),
+        report=lambda *_: frozen.append(gc.get_freeze_count()),
     )
     assert min(frozen) > 100_000
     assert not gc.get_freeze_count()
