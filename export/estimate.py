@@ -71,7 +71,7 @@ class Counts:
 
     @property
     def sizes(self) -> Sizes:
-        """All weights, a tied head counted twice, as it is written twice."""
+        """All weights, a tied head counted twice, as most plans write it twice."""
         return Sizes(
             encoder=self.encoder_matrices + self.encoder_others,
             table=self.table,

@@ -133,7 +133,7 @@ def _with_attention(checkpoint: Checkpoint, wanted: bool) -> Checkpoint:
 
 
 def _sizes(checkpoint: Checkpoint) -> Sizes:
-    """Weights of a checkpoint, a tied head counted twice, as it is written twice."""
+    """Weights of a checkpoint, a tied head counted twice, as most plans write it twice."""
     table = checkpoint.language_model.get_input_embeddings().weight.numel()
     return Sizes(
         encoder=sum(p.numel() for p in checkpoint.audio_encoder.parameters()),

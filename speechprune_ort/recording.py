@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -478,15 +478,18 @@ class Recording:
             self._engine,
             self._scheduler,
             self._heard,
-            # Not self._prompt: that would be called from below.
-            partial(Prompt.of, self._engine, question, self._wording, len(self._heard.parts)),
+            self._laying_out(question),
             pruning,
             generation,
             timings,
         )
 
     def _prompt(self, question: str) -> Prompt:
-        return Prompt.of(self._engine, question, self._wording, len(self._heard.parts))
+        return self._laying_out(question)()
+
+    def _laying_out(self, question: str) -> Callable[[], Prompt]:
+        """What lays a question out; called from below, it does not come back to this file."""
+        return partial(Prompt.of, self._engine, question, self._wording, len(self._heard.parts))
 
     def _about(
         self, prompt: Prompt, pruning: PruningOptions, new_tokens: int, timings: Timings

@@ -1,7 +1,7 @@
 """What makes LoRA on recordings of a few hundred tokens fast on a CPU: packs, and fewer passes.
 
 Recordings behind each other in one sequence (a pack) make the matrix products large, and LoRA's own
-products are added in place; together nearly twice the tokens a second of one recording at a time.
+products are added in place; together 1.5 to 1.9 times the tokens a second of recordings one by one.
 """
 
 from __future__ import annotations

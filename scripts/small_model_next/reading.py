@@ -88,7 +88,7 @@ def shuffled(shards: Callable[[], Sequence[Path]], rng: random.Random) -> Iterat
     everything: list[Heard] = []
     left: list[Heard] = []
     while True:
-        for path in set(shards()) - read:
+        for path in sorted(set(shards()) - read):
             read.add(path)
             new = list(read_shard(path))
             everything, left = everything + new, left + new

@@ -315,7 +315,8 @@ def evaluate(
         keep("people", judge.people(listener, natural / "manifest.jsonl", clips))
         keep("orders", judge.orders(listener, natural / "orders.jsonl"))
     if dialogues:
-        conditions = ("question", "text", "whole", "whole_other")
+        pruned = ("speechprune@0.2", "random@0.2")
+        conditions = ("question", "text", "whole", "whole_other", *pruned)
         rows = work / "choices.jsonl"
         rows.unlink(missing_ok=True)
         scored = judged.evaluate_choices(

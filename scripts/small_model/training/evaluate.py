@@ -31,7 +31,6 @@ from small_model.training.text import Dialogue, chance
 from small_model.training.voices import RATE, Samples
 from speechprune_ort import PruningOptions
 from speechprune_ort.choices import AttentionForm
-from speechprune_ort.runtime.choosing.methods import METHODS
 from speechprune_ort.runtime.choosing.pruning import binarize
 from speechprune_ort.runtime.choosing.scoring import NumpyScorer
 from speechprune_ort.runtime.choosing.selection import select
@@ -274,16 +273,12 @@ def score_dialogue(
         elif condition == "key_text":
             given = listener.embed(" ".join(dialogue.sentences[i] for i in dialogue.key))
         elif pruned := PRUNED.fullmatch(condition):
-            read = METHODS[pruned[1]].options.names()
-            further: dict[str, Any] = (
-                {"frame_temperature": temperature} if "frame_temperature" in read else {}
-            )
             options = PruningOptions(
-                method=pruned[1],
+                method="speechprune",
                 pruning_rate=float(pruned[2]),
+                frame_temperature=temperature,
                 seed=sum(map(ord, dialogue.name)),
-                **further,
-            )
+            ).for_method(pruned[1])
             given = listener.keep(own.whole, dialogue.question, options)
         else:
             source = other if condition.endswith("_other") else own
