@@ -58,28 +58,25 @@ def letter_times(scores: Floats, letters: Sequence[int]) -> npt.NDArray[np.int64
     return times
 
 
-def piece_labels(
-    pieces: Sequence[str], times: Sequence[int], ids: dict[str, int], count: int, pause: int
-) -> Labels:
-    """Each audio token's piece: a piece lasts until halfway to the next one's first letter.
+def piece_places(pieces: Sequence[str], times: Sequence[int], count: int) -> Labels:
+    """Each audio token's piece by its place, -1 in a pause.
 
-    >>> ids = {SPACE + "so": 5, "me": 6}
-    >>> piece_labels([SPACE + "so", "me"], [4, 5, 8, 9], ids, 16, 0).tolist()
-    [0, 0, 5, 5, 5, 5, 5, 6, 6, 6, 6, 6, 6, 6, 0, 0]
+    A piece lasts until halfway to the next one's first letter.
+
+    >>> piece_places([SPACE + "so", "me"], [4, 5, 8, 9], 16).tolist()
+    [-1, -1, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, -1, -1]
 
     Args:
         pieces: In order.
         times: The token of each of their letters.
-        ids: Label of each piece.
         count: Audio tokens.
-        pause: Label of pauses.
     """
     spans, at = [], 0
     for piece in pieces:
         size = len(piece.removeprefix(SPACE))
         spans.append((times[at], times[at + size - 1]))
         at += size
-    labels = np.full(count, pause, np.int64)
+    labels = np.full(count, -1, np.int64)
     starts = [max(0, spans[0][0] - LEAD)]
     ends = []
     for (piece, (_, last)), (first, _) in zip(pairwise_next(pieces, spans), spans[1:], strict=True):
@@ -91,8 +88,8 @@ def piece_labels(
             ends.append(middle)
             starts.append(middle)
     ends.append(min(count, spans[-1][1] + 1 + TAIL))
-    for piece, start, end in zip(pieces, starts, ends, strict=True):
-        labels[start:end] = ids[piece]
+    for place, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        labels[start:end] = place
     return labels
 
 

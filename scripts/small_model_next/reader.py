@@ -20,7 +20,7 @@ from small_model.training.reader import TARGETS
 from small_model_next.packing import attend_in_packs, fuse
 from small_model_next.questions import Turn
 from small_model_next.spelling import Cutter, misheard, words_of
-from small_model_next.writer import Inventory
+from small_model_next.targets import Targets
 
 RANK = 8
 AUDIO_BOS, AUDIO_EOS = "<|vision_start|>", "<|vision_end|>"  # tokens that no text has
@@ -51,32 +51,48 @@ class Exact:
 
     Attributes:
         cutter: Cuts words.
-        inventory: The pieces.
+        targets: The pieces and words.
         rng: Source of chance.
     """
 
     cutter: Cutter
-    inventory: Inventory
+    targets: Targets
     rng: random.Random
 
     def __call__(self, sentences: Sequence[str]) -> torch.Tensor:
         """(tokens, hidden) float32 of sentences with pauses between them."""
-        rng, labels = self.rng, []
+        rng, targets = self.rng, self.targets
+        pieces: list[int] = []
+        words: list[int] = []
+        strength: list[float] = []  # of the word: the encoder does not know all of them well
         letter, wrong = rng.uniform(*LETTER_TOKENS), rng.uniform(0, 0.4)
         for sentence in sentences:
             for word in words_of(sentence):
                 heard = misheard(word, rng) if rng.random() < wrong else word
-                for piece in self.cutter.cut(heard.strip("'") or word):
-                    row = self.inventory.rows.get(piece)
+                heard = heard.strip("'") or word
+                whole = targets.words.get(heard, 0) or rng.randrange(len(targets.whole))
+                known = rng.uniform(0, 1) if heard in targets.words else rng.uniform(0, 0.5)
+                for piece in self.cutter.cut(heard):
+                    row = targets.rows.get(piece)
                     if row is not None:
-                        length = len(piece) * letter * rng.uniform(0.6, 1.4)
-                        labels += max(1, round(length)) * [row]
-            labels += rng.randint(*PAUSE_TOKENS) * [0]
-        return self.noisy(self.inventory.table[labels])
+                        count = max(1, round(len(piece) * letter * rng.uniform(0.6, 1.4)))
+                        pieces += count * [row]
+                        words += count * [whole if len(self.cutter.cut(heard)) > 1 else 0]
+                        strength += count * [known]
+            pause = rng.randint(*PAUSE_TOKENS)
+            pieces, words, strength = (
+                pieces + pause * [0],
+                words + pause * [0],
+                strength + pause * [1.0],
+            )
+        said = targets.between(
+            torch.tensor(pieces), torch.tensor(words), torch.tensor(strength)[:, None]
+        )
+        return self.noisy(said)
 
     def noisy(self, tokens: torch.Tensor) -> torch.Tensor:
         """Neighbours run into each other, some are another piece in part, and all is noisy."""
-        rng, table = self.rng, self.inventory.table
+        rng, table = self.rng, self.targets.pieces + self.targets.centre
         other = table[torch.randint(len(table), (len(tokens),))]
         share = (torch.rand(len(tokens), 1) < rng.uniform(0, 0.3)) * torch.rand(len(tokens), 1)
         tokens = tokens + share * (other - tokens)

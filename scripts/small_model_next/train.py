@@ -42,7 +42,8 @@ from small_model_next.parts import fetch_qwen, write_language_model
 from small_model_next.questions import Asker
 from small_model_next.reader import Exact, Reader
 from small_model_next.speech import NEVER_HEARD, Heard, read_shard
-from small_model_next.spelling import Cutter, spoken, words_of
+from small_model_next.spelling import Cutter, spoken
+from small_model_next.targets import Targets
 from speechprune_ort.files import write_json
 
 USER_ERROR = 2
@@ -52,6 +53,7 @@ STARTING_TEXTS = 60  # of least squares
 CHECKPOINT = "pieces.safetensors"
 MERGED = "merged"  # folder of the checkpoint
 READER, LETTERS = "reader.safetensors", "letters.safetensors"
+FACTS_READ = 3000  # for the words of their forms
 ASKED = 16  # questions at each check
 READ_ALOUD = 8  # clips of each set, weighed at each check
 REPEATED = 1  # of them are repeated, too, which takes much longer
@@ -158,7 +160,14 @@ def train_letters(
 
 @app.command(name="pieces")
 def train_pieces(
-    work: Work, spiral: Spiral, cache: Cache = None, minutes: Minutes = 20.0, start: Start = None
+    work: Work,
+    spiral: Spiral,
+    cache: Cache = None,
+    minutes: Minutes = 20.0,
+    start: Start = None,
+    afresh: Annotated[
+        bool, typer.Option("--afresh", help="Let the projection begin anew.")
+    ] = False,
 ) -> None:
     """Stage 2: letters and pieces together, with two added layers; WORK/pieces.safetensors.
 
@@ -173,17 +182,18 @@ def train_pieces(
     table = language_model.get_input_embeddings().weight.detach()
     tokenizer = library.AutoTokenizer.from_pretrained(job.language_model)
     texts = utterances_of(job, cutter)
-    words = [word for one in texts for word in words_of(one.heard.text)]
-    inventory = writer.Inventory.of(words, cutter, tokenizer, table)
-    console.print(f"{len(inventory.texts)} pieces, {len(texts)} recordings")
-    aligner = writer.Aligner(cutter, inventory)
+    targets = Targets([one.heard.text for one in texts], cutter, tokenizer, table)
+    console.print(
+        f"{len(targets.texts)} pieces, {len(targets.words)} words, {len(texts)} recordings"
+    )
+    aligner = writer.Aligner(cutter, targets)
     model = writer.Writer(encoder, speller, table.shape[1])
     checkpoint.read(start or work / LETTERS, model, speller)
-    if start is None:
+    if afresh or start is None:
         model.start(texts[:: max(1, len(texts) // STARTING_TEXTS)], speller, aligner)
 
     def errors(heard: Sequence[Heard]) -> dict[str, Any]:
-        pieces = writer.writing_errors(model, heard, inventory, PENALTIES)
+        pieces = writer.writing_errors(model, heard, targets, PENALTIES)
         return {"letters": letters.spelling_errors(speller, heard), "pieces": pieces}
 
     def check() -> dict[str, Any]:
@@ -230,8 +240,8 @@ def train_reader(
     saved = work / READER
     if (before := factors or saved).exists():
         reader.load(load_file(before))
-    words = [word for one in every_text(dialogues, lexicon) for word in words_of(one)]
-    exact_of = Exact(cutter, writer.Inventory.of(words, cutter, tokenizer, table), rng)
+    told = [*every_text(dialogues, lexicon), *(facts.fact().sentence for _ in range(FACTS_READ))]
+    exact_of = Exact(cutter, Targets(told, cutter, tokenizer, table), rng)
     recordings = reading.exact(texts, asker, exact_of)
     if exact:
         unseen = FactMaker(lexicon.single + lexicon.double, rng, UNSEEN_TEMPLATES)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its customary name
 from small_model.training.evaluate import word_errors
@@ -19,75 +20,59 @@ from small_model_next.alignment import (
     OUTSIDE,
     Floats,
     Labels,
-    collapsed,
     letter_times,
-    piece_labels,
+    piece_places,
     steady,
 )
 from small_model_next.encoder import WHISPER_LAYERS, WIDTH, Layers, pooled
 from small_model_next.letters import Speller, ctc_loss
 from small_model_next.loop import Schedule, Utterance, run
 from small_model_next.speech import Heard
-from small_model_next.spelling import SPACE, Cutter, words_of
+from small_model_next.spelling import Cutter, words_of
+from small_model_next.targets import SHARE, Targets
 
 SHARPNESS = 40.0  # logits a squared distance
 RIDGE = 1.0
 SMOOTHING = 0.02
+OTHER_WORDS = 1000  # beside those of a batch, to tell its words from
 BELOW_RATE, ABOVE_RATE, LINEAR_RATE = 2e-4, 5e-4, 1e-3
-
-
-class Inventory:
-    """The pieces that are taught: rows of a table of embeddings, the pause first.
-
-    Args:
-        pieces: Texts as byte-level BPE writes them.
-        tokenizer: Of the language model.
-        embeddings: Of the language model, (vocabulary, hidden).
-    """
-
-    def __init__(self, pieces: Sequence[str], tokenizer: Any, embeddings: torch.Tensor) -> None:
-        self.texts = ["\u010a", *pieces]  # a line end stands for a pause
-        self.rows = {text: row for row, text in enumerate(self.texts)}
-        self.tokens: list[int] = tokenizer.convert_tokens_to_ids(self.texts)
-        self.table = embeddings[self.tokens].float()
-
-    @classmethod
-    def of(cls, words: Sequence[str], cutter: Cutter, tokenizer: Any, table: torch.Tensor) -> Any:
-        """All pieces of some words, and all single letters."""
-        pieces = {piece for word in words for piece in cutter.cut(word)}
-        return cls(sorted(pieces), tokenizer, table)
-
-    def read(self, labels: Sequence[int]) -> str:
-        """Words of a sequence of rows, repetitions dropped."""
-        texts = (self.texts[row] for row in collapsed(labels))
-        return "".join(t if t != "\u010a" else SPACE for t in texts).replace(SPACE, " ").strip()
 
 
 @dataclass(frozen=True)
 class Aligner:
-    """Gives each audio token its piece, from the scores of letters.
+    """Gives each audio token its piece and its word, from the scores of letters.
 
     Attributes:
         cutter: Cuts words.
-        inventory: The pieces; labels are its rows.
+        targets: Labels are rows of these.
     """
 
     cutter: Cutter
-    inventory: Inventory
+    targets: Targets
 
-    def label(self, scores: Floats, one: Utterance) -> Labels:
-        """Rows of the inventory, (tokens,), from scores (tokens, classes)."""
-        pieces = [piece for word in words_of(one.heard.text) for piece in self.cutter.cut(word)]
-        times = letter_times(scores, one.letters).tolist()
-        return piece_labels(pieces, times, self.inventory.rows, len(scores), 0)
+    def label(self, scores: Floats, one: Utterance) -> tuple[Labels, Labels]:
+        """Rows of pieces and of words, (tokens,) each, from scores (tokens, classes)."""
+        pieces, words = [], []
+        for word in words_of(one.heard.text):
+            for piece in self.cutter.cut(word):
+                pieces.append(piece)
+                words.append(self.targets.words.get(word, 0))
+        places = piece_places(pieces, letter_times(scores, one.letters).tolist(), len(scores))
+        # At the place -1 stand the pause and no word.
+        rows = np.array([*(self.targets.rows[piece] for piece in pieces), 0])
+        return rows[places], np.array([*words, 0])[places]
 
-    def batch(self, scores: Floats, chosen: Sequence[Utterance]) -> torch.Tensor:
-        """Labels of a batch, (batch, tokens), ``OUTSIDE`` past the end of each."""
-        labels = torch.full(scores.shape[:2], OUTSIDE)
+    def batch(
+        self, scores: Floats, chosen: Sequence[Utterance]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Labels of a batch, (batch, tokens) each, ``OUTSIDE`` past the end of each."""
+        labels = torch.full((2, *scores.shape[:2]), OUTSIDE)
         for row, one in enumerate(chosen):
             count = len(one.heard.features) // 2
-            labels[row, :count] = torch.from_numpy(self.label(scores[row, :count], one))
-        return labels
+            labels[:, row, :count] = torch.from_numpy(
+                np.stack(self.label(scores[row, :count], one))
+            )
+        return labels[0], labels[1]
 
 
 class Writer(torch.nn.Module):
@@ -129,7 +114,7 @@ class Writer(torch.nn.Module):
             below = self.below(torch.from_numpy(one.heard.features).float()[None])
             labels = aligner.label(speller.scores(below)[0].numpy(), one)
             inputs.append(self.states(below)[0])
-            targets.append(aligner.inventory.table[labels])
+            targets.append(aligner.targets.between(*map(torch.from_numpy, labels)))
         x, y = torch.cat(inputs), torch.cat(targets)
         mean, centre = x.mean(0), y.mean(0)
         gram = (x - mean).T @ (x - mean) + RIDGE * torch.eye(WIDTH)
@@ -139,12 +124,13 @@ class Writer(torch.nn.Module):
 
 
 def nearness(tokens: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """Logits of pieces: minus squared distance, up to a constant a token.
+    """Logits of pieces, or of words: minus squared distance, up to a constant a token.
 
     Args:
-        tokens: (n, hidden).
-        table: (pieces, hidden).
+        tokens: Around the centre, (n, hidden).
+        table: Around the centre, (choices, hidden); a token has the share `SHARE` of one.
     """
+    table = SHARE * table
     products = tokens.to(torch.bfloat16) @ table.to(torch.bfloat16).T
     return SHARPNESS * (2 * products.float() - table.square().sum(1))
 
@@ -168,7 +154,7 @@ def train(
         aligner: Labels audio tokens.
         schedule: How long.
     """
-    table = aligner.inventory.table
+    targets = aligner.targets
 
     def loss_of(
         batch: torch.Tensor, mask: torch.Tensor, chosen: Sequence[Utterance]
@@ -176,15 +162,21 @@ def train(
         below = writer.below(batch, mask)
         scores = speller.scores(below)
         spelling = ctc_loss(scores, chosen)
-        labels = aligner.batch(scores.detach().numpy(), chosen)
-        inside = labels != OUTSIDE
-        tokens, wanted = writer.top(below, mask)[inside], labels[inside]
-        logits = nearness(tokens, table)
-        distance = (tokens - table[wanted]).square().sum(1).mean()
-        naming = F.cross_entropy(logits, wanted, label_smoothing=SMOOTHING)
-        right = float((logits.argmax(1) == wanted).float().mean())
+        pieces, words = aligner.batch(scores.detach().numpy(), chosen)
+        inside = pieces != OUTSIDE
+        tokens, piece, word = writer.top(below, mask)[inside], pieces[inside], words[inside]
+        distance = (tokens - targets.between(piece, word)).square().sum(1).mean()
+        around = tokens - targets.centre
+        naming, right = named(around, targets.pieces, piece)
+        spoken = word > 0
+        others = torch.randint(1, len(targets.whole), (OTHER_WORDS,))
+        candidates, place = torch.cat([word[spoken], others]).unique(return_inverse=True)
+        meaning, known = named(
+            around[spoken], targets.whole[candidates], place[: int(spoken.sum())]
+        )
         figures = {"letter_loss": spelling.item(), "piece_loss": naming.item(), "right": right}
-        return spelling + naming + distance, figures
+        figures |= {"word_loss": meaning.item(), "known": known}
+        return spelling + naming + meaning + distance, figures
 
     linear = [*writer.norm.parameters(), *writer.linear.parameters()]
     linear += [*speller.norm.parameters(), *speller.head.parameters()]
@@ -196,23 +188,33 @@ def train(
     run(schedule, groups, data, loss_of)
 
 
+def named(
+    around: torch.Tensor, table: torch.Tensor, wanted: torch.Tensor
+) -> tuple[torch.Tensor, float]:
+    """Cross-entropy of the right rows among a table's, and the share of tokens nearest to them."""
+    logits = nearness(around, table)
+    loss = F.cross_entropy(logits, wanted, label_smoothing=SMOOTHING)
+    return loss, float((logits.argmax(1) == wanted).float().mean())
+
+
 @torch.inference_mode()
-def scores_of(writer: Writer, heard: Heard, inventory: Inventory) -> Floats:
+def scores_of(writer: Writer, heard: Heard, targets: Targets) -> Floats:
     """Log-probabilities of pieces, (tokens, pieces)."""
     tokens = writer(torch.from_numpy(heard.features).float()[None])[0]
-    scores: Floats = nearness(tokens, inventory.table).log_softmax(1).numpy()
+    around = tokens - targets.centre
+    scores: Floats = nearness(around, targets.pieces).log_softmax(1).numpy()
     return scores
 
 
 def writing_errors(
-    writer: Writer, heard: Sequence[Heard], inventory: Inventory, penalties: Sequence[float]
+    writer: Writer, heard: Sequence[Heard], targets: Targets, penalties: Sequence[float]
 ) -> dict[float, float]:
     """Word error rate of the pieces read off, for each penalty on a change of piece."""
     wrong, total = dict.fromkeys(penalties, 0), 0
     for one in heard:
-        said, scores = " ".join(words_of(one.text)), scores_of(writer, one, inventory)
+        said, scores = " ".join(words_of(one.text)), scores_of(writer, one, targets)
         for penalty in penalties:
-            errors, words = word_errors(said, inventory.read(steady(scores, penalty).tolist()))
+            errors, words = word_errors(said, targets.read(steady(scores, penalty).tolist()))
             wrong[penalty] += errors
         total += words
     return {penalty: round(wrong[penalty] / max(1, total), 3) for penalty in penalties}

@@ -10,7 +10,7 @@ import pytest
 from small_model.training.facts import FactMaker
 from small_model.training.text import chance
 from small_model_next.actors import trusted
-from small_model_next.alignment import letter_times, piece_labels, steady
+from small_model_next.alignment import letter_times, piece_places, steady
 from small_model_next.questions import NOT_SAID, Asker
 from small_model_next.rooms import faster, in_room, leveled, telephone
 from small_model_next.spelling import (
@@ -76,13 +76,45 @@ def test_letters_are_found_where_they_were_written() -> None:
 
 
 def test_every_piece_lasts_and_pauses_are_their_own() -> None:
-    ids = {SPACE + "so": 1, "me": 2, SPACE + "on": 3}
     times = [3, 4, 6, 7, 30, 32]
-    labels = piece_labels([SPACE + "so", "me", SPACE + "on"], times, ids, 40, 0)
-    runs = [int(b) for a, b in zip([-1, *labels], labels, strict=False) if a != b]
-    assert runs == [0, 1, 2, 0, 3, 0]
-    for label, (first, last) in {1: (3, 4), 2: (6, 7), 3: (30, 32)}.items():
-        assert set(labels[first : last + 1]) == {label}
+    places = piece_places([SPACE + "so", "me", SPACE + "on"], times, 40)
+    runs = [int(b) for a, b in zip([9, *places], places, strict=False) if a != b]
+    assert runs == [-1, 0, 1, -1, 2, -1]
+    for place, (first, last) in enumerate([(3, 4), (6, 7), (30, 32)]):
+        assert set(places[first : last + 1]) == {place}
+
+
+@pytest.mark.export
+def test_a_token_lies_between_its_piece_and_its_word() -> None:
+    torch = pytest.importorskip("torch")
+    from small_model_next.targets import Targets
+
+    class Tokenizer:
+        """Words of one token each, and pieces, by a list."""
+
+        def convert_tokens_to_ids(self, texts: list[str]) -> list[int]:
+            return [TOKENS.index(text) for text in texts]
+
+        def __call__(self, text: str, **_: bool) -> dict[str, list[int]]:
+            return {"input_ids": [TOKENS.index(SPACE + text.strip())]}
+
+    parts = [SPACE + "Fri", SPACE + "fri", "day", SPACE + "on", SPACE + "a", SPACE + "is"]
+    TOKENS = ["\u010a", *parts, SPACE + "Friday"]  # noqa: N806 - of this test alone
+    table = torch.randn(len(TOKENS), 256, generator=torch.Generator().manual_seed(1))
+    targets = Targets(["A is on Friday."], Cutter(TOKENS), Tokenizer(), table)
+    assert set(targets.words) == {"friday"}  # the others are one piece
+    pieces = torch.tensor([0, targets.rows[SPACE + "on"], targets.rows["day"]])
+    said = targets.between(pieces, torch.tensor([0, 0, 1]))
+    around = (said - targets.centre)[:, None]
+    likeness = torch.cosine_similarity(around, table - targets.centre, -1)
+    assert likeness[0].argmax() == 0
+    assert likeness[1].argmax() == TOKENS.index(SPACE + "on")
+    both = {TOKENS.index("day"), TOKENS.index(SPACE + "Friday")}
+    assert set(likeness[2].topk(2).indices.tolist()) == both
+    weak = targets.between(pieces, torch.tensor([0, 0, 1]), torch.tensor([[1.0], [1.0], [0.0]]))
+    assert torch.equal(weak[:2], said[:2])
+    assert torch.allclose(weak[2] - targets.centre, 0.75 * targets.pieces[pieces[2]], atol=1e-5)
+    assert targets.read([0, int(pieces[1]), int(pieces[1]), 0]) == "on"
 
 
 def test_a_penalty_steadies_what_flickers() -> None:
