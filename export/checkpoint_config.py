@@ -16,6 +16,8 @@ from speechprune_ort.export.adapter_config import ADAPTER, Adapter, read_adapter
 from speechprune_ort.export.json_object import brief, read_object
 
 __all__ = [
+    "FULL",
+    "SLIDING",
     "TEXT_MODELS",
     "Described",
     "check_audio_token",
@@ -23,6 +25,8 @@ __all__ = [
     "check_text",
     "context_of",
     "describe",
+    "told_of_windows",
+    "windows_of",
 ]
 
 SHORT_ROTARY = ("dynamic", "longrope")
@@ -45,6 +49,18 @@ TEXT_MODELS: Mapping[str, tuple[str, ...]] = dict.fromkeys(
 )
 """Language models that export knows, and which rotary embeddings of each the decoder graph computes
 as transformers does."""
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""What ``layer_types`` may name."""
+
+WINDOWED = ("qwen2", "qwen3", "mistral")
+"""Language models whose classes in transformers mask by a sliding window."""
+
+WINDOW = 4096
+"""Their ``sliding_window`` where a config leaves it out, as files may that hold no defaults."""
+
+LEAST_WINDOW = 2
+"""Of one token nothing is left between two steps, and transformers' cache keeps all instead."""
 
 OWN_ADAPTER = "has_lora_adapter"
 """Key of a config whose checkpoint carries a LoRA of its own beside its weights."""
@@ -247,23 +263,106 @@ def check_text(location: str, text: Mapping[str, Any]) -> None:
             f"Runtime's attention turns multiples of {HEAD_UNIT}: there is no exporting them."
         )
     _check_rope(location, text, TEXT_MODELS[kind])
-    layers, first = text.get("num_hidden_layers") or 32, text.get("max_window_layers", 28)
-    kinds = text.get("layer_types") or ()
-    if not isinstance(kinds, list | tuple) or not isinstance(first, int | None):
+    if text.get("per_layer_config"):
+        raise UnsupportedModelError(
+            f"The text model of {location!r} has settings of single layers (per_layer_config), "
+            "which the decoder graph does not have: export knows models whose layers differ in "
+            "their windows alone, by layer_types."
+        )
+    windows_of(location, text)
+
+
+def windows_of(location: str, text: Mapping[str, Any]) -> tuple[int | None, ...]:
+    """The sliding window of each layer of a language model.
+
+    It counts slots of the cache and not positions, as transformers' masks do
+    (``masking_utils.sliding_window_overlay``): a token attends to itself and those right before it
+    in the cache, however far apart they once were.
+
+    Args:
+        location: of the checkpoint, for the message.
+        text: its config, completed by transformers or not.
+
+    Returns:
+        For each layer, slots that a token attends to, its own included; None where it attends to
+        all.
+
+    Raises:
+        UnsupportedModelError: windows that transformers' class does not have, or in two ways.
+        ExportError: settings that are none.
+
+    >>> windows_of("x", {"model_type": "mistral", "num_hidden_layers": 2, "sliding_window": 8})
+    (8, 8)
+    """
+    kind, layers = text.get("model_type", "qwen2"), text.get("num_hidden_layers") or 32
+    named = f"of the text model of {location!r}"
+    width, first = text.get("sliding_window", WINDOW if kind in WINDOWED else None), 0
+    if kind in ("qwen2", "qwen3"):
+        width = width if text.get("use_sliding_window") else None
+        first = text.get("max_window_layers", 28) if width is not None else 0
+    given = text.get("layer_types")
+    if not isinstance(given, list | tuple | None) or not isinstance(first, int):
         raise ExportError(
             f"layer_types or max_window_layers of {location!r} is not what transformers writes: "
             "correct config.json."
         )
-    # Mistral has no switch: its window is on where it has a width.
-    if kind == "mistral" and text.get("sliding_window") is not None and not kinds:
-        kinds = ("sliding_attention",)
-    windowed = text.get("use_sliding_window") and first is not None and first < layers
-    if (windowed and not kinds) or any(k != "full_attention" for k in kinds):
+    own = [SLIDING if width is not None and layer >= first else FULL for layer in range(layers)]
+    kinds = own if given is None else list(given)
+    unknown = next((k for k in kinds if k not in (FULL, SLIDING)), None)
+    if unknown is not None:
         raise UnsupportedModelError(
-            f"The text model of {location!r} attends within a sliding window, which the decoder "
-            "graph does not: set use_sliding_window to false (and layer_types to full_attention) "
-            "in config.json if no answer is longer than the window."
+            f"layer_types {named} names {brief(unknown)}, which the decoder graph does not have: "
+            f"export knows {FULL} and {SLIDING}."
         )
+    if given is not None and len(kinds) != layers:
+        raise ExportError(
+            f"layer_types {named} names {len(kinds)} layers, and num_hidden_layers is {layers}: "
+            "correct config.json."
+        )
+    if kind == "mistral" and kinds != own:
+        raise UnsupportedModelError(
+            f"layer_types {named} contradicts sliding_window {brief(width)}: a mistral slides in "
+            "every layer where that is a number and in none where it is null, so leave layer_types "
+            "out of config.json."
+        )
+    if SLIDING not in kinds:
+        return (None,) * layers
+    if kind not in WINDOWED:
+        raise UnsupportedModelError(
+            f"{'sliding_window' if given is None else 'layer_types'} {named} asks for a sliding "
+            f"window, which transformers' {kind} does not have: set sliding_window to null, and "
+            f"layer_types to {FULL}, in config.json."
+        )
+    if width is None:
+        raise UnsupportedModelError(
+            f"layer_types {named} names {SLIDING}, and no window is in use: set use_sliding_window "
+            f"to true and sliding_window to its width in config.json, or layer_types to {FULL}."
+        )
+    if not isinstance(width, int) or isinstance(width, bool) or width < LEAST_WINDOW:
+        raise ExportError(
+            f"sliding_window {named} is {brief(width)}, not a whole number of at least "
+            f"{LEAST_WINDOW}: correct config.json."
+        )
+    return tuple(width if k == SLIDING else None for k in kinds)
+
+
+def told_of_windows(windows: tuple[int | None, ...]) -> str:
+    """What sliding windows mean for the user of a bundle, in a sentence; empty without any.
+
+    Args:
+        windows: see ``windows_of``.
+
+    >>> told_of_windows((None, 8))[:60]
+    'In 1 of 2 layers a token attends to 8 tokens at most, its ow'
+    """
+    widths = [window for window in windows if window]
+    if not widths:
+        return ""
+    return (
+        f"In {len(widths)} of {len(windows)} layers a token attends to {widths[0]} tokens at most, "
+        "its own included, as the cache holds them: of pruned audio these are kept ones, from "
+        "further back in time."
+    )
 
 
 def context_of(text: Mapping[str, Any]) -> int:

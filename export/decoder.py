@@ -32,6 +32,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from speechprune_ort.contract.manifest import Parity, PromptPiece
 from speechprune_ort.contract.specs import DECODER, Dimensions, GraphSpec, past_name, present_name
 from speechprune_ort.errors import ExportError
+from speechprune_ort.export.checkpoint_config import FULL, SLIDING, windows_of
 from speechprune_ort.export.course import Advance, part
 from speechprune_ort.export.graph_file import quiet, save, with_weights
 from speechprune_ort.export.memory import MappedWeights, in_float32
@@ -41,7 +42,7 @@ from speechprune_ort.export.quantize import quantize_matmuls
 from speechprune_ort.export.rotary import rotary_rows
 from speechprune_ort.export.work import Graph, Work
 
-__all__ = ["GRAPH", "export_decoder", "parameters_of"]
+__all__ = ["GRAPH", "export_decoder", "parameters_of", "require_windows"]
 
 _BUILDER_PRECISION = {
     "float32": "fp32",
@@ -92,6 +93,10 @@ def export_decoder(
         # Its rows are inputs of the graph, whatever scaling made them.
         theta = config.rope_parameters["rope_theta"]
         config.rope_parameters = {"rope_type": "default", "rope_theta": theta}
+        windows = windows_of(str(described), config.to_dict())
+        if any(windows):
+            # Mistral's own config names no layers, and the builder looks for windows there alone.
+            config.layer_types = [SLIDING if window else FULL for window in windows]
         config.save_pretrained(described)
         language_model.generation_config.save_pretrained(described)
         tokenizer.save_pretrained(described)
@@ -99,6 +104,8 @@ def export_decoder(
         "exclude_embeds": True,  # the audio goes in as embeddings
         "prune_lm_head": True,  # logits of the last position alone
         "fuse_qkv": True,  # one matrix for queries, keys and values
+        # A conversation may be taken back: what a window has left behind stays in the cache.
+        "windowed_kv_cache": False,
     }
     if plan.decoder == "int4":
         options["matmul_mixed_precision"] = "last_matmul:int8"
@@ -123,11 +130,35 @@ def export_decoder(
             "know; report the checkpoint."
         ) from error
     model = ir.load(built / "model.onnx")
+    require_windows(model, windows)
     # What the builder quantizes itself comes out as planned.
     if plan.decoder not in ("int8", "int4"):
         model = with_weights(model, plan.decoder, part(advance, BUILT, STORED))
     save(model, path, part(advance, STORED, 1.0))
     shutil.rmtree(work)
+
+
+def require_windows(model: ir.Model, windows: Sequence[int | None]) -> None:
+    """Refuse a graph whose attention does not slide as it must.
+
+    The prompts of a verification are shorter than the windows of published checkpoints, so that it
+    would not see one that is missing.
+
+    Args:
+        model: the decoder.
+        windows: of each layer, in slots, a token's own included; None where there is none.
+
+    Raises:
+        ExportError: a layer has another window.
+    """
+    nodes = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
+    sizes = [node.attributes.get_int("local_window_size", -1) for node in nodes]
+    if sizes != [window or -1 for window in windows]:
+        raise ExportError(
+            f"onnxruntime-genai's builder gave the layers sliding windows of {sizes} (-1 is none) "
+            f"instead of {[window or -1 for window in windows]}: this is a defect of export, "
+            "report it."
+        )
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from speechprune_ort.contract.specs import (
     ROTARY,
 )
 from speechprune_ort.errors import ExportError, SpeechPruneError
-from speechprune_ort.export.checkpoint_config import Described, check_text
+from speechprune_ort.export.checkpoint_config import Described, check_text, windows_of
 from speechprune_ort.export.course import Sizes, seconds_of
 from speechprune_ort.export.families import Family
 from speechprune_ort.export.precision import Plan, Weights, plans
@@ -51,6 +51,7 @@ class Counts:
         head_dim: width of a head.
         context: positions.
         tied: whether the output head is the token embedding, as the config says.
+        windows: of the language model's layers, see ``windows_of``.
     """
 
     encoder_matrices: int
@@ -63,6 +64,7 @@ class Counts:
     head_dim: int
     context: int
     tied: bool = False
+    windows: tuple[int | None, ...] = ()
 
     @property
     def table(self) -> int:
@@ -128,7 +130,8 @@ def count(found: Described, family: Family) -> Counts:
         ) from error
     # Positions that only pictures need are no part of what is exported.
     plain = getattr(module, "plain_text", None)
-    check_text(found.location, (plain(text) if plain else text).to_dict())
+    settings = (plain(text) if plain else text).to_dict()
+    check_text(found.location, settings)
     sums = {"encoder": [0, 0], "decoder": [0, 0]}
     for name, layer in parts.named_modules():
         part = "decoder" if "language_model" in name else "encoder"
@@ -149,6 +152,7 @@ def count(found: Described, family: Family) -> Counts:
         head_dim=head_dim,
         context=text.max_position_embeddings,
         tied=bool(text.tie_word_embeddings),
+        windows=windows_of(found.location, settings),
     )
 
 

@@ -40,6 +40,7 @@ if importlib.util.find_spec("torch") is None:
         "speechprune_ort/contract/test_hostile_bundle.py",
         "speechprune_ort/models/test_recipe.py",
         "export/test_lean_export.py",
+        "export/test_sliding_windows.py",
         "export/test_parity.py",
         "scripts/test_random_checkpoint.py",
         "scripts/test_small_model.py",
@@ -58,6 +59,7 @@ LONGEST = (
     "export/test_transformers_families.py",
     "test_readme.py",
     "export/test_equality.py",
+    "export/test_sliding_windows.py",
     "export/test_fine_tunes.py",
     "runtime/ort/test_bundle.py",
 )

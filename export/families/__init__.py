@@ -234,10 +234,14 @@ def load_checkpoint(
             raise
         raise ExportError(_unreadable(found.location, error)) from error
     from speechprune_ort.export.families.adapters import require_its_tokenizer
-    from speechprune_ort.export.families.text_models import with_context_told, with_scale_folded
+    from speechprune_ort.export.families.text_models import (
+        with_context_told,
+        with_scale_folded,
+        with_windows_told,
+    )
 
     require_its_tokenizer(source, loaded.tokenizer)
-    return with_context_told(with_scale_folded(loaded))
+    return with_windows_told(with_context_told(with_scale_folded(loaded)))
 
 
 def _check_reference(folder: Path, named: Any, text: bool, allow_pickle: bool) -> None:

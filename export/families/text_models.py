@@ -14,9 +14,16 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from speechprune_ort.export.checkpoint_config import told_of_windows, windows_of
 from speechprune_ort.export.families.base import Checkpoint
 
-__all__ = ["language_model_of", "rebuilt", "with_context_told", "with_scale_folded"]
+__all__ = [
+    "language_model_of",
+    "rebuilt",
+    "with_context_told",
+    "with_scale_folded",
+    "with_windows_told",
+]
 
 
 def language_model_of(inner: Any, head: Any, text: Any) -> PreTrainedModel:
@@ -89,6 +96,13 @@ def with_context_told(checkpoint: Checkpoint) -> Checkpoint:
         "otherwise."
     )
     return replace(checkpoint, notes=(*checkpoint.notes, note))
+
+
+def with_windows_told(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint, with a note where layers attend within a sliding window."""
+    text: Any = checkpoint.language_model.config
+    note = told_of_windows(windows_of(text.name_or_path, text.to_dict()))
+    return replace(checkpoint, notes=(*checkpoint.notes, note)) if note else checkpoint
 
 
 def with_scale_folded(checkpoint: Checkpoint) -> Checkpoint:

@@ -27,6 +27,7 @@ def print_estimate(found: Described, family: Family, precision: str, target: str
     Raises:
         ExportError: its config is not that of its family, or its language model is not known.
     """
+    from speechprune_ort.export.checkpoint_config import told_of_windows
     from speechprune_ort.export.estimate import count, estimate
 
     counts = count(found, family)
@@ -36,6 +37,8 @@ def print_estimate(found: Described, family: Family, precision: str, target: str
         f"{found.location} is exported as {family.module}{adapter}: {family.tokens} audio tokens a "
         "second. Nothing that its config says is refused."
     )
+    if told := told_of_windows(counts.windows):
+        console.print(told)
     console.print(_table(estimate(counts, target), precision))
     console.print(
         f"{counts.sizes.all / 1e9:.2f} billion weights. Memory and minutes are reckoned from one "

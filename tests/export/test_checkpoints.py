@@ -167,9 +167,14 @@ EARLY: Mapping[str, tuple[Change, str]] = {
         "sliding window",
     ),
     "mistral's window": (
-        text(model_type="mistral", sliding_window=64, layer_types=None),
-        "sliding window",
+        text(model_type="mistral", sliding_window=64, layer_types=["full_attention"] * 2),
+        "contradicts sliding_window 64",
     ),
+    "settings of single layers": (
+        text(per_layer_config={"1": {"sliding_window": 4}}),
+        "settings of single layers .per_layer_config",
+    ),
+    "chunked layers": (text(layer_types=["chunked_attention"] * 2), "names 'chunked_attention'"),
     "activation": (text(hidden_act="gelu"), "hidden_act 'gelu': export knows silu"),
     "sliding layers": (text(layer_types=["full_attention", "sliding_attention"]), "sliding window"),
     "text model": (text(model_type="gemma3"), "'gemma3': export knows qwen2, llama"),

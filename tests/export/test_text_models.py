@@ -148,15 +148,10 @@ REFUSED: dict[str, tuple[type[PreTrainedConfig], dict[str, Any], str]] = {
         "rotates 0.5 of each head",
     ),
     "heads of 24": (LlamaConfig, {"head_dim": 24}, "are 24 wide"),
-    "sliding window of qwen2": (
-        Qwen2Config,
-        {"use_sliding_window": True, "sliding_window": 128, "max_window_layers": 1},
-        "within a sliding window",
-    ),
-    "sliding window of mistral": (
-        MistralConfig,
-        {"sliding_window": 64, "head_dim": 16},
-        "within a sliding window",
+    "sliding window of llama": (
+        LlamaConfig,
+        {"sliding_window": 128},
+        "sliding_window .* transformers' llama does not have",
     ),
     "gelu": (LlamaConfig, {"hidden_act": "gelu"}, "hidden_act 'gelu'"),
 }

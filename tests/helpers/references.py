@@ -48,6 +48,7 @@ def pruned_ids(
     kept: Sequence[int],
     original: bool,
     count: int,
+    then: Sequence[int] = (),
 ) -> list[int]:
     """Greedy ids where the class's own language model hears the kept tokens alone.
 
@@ -58,6 +59,7 @@ def pruned_ids(
         kept: positions of the kept audio tokens.
         original: whether tokens have the positions of the whole prompt, or are numbered anew.
         count: ids at most.
+        then: ids between the prompt and the answer: what else was said of a conversation.
     """
     ids = reference.inputs(samples, question)["input_ids"][0]
     heard = reference.audio(samples)
@@ -69,7 +71,9 @@ def pruned_ids(
     stays = ~is_audio
     stays[is_audio.nonzero()[:, 0][torch.as_tensor(list(kept))]] = True
     at = stays.nonzero()[:, 0] if original else torch.arange(int(stays.sum()))
-    step, cache, said = embeds[stays][None], None, []
+    embeds = torch.cat([embeds[stays], table(torch.tensor(then, dtype=torch.long))])
+    at = torch.cat([at, at[-1] + 1 + torch.arange(len(then))])
+    step, cache, said = embeds[None], None, []
     position = at[None]
     for _ in range(count):
         with torch.no_grad():

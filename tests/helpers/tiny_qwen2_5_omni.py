@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from references import RATE, Family, Reference, Samples, by_windows, spread
@@ -38,13 +39,21 @@ TEMPLATE = (
 WIDTH, HIDDEN, MEL_BINS = 32, 64, 128
 
 
-def write(folder: Path, *, seconds: int = 30, n_window: int = 100, **encoder: int) -> Path:
+def write(
+    folder: Path,
+    *,
+    seconds: int = 30,
+    n_window: int = 100,
+    text: dict[str, Any] | None = None,
+    **encoder: int,
+) -> Path:
     """A checkpoint of the thinker's own class.
 
     Args:
         folder: to write.
         seconds: that the feature extractor pads to: 300 in published ones.
         n_window: half a chunk, in log-mel frames.
+        text: other settings of the text model.
         **encoder: other settings of the audio encoder.
     """
     torch.manual_seed(33)
@@ -87,7 +96,8 @@ def write(folder: Path, *, seconds: int = 30, n_window: int = 100, **encoder: in
                 "rope_theta": 10_000.0,
                 "mrope_section": [2, 3, 3],
             },
-        },
+        }
+        | (text or {}),
         audio_token_index=ids["<|AUDIO|>"],
         image_token_index=ids["<|IMAGE|>"],
         video_token_index=ids["<|VIDEO|>"],

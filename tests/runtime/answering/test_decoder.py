@@ -13,10 +13,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from tiny import byte_tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+)
 
 from speechprune_ort.contract.specs import DECODER, EMBED_TOKENS, ROTARY, Dimensions, graph_specs
-from speechprune_ort.export.decoder import export_decoder
+from speechprune_ort.errors import ExportError
+from speechprune_ort.export.decoder import export_decoder, require_windows
 from speechprune_ort.export.embed_tokens import export_embed_tokens
 from speechprune_ort.export.precision import plan
 from speechprune_ort.export.rotary import export_rotary
@@ -32,20 +39,27 @@ SCALINGS: dict[str, dict[str, Any]] = {
     "llama3": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
     "yarn": {"factor": 4.0},
 }
+SLIDING, WINDOW = "sliding", 6
 
 
 def language_model(scaling: str = "default", head_dim: int = 16) -> PreTrainedModel:
-    """A random Llama, its rotary embedding scaled."""
+    """A random Llama, its rotary embedding scaled; or a Mistral whose layers slide."""
     torch.manual_seed(0)
+    slides = scaling == SLIDING
+    scaling = "default" if slides else scaling
     rope = {"rope_theta": 10_000.0, "rope_type": scaling, **SCALINGS[scaling]}
     if scaling in ("llama3", "yarn"):
         rope["original_max_position_embeddings"] = 64
-    config = LlamaConfig(
+    cls: Any = MistralConfig if slides else LlamaConfig
+    config = cls(
         vocab_size=260, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, head_dim=head_dim, initializer_range=0.3,
         max_position_embeddings=CONTEXT, rope_parameters=rope, eos_token_id=1, bos_token_id=0,
+        **({"sliding_window": WINDOW} if slides else {}),
     )  # fmt: skip
-    return LlamaForCausalLM(config).eval().requires_grad_(False)
+    causal: Any = MistralForCausalLM if slides else LlamaForCausalLM
+    made: PreTrainedModel = causal(config).eval().requires_grad_(False)
+    return made
 
 
 def exported(model: PreTrainedModel, folder: Path) -> Decoder:
@@ -76,7 +90,7 @@ def by_torch(
     return logits
 
 
-@pytest.fixture(scope="module", params=SCALINGS)
+@pytest.fixture(scope="module", params=(*SCALINGS, SLIDING))
 def pair(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, Decoder]:
     model = language_model(request.param)
     return model, exported(model, tmp_path_factory.mktemp("decoder"))
@@ -142,6 +156,34 @@ def test_a_layer_has_one_product_for_queries_keys_and_values(tmp_path: Path) -> 
     # Beside it: out of attention, gate, up and down; and the head once.
     assert counts["MatMul"] == 2 * 5 + 1
     assert "RotaryEmbedding" not in counts
+
+
+def test_a_window_counts_slots_whatever_the_positions(tmp_path: Path) -> None:
+    model = language_model(SLIDING)
+    decoder = exported(model, tmp_path)
+    random = np.random.default_rng(4)
+    embeds = random.standard_normal((20, 64)).astype(np.float32)
+    # Two layers see twice as far, each a token's own slot and those right before it.
+    furthest = 19 - 2 * (WINDOW - 1)
+    for positions in (np.arange(20), np.arange(20) * 20):
+        before = decoder.prefill(embeds, positions).copy()
+        for slot, seen in ((furthest - 1, False), (furthest, True)):
+            changed = embeds.copy()
+            changed[slot] += 1
+            after = decoder.prefill(changed, positions)
+            assert (np.abs(after - before).max() > TOLERANCE) == seen
+            np.testing.assert_allclose(
+                after, by_torch(model, changed, [], positions.tolist()), rtol=0, atol=TOLERANCE
+            )
+
+
+def test_a_layer_whose_window_the_builder_left_out_is_refused(tmp_path: Path) -> None:
+    exported(language_model(), tmp_path)
+    graph = ir.load(tmp_path / f"{DECODER}.onnx")
+    require_windows(graph, (None, None))
+    for windows in ((WINDOW, None), (None,)):
+        with pytest.raises(ExportError, match="gave the layers sliding windows of"):
+            require_windows(graph, windows)
 
 
 def test_rows_of_a_batch_are_what_each_is_alone(
