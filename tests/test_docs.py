@@ -149,7 +149,7 @@ ELSEWHERE = {
 "cst_wave", "espeak_EVENT", "faster_whisper_environment",
     "MEMORY_MB", "TASK_DATASET", "test_NAME", "tiny_NAME",
     "embed_ms", "log_mel_ms", "standard_output",
-    "masking_utils", "sliding_window_overlay",
+    "masking_utils", "sdpa_mask", "sliding_window_overlay",
     "cosine_ij", "relevance_i", "relevance_j",
 }  # fmt: skip
 """Names of other programs, names with a part to fill in or put together, and of formulas."""
