@@ -112,9 +112,11 @@ class Writer(torch.nn.Module):
         inputs, targets = [], []
         for one in data:
             below = self.below(torch.from_numpy(one.heard.features).float()[None])
-            labels = aligner.label(speller.scores(below)[0].numpy(), one)
+            pieces, words = aligner.label(speller.scores(below)[0].numpy(), one)
             inputs.append(self.states(below)[0])
-            targets.append(aligner.targets.between(*map(torch.from_numpy, labels)))
+            targets.append(
+                aligner.targets.between(torch.from_numpy(pieces), torch.from_numpy(words))
+            )
         x, y = torch.cat(inputs), torch.cat(targets)
         mean, centre = x.mean(0), y.mean(0)
         gram = (x - mean).T @ (x - mean) + RIDGE * torch.eye(WIDTH)
