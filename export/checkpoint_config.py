@@ -99,7 +99,7 @@ class Described:
         folder: the folder, or None where it is on the hub.
         config: ``config.json``.
         adapter: that is to be merged into it, or None.
-        revision: branch, tag or commit on the hub, or None.
+        revision: commit on the hub, or None for a folder.
     """
 
     location: str
@@ -152,13 +152,16 @@ def describe(
                 f"There is no checkpoint folder {model!r}: give one, or a hub id such as "
                 "Qwen/Qwen2-Audio-7B-Instruct."
             )
-        config = read_object(_from_hub(model, revision), model)
+        path = _from_hub(model, revision)
+        config = read_object(path, model)
         if config.get(OWN_ADAPTER):
             raise ExportError(
                 f"{model!r} has a LoRA of its own beside its weights: download it, and give the "
                 "folder."
             )
-        found = Described(model, None, config, revision=revision)
+        # The hub's cache names the folder by the commit: weights and tokenizer are then of the same
+        # one, wherever a branch has moved to meanwhile.
+        found = Described(model, None, config, revision=path.parent.name)
     else:
         _require_folder(folder)
         path, adapted = folder / "config.json", (folder / ADAPTER).exists()

@@ -17,7 +17,8 @@ class Source:
 
     Attributes:
         location: hub id or local folder of the weights and of ``config.json``.
-        revision: branch, tag or commit on the hub; None for the default one.
+        revision: commit on the hub; None for a folder, and for the default branch of what another
+            checkpoint refers to.
         trust_remote_code: let transformers run code that comes with the checkpoint.
         allow_pickle: take weights from ``.bin`` files where there are no safetensors.
         adapter: to be merged into the weights, or None.

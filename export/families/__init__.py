@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -234,6 +234,7 @@ def load_checkpoint(
             raise
         raise ExportError(_unreadable(found.location, error)) from error
     from speechprune_ort.export.families.adapters import require_its_tokenizer
+    from speechprune_ort.export.families.loading import notes_of
     from speechprune_ort.export.families.text_models import (
         with_context_told,
         with_scale_folded,
@@ -241,6 +242,7 @@ def load_checkpoint(
     )
 
     require_its_tokenizer(source, loaded.tokenizer)
+    loaded = replace(loaded, revision=found.revision, **notes_of(found.config))
     return with_windows_told(with_context_told(with_scale_folded(loaded)))
 
 

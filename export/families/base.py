@@ -56,7 +56,8 @@ class Checkpoint:
             no further turns.
         languages: that a form takes a hint of, by their codes.
         stop_token_ids: any of these ends an answer.
-        revision: commit that was loaded, or None for a local folder.
+        revision: commit that was loaded, or None for a local folder; ``load_checkpoint`` sets it,
+            ``notes`` and ``frame_temperature``, which no family has a part in.
         notes: for the bundle's user, from ``bundle_notes`` of the checkpoint's config.
         frame_temperature: of phase 1, from ``bundle_frame_temperature`` of it.
         short_windows: whether ``audio_encoder`` takes fewer frames than a window has, any multiple
@@ -74,7 +75,7 @@ class Checkpoint:
     dimensions: Dimensions
     prompt: tuple[PromptPiece, ...]
     stop_token_ids: tuple[int, ...]
-    revision: str | None
+    revision: str | None = None
     notes: tuple[str, ...] = ()
     frame_temperature: float = 1.0
     short_windows: bool = False

@@ -34,11 +34,11 @@ from speechprune_ort.errors import ExportError
 from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
-    dimensions_of,
+    checkpoint_of,
+    fill,
     load_model,
-    notes_of,
+    part_of,
     require_fast,
-    stop_tokens,
     unreadable,
     weights_of,
 )
@@ -49,7 +49,6 @@ from speechprune_ort.export.families.prompts import (
     prompts_of,
     rendered,
 )
-from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import (
     additive_mask,
     encoder_frames,
@@ -130,10 +129,9 @@ def load(source: Source) -> Checkpoint:
     except (OSError, ValueError) as error:
         raise ExportError(unreadable(location, error)) from error
     model = load_model(AutoModelForCausalLM, source.of(decoder_at), text_part="")
-    text = model.config
     whisper = load_model(WhisperModel, source.of(encoder_at), text_part=None)
     weights = {name: value.float() for name, value in stored.items()}
-    module = _audio_encoder(location, whisper, weights, text.hidden_size)
+    module = _audio_encoder(location, whisper, weights, model.config.hidden_size)
     frames = 2 * whisper.config.max_source_positions
     width = module.queries.shape[1]
     tokens = len(module.queries) * width // module.projection.in_features
@@ -146,24 +144,21 @@ def load(source: Source) -> Checkpoint:
     mel_bins = whisper.config.num_mel_bins
     audio = audio_spec_of(extractor, mel_bins, frames, tokens // BLOCKS, steps, span_tokens=tokens)
     order = config.get("bundle_prompt_order", TEXT_FIRST)
-    return Checkpoint(
-        family="diva",
-        audio_encoder=module.eval().requires_grad_(False),
-        language_model=language_model_of(model.model, model.lm_head, text),
+    return checkpoint_of(
+        "diva",
+        model,
+        module,
         tokenizer=tokenizer,
         audio=audio,
-        dimensions=dimensions_of(text, audio, mel_bins, frames),
-        stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
-        revision=config.get("_commit_hash"),
+        mel_bins=mel_bins,
         # Its published code hears one recording.
-        **prompts_of(
+        prompts=prompts_of(
             partial(_render, tokenizer, order),
             AUDIO_MARK,
             tokenizer,
             further_turn(tokenizer, audio=AUDIO_MARK),
             recordings=1,
         ),
-        **notes_of(config),
     )
 
 
@@ -216,23 +211,13 @@ def _audio_encoder(
         raise ExportError(
             f"The checkpoint {location!r} lacks {error}: give a complete one."
         ) from None
-    connector = {
-        name.removeprefix("connector."): value
-        for name, value in weights.items()
-        if name.startswith("connector.")
-    }
     if weight.shape[1] != hidden or weight.shape[0] % queries.shape[1]:
         raise ExportError(
             f"The projection of {location!r} is {tuple(weight.shape)}, which does not lead from "
             f"{queries.shape[1]} wide queries to a language model {hidden} wide."
         )
-    try:
-        whisper.decoder.load_state_dict(connector)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ExportError(
-            f"The Q-Former of {location!r} does not fit its reference encoder ({reason})."
-        ) from None
+    misfit = f"The Q-Former of {location!r} does not fit its reference encoder"
+    fill(whisper.decoder, part_of(weights, "connector."), misfit)
     return AudioEncoder(whisper, queries, weight, bias)
 
 

@@ -12,22 +12,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoProcessor, GlmAsrForConditionalGeneration
+from transformers import GlmAsrForConditionalGeneration
 from transformers.models.glmasr.modeling_glmasr import apply_rotary_pos_emb
 
 from speechprune_ort.errors import UnsupportedModelError
 from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
-    dimensions_of,
+    checkpoint_of,
     load_model,
-    notes_of,
-    require_fast,
+    processor_of,
     require_log_mel,
-    stop_tokens,
 )
 from speechprune_ort.export.families.prompts import first_turn, further_turn, prompts_of
-from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import heard_windows, received_attention
 from speechprune_ort.export.source import Source
 
@@ -94,39 +91,33 @@ def load(source: Source) -> Checkpoint:
             known; the message names it.
     """
     location = source.location
-    processor = AutoProcessor.from_pretrained(source.processor, **source.options)
+    processor = processor_of(source)
     model = load_model(GlmAsrForConditionalGeneration, source, text_part="text_config")
-    config = model.config
-    text, encoder = config.text_config, config.audio_config
-    tokenizer = require_fast(location, processor.tokenizer)
-    extractor = processor.feature_extractor
+    encoder, extractor = model.config.audio_config, processor.feature_extractor
     frames = 2 * encoder.max_position_embeddings
     require_log_mel(location, extractor, frames)
     _require_known(location, encoder)
     audio = audio_spec_of(extractor, encoder.num_mel_bins, frames, FRAME_TOKENS, STEPS)
-    inner = model.model
-    module = AudioEncoder(
-        inner.audio_tower, inner.multi_modal_projector, encoder.max_position_embeddings
-    )
-    return Checkpoint(
-        family="glm_asr",
-        audio_encoder=module.eval().requires_grad_(False),
-        language_model=language_model_of(inner.language_model, model.lm_head, text),
-        tokenizer=tokenizer,
+    return checkpoint_of(
+        "glm_asr",
+        model,
+        AudioEncoder(
+            model.model.audio_tower,
+            model.model.multi_modal_projector,
+            encoder.max_position_embeddings,
+        ),
+        tokenizer=processor.tokenizer,
         audio=audio,
-        dimensions=dimensions_of(text, audio, encoder.num_mel_bins, frames),
-        stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
-        revision=getattr(config, "_commit_hash", None),
-        encoder_attention=True,
+        mel_bins=encoder.num_mel_bins,
         # Its processor takes one recording for each text.
-        **prompts_of(
+        prompts=prompts_of(
             partial(first_turn, processor),
             processor.audio_token,
-            tokenizer,
+            processor.tokenizer,
             further_turn(processor),
             recordings=1,
         ),
-        **notes_of(config.to_dict()),
+        encoder_attention=True,
     )
 
 

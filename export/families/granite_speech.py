@@ -9,28 +9,25 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import GraniteSpeechForConditionalGeneration
-from transformers.utils import cached_file
 
 from speechprune_ort.contract.manifest import LogMelSpec, whole_windows
 from speechprune_ort.errors import ExportError, UnsupportedModelError
 from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
-    dimensions_of,
+    audio_token_of,
+    checkpoint_of,
     load_model,
-    notes_of,
-    stop_tokens,
+    stored_file,
     tokenizer_of,
 )
 from speechprune_ort.export.families.prompts import first_turn, further_turn, prompts_of
-from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import additive_mask, filled
 from speechprune_ort.export.json_object import read_object
 from speechprune_ort.export.source import Source
@@ -169,8 +166,7 @@ def load(source: Source) -> Checkpoint:
     location = source.location
     tokenizer = tokenizer_of(source)
     model = load_model(GraniteSpeechForConditionalGeneration, source, text_part="text_config")
-    config = model.config
-    text, encoder = config.text_config, config.encoder_config
+    config, encoder = model.config, model.config.encoder_config
     size, rate = config.window_size, config.downsample_rate
     extractor = _features(source)
     if (size, rate) != (extractor.projector_window_size, extractor.projector_downsample_rate):
@@ -208,25 +204,21 @@ def load(source: Source) -> Checkpoint:
             stack=STACKED,
         ),
     )
-    audio_token = tokenizer.convert_ids_to_tokens(config.audio_token_index)
-    inner = model.model
-    return Checkpoint(
-        family="granite_speech",
-        audio_encoder=AudioEncoder(inner.encoder, inner.projector).eval().requires_grad_(False),
-        language_model=language_model_of(inner.language_model, model.lm_head, text),
+    audio_token = audio_token_of(location, tokenizer, config.audio_token_index)
+    return checkpoint_of(
+        "granite_speech",
+        model,
+        AudioEncoder(model.model.encoder, model.model.projector),
         tokenizer=tokenizer,
         audio=audio,
-        dimensions=dimensions_of(text, audio, mel_bins, frames),
-        stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
-        revision=getattr(config, "_commit_hash", None),
-        short_windows=True,
-        **prompts_of(
+        mel_bins=mel_bins,
+        prompts=prompts_of(
             partial(first_turn, tokenizer, audio=audio_token),
             audio_token,
             tokenizer,
             further_turn(tokenizer, audio=audio_token),
         ),
-        **notes_of(config.to_dict()),
+        short_windows=True,
     )
 
 
@@ -240,15 +232,10 @@ def _features(source: Source) -> Any:
         ("preprocessor_config.json", None),
         ("processor_config.json", "audio_processor"),
     ):
-        path = cached_file(
-            source.processor,
-            name,
-            revision=source.revision,
-            _raise_exceptions_for_missing_entries=False,
-        )
-        if not path:
+        path = stored_file(source.processor, name, source.revision)
+        if path is None:
             continue
-        found = read_object(Path(path), source.location)
+        found = read_object(path, source.location)
         if part is not None:
             found = found.get(part) or {}
         nested = found.get("melspec_kwargs") or {}

@@ -8,12 +8,18 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import cached_file
 
 from speechprune_ort.contract.manifest import AudioSpec, LogMelSpec
@@ -27,17 +33,26 @@ from speechprune_ort.export.checkpoint_weights import (
     stored_weights,
 )
 from speechprune_ort.export.families.adapters import merged
+from speechprune_ort.export.families.base import Checkpoint
+from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.source import Source
+
+if TYPE_CHECKING:
+    from speechprune_ort.export.families.prompts import Prompts
 
 __all__ = [
     "audio_spec_of",
-    "dimensions_of",
+    "audio_token_of",
+    "checkpoint_of",
+    "fill",
     "load_model",
     "model_of_weights",
     "notes_of",
+    "part_of",
+    "processor_of",
     "require_fast",
     "require_log_mel",
-    "stop_tokens",
+    "stored_file",
     "tokenizer_of",
     "unreadable",
     "weights_of",
@@ -189,20 +204,47 @@ def weights_of(source: Source) -> dict[str, Tensor]:
     if source.folder is not None and not stored_weights(source.folder, source.allow_pickle):
         return _unpickled(pickled_weights(source.folder))
     location, revision = source.location, source.revision
-    index = cached_file(
-        location,
-        "model.safetensors.index.json",
-        revision=revision,
-        _raise_exceptions_for_missing_entries=False,
-    )
+    index = stored_file(location, "model.safetensors.index.json", revision)
     names = ["model.safetensors"]
-    if index:
-        listed = json.loads(Path(index).read_text(encoding="utf-8"))
+    if index is not None:
+        listed = json.loads(index.read_text(encoding="utf-8"))
         names = sorted(set(listed["weight_map"].values()))
     weights: dict[str, Tensor] = {}
     for name in names:
         weights |= load_file(str(cached_file(location, name, revision=revision)))
     return weights
+
+
+def part_of(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The weights whose names begin with ``prefix``, under the names without it."""
+    found = {name: value for name, value in weights.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): value for name, value in found.items()}
+
+
+def fill(module: nn.Module, weights: Mapping[str, Tensor], misfit: str) -> None:
+    """Load a part's weights, in float32, into a module of our own.
+
+    Args:
+        module: as its config says.
+        weights: under the module's names.
+        misfit: beginning of the message where they do not fit: which part does not fit what.
+
+    Raises:
+        ExportError: weights are missing, left over, or of other shapes.
+    """
+    try:
+        module.load_state_dict({name: value.float() for name, value in weights.items()})
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(f"{misfit} ({reason}): give a complete checkpoint.") from None
+
+
+def stored_file(location: str, name: str, revision: str | None) -> Path | None:
+    """A file of a checkpoint, downloaded where it is on the hub; None where there is none."""
+    found = cached_file(
+        location, name, revision=revision, _raise_exceptions_for_missing_entries=False
+    )
+    return Path(found) if found else None
 
 
 def _unpickled(files: Sequence[Path]) -> dict[str, Tensor]:
@@ -262,6 +304,37 @@ def tokenizer_of(source: Source) -> PreTrainedTokenizerFast:
     """
     found = AutoTokenizer.from_pretrained(source.processor, **source.options)
     return require_fast(source.location, found)
+
+
+def processor_of(source: Source) -> Any:
+    """The processor of a checkpoint: tokenizer, feature extractor and template in one.
+
+    Raises:
+        ExportError: its tokenizer has no ``tokenizer.json``.
+    """
+    found = AutoProcessor.from_pretrained(source.processor, **source.options)
+    require_fast(source.location, found.tokenizer)
+    return found
+
+
+def audio_token_of(location: str, tokenizer: PreTrainedTokenizerFast, token_id: int) -> str:
+    """Text of the audio placeholder, where only the config says which token it is.
+
+    Args:
+        location: of the checkpoint, for the message.
+        tokenizer: of the checkpoint.
+        token_id: that the config gives.
+
+    Raises:
+        ExportError: the tokenizer has no such token.
+    """
+    token = tokenizer.convert_ids_to_tokens(token_id)
+    if token is None:
+        raise ExportError(
+            f"The audio placeholder in config.json of {location!r} is token {token_id}, which its "
+            "tokenizer does not have: give the id of one that it has."
+        )
+    return str(token)
 
 
 def require_log_mel(location: str, extractor: Any, frames: int | None = None) -> None:
@@ -343,16 +416,40 @@ def audio_spec_of(
     )
 
 
-def dimensions_of(text: Any, audio: AudioSpec, mel_bins: int, frames: int) -> Dimensions:
-    """Sizes that a checkpoint fixes.
+def checkpoint_of(
+    family: str,
+    model: Any,
+    audio_encoder: nn.Module,
+    *,
+    tokenizer: PreTrainedTokenizerFast,
+    audio: AudioSpec,
+    mel_bins: int,
+    prompts: Prompts,
+    short_windows: bool = False,
+    encoder_attention: bool = False,
+    taken_as: PreTrainedConfig | None = None,
+) -> Checkpoint:
+    """What a family found, with all that follows from its model alike in every family.
 
     Args:
-        text: config of the text half.
-        audio: how frames become tokens.
-        mel_bins: log-mel bins.
-        frames: log-mel frames of a window.
+        family: its name.
+        model: of transformers, with the text half in it and the generation config.
+        audio_encoder: see ``Checkpoint``; in whatever mode.
+        tokenizer: of the language model.
+        audio: how sound becomes tokens.
+        mel_bins: log-mel bins that the encoder takes.
+        prompts: from ``prompts_of``.
+        short_windows: see ``Checkpoint``.
+        encoder_attention: see ``Checkpoint``.
+        taken_as: see ``language_model_of``.
+
+    Raises:
+        ExportError: no token ends an answer, or it is not of the vocabulary.
     """
-    return Dimensions(
+    language_model = language_model_of(model, taken_as)
+    text: Any = language_model.config
+    frames = audio.window_samples // audio.hop_length
+    dimensions = Dimensions(
         mel_bins=mel_bins,
         frames=frames,
         window_tokens=audio.tokens(frames),
@@ -364,9 +461,21 @@ def dimensions_of(text: Any, audio: AudioSpec, mel_bins: int, frames: int) -> Di
         vocab=text.vocab_size,
         context=context_of(text.to_dict()),
     )
+    return Checkpoint(
+        family=family,
+        audio_encoder=audio_encoder.eval().requires_grad_(False),
+        language_model=language_model,
+        tokenizer=tokenizer,
+        audio=audio,
+        dimensions=dimensions,
+        stop_token_ids=_stop_token_ids(model.generation_config, text, tokenizer),
+        short_windows=short_windows,
+        encoder_attention=encoder_attention,
+        **prompts,
+    )
 
 
-def stop_tokens(generation: Any, text: Any, tokenizer: Any) -> tuple[int, ...]:
+def _stop_token_ids(generation: Any, text: Any, tokenizer: Any) -> tuple[int, ...]:
     """Ids that end an answer: of the generation config, else of the text half, else of both.
 
     Args:

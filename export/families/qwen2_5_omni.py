@@ -25,18 +25,13 @@ from speechprune_ort.export.checkpoint_config import check_text
 from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
-    dimensions_of,
+    audio_token_of,
+    checkpoint_of,
     load_model,
-    notes_of,
     require_log_mel,
-    stop_tokens,
     tokenizer_of,
 )
 from speechprune_ort.export.families.prompts import first_turn, further_turn, prompts_of
-from speechprune_ort.export.families.text_models import (
-    language_model_of,
-    rebuilt,
-)
 from speechprune_ort.export.families.whisper import (
     POOLED,
     POOLED_STEPS,
@@ -125,8 +120,7 @@ def load(source: Source) -> Checkpoint:
         config=config,
         beside=SPEAKS,
     )
-    # An adapter with tokens of its own has changed its vocabulary.
-    encoder, text = config.audio_config, plain_text(model.config.text_config)
+    encoder = config.audio_config
     chunk = 2 * encoder.n_window
     frames = extractor.chunk_length * extractor.sampling_rate // extractor.hop_length
     require_log_mel(location, extractor, frames)
@@ -137,23 +131,21 @@ def load(source: Source) -> Checkpoint:
         )
     frame_tokens = extractor.sampling_rate // extractor.hop_length // 4
     audio = audio_spec_of(extractor, encoder.num_mel_bins, frames, frame_tokens, POOLED_STEPS)
-    audio_token = tokenizer.convert_ids_to_tokens(config.audio_token_id)
-    inner = model.model
-    return Checkpoint(
-        family="qwen2_5_omni",
-        audio_encoder=AudioEncoder(inner.audio_tower, chunk).eval().requires_grad_(False),
-        language_model=rebuilt(language_model_of(inner.language_model, model.lm_head, text)),
+    audio_token = audio_token_of(location, tokenizer, config.audio_token_id)
+    return checkpoint_of(
+        "qwen2_5_omni",
+        model,
+        AudioEncoder(model.model.audio_tower, chunk),
         tokenizer=tokenizer,
         audio=audio,
-        dimensions=dimensions_of(text, audio, encoder.num_mel_bins, frames),
-        stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
-        revision=getattr(config, "_commit_hash", None),
-        short_windows=True,
-        encoder_attention=True,
-        **prompts_of(
+        mel_bins=encoder.num_mel_bins,
+        prompts=prompts_of(
             partial(first_turn, tokenizer), audio_token, tokenizer, further_turn(tokenizer)
         ),
-        **notes_of(config.to_dict()),
+        short_windows=True,
+        encoder_attention=True,
+        # The model's own config: an adapter with tokens of its own has changed its vocabulary.
+        taken_as=plain_text(model.config.text_config),
     )
 
 

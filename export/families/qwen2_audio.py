@@ -7,29 +7,32 @@ grouped-query attention or not, tied embeddings or not.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
-from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
+from transformers import Qwen2AudioForConditionalGeneration
 
 from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
-    dimensions_of,
+    checkpoint_of,
     load_model,
-    notes_of,
-    require_fast,
+    processor_of,
     require_log_mel,
-    stop_tokens,
 )
-from speechprune_ort.export.families.prompts import first_turn, further_turn, prompts_of
-from speechprune_ort.export.families.text_models import language_model_of
+from speechprune_ort.export.families.prompts import (
+    RECORDINGS,
+    first_turn,
+    further_turn,
+    prompts_of,
+)
 from speechprune_ort.export.families.whisper import POOLED_STEPS, PooledEncoder
 from speechprune_ort.export.source import Source
 
-__all__ = ["load"]
+__all__ = ["load", "load_pooled"]
 
 
 def load(source: Source) -> Checkpoint:
-    """Load a Qwen2-Audio checkpoint in float32.
+    """Load a Qwen2-Audio checkpoint.
 
     Args:
         source: the checkpoint.
@@ -38,36 +41,43 @@ def load(source: Source) -> Checkpoint:
         ExportError: weights are missing, or the tokenizer or its template cannot be used.
         UnsupportedModelError: the text model, or a setting of it, is not known.
     """
-    location = source.location
-    processor = AutoProcessor.from_pretrained(source.processor, **source.options)
-    model = load_model(Qwen2AudioForConditionalGeneration, source, text_part="text_config")
-    config = model.config
-    text = config.text_config
-    tokenizer = require_fast(location, processor.tokenizer)
-    extractor = processor.feature_extractor
-    encoder = config.audio_config
+    return load_pooled("qwen2_audio", Qwen2AudioForConditionalGeneration, source)
+
+
+def load_pooled(family: str, cls: Any, source: Source, recordings: int = RECORDINGS) -> Checkpoint:
+    """Load a checkpoint of any class that is built as Qwen2-Audio's.
+
+    Args:
+        family: its name.
+        cls: class of transformers with an encoder that ``PooledEncoder`` takes.
+        source: the checkpoint.
+        recordings: in one prompt at most.
+
+    Raises:
+        ExportError: weights are missing, or the tokenizer or its template cannot be used.
+        UnsupportedModelError: a setting of the text model or of the features is not known.
+    """
+    processor = processor_of(source)
+    model = load_model(cls, source, text_part="text_config")
+    encoder, extractor = model.config.audio_config, processor.feature_extractor
     frames = 2 * encoder.max_source_positions
-    require_log_mel(location, extractor, frames)
+    require_log_mel(source.location, extractor, frames)
     frame_tokens = extractor.sampling_rate // extractor.hop_length // 4
     audio = audio_spec_of(extractor, encoder.num_mel_bins, frames, frame_tokens, POOLED_STEPS)
-    return Checkpoint(
-        family="qwen2_audio",
-        audio_encoder=PooledEncoder(
-            model.model.audio_tower, model.model.multi_modal_projector
-        ).eval(),
-        language_model=language_model_of(model.model.language_model, model.lm_head, text),
-        tokenizer=tokenizer,
+    return checkpoint_of(
+        family,
+        model,
+        PooledEncoder(model.model.audio_tower, model.model.multi_modal_projector),
+        tokenizer=processor.tokenizer,
         audio=audio,
-        dimensions=dimensions_of(text, audio, encoder.num_mel_bins, frames),
-        stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
-        revision=getattr(config, "_commit_hash", None),
-        short_windows=True,
-        encoder_attention=True,
-        **prompts_of(
+        mel_bins=encoder.num_mel_bins,
+        prompts=prompts_of(
             partial(first_turn, processor),
             processor.audio_token,
-            tokenizer,
+            processor.tokenizer,
             further_turn(processor),
+            recordings=recordings,
         ),
-        **notes_of(config.to_dict()),
+        short_windows=True,
+        encoder_attention=True,
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration
+from transformers import Qwen3ASRForConditionalGeneration
 from transformers.models.qwen3_asr.processing_qwen3_asr import LANGUAGE_CODE_TO_NAME
 
 from speechprune_ort.contract.manifest import LogMelSpec
@@ -20,12 +20,10 @@ from speechprune_ort.errors import ExportError, UnsupportedModelError
 from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
-    dimensions_of,
+    checkpoint_of,
     load_model,
-    notes_of,
-    require_fast,
+    processor_of,
     require_log_mel,
-    stop_tokens,
 )
 from speechprune_ort.export.families.prompts import (
     LANGUAGE_MARK,
@@ -36,7 +34,6 @@ from speechprune_ort.export.families.prompts import (
     prompts_of,
     rendered,
 )
-from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import (
     ChunkLayer,
     additive_mask,
@@ -138,12 +135,9 @@ def load(source: Source) -> Checkpoint:
             known; the message names it.
     """
     location = source.location
-    processor = AutoProcessor.from_pretrained(source.processor, **source.options)
+    processor = processor_of(source)
     model = load_model(Qwen3ASRForConditionalGeneration, source, text_part="text_config")
-    config = model.config
-    text, encoder = config.text_config, config.audio_config
-    tokenizer = require_fast(location, processor.tokenizer)
-    extractor = processor.feature_extractor
+    encoder, extractor = model.config.audio_config, processor.feature_extractor
     chunk, span = 2 * HALF_CHUNK, encoder.n_window_infer
     require_log_mel(location, extractor)
     if encoder.n_window != HALF_CHUNK or extractor.n_window != HALF_CHUNK:
@@ -170,29 +164,24 @@ def load(source: Source) -> Checkpoint:
             over="recording", ending="mirror", least_samples=max(0, extractor.min_length)
         ),
     )
-    inner = model.model
-    module = AudioEncoder(inner.audio_tower, inner.multi_modal_projector, span // chunk)
-    return Checkpoint(
-        family="qwen3_asr",
-        audio_encoder=module.eval().requires_grad_(False),
-        language_model=language_model_of(inner.language_model, model.lm_head, text),
-        tokenizer=tokenizer,
+    return checkpoint_of(
+        "qwen3_asr",
+        model,
+        AudioEncoder(model.model.audio_tower, model.model.multi_modal_projector, span // chunk),
+        tokenizer=processor.tokenizer,
         audio=audio,
-        dimensions=dimensions_of(text, audio, encoder.num_mel_bins, frames),
-        stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
-        revision=getattr(config, "_commit_hash", None),
-        short_windows=True,
-        encoder_attention=True,
+        mel_bins=encoder.num_mel_bins,
         # Its processor takes one recording for each text.
-        **prompts_of(
+        prompts=prompts_of(
             partial(_render, processor),
             processor.audio_token,
-            tokenizer,
+            processor.tokenizer,
             further_turn(processor),
             recordings=1,
             languages=LANGUAGE_CODE_TO_NAME,
         ),
-        **notes_of(config.to_dict()),
+        short_windows=True,
+        encoder_attention=True,
     )
 
 

@@ -5,13 +5,11 @@ Transformers converts the vocabulary; neither mistral-common nor tiktoken is nee
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from transformers import PreTrainedTokenizerFast
 from transformers.integrations.mistral.tokenizer import MistralConverter
-from transformers.utils import cached_file
 
 from speechprune_ort.errors import ExportError
+from speechprune_ort.export.families.loading import stored_file
 from speechprune_ort.export.json_object import brief, read_object
 from speechprune_ort.export.source import Source
 
@@ -32,18 +30,12 @@ def tekken_of(source: Source) -> PreTrainedTokenizerFast | None:
     Raises:
         ExportError: the file cannot be read, or is older than tekken.json with control tokens.
     """
-    found = {
-        name: cached_file(
-            source.processor,
-            name,
-            revision=source.revision,
-            _raise_exceptions_for_missing_entries=False,
-        )
+    plain, path = (
+        stored_file(source.processor, name, source.revision)
         for name in ("tokenizer.json", "tekken.json")
-    }
-    if found["tokenizer.json"] or not found["tekken.json"]:
+    )
+    if plain is not None or path is None:
         return None
-    path = Path(found["tekken.json"])
     listed = read_object(path, source.location).get("special_tokens")
     if not isinstance(listed, list) or not listed:
         raise ExportError(

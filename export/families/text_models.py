@@ -12,53 +12,37 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from speechprune_ort.export.checkpoint_config import told_of_windows, windows_of
 from speechprune_ort.export.families.base import Checkpoint
 
-__all__ = [
-    "language_model_of",
-    "rebuilt",
-    "with_context_told",
-    "with_scale_folded",
-    "with_windows_told",
-]
+__all__ = ["language_model_of", "with_context_told", "with_scale_folded", "with_windows_told"]
 
 
-def language_model_of(inner: Any, head: Any, text: Any) -> PreTrainedModel:
-    """A text half as a causal language model of its own, sharing the weights.
+def language_model_of(model: Any, taken_as: PreTrainedConfig | None = None) -> PreTrainedModel:
+    """The text half of a model as a causal language model of its own, sharing the weights.
 
     Args:
-        inner: decoder layers with their embeddings.
-        head: to the vocabulary.
-        text: config of the text half.
+        model: of transformers, with a head to the vocabulary; a causal language model is its own
+            text half.
+        taken_as: config of the class that its weights are put into, where theirs is a near relation
+            that the decoder graph does not know; None for the text half's own.
     """
+    text = taken_as or model.config.get_text_config(decoder=True)
     with torch.device("meta"):
         language_model: PreTrainedModel = AutoModelForCausalLM.from_config(
             text, attn_implementation="sdpa"
         )
-    language_model.model = inner
-    language_model.lm_head = head
+    inner: Any = model.get_decoder()
+    if taken_as is not None:
+        weights, inner = inner.state_dict(), language_model.model
+        inner.load_state_dict(weights, assign=True)
+        inner.rotary_emb = type(inner.rotary_emb)(text)  # tables that no checkpoint holds
+    language_model.model, language_model.lm_head = inner, model.get_output_embeddings()
     # Its head is a tensor of its own here, whatever it was tied to when it was trained.
     language_model.config.tie_word_embeddings = False
-    return language_model.eval()
-
-
-def rebuilt(language_model: Any) -> PreTrainedModel:
-    """The same weights in the class that the config names, where they came from a near relation.
-
-    Args:
-        language_model: from ``language_model_of``.
-    """
-    inner, config = language_model.model, language_model.config
-    with torch.device("meta"):
-        fresh = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").model
-    fresh.load_state_dict(inner.state_dict(), assign=True)
-    fresh.rotary_emb = type(fresh.rotary_emb)(config)  # tables that no checkpoint holds
-    language_model.model = fresh
-    made: PreTrainedModel = language_model.eval().requires_grad_(False)
-    return made
+    return language_model.eval().requires_grad_(False)
 
 
 class ScaledEmbeds(nn.Module):

@@ -34,16 +34,15 @@ from speechprune_ort.export.checkpoint_config import check_text
 from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
-    dimensions_of,
+    checkpoint_of,
+    fill,
     load_model,
     model_of_weights,
-    notes_of,
-    stop_tokens,
+    part_of,
     tokenizer_of,
     weights_of,
 )
 from speechprune_ort.export.families.prompts import Asked, first_turn, further_turn, prompts_of
-from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import (
     additive_mask,
     attended_layers,
@@ -153,13 +152,12 @@ def load(source: Source) -> Checkpoint:
             f"The checkpoint {location!r} holds LoRA weights beside its own: merge them first "
             "(merge_and_unload of its own class)."
         )
-    tower = _tower(source, config, _part(weights, "audio_tower."))
-    model = _language_model(source, config, _part(weights, "language_model."))
-    text, encoder = model.config, tower.config
-    stack = int(config["stack_factor"])
-    projector = _projector(config, encoder, text)
-    _fill(location, projector, _part(weights, "multi_modal_projector."))
-    module = AudioEncoder(tower, projector, stack)
+    tower = _tower(source, config, part_of(weights, "audio_tower."))
+    model = _language_model(source, config, part_of(weights, "language_model."))
+    encoder, stack = tower.config, int(config["stack_factor"])
+    projector = _projector(config, encoder, model.config)
+    misfit = f"The projector of {location!r} does not fit its config"
+    fill(projector, part_of(weights, "multi_modal_projector."), misfit)
     frames = 2 * encoder.max_source_positions
     extractor = WhisperFeatureExtractor(feature_size=encoder.num_mel_bins)
     # Tokens of the least number of seconds that has a whole number of them.
@@ -167,23 +165,20 @@ def load(source: Source) -> Checkpoint:
     audio = audio_spec_of(
         extractor, encoder.num_mel_bins, frames, frame_tokens, ((2 * stack - 1, 2 * stack, 0),)
     )
-    return Checkpoint(
-        family="ultravox",
-        audio_encoder=module.eval().requires_grad_(False),
-        language_model=language_model_of(model.model, model.lm_head, text),
+    return checkpoint_of(
+        "ultravox",
+        model,
+        AudioEncoder(tower, projector, stack),
         tokenizer=tokenizer,
         audio=audio,
-        dimensions=dimensions_of(text, audio, encoder.num_mel_bins, frames),
-        stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
-        revision=config.get("_commit_hash"),
-        encoder_attention=True,
-        **prompts_of(
+        mel_bins=encoder.num_mel_bins,
+        prompts=prompts_of(
             partial(_render, tokenizer),
             AUDIO_MARK,
             tokenizer,
             further_turn(tokenizer, audio=AUDIO_MARK, join=" "),
         ),
-        **notes_of(config),
+        encoder_attention=True,
     )
 
 
@@ -238,11 +233,6 @@ def _require_known(location: str, config: Mapping[str, Any]) -> None:
             )
 
 
-def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    found = {name: value for name, value in weights.items() if name.startswith(prefix)}
-    return {name.removeprefix(prefix): value for name, value in found.items()}
-
-
 def _reference(location: str, config: Mapping[str, Any], key: str, what: str) -> str:
     """Hub id or folder of a part that the checkpoint does not hold."""
     named = config.get(key)
@@ -290,17 +280,6 @@ def _text_config(location: str, settings: dict[str, Any]) -> PreTrainedConfig:
     text: PreTrainedConfig = CONFIG_MAPPING[kind](**settings)
     check_text(location, text.to_dict())
     return text
-
-
-def _fill(location: str, projector: Projector, weights: Mapping[str, Tensor]) -> None:
-    try:
-        projector.load_state_dict({name: value.float() for name, value in weights.items()})
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ExportError(
-            f"The projector of {location!r} does not fit its config ({reason}): "
-            "give a complete checkpoint."
-        ) from None
 
 
 def _render(tokenizer: Any, asked: Asked) -> str:

@@ -19,15 +19,13 @@ from speechprune_ort.errors import ExportError
 from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
-    dimensions_of,
+    audio_token_of,
+    checkpoint_of,
     load_model,
-    notes_of,
-    stop_tokens,
     tokenizer_of,
 )
 from speechprune_ort.export.families.prompts import QUERY_MARK, Asked, prompts_of
 from speechprune_ort.export.families.tekken import tekken_of
-from speechprune_ort.export.families.text_models import language_model_of
 from speechprune_ort.export.families.whisper import attended_layers, encoder_frames, heard_windows
 from speechprune_ort.export.source import Source
 
@@ -71,12 +69,10 @@ def load(source: Source) -> Checkpoint:
         ExportError: weights are missing, or the tokenizer cannot be used.
         UnsupportedModelError: the text model, or a setting of it, is not known.
     """
-    location = source.location
     extractor = AutoFeatureExtractor.from_pretrained(source.processor, **source.options)
     tokenizer = tekken_of(source) or tokenizer_of(source)
     model = load_model(VoxtralForConditionalGeneration, source, text_part="text_config")
-    config = model.config
-    text, encoder = config.text_config, config.audio_config
+    config, encoder = model.config, model.config.audio_config
     frames = 2 * encoder.max_source_positions
     window_seconds = frames * extractor.hop_length / extractor.sampling_rate
     joined = encoder.intermediate_size // encoder.hidden_size
@@ -90,29 +86,21 @@ def load(source: Source) -> Checkpoint:
         whole_windows(frames, tokens),
         log_mel=LogMelSpec(over="recording"),
     )
-    audio_token = tokenizer.convert_ids_to_tokens(config.audio_token_id)
-    if audio_token is None:
-        raise ExportError(
-            f"audio_token_id of {location!r} is {config.audio_token_id}, which its tokenizer does "
-            "not have: give the id of the audio placeholder in config.json."
-        )
-    return Checkpoint(
-        family="voxtral",
-        audio_encoder=AudioEncoder(model).eval(),
-        language_model=language_model_of(model.model.language_model, model.lm_head, text),
+    audio_token = audio_token_of(source.location, tokenizer, config.audio_token_id)
+    return checkpoint_of(
+        "voxtral",
+        model,
+        AudioEncoder(model),
         tokenizer=tokenizer,
         audio=audio,
-        dimensions=dimensions_of(text, audio, encoder.num_mel_bins, frames),
-        stop_token_ids=stop_tokens(model.generation_config, text, tokenizer),
-        revision=getattr(config, "_commit_hash", None),
-        encoder_attention=True,
-        **prompts_of(
+        mel_bins=encoder.num_mel_bins,
+        prompts=prompts_of(
             partial(_render, tokenizer, audio_token),
             audio_token,
             tokenizer,
             f"{tokenizer.eos_token}{INSTRUCT}{QUERY_MARK}{ENDS}",
         ),
-        **notes_of(config.to_dict()),
+        encoder_attention=True,
     )
 
 

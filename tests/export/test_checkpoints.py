@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hub_server import COMMIT, hub, reach
 from safetensors.torch import load_file, save_file
 from tiny import TINY
 from tiny_families import write_voxtral
@@ -392,6 +393,16 @@ def test_what_must_be_refused_is_before_torch_is_imported(copy: Path, tmp_path: 
         assert word in done.stderr
         assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("revision", [None, "main", COMMIT])
+def test_a_checkpoint_of_the_hub_is_read_at_one_commit_which_its_bundle_names(
+    checkpoints: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with hub({"someone/weights": checkpoints(TINY[0])}) as found:
+        reach(found, monkeypatch)
+        assert load_checkpoint("someone/weights", revision, False).revision == COMMIT
 
 
 def test_weights_that_are_not_finite_are_the_checkpoints_fault() -> None:

@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -33,6 +37,17 @@ class Hub:
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
 
 
+def reach(found: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the hub's client ask the stand-in, whatever the environment says."""
+    from huggingface_hub import constants
+
+    url = found.address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", found.address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+
+
 @contextmanager
 def hub(folders: dict[str, Path]) -> Iterator[Hub]:
     """A hub on this machine, until the block ends."""
@@ -52,7 +67,7 @@ def hub(folders: dict[str, Path]) -> Iterator[Hub]:
 
         def answer(self, body: bool) -> None:
             words = self.path.split("?")[0].strip("/").split("/")
-            if words[:2] == ["api", "models"]:
+            if words[:2] == ["api", "models"] and "tree" not in words:
                 self.model("/".join(words[2:4]))
             elif len(words) >= 5 and words[2] == "resolve":
                 self.file("/".join(words[:2]), words[3], "/".join(words[4:]), body)
@@ -76,7 +91,7 @@ def hub(folders: dict[str, Path]) -> Iterator[Hub]:
             asked = self.headers.get("Range")
             found.asked.append((self.command, file, asked))
             path = found.folders[name] / file
-            if revision != COMMIT or not path.is_file():
+            if revision not in (COMMIT, "main") or not path.is_file():
                 self.nothing("EntryNotFound")
                 return
             content = path.read_bytes()

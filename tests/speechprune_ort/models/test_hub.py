@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from hub_server import Hub, hub
+from hub_server import Hub, hub, reach
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
@@ -35,11 +35,7 @@ def served(
     shutil.copytree(bundle, tmp_path / "served")
     folders = {NAME: tmp_path / "served", "someone/weights": checkpoints(TINY[0])}
     with hub(folders) as found:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", found.address)
-        url = found.address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        reach(found, monkeypatch)
         yield found
 
 
