@@ -14,11 +14,11 @@ from speechprune_ort.errors import OutOfMemoryError, SpeechPruneError
 
 __all__ = ["main"]
 
-LIBRARIES_MIB = 480  # of addresses that the libraries of a command take
-CORE_MIB = 16  # and for each core, that their threads take
+LIBRARIES_MIB = 480  # of address space that a command's libraries need
+CORE_MIB = 16  # and for each core, for their threads
 TOO_LITTLE = (
-    "Memory does not suffice for the command and its libraries: free memory, or raise the limit "
-    "(ulimit -v)."
+    "There is not enough memory for the command and its libraries: free memory, or raise the "
+    "limit (ulimit -v)."
 )
 NOWHERE = "The working folder was deleted: change to another (cd), or give absolute paths."
 OUT_OF_MEMORY = (
@@ -39,17 +39,17 @@ def main() -> None:
     signals.install()
     streams.guard()
     code = _finished(_run)
-    # What is still in the buffer may fail as well; the first failure tells.
+    # What is still in the buffer may fail as well; the first failure counts.
     code = _finished(sys.stdout.flush) or code
     signals.leave_if_received()
     sys.exit(code)
 
 
 def _speak_utf8() -> None:
-    """Begin anew where the locale has ASCII alone, in which no name or question has an accent.
+    """Start again in UTF-8 mode where the locale is plain ASCII, which has no accents.
 
-    Python settles how it reads arguments and writes names when it starts. Whoever sets no locale
-    (``LC_ALL=C``) says nothing about a terminal's letters; another locale's are kept.
+    Python decides at its start how it decodes arguments and file names. A user without a locale
+    (``LC_ALL=C``) has said nothing about the terminal's encoding; that of any other locale is kept.
     """
     if sys.executable and codecs.lookup(sys.getfilesystemencoding()).name == "ascii":
         os.environ["PYTHONUTF8"] = "1"  # for processes that this one starts
@@ -63,7 +63,7 @@ def _run() -> None:
 
 
 def _finished(work: Callable[[], object]) -> int:
-    """Exit code of a piece of work."""
+    """Do a piece of work, and return its exit code."""
     try:
         work()
     except SystemExit as end:
@@ -88,7 +88,7 @@ def _finished(work: Callable[[], object]) -> int:
 
 
 def _is_nowhere() -> bool:
-    """Whether the working folder was deleted: what is relative to it then is nowhere."""
+    """Whether the working folder was deleted, so that relative paths lead nowhere."""
     try:
         Path.cwd()
     except FileNotFoundError:
@@ -99,11 +99,11 @@ def _is_nowhere() -> bool:
 def _check_room() -> None:
     """Refuse an address space that the libraries do not fit into.
 
-    Some of them, OpenBLAS among them, try again for ever while they are loaded, and no signal gets
-    through to a handler of Python meanwhile.
+    Some of them, such as OpenBLAS, retry forever while they are being loaded, and no signal reaches
+    a Python handler meanwhile.
 
     Raises:
-        OutOfMemoryError: it is too small.
+        OutOfMemoryError: the address space is too small.
     """
     if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
         return
@@ -115,9 +115,9 @@ def _check_room() -> None:
 
 
 def _of_memory(error: BaseException) -> bool:
-    """Whether an error, or what it came of, is that memory ran out.
+    """Whether an error, or one of its causes, says that memory ran out.
 
-    Libraries that are imported with too little of it say so in words of their own.
+    Libraries that are imported with too little memory each say so in their own words.
     """
     found: BaseException | None = error
     while found is not None:

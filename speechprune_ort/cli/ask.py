@@ -76,7 +76,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ask", "summary"]
 
-COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # to a terminal, which an answer may hold
+# To a terminal; answers may contain them.
+COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 SHOWN_FROM_S = 60.0  # seconds of audio that are worth a progress bar
 
 
@@ -86,7 +87,7 @@ def ask(
         Path,
         typer.Argument(
             metavar="AUDIO",
-            help="Recording: wav, flac, ogg or mp3, other formats with the extra [media]; - reads "
+            help="Recording: WAV, FLAC, Ogg or MP3; other formats need the extra [media]; - reads "
             "standard input.",
         ),
     ],
@@ -142,8 +143,8 @@ def ask(
         bool | None,
         typer.Option(
             "--text-first/--audio-first",
-            help="Order of question and audio in the prompt, where the chat template has both; by "
-            "default the template's own.",
+            help="Whether the question or the audio comes first in the prompt, where the chat "
+            "template allows both; by default the template's own order.",
             rich_help_panel=WORDING,
             show_default=False,
         ),
@@ -151,7 +152,8 @@ def ask(
     language: Annotated[
         str | None,
         typer.Option(
-            help="Language that is spoken, such as en, where the chat template takes a hint of it.",
+            help="Language spoken in the recording, such as en, where the chat template has a "
+            "place for it.",
             rich_help_panel=WORDING,
         ),
     ] = None,
@@ -159,8 +161,8 @@ def ask(
         bool,
         typer.Option(
             "--together",
-            help="Put all recordings into one prompt, where the chat template takes several; "
-            "seconds run on from one to the next.",
+            help="Put all recordings into one prompt, where the chat template allows several; "
+            "times continue from one recording to the next.",
             rich_help_panel=WORDING,
         ),
     ] = False,
@@ -168,16 +170,16 @@ def ask(
         bool,
         typer.Option(
             "--live",
-            help="Read a WAV from standard input while it is recorded, and answer about what was "
-            "said so far; without a question, type them on the terminal.",
+            help="Read a WAV from standard input while it is recorded, and answer questions about "
+            "what was said so far; without a question here, questions are typed at the terminal.",
             rich_help_panel=HEARING,
         ),
     ] = False,
     every: Annotated[
         float | None,
         typer.Option(
-            help="With --live: seconds of sound after which the questions are asked, again and "
-            "again; by default at the end alone.",
+            help="With --live: ask the questions each time this many seconds of sound have come; "
+            "by default only at the end.",
             rich_help_panel=HEARING,
         ),
     ] = None,
@@ -191,9 +193,9 @@ def ask(
     explain: Annotated[
         Path | None,
         typer.Option(
-            help="File to write that shows what was kept: a page that plays the recording (.html), "
-            "a picture (.png) or data (.json). Of several questions a page shows all; pictures and "
-            "data have a file for each: out-1.png, out-2.png.",
+            help="File to write that shows what was kept: a page that plays the recording "
+            "(.html), a picture (.png) or data (.json). A page shows all questions; pictures and "
+            "data get a file for each: out-1.png, out-2.png.",
             rich_help_panel=SHOWING,
         ),
     ] = None,
@@ -223,9 +225,9 @@ def ask(
 ) -> None:
     """Answer questions about recordings, each from the audio tokens that matter for it.
 
-    A recording is encoded once. With --json, one question gives an object, several a list. Several
-    recordings, asked with -q, give a table, or with --json a line for each answer; one that cannot
-    be used is named, the others are answered, and the exit code is then 1.
+    A recording is encoded once. With --json, one question gives an object and several give a list.
+    Several recordings, asked about with -q, give a table, or with --json a line for each answer; a
+    recording that cannot be used is named, the others are answered, and the exit code is 1.
     """
     from speechprune_ort import SpeechLLM
     from speechprune_ort.batch import BatchTask
@@ -244,16 +246,19 @@ def ask(
     if len(recordings) > 1 and evidence and not together:
         raise OptionError("--evidence takes one recording: ask about each by itself.")
     if samples != 1 and (live or len(recordings) > 1):
-        raise OptionError("--samples takes one recording that is complete: leave out --samples.")
+        raise OptionError(
+            "--samples takes one complete recording: leave it out with --live or several "
+            "recordings."
+        )
     if transcript is not None and explain is None:
         raise OptionError("--transcript needs --explain: give both, or leave out --transcript.")
-    if explain is not None:  # what cannot be written is said before an hour is heard
+    if explain is not None:  # refused before an hour of audio is encoded
         from speechprune_ort.explain import check_ending, read_transcript
 
         check_ending(explain)
         if transcript is not None:
             read_transcript(transcript)
-    for question in questions:  # nor is what cannot be asked
+    for question in questions:  # and so is what cannot be asked
         check_text(question)
     if calibration is not None:
         from speechprune_ort.evaluation.calibration import read_calibration
@@ -315,7 +320,7 @@ def ask(
         )
         return
     model = SpeechLLM(bundle, device, threads, chosen)
-    # What the template does not have is said at once.
+    # What the template has no place for is refused at once.
     form_of(model.manifest, wording, len(recordings))
     worded = asdict(wording)
     if live:
@@ -347,7 +352,7 @@ def ask(
         streams = (
             [AnswerStream(recording.pieces(questions[0], pruning, generation, recording.timings))]
             if len(questions) == samples == 1
-            # Of several answers none has the encoding to itself.
+            # With several answers, the time of encoding belongs to none of them alone.
             else _streams(recording, questions, samples, pruning, generation)
         )
         finished = recording.with_evidence if evidence else _same
@@ -380,7 +385,7 @@ def _streams(
     """Answers to each question, all of them decoded together."""
     streams = []
     for question in questions:
-        if samples == 1:  # what is wrong with a question is said in its turn
+        if samples == 1:  # an error in a question is raised in its turn
             streams.append(recording.stream(question, pruning=pruning, generation=generation))
         else:
             streams += recording.stream_samples(
@@ -416,17 +421,19 @@ def _check_live(
     long_audio: LongAudio,
     every: float | None,
 ) -> None:
-    """Refuse what cannot be done while a recording is still coming.
+    """Refuse what cannot be done while a recording is still arriving.
 
     Raises:
-        OptionError: it is asked for.
+        OptionError: something of the kind was asked for.
     """
     if str(audio) != "-" or (rest and asked):
-        raise OptionError("--live hears standard input alone: give - as the recording.")
+        raise OptionError("--live reads standard input alone: give - as the only recording.")
     if explain is not None or long_audio != "prune":
-        raise OptionError("--live cannot be combined with --explain or --long-audio: leave it out.")
+        raise OptionError(
+            "--live cannot be combined with --explain or --long-audio: leave them out."
+        )
     if every is not None and not 0 < every < math.inf:
-        raise OptionError(f"--every takes seconds above 0, not {every:g}.")
+        raise OptionError(f"--every takes a number of seconds above 0, not {every:g}.")
     if every is not None and not (rest or asked):
         raise OptionError("--every needs a question: add it after the recording.")
 
@@ -434,22 +441,24 @@ def _check_live(
 def _sorted(
     audio: Path, rest: list[str], asked: list[str], typed: bool = False
 ) -> tuple[list[Path], list[str]]:
-    """Recordings and questions: with ``-q``, all that follows is recordings, otherwise questions.
+    """Tell recordings from questions: after ``-q`` questions, all further arguments are recordings.
 
     Args:
         audio: the first recording.
-        rest: what follows it.
-        asked: questions by ``-q``.
-        typed: there may be no question yet.
+        rest: the arguments after it.
+        asked: questions given with ``-q``.
+        typed: whether questions may be typed later, so that none is needed yet.
 
     Raises:
-        OptionError: there is no question, a file stands in the place of one, or standard input
-            among several recordings.
+        OptionError: there is no question, a file stands where a question should, or standard input
+            is one of several recordings.
     """
     if asked:
         recordings = [audio, *map(Path, rest)]
         if len(recordings) > 1 and Path("-") in recordings:
-            raise OptionError("- is one recording: ask about standard input by itself.")
+            raise OptionError(
+                "Standard input (-) cannot be one of several recordings: ask about it by itself."
+            )
         return recordings, asked
     if not rest and not typed:
         raise OptionError('ask needs a question: add it after the recording, or with -q "Who?".')
@@ -479,7 +488,7 @@ def _ask_each(task: BatchTask, as_json: bool) -> None:
 
 
 def _source(audio: Path, options: AudioOptions) -> AbstractContextManager[Path | BinaryIO]:
-    """The recording, to be read as often as wanted: a stream is kept while it is asked about."""
+    """The recording as a file that can be read repeatedly; a stream is kept meanwhile."""
     from speechprune_ort.runtime.hearing.streams import rereadable
 
     if str(audio) != "-":
@@ -505,7 +514,7 @@ def _same(answer: Answer) -> Answer:
 def _print_answer(
     stream: AnswerStream, finished: Callable[[Answer], Answer], as_json: bool = False
 ) -> Answer:
-    """An answer as it comes to stdout, or as a line of JSON, and what it went on to stderr."""
+    """Print an answer to stdout as it comes, or as a line of JSON, and its summary to stderr."""
     if as_json:
         answer = finished(stream.answer)
         sys.stdout.write(json.dumps(answer.to_dict()) + "\n")
@@ -566,7 +575,7 @@ def explanation_paths(path: Path, questions: int) -> list[Path]:
 
 
 def _percent(share: float) -> str:
-    """A share as people read it: of an hour, less than one in a hundred may be kept.
+    """A share as people read it; of an hour of audio, less than 1% may be kept.
 
     >>> _percent(0.267), _percent(0.0049), _percent(0.0)
     ('27%', '0.5%', '0%')
@@ -575,7 +584,7 @@ def _percent(share: float) -> str:
 
 
 def summary(answer: Answer) -> str:
-    """What was kept and what each stage took, a line each."""
+    """What was kept and how long each stage took, one line each."""
     pruning, timings = answer.pruning, answer.timings
     cut = answer.seconds_heard < answer.seconds
     given = f"{answer.seconds:.1f} s" if not cut else f"{answer.seconds_heard:.1f} s"
@@ -597,7 +606,7 @@ def summary(answer: Answer) -> str:
         found = [
             f"{e.span.start:.1f}-{e.span.end:.1f} s (+{e.support:.1f})" for e in answer.evidence
         ]
-        rows["evidence"] = ", ".join(found) or "no stretch"
+        rows["evidence"] = ", ".join(found) or "no passage"
     stages = ", ".join(f"{name} {1000 * s:.0f}" for name, s in timings.seconds.items())
     rows["stages"] = f"{stages} ms"
     rows["time"] = (

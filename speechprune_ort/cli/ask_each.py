@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ask_each", "requests"]
 
-WIDTH = 150  # of a table that no terminal shows
+WIDTH = 150  # columns of a table that is not shown on a terminal
 
 
 def requests(recordings: Sequence[Path], questions: Sequence[str]) -> tuple[Question, ...]:
-    """Every question about every recording, those about one recording together."""
+    """Every question about every recording, grouped by recording."""
     from speechprune_ort.batch import Question
 
     pairs = [(audio, text) for audio in recordings for text in questions]
@@ -39,8 +39,8 @@ def ask_each(task: BatchTask, as_json: bool) -> int:
     A recording that cannot be used is named on stderr, and the others go on.
 
     Args:
-        task: with a question for every answer.
-        as_json: print a line of JSON for each answer as soon as it is there, not a table.
+        task: holds a question for every answer.
+        as_json: print a line of JSON for each answer as soon as it is ready, instead of a table.
 
     Returns:
         The number of questions without an answer.

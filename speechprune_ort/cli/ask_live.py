@@ -1,4 +1,4 @@
-"""``speechprune-ort ask BUNDLE - --live``: questions about sound that is still coming."""
+"""``speechprune-ort ask BUNDLE - --live``: questions about sound that is still arriving."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def ask_live(
     every: float | None,
     answer: Callable[[Recording, str], None],
 ) -> None:
-    """Hear a WAV as it comes, and answer questions about what was said until then.
+    """Read a WAV as it arrives, and answer questions about what was said so far.
 
     Args:
-        live: that hears it.
-        file: the WAV; it is read by a thread of its own, so that nobody waits who writes it.
-        questions: that are asked at the end; without any they are typed on the terminal, one a
-            line, whenever the user likes.
+        live: the recording that the sound is added to.
+        file: the WAV; a thread of its own reads it, so that its writer never waits.
+        questions: asked at the end; if there are none, they are typed at the terminal, one per
+            line, at any time.
         every: seconds of sound after which each question is asked, again and again.
         answer: prints the answer to a question about what was heard.
 
     Raises:
-        AudioError: it is no WAV, or exceeds a limit; or it is silent to its end.
+        AudioError: it is not a WAV, exceeds a limit, or is silent to its end.
         OptionError: there is neither a question nor a terminal.
     """
     events: SimpleQueue[tuple[str, Any]] = SimpleQueue()
@@ -80,7 +80,7 @@ def _answer_now(
 
 
 def _start(events: SimpleQueue[tuple[str, Any]], kind: str, source: Iterable[object]) -> None:
-    """Put what a source gives among the events, by a thread."""
+    """Start a thread that puts what a source yields among the events."""
 
     def work() -> None:
         try:

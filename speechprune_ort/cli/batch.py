@@ -64,13 +64,14 @@ def batch(
     bundle: Bundle,
     requests: Annotated[
         Path,
-        typer.Argument(help='Questions, one a line: {"audio": ..., "question": ..., "id": ...}.'),
+        typer.Argument(help='Questions, one per line: {"audio": ..., "question": ..., "id": ...}.'),
     ],
     out: Annotated[
         Path,
         typer.Argument(
-            help="File of answers, one a line. An interrupted run goes on where it stopped; "
-            "answers of another bundle, other options or other questions are never replaced."
+            help="File of answers, one per line. An interrupted run goes on where it stopped; "
+            "answers from another bundle, with other options or to other questions are never "
+            "replaced."
         ),
     ],
     method: Method = DEFAULT_METHOD,
@@ -101,8 +102,8 @@ def batch(
     deadline: Annotated[
         float | None,
         typer.Option(
-            help="Seconds to read each recording, and to give each answer; whatever "
-            "takes longer becomes an error line."
+            help="Seconds allowed for reading each recording and for each answer; whatever takes "
+            "longer becomes an error line."
         ),
     ] = None,
     engine: Engine = "local",
@@ -115,8 +116,8 @@ def batch(
 ) -> None:
     """Answer a file of questions; each recording is encoded once for neighbouring lines.
 
-    A line that is no request, or that cannot be answered, gets an "error" in OUT, and the other
-    lines go on; the exit code is then 1. The same command tries those lines again.
+    A line that is not a request, or that cannot be answered, gets an "error" in OUT, and the other
+    lines are answered; the exit code is then 1. The same command tries the failed lines again.
     """
     from speechprune_ort.batch import BatchTask, read_requests, run_batch
     from speechprune_ort.ray_workers import RayWorkers
@@ -180,5 +181,5 @@ def batch(
     console.print(f"{answers} in {out}{there}")
     if outcome.failed:
         lines = "1 line" if outcome.failed == 1 else f"{outcome.failed} lines"
-        console.print(f'{lines} failed: what was wrong stands there as "error"')
+        console.print(f'{lines} failed: the file has the reasons as "error"')
         raise typer.Exit(1)

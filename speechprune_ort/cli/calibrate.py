@@ -38,7 +38,7 @@ def calibrate(
     ] = "1.5,2,3,6,10",
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Largest number of samples to use, from the first on."),
+        typer.Option(min=1, help="Largest number of samples to use, counted from the first."),
     ] = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -55,7 +55,9 @@ def calibrate(
             f"--candidates takes numbers separated by commas, not {candidates!a}."
         ) from None
     if not data.is_file():
-        raise OptionError(f"{data} is no file: give a JSONL or JSON file of training recordings.")
+        raise OptionError(
+            f"{data} is not a file: give a JSONL or JSON file of training recordings."
+        )
     samples = [shuffled(sample, 0) for sample in read_samples(data)[:limit]]
     console = Console(stderr=True, markup=False, soft_wrap=True)
     with Bar(console, "samples") as bar:
@@ -64,4 +66,4 @@ def calibrate(
     for name, share in found.accuracies.items():
         sys.stdout.write(f"{name}: {100 * share:.1f} % of {found.samples}\n")
     taken = "its own number of" if found.candidates is None else f"{found.candidates:g}"
-    console.print(f"{method} takes {taken} candidates for each kept token: {out}")
+    console.print(f"{method} uses {taken} candidates for each kept token; written to {out}")

@@ -63,7 +63,7 @@ def _methods(text: str, name: str) -> list[str]:
     methods = list(METHODS) if text == "all" else text.split(",")
     for method in methods:
         if method not in METHODS:
-            raise OptionError(f"{name} takes all, {', '.join(METHODS)}, not {method!r}.")
+            raise OptionError(f"{name} takes all, or some of {', '.join(METHODS)}, not {method!r}.")
     return methods
 
 
@@ -89,7 +89,7 @@ def evaluate(
         str, typer.Option(help="Pruning rates, separated by commas.")
     ] = "0.2,0.4,0.6,0.8",
     seeds: Annotated[
-        str, typer.Option(help="Seeds of random and crop, separated by commas.")
+        str, typer.Option(help="Seeds for the methods random and crop, separated by commas.")
     ] = "0",
     compare: Annotated[
         str,
@@ -113,10 +113,10 @@ def evaluate(
         ),
     ] = True,
     seed: Annotated[
-        int, typer.Option(help="Seed of the order of choices, of --sample and of noise.")
+        int, typer.Option(help="Seed for the order of the choices, for --sample and for noise.")
     ] = 0,
     limit: Annotated[
-        int | None, typer.Option(help="Largest number of samples to judge, from the first on.")
+        int | None, typer.Option(help="Largest number of samples to judge, counted from the first.")
     ] = None,
     sample: Annotated[
         int | None,
@@ -127,13 +127,13 @@ def evaluate(
     noise: Annotated[
         str | None,
         typer.Option(
-            help="Signal-to-noise ratios in dB for white noise and babble, such as "
-            "snr=20,10,5,0; adds a room, too."
+            help="Signal-to-noise ratios in dB for white noise and babble, such as snr=20,10,5,0; "
+            "also adds the reverberation of a room."
         ),
     ] = None,
     speed: Annotated[
         str | None,
-        typer.Option(help="Factors of speed to play the recordings at, such as 0.9,1.1."),
+        typer.Option(help="Speeds to play the recordings at, as factors such as 0.9,1.1."),
     ] = None,
     telephone: Annotated[
         bool,
@@ -262,7 +262,7 @@ def evaluate(
     if as_json:
         sys.stdout.write((out / "results.json").read_text(encoding="utf-8"))
         return
-    # Into a file or a pipe the tables go whole.
+    # A file or a pipe gets the tables at full width.
     terminal = Console(markup=False, width=None if sys.stdout.isatty() else 150)
     for table in report.tables():
         terminal.print(table)

@@ -54,19 +54,21 @@ def export(
         bool,
         typer.Option(
             "--encoder-attention",
-            help="Give the audio encoder the output that segment-attention, fastadasp and sa-map "
-            "need.",
+            help="Give the audio encoder an attention output, which the methods "
+            "segment-attention, fastadasp and sa-map need.",
         ),
     ] = False,
     base: Annotated[
         str | None,
-        typer.Option(help="Checkpoint that a LoRA is merged into; by default the one it names."),
+        typer.Option(
+            help="Checkpoint to merge a LoRA into; by default the one that the LoRA names."
+        ),
     ] = None,
     allow_pickle: Annotated[
         bool,
         typer.Option(
             "--allow-pickle",
-            help="Read weights from .bin files, too; tensors alone are taken from them.",
+            help="Also read weights from .bin files; only tensors are taken from them.",
         ),
     ] = False,
     dry_run: Annotated[
@@ -81,8 +83,8 @@ def export(
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ExportError(
-            f"Export needs {', '.join(missing)}: pip install 'speechprune-ort[export-cpu]' "
-            "(or [export-gpu] beside onnxruntime-gpu)."
+            f"Export needs {', '.join(missing)}: pip install 'speechprune-ort[export-cpu]' (or "
+            "[export-gpu] with onnxruntime-gpu)."
         )
     if out is None and not dry_run:
         raise ExportError("Give the folder to write, or --dry-run.")

@@ -20,8 +20,8 @@ def print_estimate(found: Described, family: Family, precision: str, target: str
 
     Args:
         found: checkpoint that nothing is wrong with, as far as its config and headers tell.
-        family: that loads it.
-        precision: that was asked for.
+        family: the family that loads it.
+        precision: the one asked for; it is marked.
         target: ``cpu`` or ``cuda``.
 
     Raises:
@@ -34,15 +34,15 @@ def print_estimate(found: Described, family: Family, precision: str, target: str
     console = Console(markup=False)
     adapter = "" if found.adapter is None else f", with the LoRA in {found.adapter.folder}"
     console.print(
-        f"{found.location} is exported as {family.module}{adapter}: {family.tokens} audio tokens a "
-        "second. Nothing that its config says is refused."
+        f"{found.location} is exported as {family.module}{adapter}: {family.tokens} audio tokens "
+        "per second. Nothing in its config is refused."
     )
     if told := told_of_windows(counts.windows):
         console.print(told)
     console.print(_table(estimate(counts, target), precision))
     console.print(
-        f"{counts.sizes.all / 1e9:.2f} billion weights. Memory and minutes are reckoned from one "
-        "export on 2 cores, without disk and download. What is wrong with weights shows when they "
+        f"{counts.sizes.all / 1e9:.2f} billion weights. Memory and minutes are estimated from one "
+        "export on 2 cores, without disk and download. Faults in the weights show only when they "
         "are read."
     )
 

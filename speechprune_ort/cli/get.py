@@ -19,7 +19,9 @@ def get(
     ],
     to: Annotated[
         Path | None,
-        typer.Option(help="Folder to make; by default the cache, where the name finds it."),
+        typer.Option(
+            help="Folder to create; by default one in the cache, where the name finds it."
+        ),
     ] = None,
 ) -> None:
     """Fetch a model by its name, check it, and print its folder; offline from then on."""

@@ -34,14 +34,14 @@ class Command(TyperCommand):
     """A subcommand; its epilog is a list of examples, one a line."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the arguments; an empty path is none, where ``Path`` would take the folder.
+        """Read the arguments; an empty path is refused, which ``Path`` would take for ``.``.
 
         Raises:
             OptionError: a path is empty.
         """
         try:
             given, _, _ = self.make_parser(ctx).parse_args(list(args))
-        except Exception:  # told below, where they are read for good
+        except Exception:  # reported below, where they are parsed for real
             given = {}
         for parameter in self.get_params(ctx):
             values = given.get(parameter.name or "")

@@ -1,4 +1,4 @@
-"""Reading of options that several subcommands share."""
+"""Options that several subcommands share, and how their values are read."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ __all__ = [
 
 
 def _folder(context: typer.Context, model: Path) -> Path:
-    if context.resilient_parsing:  # of completion, which must touch nothing
+    if context.resilient_parsing:  # shell completion, which must touch nothing
         return model
     from speechprune_ort.models.names import bundle_folder
 
@@ -69,7 +69,7 @@ Bundle = Annotated[
     Path,
     typer.Argument(
         metavar="BUNDLE",
-        help="Bundle: the folder that export wrote, default, or the name of one on the hub "
+        help="Bundle: a folder that export wrote, the word default, or a name on the hub "
         "(owner/name).",
         callback=_folder,
     ),
@@ -133,7 +133,8 @@ LatencyTarget = Annotated[
 MemoryTargetMb = Annotated[
     float | None,
     typer.Option(
-        help="With --pruning-rate auto: memory that cache and activations may take, in 1e6 bytes.",
+        help="With --pruning-rate auto: memory that the KV cache and the activations may take, in "
+        "1e6 bytes.",
         rich_help_panel=KEEPING,
     ),
 ]
@@ -163,7 +164,7 @@ FrameTemperature = Annotated[
 Attention = Annotated[
     AttentionForm | None,
     typer.Option(
-        help="Projections that phase 2 takes: their signs (binarized, the default), or their own "
+        help="Projections that phase 2 uses: their signs (binarized, the default), or their own "
         "values (float).",
         rich_help_panel=KEEPING,
     ),
@@ -187,7 +188,8 @@ MethodOption = Annotated[
 KeptPositions = Annotated[
     Positions,
     typer.Option(
-        help="Positions of the kept tokens: consecutive, or those that they had.",
+        help="Positions of the kept tokens: consecutive (renumbered), or those that they had "
+        "before pruning (original).",
         rich_help_panel=KEEPING,
     ),
 ]
@@ -228,7 +230,7 @@ Stop = Annotated[
 Seed = Annotated[
     int,
     typer.Option(
-        help="Seed of sampling and of the methods random and crop.", rich_help_panel=ANSWERING
+        help="Seed for sampling and for the methods random and crop.", rich_help_panel=ANSWERING
     ),
 ]
 
@@ -237,8 +239,8 @@ HEARD = AudioOptions()
 LongRecordings = Annotated[
     LongAudio,
     typer.Option(
-        help="What becomes of a recording that is longer than the model's window: all of it is "
-        "heard and pruned, it is cut to the window, or it is refused.",
+        help="What to do with a recording longer than the model's window: encode and prune all of "
+        "it (prune), cut it to the window (truncate), or refuse it (error).",
         rich_help_panel=HEARING,
     ),
 ]
@@ -276,15 +278,15 @@ MaxDecodedMb = Annotated[
 MaxStreamMb = Annotated[
     float,
     typer.Option(
-        help="Most that is read from a pipe or from standard input, in 1e6 bytes.",
+        help="Largest amount to read from a pipe or from standard input, in 1e6 bytes.",
         rich_help_panel=HEARING,
     ),
 ]
 SilenceDbfs = Annotated[
     float,
     typer.Option(
-        help="Level below which a recording counts as silent if none of its 20 ms exceed it, in "
-        "dB of full scale.",
+        help="Level in dB of full scale; a recording with no 20 ms louder than this counts as "
+        "silent.",
         rich_help_panel=HEARING,
     ),
 ]
@@ -301,7 +303,7 @@ AllowSilence = Annotated[
 Engine = Annotated[
     str,
     typer.Option(
-        help="Where the work is done: local is this process, ray a Ray cluster.",
+        help="Where the work is done: in this process (local) or on a Ray cluster (ray).",
         rich_help_panel=RUNNING,
     ),
 ]
@@ -317,7 +319,7 @@ Workers = Annotated[
 
 
 def load_plugins(paths: list[Path] | None) -> None:
-    """Make methods of the user's own known.
+    """Register the methods of the user's plugins.
 
     Raises:
         OptionError: a file cannot be read, or fails.
@@ -363,9 +365,9 @@ def own_options(pairs: list[str] | None, **flags: Any) -> dict[str, Any]:
     """Options of methods themselves, by name.
 
     Args:
-        pairs: ``NAME=VALUE``; a value is a number, True, False, None, or else a text.
-        **flags: those that have an option of their own on the command line; None and False are
-            not set.
+        pairs: ``NAME=VALUE``; a value is a number, True, False or None, and otherwise text.
+        **flags: those that have an option of their own on the command line; None and False mean
+            that it was not given.
 
     Raises:
         OptionError: a pair is not of this form, or an option is given twice.

@@ -44,7 +44,7 @@ __all__ = ["profile"]
 
 FAILED = 1
 REPEATS, SPARE_ROUNDS = 5, 2
-BUSY = 0.1  # share of the processors' time that others may take without a word
+BUSY = 0.1  # share of the processors' time that others may take without a warning
 
 
 def profile(
@@ -52,8 +52,8 @@ def profile(
         list[Path] | None,
         typer.Argument(
             metavar="BUNDLE [BUNDLE]",
-            help="Folder that export wrote; of two, measured in turns, the second is compared with "
-            "the first. Leave it out with --compare.",
+            help="Folder that export wrote; two bundles are measured in turns, and the second is "
+            "compared with the first. Leave it out with --compare.",
         ),
     ] = None,
     audio: Annotated[
@@ -76,8 +76,8 @@ def profile(
     repeats: Annotated[
         int | None,
         typer.Option(
-            help="Number of measurements of every figure. [default: 5; of two bundles, as many as "
-            "can tell them apart]"
+            help="Number of measurements of every figure. [default: 5; for two bundles, as many "
+            "as it takes to tell them apart]"
         ),
     ] = None,
     warmup: Annotated[int, typer.Option(help="Rounds to run before those that are measured.")] = 1,
@@ -108,7 +108,8 @@ def profile(
     ort_profile: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for traces by ONNX Runtime's own profiler, of answers that do not count."
+            help="Folder for traces by ONNX Runtime's own profiler, of extra answers that are not "
+            "measured."
         ),
     ] = None,
     nvtx: Annotated[
@@ -126,15 +127,15 @@ def profile(
     fail_over: Annotated[
         float | None,
         typer.Option(
-            help="With two bundles or --compare: exit with 1 if a ratio is above this and surely "
-            "above 1."
+            help="With two bundles or --compare: exit with 1 if a ratio is above this and "
+            "significantly above 1."
         ),
     ] = None,
 ) -> None:
     """Measure every stage of answering, with and without pruning, on this machine.
 
-    Rounds pass through all recordings and rates in turn. Figures are medians; --format json has
-    every sample. Two bundles are measured in turns and compared.
+    Each round goes through all recordings and rates. Figures are medians; --format json has every
+    sample. Two bundles are measured in turns and compared.
     """
     from speechprune_ort.profiling.compare import COMPARED, rounds_needed
     from speechprune_ort.profiling.report import FORMATS, PAIR_FORMATS, render, tables
@@ -158,7 +159,9 @@ def profile(
         raise OptionError(f"--format takes {', '.join(forms)} here, not {form!r}.")
     for name, value in (("--plot", plot), ("--html", html), ("--ort-profile", ort_profile)):
         if paired and value is not None:
-            raise OptionError(f"{name} is of one bundle: leave it out, or profile one by one.")
+            raise OptionError(
+                f"{name} is for one bundle: leave it out, or profile the bundles one by one."
+            )
     counts = (("--new-tokens", new_tokens), ("--repeats", repeats), ("--loads", loads))
     for name, number in counts:
         if number is not None and number < 1:

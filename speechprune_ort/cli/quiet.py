@@ -20,7 +20,7 @@ ERRORS = ("error: ", "Error: ")  # ours, and those of arguments that cannot be r
 
 
 class _ErrorsAlone(io.TextIOBase):
-    """A standard error that passes on lines with errors; to who draws on it, no terminal."""
+    """A standard error that passes on only lines with errors, and is not a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._line = stream, ""
@@ -43,19 +43,19 @@ class _ErrorsAlone(io.TextIOBase):
 
 
 def _hush(context: typer.Context, wanted: bool) -> bool:
-    if wanted and not context.resilient_parsing:  # of completion
+    if wanted and not context.resilient_parsing:  # not for shell completion
         sink: Any = _ErrorsAlone(sys.stderr)
         context.with_resource(redirect_stderr(sink))
     return wanted
 
 
 def quietable(handler: Callable[..., object]) -> Callable[..., object]:
-    """The handler of a subcommand with an option more, ``--quiet``, of which it knows nothing."""
+    """A subcommand's handler with one more option, ``--quiet``, that it never sees itself."""
     signature = inspect.signature(handler, eval_str=True)
     option = typer.Option(
         "--quiet",
         callback=_hush,
-        is_eager=True,  # what is noted of other options is not shown either
+        is_eager=True,  # so that notes on other options are not shown either
         help="Print only answers and errors: no progress, notes or times.",
         rich_help_panel=SHOWING,
     )

@@ -52,12 +52,13 @@ def serve(
     api_key_file: Annotated[
         Path | None,
         typer.Option(
-            help=f"File with the key that clients must give; the variable {KEY} will do, too."
+            help="File with the key that clients must give; by default that in the environment "
+            f"variable {KEY}."
         ),
     ] = None,
     cors_origin: Annotated[
         list[str] | None,
-        typer.Option(help="Origin of another site whose pages may ask; may be repeated."),
+        typer.Option(help="Origin of another site whose pages may send requests; may be repeated."),
     ] = None,
     queue: Annotated[
         int, typer.Option(help="Largest number of waiting requests; further ones get status 429.")
@@ -103,9 +104,9 @@ def serve(
 ) -> None:
     """Serve a bundle to OpenAI's clients, until Ctrl-C or SIGTERM.
 
-    POST /v1/chat/completions answers a question about a recording (input_audio), streamed if
-    wanted; POST /v1/files encodes a recording once, for questions about its id. GET /v1/models,
-    /health and /metrics tell of the server.
+    POST /v1/chat/completions answers a question about a recording (input_audio), streamed on
+    request; POST /v1/files encodes a recording once, for questions about its id. GET /v1/models,
+    /health and /metrics describe the server.
     """
     import importlib.util
 
@@ -144,7 +145,9 @@ def serve(
     )
     listener = listen_on(host, port)
     if options.api_key is None and not is_local(host):
-        sys.stderr.write(f"note: Whoever reaches {host} may ask: set {KEY} to ask for a key.\n")
+        sys.stderr.write(
+            f"note: Anyone who can reach {host} may ask: set {KEY} to require a key.\n"
+        )
     provided = provider_options(provider_option)
     model = SpeechLLM(bundle, device, threads, provided, max_batch=max_batch)
     for note in model.manifest.notes:

@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM: whatever a command is at, it ends within a second, and says nothing.
+"""Ctrl-C and SIGTERM end a command within a second, whatever it is doing, without a message.
 
-Python runs a signal's handler in the main thread, and not before that comes back from a library.
-So a second thread hears of the signal, too: it ends the graphs that run, and if the command is
-still there shortly after, the process.
+Python runs a signal's handler in the main thread, and only once that returns from library code. So
+a second thread is told of the signal as well: it ends the graphs that are running and, if the
+command is still there shortly after, the process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 0.4  # for a command to clean up after itself
 SHOW_CURSOR = b"\x1b[?25h"  # progress bars hide it
 
-_exit = os._exit  # the one that ends the process, whatever a plugin does to the other
+_exit = os._exit  # the real one, even if a plugin replaces os._exit
 _first: int | None = None
 
 
@@ -42,15 +42,15 @@ def install() -> None:
 
 
 def leave_to_server() -> None:
-    """From here on no thread ends the process: a server ends what it is at in its own time."""
+    """From here on no thread ends the process: a server takes its own time to finish."""
     signal.set_wakeup_fd(-1)
 
 
 def leave_if_received() -> None:
     """End the process with the exit code of the signal that came, if one did.
 
-    Whatever had to be cleaned up is by now. What libraries do as Python closes may take seconds,
-    and the thread that would end it has no say any more.
+    Everything that needed cleaning up has been cleaned up by now. What libraries do while Python
+    shuts down may take seconds, and the thread that would cut it short no longer runs.
     """
     if _first is not None:
         _leave(_first)
@@ -69,15 +69,15 @@ def _in_main_thread(number: int, frame: FrameType | None) -> None:
 
 
 def _loses_exceptions(file: str) -> bool:
-    """Whether what is raised in a file's code may be printed by C code, instead of passed on.
+    """Whether C code may print what is raised in a file instead of passing it on.
 
-    Libraries that import others do so, and libsndfile's callbacks.
+    Libraries that import others from C do so, and so do libsndfile's callbacks.
     """
     return file.startswith("<frozen importlib") or file.endswith("soundfile.py")
 
 
 def _unraisable(found: sys.UnraisableHookArgs) -> None:
-    if isinstance(found.exc_value, Interrupted):  # met a destructor, and is lost otherwise
+    if isinstance(found.exc_value, Interrupted):  # raised in a destructor, and lost otherwise
         _leave(found.exc_value.code - 128)
     sys.__unraisablehook__(found)
 

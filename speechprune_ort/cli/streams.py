@@ -15,10 +15,10 @@ BROKEN_PIPE = 141  # what a shell reports of a process that SIGPIPE ended
 
 
 class _Output(io.FileIO):
-    """File descriptor 1 or 2; after a failure what is left goes nowhere."""
+    """File descriptor 1 or 2; after a failure, further output is discarded."""
 
     def write(self, content: Any) -> int:
-        """Write, or say once why that cannot be."""
+        """Write, or report once why that is not possible."""
         try:
             return super().write(content)
         except OSError as error:
@@ -37,15 +37,15 @@ class _Output(io.FileIO):
 
 class _Text(io.TextIOWrapper):
     def close(self) -> None:
-        """Stay open: who else prints in this process must not silence an answer."""
+        """Stay open: other code that closes the stream must not silence an answer."""
         self.flush()
 
 
 def guard() -> None:
     """Take the place of ``sys.stdout`` and ``sys.stderr``, be they closed, full or broken.
 
-    A standard descriptor that is closed is taken by what refuses it: otherwise the next file that
-    is opened would get its number, and whatever is printed.
+    A standard descriptor that is closed is replaced with one that refuses to be used: otherwise the
+    next file that is opened would get its number, and whatever is printed.
     """
     for number, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:

@@ -19,7 +19,7 @@ BROKEN = 1
 
 Task = Annotated[
     str | None,
-    typer.Option(help="A published benchmark that DATA is the folder of; see `tasks`."),
+    typer.Option(help="Published benchmark whose folder DATA is; `tasks` lists them."),
 ]
 Map = Annotated[
     str | None,
@@ -62,7 +62,7 @@ def validate(
     fields: Map = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Say whether a set can be evaluated: its entries, its recordings and their sha256."""
+    """Check whether a set can be evaluated: its entries, its recordings and their sha256."""
     from speechprune_ort.evaluation.tasks import read_given
     from speechprune_ort.evaluation.validate import validate as look
 

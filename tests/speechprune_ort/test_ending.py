@@ -354,7 +354,7 @@ def test_too_little_memory_for_a_library_is_one_sentence(
 
     assert cli._finished(work) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: Memory does not suffice")
+    assert said.startswith("error: There is not enough memory")
     assert said.count("\n") == 1
 
 
@@ -367,7 +367,7 @@ def test_an_address_space_that_libraries_do_not_fit_into_is_refused_before_them(
     shell = ["sh", "-c", f'ulimit -v {mebibytes << 10}; exec "$@"', "sh", *line]
     done = subprocess.run(shell, capture_output=True, check=False, timeout=60)
     assert done.returncode == 2
-    assert done.stderr.startswith(b"error: Memory does not suffice")
+    assert done.stderr.startswith(b"error: There is not enough memory")
     assert done.stderr.count(b"\n") == 1
 
 

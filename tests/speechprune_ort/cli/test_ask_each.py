@@ -66,7 +66,7 @@ def test_one_recording_with_q_is_as_with_a_question_behind_it(bundle: Path, fold
     [
         (("a.wav",), "needs a question"),
         (("a.wav", "c.wav", "Who?"), "c.wav is a file where a question is expected"),
-        (("a.wav", "-", "-q", "Who?"), "standard input by itself"),
+        (("a.wav", "-", "-q", "Who?"), "ask about it by itself"),
         (("a.wav", "c.wav", "-q", "Who?", "--explain", "x.html"), "--explain takes one"),
         (("a.wav", "c.wav", "-q", "Who?", "--pruning-rate", "1"), "pruning_rate"),
     ],

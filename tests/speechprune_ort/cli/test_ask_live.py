@@ -99,10 +99,10 @@ def test_questions_are_typed_while_it_comes(bundle: Path, sound: bytes) -> None:
     [
         (("Who?", "--every", "3"), "--every needs --live"),
         (("--live", "--every", "3"), "--every needs a question"),
-        (("Who?", "--live", "--every", "0"), "--every takes seconds above 0"),
+        (("Who?", "--live", "--every", "0"), "--every takes a number of seconds above 0"),
         (("Who?", "--live", "--explain", "a.html"), "--live cannot be combined"),
-        (("Who?", "--live"), "Standard input is no WAV"),
-        (("--live",), "no terminal|no WAV"),
+        (("Who?", "--live"), "Standard input is not a WAV"),
+        (("--live",), "no terminal|not a WAV"),
     ],
 )
 def test_mistakes_are_one_sentence(bundle: Path, options: tuple[str, ...], words: str) -> None:
