@@ -102,13 +102,13 @@ _HOMES = {
     "SpeechLLM": "model",
     "Timings": "timings",
 }
-"""Modules of the names that are loaded when they are first wanted."""
+"""Modules of the names that are loaded on first use."""
 
 
 def __getattr__(name: str) -> Any:
-    # Nothing heavy is loaded with the package: the command line must be able to set its signals
-    # first, and `doctor`, export and the option classes work, and say what is missing, where no
-    # wheel of ONNX Runtime is installed.
+    # Nothing heavy is loaded with the package: the command line must be able to install its signal
+    # handlers first, and `doctor`, export and the option classes must work, and say what is
+    # missing, where no wheel of ONNX Runtime is installed.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

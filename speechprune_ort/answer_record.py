@@ -13,7 +13,7 @@ Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0, description="In seconds.")]
 SpanRecord = Annotated[
     list[Seconds],
-    Meta(min_length=2, max_length=2, description="Begin and end of a stretch of the recording."),
+    Meta(min_length=2, max_length=2, description="Start and end of a stretch of the recording."),
 ]
 
 
@@ -21,7 +21,8 @@ class PruningRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was kept of the recording."""
 
     options: Annotated[
-        dict[str, Any], Meta(description="Fields of PruningOptions, what was left open settled.")
+        dict[str, Any],
+        Meta(description="Fields of PruningOptions, with whatever was left open filled in."),
     ]
     total: Annotated[Count, Meta(description="Audio tokens of the recording.")]
     kept: Annotated[Count, Meta(description="Of them, those that reached the language model.")]
@@ -35,7 +36,7 @@ class PruningRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     indices: Annotated[list[Count], Meta(description="Kept audio tokens, ascending.")]
     spans: Annotated[list[SpanRecord], Meta(description="The stretches that they cover.")]
     merged_spans: Annotated[
-        list[SpanRecord], Meta(description="The same, those less than 1 s apart joined.")
+        list[SpanRecord], Meta(description="The same, with those less than 1 s apart joined.")
     ]
 
 
@@ -67,7 +68,10 @@ class AnswerRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ]
     finish_reason: Annotated[
         Literal["stop", "length", "stop_string"],
-        Meta(description="The model ended, max_new_tokens was reached, or a stop string was."),
+        Meta(
+            description="Whether the model ended its answer, max_new_tokens was reached, or a "
+            "stop string was."
+        ),
     ]
     question: str
     seconds: Annotated[Seconds, Meta(description="Length of the recording, in seconds.")]
@@ -75,11 +79,13 @@ class AnswerRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: Annotated[str, Meta(description="Where it ran: cpu or cuda.")]
     decoder: Annotated[str, Meta(description="What decoded the recording; empty for none.")]
     notes: Annotated[list[str], Meta(description="Sentences on what is wrong with the recording.")]
-    prompt_tokens: Annotated[Count, Meta(description="Positions, kept audio included.")]
+    prompt_tokens: Annotated[
+        Count, Meta(description="Length of the prompt in positions, kept audio included.")
+    ]
     pruning: PruningRecord
     evidence: Annotated[
         list[EvidenceRecord] | None,
-        Meta(description="Most support first; null where it was not asked for."),
+        Meta(description="Most support first; null if it was not asked for."),
     ]
     generation: Annotated[dict[str, Any], Meta(description="Fields of GenerationOptions.")]
     timings: Annotated[dict[str, Seconds], Meta(description="Seconds of each stage that was run.")]

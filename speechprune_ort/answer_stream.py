@@ -1,4 +1,4 @@
-"""An answer on its way, held above the code that makes it."""
+"""An answer in progress, independent of the code that generates it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class AnswerStream(Iterator[str]):
     thread of the event loop's executor; where the task is cancelled, so is the answer.
 
     Args:
-        pieces: yields text and returns the ``Answer``; an empty piece is none, and comes first
-            where something is to be done before anything is decoded.
-        limits: what may end it before.
+        pieces: yields text and returns the ``Answer``; empty pieces are skipped, and one comes
+            first where there is work to do before decoding.
+        limits: what may end it early.
     """
 
     def __init__(self, pieces: Generator[str, None, Answer], limits: Limits | None = None) -> None:
@@ -37,10 +37,10 @@ class AnswerStream(Iterator[str]):
         self._begun, self._first = False, ""
 
     def begin(self) -> None:
-        """Do all that comes before decoding: hear, choose, and wait to be read with others.
+        """Do all that comes before decoding: encode, choose, and join the others to be decoded.
 
         Raises:
-            Exception: what ``__next__`` raises, which is raised there, too.
+            Exception: what ended the answer; ``answer`` raises it again.
         """
         if not self._begun:
             self._begun = True
@@ -50,7 +50,7 @@ class AnswerStream(Iterator[str]):
         """The next piece of text, as soon as it is there.
 
         Raises:
-            CancelledError: it was ended; ``DeadlineError`` where that was by its deadline.
+            CancelledError: it was cancelled, or its deadline passed (``DeadlineError``).
         """
         self._begun = True
         piece, self._first = self._first, ""
@@ -83,7 +83,7 @@ class AnswerStream(Iterator[str]):
         return self._in_thread(lambda: self.answer).__await__()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        import asyncio  # whoever awaits has it; others need not wait for it at their start
+        import asyncio  # a caller that awaits has it; others need not load it at their start
 
         done = asyncio.ensure_future(asyncio.to_thread(work))
         try:
@@ -105,7 +105,7 @@ class AnswerStream(Iterator[str]):
         """The whole answer; waits for pieces that have not been read.
 
         Raises:
-            Exception: what ended it before.
+            Exception: what ended it early; a ``RuntimeError`` if it was closed.
         """
         if self._answer is None and self._error is None:
             for _ in self:
@@ -118,7 +118,7 @@ class AnswerStream(Iterator[str]):
 def begin_all(streams: Iterable[AnswerStream]) -> None:
     """Begin answers that are read one after the other, so that they are decoded together.
 
-    What one of them raises is raised again where it is read.
+    What one of them raises is raised again by its ``answer``.
     """
     for stream in streams:
         with contextlib.suppress(SpeechPruneError, MemoryError):
@@ -128,13 +128,13 @@ def begin_all(streams: Iterable[AnswerStream]) -> None:
 def answers_together(
     streams: Iterable[AnswerStream], most: int, return_exceptions: bool, cancel: Cancel | None
 ) -> Iterator[Answer | SpeechPruneError]:
-    """Answers in order, so many of them begun before the first is read to its end.
+    """Answers in order, up to ``most`` of them in progress at a time.
 
     Args:
-        streams: taken as there is room for them.
-        most: that are on their way at once.
-        return_exceptions: give what one raises on purpose in its place, and go on.
-        cancel: what it was given ends the rest, too.
+        streams: taken one by one as there is room for them.
+        most: largest number of answers in progress at once.
+        return_exceptions: yield a ``SpeechPruneError`` in place of its answer, and go on.
+        cancel: the streams' token; once it is cancelled, errors are raised in any case.
     """
     begun: deque[AnswerStream] = deque()
 

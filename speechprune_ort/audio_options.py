@@ -12,7 +12,7 @@ from speechprune_ort.text import check_type
 __all__ = ["HIGHEST_RATE", "LOWEST_RATE", "AudioOptions", "check_audio_options"]
 
 LOWEST_RATE, HIGHEST_RATE = 4_000, 768_000
-"""Sampling rates in Hz that sound is recorded at; others are slips or attacks."""
+"""Sampling rates in Hz that sound is recorded at; others are mistakes or attacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,11 @@ class AudioOptions:
     Every limit ends the reading with an error that names it.
 
     Attributes:
-        channel: the one to use, from 0; None averages them all.
-        max_seconds: longest recording.
+        channel: the channel to use, counted from 0; None averages all of them.
+        max_seconds: longest recording, in seconds.
         max_channels: largest number of channels.
-        max_decoded_mb: what decoding may give in all, in 1e6 bytes of float32 before channels are
-            mixed: a small file can unpack to a very large one.
+        max_decoded_mb: largest size of a decoded recording, in 1e6 bytes of float32 before channels
+            are mixed: a small file can unpack to a very large one.
         max_stream_mb: largest amount to read from a pipe, a socket or standard input, in 1e6 bytes;
             it is kept in a temporary file meanwhile.
         silence_dbfs: a recording without any 20 ms louder than this (decibels of full scale) is

@@ -47,9 +47,9 @@ __all__ = ["BatchTask", "Outcome", "Question", "answer_all", "read_requests", "r
 ANOTHER = "give another OUT"
 HASHED = 1 << 20  # bytes of each end of a recording that tell it from another of its size
 FAILURES = (PromptError, ComputeError, DeadlineError, DeviceError)
-"""Of one question, after which the others go on."""
+"""Errors of one question, after which the others are still answered."""
 OPTIONS = frozenset(Options.__annotations__) | {entry.name for entry in fields(AudioOptions)}
-FORM = 'it takes {"audio": "a.wav", "question": "Who?"}'
+FORM = 'write {"audio": "a.wav", "question": "Who?"}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Question:
         line: number of the line.
         audio: path of the recording.
         text: what is asked.
-        error: why the line is no request; empty where it is one.
+        error: why the line is not a request; empty if it is one.
     """
 
     name: str
@@ -131,23 +131,23 @@ def _request(line: JsonLine, path: Path, folder: Path) -> Question:
 
 @dataclass(frozen=True)
 class BatchTask:
-    """What answers questions, here or on a worker.
+    """Questions and all that their answers depend on; it answers them here or on a worker.
 
     Attributes:
         bundle: folder of the bundle.
         questions: all of them.
-        pruning: of every answer.
-        generation: of every answer.
-        device: where the bundle runs.
-        threads: within an operator.
-        provider_options: of the CUDA execution provider.
+        pruning: options for every answer.
+        generation: options for every answer.
+        device: device that the bundle runs on.
+        threads: number of threads within an operator.
+        provider_options: options of the CUDA execution provider.
         plugins: files that register methods of the user's own.
         long_audio: as in ``SpeechLLM.listen``.
         memory_budget_mb: as in ``SpeechLLM.listen``.
         audio_options: as in ``SpeechLLM.listen``.
-        deadline: seconds that listening to a recording and that each answer may take; a line that
-            takes longer fails.
-        wording: what stands in every prompt beside the question.
+        deadline: seconds that reading a recording, and each answer, may take; a line that takes
+            longer fails.
+        wording: what every prompt says besides the question.
     """
 
     bundle: Path
@@ -173,7 +173,7 @@ class BatchTask:
         return self.device == "cuda"
 
     def about(self) -> dict[str, Any]:
-        """What every answer depends on beside its own question, as plain data."""
+        """What every answer depends on besides its own question, as plain data."""
         about: dict[str, Any] = {
             "bundle": Manifest.read(self.bundle).digest,
             "pruning": self.pruning.to_dict(),
@@ -191,7 +191,7 @@ class BatchTask:
         return about
 
     def groups(self) -> list[tuple[Question, ...]]:
-        """Questions with those that neighbour them about the same recording, encoded once."""
+        """Runs of neighbouring questions about the same recording, which is encoded once."""
         groups: list[list[Question]] = []
         for question in self.questions:
             if groups and groups[-1][0].audio == question.audio:
@@ -262,9 +262,9 @@ def answer_all(
     """Answer every question that is not done, in any order; each gives an output line.
 
     Args:
-        task: what to answer; lines that are no request are left out.
-        done: ids that have their answers.
-        workers: of a Ray cluster; None answers in this process.
+        task: what to answer; lines that are not requests are left out.
+        done: ids that already have answers.
+        workers: workers of a Ray cluster; None answers in this process.
     """
     missing = [q for q in task.questions if not q.error and q.name not in done]
     if not missing:
@@ -287,7 +287,7 @@ class Outcome:
     Attributes:
         answered: questions with an answer.
         failed: lines with an error.
-        new: of both, what was not there from an earlier run.
+        new: answers and errors that this run added.
     """
 
     answered: int
@@ -305,29 +305,31 @@ def run_batch(
 ) -> Outcome:
     """Answer all questions into a file, going on where an earlier run stopped.
 
-    Every output line carries a fingerprint of the bundle, the options, its question and its
-    recording's size and ends: a line is taken over where it fits, and a file with another answer
-    in it is refused. Lines with an error are tried again. What is answered stands in
+    Every output line carries a fingerprint of the bundle, the options, its question, and the size
+    and both ends of its recording. A line whose fingerprint fits is reused; a file with any other
+    answer in it is refused. Lines with an error are tried again. Answers are kept in
     ``OUT.partial`` until ``out`` is written, in the order of the questions.
 
     Args:
         task: what to answer.
-        out: JSONL of answers, with one line a request.
+        out: JSONL of answers, with one line per request.
         requests: file that the questions come from; it is never written.
-        workers: of a Ray cluster; None answers in this process.
-        progress: called with the number of lines done and of all.
-        cancel: ends it when another thread says so, and the workers with it.
+        workers: workers of a Ray cluster; None answers in this process.
+        progress: called with the number of lines done and of all lines.
+        cancel: token by which another thread ends the run and its workers.
 
     Raises:
         CancelledError: it was cancelled; what is done is kept.
-        OptionError: ``out`` or ``OUT.partial`` is the file of requests, holds other answers, or
-            is no file of answers at all. It is left as it is.
+        OptionError: ``out`` or ``OUT.partial`` is the file of requests, holds other answers, or is
+            not a file of answers at all. It is left as it is.
         DataError: one of them is damaged or cannot be written; what is done is kept.
     """
     try:
         about = task.about()
     except OSError as error:
-        raise OptionError(f"{error.filename} cannot be read ({error.strerror}).") from None
+        raise OptionError(
+            f"{error.filename} cannot be read ({error.strerror}): give a file that you may read."
+        ) from None
     check_path(out, "OUT", OptionError)
     out = Path(os.path.realpath(out))  # a link stays, the file that it names is written
     partial = out.with_name(f"{out.name}.partial")
@@ -381,7 +383,7 @@ def _earlier(out: Path, prints: Mapping[str, Question]) -> dict[str, dict[str, A
     """Lines of an earlier run's output, by fingerprint.
 
     Raises:
-        OptionError: it is no such output, or of something else.
+        OptionError: it is not such an output, or it belongs to another batch.
     """
     try:
         if not out.exists():
@@ -410,7 +412,7 @@ def _earlier(out: Path, prints: Mapping[str, Question]) -> dict[str, dict[str, A
 def _check_known(
     path: Path, lines: Mapping[str, Mapping[str, Any]], prints: Mapping[str, Question]
 ) -> None:
-    """Refuse answers that would be lost, as nothing that is asked now has them."""
+    """Refuse a file with answers that would be lost, as no question asked now has them."""
     foreign = [line for key, line in lines.items() if "error" not in line and key not in prints]
     if foreign:
         raise OptionError(

@@ -1,7 +1,7 @@
 """Ending work from outside: by a token, a deadline, or a signal to the process.
 
-Whoever runs a graph does it within ``running``; loops outside of graphs call ``checkpoint``. Both
-end at the tokens of the call that they work for, and at that of the whole process.
+Code that runs a graph does so within ``running``; loops outside of graphs call ``checkpoint``. Both
+obey the tokens of the call that they work for, and that of the whole process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class Interrupted(SystemExit):
-    """Raised where a signal met the main thread; its code is the exit code."""
+    """Raised in the main thread by a signal; its code is the exit code."""
 
     code: int
 
@@ -69,14 +69,14 @@ class Cancel:
         self.end(CancelledError("The work was cancelled."))
 
     def end(self, error: CancelledError) -> None:
-        """The same, for a reason; the first one stands."""
+        """Like ``cancel``, with the error to raise; the first one given stands."""
         with self._lock:
             self._error = self._error or error
             for run in self._runs:
                 run.terminate = True
 
     def check(self) -> None:
-        """Raise what it was ended for, if it was."""
+        """Raise the error that it was ended with, if it was ended."""
         if self._error is not None:
             # Several threads may raise it: each its own, with a traceback of its own.
             raise type(self._error)(*self._error.args)
@@ -95,7 +95,7 @@ class Cancel:
 
 
 WHOLE_PROCESS = Cancel()
-"""Ends everything: of the command line, when it is interrupted."""
+"""Ends everything; the command line does so when it is interrupted."""
 
 UNFINISHED: set[Path] = set()
 """Folders that are removed where the process has to end without unwinding."""
@@ -104,7 +104,7 @@ _tokens: ContextVar[tuple[Cancel, ...]] = ContextVar("tokens", default=())
 
 
 def checkpoint() -> None:
-    """A place at which work may end.
+    """End the work here if its call was ended.
 
     Raises:
         CancelledError: it was ended; ``DeadlineError`` where that was by a deadline.
@@ -142,10 +142,10 @@ class Limits:
     Args:
         cancel: the caller's token.
         deadline: seconds from now.
-        late: how the sentence of a deadline that passed begins.
+        late: beginning of the message if the deadline passes.
 
     Raises:
-        OptionError: the token is none, or the deadline is not positive and finite.
+        OptionError: ``cancel`` is not a token, or the deadline is not positive and finite.
     """
 
     def __init__(
@@ -169,8 +169,8 @@ class Limits:
             raise OptionError(f"deadline must be positive and finite seconds, not {deadline!r}.")
         token = Cancel()
         error = DeadlineError(
-            f"{late} within the deadline of {float(deadline):g} seconds: "
-            "give it longer, prune more, or lower max_new_tokens."
+            f"{late} within the deadline of {float(deadline):g} seconds: allow more time, prune "
+            "more, or lower max_new_tokens."
         )
         self._own += (token,)
         self._timer = threading.Timer(float(deadline), token.end, [error])
@@ -193,6 +193,6 @@ class Limits:
         self._given_up.cancel()
 
     def over(self) -> None:
-        """The call has ended: no deadline is waited for."""
+        """The call has ended: its deadline no longer counts."""
         if self._timer is not None:
             self._timer.cancel()

@@ -33,17 +33,17 @@ __all__ = ["Chat"]
 class Chat:
     """A conversation about a recording.
 
-    The first question is asked as ``Recording.ask`` asks it, and the audio that is kept for it is
-    heard by all that follow. Keys and values of the turns before stay in memory, so that a further
-    turn reads its own text alone. Its answer has the token ids that it would have if the whole
-    conversation were read anew.
+    The first question is asked as ``Recording.ask`` asks it, and the audio that is kept for it
+    serves all later questions. Keys and values of earlier turns stay in memory, so that a further
+    turn reads only its own text. Its answer has the token ids that it would have if the whole
+    conversation were read again.
 
     Args:
         engine: the bundle.
         heard: the recording.
-        wording: what stands in the prompt beside the questions.
+        wording: what the prompt says besides the questions.
         pruning: what is kept of the audio, for the first question.
-        generation: how answers' tokens are chosen, where a turn does not say so itself.
+        generation: how answers' tokens are chosen, unless a turn has options of its own.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Chat:
 
     @property
     def answers(self) -> tuple[Answer, ...]:
-        """Of all turns so far."""
+        """The answers of all turns so far."""
         return tuple(self._answers)
 
     def ask(
@@ -79,16 +79,16 @@ class Chat:
 
         Args:
             question: what to ask.
-            generation: how the answer's tokens are chosen; None as the chat was begun.
-            deadline: seconds from now in which all of it must be there.
-            cancel: ends it when another thread says so.
+            generation: how the answer's tokens are chosen; None takes the options of the chat.
+            deadline: seconds from now within which the answer must be complete.
+            cancel: token by which another thread can end it.
 
         Raises:
             PromptError: the question is empty, the conversation exceeds the context, or the
-                template of the bundle has no further turn.
+                bundle's chat template has no form for a further turn.
             OptionError: the chat is still answering.
-            CancelledError: it was cancelled; ``DeadlineError``: it was not there by the deadline.
-                A turn that does not come to its end is forgotten.
+            CancelledError: it was cancelled; ``DeadlineError``: it was not complete by the
+                deadline. A turn that is not completed is forgotten.
         """
         return self.stream(question, generation=generation, deadline=deadline, cancel=cancel).answer
 
@@ -100,7 +100,7 @@ class Chat:
         deadline: float | None = None,
         cancel: Cancel | None = None,
     ) -> AnswerStream:
-        """The same, piece by piece as the text comes; ``.answer`` has the rest at the end.
+        """Like ``ask``, piece by piece as the text is generated; ``.answer`` has the result.
 
         Arguments and errors are those of ``ask``.
         """
@@ -119,7 +119,7 @@ class Chat:
             return (yield from self._turn(question, generation))
         finally:
             if self._begun is not None:
-                # Of a turn that did not come to its end, nothing stays.
+                # Nothing stays of a turn that was not completed.
                 self._begun[2].rewind(len(self._positions))
             self._busy.release()
 

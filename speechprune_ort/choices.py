@@ -1,4 +1,4 @@
-"""What a caller names by one of a few words, and every layer must know."""
+"""Options whose values are a few fixed words, known to every layer."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ __all__ = [
 ]
 
 DEFAULT_METHOD, EVERY_TOKEN = "passages", "none"
-"""The best method that was found, by a rule written before (docs/results/methods.md), and the one
+"""The best method that was found, by a rule fixed beforehand (docs/results/methods.md), and the one
 that keeps every token."""
 DeviceName = Literal["auto", "cuda", "cpu"]
 LongAudio = Literal["prune", "truncate", "error"]
 """What is done with a recording longer than the model's window: all of it is heard and pruned, it
 is cut to the window, or it is refused."""
 Positions = Literal["renumbered", "original"]
-"""Of kept tokens: consecutive, or those that they had before."""
+"""Positions of the kept tokens: consecutive, or those that they had before pruning."""
 AttentionForm = Literal["binarized", "float"]
 """Projections that attention is computed from: their signs, or their own values."""
 Backend = Literal["auto", "numpy", "ort"]
 """What scores the tokens: numpy on the host, the bundle's graphs on its device, or the faster."""
 
 Verify = Literal["once", "always"]
-"""When the files of a bundle are hashed: until they change, once, or each time it is opened."""
+"""When the files of a bundle are hashed: once until they change, or each time it is opened."""
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Refuse what is none of a few words.
+    """Refuse a value that is not among those allowed.
 
     Raises:
         OptionError: it is not; the message has ``name``.

@@ -5,14 +5,14 @@ SpeechPruneError                what a caller catches to catch them all
 ├── BundleError                 a bundle is missing, damaged, or of another schema
 │   └── IntegrityError          a file of the bundle is not the one that export wrote
 ├── ComputeError                a graph failed while it ran
-│   └── OutOfMemoryError        memory did not suffice to open or run a graph
+│   └── OutOfMemoryError        there was not enough memory to open or run a graph
 ├── CancelledError              the caller ended the work
 │   └── DeadlineError           its deadline passed
 ├── DataError                   a set of recordings with questions cannot be read
 ├── DeviceError                 the device asked for cannot be used on this machine
 ├── OptionError (ValueError)    an option has a value that it cannot have
 ├── OutputError                 what a command prints or needs on disk cannot be written
-├── PartError                   a part that a model is made from cannot be had or does not fit
+├── PartError                   a part that a model is made from cannot be fetched or does not fit
 ├── PromptError                 a question is empty or does not fit the model's context
 ├── RecordingError              a saved recording cannot be read, or is of another bundle
 └── ExportError                 a checkpoint cannot be exported
@@ -48,8 +48,8 @@ __all__ = [
 class SpeechPruneError(Exception):
     """Base of every error that this package raises on purpose.
 
-    Its message can be printed anywhere: half characters in it, as names that are not UTF-8 have
-    them, are written in escapes.
+    Its message can be printed anywhere: lone surrogates in it, which names that are not UTF-8
+    contain, are written as escapes.
     """
 
     def __str__(self) -> str:
@@ -74,7 +74,7 @@ class ComputeError(SpeechPruneError):
 
 
 class OutOfMemoryError(ComputeError):
-    """Memory did not suffice to open or to run a graph; the message says what to lower."""
+    """There was not enough memory to open or to run a graph; the message says what to lower."""
 
 
 class CancelledError(SpeechPruneError):

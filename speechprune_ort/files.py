@@ -1,8 +1,8 @@
-"""Files and folders that are whole or not there: written beside their place, then renamed.
+"""Files and folders that are whole or absent: written beside their place, then renamed.
 
-The one room for it: every result is written through ``whole_file``, ``whole_folder`` or one of the
-``write_`` functions. Bundles have ``speechprune_ort.export.atomic_folder``, which stands on what is
-here and also knows what a killed export left.
+Every result is written through ``whole_file``, ``whole_folder`` or one of the ``write_`` functions.
+Bundles have ``speechprune_ort.export.atomic_folder``, which builds on this module and also deals
+with what a killed export left.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = [
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LONGEST = 200
-"""Bytes of a name that leave room for what is added to it; file systems take 255."""
+"""Bytes of a name that leave room for what is added to it; file systems allow 255."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
@@ -66,7 +66,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     is locked and stays. Devices and pipes are written in place, and links are followed.
 
     Args:
-        path: file to write, in a folder that is there.
+        path: file to write, in a folder that exists.
 
     Yields:
         A file to open for writing, with the same ending as ``path``.
@@ -175,7 +175,7 @@ def write_whole(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file that people read, too: UTF-8, indented by 2, whole or not at all.
+    """Write a JSON file that people can read: UTF-8, indented by 2, whole or not at all.
 
     Raises:
         DataError: as ``write_whole``.
@@ -184,7 +184,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_jsonl(path: Path, lines: Iterable[Any]) -> None:
-    """Write a JSON file with a value a line, whole or not at all.
+    """Write a JSON Lines file, one value per line, whole or not at all.
 
     Raises:
         DataError: as ``write_whole``.
@@ -197,7 +197,7 @@ def cannot_write(path: Path, error: OSError) -> str:
 
     Args:
         path: what was to be written.
-        error: that came of it.
+        error: the error that was raised.
     """
     folder = path.parent
     if error.errno in FULL and path.exists() and not (path.is_file() or path.is_dir()):
@@ -220,12 +220,12 @@ def cannot_write(path: Path, error: OSError) -> str:
 
 
 def save_figure(figure: Any, path: Path, kind: str) -> None:
-    """Write a picture, whatever it is to be called.
+    """Write a picture in a given format, whatever its file is called.
 
     Args:
-        figure: matplotlib's.
+        figure: a ``Figure`` of matplotlib.
         path: file to write; matplotlib itself would add an ending to one without.
-        kind: of picture, such as ``.png``.
+        kind: the format as an ending, such as ``.png``.
 
     Raises:
         OSError: it cannot be written.
@@ -233,7 +233,7 @@ def save_figure(figure: Any, path: Path, kind: str) -> None:
     import matplotlib
 
     form = kind.lower().removeprefix(".")
-    # No date and no names by chance: the same figures make the same file.
+    # No date and no random names: the same figure gives the same file.
     dated = {"svg": "Date", "pdf": "CreationDate"}.get(form)
     salted = matplotlib.rc_context({"svg.hashsalt": "speechprune-ort"})
     with salted, path.open("wb") as stream, warnings.catch_warnings():
@@ -243,7 +243,7 @@ def save_figure(figure: Any, path: Path, kind: str) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """A folder for results, with those above it; one that is there will do.
+    """Make a folder for results, with those above it, unless it exists.
 
     Raises:
         OptionError: it cannot be made.
@@ -269,8 +269,8 @@ def hidden_name(name: str, word: str) -> str:
     """A name for what lies beside a file or folder while it is written.
 
     Args:
-        name: of the file or folder.
-        word: what it is.
+        name: name of the file or folder.
+        word: what the hidden one is.
 
     >>> hidden_name("bundle", "lock")
     '.bundle.lock'
@@ -281,7 +281,7 @@ def hidden_name(name: str, word: str) -> str:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or folder is on disk; a file system that cannot say so is believed."""
+    """Wait until a file or folder is on disk; a file system that cannot tell is trusted."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -294,7 +294,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let SIGINT, SIGTERM and SIGHUP wait until the block is done.
+    """Hold back SIGINT, SIGTERM and SIGHUP until the block is done.
 
     For the few renames that belong together. In any thread but the main one there is nothing to
     do: Python's handlers run in the main thread.
@@ -324,10 +324,10 @@ def uninterrupted() -> Iterator[None]:
 
 
 def _rename(source: Path, target: Path, flag: int) -> bool:
-    """Rename in one step, by ``flag``; False where system or file system do not know how.
+    """Rename in one step, by ``flag``; False where the system or the file system cannot do that.
 
     Raises:
-        OSError: as of ``os.rename``.
+        OSError: as ``os.rename`` raises it.
     """
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if call is None:

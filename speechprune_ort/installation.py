@@ -19,7 +19,7 @@ EXTRAS = {
     "hub": (("huggingface-hub",), "for models from the hub"),
     "eval": (("matplotlib", "pyarrow"), "for the pictures of eval and of --explain"),
 }
-"""What each extra brings, and what for."""
+"""The packages of each extra, and what they are for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,10 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        what: was looked at.
+        what: the thing that was looked at.
         found: what is there.
-        cure: what to do, where something is wrong; None where all is well.
-        broken: nothing can run until it is cured, not a mere absence.
+        cure: what to do if something is wrong or missing; None where all is well.
+        broken: whether nothing can run until it is cured, rather than something optional missing.
     """
 
     what: str
@@ -91,7 +91,7 @@ def _default() -> Finding:
     if installed_kit() is None:
         wheel = "only for the default model: install its wheel, speechprune-ort-default"
         return Finding("model default", "not installed", wheel)
-    return Finding("model default", "made when it is first wanted, or by get default")
+    return Finding("model default", "built on first use, or by get default")
 
 
 def _runtime() -> list[Finding]:
@@ -138,7 +138,7 @@ def _runtime() -> list[Finding]:
         Finding("providers", ", ".join(onnxruntime.get_available_providers())),
     ]
     if CUDA_PROVIDER not in onnxruntime.get_available_providers():
-        # On a machine for the CPU flavour that is no fault, so the cure is for who wants CUDA.
+        # On a machine with the CPU wheel that is no fault, so the cure is for users who want CUDA.
         cure = (
             f"only for an NVIDIA GPU: pip uninstall -y {next(iter(wheels))}, then "
             "pip install 'speechprune-ort[gpu]'"
@@ -150,7 +150,7 @@ def _runtime() -> list[Finding]:
             Finding("cuda", "ready") if problem is None else Finding("cuda", "not usable", problem)
         )
         known = driver_version()
-        told = "none" if known is None else f"knows CUDA {known[0]}.{known[1]}"
+        told = "none" if known is None else f"supports CUDA {known[0]}.{known[1]}"
         findings.append(Finding("driver", told))
         findings += [
             Finding(library, "loads" if reason is None else reason)

@@ -20,23 +20,24 @@ __all__ = ["Journal"]
 
 
 class Journal:
-    """A file that says in its first line what it is about, and then holds a row a line.
+    """A file whose first line says what it is about, followed by one row per line.
 
     A line counts once its end is written; half a line, left by a kill or a full disk, is cut off.
-    Lines of one row complete each other, the later one being right where both speak; an ``error``
-    is over with the next line. One process at a time has a journal;
-    ``with`` gives it back.
+    Lines with the same key are merged, the later value winning where both have one; an ``error`` is
+    dropped when another line of its key follows. One process at a time holds a journal; leaving
+    ``with`` releases it.
 
     Args:
-        path: the file; made where missing. A file that is no journal of this is never changed.
+        path: the file; created if missing. A file that is not a journal of this run is never
+            changed.
         about: what the rows depend on. Rows of another run are never mixed in.
-        cure: what a user can do where the file is of another run.
+        cure: what a user can do if the file belongs to another run.
 
     Attributes:
-        rows: by key.
+        rows: the rows, by key.
 
     Raises:
-        OptionError: the file holds rows of other options, data or bundle, or is no journal.
+        OptionError: the file holds rows of other options, data or bundle, or is not a journal.
         DataError: it is damaged, cannot be read or written, or another process has it.
     """
 
@@ -55,7 +56,9 @@ class Journal:
             self._read(self._stream)
         except BlockingIOError:
             self.close()
-            raise DataError(f"{path} is written by another run: wait for it, or {cure}.") from None
+            raise DataError(
+                f"{path} is being written by another run: wait for it, or {cure}."
+            ) from None
         except OSError as error:
             self.close()
             raise self._unwritten(error) from None
@@ -77,13 +80,13 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Give the file back; rows can still be read."""
+        """Release the file; rows can still be read."""
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
 
     def discard(self) -> None:
-        """Give the file back and remove it."""
+        """Release the file and remove it."""
         self.path.unlink(missing_ok=True)
         self.close()
 
@@ -140,7 +143,7 @@ class Journal:
         except ValueError:
             old = None
         if not isinstance(old, dict) or old.keys().isdisjoint(self._about):
-            return f"{self.path} holds something else than results of this: {self._cure}."
+            return f"{self.path} holds something other than results of this run: {self._cure}."
         changed = sorted(
             name
             for name in {*old, *self._about}

@@ -32,10 +32,10 @@ class LiveRecording:
     Safe to use from several threads: one may add blocks from a microphone while another asks.
 
     Args:
-        growing: what hears it.
-        timings: that its stages are added to.
-        rate: of the bundle, in Hz.
-        sampling_rate: of blocks that do not say their own, in Hz.
+        growing: what encodes it as it grows.
+        timings: the timings that its stages are added to.
+        rate: the bundle's sampling rate, in Hz.
+        sampling_rate: rate of blocks that do not state their own, in Hz.
         recording: makes a recording of what was heard.
     """
 
@@ -61,15 +61,16 @@ class LiveRecording:
 
         Args:
             block: (samples,) of any length, or (samples, channels) of at least as many samples as
-                channels; integers are scaled by their full range. A pair of samples and rate will
-                do.
+                channels; integers are scaled by their full range. A pair of samples and rate is
+                accepted, too.
             sampling_rate: in Hz; by default that of ``SpeechLLM.live``.
 
         Raises:
             AudioError: it is not a block of sound, has no rate, or makes the recording exceed a
                 limit; nothing of the block is added then.
             OptionError: the recording has ended.
-            ComputeError: the encoder failed, or memory did not suffice; the recording cannot go on.
+            ComputeError: the encoder failed, or there was not enough memory; the recording cannot
+                go on.
         """
         own = isinstance(block, (tuple, dict))  # it may say its own
         rate = self._sampling_rate if sampling_rate is None and not own else sampling_rate
@@ -87,7 +88,7 @@ class LiveRecording:
             return self._made(self._growing.so_far())
 
     def finish(self) -> Recording:
-        """End the recording: all of it.
+        """End the recording, and return all of it.
 
         Raises:
             AudioError: it is silent, or too short for a single token.

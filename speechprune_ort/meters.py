@@ -1,4 +1,4 @@
-"""Memory and energy, as far as the machine tells.
+"""Memory and energy, as far as the machine reports them.
 
 Every meter says what it reads, or why it cannot: a figure that is missing is never a zero.
 """
@@ -26,7 +26,7 @@ class Reading:
     """What a meter found while a block ran.
 
     Attributes:
-        values: by figure, such as ``peak_rss_mb``.
+        values: figures by name, such as ``peak_rss_mb``.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -36,11 +36,11 @@ def resident(name: str, proc: Path = PROC) -> int:
     """Memory of this process in bytes: ``VmRSS`` now, or ``VmHWM`` at its peak; Linux only.
 
     Args:
-        name: of the line in its status.
+        name: name of the line in the process's status file.
         proc: folder of the process, for tests.
 
     Raises:
-        OSError: the system does not tell.
+        OSError: the system does not report it.
     """
     for line in (proc / "status").read_text(encoding="ascii", errors="replace").splitlines():
         key, _, value = line.partition(":")
@@ -56,7 +56,7 @@ def reset_peak(proc: Path = PROC) -> None:
         proc: folder of the process, for tests.
 
     Raises:
-        OSError: the system does not let it.
+        OSError: the system does not allow it.
     """
     (proc / "clear_refs").write_text("5", encoding="ascii")
 
@@ -110,7 +110,7 @@ class MemoryMeter:
 
     Args:
         device: ``cpu`` or ``cuda``.
-        index: of the CUDA device.
+        index: number of the CUDA device.
         proc: folder of the process, for tests.
 
     Attributes:
@@ -135,7 +135,7 @@ class MemoryMeter:
     def _of_device(self) -> str:
         if DEVICE_TREE.exists():
             board = DEVICE_TREE.read_text(encoding="utf-8", errors="replace").strip("\0\n")
-            return f"not read apart: {board} shares its memory with the host, see peak_rss_mb"
+            return f"not read separately: {board} shares its memory with the host, see peak_rss_mb"
         if self._library is None:
             return "not read: pip install 'speechprune-ort[profile]', and a driver is needed"
         return "of this process by NVML, after each answer"
@@ -170,7 +170,7 @@ class EnergyMeter:
 
     Args:
         device: ``cpu`` or ``cuda``.
-        index: of the CUDA device.
+        index: number of the CUDA device.
         powercap: folder of the counters, for tests.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Methods of choosing audio tokens: those that there are, and one of your own.
+"""Methods that choose audio tokens: those of the package, and your own.
 
 A method is a function from a request to a selection, under a name:
 
@@ -25,8 +25,8 @@ Options of its own are a frozen dataclass, and the function finds them in ``requ
 >>> PruningOptions(Every(step=3)).method
 'every'
 
-In a file of its own it is at hand on the command line, too: ``speechprune-ort ask --plugin FILE
---method every-other ...``. See docs/guide/add-a-method.md.
+In a file of its own, a method is available on the command line, too: ``speechprune-ort ask --plugin
+FILE --method every-other ...``. See docs/guide/add-a-method.md.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def load_plugins(paths: Iterable[Path]) -> None:
     """Run Python files that register methods. They may do anything: use only files that you trust.
 
     Args:
-        paths: of the files; each runs once in a process.
+        paths: the files; each runs once per process.
 
     Raises:
         OptionError: a file cannot be read, or fails.

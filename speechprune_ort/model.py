@@ -65,7 +65,7 @@ pair of samples and rate, or a mapping with ``array`` and ``sampling_rate``."""
 
 MOST_THREADS = 4096  # ONNX Runtime takes any number and starts as many
 MEMORY_BUDGET_MB = 192.0
-"""Of a recording's embeddings."""
+"""Memory for a recording's embeddings, in 1e6 bytes."""
 
 
 class SpeechLLM:
@@ -77,13 +77,13 @@ class SpeechLLM:
         device: ``cpu``, ``cuda`` or ``auto`` (the device that the bundle was exported for; it is
             named on stderr). There is no fallback.
         threads: threads within an operator, of ONNX Runtime and of numpy; None lets each choose.
-        provider_options: of the CUDA execution provider, such as ``{"device_id": "1"}``.
+        provider_options: options of the CUDA execution provider, such as ``{"device_id": "1"}``.
         max_batch: largest number of answers that are decoded together; None is 8. Bundles of
             ``w8a8`` always decode one at a time.
         traces: folder for ONNX Runtime's own traces, written by ``engine.write_traces()``.
         verify: ``once`` hashes a bundle's files when they are first seen and when their size or
-            times have changed since; ``always`` hashes them each time, for disks that are not
-            trusted to say so.
+            times have changed since; ``always`` hashes them each time, for file systems whose times
+            are not to be trusted.
 
     Attributes:
         engine: the opened graphs, one by one: for profiling and for building other stages.
@@ -164,7 +164,7 @@ class SpeechLLM:
 
         Args:
             audio: path, binary file object or samples; see ``Audio``.
-            sampling_rate: of ``audio`` if it is an array, in Hz.
+            sampling_rate: sampling rate of ``audio`` if it is an array, in Hz.
             long_audio: what to do with a recording longer than the model's window (30 s):
                 ``prune`` uses all of it, ``truncate`` only the first window, as other stacks do
                 (``seconds_heard`` then says so), ``error`` refuses it.
@@ -216,14 +216,14 @@ class SpeechLLM:
         """Begin a recording that grows by blocks while it is asked about.
 
         Args:
-            sampling_rate: of the blocks, in Hz; else each says its own.
+            sampling_rate: sampling rate of the blocks, in Hz; None if each block states its own.
             memory_budget_mb: as in ``listen``.
             encoder_attention: as in ``listen``.
             audio_options: as in ``listen``.
 
         Raises:
-            OptionError: the budget is not positive, the rate is none, or the bundle's encoder has
-                no attention output.
+            OptionError: the budget is not positive, the rate is impossible, or the bundle's encoder
+                has no attention output.
         """
         if sampling_rate is not None:
             whole("sampling_rate", sampling_rate, LOWEST_RATE, HIGHEST_RATE)
@@ -240,14 +240,15 @@ class SpeechLLM:
     def load_recording(
         self, path: str | PathLike[str], *, memory_budget_mb: float = MEMORY_BUDGET_MB
     ) -> Recording:
-        """A recording that ``Recording.save`` kept; nothing is encoded.
+        """Load a recording that ``Recording.save`` wrote; nothing is encoded.
 
         Args:
             path: the file.
             memory_budget_mb: as in ``listen``.
 
         Raises:
-            RecordingError: there is no such file, it is damaged, or of another bundle.
+            RecordingError: there is no such file, it is damaged, or it was made with another
+                bundle.
             OptionError: the budget is not positive.
         """
         embeds, about, attention = load_embeds(
@@ -270,11 +271,12 @@ class SpeechLLM:
         perfectly; an array without rows stands for no audio at all.
 
         Args:
-            embeds: (tokens, hidden), of this bundle.
-            seconds: length of the recording; by default what its tokens last.
+            embeds: (tokens, hidden), numbers, cast to the bundle's float type.
+            seconds: length of the recording; by default that which its tokens stand for.
 
         Raises:
-            OptionError: it is no array of numbers or has another shape, or the length is none.
+            OptionError: ``embeds`` is not an array of numbers or has another shape, or ``seconds``
+                is negative or not finite.
         """
         hidden = self.manifest.dimensions.hidden
         check_type(embeds, np.ndarray, "embeds")
@@ -300,10 +302,10 @@ class SpeechLLM:
         )
 
     def embed_text(self, text: str) -> NDArray[Any]:
-        """Token embeddings of a text, (tokens, hidden).
+        """Token embeddings of a text, (tokens, hidden), in the bundle's float type.
 
         Raises:
-            PromptError: it is no text, or has more tokens than the model has positions.
+            PromptError: it is not a text, or has more tokens than the model has positions.
         """
         ids, dims = self.engine.text.encode(text, "The text").ids, self.manifest.dimensions
         if len(ids) > dims.context:
@@ -334,7 +336,7 @@ class SpeechLLM:
         Args:
             audio: path, binary file object or samples; see ``Audio``.
             question: what to ask.
-            sampling_rate: of ``audio`` if it is an array, in Hz.
+            sampling_rate: sampling rate of ``audio`` if it is an array, in Hz.
             long_audio: as in ``listen``.
             pruning: what is kept of the audio.
             generation: how the answer's tokens are chosen.
@@ -375,11 +377,11 @@ class SpeechLLM:
         audio_options: AudioOptions | None = None,
         **options: Unpack[Options],
     ) -> Chat:
-        """Hear a recording and begin a conversation about it, see ``Recording.chat``.
+        """Encode a recording and begin a conversation about it; see ``Recording.chat``.
 
         Args:
             audio: path, binary file object or samples; see ``Audio``.
-            sampling_rate: of ``audio`` where it is an array.
+            sampling_rate: sampling rate of ``audio`` if it is an array, in Hz.
             long_audio: as in ``listen``.
             pruning: what is kept of the audio, for the first question and all that follow.
             generation: how answers' tokens are chosen.
@@ -460,8 +462,8 @@ class SpeechLLM:
             generation: how the answers' tokens are chosen.
             audio_options: as in ``listen``.
             deadline: seconds that each answer may take from its start.
-            cancel: lets another thread end all of them, with ``return_exceptions``, too.
-            **options: fields of the two before, for short.
+            cancel: lets another thread end all of them, even with ``return_exceptions``.
+            **options: fields of ``pruning`` and ``generation``, for short.
 
         Yields:
             One answer for each request. What ``ask`` raises is raised in the request's turn and

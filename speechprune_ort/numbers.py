@@ -50,13 +50,13 @@ def check_number(name: str, value: object, ok: bool, wanted: str) -> None:
     """Refuse what is not a number, or is out of range.
 
     Args:
-        name: of the option, for the message.
+        name: name of the option, for the message.
         value: what was given.
-        ok: whether a number like it will do.
-        wanted: which numbers do, in words.
+        ok: whether the value is in range, if it is a number.
+        wanted: the numbers that are allowed, in words.
 
     Raises:
-        OptionError: it is none of these.
+        OptionError: it is not such a number.
     """
     # bool is an int in Python; True as a rate or a count is a slip, not a choice.
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not ok:

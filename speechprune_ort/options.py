@@ -41,7 +41,7 @@ __all__ = [
 
 
 def check_long_audio(value: str) -> None:
-    """Refuse what is none of ``LongAudio``.
+    """Refuse a value that is not one of ``LongAudio``.
 
     Raises:
         OptionError: it is not.
@@ -50,10 +50,10 @@ def check_long_audio(value: str) -> None:
 
 
 def check_method(name: object) -> None:
-    """Refuse what is no registered method.
+    """Refuse a name that is not a registered method.
 
     Raises:
-        OptionError: it is not; the message has those that are.
+        OptionError: it is not; the message lists those that are.
     """
     check_choice("method", name, tuple(METHODS))
     if not isinstance(METHODS[str(name)], Method):
@@ -78,8 +78,8 @@ def own_options(method: str, given: Mapping[str, Any]) -> MethodOptions:
     """Options of a method by their names.
 
     Args:
-        method: name of a registered one.
-        given: values; None of an option that the method does not have is as if it were not given.
+        method: name of a registered method.
+        given: values; None for an option that the method does not have counts as not given.
 
     Raises:
         OptionError: the method has no option of such a name, or a value is out of range.
@@ -107,7 +107,7 @@ def _method_of(own: MethodOptions) -> str:
     if len(names) != 1:
         kind = type(own).__name__
         of = "no registered method" if not names else f"several methods, {', '.join(names)}"
-        raise OptionError(f"{kind} are options of {of}: give the method's name, and own=.")
+        raise OptionError(f"{kind} are options of {of}: give the method's name, and these as own=.")
     return names[0]
 
 
@@ -125,10 +125,10 @@ class PruningOptions:
     True
 
     Attributes:
-        method: ``speechprune`` (both phases of arXiv:2412.12009), ``similarity`` (phase 1
-            alone), ``attention`` (phase 2 alone), ``coverage`` (our own: passages in which the
-            most words of the question are spoken), ``passages`` (our own: of such passages what
-            stands out from the recording's mean), ``segment-attention`` (arXiv:2511.14293),
+        method: ``speechprune`` (both phases of arXiv:2412.12009), ``similarity`` (phase 1 alone),
+            ``attention`` (phase 2 alone), ``coverage`` (our own: passages in which the most words
+            of the question are spoken), ``passages`` (our own: what stands out in such passages
+            from the recording's mean), ``segment-attention`` (arXiv:2511.14293),
             ``affinity-pooling`` (arXiv:2604.06871), ``fastadasp`` (arXiv:2410.03007), ``cdpruner``
             (arXiv:2506.10967), ``sa-map`` (preprints.org 202606.0741), ``random`` tokens, ``crop``
             (one random contiguous stretch), ``truncate`` (the beginning of the recording, as other
@@ -227,7 +227,7 @@ class PruningOptions:
             raise OptionError(f"The method none keeps every token: leave out {name}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, the method's own options beside the others."""
+        """Plain data for JSON, with the method's own options among the others."""
         return {
             **{name: v for name, v in asdict(self).items() if name != "own"},
             **asdict(self.own),
@@ -290,8 +290,8 @@ class GenerationOptions:
         max_new_tokens: upper bound on the answer's length, in tokens.
         temperature: 0 is greedy; above 0 samples from the softmax of logits / temperature.
         top_p: sample from the smallest set of tokens whose probability reaches this share,
-            0 < top_p <= 1. Without effect when greedy.
-        seed: of sampling.
+            0 < top_p <= 1. Has no effect when greedy.
+        seed: seed for sampling.
         stop: the answer ends before the first of these strings; the string is not returned.
         ignore_stop: continue past the model's own end of the answer, up to ``max_new_tokens``: for
             measurements that need answers of one length.
@@ -325,7 +325,7 @@ class GenerationOptions:
         )
         whole("seed", self.seed, 0)
         check_flag("ignore_stop", self.ignore_stop)
-        # A set has no order, and what reads them would depend on it.
+        # A set has no order, and what is done with them would depend on it.
         if not isinstance(self.stop, (tuple, list)) or not all(
             isinstance(text, str) and text for text in self.stop
         ):

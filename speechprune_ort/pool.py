@@ -1,4 +1,4 @@
-"""A few threads at work, results in the order of what was asked."""
+"""A few worker threads, whose results come in the order of the items."""
 
 from __future__ import annotations
 

@@ -21,11 +21,11 @@ from rich.progress import (
 __all__ = ["Bar", "Line", "Steps"]
 
 AVERAGED = 3600.0
-"""Seconds over which a pace is averaged, where some steps tell nothing for minutes."""
+"""Seconds over which the pace is averaged, as some steps report nothing for minutes."""
 
 
 class _Display:
-    """A line that is drawn anew until the block ends."""
+    """A line that is redrawn until the block ends."""
 
     def __init__(self, progress: Progress) -> None:
         self._display = progress
@@ -50,13 +50,13 @@ class _Display:
 
 
 class Bar(_Display):
-    """A bar on stderr from the first step on: what is refused before that is one sentence alone.
+    """A bar on stderr, from the first step on, so that an earlier error is one sentence alone.
 
     It is left as it stands when the block ends.
 
     Args:
-        console: where; nothing is drawn where it is no terminal.
-        name: of what is counted.
+        console: where to draw; nothing is drawn if it is not a terminal.
+        name: name of what is counted.
     """
 
     def __init__(self, console: Console, name: str) -> None:
@@ -74,14 +74,14 @@ class Bar(_Display):
 
 
 def _console() -> Console:
-    """Standard error as it is now: a library that is kept quiet has another in its place."""
+    """Standard error as it is now: while a library is kept quiet, another is in its place."""
     return Console(file=sys.stderr, markup=False)
 
 
 class Steps(_Display):
-    """What is being done of several steps, and how far all of them together are.
+    """The step that is being done, and how far all steps together are.
 
-    A line on stderr that goes when the block ends; what comes before its end is known, too.
+    A line on stderr, with the time left, that disappears when the block ends.
     """
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class Steps(_Display):
 
 
 class Line(_Display):
-    """What is being done and for how long, in one line on stderr that goes when the block ends."""
+    """What is being done and for how long, on a line of stderr that disappears at the end."""
 
     def __init__(self) -> None:
         console = _console()

@@ -56,8 +56,8 @@ def cuda_provider(index: int = 0, options: Mapping[str, str] | None = None) -> t
     """The CUDA execution provider as ``InferenceSession`` takes it.
 
     Args:
-        index: which GPU.
-        options: of the provider, before ours.
+        index: number of the GPU, from 0.
+        options: options of the provider; they take precedence over ours.
     """
     settled = {
         # The KV cache has its own buffers; doubling the arena would only waste memory.
@@ -80,12 +80,12 @@ def cuda_provider(index: int = 0, options: Mapping[str, str] | None = None) -> t
 class StrictSession(ort.InferenceSession):  # type: ignore[misc]
     """A session that runs on the provider that it was opened for, or fails.
 
-    ONNX Runtime goes over to the CPU where a provider cannot be loaded, and again where a run
-    fails on it; it says so on stdout and returns. Here both are errors.
+    ONNX Runtime falls back to the CPU when a provider cannot be loaded, and again when a run on it
+    fails; it says so on stdout and goes on. Here both are errors.
 
     Args:
         path: the graph.
-        options: of the session.
+        options: options of the session.
         providers: the first is the one that must take it.
 
     Raises:
@@ -144,18 +144,18 @@ class StrictSession(ort.InferenceSession):  # type: ignore[misc]
             raise
 
     def _explain(self, error: Exception) -> None:
-        """Raise what a GPU's failure means, and nothing for any other."""
+        """Raise the sentence for a failure of the GPU; do nothing for another error."""
         told = gpu_failure(self._name, error) if self._on_gpu else None
         if told is not None:
             raise told from error
 
 
 def gpu_failure(what: str, error: Exception) -> DeviceError | None:
-    """The sentence for an error of CUDA, or None where it is another's.
+    """The sentence for an error of CUDA, or None for any other error.
 
     Args:
-        what: was tried.
-        error: that ONNX Runtime raised.
+        what: the thing that was tried.
+        error: the error that ONNX Runtime raised.
     """
     text = str(error)
     told = GPU_FAILURE.search(text)
@@ -173,7 +173,7 @@ def gpu_failure(what: str, error: Exception) -> DeviceError | None:
 
 
 def driver_version() -> tuple[int, int] | None:
-    """The newest CUDA that the installed NVIDIA driver knows, such as (13, 0); None without one."""
+    """The newest CUDA that the NVIDIA driver supports, such as (13, 0); None without a driver."""
     try:
         driver = ctypes.CDLL(DRIVER)
     except OSError:
@@ -188,7 +188,7 @@ def cuda_libraries() -> dict[str, str | None]:
     # Wheels such as nvidia-cudnn-cu13 keep their libraries where the loader does not look.
     preload = getattr(ort, "preload_dlls", None)
     if preload is not None and CUDA_PROVIDER in ort.get_available_providers():
-        # What fails is found below; told on stdout, it would end up within our JSON.
+        # What fails is found below; printed on stdout, it would end up within our JSON.
         with contextlib.redirect_stdout(io.StringIO()):
             preload()
     found: dict[str, str | None] = {}
@@ -208,7 +208,7 @@ def _driver_problem(index: int) -> str | None:
     least, release = LEAST_DRIVER
     if version[0] * 1000 + version[1] * 10 < least:
         return (
-            f"the NVIDIA driver knows CUDA {version[0]}.{version[1]} and ONNX Runtime needs "
+            f"the NVIDIA driver supports CUDA {version[0]}.{version[1]} and ONNX Runtime needs "
             f"CUDA {least // 1000}: install driver {release} or newer"
         )
     driver = ctypes.CDLL(DRIVER)
@@ -221,7 +221,10 @@ def _driver_problem(index: int) -> str | None:
     if count.value == 0:
         return "the NVIDIA driver sees no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES"
     if index >= count.value:
-        return f"device_id={index} was asked for and the driver sees {count.value} GPU(s), from 0"
+        return (
+            f"device_id={index} was asked for and the driver sees {count.value} GPU(s): give a "
+            f"number below {count.value}"
+        )
     found = []
     for attribute in CAPABILITY:
         value = ctypes.c_int(0)
@@ -229,7 +232,7 @@ def _driver_problem(index: int) -> str | None:
         found.append(value.value)
     if tuple(found) < LEAST_CAPABILITY:
         return (
-            f"the GPU is of compute capability {found[0]}.{found[1]} and CUDA 13 needs "
+            f"the GPU has compute capability {found[0]}.{found[1]} and CUDA 13 needs "
             f"{'.'.join(map(str, LEAST_CAPABILITY))}: use a newer GPU, or a bundle for the CPU"
         )
     return None
@@ -239,7 +242,7 @@ def cuda_problem(index: int = 0) -> str | None:
     """The first thing that keeps this machine from running CUDA graphs, with its cure.
 
     Args:
-        index: of the GPU.
+        index: number of the GPU, from 0.
 
     Returns:
         A phrase such as ``"no NVIDIA driver is installed (libcuda.so.1): install the driver"``,

@@ -13,7 +13,7 @@ _open: Callable[[str], AbstractContextManager[object]] = nullcontext
 
 
 def stage_range(stage: str) -> AbstractContextManager[object]:
-    """A range with the name of a stage; nothing until ``use_nvtx`` was called."""
+    """A range with the name of a stage; it does nothing until ``use_nvtx`` is called."""
     return _open(f"speechprune-ort {stage}")
 
 

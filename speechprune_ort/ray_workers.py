@@ -1,4 +1,4 @@
-"""Work spread over a Ray cluster: one open model a worker, lost workers replaced."""
+"""Work spread over a Ray cluster: one open model per worker, lost workers are replaced."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Task(Protocol):
         ...
 
     def open(self) -> Callable[[int], Any]:
-        """Load what is needed, once a worker, and give the function of one item."""
+        """Load what is needed, once per worker, and return the function that does one item."""
         ...
 
 
@@ -42,8 +42,8 @@ class RayWorkers:
     """Actors on a cluster.
 
     Args:
-        address: of the cluster, such as ``auto`` or ``ray://host:10001``; None starts one on
-            this machine.
+        address: address of the cluster, such as ``auto`` or ``ray://host:10001``; None starts one
+            on this machine.
         workers: number of actors.
 
     Raises:
@@ -82,7 +82,7 @@ class RayWorkers:
 
         Raises:
             SpeechPruneError: what the task raises on purpose.
-            CancelledError: the work was ended; so are the workers, whatever they are at.
+            CancelledError: the work was ended; so are the workers, whatever they are doing.
             DeviceError: workers died again and again over one item.
         """
         ray = self._ray
@@ -127,11 +127,11 @@ class RayWorkers:
 
 @contextmanager
 def _own_signals(ray: Any) -> Iterator[None]:
-    """While a cluster starts, let SIGINT and SIGTERM end a command as the system does it.
+    """While a cluster starts, let SIGINT and SIGTERM end a command as they do by default.
 
-    Connecting to a cluster takes seconds in which Ray lets no thread of Python run, so that no
-    handler would hear of a signal. Nothing has been begun yet that would have to be cleaned up.
-    Nor does Ray get SIGTERM, which it takes for itself and answers with another exit code.
+    Connecting to a cluster takes seconds during which Ray lets no Python thread run, so that no
+    handler would be called. Nothing has been begun yet that would have to be cleaned up. Ray is
+    also kept from handling SIGTERM itself, which it would answer with another exit code.
     """
     main = threading.current_thread() is threading.main_thread()  # no other may change them
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

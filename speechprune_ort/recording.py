@@ -42,7 +42,7 @@ class Recording:
         scheduler: decodes its answers.
         heard: its embeddings and what is known of it.
         timings: what encoding took.
-        wording: what stands in its prompts beside the questions.
+        wording: what its prompts say besides the questions.
 
     Attributes:
         timings: as given; answers to ``ask`` count only their own stages.
@@ -61,12 +61,12 @@ class Recording:
 
     @property
     def seconds(self) -> float:
-        """Length of the recording."""
+        """Length of the recording, in seconds."""
         return self._heard.seconds
 
     @property
     def seconds_heard(self) -> float:
-        """Length that was encoded: less than ``seconds`` where it was truncated."""
+        """Length that was encoded, in seconds: less than ``seconds`` if it was truncated."""
         return self._heard.seconds_heard
 
     @property
@@ -106,35 +106,34 @@ class Recording:
     ) -> Recording:
         """The same recording, asked in another form of the model's chat template.
 
-        All that the recording can do, a chat included, goes by that form.
+        Everything that is asked of the result, in a chat as well, uses that form.
 
         Args:
             system: system prompt; None for the template's own.
-            text_first: whether the question stands ahead of the audio; None for the template's
-                order.
-            language: that is spoken, by its code (``en``) or its name.
+            text_first: whether the question comes before the audio; None for the template's order.
+            language: language that is spoken, by its code (``en``) or its name.
 
         Raises:
             OptionError: a value is not possible.
             PromptError: the template has no such form; the message says what it lacks.
         """
         wording = Wording(system, text_first, language)
-        # What the template does not have is said at once.
+        # What the template has no place for is refused at once.
         form_of(self._engine.manifest, wording, len(self._heard.parts))
         return Recording(self._engine, self._scheduler, self._heard, self.timings, wording)
 
     def beside(self, *others: Recording) -> Recording:
         """This recording and others in one prompt, in this order.
 
-        They are pruned as one: budget and rate apply to all of them together. Seconds, those of
-        spans and evidence included, run on: the second recording begins where the first ends.
+        They are pruned as one: budget and rate apply to all of them together. Times, those of spans
+        and evidence included, continue: the second recording begins where the first ends.
 
         Args:
             others: recordings of the same bundle.
 
         Raises:
             OptionError: one of them is not a recording, or was made by another bundle.
-            PromptError: the chat template takes fewer recordings.
+            PromptError: the chat template allows fewer recordings.
         """
         every = (self, *others)
         for other in others:
@@ -142,8 +141,8 @@ class Recording:
             bundle = other._engine.manifest.digest  # noqa: SLF001 - its own class
             if bundle != self._engine.manifest.digest:
                 raise OptionError(
-                    "Recordings side by side must be of one bundle: listen to all of them with the "
-                    "same model."
+                    "Recordings in one prompt must be of one bundle: listen to all of them with "
+                    "the same model."
                 )
         heard = joined([one._heard for one in every])  # noqa: SLF001 - its own class
         timings = Timings()
@@ -236,8 +235,8 @@ class Recording:
             pruning: what is kept of the audio.
             generation: how the answers' tokens are chosen.
             deadline: seconds that each answer may take from its start.
-            cancel: lets another thread end all of them, with ``return_exceptions``, too.
-            **options: fields of the two before, for short.
+            cancel: lets another thread end all of them, even with ``return_exceptions``.
+            **options: fields of ``pruning`` and ``generation``, for short.
 
         Yields:
             One answer for each question. What ``ask`` raises is raised in the question's turn and
@@ -298,7 +297,7 @@ class Recording:
 
         Args:
             question: what to ask.
-            n: answers, 1 to 256.
+            n: number of answers, 1 to 256.
             pruning: what is kept of the audio, for all of them.
             generation: how the first answer's tokens are chosen.
             deadline: seconds within which all answers must be complete.
@@ -371,8 +370,8 @@ class Recording:
         """Begin a conversation about the recording, in which each turn remembers those before.
 
         Args:
-            pruning: what is kept of the audio; it is chosen for the first question, and heard by
-                all turns.
+            pruning: what is kept of the audio; it is chosen for the first question, and used in all
+                turns.
             generation: how answers' tokens are chosen.
             **options: fields of either, for short.
 
@@ -399,7 +398,7 @@ class Recording:
         save_embeds(place, heard.audio, digest, about, heard.encoder_attention)
 
     def prune(self, question: str, pruning: PruningOptions | None = None) -> Pruning:
-        """What would be kept of the audio for a question, without answering it.
+        """Choose what is kept of the audio for a question, without answering it.
 
         Args:
             question: what is asked.
@@ -420,7 +419,7 @@ class Recording:
         *,
         pruning: PruningOptions | None = None,
     ) -> Score:
-        """How likely the model finds each of several answers, without generating any.
+        """Score how likely the model finds each of several answers, without generating any.
 
         The prompt is read once; the continuations are then tried together from its end.
 
@@ -430,7 +429,8 @@ class Recording:
             pruning: what is kept of the audio.
 
         Raises:
-            PromptError: the question or a continuation is empty, or they exceed the context.
+            PromptError: the question or a continuation is empty, they exceed the context, or
+                ``continuations`` is not a list of texts.
         """
         pruning, _ = sort_options(pruning, None, {})
         # A text is a sequence, too: of one-letter answers that nobody means.
@@ -451,7 +451,7 @@ class Recording:
         the answer with it than without any audio? That takes about as long as an answer or two.
 
         Args:
-            answer: of this recording.
+            answer: answer to a question about this recording.
             count: largest number of passages to name, those with the most support first.
 
         Raises:
@@ -488,7 +488,7 @@ class Recording:
         return self._laying_out(question)()
 
     def _laying_out(self, question: str) -> Callable[[], Prompt]:
-        """What lays a question out; called from below, it does not come back to this file."""
+        """A function that lays out a question, for lower layers that do not import this file."""
         return partial(Prompt.of, self._engine, question, self._wording, len(self._heard.parts))
 
     def _about(
@@ -503,8 +503,8 @@ def sort_options(
     """Sort short-hand options to the dataclass that they belong to.
 
     Raises:
-        OptionError: an option is unknown, of another type, or given beside the dataclass that it
-            belongs to.
+        OptionError: an option is unknown, of another type, or given along with the dataclass that
+            it belongs to.
     """
     pruning_names = set(PruningOptions.__dataclass_fields__)
     generation_names = set(GenerationOptions.__dataclass_fields__)
@@ -525,7 +525,7 @@ def sort_options(
     ):
         if options is not None and short:
             raise OptionError(
-                f"{next(iter(short))} is given beside {kind}=: set it in one of the two."
+                f"{next(iter(short))} is given along with {kind}=: set it in one of the two."
             )
     return (
         pruning or PruningOptions(**for_pruning),

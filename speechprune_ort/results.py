@@ -40,7 +40,7 @@ def spans_of(
 
     Args:
         indices: ascending token indices.
-        tokens_per_second: of the model.
+        tokens_per_second: audio tokens per second of the model.
         seconds: length of the recording: tokens of the silence after it cover nothing of it.
         span_tokens: tokens that share one stretch; see ``AudioSpec``.
 
@@ -64,11 +64,11 @@ def spans_of(
 
 
 def merged(spans: Sequence[Span], gap: float = MERGED_GAP) -> tuple[Span, ...]:
-    """Spans less than ``gap`` seconds apart joined.
+    """Spans, with those less than ``gap`` seconds apart joined.
 
     Args:
         spans: ascending, none overlapping another.
-        gap: in seconds.
+        gap: largest gap to close, exclusive, in seconds.
 
     >>> merged((Span(0.0, 0.5), Span(1.2, 2.0), Span(3.0, 3.1)))
     (Span(start=0.0, end=2.0), Span(start=3.0, end=3.1))
@@ -87,7 +87,7 @@ class Pruning:
     """What pruning kept.
 
     Attributes:
-        options: as used; what was left open is settled.
+        options: the options as used, with whatever was left open filled in.
         indices: (kept,) int64, ascending, of the recording's audio tokens.
         total: audio tokens of the recording.
         spans: the kept stretches in seconds.
@@ -114,7 +114,7 @@ class Pruning:
 
     @property
     def merged_spans(self) -> tuple[Span, ...]:
-        """``spans``, those less than a second apart joined: for reading, and for jumping to."""
+        """``spans``, with those less than a second apart joined: for reading and for playing."""
         return merged(self.spans)
 
     @property
@@ -147,7 +147,7 @@ class Answer:
 
     Attributes:
         text: what the model said.
-        token_ids: of the answer, without the stop token.
+        token_ids: ids of the answer's tokens, without the stop token.
         finish_reason: ``stop`` (the model ended), ``length`` (max_new_tokens) or
             ``stop_string``.
         question: what was asked.

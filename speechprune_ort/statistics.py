@@ -1,16 +1,17 @@
 """How sure a figure is: intervals of means, of paired differences and of ratios of medians.
 
-The percentile bootstrap over clusters of samples serves wherever clusters are many and differ. It
+The percentile bootstrap over clusters of samples is used wherever clusters are many and differ. It
 draws from what was seen: where all clusters agree (0 of n right, n of n, no difference at all) it
-says that the mean is certain, and of few clusters it says too much. There an interval comes from
-Wilson's score (1927), with a cluster as one trial: it never has zero width, and of two recordings
-it says as little as they do. It asks for no more than a formula; the exact interval of Clopper and
-Pearson would want the quantiles of a beta distribution, and is wider than 95 %.
+calls the mean certain, and from few clusters its interval is too narrow. There the interval comes
+from Wilson's score (1927), with a cluster as one trial: it never has zero width, and for two
+recordings it is as wide as so little evidence makes it. It takes only a formula; the exact interval
+of Clopper and Pearson would need the quantiles of a beta distribution, and covers more than 95 %.
 
-A table of many differences finds some where there is none. Each difference has the probability of
-one as large by chance alone, from a test that turns round the signs of whole clusters; ``holm``
-adjusts those of one table to each other (Holm 1979), so that one false finding among all of them is
-no more probable than 5 %. ``detectable`` says before a run what it can find at all.
+A table of many differences shows some where there are none. Each difference has a p-value, the
+probability of one as large by chance alone, from a test that flips the signs of whole clusters;
+``holm`` adjusts the p-values of one table to each other (Holm 1979), so that any false finding
+among all of them has a probability of at most 5 %. ``detectable`` says before a run what it can
+find at all.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ LEVEL = 0.95
 Z = 1.959963984540054
 """Quantile of the normal distribution for ``LEVEL``."""
 FEW = 10
-"""Clusters, fewer than which are no ground for a bootstrap, and of which a table shows in grey."""
+"""Least number of clusters for a bootstrap; figures from fewer are grey in tables."""
 POWER = 0.8
-"""Chance to find what is there, that ``detectable`` takes for enough."""
+"""Probability of finding a difference that is there, which ``detectable`` asks for."""
 DISCORDANT = 1 / 3
-"""Share of the samples that two settings answer differently, where that is not known yet."""
+"""Share of the samples that two settings answer differently, assumed until it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +62,9 @@ class Estimate:
         mean: their mean.
         low: lower end of the interval.
         high: upper end.
-        clusters: number of independent pieces of evidence that the samples are of.
-        p: of a difference, the probability of one as far from zero if signs were chance; in a table
-            adjusted to the others in it. None of what is no difference.
+        clusters: number of independent pieces of evidence that the samples amount to.
+        p: for a difference, its p-value, by flips of signs; in a table, adjusted to the others in
+            it. None for what is not a difference.
     """
 
     n: int
@@ -92,8 +93,8 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     """Wilson's score interval of a share of n trials.
 
     Args:
-        share: of the trials that succeeded, 0 to 1; that of partial successes is a mean, too, and
-            varies less.
+        share: share of the trials that succeeded, 0 to 1; the mean of partial successes is allowed,
+            which varies less.
         n: trials.
 
     >>> [round(end, 3) for end in wilson(1.0, 2)], [round(end, 3) for end in wilson(0.0, 100)]
@@ -111,9 +112,9 @@ def proportion(
     """Mean of values from 0 to 1, such as shares of right choices, and its interval.
 
     Args:
-        values: one a sample, at least one.
-        groups: of each sample; those of one group are drawn together, as they are no independent
-            evidence (cluster bootstrap). By default each is its own.
+        values: one per sample, at least one.
+        groups: group of each sample; the samples of a group are drawn together, as they are not
+            independent evidence (cluster bootstrap). By default each sample is a group of its own.
         seed: of the resampling.
 
     >>> proportion([1.0, 1.0])
@@ -136,13 +137,13 @@ def difference(
 ) -> Estimate:
     """Mean of paired differences from -1 to 1, sample by sample, and its interval.
 
-    What makes one sample harder than another for both conditions cancels out. In place of the
-    bootstrap stand Wilson's intervals of the two shares, of what was won and what was lost, put
-    together by the square root of squares, with the correlation that two shares of one whole have
-    (the method of variance estimates recovery, Zou and Donner 2008).
+    What makes one sample harder than another for both conditions cancels out. Where the bootstrap
+    is not used, Wilson's intervals of two shares, what was won and what was lost, are combined by
+    the square root of squares, with the correlation that two shares of one whole have (the method
+    of variance estimates recovery, Zou and Donner 2008).
 
     Args:
-        values: one a sample, at least one.
+        values: one per sample, at least one.
         groups: as in ``proportion``.
         seed: of the resampling.
 
@@ -193,7 +194,7 @@ def paired_ratio(
 ) -> tuple[Ratio, float]:
     """How many times as large ``after`` is, round by round, and whether that may be chance.
 
-    What a round of measurements meets on the machine, it does to both sides of a pair.
+    Whatever the machine does during a round of measurements affects both sides of a pair.
 
     Args:
         after: positive samples (rounds,).
@@ -201,9 +202,8 @@ def paired_ratio(
         seed: of the resampling.
 
     Returns:
-        The median of the rounds' ratios with its interval by bootstrap over rounds, and the
-        probability of ratios so far from 1 on the whole if neither side is larger: by sign flips
-        of their logarithms, exact for up to 13 rounds.
+        The median of the rounds' ratios with its interval by bootstrap over rounds, and the p-value
+        for neither side being larger: by sign flips of their logarithms, exact for up to 13 rounds.
 
     >>> paired_ratio([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
     (Ratio(value=2.0, low=2.0, high=2.0), 0.25)
@@ -239,7 +239,7 @@ def detectable(clusters: int, comparisons: int = 1, discordant: float = DISCORDA
         discordant: share of the samples that the two answer differently, 0 to 1.
 
     Returns:
-        From 0 to 1; infinity where none that is possible would be found.
+        From 0 to 1; infinity if no possible difference would be found.
 
     >>> round(detectable(270), 3), round(detectable(270, 30), 3), detectable(5)
     (0.097, 0.136, inf)
@@ -252,7 +252,7 @@ def detectable(clusters: int, comparisons: int = 1, discordant: float = DISCORDA
 
 
 def sign_flips(sums: NDArray[np.float64], seed: int) -> float:
-    """Probability of so large a sum if signs were random; exact if all combinations are few.
+    """Probability of so large a sum if signs were random; exact if the combinations are few.
 
     Args:
         sums: independent values (n,), each as likely positive as negative if there is no effect.

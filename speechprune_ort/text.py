@@ -27,7 +27,7 @@ __all__ = [
 LONGEST_NAME = 255  # bytes of a file's name, on every file system in common use
 LONGEST_PATH = 4095  # bytes
 LARGEST_ARRAY = 1 << 30  # bytes of a JSON file of entries, read whole
-LONGEST_LINE = 64 << 20  # bytes of a line of JSON: more is no list of requests
+LONGEST_LINE = 64 << 20  # bytes of a line of JSON: no request has more
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 UTF_8_MARK = b"\xef\xbb\xbf"
 Kind = TypeVar("Kind")
@@ -46,8 +46,8 @@ def check_text(
         error: what is raised.
 
     Raises:
-        SpeechPruneError: it is no ``str``, or holds half a character (a lone surrogate), as bytes
-            that are not UTF-8 become on the command line.
+        SpeechPruneError: it is not a ``str``, or holds half a character (a lone surrogate), which
+            is what bytes that are not UTF-8 become on the command line.
 
     >>> check_text("Who? \U0001f600")
     'Who? 😀'
@@ -65,7 +65,7 @@ def check_text(
 
 
 def printable(text: str) -> str:
-    r"""A text on one line that commands no terminal: what cannot be printed is written in escapes.
+    r"""A text on one line that cannot control a terminal: what is not printable is escaped.
 
     >>> printable("a\nb\x1b[2J\udcff")
     'a\\nb\\x1b[2J\\udcff'
@@ -107,7 +107,7 @@ def check_path(
 
     Raises:
         SpeechPruneError: it is neither ``str`` nor a path object, is empty, holds NUL, half a
-            character or one that the locale has not, or a name in it is too long.
+            character or one that the locale lacks, or a name in it is too long.
 
     >>> check_path("a/b.wav").name
     'b.wav'
@@ -164,13 +164,13 @@ def read_jsonl(path: Path) -> Iterator[JsonLine]:
     r"""The lines of a JSONL file, each an object or an error of its own.
 
     Lines end at ``\n`` alone: JSON may hold U+2028, U+2029 and U+0085 as they are. A UTF-8 byte
-    order mark is taken. Blank lines are left out. A pipe is read as a file is.
+    order mark is skipped. Blank lines are left out. A pipe is read as a file is.
 
     Args:
         path: the file.
 
     Raises:
-        DataError: the file cannot be read, is UTF-16, or is no text of lines at all.
+        DataError: the file cannot be read, is UTF-16, or has a line longer than any request.
     """
     check_path(path, "The path of a JSONL file")
     try:
@@ -181,7 +181,7 @@ def read_jsonl(path: Path) -> Iterator[JsonLine]:
                 if len(raw) > LONGEST_LINE:
                     raise DataError(
                         f"Line {number} of {path} is longer than {LONGEST_LINE >> 20} MiB: give "
-                        "JSONL, one object a line."
+                        "JSONL, one object per line."
                     )
                 if number == 1 and raw.startswith(UTF_16):
                     raise DataError(f"{path} is UTF-16: save it as UTF-8.")
@@ -240,7 +240,7 @@ def read_json(path: Path, most_bytes: int = LONGEST_LINE) -> Any:
 
     Args:
         path: the file.
-        most_bytes: of a file that is read at all.
+        most_bytes: size of the largest file that is read, in bytes.
 
     Raises:
         DataError: it cannot be read, or is not JSON.
@@ -250,7 +250,7 @@ def read_json(path: Path, most_bytes: int = LONGEST_LINE) -> Any:
         with path.open("rb") as stream:
             content = stream.read(most_bytes + 1)
         if len(content) > most_bytes:
-            raise DataError(f"{path} is larger than {most_bytes} bytes: it is not what it should.")
+            raise DataError(f"{path} is larger than {most_bytes} bytes: give a smaller file.")
         return parse_json(content.removeprefix(UTF_8_MARK))
     except OSError as error:
         raise DataError(f"{path} cannot be read ({_reason(error)}).") from None

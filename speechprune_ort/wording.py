@@ -1,4 +1,4 @@
-"""``Wording``: what stands in a prompt beside the question, as far as a chat template allows it."""
+"""``Wording``: what a prompt says besides the question, as far as a chat template allows."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["Wording"]
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """What stands in a prompt beside question and audio.
+    """What a prompt says besides question and audio.
 
     Attributes:
         system: system prompt; None for the template's own.
-        text_first: whether the question stands ahead of the audio; None for the template's order.
-        language: that is spoken, by its code (``en``) or its name as the model knows it; None where
-            the model is to find out.
+        text_first: whether the question comes before the audio; None for the template's order.
+        language: language that is spoken, by its code (``en``) or its name as the model knows it;
+            None leaves it to the model.
 
     Raises:
-        OptionError: a text is none or empty, or ``text_first`` is no truth value.
+        OptionError: a text is not a ``str`` or is empty, or ``text_first`` is not a ``bool``.
     """
 
     system: str | None = None

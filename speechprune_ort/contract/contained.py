@@ -1,4 +1,4 @@
-"""Running what others wrote: whatever it does instead of its work becomes one sentence."""
+"""Running other people's code: whatever it does instead of its work becomes one sentence."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def contained(what: str) -> Iterator[None]:
     """A block of foreign code.
 
     Args:
-        what: it is, the subject of the sentence.
+        what: what the code is, as the subject of the sentence.
 
     Raises:
         OptionError: it raises anything, or asks the process to end.
@@ -35,9 +35,14 @@ def contained(what: str) -> Iterator[None]:
     except (CancelledError, Interrupted, KeyboardInterrupt):
         raise
     except SystemExit as error:
-        raise OptionError(f"{what} asked the process to end (exit code {error.code!r}).") from error
+        raise OptionError(
+            f"{what} asked the process to end (exit code {error.code!r}): correct it, or leave it "
+            "out."
+        ) from error
     except BaseException as error:
-        raise OptionError(f"{what} fails ({type(error).__name__}: {_reason(error)}).") from error
+        raise OptionError(
+            f"{what} fails ({type(error).__name__}: {_reason(error)}): correct it, or leave it out."
+        ) from error
     finally:
         if os.getpid() != process:
             _exit(1)  # it forked: one answer is enough
@@ -47,7 +52,7 @@ def contained(what: str) -> Iterator[None]:
 def refuse_silent_exits() -> None:
     """Let ``os._exit`` raise as ``sys.exit`` does, where plugins run in the command's process.
 
-    Otherwise a plugin could end a command with 0 that has not answered.
+    Otherwise a plugin could end a command that has not answered with exit code 0.
     """
 
     def leave(status: int) -> NoReturn:

@@ -1,8 +1,8 @@
 """``manifest.json``: what a bundle is, in one file that export writes and the runtime reads.
 
 The manifest is the only place where the runtime learns about a model: no family name is
-tested there. It is written last, so a folder without one is not a bundle, and it carries a
-digest over its own content beside the sha256 of every other file.
+tested there. It is written last, so a folder without one is not a bundle, and it carries a digest
+of its own content and the sha256 of every other file.
 """
 
 from __future__ import annotations
@@ -70,15 +70,15 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         audio: how sound becomes tokens.
         prompt: the chat template in pieces.
         stop_token_ids: any of these ends an answer.
-        graphs: by name.
+        graphs: the graphs, by name.
         files: every file but the manifest, by name.
-        versions: of the packages that made the bundle.
+        versions: versions of the packages that made the bundle.
         notes: what a user of the bundle should know, such as that it is not trained.
         further_turn: what the chat template puts between an answer and the next one, in pieces;
             empty where it has no further turns.
-        forms: of the prompt, beside ``prompt``: those that the chat template has.
-        languages: that a form takes a hint of, by their codes.
-        frame_temperature: of phase 1, where the caller sets none; 1.0 is the paper's.
+        forms: other forms of the prompt that the chat template has.
+        languages: languages that a form can state, by their codes.
+        frame_temperature: temperature of phase 1 if the caller sets none; 1.0 is the paper's.
     """
 
     family: Words
@@ -102,7 +102,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def tokens_per_second(self) -> float:
-        """Audio tokens of a second of sound."""
+        """Audio tokens per second of sound."""
         return self.dimensions.window_tokens / self.audio.window_seconds
 
     def _content(self) -> dict[str, Any]:
@@ -139,8 +139,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             folder: the bundle.
 
         Raises:
-            BundleError: no such folder, no manifest, not JSON, unknown schema, an entry that is
-                missing, unknown, out of range or in contradiction to another.
+            BundleError: no such folder, no manifest, not JSON, unknown schema, or an entry that is
+                missing, unknown, out of range or contradicts another.
             IntegrityError: the content does not match its digest.
         """
         path = folder / MANIFEST_FILE

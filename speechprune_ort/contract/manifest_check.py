@@ -11,9 +11,9 @@ from speechprune_ort.contract.specs import Dimensions, GraphSpec, graph_specs
 __all__ = ["contradiction"]
 
 WINDOW_SAMPLES = 1 << 22
-"""Of one window at most: 30 s at 96 kHz are fewer. What is heard at once lies in memory."""
+"""Most samples of one window: 30 s at 96 kHz are fewer. A window is held in memory."""
 OVERLAP = 8
-"""Log-mel frames that one sample may lie in at most; each is a copy in memory."""
+"""Most log-mel frames that one sample may lie in; each is a copy in memory."""
 
 
 def contradiction(
@@ -32,12 +32,12 @@ def contradiction(
     Args:
         audio: how sound becomes tokens.
         dims: sizes that the checkpoint fixes.
-        float_dtype: of embeddings, cache and logits.
+        float_dtype: dtype of embeddings, cache and logits.
         prompt: the chat template.
-        further_turn: between an answer and the next one.
-        forms: of the chat template.
+        further_turn: pieces between an answer and the next one.
+        forms: other forms of the chat template.
         stop_token_ids: any of these ends an answer.
-        graphs: by name.
+        graphs: the graphs, by name.
         files: names of every file but the manifest.
 
     Returns:

@@ -29,7 +29,7 @@ GraphFile = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.onnx$", m
 # What is printed cannot move a terminal's cursor.
 Words = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=2000)]
 REACH = 4
-"""Frames after the last one that convolutions may look at, where a window is no row of chunks."""
+"""Frames after the last one that convolutions may read, where a window is not made of chunks."""
 
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 24)]
 Ids = Annotated[tuple[TokenId, ...], Meta(max_length=1 << 16)]
@@ -41,19 +41,19 @@ Step = tuple[
 
 
 class LogMelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How log-mel features are made of a recording; the defaults are those of Whisper's windows.
+    """How log-mel features are computed; the defaults are those of Whisper's windows.
 
     Attributes:
         over: ``window``: each window is transformed on its own, padded with silence, and scaled by
-            its own loudest value. ``recording``: frames run on over the edges of windows, and the
-            loudest value of the whole recording is everyone's.
-        ending: of a ``recording``: what frames at its end see after it: ``silence`` to the end of
-            the window, or the recording itself, mirrored.
-        scale: of the filters: ``slaney``, of equal area, or ``htk``, of equal height.
+            its own loudest value. ``recording``: frames continue across the edges of windows, and
+            all are scaled by the loudest value of the whole recording.
+        ending: for ``recording``: what the frames at its end see after it: ``silence`` to the end
+            of the window, or the recording itself, mirrored (``mirror``).
+        scale: scale of the filters: ``slaney``, of equal area, or ``htk``, of equal height.
         taper: samples in the middle of a frame that the Hann window covers; None for ``n_fft``.
-        least_samples: that a recording is padded to with silence, which is heard.
+        least_samples: length that a shorter recording is padded to, with silence that is encoded.
         last_frame: whether the frame after the last whole hop counts, too.
-        stack: a number of frames that is no multiple of it is rounded down.
+        stack: the number of frames is rounded down to a multiple of it.
     """
 
     over: Literal["window", "recording"] = "window"
@@ -69,18 +69,19 @@ class AudioSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How sound becomes audio tokens.
 
     Attributes:
-        sampling_rate: samples a second that the model hears.
+        sampling_rate: sampling rate of the sound that the model takes, in Hz.
         n_fft: samples under one log-mel frame.
         hop_length: samples from one log-mel frame to the next.
-        window_seconds: length of the piece that the encoder hears at once.
+        window_seconds: length of the piece that the encoder takes at once, in seconds.
         frame_tokens: audio tokens of one second, f in arXiv:2412.12009, section III.
         length_steps: how ``frames`` log-mel frames become tokens: for each (a, b, c) in
             turn, n = (n + a) // b + c.
-        span_tokens: tokens that share one stretch of time: 1 where a token is a stretch of its
-            own, all of a window where the encoder mixes its time (a Q-Former).
-        chunk_frames: log-mel frames of a piece that is made into tokens on its own, so that
-            ``length_steps`` are of what remains after whole ones; None where a window is one.
-        chunk_tokens: tokens of a whole piece.
+        span_tokens: tokens that share one stretch of time: 1 where a token is a stretch of its own,
+            all tokens of a window where the encoder mixes its time (a Q-Former).
+        chunk_frames: log-mel frames of a chunk that is made into tokens on its own, so that
+            ``length_steps`` apply to what remains after whole chunks; None where a window is one
+            piece.
+        chunk_tokens: tokens of a whole chunk.
         log_mel: how features are made.
     """
 
@@ -124,12 +125,12 @@ class AudioSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return whole + max(0, frames)
 
     def padded_frames(self, frames: int, window_frames: int, window_tokens: int) -> tuple[int, int]:
-        """Frames, and tokens of them, that an encoder of short windows is given for ``frames``.
+        """Frames that an encoder of short windows is given for ``frames``, and their tokens.
 
         Args:
-            frames: that are sound.
-            window_frames: of a whole window.
-            window_tokens: of it.
+            frames: frames that are sound.
+            window_frames: frames of a whole window.
+            window_tokens: tokens of a whole window.
         """
         unit, tokens = self.chunk_frames, self.chunk_tokens
         if unit is None:
@@ -160,8 +161,8 @@ class PromptPiece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         kind: ``ids`` (template tokens), ``audio`` (the kept audio tokens), or a text of the
             caller's: ``query`` (the question), ``system`` (the system prompt) or ``language``.
         ids: token ids, for ``ids``.
-        before: template text that is tokenized in one with the caller's, ahead of it.
-        after: the same, after it.
+        before: template text before the caller's, tokenized together with it.
+        after: template text after it, likewise.
     """
 
     kind: Literal["ids", "audio", "query", "system", "language"]
@@ -174,9 +175,9 @@ class PromptForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The chat template in another form than that of a single recording and a question.
 
     Attributes:
-        recordings: in the prompt.
-        text_first: whether the question stands ahead of them.
-        pieces: of the prompt.
+        recordings: number of recordings in the prompt.
+        text_first: whether the question comes before them.
+        pieces: pieces of the prompt.
         system: whether it has a system prompt.
         language: whether it says what language is spoken.
     """

@@ -14,7 +14,7 @@ from pathlib import Path
 __all__ = ["ALLOWED_OPERATORS", "GRAPH_BYTES", "GraphFile", "foreign_operators", "read_graph"]
 
 GRAPH_BYTES = 1 << 26
-"""Of a graph without its weights; those of 64 layers have some megabytes."""
+"""Largest graph without its weights; one of 64 layers has some megabytes."""
 
 _STANDARD = """
 Abs Add And AveragePool Cast CastLike Ceil Clip Concat Constant ConstantOfShape Conv Cos CumSum
@@ -74,7 +74,7 @@ def read_graph(path: Path) -> GraphFile:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is too large, is no ONNX graph, or is made of parts that export never
+        ValueError: it is too large, is not an ONNX graph, or is made of parts that export never
             writes (functions, graphs within graphs, sparse weights); the message is a phrase.
     """
     size = path.stat().st_size
@@ -138,7 +138,7 @@ def _text(content: bytes, start: int, end: int) -> str:
 def _fields(content: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Fields of a message in ``content[start:end]``: number, and where its value lies.
 
-    A number that is no message has an empty place.
+    A number has an empty place.
     """
     at = start
     while at < end:

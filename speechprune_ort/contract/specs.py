@@ -45,7 +45,7 @@ ATTENTION = "attention"
 """Output of the audio encoder, where export was asked for it."""
 
 AXES = (
-    "batch",  # sequences decoded together, 1 here
+    "batch",  # sequences decoded together
     "single",  # always 1
     "windows",  # 30-second pieces of a recording
     "mel_bins",
@@ -53,7 +53,7 @@ AXES = (
     "window_tokens",  # audio tokens of a whole window
     "tokens",  # tokens in a row, text or audio
     "rows",  # tokens whose attention is looked at together
-    "before",  # tokens of the prompt ahead of the audio
+    "before",  # tokens of the prompt before the audio
     "kept",  # audio tokens that are kept
     "after",  # tokens of the prompt after the audio
     "prompt",  # all of the prompt
@@ -130,7 +130,7 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One input or output of a graph.
 
     Attributes:
-        name: of the tensor in the graph.
+        name: name of the tensor in the graph.
         dtype: numpy name, such as ``float32``.
         axes: an axis name per dimension, all from ``AXES``.
         shape: the size per dimension, None where it varies.
@@ -172,8 +172,8 @@ class GraphSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """What differs between this spec and a graph: names first, then dtypes, then axes.
 
         Args:
-            inputs: of the graph, in any order.
-            outputs: of the graph, in any order.
+            inputs: those of the graph, in any order.
+            outputs: those of the graph, in any order.
 
         Returns:
             A phrase that names the tensor; None if all agrees.

@@ -16,7 +16,7 @@ from speechprune_ort.errors import BundleError
 __all__ = ["check_tokenizer"]
 
 TOKENIZER_BYTES = 1 << 26
-"""Of the file: those of 260,000 tokens have some 35 MB."""
+"""Largest file; one of 260,000 tokens has some 35 MB."""
 GROWTH = 1000.0
 """Characters that the steps together may make of one: NFKC alone makes up to 18."""
 STEPS = 64
@@ -95,7 +95,8 @@ def check_tokenizer(path: Path) -> None:
         path: ``tokenizer.json``.
 
     Raises:
-        BundleError: it is too large, is none, or has a step that is unknown or blows up texts.
+        BundleError: it is too large, is not a tokenizer, or has a step that is unknown or blows up
+            texts.
         OSError: it cannot be read.
     """
     size = path.stat().st_size
@@ -134,7 +135,7 @@ def _steps(part: dict[str, Any] | None, known: frozenset[str]) -> list[dict[str,
         for name in CHILDREN:
             children = step.get(name, [])
             if not isinstance(children, list):
-                raise ValueError(f"{name} is no list")
+                raise ValueError(f"{name} is not a list")
             waiting += children
         if len(found) + len(waiting) > STEPS:
             raise ValueError(f"it has more than {STEPS} steps of one kind")

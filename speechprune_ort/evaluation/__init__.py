@@ -27,7 +27,7 @@ _HOMES = {
     "run": "evaluate",
     "settings_of": "settings",
 }
-"""Modules of the names: who only lists tasks need not load the runtime."""
+"""Modules of the names: listing tasks does not load the runtime."""
 
 
 def __getattr__(name: str) -> Any:

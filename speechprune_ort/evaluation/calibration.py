@@ -31,7 +31,7 @@ class Calibration:
     Attributes:
         method: its name.
         candidates: as in ``PruningOptions``; None is the method's own number.
-        pruning_rate: at which it was found.
+        pruning_rate: pruning rate at which it was found.
         bundle: digest of the bundle's manifest.
         data: sha256 of the file of questions.
         samples: how many were judged.
@@ -62,28 +62,28 @@ def calibrate(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
-    """Judge a method's own number of candidates and others; the most accurate one is taken.
+    """Judge a method's own number of candidates and others, and take the most accurate.
 
-    Of equal ones it is the method's own, or else the first.
+    Among equals that is the method's own, or else the first.
 
     Args:
         bundle: folder of the bundle.
         data: file of questions that the samples are from.
         samples: training recordings: what is judged here must not be tested on.
-        method: one of two phases.
-        pruning_rate: at which it is judged.
-        candidates: to be tried beside the method's own number.
+        method: a method with two phases.
+        pruning_rate: pruning rate at which it is judged.
+        candidates: numbers to try besides the method's own.
         device: as in ``SpeechLLM``.
         threads: as in ``SpeechLLM``.
         progress: called with the number of samples done and of all.
 
     Raises:
-        OptionError: the method has not two phases, or a value is out of range.
+        OptionError: the method does not have two phases, or a value is out of range.
         DataError: no sample could be used.
     """
     if method not in METHODS or not METHODS[method].two_phases:
         known = ", ".join(name for name, found in METHODS.items() if found.two_phases)
-        raise OptionError(f"--method takes a method of two phases, {known}, not {method!r}.")
+        raise OptionError(f"--method takes a method with two phases ({known}), not {method!r}.")
     tried = settings_of([method], [pruning_rate], [0])
     tried += settings_of([method], [pruning_rate], [0], candidates=candidates)
     settings = list({s.name: s for s in tried if s.name != ORIGINAL.name}.values())
@@ -105,7 +105,7 @@ def read_calibration(path: Path, bundle: Path) -> Calibration:
     """A calibration that was written for a bundle.
 
     Raises:
-        OptionError: the file is none, or is another bundle's.
+        OptionError: the file is not a calibration, or is another bundle's.
         DataError: it cannot be read.
     """
     content = read_json(path)
@@ -114,11 +114,11 @@ def read_calibration(path: Path, bundle: Path) -> Calibration:
         PruningOptions(method=found.method, candidates=found.candidates)
     except TypeError:
         raise OptionError(
-            f"{path} is no calibration: write it with speechprune-ort calibrate."
+            f"{path} is not a calibration: write it with speechprune-ort calibrate."
         ) from None
     except OptionError as error:
         raise OptionError(
-            f"{path} is no calibration ({error}): write it with speechprune-ort calibrate."
+            f"{path} is not a calibration ({error}): write it with speechprune-ort calibrate."
         ) from None
     if found.bundle != Manifest.read(bundle).digest:
         raise OptionError(

@@ -24,7 +24,7 @@ GIGA = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of reading a prompt of a certain length.
+    """The cost of reading a prompt of a certain length.
 
     Attributes:
         prompt_tokens: positions of the prompt.
@@ -56,7 +56,7 @@ def prefill_tflops(manifest: Manifest, tokens: int) -> float | None:
     queries with keys, and of weights with values.
 
     Args:
-        manifest: of the bundle.
+        manifest: the bundle's manifest.
         tokens: positions of the prompt.
 
     Returns:
@@ -78,17 +78,17 @@ def measure_costs(
     repeats: int = REPEATS,
     choose: Mapping[str, Callable[[], object]] | None = None,
 ) -> dict[str, Cost]:
-    """Time and weigh prompts of several lengths.
+    """Measure time and memory of prompts of several lengths.
 
-    Memory first, shortest to longest, as a runtime keeps what it once took; then time, warmed
-    up, settings taking turns so that a busy moment of the machine meets all of them.
+    Memory comes first, from shortest to longest, as a runtime keeps what it once took; then time,
+    warmed up, with settings taking turns so that a busy moment of the machine affects all of them.
 
     Args:
         model: the bundle.
         kept: audio tokens by name of setting.
         prompt_tokens: positions of the prompt without audio.
-        repeats: measurements of time a setting.
-        choose: chooses the tokens, by name of setting.
+        repeats: measurements of time for each setting.
+        choose: functions that choose the tokens, by name of setting.
     """
     choose = choose or {}
     manifest = model.manifest
@@ -130,7 +130,7 @@ def measure_costs(
 def _peak(model: SpeechLLM, work: Any) -> tuple[float | None, float | None]:
     """Peak resident memory during ``work`` and its rise, in 1e9 bytes.
 
-    None on a device of its own, and where the system does not tell (it is Linux that does).
+    None on a GPU, and where the system does not report it (only Linux does).
     """
     try:
         reset_peak()

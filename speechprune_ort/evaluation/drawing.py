@@ -1,4 +1,4 @@
-"""One way to draw curves: a colour a method in every picture, intervals, labels at the lines.
+"""One way to draw curves: one colour per method in all pictures, intervals, labels at the lines.
 
 Needs the extra ``[eval]`` (matplotlib).
 """
@@ -69,10 +69,10 @@ class Picture:
     """Accuracy over something, as curves of percentages.
 
     Attributes:
-        x_label: of the axis of x.
-        n: samples.
-        groups: independent pieces of evidence; of few the curves are pale.
-        logarithmic: whether the axis of x is.
+        x_label: label of the x axis.
+        n: number of samples.
+        groups: number of independent pieces of evidence; if it is small, the curves are pale.
+        logarithmic: whether the x axis is logarithmic.
     """
 
     x_label: str
@@ -108,15 +108,15 @@ class Picture:
         label: str | None = None,
         dashed: bool = False,
     ) -> None:
-        """A curve with its intervals. Points stand where they are; only intervals stand aside.
+        """Draw a curve with its intervals; points stay in place, only intervals are moved aside.
 
         Args:
-            method: whose colour it has.
-            x: of the points, ascending.
+            method: the method whose colour it has.
+            x: places of the points, ascending.
             found: accuracies.
-            count: curves of the picture, for the intervals' places.
-            label: at its end; the method's name by default.
-            dashed: to tell two curves of one method.
+            count: number of curves in the picture, for the intervals' places.
+            label: label at its end; the method's name by default.
+            dashed: whether it is dashed, to tell apart two curves of one method.
         """
         from matplotlib.transforms import ScaledTranslation
 
@@ -141,23 +141,23 @@ class Picture:
         self._labels.append((x[-1], float(means[-1]), label or method, colour))
 
     def band(self, found: Estimate, label: str, colour: str = "#444444") -> None:
-        """What holds at every x: a line, and its interval as a band."""
+        """Draw what holds at every x: a line, and its interval as a band."""
         self.axes.axhspan(100 * found.low, 100 * found.high, color=colour, alpha=0.1, linewidth=0)
         self.axes.axhline(100 * found.mean, color=colour, linewidth=1)
         self._ends += [100 * found.low, 100 * found.high]
         self._labels.append((np.inf, 100 * found.mean, label, colour))
 
     def level(self, share: float, label: str, colour: str = "#888888") -> None:
-        """A dotted line, such as that of chance."""
+        """Draw a dotted line, such as that of chance."""
         self.axes.axhline(100 * share, color=colour, linewidth=1, linestyle=":")
         self._ends.append(100 * share)
         self._labels.append((np.inf, 100 * share, label, colour))
 
     def finish(self, ticks: Sequence[float] | None = None) -> Any:
-        """The figure, with labels at the ends of the lines and what it is of.
+        """Return the figure, with labels at the ends of the lines and a caption.
 
         Args:
-            ticks: of x, where a few values alone come up.
+            ticks: ticks of the x axis, if it has only a few values.
         """
         axes = self.axes
         axes.set_ylabel("right choices, %")
@@ -190,8 +190,8 @@ def save(figure: Any, path: Path) -> Path:
     """Write a picture in every kind of ``KINDS``, each whole.
 
     Args:
-        figure: matplotlib's.
-        path: of the first kind; the others lie beside it.
+        figure: a ``Figure`` of matplotlib.
+        path: file of the first kind; the others lie beside it.
 
     Returns:
         ``path``.
@@ -206,7 +206,7 @@ def save(figure: Any, path: Path) -> Path:
                 save_figure(figure, partial, kind)
         except OSError as error:
             raise DataError(
-                f"{place} cannot be written ({error.strerror or error}): what was judged is kept, "
-                "and the same command goes on from there."
+                f"{place} cannot be written ({error.strerror or error}): make room there; the same "
+                "command goes on from what was judged."
             ) from None
     return path

@@ -55,7 +55,7 @@ def run(
         executor: where samples are judged; by default in this process.
         costs: whether to measure the time and memory that reading the prompts takes.
         plots: whether to draw pictures; they need the extra [eval].
-        command: that led here, for the report.
+        command: the command line, for the report.
         progress: called with the number of samples done and of all.
 
     Returns:

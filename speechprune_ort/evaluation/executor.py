@@ -20,7 +20,7 @@ class Executor(Protocol):
     """Judges samples in any order."""
 
     def run(self, plan: Plan, works: Sequence[Work]) -> Iterator[Judged]:
-        """Do all works; each comes as soon as it is done."""
+        """Do all works; each result comes as soon as it is there."""
         ...
 
 

@@ -29,6 +29,7 @@ from speechprune_ort.runtime.hearing.audio import load_audio
 __all__ = ["Judge"]
 
 EVERYTHING = PruningOptions(method=EVERY_TOKEN)
+NO_MEMORY = "It needs more memory than there is: free memory, or give shorter recordings."
 
 Other = TypeVar("Other")
 
@@ -42,7 +43,7 @@ class Judge:
         plan: what to do.
 
     Raises:
-        BundleError: and what else ``SpeechLLM`` raises.
+        BundleError: the bundle cannot be opened; and whatever else ``SpeechLLM`` raises.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -69,8 +70,8 @@ class Judge:
             work: which of them; see ``Plan.work``.
 
         Returns:
-            One row a perturbation, by its name: plain data. Where a recording cannot be used
-            it is a row with its ``error``.
+            One row for each perturbation, by its name: plain data. If a recording cannot be used,
+            its row has an ``error``.
         """
         sample = self._plan.samples[work.index]
         rows: dict[str, dict[str, Any]] = {}
@@ -79,7 +80,7 @@ class Judge:
                 try:
                     rows[p.name] = self._row(work, sample, p)
                 except (AudioError, ComputeError, PromptError, DeviceError, MemoryError) as error:
-                    reason = str(error) or "It needs more memory than there is."
+                    reason = str(error) or NO_MEMORY
                     rows[p.name] = {"sample": sample.name, "error": reason}
         return rows
 
@@ -102,7 +103,7 @@ class Judge:
             harder,
             sampling_rate=rate,
             encoder_attention=self._attention,
-            # Of the recording one channel was taken, and noise may have made it louder.
+            # One channel was taken already, and noise may have made it louder.
             audio_options=replace(self._plan.audio_options, channel=None),
         )
 
@@ -112,7 +113,7 @@ class Judge:
     def _other(self, index: int, step: int, load: Callable[[int], Other]) -> Other:
         """What ``load`` makes of another recording: the first usable one from ``step`` on.
 
-        None of the sample's own cluster, see ``Plan.clusters``.
+        Samples of its own cluster are left out, see ``Plan.clusters``.
 
         Raises:
             AudioError: no other recording can be used.
@@ -185,10 +186,10 @@ class Judge:
         return float(inside.sum()) / max(1, min(last, pruning.total) - first)
 
     def _controls(self, chooser: Chooser, index: int, sample: Sample) -> dict[str, int | None]:
-        """Choices without this recording: what it adds shows beside them."""
+        """Choices without this recording, which show what it adds."""
         controls = {"question": chooser.without_audio()}
-        # Without another recording that can be used there is no such control; the sample's own
-        # recording is none the worse. The one before has just been heard; all of it.
+        # Without another usable recording there is no such control, which says nothing against the
+        # sample's own. The recording before has just been encoded.
         with contextlib.suppress(AudioError):
             other = self._other(index, len(self._plan.samples) - 1, self.hear)
             controls["mismatched"] = chooser(other, EVERYTHING).index

@@ -97,12 +97,12 @@ def _table(perturbation: str, subset: Subset, every: str, costs: Mapping[str, Co
 
 
 def latex(summary: Summary, costs: Mapping[str, Cost], every: str) -> str:
-    """One table a perturbation and subset.
+    """One table for each perturbation and subset.
 
     Args:
         summary: what was found.
-        costs: by setting; of the whole set, so they stand in its own table alone.
-        every: name of the setting of every token.
+        costs: costs by setting; they are of the whole set, so only its own table has them.
+        every: name of the setting that keeps every token.
     """
     tables = [
         _table(perturbation, subset, every, costs if subset is subsets[0] else {})

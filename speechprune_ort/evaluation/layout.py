@@ -22,10 +22,10 @@ class Layout:
     """Where in an entry each part of a sample stands.
 
     Attributes:
-        sources: of the keys in ``KEYS`` that stand elsewhere: the name of another key; several
-            joined by ``+``, whose texts become a list, those that are missing or empty left out;
-            or a text with names in braces, which stand for their values.
-        adjust: of an entry that needs more than that, the entry to read instead.
+        sources: for keys in ``KEYS`` that have another name in the entry: that name; several names
+            joined by ``+``, whose texts become a list without those that are missing or empty; or a
+            text with names in braces, which stand for their values.
+        adjust: for entries that need more than that, returns the entry to read instead.
 
     >>> layout = Layout({"audio": "{task}/{path}", "choices": "choice_a+choice_b+choice_c"})
     >>> found = layout({"task": "t", "path": "1.wav", "choice_a": "Yes", "choice_b": "No"})
@@ -40,7 +40,7 @@ class Layout:
         """The entry with our names.
 
         Raises:
-            KeyError: a key that a sample cannot do without is not there.
+            KeyError: a key that every sample needs is missing.
         """
         given = self.adjust(entry) if self.adjust else entry
         if not self.sources:
@@ -62,7 +62,7 @@ OWN = Layout()
 
 
 def _value(entry: Mapping[str, Any], source: str) -> Any:
-    """What a source gives, None where that is not there."""
+    """What a source gives; None if it is not there."""
     if names := NAMES.findall(source):
         if any(entry.get(name) is None for name in names):
             return None
@@ -77,7 +77,7 @@ def parse_map(text: str) -> Layout:
     """The layout that ``--map`` names.
 
     Raises:
-        OptionError: a part is not KEY=SOURCE, KEY is no part of a sample, or one comes twice.
+        OptionError: a part is not KEY=SOURCE, KEY is not a part of a sample, or is given twice.
 
     >>> parse_map("audio=audio_path,choices=options").sources
     {'audio': 'audio_path', 'choices': 'options'}

@@ -1,6 +1,6 @@
 """Recordings made harder: noise, babble, a room, a telephone line, another speed.
 
-All of it is linear or seeded, at the model's sampling rate, and leaves the level as it is.
+All of it is linear or seeded, at the model's sampling rate; only added noise changes the level.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def perturb(
         samples: (n,) float32.
         perturbation: how.
         rate: sampling rate in Hz.
-        seed: of what is random.
-        others: gives the i-th other recording, for babble.
+        seed: seed of what is random.
+        others: returns the i-th other recording, for babble.
     """
     random = np.random.default_rng(seed)
     if perturbation.kind == "clean":
@@ -121,7 +121,10 @@ def perturb(
     if perturbation.kind == "speed":
         faster: Samples = soxr.resample(samples, rate * perturbation.value, rate)
         return faster
-    raise OptionError(f"There is no perturbation {perturbation.kind!r}.")
+    raise OptionError(
+        f"There is no perturbation {perturbation.kind!r}: give clean, telephone, speed, "
+        f"{', '.join(NOISES)}."
+    )
 
 
 def _power(samples: Samples) -> float:
@@ -162,7 +165,7 @@ def _convolve(samples: Samples, response: Samples) -> Samples:
 
 
 def _telephone(samples: Samples, rate: int) -> Samples:
-    """The band of a telephone line, and its sampling rate of 8 kHz there and back."""
+    """The band of a telephone line, at an unchanged sampling rate."""
     spectrum = np.fft.rfft(samples)
     frequencies = np.fft.rfftfreq(len(samples), 1 / rate)
     spectrum[(frequencies < TELEPHONE_HZ[0]) | (frequencies > TELEPHONE_HZ[1])] = 0

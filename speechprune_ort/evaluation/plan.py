@@ -26,12 +26,12 @@ CHOSEN_PER_SETTING = ("method", "pruning_rate", "candidates", "seed")
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What of one sample is still to be judged.
+    """What is still to be judged of one sample.
 
     Attributes:
-        index: of the sample in the plan.
+        index: index of the sample in the plan.
         settings: names of settings, by the name of the perturbation.
-        controls: whether the controls are, too.
+        controls: whether the controls are still to be judged, too.
     """
 
     index: int
@@ -44,10 +44,10 @@ class Origin:
     """Where the samples of a plan are from, for its report.
 
     Attributes:
-        name: of the set.
-        files: that the questions were read from.
-        refused: entries that are no sample, each with the reason.
-        order: of the choices.
+        name: name of the set.
+        files: the files that the questions were read from.
+        refused: entries that are not samples, each with the reason.
+        order: order of the choices, in words.
     """
 
     name: str = "samples"
@@ -58,22 +58,23 @@ class Origin:
 
 @dataclass(frozen=True)
 class Plan:
-    """Bundle, samples and everything that decides about the rows.
+    """Bundle, samples and everything else that the rows depend on.
 
     Attributes:
         bundle: folder of the bundle.
         samples: in order, choices already in the order in which they are shown.
         settings: what is compared.
         scoring: how a choice is made.
-        perturbations: of the recordings.
-        controls: also choose without audio, from another recording and from the transcript.
-        seed: of the choices' order and of noise.
-        device: where the bundle runs.
-        threads: within an operator.
-        provider_options: of the CUDA execution provider.
+        perturbations: how the recordings are made harder.
+        controls: whether to choose also without audio, from another recording and from the
+            transcript.
+        seed: seed for the order of the choices and for noise.
+        device: device that the bundle runs on.
+        threads: number of threads within an operator.
+        provider_options: options of the CUDA execution provider.
         plugins: files that register methods of the user's own.
         audio_options: as in ``SpeechLLM.listen``.
-        origin: of the samples; no row depends on it.
+        origin: where the samples are from; no row depends on it.
     """
 
     bundle: Path
@@ -121,7 +122,7 @@ class Plan:
         return found
 
     def key(self, index: int, perturbation: str) -> str:
-        """Name of a row: of the sample, and of the recordings that others put into it."""
+        """Name of a row: of its sample, with a digest of the other samples that it depends on."""
         own, every = self._digests[index], self._digests
         # The control takes the recording before; babble is made of any.
         before = next(self.others(index, len(every) - 1), (index or len(every)) - 1)
@@ -131,10 +132,10 @@ class Plan:
 
     @cached_property
     def clusters(self) -> tuple[str, ...]:
-        """Of each sample what it is one piece of evidence with.
+        """The cluster of each sample: those that it is one piece of evidence with.
 
-        Samples of one group and samples about one recording are: no two of different clusters
-        have a recording, or the words of one, in common.
+        Samples of one group and samples about one recording share a cluster: samples of different
+        clusters have no recording, nor the words of one, in common.
         """
         leader: dict[str, str] = {}
 
@@ -145,7 +146,7 @@ class Plan:
 
         nodes = []
         for sample in self.samples:
-            # Of one recording by its path, whatever links lead to it.
+            # A recording is known by its path, whatever links lead to it.
             nodes.append(f"audio {os.path.realpath(sample.audio)}")
             if sample.group:
                 leader[top(f"group {sample.group}")] = top(nodes[-1])
@@ -155,9 +156,9 @@ class Plan:
         return tuple(names[top(node)] for node in nodes)
 
     def others(self, index: int, step: int) -> Iterator[int]:
-        """Samples with another recording than one has, from ``step`` places after it on.
+        """Samples with another recording than a sample's, from ``step`` places after it on.
 
-        None of its own cluster: that may say the same, in another voice or the very same.
+        Those of its own cluster are left out: they may say the same, even in the same voice.
         """
         count, clusters = len(self.samples), self.clusters
         places = ((index + step + place) % count for place in range(count))
@@ -171,16 +172,16 @@ class Plan:
         return [hashlib.sha256(content).hexdigest() for content in dumped]
 
     def work(self, index: int, row: Mapping[str, Any] | None = None) -> Work | None:
-        """What is to be done for a sample.
+        """Return what is to be done for a sample.
 
         Args:
-            index: of the sample.
+            index: index of the sample.
             row: what has been found out already, by perturbation.
 
         Returns:
             The work, or None where nothing is missing.
         """
-        # What failed is among it: the recording may have been mended.
+        # What failed is done again: the recording may have been repaired.
         row = row or {}
         missing = {}
         for perturbation in self.perturbations:

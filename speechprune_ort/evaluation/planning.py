@@ -53,19 +53,19 @@ def plan_of(
         settings: what to compare, from ``settings_of``.
         task: name of a published benchmark.
         fields: where the parts of a sample stand in a file of another layout.
-        limit: largest number of samples, from the first on.
+        limit: largest number of samples, counted from the first.
         sample: size of a random subset, stratified by the kind of recording.
         shuffle: whether choices are shuffled; otherwise they stay as published.
-        seed: of the choices' order, of ``sample`` and of noise.
+        seed: seed for the order of the choices, for ``sample`` and for noise.
         noise: signal-to-noise ratios to judge at as well, such as ``snr=20,10``.
-        speed: factors of speed to judge at as well, such as ``0.9,1.1``.
+        speed: speeds to judge at as well, as factors such as ``0.9,1.1``.
         telephone: whether to judge through a telephone's band as well.
         scoring: how a choice is made: ``likelihood``, ``letter`` or ``generate``.
         controls: whether to choose without audio, from another recording and from the transcript
             as well.
         device: as in ``SpeechLLM``.
         threads: as in ``SpeechLLM``.
-        provider_options: of the CUDA execution provider.
+        provider_options: options of the CUDA execution provider.
         plugins: files that register methods of your own.
         audio_options: as in ``SpeechLLM.listen``.
 

@@ -62,9 +62,9 @@ def draw_plots(
     Args:
         out: folder for the pictures, each as PNG, SVG and PDF.
         summary: what was found.
-        rows: that it is made from.
-        settings: of the plan.
-        costs: by setting, where they were measured.
+        rows: the rows that it is made from.
+        settings: the plan's settings.
+        costs: costs by setting, where they were measured.
 
     Returns:
         The PNG files that were drawn; what the settings do not give is left out.
@@ -94,7 +94,7 @@ def _curves(
     subset: Subset,
     place: Callable[[Line], float],
 ) -> list[float]:
-    """A curve a method, every token as a band, and chance; where the points stand."""
+    """Draw a curve for each method, every token as a band, and chance; return the places."""
     lines = {line.name: line for line in subset.settings}
     curves = [method for method in methods if method != EVERY_TOKEN]
     places: list[float] = []
@@ -190,7 +190,7 @@ def draw_tokens(
         embeds: (tokens, hidden) audio embeddings.
         kept: indices of those that were kept.
         text: (query, hidden) embeddings of the question.
-        title: of the picture; it says so where not every dropped token is drawn.
+        title: title of the picture; it is extended if not every dropped token is drawn.
     """
     from sklearn.manifold import TSNE
 

@@ -15,11 +15,11 @@ __all__ = ["RayExecutor"]
 
 
 class RayExecutor:
-    """One bundle a worker; a sample whose worker dies is given to another.
+    """One bundle per worker; a sample whose worker dies is given to another.
 
     Args:
-        address: of the cluster; None starts one on this machine.
-        workers: how many.
+        address: address of the cluster; None starts one on this machine.
+        workers: number of workers.
 
     Raises:
         OptionError: Ray is not installed.

@@ -55,7 +55,7 @@ class Report:
 
     Attributes:
         summary: accuracies and differences, each with its interval.
-        costs: of reading the prompt, by setting; empty where they were not measured.
+        costs: costs of reading the prompt, by setting; empty where they were not measured.
         about: what was evaluated, and how: command, bundle, machine.
         plots: pictures.
     """
@@ -74,7 +74,7 @@ class Report:
         }
 
     def tables(self) -> list[Table]:
-        """Tables for the terminal: one a perturbation and subset, and one of costs."""
+        """Tables for the terminal: one for each perturbation and subset, and one of costs."""
         return terminal_tables(self.summary, self.costs)
 
     def write(self, out: Path) -> None:
@@ -93,12 +93,12 @@ class Report:
 
 
 def power(samples: int, groups: int, comparisons: int) -> str:
-    """What a run can find, in a sentence to say before it.
+    """What a run can find, in a sentence to say before it starts.
 
     Args:
-        samples: to judge.
-        groups: that they are of.
-        comparisons: in its largest table.
+        samples: number of samples to judge.
+        groups: number of groups that they belong to.
+        comparisons: number of comparisons in its largest table.
     """
     sizes = f"{samples} samples in {groups} group{'' if groups == 1 else 's'}"
     if comparisons == 0:
@@ -170,13 +170,13 @@ def _title(perturbation: str, subset: Subset) -> str:
 
 
 def _note(subset: Subset) -> str:
-    """What a reader must know of a table."""
+    """What a reader must know about a table."""
     parts = [subset.note] if subset.note else []
     if subset.groups < FEW:
-        parts.append(f"Fewer than {FEW} groups: in grey, a description and no finding.")
+        parts.append(f"Fewer than {FEW} groups: in grey, as a description rather than a finding.")
     if subset.comparisons:
         parts.append(
-            f"{subset.comparisons} comparisons; with * those that hold at 5 % for all of them "
+            f"{subset.comparisons} comparisons; * marks those that hold at 5 % for all of them "
             "together (Holm)."
         )
     return " ".join(parts)
@@ -193,7 +193,7 @@ def _pairs(subset: Subset) -> list[Cells]:
 
 
 def terminal_tables(summary: Summary, costs: Mapping[str, Cost]) -> list[Table]:
-    """One table a perturbation and subset, and one of costs."""
+    """One table for each perturbation and subset, and one of costs."""
     tables = []
     for perturbation, subsets in summary.subsets.items():
         for subset in subsets:
@@ -262,13 +262,13 @@ def _markdown(
     lines = ["# Accuracy", ""]
     lines += [f"- {key}: {value}" for key, value in about.items()] + [""]
     lines += [
-        "A pruning rate is the share of one window's tokens that is removed; what it leaves of a",
-        "longer recording stands beside it. Intervals are 95 %, by bootstrap over recordings, or",
-        "over groups of them; where there are fewer than ten, or all agree, they are Wilson's.",
-        "Differences are paired, sample by sample, in percentage points; * marks those that hold",
-        "at 5 % for all comparisons of a table together (Holm's procedure, signs of groups turned",
-        "round); tables of subsets are further looks at the same samples. A table of fewer than",
-        f"{FEW} groups is in grey: a description and no finding.",
+        "A pruning rate is the share of one window's tokens that is removed; the share of a longer",
+        "recording that this leaves is given as well. Intervals are 95 %, by bootstrap over",
+        "recordings, or over groups of them; where there are fewer than ten, or all agree, they",
+        "are Wilson's. Differences are paired, sample by sample, in percentage points; * marks",
+        "those that hold at 5 % for all comparisons of a table together (Holm's procedure, signs",
+        "of groups flipped); tables of subsets are further looks at the same samples. A table of",
+        f"fewer than {FEW} groups is in grey: a description rather than a finding.",
         "",
     ]
     for perturbation, subsets in summary.subsets.items():

@@ -26,10 +26,10 @@ def judge_all(
 
     Args:
         plan: what to do.
-        out: folder of results; ``rows.jsonl`` in it keeps what is done. What is there of the
-            same bundle and options is not done again: with more samples, methods, rates, seeds or
-            perturbations only those are.
-        executor: where.
+        out: folder of results; ``rows.jsonl`` in it keeps what is done. Rows of the same bundle and
+            options are not judged again: with more samples, methods, rates, seeds or perturbations,
+            only what is new is judged.
+        executor: where samples are judged.
         progress: called with the number of samples done and of all.
 
     Returns:

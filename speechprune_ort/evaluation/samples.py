@@ -44,8 +44,8 @@ class Sample:
         transcript: what is said, or None where that is not known.
         key: (start, end) in seconds of the sentence that holds the answer, or None.
         hard: whether the set marks it as hard (SPIRAL-H).
-        group: of samples that are no independent evidence, such as one dialogue in several
-            voices: intervals are over groups. Empty: it is one of its own.
+        group: name that samples share which are not independent evidence, such as one dialogue in
+            several voices: intervals are over groups. Empty if the sample is a group of its own.
     """
 
     name: str
@@ -61,12 +61,12 @@ class Sample:
 
     @property
     def letters(self) -> str:
-        """One capital letter a choice."""
+        """One capital letter for each choice."""
         return ascii_uppercase[: len(self.choices)]
 
 
 def chance(*parts: object) -> random.Random:
-    """A source of chance for these parts, the same on every machine."""
+    """A random generator seeded by these parts, the same on every machine."""
     return random.Random("/".join(map(str, parts)))  # noqa: S311 - no secrets are made of it
 
 
@@ -76,8 +76,8 @@ class SampleSet:
 
     Attributes:
         samples: in order.
-        refused: lines that are no sample, such as ``line 3``, each with the reason.
-        files: that they were read from.
+        refused: lines that are not samples, such as ``line 3``, each with the reason.
+        files: the files that they were read from.
     """
 
     samples: list[Sample]
@@ -93,7 +93,7 @@ def read_samples(data: Path, layout: Layout = OWN) -> list[Sample]:
         layout: as in ``read_set``.
 
     Raises:
-        DataError: nothing is there, or a line is no sample; the message names the line.
+        DataError: nothing is there, or a line is not a sample; the message names the line.
     """
     found = read_set(data, layout)
     for reason in found.refused.values():
@@ -105,12 +105,12 @@ def read_set(data: Path, layout: Layout = OWN) -> SampleSet:
     """Read a set of recordings with choices; lines that are not samples come with their errors.
 
     Args:
-        data: SPIRAL's folder (``data.jsonl``, ``data_h.jsonl``, ``wavs/``), or a file with
-            one object a line (JSONL), or an array of objects (JSON): ``audio`` (path, relative to
-            the file), ``question``, ``choices`` (list of texts, letters optional), ``answer`` (a
+        data: SPIRAL's folder (``data.jsonl``, ``data_h.jsonl``, ``wavs/``), or a file with one
+            object per line (JSONL), or an array of objects (JSON): ``audio`` (path, relative to the
+            file), ``question``, ``choices`` (list of texts, letters optional), ``answer`` (a
             choice's text, letter or index), and where known ``id``, ``kind``, ``transcript``,
             ``key`` ([start, end] in seconds), ``group``.
-        layout: of a file whose keys have other names.
+        layout: layout of a file whose keys have other names.
 
     Raises:
         DataError: nothing is there, it cannot be read, or none of its lines is a sample; the
@@ -126,11 +126,14 @@ def read_set(data: Path, layout: Layout = OWN) -> SampleSet:
 
         return _filled(data, list(_read_lines(data, parse, refused)), refused, [data])
     if layout != OWN:
-        raise OptionError(f"--map is for a file, and {data} is none: give the JSON or JSONL file.")
+        raise OptionError(
+            f"--map is for a file, and {data} is not one: give the JSON or JSONL file."
+        )
     found = [data / name for name in SPIRAL_FILES if (data / name).is_file()]
     if not found:
         raise DataError(
-            f"{data} holds neither data.jsonl nor data_h.jsonl: give SPIRAL's folder or a JSONL."
+            f"{data} holds neither data.jsonl nor data_h.jsonl: give SPIRAL's folder or a JSONL "
+            "file."
         )
     times = _key_times(data / "key_times.json")
     samples: dict[str, Sample] = {}
@@ -148,7 +151,12 @@ def _filled(
     data: Path, samples: list[Sample], refused: Mapping[str, str], files: Iterable[Path]
 ) -> SampleSet:
     if not samples:
-        raise DataError(next(iter(refused.values()), f"{data} holds no sample."))
+        raise DataError(
+            next(
+                iter(refused.values()),
+                f"{data} holds no sample: see the format in docs/guide/evaluate.md.",
+            )
+        )
     return SampleSet(samples, refused, tuple(files))
 
 
@@ -294,7 +302,7 @@ def _choices(texts: object, answer: object) -> tuple[tuple[str, ...], int]:
 
 
 def _without_letter(index: int, text: str) -> str:
-    """A choice without the letter of its place; another's is part of the text.
+    """A choice without the letter of its place; any other letter is part of the text.
 
     >>> _without_letter(1, "(B) Red"), _without_letter(0, "B. B. King")
     ('Red', 'B. B. King')
@@ -305,7 +313,7 @@ def _without_letter(index: int, text: str) -> str:
 
 
 def _key_times(path: Path) -> dict[str, tuple[float, float]]:
-    """What ``scripts/research/synthesize_spiral`` writes beside recordings; empty without it."""
+    """What ``scripts/research/synthesize_spiral`` writes beside recordings; empty if missing."""
     if not path.is_file():
         return {}
     content = read_json(path)
@@ -323,9 +331,9 @@ def sample_by_kind(samples: Iterable[Sample], count: int, seed: int) -> list[Sam
     """A random subset in which every kind has its share, in the order of the set.
 
     Args:
-        samples: to draw from.
+        samples: the samples to draw from.
         count: size of the subset; all samples where there are fewer.
-        seed: of the draw.
+        seed: seed of the draw.
     """
     every = list(samples)
     if count >= len(every):

@@ -6,9 +6,10 @@ over and above what it finds given the question alone, per token::
     (log p(choice | audio, question) - log p(choice | question)) / tokens of the choice
 
 where the question alone is the same prompt with nothing in the audio's place. The order of the
-choices does not enter. ``letter``: the choices stand in the prompt, and the most likely of their
+choices does not matter. ``letter``: the choices stand in the prompt, and the most likely of their
 letters as the first token of the answer counts. ``generate``: the same prompt, the answer is
-generated, and the first letter or choice that is found in it counts; no such is a wrong answer.
+generated, and the letter that it begins with counts, or else the only choice that it mentions; an
+answer with neither is wrong.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Choice:
     """What was chosen, and from what.
 
     Attributes:
-        index: of the choice; None where the answer names none.
+        index: index of the choice; None if the answer names none.
         pruning: what was kept.
         timings: seconds per stage.
     """
@@ -92,7 +93,7 @@ class Chooser:
 
     Args:
         sample: question and choices.
-        scoring: how.
+        scoring: how it chooses.
         alone: a recording without audio, of the same bundle.
     """
 

@@ -29,7 +29,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """``speechprune@0.2``, with candidates ``speechprune@0.2x3``; of every token ``none``."""
+        """``speechprune@0.2``, with candidates ``speechprune@0.2x3``; for every token ``none``."""
         method, rate, candidates = self.options.method, self.options.rate, self.candidates
         if method == EVERY_TOKEN:
             return method
@@ -37,7 +37,7 @@ class Setting:
 
     @property
     def candidates(self) -> float | None:
-        """As in ``TwoPhases``; None also of methods that have one phase."""
+        """As in ``TwoPhases``; None also for methods that have one phase."""
         own = self.options.own
         return own.candidates if isinstance(own, TwoPhases) else None
 
@@ -64,13 +64,14 @@ def settings_of(
         methods: as in ``PruningOptions``.
         rates: pruning rates.
         seeds: for methods in which chance decides.
-        base: everything else; the paper's by default. Of its own options each method takes those
-            that it has.
-        candidates: for methods of two phases, as in ``TwoPhases``; none: their own.
-        own: more of them, by name; one that none of the methods has is an error.
+        base: everything else; by default that of ``PruningOptions()``. Each method takes those of
+            the method's own options that it has.
+        candidates: for methods with two phases, as in ``TwoPhases``; empty takes their own numbers.
+        own: more options of methods, by name; one that none of the methods has is an error.
 
     Raises:
-        OptionError: nothing to compare, a value is out of range, or no method has an option.
+        OptionError: there is nothing to compare, a value is out of range, or none of the methods
+            has an option.
 
     >>> [s.name for s in settings_of(["none", "speechprune"], [0.2, 0.4], [0])]
     ['none', 'truncate@0', 'speechprune@0.2', 'speechprune@0.4']

@@ -26,15 +26,15 @@ class Line:
     """One setting or control in a table.
 
     Attributes:
-        name: of the setting or control.
+        name: name of the setting or control.
         accuracy: share of right choices; seeds of a sample are averaged first.
         kept: mean number of audio tokens that reached the language model, None for controls.
         kept_share: mean share of the recording's tokens.
         pruning_rate: share of the budget that was removed.
         key_kept: mean share of the key sentence's tokens that was kept, where its time is known.
-        unanswered: share of choices in which the answer named none.
-        versus: paired difference to other settings, by their names; the probabilities of one subset
-            are adjusted to each other.
+        unanswered: share of answers that named no choice.
+        versus: paired difference to other settings, by their names; the p-values of one subset are
+            adjusted to each other.
     """
 
     name: str
@@ -54,11 +54,11 @@ class Subset:
     Attributes:
         name: ``all``, ``hard (SPIRAL-H)``, ``hard (this bundle)``, a kind of recording, or where
             its key sentence begins: ``key early``, ``middle`` or ``late``.
-        note: what a reader must know of it.
-        groups: how many groups its samples are of; see ``Sample``.
-        settings: one line a setting.
-        controls: one line a control.
-        comparisons: different pairs of settings that are compared.
+        note: what a reader must know about it.
+        groups: number of groups that its samples belong to; see ``Sample``.
+        settings: one line for each setting.
+        controls: one line for each control.
+        comparisons: number of different pairs of settings that are compared.
     """
 
     name: str
@@ -75,8 +75,8 @@ class Summary:
 
     Attributes:
         subsets: by perturbation, clean recordings first.
-        failed: samples that could not be used, with the reason; of one that only one perturbation
-            lacks the name ends in it, such as ``s1 (babble 10 dB)``.
+        failed: samples that could not be used, with the reason; if only one perturbation of a
+            sample failed, the name ends in it, such as ``s1 (babble 10 dB)``.
     """
 
     subsets: Mapping[str, tuple[Subset, ...]]
@@ -108,8 +108,8 @@ def summarize(
     """Aggregate the rows of an evaluation.
 
     Args:
-        rows: from ``evaluate``.
-        settings: of the plan.
+        rows: from ``judge_all``.
+        settings: the plan's settings.
         compared: methods that are compared with every other at the same rate, sample by sample.
 
     Raises:

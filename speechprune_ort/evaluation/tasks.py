@@ -26,7 +26,7 @@ class Task:
     Attributes:
         about: what is asked, in a phrase.
         files: names that the file of questions has, in the benchmark's folder; the first counts.
-        layout: of its entries.
+        layout: layout of its entries.
         source: where the benchmark and its layout are from.
     """
 
@@ -86,15 +86,15 @@ TASKS: Mapping[str, Task] = {
         "arXiv:2402.07729; the data set qyang1021/AIR-Bench-Dataset",
     ),
 }
-"""By name."""
+"""The benchmarks, by name."""
 
 
 def read_task(name: str, folder: Path) -> SampleSet:
     """Read a published benchmark.
 
     Args:
-        name: of the task.
-        folder: that holds its file of questions, beside its recordings.
+        name: name of the task.
+        folder: the folder that holds its file of questions, beside its recordings.
 
     Raises:
         OptionError: there is no task of that name.
@@ -117,7 +117,7 @@ def read_given(data: Path, task: str | None = None, fields: str | None = None) -
     """Read what ``--data``, ``--task`` and ``--map`` name.
 
     Args:
-        data: a file or folder, see ``read_set``; of a task its folder.
+        data: a file or folder, see ``read_set``; for a task, its folder.
         task: name of a published benchmark.
         fields: where the parts of a sample stand, see ``parse_map``.
 

@@ -22,15 +22,15 @@ class Findings:
     """What a set holds.
 
     Attributes:
-        samples: that can be evaluated.
-        recordings: different files that they are about.
+        samples: number of samples that can be evaluated.
+        recordings: number of different files that they are about.
         kinds: number of samples of each kind.
         answers: number of samples whose right choice is the first, second, ... as published.
         choices: number of samples of each number of choices.
-        refused: entries that are no sample, each with the reason.
+        refused: entries that are not samples, each with the reason.
         unusable: recordings that are not there or cannot be opened, each with the reason.
         files: sha256 of each file of questions, by its name.
-        recordings_sha256: over all recordings that are there, see ``recordings_digest``.
+        recordings_sha256: one sha256 over all recordings that are there, see ``recordings_digest``.
     """
 
     samples: int
@@ -54,7 +54,7 @@ class Findings:
 
 
 def validate(given: SampleSet, progress: Callable[[int, int], None] | None = None) -> Findings:
-    """Look at every sample and at the beginning of every recording.
+    """Check every sample and the beginning of every recording.
 
     Args:
         given: the set.

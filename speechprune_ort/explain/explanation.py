@@ -1,4 +1,4 @@
-"""An answer beside the recording that it was given about."""
+"""An answer together with the recording that it is about."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BINS = 1200  # of the waveform: more than a page has pixels
 ENDINGS = (".html", ".png", ".json")
 SMALL = 0.9  # of libsndfile's compression: 24 kbit/s, 11 MB an hour
 
-ALIKE = 1.0  # seconds between an answer's length and its recording's
+ALIKE = 1.0  # seconds by which an answer's recording may differ from it in length
 LONGEST = 1e9  # seconds: thirty years
 
 
@@ -50,10 +50,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """An answer beside the recording that it was given about.
+    """An answer together with the recording that it is about.
 
     Attributes:
-        answer: with its pruning.
+        answer: the answer, with its pruning.
         low: (bins,) float32 smallest sample of each stretch of the recording.
         high: (bins,) float32 largest.
         sound: the recording as it was heard, as a file that browsers play.
@@ -70,11 +70,11 @@ class Explanation:
 
     @property
     def token_seconds(self) -> float:
-        """Length of an audio token."""
+        """Length of an audio token, in seconds."""
         return self.answer.seconds_heard / max(1, self.answer.pruning.total)
 
     def kept_shares(self) -> list[float]:
-        """Of each line of the transcript the share that was kept, 0 to 1."""
+        """The share of each line of the transcript that was kept, 0 to 1."""
         length = self.token_seconds
         places = (self.answer.pruning.indices + 0.5) * length
         shares = []
@@ -109,19 +109,19 @@ def explain(
     transcript: Path | None = None,
     audio_options: AudioOptions | None = None,
 ) -> Explanation:
-    """Put an answer beside its recording.
+    """Put an answer together with its recording.
 
     Args:
         answer: from ``ask``.
         audio: the one recording that it is about, read once more for its waveform.
-        sampling_rate: of ``audio`` where it is an array.
+        sampling_rate: sampling rate of ``audio`` if it is an array, in Hz.
         transcript: JSON with a list of ``{"start": ..., "end": ..., "text": ...}``.
-        audio_options: as the recording was heard with.
+        audio_options: the options that the recording was read with.
 
     Raises:
         AudioError: the recording cannot be read.
-        OptionError: the transcript cannot, or the answer is about more sound, or less, than this:
-            about another recording, about several at once, or heard with other options.
+        OptionError: the transcript cannot be read, or the answer is about more sound, or less, than
+            this: about another recording, about several at once, or read with other options.
     """
     (found,) = explain_all([answer], audio, sampling_rate, transcript, audio_options)
     return found
@@ -134,12 +134,12 @@ def explain_all(
     transcript: Path | None = None,
     audio_options: AudioOptions | None = None,
 ) -> list[Explanation]:
-    """Put answers beside the one recording that they are about, which is read once.
+    """Put answers together with the one recording that they are about, which is read once.
 
     Arguments and errors are those of ``explain``; there is at least one answer.
     """
     if not answers:
-        raise OptionError("There is no answer to explain: give one at least.")
+        raise OptionError("There is no answer to explain: give at least one.")
     for answer in answers:
         check_type(answer, Answer, "answer")
     lines = read_transcript(transcript) if transcript else ()
@@ -183,12 +183,14 @@ def _require_about(answer: Answer, seconds: float) -> None:
 
 
 def _sound_type() -> str:
-    """Small where libsndfile can write that; every browser plays both."""
+    """MP3, which is small, if libsndfile can write it, else FLAC; every browser plays both."""
     return "MP3" if "MP3" in soundfile.available_formats() else "FLAC"
 
 
 def read_transcript(path: Path) -> tuple[Line, ...]:
-    """Lines of a JSON list of ``{"start", "end", "text"}``; an object's ``turns`` will do.
+    """Lines of a JSON list of ``{"start", "end", "text"}``.
+
+    An object that holds such a list as ``sentences`` or ``turns`` is accepted, too.
 
     Raises:
         OptionError: it cannot be read, or is not of this form.
@@ -212,7 +214,7 @@ def read_transcript(path: Path) -> tuple[Line, ...]:
 
 def _seconds(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < LONGEST:
-        raise ValueError(f"{value!a:.60} is no time in seconds")
+        raise ValueError(f"{value!a:.60} is not a time in seconds")
     return float(value)
 
 
@@ -220,7 +222,7 @@ def check_ending(path: Path) -> None:
     """Refuse a file of a kind that ``write_explanation`` does not write.
 
     Raises:
-        OptionError: it is one.
+        OptionError: its ending is another.
     """
     if path.suffix.lower() not in ENDINGS:
         raise OptionError(f"{path} must end in {', '.join(ENDINGS)}.")
@@ -234,7 +236,7 @@ class Curve:
         name: what the method calls it.
         seconds: (n,) middles of the tokens.
         values: (n,) scores.
-        whole: every token has one, not the candidates alone.
+        whole: whether every token has a score, and not the candidates alone.
     """
 
     name: str
@@ -250,7 +252,7 @@ def _names(pruning: Pruning) -> tuple[ScoreName, ScoreName]:
 
 
 def curves_of(answer: Answer) -> list[Curve]:
-    """Each score of an answer's audio tokens that there is."""
+    """The scores that an answer's audio tokens have, each as a curve."""
     pruning = answer.pruning
     length = answer.seconds_heard / max(1, pruning.total)
     found: list[Curve] = []

@@ -21,12 +21,12 @@ MOST_POINTS = 4000  # of a curve: more than a screen is wide
 
 
 def _asset(name: str) -> str:
-    """A file of the page's, as text."""
+    """One of the page's files, as text."""
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _whole_page(title: str, body: str, scripts: Sequence[str]) -> str:
-    """A page that needs nothing else.
+    """A page that needs no other file.
 
     Args:
         title: as text.
@@ -47,7 +47,7 @@ def written_page(explanations: Sequence[Explanation]) -> str:
     first = explanations[0]
     source = f"data:{first.sound_type};base64,{base64.b64encode(first.sound).decode()}"
     views = json.dumps([_view(explanation) for explanation in explanations])
-    # Within a script nothing is escaped as in HTML: no end of it may stand there.
+    # Nothing is escaped within a script as it is in HTML: it must not contain its own end.
     content = views.replace("<", "\\u003c")
     body = (
         f'<div class="sound"><audio controls preload="auto" src="{source}"></audio></div>\n'
@@ -118,7 +118,7 @@ def _view(explanation: Explanation) -> dict[str, Any]:
 
 
 def _curve(curve: Curve) -> dict[str, Any]:
-    """A curve with no more points than can be seen: of each stretch its highest."""
+    """A curve with no more points than can be seen: the highest of each stretch."""
     seconds, values = curve.seconds, curve.values
     if curve.whole and len(values) > MOST_POINTS:
         step = -(-len(values) // MOST_POINTS)

@@ -1,1 +1,1 @@
-"""Models by their names: where bundles are kept, and how they come there."""
+"""Models by their names: where bundles are kept, and how they get there."""

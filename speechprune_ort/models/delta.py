@@ -1,4 +1,4 @@
-"""Weights of a base checkpoint and what training changed of them, summed the same everywhere.
+"""Weights of a base checkpoint and what training changed in them, with one sum everywhere.
 
 A delta holds half-precision values that replace the base's, and LoRA factors whose product is
 added. The sum is made in an order that every machine keeps, so that the result has one sha256.
@@ -41,7 +41,9 @@ def merge(
             continue
         target = name.removesuffix(FACTOR_A)
         if target not in merged:
-            raise PartError(f"The base checkpoint has no {target}: it is another model.")
+            raise PartError(
+                f"The base checkpoint has no {target}: give the one that the delta was trained on."
+            )
         changed = values
         if name.endswith(FACTOR_A):
             changed = lora_sum(merged[target], values, delta[target + FACTOR_B], scale)

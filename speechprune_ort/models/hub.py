@@ -1,4 +1,4 @@
-"""Bundles from the model hub, by huggingface_hub: its settings, such as ``HF_TOKEN``, hold."""
+"""Bundles from the model hub, by huggingface_hub; its settings, such as ``HF_TOKEN``, apply."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ TIMEOUT = 20.0  # seconds until the hub's first answer
 def fetch(name: str, folder: Path, report: Report) -> None:
     """Bring a bundle's files into a folder; those that are there and whole are not fetched again.
 
-    A file that was cut off goes on where it stood. All files are of one revision, and each is
-    held against the sha256 that the bundle's manifest states.
+    A download that was cut off is resumed. All files are of one revision; ``store.keep`` then
+    checks each against the sha256 that the bundle's manifest states.
 
     Args:
         name: ``owner/name``, or ``owner/name@revision`` with a branch, tag or commit.
-        folder: that is there.
-        report: called with the file and how much of it has come, every few MB.
+        folder: the folder, which exists.
+        report: called every few MB with the file and how much of it has come.
 
     Raises:
-        BundleError: the hub cannot be reached, or has no such model; it holds no bundle; a file of
-            the bundle is missing there; or huggingface_hub is not installed.
+        BundleError: the hub cannot be reached, or has no such model; the model is not a bundle; a
+            file of the bundle is missing there; or huggingface_hub is not installed.
         IntegrityError: the manifest is not the one that export wrote.
     """
     found = HUB_NAME.fullmatch(name)
     if found is None:
-        raise BundleError(f"{name!a:.200} is no name on the hub: give owner/name.")
+        raise BundleError(f"{name!a:.200} is not a name on the hub: give owner/name.")
     identity, revision = found["id"], found["revision"]
     try:
         import huggingface_hub
         from huggingface_hub import errors
     except ModuleNotFoundError:
         raise BundleError(
-            f"There is no folder {name}, and to look for it on the hub huggingface_hub is missing: "
-            "pip install 'speechprune-ort[hub]', or give a bundle's folder."
+            f"There is no folder {name}, and looking for it on the hub needs huggingface_hub: pip "
+            "install 'speechprune-ort[hub]', or give a bundle's folder."
         ) from None
     # The base of the HTTP library's errors, whichever library this version is built on.
     http_error: type[Exception] = getattr(errors, "HTTPError", errors.HfHubHTTPError)
@@ -66,23 +66,25 @@ def fetch(name: str, folder: Path, report: Report) -> None:
     except (http_error, OSError) as error:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise BundleError(
-            f"There is no folder {name}, and the hub could not be used "
-            f"({type(error).__name__}: {reason}): check the connection and try again, what came "
-            "so far is kept."
+            f"There is no folder {name}, and the hub could not be used ({type(error).__name__}: "
+            f"{reason}): check the connection and try again; what came so far is kept."
         ) from error
 
 
 def _require_bundle(name: str, listed: set[str]) -> None:
-    """Refuse a model that is there, and is no bundle."""
+    """Refuse a model that exists but is not a bundle."""
     if MANIFEST_FILE in listed:
         return
     if listed & {"config.json", "adapter_config.json"}:
         out = name.split("/")[1].split("@")[0]
         raise BundleError(
-            f"{name} on the hub is a checkpoint and no bundle: make one of it, speechprune-ort "
+            f"{name} on the hub is a checkpoint, not a bundle: convert it with speechprune-ort "
             f"export {name.split('@')[0]} {out}/, and give that folder."
         )
-    raise BundleError(f"{name} on the hub holds no {MANIFEST_FILE}: it is no bundle.")
+    raise BundleError(
+        f"{name} on the hub holds no {MANIFEST_FILE}, so it is not a bundle: give the name of "
+        "another."
+    )
 
 
 class _Reported:
@@ -91,7 +93,7 @@ class _Reported:
     Args:
         stream: opened where writing goes on.
         file: its name.
-        size: that it will have, in bytes, or None.
+        size: its size when it is complete, in bytes, or None.
         report: called with the name and how much there is.
     """
 
@@ -113,9 +115,9 @@ class _Reported:
 def _download(
     identity: str, revision: str, file: str, path: Path, report: Report, size: int | None = None
 ) -> None:
-    """Bring a file; of one that was cut off what is missing, where its size says so.
+    """Download a file, or only the rest of one that was cut off, if its size is known.
 
-    ``hf_hub_download`` throws away what came of a file that was cut off.
+    ``hf_hub_download`` would throw away what came before.
     """
     import huggingface_hub
     from huggingface_hub.file_download import http_get
@@ -129,7 +131,7 @@ def _download(
             super().__init__(*values, **{**named, "disable": True})
 
     partial = path.with_name(f"{path.name}.part")
-    # Of another revision it may be anything: what it becomes is held against its sha256.
+    # It may be of another revision: the whole file is checked against its sha256.
     keep = size is not None and partial.exists() and partial.stat().st_size < size
     with partial.open("ab" if keep else "wb") as stream:
         http_get(

@@ -20,15 +20,14 @@ DEFAULT = "default"
 def bundle_folder(model: str | PathLike[str]) -> Path:
     """The folder of a bundle: the one that is named, or that of a model by its name.
 
-    A folder that is there comes first. A model that is wanted for the first time is fetched, which
-    one line on stderr says, and on a terminal another how far it is; after that no network is
-    needed.
+    A folder that exists comes first. A model is fetched on first use: a line on stderr says so, and
+    on a terminal another shows the progress; from then on no network is needed.
 
     Args:
         model: a folder, ``default``, or ``owner/name`` (``owner/name@revision``) on the hub.
 
     Raises:
-        BundleError: it is no path, or the model cannot be had; the message says why.
+        BundleError: it is not a path, or the model cannot be fetched; the message says why.
         OutputError: the cache cannot be written.
     """
     path = check_path(model, "The bundle's path", BundleError)
@@ -52,25 +51,26 @@ def kept(name: str) -> Path | None:
 
 
 def get(name: str, to: Path | None = None) -> Path:
-    """Bring a model here, so that it can be used without the network.
+    """Fetch a model, so that it can be used without the network.
 
-    A line on stderr says how far it is, if that is a terminal.
+    A line on stderr shows the progress, if that is a terminal.
 
     Args:
         name: ``default``, or ``owner/name`` (``owner/name@revision``) on the hub.
-        to: folder to make; None keeps it in the cache, where its name finds it.
+        to: folder to create; None keeps it in the cache, where its name finds it.
 
     Returns:
         The folder of the bundle.
 
     Raises:
-        OptionError: it is no such name, or something stands at ``to``.
-        BundleError: the model cannot be had; the message says why.
+        OptionError: ``name`` is not such a name, or something stands at ``to``.
+        BundleError: the model cannot be fetched; the message says why.
         OutputError: the folder cannot be written.
     """
     if not _is_name(name):
         raise OptionError(
-            f"{name!a:.200} is no model's name: give {DEFAULT}, or owner/name of one on the hub."
+            f"{name!a:.200} is not the name of a model: give {DEFAULT}, or owner/name of one on "
+            "the hub."
         )
     if to is None:
         return kept(name) or _keep(_place(name), _filler(name))
@@ -89,14 +89,14 @@ def _place(name: str) -> Path:
 
 
 def _filler(name: str) -> Fill:
-    """What brings a model's files into a folder; refuses at once what cannot be had."""
+    """A function that brings a model's files; one that cannot be had is refused at once."""
     if name == DEFAULT:
         return recipe.make_default()
     return lambda folder, report: hub.fetch(name, folder, report)
 
 
 def _keep(place: Path, fill: Fill) -> Path:
-    """``keep``, with a line on a terminal that says how far it is."""
+    """``keep``, with a line on a terminal that shows the progress."""
     # rich takes longer to import than a bundle that is there takes to be found.
     from speechprune_ort.progress import Line
 

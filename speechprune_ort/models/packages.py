@@ -81,7 +81,7 @@ def fetch_package_files(
 
     Args:
         files: What to fetch; files of one package are downloaded together.
-        cache: Cache folder, made where missing. A good file already there is kept.
+        cache: Cache folder, created if missing. A good file already there is kept.
         report: Called with one line for each package downloaded.
 
     Returns:

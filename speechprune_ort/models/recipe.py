@@ -1,9 +1,10 @@
 """A bundle from a kit: its graphs without their weights, and a recipe that says where those lie.
 
-A kit is what is small of a bundle: manifest, graphs, tokenizer, what training changed, and the few
-weights that export computed. All else is filled in from the parts that the checkpoint was made
-from: added up, transposed, rounded and quantized as export does it, by numpy and ONNX Runtime. The
-manifest has the sha256 of every file, so the result is export's, bit for bit, or an error.
+A kit holds what is small in a bundle: manifest, graphs, tokenizer, what training changed, and the
+few weights that export computed. Everything else is filled in from the parts that the checkpoint
+was made from: added up, transposed, rounded and quantized as export does it, by numpy and ONNX
+Runtime. The manifest has the sha256 of every file, so the result is export's, bit for bit, or an
+error.
 """
 
 from __future__ import annotations
@@ -54,11 +55,12 @@ class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     Attributes:
         at: first byte.
-        weights: of the checkpoint, their rows one after the other; none: the bytes are in the kit.
+        weights: names of the checkpoint's weights, whose rows follow one after the other; empty if
+            the bytes are in the kit.
         form: as float32 or float16, or one of the two parts of a quantized matrix.
         transposed: columns become rows; a quantized matrix always is transposed.
-        bits: of a quantized matrix.
-        block: its values that share a scale.
+        bits: bits of each value of a quantized matrix.
+        block: number of its values that share a scale.
     """
 
     at: int
@@ -74,8 +76,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         parts: the files that weights lie in; each in the packages that it was cut into.
-        weights: of the base checkpoint, by their names there.
-        scale: of the delta's products.
+        weights: where the base checkpoint's weights lie, by their names there.
+        scale: factor of the delta's products.
         files: the pieces of each file of weights.
     """
 
@@ -89,7 +91,7 @@ class Shelf:
     """The weights of the finished checkpoint, one by one.
 
     Args:
-        recipe: where the base's lie.
+        recipe: says where the base checkpoint's weights lie.
         parts: the files, in the recipe's order.
         delta: values that training changed, by their names.
     """
@@ -120,8 +122,8 @@ def computed(piece: Piece, weight: Callable[[str], Floats]) -> Array:
     """The values of a piece, as export stores them.
 
     Args:
-        piece: with weights.
-        weight: gives one by its name.
+        piece: a piece with weights.
+        weight: returns a weight by its name.
     """
     if piece.form in ("packed", "scales"):
         packed, scales = _quantized(piece.weights, piece.bits, piece.block, weight)
@@ -160,12 +162,12 @@ def make_bundle(kit: Path, folder: Path, cache: Path, report: Report) -> None:
 
     Args:
         kit: folder of the kit.
-        folder: that is there.
+        folder: the folder, which exists.
         cache: folder of downloads.
         report: called with lines of progress.
 
     Raises:
-        PartError: a part cannot be had, or the kit is damaged.
+        PartError: a part cannot be fetched, or the kit is damaged.
         BundleError: the kit's manifest cannot be used.
     """
     manifest = Manifest.read(kit)
@@ -206,17 +208,17 @@ def installed_kit() -> Path | None:
 
 
 def make_default() -> Fill:
-    """What fills a folder with the bundle of the default model.
+    """A function that fills a folder with the bundle of the default model.
 
     Raises:
-        BundleError: its kit is not installed; at once. When it fills, ``PartError``: a part cannot
-            be had.
+        BundleError: its kit is not installed. The function itself raises ``PartError`` if a part
+            cannot be fetched.
     """
     kit = installed_kit()
     if kit is None:
         raise BundleError(
             "The default model is made from the package speechprune-ort-default, which is not "
-            "installed: install its wheel from the release, or build it in a checkout by "
+            "installed: install its wheel from the release, or build it in a checkout with "
             "scripts/make_default_wheel."
         )
     return lambda folder, report: make_bundle(kit, folder, cache_folder(), report)

@@ -1,4 +1,4 @@
-"""Weights as the files of others hold them, read at their places: no file format is parsed here."""
+"""Weights in other projects' files, read at known places: no file format is parsed here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Kind = Literal["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]
 
 
 class Joined:
-    """Files that were cut from one, read as that one.
+    """Files that one file was cut into, read as that one.
 
     Args:
         paths: in their order.
@@ -57,7 +57,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         file: number of the file in the recipe.
         at: first byte.
         kind: how the values are stored.
-        shape: of the weight.
+        shape: shape of the weight.
         heads: heads whose rows llama.cpp has put in another order, or 0.
     """
 

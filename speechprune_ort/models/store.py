@@ -1,4 +1,4 @@
-"""The folder in which bundles are kept that were asked for by name."""
+"""The folder that keeps the bundles that were asked for by name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CACHE_VARIABLE = "SPEECHPRUNE_ORT_CACHE"
 def cache_folder(chosen: Path | None = None) -> Path:
     """The folder of downloads: ``chosen``, else ``$SPEECHPRUNE_ORT_CACHE``, else the user's own.
 
-    Not made here.
+    It is not created here.
     """
     if chosen is not None:
         return chosen
@@ -41,10 +41,10 @@ def is_kept(place: Path) -> bool:
 
 
 def keep(place: Path, fill: Fill, report: Report) -> Path:
-    """A bundle at a place, brought there if it is not.
+    """Return the folder of a bundle, which is brought there if it is not there yet.
 
-    It is made in a folder beside the place, whose name stays the same: what was cut off goes on
-    where it stood. It is checked, and then takes its name in one step.
+    It is built in a folder beside its place, whose name stays the same, so that an interrupted
+    download is resumed. It is checked, and then renamed in one step.
 
     Args:
         place: folder of the bundle.
@@ -56,7 +56,7 @@ def keep(place: Path, fill: Fill, report: Report) -> Path:
         ``place``.
 
     Raises:
-        BundleError: what ``fill`` brought is no bundle.
+        BundleError: what ``fill`` brought is not a bundle.
         IntegrityError: a file is not the one that the manifest lists.
         OutputError: the folder cannot be written.
     """
@@ -80,7 +80,7 @@ def keep(place: Path, fill: Fill, report: Report) -> Path:
 
 @contextlib.contextmanager
 def _locked(place: Path) -> Iterator[None]:
-    """Wait for whoever brings the same bundle."""
+    """Wait for any other process that brings the same bundle."""
     handle = os.open(place.with_name(hidden_name(place.name, "lock")), os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

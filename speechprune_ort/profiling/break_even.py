@@ -35,7 +35,7 @@ class Trade:
 
     @property
     def net_ms(self) -> float:
-        """What is gained; negative where pruning costs more than it saves."""
+        """Milliseconds gained; negative where pruning costs more than it saves."""
         return self.saved_ms - self.cost_ms
 
     def to_dict(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class Trade:
 
 
 def break_even(conditions: Sequence[Condition]) -> list[Trade]:
-    """Every pruned condition beside the unpruned one of the same recording.
+    """Compare every pruned condition with the unpruned one of the same recording.
 
     Recordings that the model cannot take unpruned are left out: there is nothing to compare with.
     """
@@ -69,8 +69,8 @@ def break_even(conditions: Sequence[Condition]) -> list[Trade]:
 def shortest_that_pays(trades: Sequence[Trade]) -> dict[str, float | None]:
     """Length in seconds from which pruning gains time, by rate.
 
-    Between two measured lengths it is interpolated linearly; where it pays at the shortest
-    already, that one stands, and None where it pays at no measured length.
+    Between two measured lengths it is interpolated linearly; if it already pays at the shortest,
+    that one is given, and None if it pays at no measured length.
 
     >>> trades = [Trade("a", 10, "0.2", 5, 1), Trade("b", 30, "0.2", 5, 9)]
     >>> shortest_that_pays(trades)

@@ -1,8 +1,8 @@
 """Two profiles side by side, for a check that nothing became slower.
 
-Of one run that measured two bundles in turns, figures are compared in pairs, and the probabilities
-of all of them are adjusted to each other (Holm 1979): of a bundle against itself 19 runs of 20 find
-nothing at all. Of two runs, whatever changed on the machine between them counts as a difference.
+From one run that measured two bundles in turns, figures are compared in pairs, and the p-values of
+all of them are adjusted to each other (Holm 1979): with a bundle against itself, 19 runs of 20 find
+nothing at all. Between two runs, whatever changed on the machine counts as a difference.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ COMPARED = (
     "cpu_ms",
     "peak_rss_mb",
 )
-"""Figures of which less is better."""
+"""Figures for which less is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ class Change:
         before: median in the first.
         after: median in the second.
         ratio: second over first, with a 95 % interval.
-        probability: that chance alone makes such a difference, adjusted to all figures that are
-            compared; None where the two were not measured in turns.
+        probability: p-value of the difference, adjusted to all figures that are compared; None
+            where the two were not measured in turns.
     """
 
     condition: str
@@ -94,7 +94,7 @@ def read_profile(path: Path) -> dict[str, Any]:
 
 
 def compare(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
-    """Figures of conditions that both profiles have, of which less is better.
+    """Compare the figures of conditions that both profiles have, for which less is better.
 
     Raises:
         OptionError: they have no condition in common.
@@ -120,11 +120,11 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
 
 
 def compare_in_pairs(before: Sequence[Condition], after: Sequence[Condition]) -> list[Change]:
-    """Figures of two bundles that one run measured in turns, of which less is better.
+    """Compare figures of two bundles that one run measured in turns, for which less is better.
 
     Args:
         before: conditions of the first.
-        after: of the second, the same recordings and settings in the same order.
+        after: conditions of the second, the same recordings and settings in the same order.
     """
     changes = []
     for first, second in zip(before, after, strict=True):
@@ -149,5 +149,5 @@ def rounds_needed(figures: int) -> int:
 
 
 def regressions(changes: list[Change], limit: float) -> list[Change]:
-    """Changes for the worse: the ratio above ``limit``, and surely above 1."""
+    """Changes for the worse: the ratio above ``limit``, and significantly above 1."""
     return [c for c in changes if c.ratio.value > limit and c.verdict == "larger"]

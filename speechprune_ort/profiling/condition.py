@@ -16,7 +16,7 @@ class ProfileOptions:
     """How to measure.
 
     Attributes:
-        question: that is asked.
+        question: the question that is asked.
         new_tokens: length of every answer, whatever the model would say.
         repeats: measurements of each figure.
         warmup: rounds before them that do not count.
@@ -41,13 +41,13 @@ class Condition:
         setting: ``none``, or the pruning rate.
         seconds: length of the recording.
         tokens: audio tokens of it.
-        kept: that reach the language model.
+        kept: audio tokens that reach the language model.
         prompt_tokens: positions of the prompt.
-        figures: by name: ``audio_ms`` to ``decode_ms``; ``ttft_ms`` and ``ttft_embeds_ms``, time
-            to the first token from the recording and from its embeddings; ``tpot_ms``, per token
-            of the answer after the first; ``tokens_per_s``; ``end_to_end_ms``; ``rtf``, that over
-            the recording's length; memory and energy where they can be read.
-        operations: floating point operations by stage, two a multiplication and addition.
+        figures: figures by name: ``audio_ms`` to ``decode_ms``; ``ttft_ms`` and ``ttft_embeds_ms``,
+            time to the first token from the recording and from its embeddings; ``tpot_ms``, per
+            token of the answer after the first; ``tokens_per_s``; ``end_to_end_ms``; ``rtf``, that
+            over the recording's length; memory and energy where they can be read.
+        operations: floating point operations by stage, two per multiplication and addition.
         skipped: why it was not measured; None where it was.
     """
 
@@ -63,7 +63,7 @@ class Condition:
 
     @property
     def name(self) -> str:
-        """For tables and comparisons."""
+        """Its name in tables and comparisons."""
         return f"{self.sound} @ {self.setting}"
 
     def to_dict(self) -> dict[str, Any]:

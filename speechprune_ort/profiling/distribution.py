@@ -20,13 +20,13 @@ class Distribution:
 
     Attributes:
         samples: in the order in which they were measured.
-        n: how many.
-        mean: of them.
+        n: their number.
+        mean: their mean.
         p50: median.
         p90: 90th percentile.
         p95: 95th.
         p99: 99th.
-        stdev: of the sample (n - 1), 0 for a single one.
+        stdev: sample standard deviation (n - 1), 0 for a single sample.
         min: smallest.
         max: largest.
     """

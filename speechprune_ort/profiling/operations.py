@@ -1,10 +1,10 @@
 """Floating point operations of a bundle's graphs, counted by running them.
 
 ONNX Runtime's own profiler writes the shapes that went into every operator that it ran, fused ones
-included. What multiplies matrices is counted, two operations a multiplication and addition; the
-rest (norms, activations, softmax) is less than a hundredth of that and is not. Each graph is run at
-three small sizes, and the polynomial through them says the rest: operators are at most quadratic in
-their length.
+included. Operators that multiply matrices are counted, two operations per multiplication and
+addition; the rest (norms, activations, softmax) is less than a hundredth of that and is not. Each
+graph is run at three small sizes, and the polynomial through them gives all others: operators are
+at most quadratic in the length.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Operations:
         """Operations of a graph at several sizes of its axes.
 
         Args:
-            name: of the graph.
+            name: name of the graph.
             runs: the sizes.
             pasts: positions that the cache holds before each.
         """
@@ -145,7 +145,7 @@ class Operations:
 
     @cached_property
     def _encoder(self) -> Callable[[int], int]:
-        """Of one window, by its audio tokens."""
+        """Operations of one window, by its audio tokens."""
         dims = self._dims
         frames = self._engine.session(AUDIO_ENCODER).get_inputs()[0].shape[-1]
         if isinstance(frames, int):  # every window has its full length

@@ -58,7 +58,7 @@ def check_picture(path: Path) -> None:
     """Refuse a kind of picture that is not drawn, before the measurement.
 
     Raises:
-        OptionError: the ending says another.
+        OptionError: its ending is another.
     """
     if path.suffix.lower() not in PICTURES:
         raise OptionError(f"--plot {path} must end in {', '.join(PICTURES)}.")
@@ -152,7 +152,7 @@ def _said(value: object) -> str:
 
 
 def page(profile: Profile) -> str:
-    """The profile as one HTML file that needs nothing else."""
+    """The profile as one HTML file that needs no other."""
     shown = [c for c in profile.conditions if c.figures]
     key = "".join(
         f'<span><i style="background:{colour}"></i>{stage}</span>'

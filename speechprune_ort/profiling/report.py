@@ -70,8 +70,9 @@ def tables(profile: Profile) -> list[Table]:
     """For the terminal: medians by condition, and where pruning pays."""
     about = profile.about
     caption = (
-        f"Medians of {about['repeats']}, milliseconds where no unit stands; {about['device']}, "
-        f"{about['machine']['processor']}. Bundle opened in {_number(profile.load.p50)} ms."
+        f"Medians of {about['repeats']}, in milliseconds where no unit is given; "
+        f"{about['device']}, {about['machine']['processor']}. Bundle opened in "
+        f"{_number(profile.load.p50)} ms."
     )
     caption += f" Operators: {_places(about['operators'])}."
     for condition in profile.conditions:
@@ -101,7 +102,7 @@ def tables(profile: Profile) -> list[Table]:
 
 
 def _places(operators: Mapping[str, Mapping[str, int]]) -> str:
-    """Who ran the operators; graph by graph where it was more than one provider."""
+    """Which provider ran the operators; graph by graph if there was more than one."""
     everywhere = {provider for counts in operators.values() for provider in counts}
     if len(everywhere) == 1:
         return f"all by {everywhere.pop()}"
@@ -139,7 +140,7 @@ def render(profile: Profile, form: str) -> str:
 
     Args:
         profile: what was measured.
-        form: ``md``, ``csv``, ``json`` (with all samples) or ``jsonl`` (a line a condition).
+        form: ``md``, ``csv``, ``json`` (with all samples) or ``jsonl`` (one line per condition).
     """
     if form == "csv":
         return _csv(profile)
@@ -169,7 +170,7 @@ def render_pair(
 
     Args:
         profiles: the first and the second.
-        changes: of their figures.
+        changes: how their figures changed.
         worse: those of them that count as failures.
         form: ``md``, or ``json`` (with all samples).
     """
@@ -186,7 +187,7 @@ def changes_table(changes: Sequence[Change], worse: Sequence[Change]) -> Table:
     how = (
         "measured in turns: ratios round by round; verdicts at 5 % for all figures together (Holm)"
         if paired
-        else "measured in two runs: what changed on the machine between them counts, too"
+        else "measured in two runs: what changed on the machine between them counts as well"
     )
     table = Table(title="after / before, medians", caption=f"95 % intervals by bootstrap; {how}.")
     for place, title in enumerate(("condition", "figure", "before", "after", "ratio", "")):

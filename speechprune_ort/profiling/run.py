@@ -59,7 +59,7 @@ class Profile:
 
 
 class _Bench:
-    """The measuring of one bundle, round by round.
+    """Measures one bundle, round by round.
 
     Args:
         open_bundle: opens the bundle anew.
@@ -93,7 +93,7 @@ class _Bench:
         self._found: dict[tuple[str, str], Condition] = {}
 
     def measure(self, sound: Sound, counts: bool) -> None:
-        """Hear a recording and ask about it at every setting; ``counts``: keep the figures."""
+        """Encode a recording and ask about it at every setting; ``counts`` keeps the figures."""
         heard = Reading()
         with self._metered(heard):
             recording = _listen(self._model, sound, self._settings, self._options)
@@ -126,7 +126,7 @@ class _Bench:
             reading.values["cpu_ms"] = 1000 * (process_time() - started)
 
     def result(self, busy: float | None) -> Profile:
-        """What was measured, while others took the share ``busy`` of the processors."""
+        """The profile; other programs took the share ``busy`` of the processors meanwhile."""
         self._progress("counting operations")
         model, options = self._model, self._options
         counted = Operations(model)
@@ -164,8 +164,8 @@ def profile(
 ) -> Profile:
     """Measure every recording at every setting.
 
-    A round passes through all of them once, and rounds follow each other: a busy moment of the
-    machine meets all. A recording is encoded once a round, for all of its settings.
+    A round goes through all of them once, and rounds follow each other, so that a busy moment of
+    the machine affects them all. A recording is encoded once per round, for all of its settings.
 
     Args:
         open_bundle: opens the bundle anew.
@@ -191,7 +191,7 @@ def profile_in_turns(
     """Measure several bundles in turns, recording by recording; which goes first alternates.
 
     The n-th samples of all profiles are of the same round, so that they can be compared in pairs:
-    whatever slows the machine down meets all bundles alike.
+    whatever slows the machine down affects all bundles alike.
 
     Args:
         open_bundles: each opens a bundle anew; all stay open together.
@@ -216,16 +216,16 @@ def profile_in_turns(
 def write_traces(
     model: SpeechLLM, sound: Sound, settings: Sequence[Setting], options: ProfileOptions
 ) -> list[Path]:
-    """One answer at each setting with ONNX Runtime's own profiler on.
+    """Answer once at each setting with ONNX Runtime's own profiler on.
 
     Args:
-        model: opened with a folder for traces; of no use for measuring.
+        model: a model opened with a folder for traces; its times are of no use.
         sound: recording.
         settings: how much is kept of it.
         options: question and length of the answers.
 
     Returns:
-        The files, one a graph.
+        The files, one per graph.
     """
     recording = _listen(model, sound, settings, options)
     for setting in settings:

@@ -1,4 +1,4 @@
-"""What ONNX Runtime's own profiler tells of a graph: every operator, its shapes, its provider."""
+"""What ONNX Runtime's own profiler says of a graph: every operator, its shapes, its provider."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ SMALL = {
 
 
 def feeds_of(spec: GraphSpec, sizes: Mapping[str, int]) -> dict[str, NDArray[Any]]:
-    """Inputs of a graph with nothing in them.
+    """Inputs of a graph that stand for no particular content.
 
     Args:
-        spec: of the graph.
-        sizes: of the axes that it leaves open.
+        spec: the graph's spec.
+        sizes: sizes of the axes that it leaves open.
     """
     feeds: dict[str, NDArray[Any]] = {}
     for tensor in spec.inputs:
@@ -56,16 +56,16 @@ def traced(
     """The operators of each run of a graph, in a session of its own.
 
     Args:
-        engine: of the bundle.
-        name: of the graph.
-        runs: inputs.
+        engine: the bundle's engine.
+        name: name of the graph.
+        runs: the inputs of each run.
 
     Raises:
         OutputError: the trace cannot be kept in the folder for temporary files.
     """
     try:
         events = _events(engine, name, runs)
-    except (OSError, ValueError) as error:  # a file that ends in the middle is no JSON
+    except (OSError, ValueError) as error:  # a file that ends in the middle is not JSON
         raise OutputError(
             f"ONNX Runtime's trace of {name} cannot be kept in a temporary file ({error}): free "
             "some space, lift the limit of file sizes, or set TMPDIR to another folder."
@@ -96,11 +96,11 @@ def _events(
 def placements(engine: Engine) -> dict[str, dict[str, int]]:
     """Operators by the provider that ran them, for every graph of a bundle.
 
-    More than one provider means that nodes fell to another one than was asked for, as those that
+    More than one provider means that nodes run on another than the one asked for, as those that
     compute shapes do on a GPU.
 
     Args:
-        engine: of the bundle.
+        engine: the bundle's engine.
     """
     sizes = SMALL | {"frames": engine.manifest.dimensions.frames}
     counts = {}

@@ -26,7 +26,7 @@ class Sound:
     """A recording to profile with.
 
     Attributes:
-        name: for tables.
+        name: name in tables.
         seconds: its length; None where only reading it tells.
         source: a file, or samples (n,) float32 at 16 kHz.
     """
@@ -42,7 +42,7 @@ class Setting:
 
     Attributes:
         name: ``none``, or the pruning rate.
-        options: of pruning.
+        options: pruning options.
     """
 
     name: str
@@ -53,7 +53,7 @@ def parse_rates(text: str, method: str = DEFAULT_METHOD) -> list[Setting]:
     """Settings of a comma-separated list of pruning rates, ``none`` for every token.
 
     Raises:
-        OptionError: a part is neither, or stands twice.
+        OptionError: a part is neither, or is given twice.
 
     >>> [setting.name for setting in parse_rates("none,0.2")]
     ['none', '0.2']
@@ -73,7 +73,7 @@ def parse_rates(text: str, method: str = DEFAULT_METHOD) -> list[Setting]:
     names = [setting.name for setting in settings]
     for name in names:
         if names.count(name) > 1:
-            raise OptionError(f"--pruning-rates has {name} twice.")
+            raise OptionError(f"--pruning-rates has {name} twice: give it once.")
     return settings
 
 

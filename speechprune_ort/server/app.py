@@ -43,27 +43,27 @@ from speechprune_ort.server.shelf import Shelf, Upload
 __all__ = ["Service", "make_app"]
 
 LOG = logging.getLogger("speechprune_ort.server")
-LOOKS = 0.5  # seconds between looks whether the client is still there
+LOOKS = 0.5  # seconds between checks whether the client is still there
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; media-src blob:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
-"""Of the page: it has everything in it, and can send nothing elsewhere."""
+"""Content security policy of the page, which needs no other file and can send nothing elsewhere."""
 ROUTES = ("/", "/health", "/metrics", "/v1/models", "/v1/files", "/v1/chat/completions")
 
 
 class Service:
-    """A model that requests wait for.
+    """A model, with the requests that wait for it.
 
     Args:
-        model: opened.
-        options: of the server.
+        model: the opened model.
+        options: options of the server.
     """
 
     def __init__(self, model: SpeechLLM, options: ServeOptions) -> None:
         self.model, self.options = model, options
-        # As many answers as are decoded together; recordings are heard one after the other.
+        # As many answers as are decoded together; recordings are encoded one after the other.
         self.counter = Counter(options.waiting, model.scheduler.rows)
         self._ear = threading.Lock()
         self.shelf = Shelf(options.recordings, options.keep_seconds)
@@ -87,7 +87,7 @@ class Service:
         )
 
     def figures(self, _: Request) -> Response:
-        """Prometheus' figures."""
+        """The figures for Prometheus."""
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def models(self, request: Request) -> Response:
@@ -127,7 +127,7 @@ class Service:
         )
 
     async def upload(self, request: Request) -> Response:
-        """Hear a recording, once for all questions about it."""
+        """Encode a recording, once for all questions about it."""
         self.shelf.check_room()
         self.counter.check_room()
         begun = time.monotonic()
@@ -145,7 +145,7 @@ class Service:
         raise AssertionError("a hearing has an end")
 
     async def uploads(self, request: Request) -> Response:
-        """All uploads, or one of them; or forget one."""
+        """List all uploads, describe one of them, or delete one."""
         name = request.path_params.get("file")
         if name is None:
             listed = [upload.to_dict() for upload in self.shelf.uploads()]
@@ -160,11 +160,11 @@ class Service:
             self.shelf.get(sound).recording if isinstance(sound, str) else sound
             for sound in asked.sounds
         ]
-        # What the template does not have is said before anything is heard.
+        # What the template has no place for is refused before anything is encoded.
         form_of(self.model.manifest, asked.wording, len(sounds))
 
         first, *others = sounds
-        # Asked in the plainest way, an answer counts the time of hearing as its own.
+        # In the plainest request, the answer counts the time of encoding as its own.
         plain = not others and asked.n == 1 and asked.wording == AS_IS
         alone = first if plain and isinstance(first, bytes) else None
 
@@ -189,7 +189,7 @@ class Service:
         return work
 
     def _hearing_stream(self, asked: Asked, sound: bytes, ticket: Ticket) -> AnswerStream:
-        """An answer on its way; what comes before decoding is done, hearing among it."""
+        """An answer in progress, for which all that comes before decoding is done."""
         stream = self.model.stream(
             sound,
             asked.question,
@@ -206,7 +206,7 @@ class Service:
     def _streams(
         self, asked: Asked, sounds: Sequence[Recording | bytes], ticket: Ticket
     ) -> Sequence[AnswerStream]:
-        """Answers on their way; what comes before decoding is done."""
+        """Answers in progress, for which all that comes before decoding is done."""
         first, *others = [
             self._hear(ticket, sound, asked.pruning) if isinstance(sound, bytes) else sound
             for sound in sounds
@@ -225,7 +225,7 @@ class Service:
 
     @contextmanager
     def _hearing_alone(self, ticket: Ticket) -> Iterator[None]:
-        """While a recording is heard: several at once would take their memory, and no less time.
+        """Let one recording be encoded at a time: several would take more memory and no less time.
 
         Raises:
             CancelledError: the request was ended; ``DeadlineError`` where its time is over.
@@ -270,13 +270,15 @@ class Service:
                 yield
         except TimeoutError:
             raise RequestError(
-                408, f"The request did not come within {self.options.timeout:g} seconds."
+                408,
+                f"The request did not come within {self.options.timeout:g} seconds: send it "
+                "again over a faster connection.",
             ) from None
 
     async def _events(
         self, request: Request, work: Work, begun: float, stream: bool = False
     ) -> AsyncIterator[Event]:
-        """What becomes of a request; raises what ended it. Who leaves gives up the place."""
+        """The events of a request; raises what ended it. A client that leaves loses its place."""
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
 
         def tell(event: Event) -> None:
@@ -290,7 +292,7 @@ class Service:
                 event = None
                 with suppress(TimeoutError):
                     event = await asyncio.wait_for(events.get(), LOOKS)
-                # Once a streamed answer has begun, who writes it notices.
+                # Once a streamed answer has begun, writing it shows whether the client has left.
                 if (first or not stream) and time.monotonic() - looked >= LOOKS:
                     looked = time.monotonic()
                     if await request.is_disconnected():
@@ -365,8 +367,8 @@ def make_app(service: Service, hosts: tuple[str, ...] = ("*",)) -> Starlette:
 
     Args:
         service: what it serves.
-        hosts: names by which the server may be asked; a page that names itself as one of this
-            machine's own addresses is refused by them.
+        hosts: host names that requests may give; they keep out pages whose own name was made to
+            lead to this machine.
     """
     options = service.options
     inner = [

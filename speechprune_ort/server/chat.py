@@ -1,7 +1,7 @@
-"""OpenAI's chat completions: what of a request this model can do, and the answer in their form.
+"""OpenAI's chat completions: what a request asks of this model, and the answer in their form.
 
-A parameter that would change the answer and that the model does not know is refused, and none is
-passed over in silence; those that never change an answer are taken and have no effect.
+A parameter that would change the answer and that the model does not support is refused; none is
+ignored silently. Parameters that never change an answer are accepted and have no effect.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ __all__ = ["Asked", "Reply", "read_chat"]
 
 Form = TypeVar("Form")
 ONE_TURN = (
-    "This model answers one question about what it hears: give a single user message with text and "
-    "at least one recording (input_audio, or file with the file_id of an upload), and ahead of it "
-    "at most one system message."
+    "This model answers one question about what it hears: give a single user message with text "
+    "and at least one recording (input_audio, or file with the file_id of an upload), and before "
+    "it at most one system message."
 )
 SYSTEM = ("system", "developer")
 """Roles of a system prompt; the second is OpenAI's newer name."""
 OWN = ("explain", "language", "text_first")
-"""Fields of ``speechprune`` beside those of ``PruningOptions``."""
+"""Fields of ``speechprune`` besides those of ``PruningOptions``."""
 NO_EFFECT = {
     "logprobs": (None, False),
     "presence_penalty": (None, 0),
@@ -50,7 +50,7 @@ NO_EFFECT = {
 }
 """Values of parameters that ask for nothing; any other is refused."""
 MOST_ANSWERS = 8
-"""To one question: they are decoded together, and others wait meanwhile."""
+"""Most answers to one question: they are decoded together, and others wait meanwhile."""
 
 
 class _Struct(msgspec.Struct, forbid_unknown_fields=True):
@@ -58,7 +58,7 @@ class _Struct(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class InputAudio(_Struct):
-    """A recording in base64; what it is its bytes say, whatever its format is called."""
+    """A recording in base64; its bytes tell its format, whatever ``format`` says."""
 
     data: str
     format: str = ""
@@ -97,7 +97,7 @@ class Message(_Struct):
 
 
 class StreamOptions(_Struct):
-    """Of a streamed answer."""
+    """Options of a streamed answer."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
@@ -127,7 +127,7 @@ class ChatRequest(_Struct):
     tools: Any = None
     tool_choice: Any = None
     top_logprobs: Any = None
-    # Nothing of these changes an answer.
+    # None of these changes an answer.
     user: Any = None
     metadata: Any = None
     store: Any = None
@@ -144,13 +144,13 @@ class Asked:
     Attributes:
         question: what is asked.
         sounds: the recordings in their order: bytes of one, or the id of an upload.
-        wording: what else stands in the prompt.
+        wording: what else the prompt says.
         pruning: what is kept of the audio.
         generation: how the first answer's tokens are chosen.
-        n: answers; each further one has the next seed.
-        stream: the answer is sent piece by piece.
-        usage: a streamed answer ends with the numbers of its tokens.
-        explain: the answer comes with what a page draws of it.
+        n: number of answers; each further one has the next seed.
+        stream: whether the answer is sent piece by piece.
+        usage: whether a streamed answer ends with its token counts.
+        explain: whether the answer comes with what a page draws of it.
     """
 
     question: str
@@ -211,7 +211,7 @@ def _parsed(body: bytes, form: type[Form]) -> Form:
         return msgspec.json.decode(body, type=form)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(
-            400, f"The request is not of the form of chat completions ({error})."
+            400, f"The request does not have the form of chat completions ({error}): correct it."
         ) from None
 
 
@@ -270,7 +270,9 @@ def _pruning(given: Mapping[str, Any], default: PruningOptions) -> PruningOption
     except (TypeError, ValueError) as error:
         if isinstance(error, OptionError):
             raise
-        raise RequestError(400, f"speechprune has an impossible value ({error}).") from None
+        raise RequestError(
+            400, f"speechprune has an impossible value ({error}): correct it."
+        ) from None
 
 
 def _generation(request: ChatRequest, most: int) -> GenerationOptions:
@@ -298,7 +300,7 @@ class Reply:
 
     Args:
         model: its name.
-        explain: tell what a page draws of the answer, too.
+        explain: whether to add what a page draws of the answer.
     """
 
     def __init__(self, model: str, explain: bool = False) -> None:
@@ -310,7 +312,7 @@ class Reply:
         }
 
     def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
-        """Answers in one."""
+        """All answers in one object."""
         choices = [
             {
                 "index": number,
@@ -342,7 +344,7 @@ class Reply:
         return {**self._chunk(choices), "speechprune": self._kept(answers)}
 
     def usage(self, answers: Sequence[Answer]) -> dict[str, Any]:
-        """What follows the end where a client wants to know its tokens."""
+        """What follows the end if a client wants to know its token counts."""
         return {**self._chunk([]), "usage": _usage(answers)}
 
     def _kept(self, answers: Sequence[Answer]) -> dict[str, Any]:

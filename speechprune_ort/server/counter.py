@@ -1,4 +1,4 @@
-"""A bounded line of requests before one model."""
+"""A bounded queue of requests to one model."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Event:
     """What became of a request: a piece of its answer, or its end.
 
     Attributes:
-        piece: what the work yielded, where it goes on.
-        result: what the work returned, where it has ended.
+        piece: what the work yielded, if it goes on.
+        result: what the work returned, if it has ended.
         error: what ended it.
-        ended: nothing comes after this.
+        ended: whether nothing comes after this.
     """
 
     piece: Any = None
@@ -38,13 +38,13 @@ Work = Callable[["Ticket"], Generator[Any, None, Any]]
 
 
 class Ticket:
-    """A place in the line.
+    """A place in the queue.
 
     Args:
         work: what is to be done.
-        tell: called with every event, from the thread that works.
-        seconds: in which it must be done.
-        begun: when they began, by ``time.monotonic``; None is now.
+        tell: called with every event, from the thread that does the work.
+        seconds: seconds in which it must be done.
+        begun: when these seconds began, by ``time.monotonic``; None is now.
 
     Attributes:
         cancel: ends the work; to be given to every call of the model.
@@ -60,10 +60,10 @@ class Ticket:
 
     @property
     def left(self) -> float:
-        """Seconds that are left of its time.
+        """Seconds that are left for it.
 
         Raises:
-            DeadlineError: none is.
+            DeadlineError: none are.
         """
         left = self._due - time.monotonic()
         if left <= 0:
@@ -91,9 +91,9 @@ class Counter:
     """Requests in the order of their arrival, a few at a time.
 
     Args:
-        waiting: most requests that wait.
-        at_once: requests that are worked on at once. A model may be asked from several threads;
-            one that reads several answers' tokens in one step is given as many as it takes.
+        waiting: largest number of requests that wait.
+        at_once: number of requests that are worked on at once: as many as the model decodes answers
+            together.
     """
 
     def __init__(self, waiting: int, at_once: int = 1) -> None:
@@ -123,16 +123,16 @@ class Counter:
     def enter(
         self, work: Work, tell: Callable[[Event], None], seconds: float, begun: float | None = None
     ) -> Ticket:
-        """Take a place in the line.
+        """Take a place in the queue.
 
         Args:
             work: what is to be done, in a thread of the counter.
             tell: called with every event, from that thread.
-            seconds: in which it must be done.
-            begun: when they began, by ``time.monotonic``; None is now.
+            seconds: seconds in which it must be done.
+            begun: when these seconds began, by ``time.monotonic``; None is now.
 
         Raises:
-            RequestError: the line is full, or the counter has closed.
+            RequestError: the queue is full, or the counter has closed.
         """
         ticket = Ticket(work, tell, seconds, begun)
         with self._changed:
@@ -142,7 +142,7 @@ class Counter:
         return ticket
 
     def check_room(self) -> None:
-        """Say that the line is full before anything is read for a place in it.
+        """Refuse a request if the queue is full, before any of it is read.
 
         Raises:
             RequestError: it is, or the counter has closed.
@@ -153,11 +153,11 @@ class Counter:
     def _room(self) -> None:
         if self._closed:
             raise RequestError(503, "The server is stopping: ask again later.", "stopping", 5)
-        # Who can be served at once does not wait.
+        # A request that can be served at once does not wait.
         if len(self._line) >= self._most + self._at_once - len(self._working):
             raise RequestError(
                 429,
-                f"As many requests wait as may ({self._most}): ask again later.",
+                f"The queue is full (it holds {self._most} requests): ask again later.",
                 "queue_full",
                 retry_after=2,
             )
@@ -170,7 +170,7 @@ class Counter:
                 self._line.remove(ticket)
 
     def end(self) -> None:
-        """Take nothing more, and end what is left: who waits for it is told."""
+        """Take no more requests, and end those that are left; their clients are told."""
         with self._changed:
             self._closed = True
             left = [*self._line, *self._working]
@@ -182,7 +182,7 @@ class Counter:
         """End what is left, and the threads.
 
         Args:
-            seconds: that are waited for what is worked on.
+            seconds: seconds to wait for each thread to finish its work.
         """
         self.end()
         for thread in self._threads:

@@ -1,4 +1,4 @@
-"""What every request passes on its way in: whose it is, and how large."""
+"""Checks of every request on its way in: who sends it, and how large it is."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ PACE = 1000  # bytes of a body a second: who sends more slowly keeps others out
 BODIES = 4  # of the largest size, that all requests in work may take together
 
 OPEN = ("/", "/health")
-"""Paths that need no key: they tell nothing of recordings or of who asks."""
+"""Paths that need no key: they tell nothing about recordings or about clients."""
 
 
 class Guard:
-    """Refuses requests before anything of them is read.
+    """Refuses requests before any of their bodies is read.
 
     Args:
-        app: what they are passed on to.
-        key: that clients must give, or None.
-        most_bytes: of a request's body.
-        origins: of other sites whose pages may ask.
+        app: the application that they are passed on to.
+        key: key that clients must give, or None.
+        most_bytes: largest size of a request's body.
+        origins: origins of other sites whose pages may send requests.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Guard:
                 raise self._too_large()
             if self._held > BODIES * self._most:
                 raise RequestError(
-                    429, "As much is being sent as the server takes at once: ask again later.",
+                    429, "The server is receiving as much as it takes at once: ask again later.",
                     "busy", retry_after=2,
                 )  # fmt: skip
             return message
@@ -97,8 +97,8 @@ class Guard:
         # A page of another site may send requests even where it may not read the answers.
         if origin is not None and not self._is_own(origin, headers.get("host", "")):
             return RequestError(
-                403, f"Pages of {origin[:80]!a} may not ask here: start the server with "
-                f"--cors-origin for it.", "origin",
+                403, f"Pages of {origin[:80]!a} may not send requests here: start the server with "
+                "--cors-origin for it.", "origin",
             )  # fmt: skip
         if self._key is not None and path not in OPEN and method != "OPTIONS":
             given = headers.get("authorization", "").encode("latin-1", "replace")
@@ -124,9 +124,9 @@ class Watch:
     """Counts and times the requests.
 
     Args:
-        app: what they are passed on to.
-        metrics: that are told.
-        routes: paths that are told by name; all others are one.
+        app: the application that they are passed on to.
+        metrics: where they are counted.
+        routes: paths that are counted by name; all others are counted as one.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, routes: tuple[str, ...]) -> None:

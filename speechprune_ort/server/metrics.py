@@ -16,7 +16,7 @@ class Metrics:
     """The figures of one server.
 
     Args:
-        line: of its requests.
+        line: the queue of its requests.
     """
 
     def __init__(self, line: Line) -> None:
@@ -26,8 +26,8 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         for name, text, value in (
-            ("waiting", "Requests that wait.", lambda: float(line.waiting)),
-            ("working", "Requests that are worked on.", lambda: float(line.working)),
+            ("waiting", "Requests that are waiting.", lambda: float(line.waiting)),
+            ("working", "Requests that are being worked on.", lambda: float(line.working)),
         ):
             Gauge(f"speechprune_{name}", text, registry=registry).set_function(value)
         self._seconds = Histogram(
@@ -63,5 +63,5 @@ class Metrics:
         self._said.inc(len(answer.token_ids))
 
     def text(self) -> bytes:
-        """In Prometheus' own form."""
+        """The figures in Prometheus' own form."""
         return generate_latest(self._registry)

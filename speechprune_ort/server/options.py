@@ -18,19 +18,19 @@ class ServeOptions:
     """How a bundle is served.
 
     Attributes:
-        name: of the model, as clients ask for it.
-        pruning: what is kept of the audio where a request does not say.
-        audio: how every recording is heard, its longest length among it.
+        name: name of the model, as clients ask for it.
+        pruning: what is kept of the audio, unless a request says so itself.
+        audio: how every recording is read, the longest that is accepted included.
         max_new_tokens: longest answer that a request may ask for, in tokens.
         max_body_mb: largest request, in 1e6 bytes; base64 makes a recording a third larger.
-        timeout: seconds from a request's arrival to its answer's end, waiting among them.
-        waiting: most requests that wait; the next one is told to come back later.
-        recordings: most uploaded recordings that are kept.
-        keep_seconds: after which an uploaded recording is forgotten.
-        memory_budget_mb: of each recording's embeddings, as in ``SpeechLLM.listen``.
-        api_key: that clients must give; None asks for none.
-        origins: of other sites whose pages may ask; none by default.
-        stop_seconds: that requests in work have to end once the server is told to stop.
+        timeout: seconds from a request's arrival to its answer's end, waiting included.
+        waiting: largest number of requests that wait; the next one is told to come back later.
+        recordings: largest number of uploaded recordings that are kept.
+        keep_seconds: seconds after which an uploaded recording is forgotten.
+        memory_budget_mb: memory for each recording's embeddings, as in ``SpeechLLM.listen``.
+        api_key: key that clients must give; None asks for none.
+        origins: origins of other sites whose pages may send requests; none by default.
+        stop_seconds: seconds that requests have to finish once the server is told to stop.
 
     Raises:
         OptionError: a value is out of range.
@@ -64,7 +64,9 @@ class ServeOptions:
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
             raise OptionError("The API key must be printable ASCII: make another.")
         if self.api_key is not None and not self.api_key.strip():
-            raise OptionError("The API key is empty: give one, or none at all.")
+            raise OptionError("The API key is empty: give one, or leave it out.")
         for origin in self.origins:
             if origin != "*" and "://" not in origin:
-                raise OptionError(f"{origin!a} is no origin: give one such as https://example.org.")
+                raise OptionError(
+                    f"{origin!a} is not an origin: give one such as https://example.org."
+                )

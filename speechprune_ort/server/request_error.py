@@ -21,10 +21,10 @@ class RequestError(Exception):
     """What a request is refused with.
 
     Args:
-        status: of HTTP.
+        status: HTTP status.
         message: one sentence that names the thing and the cure.
-        code: for programs, such as ``model_not_found``.
-        retry_after: seconds after which it is worth to ask again; None where it never is.
+        code: a word for programs, such as ``model_not_found``.
+        retry_after: seconds after which it is worth asking again; None if it never is.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class RequestError(Exception):
 
     @property
     def body(self) -> dict[str, dict[str, str | None]]:
-        """In OpenAI's form."""
+        """The error in OpenAI's form."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         if self.status == 429:
             kind = "rate_limit_error"
@@ -44,14 +44,14 @@ class RequestError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Whether clients should try again; theirs would otherwise, after any 5xx."""
+        """Whether clients should try again; OpenAI's would do so after any 5xx."""
         if self.retry_after is None:
             return {"x-should-retry": "false"}
         return {"retry-after": str(self.retry_after)}
 
 
 def request_error_of(error: BaseException) -> RequestError:
-    """The problem that an error is to the client."""
+    """The error that the client is told of."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, DeadlineError):

@@ -1,4 +1,4 @@
-"""A server from the command line: a socket, uvicorn, and a stop that lets answers end."""
+"""A server from the command line: a socket, uvicorn, and a stop that lets answers finish."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def listen_on(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 takes one that is free.
 
     Raises:
-        OptionError: the address is none of this machine, or the port is taken.
+        OptionError: the address is not one of this machine's, or the port is taken.
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -53,10 +53,10 @@ def is_local(host: str) -> bool:
 
 
 class PromptHttp(H11Protocol):
-    """A connection that is closed where the head of a request does not come, or comes too slowly.
+    """A connection that is closed if the head of a request does not come, or comes too slowly.
 
-    The same holds where an answer is not read. Connections are counted: those that ask nothing
-    would keep everybody else out.
+    So is one on which an answer is not read. The number of connections is limited: those that ask
+    nothing would keep everybody else out.
     """
 
     _closing: asyncio.TimerHandle | None = None
@@ -120,7 +120,7 @@ class Server(uvicorn.Server):
     """A server that tells clients when their requests' time to end is over.
 
     Args:
-        config: of uvicorn.
+        config: uvicorn's configuration.
         service: what is served.
     """
 
@@ -144,17 +144,17 @@ def serve(
     ready: Callable[[str], None],
     access_log: bool = False,
 ) -> None:
-    """Serve until SIGINT or SIGTERM: then no request is taken, and those in work may end.
+    """Serve until SIGINT or SIGTERM; then take no more requests, and let those in work finish.
 
     Args:
-        model: opened.
-        options: of the server.
-        listener: that requests come to.
-        host: that it listens on, as the user gave it.
+        model: the opened model.
+        options: options of the server.
+        listener: socket that requests come to.
+        host: address that it listens on, as the user gave it.
         ready: called with the server's address once it can be asked.
-        access_log: a line on stdout for every request.
+        access_log: whether to print a line on stdout for every request.
     """
-    # What asks by another name is a page that had its name lead here.
+    # Requests by another host name come from pages whose own name was made to lead here.
     hosts = LOCAL if is_local(host) else ("*",)
     service = Service(model, options)
     config = uvicorn.Config(

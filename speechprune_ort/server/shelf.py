@@ -1,4 +1,4 @@
-"""Uploaded recordings, heard once and asked about by their ids."""
+"""Uploaded recordings, encoded once and asked about by their ids."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Upload:
     """A recording on the shelf.
 
     Attributes:
-        name: of the file, as the client called it.
-        size: of the file, in bytes.
-        recording: heard.
+        name: name of the file, as the client gave it.
+        size: size of the file, in bytes.
+        recording: the encoded recording.
         purpose: as the client gave it.
-        id: by which it is asked about.
+        id: id by which it is asked about.
         created: seconds since 1970.
-        expires: when it is forgotten.
+        expires: when it is forgotten, likewise.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Upload:
     expires: int
 
     def to_dict(self) -> dict[str, Any]:
-        """In the form of OpenAI's files, with what was heard of it."""
+        """The upload in the form of OpenAI's files, with its length, tokens and notes."""
         return {
             "id": self.id,
             "object": "file",
@@ -57,8 +57,8 @@ class Shelf:
     """Uploaded recordings; safe to use from several threads.
 
     Args:
-        most: that are kept.
-        keep_seconds: after which each is forgotten.
+        most: largest number that is kept.
+        keep_seconds: seconds after which each is forgotten.
     """
 
     def __init__(self, most: int, keep_seconds: float) -> None:
@@ -83,7 +83,7 @@ class Shelf:
         return upload
 
     def check_room(self) -> None:
-        """Say that there is no room before a recording is heard.
+        """Refuse an upload if there is no room, before its recording is encoded.
 
         Raises:
             RequestError: there is none.
@@ -104,10 +104,10 @@ class Shelf:
             return self._uploads[name]
 
     def remove(self, name: str) -> None:
-        """Forget a recording; who is asking about it is still answered.
+        """Forget a recording; requests about it that are in work are still answered.
 
         Raises:
-            RequestError: there is none of this id.
+            RequestError: there is none with this id.
         """
         with self._lock:
             if self._uploads.pop(name, None) is None:
@@ -129,8 +129,8 @@ class Shelf:
         if len(self._uploads) >= self._most:
             raise RequestError(
                 409,
-                f"{self._most} recordings are kept, the most that may be: delete one "
-                "(DELETE /v1/files/ID).",
+                f"{self._most} recordings are kept, which is the limit: delete one (DELETE "
+                "/v1/files/ID).",
                 "recordings_full",
             )
 

@@ -293,7 +293,10 @@ def test_a_missing_library_is_named(library: str, bundle: Path, cuda: Cuda) -> N
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"driver": 12080}, "knows CUDA 12.8 and ONNX Runtime needs CUDA 13: install driver 580"),
+        (
+            {"driver": 12080},
+            "supports CUDA 12.8 and ONNX Runtime needs CUDA 13: install driver 580",
+        ),
         ({"gpus": 0}, "sees no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES"),
         ({"init": 100}, "sees no GPU"),
         ({"init": 803}, "does not start (code 803)"),
@@ -349,7 +352,7 @@ def test_doctor_finds_cuda_ready_or_says_what_is_missing(cuda: Cuda) -> None:
     doctor = ("-m", "speechprune_ort", "doctor", "--json")
     rows = {row["what"]: row for row in cuda.run(*doctor).found}
     assert rows["cuda"]["found"] == "ready"
-    assert rows["driver"]["found"] == "knows CUDA 13.0"
+    assert rows["driver"]["found"] == "supports CUDA 13.0"
     assert rows["libcurand.so.10"]["found"] == "loads"
     rows = {row["what"]: row for row in cuda.run(*doctor, without="libcurand.so.10").found}
     assert "libcurand.so.10 cannot be loaded" in rows["cuda"]["cure"]

@@ -196,7 +196,7 @@ def test_what_a_template_does_not_have_is_refused_by_name(
     manifest = msgspec.structs.replace(model.manifest, forms=model.manifest.forms[:1])
     monkeypatch.setattr(model.engine, "manifest", manifest)
     assert (manifest.forms[0].system, manifest.forms[0].text_first) == (True, False)
-    with pytest.raises(PromptError, match="no form with the question ahead of the audio"):
+    with pytest.raises(PromptError, match="no form with the question before the audio"):
         recording.worded(text_first=True)
     manifest = msgspec.structs.replace(model.manifest, forms=())
     monkeypatch.setattr(model.engine, "manifest", manifest)

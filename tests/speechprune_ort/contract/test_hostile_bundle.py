@@ -429,7 +429,7 @@ SPLIT = {"type": "Split", "behavior": "Isolated", "invert": False}
         ({"normalizer": {"type": {"a": {}}}}, "unknown step"),
         ({"pre_tokenizer": SPLIT | {"pattern": {"Regex": "(a+)+$"}}}, "repeats a repetition"),
         ({"pre_tokenizer": SPLIT | {"pattern": {"Regex": "((?:b|a*)|c){2,}"}}}, "repeats a rep"),
-        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": {}}}, "no list"),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": {}}}, "not a list"),
         ({"post_processor": {"type": "TemplateProcessing", "pair": [], "special_tokens": {},
           "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 9}}, "several times"),
         ({"model": {}}, "cannot be read"),

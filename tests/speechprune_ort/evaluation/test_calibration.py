@@ -52,5 +52,5 @@ def test_what_was_calibrated_is_what_ask_takes(
     with pytest.raises(OptionError, match="calibrated for another bundle"):
         read_calibration(out, bundle)
     out.write_text("{}")
-    with pytest.raises(OptionError, match="is no calibration"):
+    with pytest.raises(OptionError, match="is not a calibration"):
         read_calibration(out, bundle)

@@ -384,7 +384,7 @@ def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(
     if b'{"seed": 1}'.startswith(content):
         journal_of(path).close()  # ours, cut in its first line
         return
-    with pytest.raises(OptionError, match="something else than results"):
+    with pytest.raises(OptionError, match="something other than results of this run"):
         journal_of(path)
     assert path.read_bytes() == content
 

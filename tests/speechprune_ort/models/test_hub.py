@@ -68,7 +68,7 @@ def test_get_prints_the_folder_and_makes_another_where_wanted(served: Hub, tmp_p
     assert not (tmp_path / "cache" / "models").exists()
     with pytest.raises(OptionError, match="already there"):
         get(NAME, tmp_path / "mine")
-    with pytest.raises(OptionError, match="is no model's name"):
+    with pytest.raises(OptionError, match="is not the name of a model"):
         get("meetings")
 
 
@@ -130,7 +130,7 @@ def test_another_file_than_the_manifest_lists_is_no_bundle(served: Hub, tmp_path
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("someone/weights", "and no bundle: .* speechprune-ort export someone/weights weights/"),
+        ("someone/weights", "not a bundle: .* speechprune-ort export someone/weights weights/"),
         ("someone/nothing", "the hub shows no such model"),
         ("no/folder/here", "No bundle at no/folder/here"),
         ("someone/else/", "No bundle at someone/else"),
