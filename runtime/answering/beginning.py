@@ -21,7 +21,7 @@ _read: WeakKeyDictionary[Engine, Beginning | None] = WeakKeyDictionary()
 
 
 def divisible(manifest: Manifest) -> bool:
-    """Whether a token's logits are the same whatever is read beside it.
+    """Whether a token's logits are the same whatever is read along with it.
 
     They are not in ``w8a8``, which rounds all activations of a product by one scale.
     """
@@ -29,13 +29,13 @@ def divisible(manifest: Manifest) -> bool:
 
 
 def open_decoder(engine: Engine, capacity: int, rows: int = 1) -> Decoder:
-    """Open a decoder that need not read what all prompts of the bundle begin with.
+    """Open a decoder that does not read again what all prompts of the bundle begin with.
 
     Where rows cannot be copied, on CUDA, and where prompts cannot be divided, each prompt is read
     as a whole.
 
     Raises:
-        OutOfMemoryError: memory does not suffice for the cache.
+        OutOfMemoryError: there is not enough memory for the cache.
     """
     decoder = Decoder.open(engine, capacity, rows)
     with _lock:

@@ -47,7 +47,7 @@ class PrefillTime:
 
     @classmethod
     def fit(cls, seconds: dict[int, float]) -> PrefillTime:
-        """From measured seconds by prompt length; the square term needs three lengths.
+        """Fit the seconds measured by prompt length; the square term needs three lengths.
 
         >>> found = PrefillTime.fit({100: 1.1, 200: 2.1, 400: 4.1})
         >>> round(found.start, 6), round(found.each, 6), round(found.pair, 6)
@@ -64,7 +64,7 @@ class PrefillTime:
 
     @classmethod
     def measured(cls, engine: Engine) -> PrefillTime:
-        """That of a bundle on its device: the better of two tries, a second or so; once each."""
+        """Measure a bundle on its device, once: the better of two tries, about a second in all."""
         if engine not in _measured:
             _measured[engine] = cls._measure(engine)
         return _measured[engine]
@@ -122,13 +122,13 @@ def pick_tokens(
     latency_target: float | None = None,
     memory_target_mb: float | None = None,
 ) -> Pick:
-    """The most audio tokens that keep every bound.
+    """The largest number of audio tokens within every bound.
 
     Args:
         total: audio tokens of the recording.
         prompt_tokens: positions of the prompt without audio.
         new_tokens: the longest answer.
-        manifest: of the bundle, for its context and sizes.
+        manifest: manifest of the bundle, for its context and sizes.
         prefill_time: measured when a latency is asked for, and only then.
         latency_target: seconds that reading the prompt may take.
         memory_target_mb: 1e6 bytes that cache and activations may take.
@@ -159,5 +159,5 @@ def pick_tokens(
             if limit == "context"
             else f"raise {limit}"
         )
-        raise PromptError(f"Not one audio token fits {limit} beside the prompt: {cure}.")
+        raise PromptError(f"Not one audio token fits {limit} together with the prompt: {cure}.")
     return Pick(bounds[limit], limit)

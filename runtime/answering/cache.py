@@ -1,4 +1,4 @@
-"""Keys and values of several sequences: one buffer a layer and kind, in which a row is a sequence.
+"""Keys and values of several sequences: one buffer per layer and kind, one row per sequence.
 
 Past and present of a layer are the same buffer, so a step writes its own positions and copies
 nothing. A run takes neighbouring rows of it, by their address.
@@ -44,8 +44,8 @@ class Cache:
     Args:
         device: where it lies.
         dims: sizes of the axes.
-        dtype: of keys and values.
-        rows: sequences that it has room for.
+        dtype: dtype of keys and values.
+        rows: number of sequences that it has room for.
         capacity: positions of each.
 
     Attributes:

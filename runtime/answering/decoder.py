@@ -1,6 +1,6 @@
-"""Prefill and decode steps, for one sequence or several: who is where in the cache.
+"""Prefill and decode steps, for one sequence or several, and where each is in the cache.
 
-What runs, and on which buffers, is in ``runs``. The angles of positions are kept ahead of time:
+What runs, and on which buffers, is in ``runs``. The angles of positions are computed ahead of time:
 those of the prompt's true positions, and after them those that the answer will take.
 """
 
@@ -34,8 +34,8 @@ class Decoder:
         spares: buffers of earlier answers, which captured graphs point to.
 
     Attributes:
-        beginning: that prompts need not be read anew; None where there is none. Only where rows
-            can be copied, see ``copies``.
+        beginning: first tokens of prompts, which need not be read again; None if there are none.
+            Only where rows can be copied, see ``copies``.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Decoder:
         """A decoder of a bundle, with an empty cache of ``rows`` times ``capacity`` positions.
 
         Raises:
-            OutOfMemoryError: memory does not suffice for the cache.
+            OutOfMemoryError: there is not enough memory for the cache.
         """
         manifest = engine.manifest
         with memory_errors(DECODER):
@@ -90,7 +90,7 @@ class Decoder:
         """Make room for more sequences, or longer ones; what the cache holds stays.
 
         Raises:
-            OutOfMemoryError: memory does not suffice; the decoder is of no use then.
+            OutOfMemoryError: there is not enough memory; the decoder cannot be used any more then.
         """
         with memory_errors(DECODER):
             larger = self._take(rows, capacity)
@@ -114,12 +114,12 @@ class Decoder:
     def prefill(
         self, embeds: NDArray[Any] | ort.OrtValue, positions: NDArray[np.int64], row: int = 0
     ) -> NDArray[np.float32]:
-        """Take a whole prompt.
+        """Read a whole prompt.
 
         Args:
             embeds: (tokens, hidden) on the host, or (1, tokens, hidden) on the device.
             positions: (tokens,) int64, true positions, increasing.
-            row: of the cache that it goes to.
+            row: row of the cache that it goes to.
 
         Returns:
             (vocab,) logits of the last position; overwritten by the next step.
@@ -142,12 +142,12 @@ class Decoder:
     def extend(
         self, embeds: NDArray[Any] | ort.OrtValue, positions: NDArray[np.int64], row: int = 0
     ) -> NDArray[np.float32]:
-        """Take more of a prompt, after what a row holds.
+        """Read more of a prompt, after what a row holds.
 
         Args:
             embeds: (tokens, hidden) on the host, or (1, tokens, hidden) on the device.
             positions: (tokens,) int64, true positions, increasing.
-            row: of the cache.
+            row: row of the cache.
 
         Returns:
             (vocab,) logits of the last position; overwritten by the next step.
@@ -199,8 +199,8 @@ class Decoder:
                 it, and need room for one token more.
 
         Returns:
-            (vocab,) logits of the next token by row; overwritten by the next step. Whether they
-            are finite is for the caller to see, see ``check_finite``.
+            (vocab,) logits of the next token by row; overwritten by the next step. Whether they are
+            finite is for the caller to check, see ``check_finite``.
         """
         for row, (_, position) in tokens.items():
             self._check(self._lengths[row] + 1, position)
@@ -226,7 +226,7 @@ class Decoder:
             slot = self._lengths[row]
             if runs.positions[slot] != position:
                 self._turn(slot, np.array([position], np.int64), ahead=len(tokens) == 1)
-        # Who does not take part writes where it will write again: its next slot.
+        # A row that does not take part writes to its next slot, which it will write again.
         lengths = [self._lengths[row] + 1 for row in rows]
         if max(lengths) > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} positions, not {max(lengths)}")
@@ -248,13 +248,13 @@ class Decoder:
             raise ValueError(f"the model has {self._dims.context} positions, not {position}")
 
     def _turn(self, slot: int, positions: NDArray[np.int64], ahead: bool) -> None:
-        """Have the angles of positions in the slots from ``slot`` on.
+        """Compute the angles of positions into the slots from ``slot`` on.
 
         Args:
-            slot: of the first one.
+            slot: slot of the first one.
             positions: (tokens,) int64.
-            ahead: what follows an answer's token is nearly always the next position: all of them
-                at once.
+            ahead: whether to fill all slots after them as well: what follows a token of an answer
+                is nearly always the next position.
         """
         written = positions
         if ahead:
@@ -265,7 +265,7 @@ class Decoder:
         self._runs.turn(slot, written)
 
     def _take(self, rows: int, capacity: int) -> Runs:
-        """Buffers of at least this size; where graphs point to them, those of earlier answers."""
+        """Buffers of at least this size; if graphs point to them, those of earlier answers."""
         if not self._graphs.device.graphs or self._spares is None:
             return Runs(self._graphs, rows, capacity)
         capacity = max(LEAST_CAPACITY, 1 << (capacity - 1).bit_length())

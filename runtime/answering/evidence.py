@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 __all__ = ["stretches"]
 
-LONGEST_S = 3.0  # as a sentence is
-JOINED_S = 0.5  # a gap that parts no stretches
+LONGEST_S = 3.0  # about a sentence
+JOINED_S = 0.5  # the largest gap within a stretch
 
 
 def stretches(
@@ -18,7 +18,7 @@ def stretches(
 
     Args:
         indices: ascending token indices.
-        tokens_per_second: of the model.
+        tokens_per_second: audio tokens per second of the model.
         span_tokens: tokens that share one stretch of time, see ``AudioSpec``.
 
     >>> kept = np.array([0, 1, 2, 3, 100, 101])

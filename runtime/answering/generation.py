@@ -19,20 +19,20 @@ Reason = Literal["stop", "length", "stop_string"]
 
 
 class Generation:
-    """An answer on its way: it is given logits and says which token comes next.
+    """An answer in progress: it is given logits and says which token comes next.
 
     Args:
-        tokenizer: of the bundle.
+        tokenizer: the bundle's tokenizer.
         stop_token_ids: any of these ends it.
         options: how tokens are chosen.
-        position: of the prompt's last token.
+        position: position of the prompt's last token.
 
     Attributes:
-        ids: of the answer so far, the stop token not among them.
-        log_probabilities: that the model gave to each of them, natural logarithm.
+        ids: token ids of the answer so far, without the stop token.
+        log_probabilities: natural logarithm of the probability that the model gave to each.
         reason: why it has ended; None while it goes on.
-        position: of the last token.
-        pieces: of text that were released and not yet taken.
+        position: position of the last token.
+        pieces: pieces of text that were released and not yet taken.
     """
 
     def __init__(

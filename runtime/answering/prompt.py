@@ -29,7 +29,7 @@ AS_IS = Wording()
 """The template as it is, around a question."""
 
 CHARACTERS = 16
-"""Of a text, for each position of the model: words of no language have as many for a token."""
+"""Most characters of a text for each position of the model; no language has as many for a token."""
 
 NAMED = {"query": "The question", "system": "The system prompt", "language": "The language"}
 
@@ -41,7 +41,7 @@ class Prompt:
     Attributes:
         question: the user's text.
         parts: ids before, between and after the recordings: one part more than recordings.
-        places: of the user's own text in ``ids``: what phase 1 compares with.
+        places: places in ``ids`` of the user's own text, which phase 1 compares with.
     """
 
     question: str
@@ -57,11 +57,11 @@ class Prompt:
         Args:
             engine: the bundle.
             question: the user's text.
-            wording: what else stands in it.
-            recordings: in it.
+            wording: what else the prompt says.
+            recordings: number of recordings in it.
 
         Raises:
-            PromptError: the question is no text, is empty, gives no token or too many; or the
+            PromptError: the question is not a text, is empty, gives no token or too many; or the
                 template has no such form.
             BundleError: the tokenizer does not work.
         """
@@ -76,7 +76,7 @@ class Prompt:
         """What a bundle's template puts between an answer and the next; it has no recording.
 
         Raises:
-            PromptError: the template has no further turn, or as of ``of``.
+            PromptError: the template has no further turn, or as ``of`` raises it.
             BundleError: the tokenizer does not work.
         """
         manifest = engine.manifest
@@ -95,7 +95,7 @@ class Prompt:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """All of them, without the audio's."""
+        """All token ids, without the audio's."""
         return tuple(chain.from_iterable(self.parts))
 
     @property
@@ -108,12 +108,12 @@ class Prompt:
 def form_of(
     manifest: Manifest, wording: Wording, recordings: int = 1
 ) -> tuple[tuple[PromptPiece, ...], dict[str, str]]:
-    """The template in the form that is asked for, and the texts in it beside the question.
+    """The template in the form that is asked for, and the texts in it besides the question.
 
     Args:
-        manifest: of the bundle.
-        wording: what stands in the prompt.
-        recordings: in it.
+        manifest: manifest of the bundle.
+        wording: what the prompt says besides the question.
+        recordings: number of recordings in it.
 
     Raises:
         PromptError: the template has no such form, or the model knows no such language; the message
@@ -137,7 +137,7 @@ def form_of(
             "recording: leave the rest out, or export it again if its chat template has more."
         )
     most = max(form.recordings for form in forms)
-    order = "ahead of" if first else "behind"
+    order = "before" if first else "after"
     lacking = {
         "no place for a system prompt: put it into the question": system
         and not any(form.system for form in forms),
@@ -161,7 +161,7 @@ def _language(manifest: Manifest, asked: str) -> str:
     """A language as the model knows it.
 
     Args:
-        manifest: of the bundle.
+        manifest: manifest of the bundle.
         asked: its code or name, in any case.
 
     Raises:
@@ -172,7 +172,7 @@ def _language(manifest: Manifest, asked: str) -> str:
     found = names.get(asked.strip().lower())
     if found is None and names:
         raise PromptError(
-            f"There is no language {asked[:40]!r} for this bundle: it knows "
+            f"There is no language {asked[:40]!r} for this bundle: give one of "
             f"{', '.join(sorted(set(manifest.languages.values())))}."
         )
     return asked if found is None else found
@@ -207,20 +207,20 @@ def build_prompt(
     Control tokens written out in them (``<|im_end|>``) stay plain text.
 
     Args:
-        tokenizer: of the bundle.
+        tokenizer: the bundle's tokenizer.
         pieces: the template.
         texts: the user's, by the kinds of the pieces: ``query`` and what else there is.
-        context: positions that the model has; None does not compare.
+        context: positions that the model has; None skips the check.
 
     Raises:
-        PromptError: the question is no text, is empty, gives no token, or more than the model has
-            positions.
+        PromptError: the question is not a text, is empty, gives no token, or more than the model
+            has positions.
     """
     question = check_text(texts["query"])
     if not question.strip():
         raise PromptError("The question is empty: ask something about the recording.")
     for kind, text in texts.items():
-        # Before they are tokenized: of megabytes that takes seconds, in which nothing else runs.
+        # Checked before tokenizing, which takes seconds for megabytes while nothing else runs.
         if context is not None and len(check_text(text, NAMED[kind])) > CHARACTERS * context:
             raise PromptError(
                 f"{NAMED[kind]} has {len(text)} characters and the model {context} positions: "
@@ -250,7 +250,7 @@ def build_prompt(
         length += len(ids)
     if not places:
         raise PromptError("The question has no token that the model knows: rephrase it.")
-    # Said here, before the embeddings of megabytes of text are wanted.
+    # Refused here, before megabytes of text are embedded.
     if context is not None and length > context:
         asked = f"{len(places)} tokens" if length < 2 * len(places) else f"a prompt of {length}"
         raise PromptError(

@@ -1,4 +1,4 @@
-"""A question on its one way: about what was heard, chosen, laid out, then spoken or scored."""
+"""The one path of every question: choose tokens, lay out the prompt, then answer or score."""
 
 from __future__ import annotations
 
@@ -58,18 +58,18 @@ class Question:
     """A question about a recording.
 
     Its prompt is embedded, its options are settled and its backend is opened here, once;
-    ``choose``, ``lay_out`` and then ``speak`` or ``score`` take from that.
+    ``choose``, ``lay_out`` and then ``speak`` or ``score`` use that.
 
     Args:
         engine: the bundle.
         prompt: the template around the question.
         heard: the recording.
-        options: of pruning; what the caller left open is settled.
-        new_tokens: of the longest answer.
+        options: pruning options; whatever the caller left open is filled in.
+        new_tokens: length of the longest answer.
         timings: stages are added to it.
 
     Attributes:
-        options: as settled.
+        options: the options with nothing left open.
         picked: for ``pruning_rate="auto"`` what bounded the number of tokens, or None.
 
     Raises:
@@ -99,7 +99,7 @@ class Question:
         self._query = rows[list(prompt.places)]
 
     def _rated(self, options: PruningOptions) -> tuple[PruningOptions, str | None]:
-        """The options with a rate that is a number, and what bounded it where it was open."""
+        """The options with a rate that is a number, and what bounded it if it was open."""
         if options.pruning_rate != "auto":
             return options, None
         engine, total = self._engine, self._heard.tokens
@@ -191,7 +191,7 @@ class Question:
         """Places of kept tokens and of the text between recordings, and the order of both.
 
         Args:
-            indices: of the kept tokens.
+            indices: (kept,) indices of the kept tokens.
 
         Returns:
             Ascending places among recordings and text; and which row of the kept tokens, followed
@@ -199,7 +199,7 @@ class Question:
         """
         meets = np.array([part.first for part in self._heard.parts[1:]])
         lengths = np.array([len(text) for text in self._between])
-        ahead = np.concatenate([[0], np.cumsum(lengths)])  # rows of text ahead of each recording
+        ahead = np.concatenate([[0], np.cumsum(lengths)])  # rows of text before each recording
         audio = indices + ahead[np.searchsorted(meets, indices, side="right")]
         text = [
             meet + first + np.arange(length)
@@ -230,11 +230,11 @@ class Question:
     ) -> Generator[str, None, Answer]:
         """Yield the answer's text as it comes, and return the ``Answer``.
 
-        The first piece is empty: it comes when all is chosen, and the prompt waits to be read.
+        The first piece is empty: it comes when all is chosen and the prompt waits to be read.
 
         Args:
             generation: how tokens are chosen.
-            scheduler: decodes it, together with what else is asked.
+            scheduler: decodes it, together with other answers.
 
         Raises:
             PromptError: prompt and answer exceed the context.
@@ -249,13 +249,13 @@ class Question:
         scheduler: Scheduler,
         timings: Timings,
     ) -> Generator[str, None, Answer]:
-        """The same, of a prompt that is laid out: it may be answered several times.
+        """Like ``speak``, for a prompt that is laid out and may be answered several times.
 
         Args:
             laid_out: the prompt.
             generation: how tokens are chosen.
             scheduler: decodes it.
-            timings: of this answer; reading and decoding are added to it.
+            timings: timings of this answer, to which reading and decoding are added.
         """
         said = Generation(
             self._engine.text,
@@ -286,14 +286,14 @@ class Question:
         laid_out: LaidOut,
         timings: Timings,
     ) -> Answer:
-        """What was said, for the caller.
+        """The answer, for the caller.
 
         Args:
-            question: that it answers.
+            question: the question that it answers.
             said: its tokens.
             generation: how they were chosen.
             laid_out: the prompt that was read.
-            timings: of its stages.
+            timings: timings of its stages.
         """
         return Answer(
             text=said.text,
@@ -320,7 +320,7 @@ class Question:
 
         Args:
             continuations: token ids, at least one each, at most ``new_tokens``.
-            rows: that are decoded together at most.
+            rows: largest number that is decoded together.
 
         Raises:
             PromptError: prompt and answer exceed the context.
@@ -328,7 +328,7 @@ class Question:
         laid_out = self.lay_out(self.choose())
         stepped = sum(len(ids) > 1 for ids in continuations)
         rows = max(1, min(rows, stepped)) if self._engine.device.name == "cpu" else 1
-        # One position more: who has ended keeps its place beside those that go on.
+        # One position more: one that has ended stays in the batch while others go on.
         decoder = open_decoder(self._engine, laid_out.length + self._new_tokens + 1, rows)
         with self._timings.measure("prefill"):
             # The decoder's own logits are overwritten by its next step.
@@ -350,7 +350,7 @@ class Question:
         """How much likelier an answer is with each stretch of the kept audio than without any.
 
         Args:
-            ids: of the answer, at most ``new_tokens``.
+            ids: token ids of the answer, at most ``new_tokens``.
 
         Returns:
             One for each stretch, in time order; none where there is no answer or no audio.
@@ -398,12 +398,12 @@ def pieces(
     generation: GenerationOptions,
     timings: Timings,
 ) -> Generator[str, None, Answer]:
-    """Answer a question about a recording, which is heard first where it was not yet.
+    """Answer a question about a recording, which is encoded first if it was not yet.
 
     Args:
         engine: the bundle.
         scheduler: decodes the answer.
-        heard: the recording, or what hears it; called when the question is known to be one.
+        heard: the recording, or a function that encodes it, called once the question is checked.
         prompt: lays out the question.
         pruning: what is kept of the audio.
         generation: how the answer's tokens are chosen.
@@ -415,14 +415,14 @@ def pieces(
     Raises:
         PromptError: the question is empty, or prompt and answer exceed the context.
     """
-    text = prompt()  # what is wrong with it is said before hours are heard
+    text = prompt()  # refused before hours are encoded
     heard = heard() if callable(heard) else heard
     asked = Question(engine, text, heard, pruning, generation.max_new_tokens, timings)
     return (yield from asked.speak(generation, scheduler))
 
 
 def _within(indices: NDArray[np.int64], part: Part) -> NDArray[np.bool_]:
-    """Which tokens are of one of several recordings."""
+    """Which tokens belong to one of several recordings."""
     found: NDArray[np.bool_] = (indices >= part.first) & (indices < part.first + part.tokens)
     return found
 
@@ -471,6 +471,6 @@ def _cure(pruning: PruningOptions, kept: int, excess: int, tokens_per_second: fl
 
 
 def settled(own: MethodOptions, defaults: Mapping[str, Any]) -> MethodOptions:
-    """Options of a method, where it leaves one open that the bundle has a value for."""
+    """Options of a method, with those that it leaves open filled in from ``defaults``."""
     open_ones = {n: v for n, v in defaults.items() if getattr(own, n, v) is None}
     return replace(own, **open_ones) if open_ones else own

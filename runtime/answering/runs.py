@@ -37,7 +37,7 @@ _graph_ids = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class Graphs:
-    """The graphs that an answer takes.
+    """The graphs that an answer needs.
 
     Attributes:
         decoder: ``decoder``.
@@ -45,7 +45,7 @@ class Graphs:
         rotary: ``rotary``.
         device: where they run.
         dims: sizes of the axes.
-        dtype: of embeddings, cache and logits.
+        dtype: dtype of embeddings, cache and logits.
     """
 
     decoder: CheckedSession
@@ -65,9 +65,9 @@ class Runs:
         capacity: positions that the cache holds of each.
 
     Attributes:
-        cache: of keys and values.
-        positions: of the token that each slot is turned for, (capacity,); -1 where none is set.
-        logits: of the last run, (rows, 1, vocab), on the host.
+        cache: the cache of keys and values.
+        positions: (capacity,) int64, position that each slot is turned for; -1 where none is set.
+        logits: (rows, 1, vocab) logits of the last run, on the host.
     """
 
     def __init__(self, graphs: Graphs, rows: int, capacity: int) -> None:
@@ -117,7 +117,7 @@ class Runs:
         return self._graph_id is not None
 
     def turn(self, slot: int, positions: NDArray[np.int64]) -> None:
-        """Have the angles of (tokens,) positions in the slots from ``slot`` on."""
+        """Write the angles of (tokens,) positions into the slots from ``slot`` on."""
         slots = slice(slot, slot + len(positions))
         self.positions[slots] = -1  # a run that is ended leaves them half written
         self._rotary_binding.bind_ortvalue_input("position_ids", self._device.put(positions))
@@ -132,11 +132,11 @@ class Runs:
     def read(
         self, embeds: NDArray[Any] | ort.OrtValue, row: int, length: int
     ) -> NDArray[np.float32]:
-        """Take embeddings of a prompt, or of more of it.
+        """Read embeddings of a prompt, or of more of it.
 
         Args:
             embeds: (tokens, hidden) on the host, or (1, tokens, hidden) on the device.
-            row: of the cache that they go to.
+            row: row of the cache that they go to.
             length: positions of the row afterwards.
 
         Returns:
@@ -150,11 +150,11 @@ class Runs:
         return logits
 
     def step(self, ids: Sequence[int], first: int, lengths: Sequence[int]) -> NDArray[np.float32]:
-        """Take a token of each of neighbouring rows.
+        """Take a token for each of several neighbouring rows.
 
         Args:
-            ids: of the tokens.
-            first: row; 0, and all rows, where steps are captured.
+            ids: ids of the tokens.
+            first: first row; 0, and all rows, where steps are captured.
             lengths: positions of each row afterwards.
 
         Returns:

@@ -4,10 +4,10 @@ An answer joins between two steps, once its prompt has been read into a free row
 leaves when it ends; those that wait are taken in the order of their arrival, and a step of the
 running ones comes between two of them. What a prompt has in common with one that still lies in the
 cache is copied, not read again: all of it where several answers to one question are wanted, its
-beginning where two questions hear the same tokens.
+beginning where two questions keep the same tokens.
 
-There is no thread of its own: whoever waits for a token and finds nobody at work does a round for
-everyone. So an answer that nobody waits for takes no time, and one call may ask for many.
+There is no thread of its own: a call that waits for a token and finds nobody at work does a round
+for everyone. So an answer that nobody waits for takes no time, and one call may ask for many.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ __all__ = ["MOST_ROWS", "Reading", "Scheduler", "most_rows"]
 ROWS = 8
 """Sequences decoded together, where the caller says nothing."""
 MOST_ROWS = 256
-LOOKS = 0.05  # seconds between looks whether a call that waits was ended
+LOOKS = 0.05  # seconds between checks whether a call that waits was ended
 GROWTH = 256  # positions that a cache grows by at least
 COMPARED = 64  # positions of two prompts that are compared at once
 
 
 def most_rows(manifest: Manifest, asked: int | None = None) -> int:
-    """Sequences of a bundle that are decoded together at most.
+    """The largest number of a bundle's sequences that are decoded together.
 
     It is one where answers decoded together would change each other, see ``divisible``.
 
     Args:
-        manifest: of the bundle.
-        asked: by the caller; None where nothing was.
+        manifest: the bundle's manifest.
+        asked: number that the caller asked for, or None.
     """
     return asked or ROWS if divisible(manifest) else 1
 
@@ -64,10 +64,11 @@ class Reading:
         generation: chooses the tokens.
         timings: what reading and each step took is added to it; a step that others share counts
             for each of them.
-        context: of the call that wants it: what ends that, ends the reading of its prompt.
-        row: of the cache, while it is in the batch.
+        context: context of the call that wants it: what ends that call ends the reading of its
+            prompt.
+        row: row of the cache, while it is in the batch.
         first: (vocab,) logits that follow the prompt, once it was read.
-        error: what ended it before its end.
+        error: what ended it early.
     """
 
     embeds: NDArray[Any] | ort.OrtValue
@@ -91,7 +92,7 @@ class Scheduler:
 
     Args:
         engine: the bundle.
-        rows: answers that are decoded together at most; see ``most_rows``.
+        rows: largest number of answers that are decoded together; see ``most_rows``.
 
     Attributes:
         rows: as given.
@@ -129,7 +130,7 @@ class Scheduler:
         Raises:
             CancelledError: the call was ended.
             BundleError: a logit is not finite.
-            ComputeError: a graph failed, or memory did not suffice.
+            ComputeError: a graph failed, or there was not enough memory.
         """
         pieces = reading.generation.pieces
         while True:
@@ -166,7 +167,7 @@ class Scheduler:
             # What ends its own call may end it, and nothing else.
             reading.context.run(self._read, reading)
         elif running and self._decoder is not None:
-            # Nobody's own: what ends one answer must not end the step of all.
+            # In no call's context: what ends one answer must not end the step of all.
             Context().run(self._step, self._decoder, running)
 
     def _read(self, reading: Reading) -> None:
@@ -182,7 +183,7 @@ class Scheduler:
             reading.error = error
 
     def _prefill(self, decoder: Decoder, reading: Reading, row: int) -> NDArray[np.float32]:
-        """Logits that follow a prompt, of which only that is read which no row holds."""
+        """Logits that follow a prompt; only the part of it that no row holds is read."""
         source, shared = self._most_alike(decoder, reading)
         alike = self._prompts.get(source)
         self._prompts.pop(row, None)
@@ -243,12 +244,12 @@ class Scheduler:
             capacity = max(room, capacity + GROWTH)
         if (rows, capacity) != (len(decoder.lengths), decoder.capacity):
             decoder.grow(rows, capacity)
-            # Of rows that are free nothing was kept.
+            # Nothing was kept of rows that are free.
             self._prompts = {n: held for n, held in self._prompts.items() if n in self._rows}
         return decoder, row
 
     def _clear(self) -> None:
-        """Free the rows of what is over or given up; a cache that nobody needs is let go."""
+        """Free the rows of what is over or given up; a cache that nobody needs is released."""
         for row, reading in list(self._rows.items()):
             if reading.over or reading in self._left:
                 del self._rows[row]

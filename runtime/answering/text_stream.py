@@ -15,13 +15,13 @@ INCOMPLETE = "\ufffd"
 class TextStream:
     """Decodes step by step and holds back what may turn out to begin a stop string.
 
-    Held back is also what may turn out to be part of a character: it comes with the token that
-    ends it, or, where it was none, as U+FFFD before the next character or at the end. What was
+    What may turn out to be part of a character is held back, too: it comes with the token that
+    completes it or, if none does, as U+FFFD before the next character or at the end. What was
     released is never taken back.
 
     Attributes:
         text: everything released so far.
-        stopped: a stop string was reached; nothing more will be released.
+        stopped: whether a stop string was reached; nothing more will be released then.
     """
 
     def __init__(self, tokenizer: TextTokenizer, stop: Sequence[str]) -> None:
@@ -61,10 +61,11 @@ class TextStream:
         return piece + rest
 
     def _decoded(self) -> str:
-        """Text of the tokens at hand, which begins with what of it was released."""
+        """Text of the tokens that are kept, which begins with what was released of it."""
         text = self._tokenizer.decode(self._ids)
         if not text.startswith(self._shown):
-            # Bytes after a character can make a tokenizer read it as none: it stays one.
+            # Bytes after a character can make a tokenizer no longer decode it: what is released
+            # stays.
             self._ids, self._context, self._shown = self._ids[self._context :], 0, ""
             text = self._tokenizer.decode(self._ids)
         return text

@@ -102,7 +102,7 @@ def lengths(rows: NDArray[np.float32], name: str) -> NDArray[np.float32]:
 
     Args:
         rows: what is measured.
-        name: of it, for the error.
+        name: what the error calls them.
 
     Raises:
         OptionError: a value is not finite, or a length is not.
@@ -118,8 +118,8 @@ def unit_rows(embeds: NDArray[Any], name: str = "embeddings") -> NDArray[np.floa
     """Rows (n, hidden) divided by their lengths; a row of zeros stays.
 
     Args:
-        embeds: of any floating type.
-        name: of it, for the error.
+        embeds: (n, hidden) of any floating type.
+        name: what the error calls them.
 
     Raises:
         OptionError: a value is not finite.
@@ -211,7 +211,7 @@ def frame_budgets(
         scores: (frames,) frame scores.
         sizes: (frames,) tokens of each frame.
         n_keep: tokens to keep.
-        temperature: of the softmax; 1.0 is the paper's.
+        temperature: temperature of the softmax; 1.0 is the paper's.
 
     Returns:
         (frames,) int64, each at most its size.
@@ -266,7 +266,7 @@ def keep_by_similarity(
         scores: (tokens,) similarity.
         n_keep: tokens to keep.
         frame_tokens: tokens of a frame.
-        temperature: of the softmax over frames.
+        temperature: temperature of the softmax over frames.
 
     Returns:
         (min(n_keep, tokens),) int64 indices in time order.
@@ -289,7 +289,7 @@ def keep_by_similarity(
     sizes = np.full(frames, frame_tokens)
     sizes[-1] = tokens - (frames - 1) * frame_tokens
     budgets = frame_budgets(frame_scores(scores, frame_tokens), sizes, n_keep, temperature)
-    # One row a frame, best first; what the last frame lacks is filled with infinitely bad ones,
+    # One row per frame, best first; what the last frame lacks is filled with infinitely bad ones,
     # which no budget reaches.
     badness = np.full((frames, frame_tokens), np.inf, scores.dtype)
     badness.ravel()[:tokens] = -scores
@@ -303,7 +303,7 @@ def binarize(x: NDArray[Any]) -> NDArray[np.int8]:
     """Signs, with sign(0) = +1 so that values stay binary, eq. 9.
 
     Args:
-        x: of any shape.
+        x: array of any shape.
 
     Returns:
         int8 of the same shape, each -1 or +1. Products of these are exact with int32 sums,
@@ -325,8 +325,8 @@ def received_attention(
     """Attention that each token receives from the others, eq. 11-12.
 
     ``mean(A, axis=1)`` over the softmax's own axis would be 1/n for every token, as each row of
-    A sums to 1, and would rank nothing. What means something is the mean over queries, the
-    column mean. No text, no rotary embedding, no bias, no causal mask.
+    A sums to 1, and would rank nothing. What ranks the tokens is the mean over queries, the column
+    mean. No text, no rotary embedding, no bias, no causal mask.
 
     Args:
         query: (tokens, heads, head_dim) Q'.

@@ -1,7 +1,7 @@
 """Scores of audio tokens, computed by numpy on the host or by the bundle's graphs on its device.
 
 Both compute the same: ``runtime/choosing/pruning.py`` is the reference. What differs is where
-embeddings have to be. The graphs leave them on the device; scores, one float a token, come to the
+embeddings have to be. The graphs leave them on the device; scores, one float per token, come to the
 host.
 """
 
@@ -81,8 +81,8 @@ class Scorer(Protocol):
 
         Args:
             candidates: indices of tokens.
-            form: of the first layer's projections.
-            single_head: over the whole width instead of head by head.
+            form: form of the first layer's projections.
+            single_head: whether to compute over the whole width instead of head by head.
         """
         ...
 
@@ -109,7 +109,7 @@ class _Scored:
         return self._text
 
     def _mean_direction(self) -> NDArray[np.float32]:
-        """Mean of all tokens' unit vectors, (1, hidden); some rows at a time, as hours are many."""
+        """Mean of all tokens' unit vectors, (1, hidden); computed some rows at a time."""
         total = np.zeros(self._audio.hidden)
         with numpy_threads(1):
             for block in self._audio.blocks():
@@ -129,7 +129,7 @@ class NumpyScorer(_Scored):
     Args:
         audio: embeddings of the recording.
         text: (query, hidden) embeddings of the question's own tokens.
-        project: to first-layer Q' and K'; called by phase 2 alone.
+        project: computes first-layer Q' and K'; only phase 2 calls it.
     """
 
     def __init__(self, audio: AudioEmbeds, text: NDArray[Any], project: Projection) -> None:
@@ -167,7 +167,7 @@ class OrtScorer(_Scored):
 
     Args:
         session: opens a graph by name.
-        names: of the graphs: similarity, received attention, assemble.
+        names: names of the graphs: similarity, received attention, assemble.
         projections: names of the graphs that project, by the form that they give.
         audio: audio embeddings.
         text: (query, hidden) embeddings of the question's own tokens, on the host.
@@ -196,13 +196,13 @@ class OrtScorer(_Scored):
         return self._products(text_direction(self._text))
 
     def cosines(self) -> Scores:
-        """See ``Scorer``: one run a token of the question, and one column of floats comes down."""
+        """See ``Scorer``: one run for each token of the question gives one column of floats."""
         return np.stack(
             [self._products(row) for row in unit_rows(self._text, "text embeddings")], axis=1
         )
 
     def commonness(self) -> Scores:
-        """See ``Scorer``; the mean is taken on the host, a single copy, the cosines are not."""
+        """See ``Scorer``; the mean is computed on the host, the cosines on the device."""
         return self._products(text_direction(self._mean_direction()))
 
     def _products(self, vector: NDArray[np.float32]) -> Scores:
@@ -298,7 +298,7 @@ def assemble(
         (1, prompt, hidden).
     """
     binding = session.io_binding()
-    if not isinstance(audio, DeviceEmbeds):  # what lies elsewhere brings its kept rows alone
+    if not isinstance(audio, DeviceEmbeds):  # from elsewhere only the kept rows are copied
         audio = DeviceEmbeds.of(audio.take(indices), device)
         indices = np.arange(audio.tokens)
     held = [device.put(array) for array in (before, indices, after)]

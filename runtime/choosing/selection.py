@@ -30,7 +30,7 @@ def select(
 
     Args:
         options: method, rate, budget and the rest.
-        scorer: of the recording's tokens for the question; asked only by methods that need it.
+        scorer: scores the recording's tokens for the question; used only by methods that need it.
         window_tokens: tokens of one window, the default budget.
         frame_tokens: tokens of a one-second frame.
         encoder_attention: (tokens,) attention received in the audio encoder's last layer, where
@@ -43,8 +43,8 @@ def select(
     Raises:
         OptionError: there are no audio tokens, a size is below 1, a method that reads the
             embeddings finds them of different widths or not finite, it needs the encoder's
-            attention and that was not recorded, or a method of the user's own fails or gives
-            what is no selection of that many tokens.
+            attention and that was not recorded, or a method of the user's own fails or does not
+            return a selection of that many tokens.
     """
     tokens = scorer.tokens
     for name, size in (
@@ -131,7 +131,7 @@ def _finite(name: str, field: str, given: object, shape: tuple[int, ...]) -> NDA
     if not isinstance(given, np.ndarray) or given.shape != shape or given.dtype.kind not in "fiu":
         raise _wrong(name, f"gave {_kind(given)} as {field}", f"it takes numbers of shape {shape}")
     if not np.isfinite(given).all():
-        raise _wrong(name, f"gave NaN or infinity in {field}", "nothing can be told by it")
+        raise _wrong(name, f"gave NaN or infinity in {field}", "it must return finite numbers")
     return np.asarray(given)
 
 

@@ -56,8 +56,8 @@ def load_audio(
         source: path, binary file object, the bytes of a file, or samples: an array (samples,) or
             (samples, channels), or what becomes one; integers are scaled by their full range. A
             pair of samples and rate in either order, or a mapping with ``array`` and
-            ``sampling_rate``, will do.
-        sampling_rate: of an array, in Hz; files say their own.
+            ``sampling_rate``, is accepted, too.
+        sampling_rate: sampling rate of an array, in Hz; files state their own.
         to: sampling rate of what is returned, in Hz.
         options: limits, and the channel to use.
 
@@ -65,7 +65,7 @@ def load_audio(
         (samples,) float32 at the rate ``to``, full scale at 1.
 
     Raises:
-        AudioError: the source is missing, is no audio, is empty, holds NaN or infinity, exceeds a
+        AudioError: the source is missing, is not audio, is empty, holds NaN or infinity, exceeds a
             limit, or an array comes without its rate.
     """
     return np.concatenate(list(AudioStream(source, sampling_rate, to=to, options=options)))
@@ -199,8 +199,8 @@ class HeardBlocks:
             self.samples += len(block)
             if self.samples > self._window and self._long_audio == "error":
                 raise AudioError(
-                    f"The recording is longer than {self._window / self._stream.to:.0f} "
-                    "seconds: with long_audio='prune' all of it is heard."
+                    f"The recording is longer than {self._window / self._stream.to:.0f} seconds: "
+                    "give a shorter one, or long_audio='prune' to use all of it."
                 )
             if self._long_audio == "truncate":  # the rest is read only to know the length
                 block = block[: self._window - self.heard]

@@ -82,7 +82,7 @@ def repair_sizes(file: BinaryFile) -> tuple[BinaryFile, str | None]:
     follows the stated end is samples then, not chunks.
 
     Args:
-        file: any file; one that is no wav, aiff, caf or au is returned as it is.
+        file: any file; one that is not a wav, aiff, caf or au is returned as it is.
 
     Returns:
         The file, repaired if that was needed, and what is wrong with it, or None.

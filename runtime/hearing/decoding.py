@@ -27,7 +27,7 @@ Block = tuple[int, NDArray[np.float32]]
 
 BLOCK_FRAMES = 1 << 18  # decoded at a time: a long stereo file is never in memory twice
 HEARD = {"AIFF", "AU", "CAF", "FLAC", "MP3", "MPEG", "NIST", "OGG", "RF64", "W64", "WAV", "WAVEX"}
-"""Formats that libsndfile may decode: in others it plays headers as sound if files are joined."""
+"""Formats that libsndfile may decode: with others it plays headers as sound if files are joined."""
 SMALL_BLOCK = 64  # frames, to get close to the damage in a file
 UNKNOWN = 1 << 60  # frames; from here on libsndfile means that it does not know
 MOST_NOTES = 3  # about the damage to one recording
@@ -101,7 +101,7 @@ class _Watched:
 
 
 class _Heeded(_Watched):
-    """The same for FFmpeg, which must be told of a failed seek: it would believe to be there."""
+    """The same for FFmpeg, which must be told of a failed seek: it would assume success."""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         return self._file.seek(offset, whence)
@@ -136,7 +136,7 @@ def decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
         begin = mpeg.behind_tags(file, start)  # which no decoder knows all of
         start = begin if begin < stop else start
         part = Part(file, start, stop) if stop - start < end else file
-        if stop == end and joints.lacks:  # libsndfile hears nothing of a frame that is not whole
+        if stop == end and joints.lacks:  # libsndfile drops a frame that is not whole
             part = Extended(part, behind=bytes(joints.lacks))
         yield from _decode(part, name, found)
     if joints.lacks and not _is_noted(found, name):
@@ -222,7 +222,9 @@ class _Sndfile:
         short = frames and stated < UNKNOWN and (stated - frames) / rate > MISSED_S
         if short and self._left(end) > UNREAD and _has_ffmpeg():
             # libsndfile has read a part of an undamaged file and given up without an error.
-            yield from self._by_ffmpeg("libsndfile stopped early", frames, "has more to be heard")
+            yield from self._by_ffmpeg(
+                "libsndfile stopped early", frames, "holds more than libsndfile reads"
+            )
             return
         if short and not guessed and not _is_noted(self._found, self._name):
             self._found.notes.append(_cut(self._name, stated / rate, frames / rate))
@@ -423,7 +425,7 @@ class _Ffmpeg:
 def _ffmpeg_raises() -> tuple[type[Exception], ...]:
     """What PyAV raises on damaged files.
 
-    Beside its own errors: a damaged header may ask for a seek that no file can do.
+    Besides its own errors: a damaged header may ask for a seek that no file can do.
     """
     import av
 

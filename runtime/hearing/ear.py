@@ -76,7 +76,7 @@ class Ear:
             OptionError: attention is wanted and the bundle's encoder has no such output.
             AudioError: the recording cannot be read, is silent, too short for a single token, or
                 too long for ``error``.
-            ComputeError: the encoder failed, or memory did not suffice.
+            ComputeError: the encoder failed, or there was not enough memory.
         """
         audio = self._engine.manifest.audio
         encoder = self._encoder(timings, budget, encoder_attention, self.windows_at_once)

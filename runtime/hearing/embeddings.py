@@ -27,16 +27,16 @@ __all__ = [
     "disk_errors",
 ]
 
-MOST_UNTOUCHED = 1 << 32  # bytes of addresses that are taken ahead of their use
+MOST_UNTOUCHED = 1 << 32  # bytes of addresses that are reserved before their use
 BLOCK_BYTES = 1 << 20  # read from a file at a time
 
 
 @contextlib.contextmanager
 def disk_errors() -> Iterator[None]:
-    """Say in words where what is kept of a recording finds no room in a temporary file.
+    """Say in one sentence that a recording's embeddings find no room in a temporary file.
 
     Raises:
-        OutputError: it did not within the block.
+        OutputError: they found none within the block.
     """
     try:
         yield
@@ -113,11 +113,11 @@ class DeviceEmbeds:
     """Rows of a buffer on a device, copied to the host when they are first read there.
 
     Args:
-        rows: that the buffer has, at least ``tokens``.
+        rows: rows that the buffer has, at least ``tokens``.
         tokens: rows that hold embeddings.
         hidden: width of an embedding.
         dtype: type of the values.
-        device: that the buffer is on.
+        device: device that the buffer is on.
     """
 
     def __init__(
@@ -218,7 +218,7 @@ class SpilledEmbeds:
     """Rows of a temporary file, which is deleted with the last object that reads it.
 
     Args:
-        file: that holds the rows one after the other, perhaps followed by rows of others.
+        file: file that holds the rows one after the other, perhaps followed by rows of others.
         tokens: rows of the file that belong to this object.
         hidden: width of an embedding.
         dtype: type of the values.
@@ -285,7 +285,7 @@ class JoinedEmbeds:
 
     @property
     def host(self) -> NDArray[Any]:
-        """See ``AudioEmbeds``; put together anew each time."""
+        """See ``AudioEmbeds``; put together again each time."""
         return np.concatenate([part.host[: part.tokens] for part in self._parts])
 
     def blocks(self) -> Iterator[NDArray[Any]]:
@@ -313,12 +313,12 @@ class EmbedsBuilder:
     Each window is written after the tokens of the one before, over its padding.
 
     Args:
-        shape: of a window's embeddings, (window_tokens, hidden).
+        shape: shape of a window's embeddings, (window_tokens, hidden).
         dtype: type of the values.
         device: where the encoder runs.
         budget: bytes that all embeddings together may take on the device; beyond that they go to
             a temporary file.
-        at_once: windows that one run may write at most.
+        at_once: largest number of windows that one run may write.
 
     Attributes:
         window_tokens: rows that a whole window has.

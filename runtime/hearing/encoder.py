@@ -30,7 +30,7 @@ class WindowEncoder:
     its full length.
 
     Args:
-        session: of the graph ``audio_encoder``.
+        session: session of the graph ``audio_encoder``.
         audio: how frames become tokens.
         builder: collects the embeddings.
         device: where the session runs.

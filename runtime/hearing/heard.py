@@ -19,7 +19,7 @@ class Part:
 
     Attributes:
         first: its first token.
-        tokens: of it.
+        tokens: number of its tokens.
         start: where it begins, in seconds.
         seconds: its length.
     """
@@ -55,7 +55,7 @@ class Heard:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The recordings, one at least."""
+        """The recordings, at least one."""
         return self.several or (Part(0, self.tokens, 0.0, self.seconds),)
 
     @property
@@ -68,7 +68,7 @@ def joined(recordings: Sequence[Heard]) -> Heard:
     """Recordings end to end, on one axis of tokens and one of seconds.
 
     Args:
-        recordings: of one bundle, at least one.
+        recordings: recordings of one bundle, at least one.
     """
     parts: list[Part] = []
     token, second = 0, 0.0

@@ -69,8 +69,8 @@ class Intake:
             )
         if channel is not None and channel >= max(1, channels):
             raise AudioError(
-                f"{self.name} has {channels} channels, counted from 0: there is no channel "
-                f"{channel}."
+                f"{self.name} has {channels} channels, counted from 0, and no channel {channel}: "
+                "give a smaller one."
             )
 
     def add(self, rate: int, block: NDArray[np.float32]) -> list[NDArray[np.float32]]:

@@ -144,7 +144,7 @@ def _mp3(file: BinaryFile) -> Joints:
             return _joined(Joints(found.starts, tuple(wrong), found.ends), following)
         again = mpeg.resync(file, place, end)
         if again is not None:
-            wrong.append(f"bytes {place} to {again} of {end} are no frames of an mp3")
+            wrong.append(f"bytes {place} to {again} of {end} are not frames of an mp3")
             found.ends[found.starts[-1]] = place  # a decoder may lose seconds there
             found.starts.append(again)
             run = mpeg.run(file, again)

@@ -167,7 +167,8 @@ class GrowingRecording:
             sampling_rate: in Hz, unless the block says it.
 
         Raises:
-            AudioError: it is no block of samples, or exceeds a limit; the block is left out then.
+            AudioError: it is not a block of samples, or exceeds a limit; the block is left out
+                then.
             OptionError: the recording has ended.
             ComputeError: the encoder failed; no further block can be added.
         """

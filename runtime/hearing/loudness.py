@@ -58,7 +58,7 @@ class Loudness:
         joined = np.concatenate([self._rest, samples])
         whole = len(joined) // self._frame * self._frame
         if whole:
-            # A constant offset is no sound: take the deviation, not the mean square.
+            # A constant offset is not sound: take the deviation, not the mean square.
             self._loudest = max(
                 self._loudest, float(joined[:whole].reshape(-1, self._frame).std(axis=1).max())
             )

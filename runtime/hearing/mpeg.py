@@ -90,7 +90,7 @@ def resync(file: BinaryFile, place: int, end: int) -> int | None:
 def cut_mp2(file: BinaryFile) -> tuple[int, int] | None:
     """Where the last frame of an mp2 begins and how many bytes it lacks; None if it is whole.
 
-    Nothing is sought in an mp2 but its end: frames of layer II are known from its start on.
+    Only the end of an mp2 is looked for: frames of layer II are known from its start on.
     """
     last, at, frames = 0, behind_tags(file, 0), 0
     file.seek(at)
@@ -115,12 +115,12 @@ def goes_on(file: BinaryFile, at: int) -> bool:
 
 
 def is_told(frame: bytes) -> bool:
-    """Whether the sound of a frame is there, though the file ends within it.
+    """Whether the sound of a frame is there, although the file ends within the frame.
 
     A frame's sound may begin in the frames before it, and what ends it may be the next one's.
 
     Args:
-        frame: its bytes, so far as they are there.
+        frame: its bytes, as far as they are there.
     """
     version, _, mono = _format(frame)
     first = version == 3
@@ -149,7 +149,7 @@ def stating_length(file: BinaryFile, guess: int) -> BinaryFile:
 
     Args:
         file: the mp3, or any other file.
-        guess: samples a channel that a decoder estimates.
+        guess: samples per channel that a decoder estimates.
 
     Returns:
         That mp3; the file itself if nothing has to be added.
@@ -174,7 +174,7 @@ def states_length(file: BinaryFile) -> bool:
 
 
 def _samples(header: bytes) -> int:
-    """Samples a channel in a frame."""
+    """Samples per channel in a frame."""
     return 1152 if header[1] >> 3 & 3 == 3 else 576
 
 

@@ -22,11 +22,11 @@ REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 @dataclass(slots=True)
 class Pages:
-    """What the pages of a file tell.
+    """What the pages of a file say.
 
     Attributes:
         begins: offsets at which recordings begin.
-        end: offset after the last page, or of the first byte that is no page.
+        end: offset after the last page, or of the first byte that is not a page's.
         wrong: the first thing that is wrong with them, or None.
         last: whether the last page ends its stream.
     """

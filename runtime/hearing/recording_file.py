@@ -42,7 +42,7 @@ DECODER_LETTERS = 100
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What is known about a recording beside its embeddings, as in ``Recording``.
+    """What is known about a recording besides its embeddings, as in ``Recording``.
 
     Attributes:
         seconds: length of the recording.
@@ -135,7 +135,7 @@ def load_embeds(
         path: what ``save_embeds`` wrote.
         digest: digest of the bundle.
         hidden: width of its embeddings.
-        dtype: of its embeddings.
+        dtype: dtype of its embeddings.
         device: where they are to be kept.
         budget: bytes that they may take there; larger ones go to a temporary file.
 
@@ -144,7 +144,7 @@ def load_embeds(
         the audio encoder, if it was kept.
 
     Raises:
-        RecordingError: there is no such file, it is no recording, or another bundle's.
+        RecordingError: there is no such file, it is not a recording, or it is another bundle's.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -193,14 +193,14 @@ def _read_header(path: Path, stream: IO[bytes]) -> bytes:
         )
     size = int.from_bytes(begin, "little")
     if len(begin) < 8 or size > HEADER_BYTES:
-        raise ValueError("it begins with no header")
+        raise ValueError("it does not begin with a header")
     return begin + stream.read(size)
 
 
 def _check_hash(header: bytes, told: str, stream: IO[bytes]) -> None:
     """Compare the hash in the header with that of the whole file."""
     if len(told) != len(UNHASHED) or header.count(told.encode()) != 1:
-        raise ValueError("its hash is none")
+        raise ValueError("its hash is not a hash")
     taken = hashlib.sha256(header.replace(told.encode(), UNHASHED.encode()))
     while block := stream.read(1 << 20):
         taken.update(block)
@@ -214,7 +214,7 @@ def _heard(about: dict[str, str]) -> About:
         raise ValueError(f"{part} of {whole} seconds were heard")
     decoder = about.get("decoder", "")
     if len(decoder) > DECODER_LETTERS or not (decoder.isascii() and decoder.isprintable()):
-        raise ValueError("its decoder is none")
+        raise ValueError("its decoder is not a name")
     notes = parse_json(about.get("notes", "[]").encode())
     # Notes are shown on terminals, which unprintable characters may control.
     if (
@@ -222,7 +222,7 @@ def _heard(about: dict[str, str]) -> About:
         or len(notes) > MOST_NOTES
         or not all(isinstance(note, str) and note.isprintable() for note in notes)
     ):
-        raise ValueError("its notes are no list of sentences")
+        raise ValueError("its notes are not a list of sentences")
     return About(whole, part, decoder, tuple(notes))
 
 

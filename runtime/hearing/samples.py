@@ -59,7 +59,7 @@ def sort_source(source: Source, rate: Any = None) -> Samples | str | PathLike[st
         rate: sampling rate in Hz of samples; files state their own.
 
     Raises:
-        AudioError: it is no recording, or its rate is missing, given twice or given for a file;
+        AudioError: it is not a recording, or its rate is missing, given twice or given for a file;
             the message says what to give.
     """
     if isinstance(source, Mapping):
@@ -74,7 +74,7 @@ def sort_source(source: Source, rate: Any = None) -> Samples | str | PathLike[st
         if rate is not None:
             name = source if isinstance(source, (str, PathLike)) else "The file object"
             raise AudioError(
-                f"{name} says its own sampling rate: leave sampling_rate out for files."
+                f"{name} states its own sampling rate: leave sampling_rate out for files."
             )
         return cast(str | PathLike[str] | BinaryIO, source)
     return _samples(_array(source), rate)
@@ -122,7 +122,7 @@ def _is_array(value: Any) -> bool:
 
 def _array(source: Any) -> NDArray[Any]:
     if np.ma.is_masked(source):
-        raise AudioError("Masked samples are no sound: fill them, such as array.filled(0).")
+        raise AudioError("Masked samples are not sound: fill them, such as array.filled(0).")
     if isinstance(source, np.ndarray):
         return np.asarray(source)
     kind = type(source).__name__

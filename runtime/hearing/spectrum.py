@@ -27,7 +27,7 @@ class _Bands:
     """Neighbouring bands.
 
     Attributes:
-        first: of them.
+        first: number of the first of them.
         start: first of the frequencies that they have a share in, in the order of the transform.
         shares: (bands, frequencies) float32.
     """
@@ -41,7 +41,7 @@ class BandEnergy:
     """Tapered frames to the energy in each of several bands, in single precision.
 
     Args:
-        taper: (samples,) of a frame, by which it is multiplied.
+        taper: (samples,) factors that a frame is multiplied by.
         shares: (bands, samples // 2 + 1) share of each frequency's energy in each band.
 
     A tone of 2 kHz, in frames of 16 samples at 16 kHz, is in the third of nine bins:

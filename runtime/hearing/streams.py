@@ -89,7 +89,7 @@ def _spooled(stream: Any, title: str, limit_mb: float) -> Spool:
             if not block:
                 break
             if spool.tell() < NO_HEADER and not spool.tell() % NO_HEADER and not any(block):
-                # No header and no sound begins so, and a source of zeros may never end.
+                # No header and no sound begins like this, and a source of zeros may never end.
                 raise AudioError(f"{title} begins with zeros: give a recording.")
             try:
                 spool.write(block)

@@ -30,11 +30,13 @@ def wav_blocks(file: BinaryIO, name: str) -> Iterator[tuple[int, NDArray[np.floa
         Sampling rate in Hz and (frames, channels) float32, full scale at 1, none of them empty.
 
     Raises:
-        AudioError: it is no WAV with integers of 8 to 32 bits or with floats.
+        AudioError: it is not a WAV with integers of 8 to 32 bits or with floats.
     """
     head = _read(file, 12, name)
     if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
-        raise AudioError(f"{name} is no WAV, which alone can be heard while it comes: {CURE}.")
+        raise AudioError(
+            f"{name} is not a WAV, the only format that can be read as it arrives: {CURE}."
+        )
     form: _Form | None = None
     while True:
         title, size = _chunk(file, name)

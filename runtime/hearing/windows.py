@@ -113,7 +113,7 @@ def _read(kept: IO[bytes], mel_bins: int, count: int) -> NDArray[np.float32]:
 
 
 class _Running:
-    """Frames that run on across the edges of windows.
+    """Frames that continue across the edges of windows.
 
     Args:
         windows: (samples,) float32 each, all but the last of full length.

@@ -1,8 +1,8 @@
 """Trusting a bundle: a closed folder whose files are what the manifest says, checked once.
 
 A bundle may come from anywhere. Nothing of it is opened before the folder holds exactly what the
-manifest lists, as regular files, with the hashes that it states; graphs use operators of ours
-alone and read no files but the listed ones; the tokenizer keeps to what export writes.
+manifest lists, as regular files, with the hashes that it states; graphs use only operators that
+export writes and read only the listed files; the tokenizer keeps to what export writes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from speechprune_ort.files import sha256_of, whole_file
 __all__ = ["verify_files"]
 
 CHECKS = 1
-"""Raised when a check is added: what passed the checks of before is then checked again."""
+"""Increased when a check is added: what passed the earlier checks is then checked again."""
 
 
 def _memory_path() -> Path:
@@ -68,9 +68,9 @@ def verify_files(folder: Path, manifest: Manifest, verify: Verify = "once") -> N
         verify: ``always`` reads all files, whatever is remembered of them.
 
     Raises:
-        BundleError: a file is missing, not listed, no regular file or cannot be read; a link
-            leads out; a graph uses an operator or a file that it must not use; the tokenizer
-            has parts that export does not write.
+        BundleError: a file is missing, not listed, not a regular file or cannot be read; a link
+            leads out; a graph uses an operator or a file that it must not use; the tokenizer has
+            parts that export does not write.
         IntegrityError: a file is not the one that export wrote.
     """
     remembered = _recall()
@@ -96,7 +96,7 @@ def verify_files(folder: Path, manifest: Manifest, verify: Verify = "once") -> N
                 raise BundleError(f"{path} is not a regular file: copy or export the bundle again.")
             stamp = _stamp(status)
             seen = remembered.get(str(path)) if verify == "once" else None
-            # What a graph reads is held against this manifest's list even where it is known.
+            # What a graph reads is checked against this manifest's list even if it is remembered.
             if not (isinstance(seen, list) and seen[:-1] == [*stamp, entry.sha256]):
                 _check_hash(path, status.st_size, entry)
                 found = _locations(path) if name in graphs else []
@@ -142,7 +142,7 @@ def _check_hash(path: Path, size: int, entry: FileEntry) -> None:
 
 
 def _locations(path: Path) -> list[str]:
-    """Files that a graph reads its weights from, once its operators are found to be ours."""
+    """Files that a graph reads its weights from, once its operators are checked."""
     try:
         graph = read_graph(path)
     except ValueError as error:

@@ -94,12 +94,12 @@ class Device:
 def resolve_device(
     asked: str, target: str, provider_options: Mapping[str, str] | None = None
 ) -> Device:
-    """Choose the device of a bundle, or say why it cannot be had.
+    """Choose the device of a bundle, or say why it cannot be used.
 
     Args:
         asked: ``auto``, ``cuda`` or ``cpu``.
         target: what the bundle's graphs were built for, ``cpu`` or ``cuda``.
-        provider_options: of the CUDA execution provider; ``device_id`` picks a GPU.
+        provider_options: options of the CUDA execution provider; ``device_id`` picks a GPU.
 
     Raises:
         OptionError: ``asked`` is none of these, or options were given for the CPU.

@@ -63,7 +63,7 @@ class Loading:
     """Lets the loading of a graph end as its runs do.
 
     Args:
-        options: of the session that is loaded.
+        options: options of the session that is loaded.
     """
 
     def __init__(self, options: ort.SessionOptions) -> None:

@@ -26,17 +26,17 @@ __all__ = ["Engine", "Spares"]
 
 
 class Spares:
-    """What answers can use again: buffers that captured CUDA graphs point to."""
+    """What answers can reuse: buffers that captured CUDA graphs point to."""
 
     def __init__(self) -> None:
         self._shelves: dict[tuple[int, ...], list[Any]] = {}
 
     def shelf(self, *size: int) -> list[Any]:
-        """What lies ready of a size."""
+        """What is ready to be reused in a size."""
         return self._shelves.setdefault(size, [])
 
     def clear(self) -> None:
-        """Let go of all of it."""
+        """Release all of it."""
         for shelf in self._shelves.values():
             shelf.clear()
         self._shelves.clear()
@@ -48,23 +48,24 @@ class Engine:
     Args:
         folder: The bundle.
         device: ``cpu``, ``cuda`` or ``auto``.
-        threads: within an operator, numpy's products included; None lets each library choose.
-        provider_options: of the CUDA execution provider.
+        threads: threads within an operator, numpy's products included; None lets each library
+            choose.
+        provider_options: options of the CUDA execution provider.
         traces: folder for ONNX Runtime's own traces of every graph, see ``write_traces``; None
             for none, as they cost time.
         verify: when the bundle's files are hashed.
 
     Attributes:
         folder: as given.
-        manifest: of the bundle.
+        manifest: the bundle's manifest.
         device: where the graphs run.
-        threads: within an operator, or None.
-        tokenizer: of the bundle.
+        threads: as given.
+        tokenizer: the bundle's tokenizer.
         text: the same for what people write; control tokens in it stay plain text.
-        spares: what answers can use again.
+        spares: what answers can reuse.
 
     Raises:
-        BundleError: the folder is no bundle, or of another schema, or incomplete.
+        BundleError: the folder is not a bundle, has another schema, or is incomplete.
         IntegrityError: a file of it was changed.
         DeviceError: the device cannot be used; the message says what is missing.
     """
@@ -103,7 +104,7 @@ class Engine:
         return self.folder / self.manifest.graphs[name].file
 
     def session(self, name: str) -> CheckedSession:
-        """The session of a graph, opened when it is first wanted.
+        """The session of a graph, opened on first use.
 
         Raises:
             BundleError: the bundle has no such graph, or it is not what the manifest says.
@@ -124,13 +125,13 @@ class Engine:
         return self._sessions[name]
 
     def close(self) -> None:
-        """Let go of every session; what runs goes on to its end, and nothing new begins."""
+        """Release every session; what is running goes on to its end, and nothing new begins."""
         self._closed = True
         self._sessions.clear()
         self.spares.clear()
 
     def write_traces(self) -> list[Path]:
-        """End tracing and write one file a graph, ``NAME.json``; they open in Perfetto.
+        """End tracing and write one file per graph, ``NAME.json``; they open in Perfetto.
 
         Returns:
             The files; none where no folder for traces was given.

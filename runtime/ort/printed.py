@@ -1,4 +1,4 @@
-"""What a library prints on standard error from outside of Python: kept, for its caller to judge."""
+"""What a library prints on standard error from outside Python, kept for its caller to judge."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _one_at_a_time = threading.RLock()
 def printed() -> Iterator[list[bytes]]:
     """While a library works, standard error leads into memory; the lines are listed afterwards.
 
-    They are those of the whole process: ``pass_on`` what is another's.
+    They are those of the whole process: ``pass_on`` those that come from elsewhere.
     """
     lines: list[bytes] = []
     with _one_at_a_time:

@@ -48,7 +48,7 @@ class CheckedSession:
     """An opened graph.
 
     Args:
-        session: of ONNX Runtime.
+        session: ONNX Runtime's session.
         spec: what the manifest says of the graph.
     """
 
@@ -72,7 +72,7 @@ class CheckedSession:
         """Run on host arrays.
 
         Args:
-            names: of outputs.
+            names: names of the outputs.
             feeds: inputs by name.
 
         Returns:
@@ -80,7 +80,7 @@ class CheckedSession:
 
         Raises:
             BundleError: an output has another shape than its spec says.
-            ComputeError: the run failed, or memory did not suffice.
+            ComputeError: the run failed, or there was not enough memory.
         """
         try:
             outputs: list[NDArray[Any]] = self._session.run(list(names), dict(feeds))
@@ -96,16 +96,16 @@ class CheckedSession:
     ) -> None:
         """Run on bound values.
 
-        ONNX Runtime holds the shape of every bound output against what the graph computes, before
+        ONNX Runtime compares the shape of every bound output with what the graph computes, before
         anything is written to it.
 
         Args:
-            binding: of inputs and outputs.
+            binding: binding of inputs and outputs.
             settings: entries of the run's options.
 
         Raises:
             BundleError: the graph would write another shape than the bound one.
-            ComputeError: the run failed, or memory did not suffice.
+            ComputeError: the run failed, or there was not enough memory.
         """
         try:
             self._session.run_with_iobinding(binding, quiet_options(settings))
@@ -117,7 +117,7 @@ class CheckedSession:
     def _check(
         self, names: Sequence[str], feeds: Mapping[str, NDArray[Any]], outputs: list[NDArray[Any]]
     ) -> None:
-        """Hold shapes that a graph leaves open against the spec and the sizes that went in."""
+        """Check shapes that a graph leaves open against the spec and the sizes that went in."""
         sizes: dict[str, int] = {}
         for tensor in self._spec.inputs:
             if tensor.name in feeds:
@@ -139,13 +139,13 @@ class CheckedSession:
 
 @contextlib.contextmanager
 def memory_errors(name: str) -> Iterator[None]:
-    """Say in words where memory runs out around the runs of a graph.
+    """Say in one sentence that memory ran out around the runs of a graph.
 
     Args:
-        name: of the graph.
+        name: name of the graph.
 
     Raises:
-        OutOfMemoryError: memory did not suffice within the block.
+        OutOfMemoryError: there was not enough memory within the block.
     """
     try:
         yield
@@ -234,7 +234,7 @@ def open_session(
     try:
         problem = spec.mismatch(session.get_inputs(), session.get_outputs())
     except UnicodeDecodeError:  # ONNX Runtime keeps the names of axes as they are in the file
-        problem = "the name of an axis is no text"
+        problem = "the name of an axis is not text"
     if problem:
         raise BundleError(f"{path.name}: {problem}: export the bundle again.")
     return CheckedSession(session, spec)

@@ -1,9 +1,9 @@
-"""One budget of threads: numpy's products keep to what ONNX Runtime was told to keep to.
+"""One budget of threads: numpy's products keep to the number that ONNX Runtime was told.
 
 ONNX Runtime's sessions have a number of threads each; the library behind numpy's matrix products
 has a pool of its own, as wide as the machine, and its threads spin while they wait for each other.
 Waking them takes longer than a small product does, many times longer where ONNX Runtime's threads
-still spin after a decoder's step: small products take one.
+still spin after a decoder's step: small products use one thread.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _before: list[int] = []  # threads of each library outside all of them
 
 @cache
 def _libraries() -> list[Any]:
-    """Those behind numpy's matrix products, loaded once and for all."""
+    """The libraries behind numpy's matrix products, looked up once."""
     found: list[Any] = ThreadpoolController().select(user_api="blas").lib_controllers
     return found
 

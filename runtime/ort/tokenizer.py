@@ -21,7 +21,7 @@ class TextTokenizer:
     called special there or not; runs of white space, which some tokenizers add, are not.
 
     Args:
-        tokenizer: of the bundle; it no longer finds control tokens in a text.
+        tokenizer: the bundle's tokenizer; it no longer finds control tokens in a text.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -55,7 +55,7 @@ class TextTokenizer:
             what: how a message calls it.
 
         Raises:
-            PromptError: it is no text, or the vocabulary itself leads to a control token.
+            PromptError: it is not a text, or the vocabulary itself leads to a control token.
         """
         encoding = self._tokenizer.encode(check_text(text, what), add_special_tokens=False)
         if not self._controls.keys().isdisjoint(encoding.ids):
@@ -69,7 +69,7 @@ class TextTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of tokens, without what is special; never raises.
 
-        Bytes that are no character, and tokens that the tokenizer cannot decode, are U+FFFD.
+        Bytes that are not a character, and tokens that the tokenizer cannot decode, are U+FFFD.
         """
         shown = [index for index in ids if index not in self._unseen]
         try:
@@ -79,7 +79,7 @@ class TextTokenizer:
 
 
 def _unknown(tokenizer: Tokenizer) -> set[int]:
-    """What a character that the model does not know becomes: no control token, though added."""
+    """Ids that a character unknown to the model becomes: not control tokens, though added."""
     try:
         return {token.id for token in tokenizer.model.tokenize("\U0010fffd")}
     except Exception:  # some models have nothing for it, and raise a bare Exception

@@ -48,7 +48,7 @@ def open_tokenizer(path: Path, vocab: int) -> Tokenizer:
         vocab: rows of the embedding table.
 
     Raises:
-        BundleError: the file is no tokenizer, or has more tokens than the table has rows.
+        BundleError: the file is not a tokenizer, or has more tokens than the table has rows.
     """
     # A panic prints more than a sentence, and raises its reason.
     with tokenizer_errors(path), printed():

@@ -46,7 +46,7 @@ def untimed(_: str) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """Options of a method: none. Those of a method that has some are a frozen dataclass beside it.
+    """Options of a method: none. Those of other methods are frozen dataclasses derived from it.
 
     Fields have defaults; what they may hold is checked in ``check``.
 
@@ -81,8 +81,8 @@ class TwoPhases(MethodOptions):
 
     Attributes:
         candidates: tokens that the first phase leaves to the second for each one that is kept, at
-            least 1. 1 is the first phase alone; as many as there are the second. None takes the
-            method's own number.
+            least 1. 1 makes it the first phase alone; as many as there are tokens make it the
+            second. None takes the method's own number.
     """
 
     candidates: float | None = None
@@ -123,11 +123,11 @@ class Selection:
     """What a method kept, and the scores that it went by.
 
     Attributes:
-        indices: (kept,) int64, ascending; of merged tokens the first of each group.
+        indices: (kept,) int64, ascending; for merged tokens the first of each group.
         similarity: (tokens,) float32 phase 1 score of every token, or None.
         attention: (candidates,) float32 phase 2 score, or None.
         candidates: int64 tokens that phase 2 chose among, or None.
-        embeds: (kept, hidden) in the place of the kept tokens' own, of a method that merges.
+        embeds: (kept, hidden) in place of the kept tokens' own, from a method that merges; or None.
     """
 
     indices: NDArray[np.int64]
@@ -143,13 +143,13 @@ class Request(Generic[Own]):
 
     Attributes:
         own: the method's own options, as the caller set them.
-        seed: of methods in which chance decides.
+        seed: seed for methods in which chance decides.
         scorer: scores tokens, wherever the embeddings lie.
         n_keep: tokens to keep, at least 1 and at most ``tokens``.
         budget: tokens that phase 1 leaves to phase 2, at least ``n_keep``.
         frame_tokens: tokens of a one-second frame.
         encoder_attention: (tokens,) float32, the attention that each token receives in the audio
-            encoder's last layer, 1 on average; of methods that are registered as needing it.
+            encoder's last layer, 1 on average; only for methods that are registered as needing it.
         measure: times ``phase_1`` and ``phase_2``.
     """
 
@@ -182,7 +182,7 @@ class Request(Generic[Own]):
 
         Args:
             n_keep: tokens to keep.
-            temperature: of the softmax over frames, eq. 6.
+            temperature: temperature of the softmax over frames, eq. 6.
         """
         with self.measure("phase_1"):
             scores = self.scorer.similarity()
@@ -199,8 +199,8 @@ class Request(Generic[Own]):
 
         Args:
             candidates: tokens that are left to it.
-            form: of the first layer's projections.
-            single_head: over the whole width instead of head by head.
+            form: form of the first layer's projections.
+            single_head: whether to compute over the whole width instead of head by head.
         """
         with self.measure("phase_2"):
             scores = self.scorer.attention(candidates, form, single_head)
@@ -223,11 +223,11 @@ class Work(Generic[Own]):
     Attributes:
         own: the method's own options, as the caller set them.
         tokens: audio tokens of the recording.
-        kept: of them that are kept.
+        kept: number of them that are kept.
         budget: tokens that phase 1 leaves to phase 2, where the options do not say.
         words: tokens of the question.
         hidden: width of an embedding.
-        heads: of the language model's attention.
+        heads: heads of the language model's attention.
         head_dim: width of a head.
         projection: operations of the first layer's query and key projections, by tokens.
     """
@@ -244,22 +244,22 @@ class Work(Generic[Own]):
 
 
 Operations = Callable[[Work[Any]], Mapping[str, int]]
-"""Counts floating point operations by the names that a method measures its work under, two a
+"""Counts floating point operations by the names that a method measures its work under, two per
 multiplication and addition."""
 
 
 def no_operations(_: Work[Any]) -> Mapping[str, int]:
-    """Counts nothing: of methods that multiply nothing."""
+    """Counts nothing: for methods that multiply nothing."""
     return {}
 
 
 def products_with_text(work: Work[Any]) -> Mapping[str, int]:
-    """Of ``Request.by_similarity``: a product and a norm of each token."""
+    """Operations of ``Request.by_similarity``: a product and a norm of each token."""
     return {"phase_1": 4 * work.tokens * work.hidden}
 
 
 def products_of_pairs(work: Work[Any], candidates: int) -> Mapping[str, int]:
-    """Of ``Request.by_attention``: projections, and the products of all queries with all keys."""
+    """Operations of ``Request.by_attention``: projections, and products of queries with keys."""
     if work.kept >= candidates:  # there is nothing to choose
         return {}
     pairs = 2 * candidates * candidates * work.heads * work.head_dim
@@ -268,11 +268,11 @@ def products_of_pairs(work: Work[Any], candidates: int) -> Mapping[str, int]:
 
 @dataclass(frozen=True)
 class ScoreName:
-    """How the scores of a phase are called, for whoever looks at them.
+    """What the scores of a phase are called where people look at them.
 
     Attributes:
-        label: in a few words, with the unit.
-        of_one: they are shares of 1, and shown in multiples of an even share.
+        label: a few words, with the unit.
+        of_one: whether they are shares of 1, which are shown in multiples of an even share.
     """
 
     label: str
@@ -281,7 +281,7 @@ class ScoreName:
 
 FIRST, SECOND = ScoreName("score of the first phase"), ScoreName("score of the second phase")
 SIMILARITY = ScoreName("similarity to the question")
-"""Of methods whose first score is ``Scorer.similarity``."""
+"""For methods whose first score is ``Scorer.similarity``."""
 
 
 @dataclass(frozen=True)
@@ -289,13 +289,13 @@ class Method:
     """A registered method.
 
     Attributes:
-        name: by which it is asked for.
-        select: chooses.
+        name: the name by which it is asked for.
+        select: the function that chooses.
         summary: what it keeps, in a few words.
         source: paper, or empty.
         encoder_attention: whether requests must have it.
         options: class of its own options.
-        scores: how its ``similarity`` and its ``attention`` are called.
+        scores: what its ``similarity`` and its ``attention`` are called.
         random: whether it draws by ``seed``, so that results are averaged over several.
         operations: counts those of a choice.
     """
@@ -339,17 +339,17 @@ def method(
     """Register a function from ``Request`` to ``Selection`` as a method.
 
     Args:
-        name: by which it is asked for.
+        name: the name by which it is asked for.
         summary: what it keeps, in a few words.
         source: the paper that it is from.
-        encoder_attention: it reads ``request.encoder_attention``.
+        encoder_attention: whether it reads ``request.encoder_attention``.
         options: class of its own options, which it finds in ``request.own``.
-        scores: how its ``similarity`` and its ``attention`` are called.
-        random: it draws by ``request.seed``.
+        scores: what its ``similarity`` and its ``attention`` are called.
+        random: whether it draws by ``request.seed``.
         operations: counts those of a choice, for profiles.
 
     Raises:
-        OptionError: another function has that name, or ``options`` is no class of options.
+        OptionError: another function has that name, or ``options`` is not a class of options.
     """
     if not isinstance(name, str) or not name:
         raise OptionError(f"A method's name must be a text, not {name!r}.")

@@ -34,7 +34,7 @@ TEMPERATURE = 0.05  # nearly the best frames alone: passages stay whole
 
 
 def moving_max(values: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    """Largest value within ``width`` rows around each row; at the ends, of those that there are.
+    """Largest value within ``width`` rows around each row; at the ends, within those that exist.
 
     Args:
         values: (tokens, columns).
@@ -68,7 +68,7 @@ def coverage_scores(cosines: NDArray[Any], width: int) -> NDArray[np.float32]:
 
     Args:
         cosines: (tokens, query) of every audio token to every token of the question.
-        width: of a passage, in audio tokens.
+        width: length of a passage, in audio tokens.
 
     Returns:
         (tokens,) float32, at least 0.

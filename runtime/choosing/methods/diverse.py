@@ -7,16 +7,16 @@ one that adds the most volume (Chen, Zhang and Zhou, arXiv:1709.05135): its squa
 the space of those that are chosen, which an orthonormal basis keeps up to date, so that neither the
 kernel (tokens, tokens) nor its Cholesky factor (kept, tokens) need ever exist.
 
-CDPruner (arXiv:2506.10967) was made for images. Read here so: embeddings are those at the language
-model's input, and the relevance of a token is its mean cosine to the question's own tokens, laid
-out from 0 to 1. Its code turns the sign of CLIP's similarities round; no reason for that is known
-of speech, so the sign stays.
+CDPruner (arXiv:2506.10967) was made for images. Our reading: embeddings are those at the language
+model's input, and the relevance of a token is its mean cosine to the question's own tokens, scaled
+to the range from 0 to 1. Its code flips the sign of CLIP's similarities; no reason for that is
+known for speech, so the sign stays.
 
-SA-MAP (preprints.org 202606.0741): of the paper only the abstract was to be had, and what it leaves
+SA-MAP (preprints.org 202606.0741): only the abstract of the paper was available, and what it leaves
 open is taken from its published code, as facts. A token joins the run before it if its mean cosine
 to that run's tokens is at least 0.85; a run becomes its tokens' mean, weighted by the attention
 that they receive in the audio encoder's last layer; and of the runs the greedy maximum is kept, a
-run's relevance being its tokens' mean attention. Read here so: attention is averaged over heads
+run's relevance being its tokens' mean attention. Our reading: attention is averaged over heads
 throughout, where the code takes the largest head to merge and a token's attention to itself to
 prune; where the threshold leaves too few runs, the lowest higher one that leaves enough is taken.
 """
@@ -62,7 +62,7 @@ HALVINGS = 12  # of the threshold's room
 
 
 def stretched(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scores (tokens,) laid out from nearly 0 to 1; all 1 where all are the same.
+    """Scores (tokens,) scaled to the range from nearly 0 to 1; all 1 if all are the same.
 
     >>> stretched(np.array([0.2, 0.4, 0.6], np.float32)).round(3).tolist()
     [0.0, 0.5, 1.0]
@@ -79,8 +79,8 @@ def keep_diverse(
 ) -> NDArray[np.int64]:
     """The greedy maximum of a determinantal point process.
 
-    More tokens than the embeddings have dimensions span no volume. Where none of those that are
-    left adds any, the next ones are chosen anew, as if none had been chosen yet.
+    More tokens than the embeddings have dimensions span no volume. Once none of those that are left
+    adds any, choosing begins again, as if none had been chosen yet.
 
     Args:
         embeds: (tokens, hidden); their lengths do not matter.
@@ -157,7 +157,7 @@ def runs_of(units: NDArray[np.float32], threshold: float) -> NDArray[np.int64]:
 def runs_of_at_least(
     units: NDArray[np.float32], threshold: float, fewest: int
 ) -> NDArray[np.int64]:
-    """The same at the lowest threshold from the given one on that leaves enough runs.
+    """Like ``runs_of``, at the lowest threshold from the given one on that leaves enough runs.
 
     >>> units = np.array([[1.0, 0.0], [0.96, 0.28], [0.936, 0.352]], np.float32)
     >>> runs_of_at_least(units, 0.85, 2).tolist()
@@ -178,7 +178,7 @@ def runs_of_at_least(
 
 
 def choosing_operations(work: Work[Any], tokens: int) -> int:
-    """Of the greedy maximum among ``tokens``: each kept one times all of them and the basis."""
+    """Operations of the greedy maximum: each kept token times all ``tokens`` and the basis."""
     basis = min(work.kept, work.hidden)
     return 2 * work.kept * work.hidden * (tokens + 2 * basis)
 
@@ -189,7 +189,7 @@ def cdpruner_operations(work: Work[Any]) -> Mapping[str, int]:
 
 
 def sa_map_operations(work: Work[Any]) -> Mapping[str, int]:
-    """Merging, then the greedy maximum; at most, as merged tokens are fewer."""
+    """Merging, then the greedy maximum; an upper bound, as merged tokens are fewer."""
     # A norm, a product with its run and a part in its mean for each token.
     merging = 6 * work.tokens * work.hidden
     return {"phase_1": merging, "phase_2": choosing_operations(work, work.tokens)}
@@ -228,7 +228,7 @@ class SaMap(MethodOptions):
         source="preprints.org 202606.0741", encoder_attention=True, options=SaMap,
         operations=sa_map_operations)  # fmt: skip
 def sa_map(request: Request[SaMap]) -> Selection:
-    """Merging, then the greedy maximum; it asks no question."""
+    """Merging, then the greedy maximum; it does not look at the question."""
     attention = request.encoder_attention
     if attention is None:
         raise OptionError("sa-map needs request.encoder_attention.")

@@ -5,9 +5,9 @@
 - FastAdaSP, arXiv:2410.03007: the most similar neighbours are merged, weighted by the attention
   that they receive.
 
-Read here so: both at the language model's input alone (the papers merge in its layers, too); the
-threshold is the one that leaves exactly the tokens that may be kept; FastAdaSP's weights are the
-attention received in the audio encoder's last layer, since at the input there is none of the
+Our reading: both work at the language model's input alone (the papers merge in its layers, too);
+the threshold is the one that leaves exactly the tokens that may be kept; FastAdaSP's weights are
+the attention received in the audio encoder's last layer, since at the input there is none of the
 language model's yet.
 """
 
@@ -59,7 +59,7 @@ def starts_of_groups(cosines: NDArray[np.float32], n_keep: int) -> NDArray[np.in
         n_keep: groups, from 1 to ``tokens``.
 
     Returns:
-        (n_keep,) int64, ascending, from 0; of equal borders the earlier is one.
+        (n_keep,) int64, ascending, from 0; of equal borders the earlier is taken.
 
     >>> starts_of_groups(np.array([0.9, 0.1, 0.8, 0.2], np.float32), 3).tolist()
     [0, 2, 4]

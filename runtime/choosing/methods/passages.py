@@ -1,10 +1,10 @@
-"""Passages: where the question's words are spoken, and of that what says something. Our own.
+"""Passages: where the question's words are spoken, without what says nothing. Our own.
 
 SpeechPrune's first phase chooses tokens by their likeness to the question, its second by the
-attention that they receive. But what answers a question is seldom like it, and lies beside it. So
-passages are found by ``coverage``, four times as many tokens of them as may be kept; and of these
-the ones are dropped that are most like the recording's average: pauses, and what only draws a word
-out. What a recording says is where it departs from its average.
+attention that they receive. But what answers a question seldom resembles it; it lies beside it. So
+passages are found by ``coverage``, with four times as many tokens as may be kept; and of these the
+ones that are most like the recording's average are dropped: pauses, and sounds that only draw a
+word out. What a recording says is where it departs from its average.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Passages(TwoPhases):
 
 
 def operations(work: Work[Any]) -> Mapping[str, int]:
-    """Of coverage, and the mean of unit vectors with a product and a norm of each token."""
+    """Operations of coverage, and of the mean of unit vectors: a product and a norm per token."""
     return {**coverage_operations(work), "phase_2": 7 * work.tokens * work.hidden}
 
 

@@ -1,12 +1,13 @@
 """Segmentwise top-k by the audio encoder's own attention, arXiv:2511.14293.
 
 "Segmentwise Pruning in Audio-Language Models" (Gibier et al.): the encoder's output is cut into S
-segments of equal length, and of each the floor(K / S) tokens are kept that receive the most
-attention in the encoder's last layer, averaged over heads and queries. It asks no question.
+segments of equal length, and in each the floor(K / S) tokens are kept that receive the most
+attention in the encoder's last layer, averaged over heads and queries. It does not look at the
+question.
 
-Read here so: attention is averaged over the frames that a token is pooled from; segments are of
-ten seconds, however long the recording is; what floor() loses is spread over the segments, so
-that exactly K tokens stay.
+Our reading: attention is averaged over the frames that a token is pooled from; segments are of ten
+seconds, however long the recording is; what floor() loses is spread over the segments, so that
+exactly K tokens stay.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def keep_by_segments(scores: NDArray[np.float32], n_keep: int, segments: int) ->
     Args:
         scores: (tokens,).
         n_keep: tokens to keep, at most ``tokens``.
-        segments: of equal length, at least 1; at most one a token.
+        segments: number of segments of equal length, at least 1; at most one per token.
 
     Returns:
         (n_keep,) int64, ascending.

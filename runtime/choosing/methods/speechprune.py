@@ -48,9 +48,9 @@ class Similarity(MethodOptions):
     """Options of phase 1.
 
     Attributes:
-        frame_temperature: of the softmax over one-second frames, eq. 6; 1.0 is the paper's. Lower
-            concentrates the budget on the best frames, higher spreads it. None takes the
-            bundle's, which is 1.0 unless its checkpoint names another.
+        frame_temperature: temperature of the softmax over one-second frames, eq. 6; 1.0 is the
+            paper's. Lower concentrates the budget on the best frames, higher spreads it. None takes
+            the bundle's, which is 1.0 unless its checkpoint names another.
     """
 
     frame_temperature: float | None = None
@@ -65,7 +65,7 @@ class Similarity(MethodOptions):
 
     @property
     def temperature(self) -> float:
-        """The temperature, the paper's where nobody named one."""
+        """The temperature; the paper's if none was given."""
         return PAPER_TEMPERATURE if self.frame_temperature is None else self.frame_temperature
 
 
@@ -74,9 +74,9 @@ class Attention(MethodOptions):
     """Options of phase 2.
 
     Attributes:
-        attention: from sign-binarized projections (the paper's, eq. 9-10) or from the layer's own
-            float ones (the ablation that shows what binarizing costs).
-        single_head: over the whole width instead of head by head.
+        attention: computed from sign-binarized projections (the paper's, eq. 9-10) or from the
+            layer's own float ones (the ablation that shows what binarizing costs).
+        single_head: whether to compute over the whole width instead of head by head.
     """
 
     attention: AttentionForm = "binarized"

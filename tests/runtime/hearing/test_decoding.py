@@ -938,7 +938,7 @@ def test_an_mp3_with_a_damaged_middle_says_so_and_is_heard_behind_it(
     whole, stream = heard(content)
     assert stream.notes == ()
     samples, stream = heard(DAMAGES[kind](content, len(content) // 2, size))
-    assert "are no frames of an mp3" in stream.notes[0]
+    assert "are not frames of an mp3" in stream.notes[0]
     # What was damaged is missing, and what the frames around it lent each other.
     assert 0 < len(whole) - len(samples) < (0.1 + 2 * size / len(content) * 20) * 16_000
     # The last seconds, wherever the padding at the end puts them.

@@ -80,7 +80,7 @@ def test_channels_that_cancel_are_noted_and_one_can_be_heard(other: float) -> No
     one = AudioStream(both, 16_000, options=AudioOptions(channel=0))
     np.testing.assert_array_equal(np.concatenate(list(one)), SPEECH)
     assert one.notes == ()
-    with pytest.raises(AudioError, match="there is no channel 2"):
+    with pytest.raises(AudioError, match="and no channel 2: give a smaller one"):
         heard(both, channel=2)
 
 

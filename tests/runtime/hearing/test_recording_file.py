@@ -123,12 +123,12 @@ def shape(rows: int, hidden: int) -> Callable[[dict[str, Any]], object]:
         (about(seconds_heard="300"), "300.0 of 200.0 seconds"),
         (about(seconds="1e400"), "damaged"),
         (about(seconds="long"), "damaged"),
-        (about(decoder="x" * 101), "its decoder is none"),
-        (about(decoder="\x1b[2J"), "its decoder is none"),
+        (about(decoder="x" * 101), "its decoder is not a name"),
+        (about(decoder="\x1b[2J"), "its decoder is not a name"),
         (about(notes="no list"), "damaged"),
-        (about(notes='{"a": 1}'), "its notes are no list"),
-        (about(notes='["\\u001b[2J"]'), "its notes are no list"),
-        (about(notes="[1]"), "its notes are no list"),
+        (about(notes='{"a": 1}'), "its notes are not a list"),
+        (about(notes='["\\u001b[2J"]'), "its notes are not a list"),
+        (about(notes="[1]"), "its notes are not a list"),
         (about(notes="[" * 20_000), "damaged"),
         (about(bundle="e" * 64), "another bundle"),
         (about(format="speechprune-ort recording 3"), "its format is"),
@@ -180,7 +180,7 @@ def test_files_that_are_no_recordings_are_one_sentence(tmp_path: Path) -> None:
     with path.open("wb") as stream:
         stream.write((1 << 62).to_bytes(8, "little"))
         stream.truncate(1 << 40)
-    with pytest.raises(RecordingError, match="no header"):
+    with pytest.raises(RecordingError, match="not begin with a header"):
         load(path)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)

@@ -64,7 +64,7 @@ def test_a_block_is_given_before_the_pipe_ends() -> None:
     ("content", "words"),
     [
         (b"", "ends before its sound"),
-        (b"fLaC" + bytes(40), "is no WAV"),
+        (b"fLaC" + bytes(40), "is not a WAV"),
         (wav()[:30], "ends before its sound"),
         (wav("ULAW"), "of a kind that is not known"),
         (b"RIFF\0\0\0\0WAVEdata\4\0\0\0abcd", "does not say what its samples are"),
