@@ -27,9 +27,9 @@ class Adapter:
     """A LoRA folder.
 
     Attributes:
-        folder: that holds it.
+        folder: the folder that holds it.
         base: hub id or folder of the checkpoint that it was made from.
-        revision: of the base on the hub, or None.
+        revision: revision of the base on the hub, or None.
         weights: the file of its weights.
     """
 
@@ -53,26 +53,26 @@ def read_adapter(folder: Path, base: str | None, allow_pickle: bool) -> Adapter:
     """Read what an adapter folder says of itself.
 
     Args:
-        folder: with ``adapter_config.json``.
+        folder: the folder with ``adapter_config.json``.
         base: hub id or folder of the checkpoint to merge it into; None for the one that it names.
-        allow_pickle: take its weights from a ``.bin`` file, too.
+        allow_pickle: whether its weights may also be read from a ``.bin`` file.
 
     Raises:
         ExportError: it names no base, has no weights, or peft is not installed.
-        UnsupportedModelError: it is no LoRA, or its weights are a pickle.
+        UnsupportedModelError: it is not a LoRA, or its weights are a pickle.
     """
     config = read_object(folder / ADAPTER, str(folder))
     kind = config.get("peft_type")
     if kind != "LORA":
         raise UnsupportedModelError(
-            f"The adapter {str(folder)!r} is of type {str(kind)[:40]!r}: export merges LORA alone; "
+            f"The adapter {str(folder)!r} is of type {str(kind)[:40]!r}: export merges only LORA; "
             "merge it with peft, save the whole model with save_pretrained, and export that."
         )
     named = base or config.get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         raise ExportError(
             f"The adapter {str(folder)!r} names no base_model_name_or_path: give the checkpoint "
-            "that it was made from by --base."
+            "that it was made from with --base."
         )
     whole = any((folder / name).is_file() for name in ("model.safetensors", "pytorch_model.bin"))
     if whole and base != str(folder):
@@ -100,7 +100,9 @@ def _weights(folder: Path, allow_pickle: bool) -> Path:
     if (folder / WEIGHTS).is_file():
         return folder / WEIGHTS
     if not (folder / PICKLE).is_file():
-        raise ExportError(f"The adapter {str(folder)!r} holds no weights ({WEIGHTS}).")
+        raise ExportError(
+            f"The adapter {str(folder)!r} holds no weights ({WEIGHTS}): save or download it again."
+        )
     if not allow_pickle:
         raise UnsupportedModelError(
             f"The adapter {str(folder)!r} holds its weights as {PICKLE}, a pickle: save it again "

@@ -1,15 +1,15 @@
-"""A bundle is whole or not there: written beside its place, put there in one step at the very end.
+"""A bundle is whole or absent: written beside its place, put there in one step at the very end.
 
 While an export to ``OUT`` runs, two names lie beside it. ``.OUT.lock`` is held (``flock``), so that
-a second export to ``OUT`` is refused, and whoever holds it knows that every other owner of what
-lies there is dead, whatever has become of its process number. ``.OUT.partial-XXXXXXXX`` holds a
-mark, the new bundle in ``bundle``, and for a moment the old one.
+a second export to ``OUT`` is refused, and its holder knows that every other owner of what lies
+there is dead, whatever has become of its process number. ``.OUT.partial-XXXXXXXX`` holds a mark,
+the new bundle in ``bundle``, and for a moment the old one.
 
 Replacing is one system call where the file system can exchange two names (ext4, xfs, btrfs, tmpfs).
 Elsewhere the old bundle is set aside first, and if a kill falls into that moment the next export
 puts it back before it does anything else.
 
-Nothing here imports torch: a place that will not do is refused before anything heavy is loaded.
+Nothing here imports torch: an impossible place is refused before anything heavy is loaded.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from speechprune_ort.files import cannot_write, hidden_name, put_folder, sync, u
 __all__ = ["atomic_folder", "check_place"]
 
 MARK = "speechprune-ort-export"
-"""File that says that a folder beside ``OUT`` is an export's."""
+"""File that marks a folder beside ``OUT`` as an export's."""
 
 BUILT, KEPT = "bundle", "previous"
 
@@ -43,8 +43,8 @@ def atomic_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     """A temporary folder beside ``out`` that becomes ``out`` if the block succeeds.
 
     Args:
-        out: bundle folder to write; its parents are made where missing.
-        overwrite: replace a bundle, or an empty folder, that is there.
+        out: bundle folder to write; its parents are created if missing.
+        overwrite: whether to replace a bundle, or an empty folder, that is there.
 
     Yields:
         The folder to fill.
@@ -95,7 +95,7 @@ def check_place(out: Path, overwrite: bool, checkpoint: Path | None = None) -> N
         checkpoint: folder that is exported, or None where it is on the hub.
 
     Raises:
-        ExportError: as ``atomic_folder``; or ``out`` and the checkpoint lie in each other.
+        ExportError: as ``atomic_folder``; or one of ``out`` and the checkpoint lies in the other.
     """
     with _sentences(out):
         place = _place(out)
@@ -242,7 +242,7 @@ def _clear_up_after_the_dead(place: Path) -> None:
 def _discard(work: Path, place: Path) -> None:
     """Remove a marked folder, after putting back what it keeps if that is all there is.
 
-    The mark goes last, so that whatever a kill leaves is known for what it is.
+    The mark goes last, so that whatever a kill leaves can be recognized.
     """
     kept = work / KEPT
     with contextlib.suppress(OSError):

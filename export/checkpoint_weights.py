@@ -31,8 +31,8 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 QUANTIZED = re.compile(r"\.(qweight|qzeros|weight_packed|SCB|absmax|quant_map|weight_scale_inv)$")
 PACKED = ("I8", "U8", "U16", "U32")
-"""Dtypes of weights of 8 bits, and of those that hold several values each; ids are none of them."""
-LARGEST_HEADER = 100_000_000  # what the safetensors library takes
+"""Dtypes of weights of 8 bits, and of those that hold several values each; ids have none."""
+LARGEST_HEADER = 100_000_000  # what the safetensors library accepts
 POINTER = b"version https://git-lfs"
 
 
@@ -42,7 +42,7 @@ class Stored:
 
     Attributes:
         dtype: as safetensors names it.
-        shape: of it.
+        shape: its shape.
     """
 
     dtype: str
@@ -53,8 +53,8 @@ def stored_weights(folder: Path, allow_pickle: bool = False) -> dict[str, Stored
     """All tensors of a checkpoint folder; none where they are pickles that may be read.
 
     Args:
-        folder: of the checkpoint.
-        allow_pickle: whether they may; what they hold is only known when they are.
+        folder: folder of the checkpoint.
+        allow_pickle: whether pickles may be read; what they hold is only known then.
 
     Raises:
         ExportError: there are none, or a file is a pointer, cut off or damaged.
@@ -84,10 +84,10 @@ def stored_weights(folder: Path, allow_pickle: bool = False) -> dict[str, Stored
 def check_text_shapes(
     location: str, stored: Mapping[str, Stored], text: Any, prefix: str = ""
 ) -> None:
-    """Hold what a text config says against the weights that are there.
+    """Compare what a text config says with the weights that are there.
 
     Args:
-        location: of the checkpoint, for the message.
+        location: the checkpoint, for the message.
         stored: its tensors.
         text: config of the text model, as transformers completes it.
         prefix: what names of the language model's tensors hold.
@@ -106,27 +106,28 @@ def check_text_shapes(
             ):
                 if wanted != size:
                     raise ExportError(
-                        f"{label} in config.json of {location!r} is {wanted} and {name} has {size}:"
-                        " config and weights are of different models."
+                        f"{label} in config.json of {location!r} is {wanted} and {name} has "
+                        f"{size}: config and weights are of different models; download both again."
                     )
     layers = {int(m[1]) for n in mine if (m := re.search(r"\blayers\.(\d+)\.", n))}
     if layers and max(layers) + 1 != text.num_hidden_layers:
         raise ExportError(
             f"num_hidden_layers in config.json of {location!r} is {text.num_hidden_layers} and the "
-            f"weights have {max(layers) + 1}: config and weights are of different models."
+            f"weights have {max(layers) + 1}: config and weights are of different models; "
+            "download both again."
         )
 
 
 def check_shapes(
     location: str, stored: Mapping[str, Stored], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Hold the shapes of a model's weights against those that are there.
+    """Compare the shapes of a model's weights with those that are there.
 
     A loader would first make up weights of the shapes that the config says, gigabytes where a size
     was left out of it.
 
     Args:
-        location: of the checkpoint, for the message.
+        location: the checkpoint, for the message.
         stored: its tensors, named by this version of transformers or an earlier one.
         expected: shapes by the model's own names.
 
@@ -139,7 +140,8 @@ def check_shapes(
         if found != shape:
             raise ExportError(
                 f"{name} of {location!r} has shape {found} and config.json asks for {shape}: "
-                "config and weights are of different models, or the config leaves out a size."
+                "config and weights are of different models, or the config leaves out a size; "
+                "download both again."
             )
 
 
@@ -161,7 +163,10 @@ def _shards(folder: Path, file: str) -> list[str]:
     names = sorted(set(index.values()))
     for name in names:
         if Path(name).name != name:
-            raise ExportError(f"{file} of {str(folder)!r} leads out of its folder: {name!r}.")
+            raise ExportError(
+                f"{file} of {str(folder)!r} leads out of its folder ({name!r}): download the "
+                "checkpoint again."
+            )
         if not (folder / name).exists():
             raise ExportError(
                 f"{name} of {str(folder)!r}, which {file} names, is missing: download it again."
@@ -190,7 +195,9 @@ def stored_tensors(path: Path) -> dict[str, Stored]:
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
             text = stream.read(length) if 0 < length <= LARGEST_HEADER else b""
     except OSError as error:
-        raise ExportError(f"{label} cannot be read ({os.strerror(error.errno or 0)}).") from None
+        raise ExportError(
+            f"{label} cannot be read ({os.strerror(error.errno or 0)}): check its permissions."
+        ) from None
     if len(start) < 8 or (0 < length <= LARGEST_HEADER and len(text) < length):
         raise ExportError(f"{label} is cut off ({size} bytes): download it again.")
     try:
@@ -211,7 +218,7 @@ def pickled_weights(folder: Path) -> list[Path]:
     """Files of a checkpoint whose weights are pickles, as transformers names them.
 
     Raises:
-        ExportError: the index of several is none, or one of them is missing.
+        ExportError: the index of several files is damaged, or one of them is missing.
     """
     if (folder / PICKLE).is_file():
         return [folder / PICKLE]
@@ -228,8 +235,9 @@ def _no_weights(folder: Path) -> ExportError:
         return UnsupportedModelError(
             f"{str(folder)!r} holds its weights as {pickles[0]}, a pickle, which may run code when "
             "it is read: load it where you trust it and save_pretrained it as safetensors"
-            + (", or give --allow-pickle, which reads tensors alone." if named else ".")
+            + (", or give --allow-pickle, which reads only tensors." if named else ".")
         )
     return ExportError(
-        f"The checkpoint {str(folder)!r} cannot be loaded: it holds no weights ({WEIGHTS})."
+        f"The checkpoint {str(folder)!r} cannot be loaded: it holds no weights ({WEIGHTS}); "
+        "download it again."
     )

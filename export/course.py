@@ -1,8 +1,8 @@
-"""How far an export is over all of its steps, whose end is known once the checkpoint is loaded.
+"""How far an export has come through its steps; its length is known once the checkpoint is loaded.
 
-Steps differ: an encoder is traced in the same half minute whatever its size, and a decoder takes as
-long as it is large. The way is therefore counted in the seconds that each step is reckoned to take,
-and within a step by bytes of weights.
+Steps differ: an encoder is traced in the same half minute whatever its size, and a decoder takes
+time in proportion to its size. Progress is therefore counted in the seconds that each step is
+estimated to take, and within a step in bytes of weights.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Sizes:
     """Weights of a checkpoint, by the steps that they keep busy.
 
     Attributes:
-        encoder: of the audio encoder.
-        table: of the token embedding.
-        decoder: of the language model's layers and its output head.
+        encoder: weights of the audio encoder.
+        table: weights of the token embedding.
+        decoder: weights of the language model's layers and its output head.
     """
 
     encoder: int
@@ -44,7 +44,7 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a step takes on two cores.
+    """How long a step takes on two cores.
 
     Attributes:
         fixed: seconds, whatever the size.
@@ -81,7 +81,7 @@ over its layers where there were 16.
 
 
 def seconds_of(sizes: Sizes) -> dict[str, float]:
-    """What each step of an export is reckoned to take, on two cores and without a download.
+    """Seconds that each step of an export should take, on two cores and without a download.
 
     >>> seconds = seconds_of(Sizes(encoder=0, table=0, decoder=0))
     >>> list(seconds)[0], list(seconds)[-1]
@@ -94,10 +94,10 @@ def seconds_of(sizes: Sizes) -> dict[str, float]:
 
 
 class Course:
-    """The way of one export through its steps.
+    """The progress of one export through its steps.
 
     Args:
-        report: told of every step as it begins, and of how far it is.
+        report: told of every step as it begins, and of its progress.
     """
 
     def __init__(self, report: Report) -> None:
@@ -106,7 +106,7 @@ class Course:
         self._step, self._before = "", 0.0
 
     def expect(self, sizes: Sizes) -> None:
-        """Reckon the whole way; until then no share of it is done."""
+        """Estimate the length of the export; until then the share that is done is 0."""
         self._seconds = seconds_of(sizes)
 
     def begin(self, step: str) -> None:
@@ -123,7 +123,7 @@ class Course:
 
 
 def part(advance: Advance, start: float, end: float) -> Advance:
-    """What tells of a part of a step, from one share of it to another.
+    """An ``Advance`` for a part of a step, from one share of it to another.
 
     >>> part(print, 0.5, 1.0)(0.5)
     0.75

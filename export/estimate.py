@@ -1,7 +1,7 @@
 """What an export would write and need, from a checkpoint's config alone: no weight is read.
 
 Sizes are counted from the checkpoint's own class, built without memory. How much memory an export
-takes is reckoned from one that was measured (``docs/results/accuracy.md``, at full size), and its
+takes is estimated from one that was measured (``docs/results/accuracy.md``, at full size), and its
 time as ``course`` does.
 """
 
@@ -33,7 +33,7 @@ BLOCK = 32
 LIBRARIES = 1_500_000_000
 """Bytes that torch, transformers and ONNX Runtime take."""
 LOADED = 1.2
-"""Bytes that a session takes at its peak, of one byte of its file."""
+"""Bytes that a session takes at its peak for each byte of its file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +41,17 @@ class Counts:
     """Weights of a checkpoint, by where they go.
 
     Attributes:
-        encoder_matrices: of the audio encoder, those of its linear layers.
-        encoder_others: of it, all others.
-        decoder_matrices: of the language model's layers.
-        decoder_others: of them, norms and biases.
+        encoder_matrices: weights of the audio encoder's linear layers.
+        encoder_others: all its other weights.
+        decoder_matrices: weights of the matrices in the language model's layers.
+        decoder_others: norms and biases of these layers.
         hidden: width of the language model.
         vocab: rows of the token embedding.
-        heads: of queries and keys together.
+        heads: heads of queries and keys together.
         head_dim: width of a head.
-        context: positions.
+        context: number of positions.
         tied: whether the output head is the token embedding, as the config says.
-        windows: of the language model's layers, see ``windows_of``.
+        windows: sliding windows of the language model's layers, see ``windows_of``.
     """
 
     encoder_matrices: int
@@ -86,7 +86,7 @@ class Estimate:
     """What an export in one precision would write and need.
 
     Attributes:
-        precision: of the weights.
+        precision: precision of the weights.
         graphs: bytes by graph, those that have weights.
         memory: bytes at its peak, about.
         seconds: on two cores, about.
@@ -104,15 +104,15 @@ class Estimate:
 
 
 def count(found: Described, family: Family) -> Counts:
-    """Count the weights of a checkpoint that ``check_checkpoint`` has let pass.
+    """Count the weights of a checkpoint that ``check_checkpoint`` has accepted.
 
     Args:
         found: the checkpoint.
-        family: that loads it.
+        family: the family that loads it.
 
     Raises:
-        UnsupportedModelError: its language model is none that export knows.
-        ExportError: its config is not that of its family, or leads to nothing.
+        UnsupportedModelError: its language model is not one that export knows.
+        ExportError: its config is not that of its family, or no model can be built from it.
     """
     import torch
     from torch import nn
@@ -125,10 +125,10 @@ def count(found: Described, family: Family) -> Counts:
         raise
     except Exception as error:  # transformers raises its own over a config
         raise ExportError(
-            f"config.json of {found.location!r} is none of {family.loaded_by or family.module} "
+            f"config.json of {found.location!r} is not that of {family.loaded_by or family.module} "
             f"({type(error).__name__}: {str(error).strip().splitlines()[:1]}): download it again."
         ) from error
-    # Positions that only pictures need are no part of what is exported.
+    # Positions that only pictures need are not exported.
     plain = getattr(module, "plain_text", None)
     settings = (plain(text) if plain else text).to_dict()
     check_text(found.location, settings)
@@ -178,7 +178,7 @@ def estimate(counts: Counts, target: str) -> list[Estimate]:
     """What each precision of a target would write and need.
 
     Args:
-        counts: of the checkpoint.
+        counts: counts of the checkpoint.
         target: ``cpu`` or ``cuda``.
 
     Raises:

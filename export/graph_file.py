@@ -25,7 +25,7 @@ __all__ = ["GraphMaker", "quiet", "save", "store_half", "torch_to_ir", "with_wei
 
 OPSET = 20
 BLOCK = 32
-HEAD = ("/lm_head/MatMul",)  # one row a run, and what ranks the answers: weights alone
+HEAD = ("/lm_head/MatMul",)  # one row per run, and it ranks the answers: weights alone
 # Tables and scalars below this stay as they are: nothing is saved, and shapes must be exact.
 SMALL = 1024
 
@@ -124,7 +124,7 @@ def store_half(model: ir.Model, advance: Advance = lambda _: None) -> ir.Model:
 def with_weights(model: ir.Model, weights: Weights, advance: Advance = lambda _: None) -> ir.Model:
     """Apply a plan's weight storage to a float32 graph.
 
-    ``float16`` (arithmetic in half precision) is not made here: it is traced so.
+    ``float16`` (arithmetic in half precision) is not made here: it is traced that way.
 
     Args:
         model: changed in place.
@@ -171,7 +171,7 @@ class GraphMaker:
         spec: names, dtypes, axes.
 
     Attributes:
-        inputs: by name.
+        inputs: the inputs, by name.
     """
 
     def __init__(self, spec: GraphSpec) -> None:
@@ -199,7 +199,7 @@ class GraphMaker:
         return node.outputs[0]
 
     def widen(self, value: ir.Value) -> ir.Value:
-        """The value as float32; itself where it is."""
+        """The value as float32; the value itself if it already is."""
         if value.dtype == ir.DataType.FLOAT:
             return value
         return self.add("Cast", [value], to=ir.DataType.FLOAT.value)

@@ -19,7 +19,7 @@ def read_object(path: Path, location: str) -> dict[str, Any]:
 
     Args:
         path: the file.
-        location: of the checkpoint, for the message.
+        location: the checkpoint, for the message.
 
     Raises:
         ExportError: it is missing, cannot be read, or holds something else.
@@ -30,11 +30,13 @@ def read_object(path: Path, location: str) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST:
             raise ExportError(
-                f"{label} is larger than {LARGEST >> 20} MiB: it cannot be such a file."
+                f"{label} is larger than {LARGEST >> 20} MiB: download the checkpoint again."
             )
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise ExportError(f"{label} cannot be read ({error.strerror}).") from None
+        raise ExportError(
+            f"{label} cannot be read ({error.strerror}): check its permissions."
+        ) from None
     except RecursionError:
         raise ExportError(f"{label} is nested too deeply: download the checkpoint again.") from None
     except ValueError as error:

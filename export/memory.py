@@ -79,10 +79,10 @@ def _numel(part: nn.Module) -> int:
 
 
 class MappedWeights:
-    """Weights of a module that are mapped from files, which may leave our memory and come back.
+    """Weights of a module that are mapped from files, and can leave our memory and come back.
 
-    What was looked at once stays otherwise, and counts as ours. Nothing is lost: only mappings of
-    files in which no page was ever written are touched, and their pages are read again when used.
+    Otherwise, what was read once stays and counts as ours. Nothing is lost: only mappings of files
+    in which no page was ever written are touched, and their pages are read again when used.
 
     Args:
         module: loaded, and not changed since.
@@ -101,11 +101,11 @@ class MappedWeights:
                 self._inner[id(values)] = start, length
 
     def __len__(self) -> int:
-        """Weights that can be let go."""
+        """Number of weights that can be let go."""
         return len(self._inner)
 
     def let_go(self, module: nn.Module) -> None:
-        """Unmap what these are of the weights of a module, or of a part of it."""
+        """Let go of those weights that belong to a module, or to a part of it."""
         libc = ctypes.CDLL(None)
         for values in module.parameters():
             if id(values) in self._inner:
@@ -117,7 +117,7 @@ def _clean_file_mappings() -> list[tuple[int, int]]:
     """Address ranges of this process that are mapped from files and have no page of our own."""
     try:
         lines = Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines()
-    except OSError:  # no Linux: nothing is let go
+    except OSError:  # not Linux: nothing is let go
         return []
     found: list[tuple[int, int]] = []
     inside = False
@@ -136,11 +136,11 @@ def _clean_file_mappings() -> list[tuple[int, int]]:
 
 @contextlib.contextmanager
 def libraries_left_out() -> Iterator[None]:
-    """Let garbage within the block be looked for among what is made in it alone.
+    """Restrict garbage collection within the block to what is made in it.
 
-    Torch and what it brings are half a million objects. To look through them takes half a second,
-    several beside other work, in which no thread of Python runs and so no signal ends the export.
-    Nothing is lost: what was there before is looked through after the block.
+    Torch and its dependencies are half a million objects. Looking through them takes half a second,
+    or several next to other work, during which no Python thread runs and so no signal ends the
+    export. Nothing is lost: what was there before is looked through after the block.
     """
     if gc.get_freeze_count():  # by whoever calls us, and not ours to thaw
         yield
@@ -153,7 +153,7 @@ def libraries_left_out() -> Iterator[None]:
 
 
 def give_back_memory() -> None:
-    """Return what was freed to the system: the allocator keeps it otherwise, and counts as ours.
+    """Return what was freed to the system: otherwise the allocator keeps it, and it counts as ours.
 
     Within ``libraries_left_out`` what is still in use is left out of the next search, too:
     exporters import more as they go.
@@ -161,16 +161,16 @@ def give_back_memory() -> None:
     gc.collect()
     if gc.get_freeze_count():
         gc.freeze()
-    with contextlib.suppress(OSError, AttributeError):  # glibc's alone
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextlib.contextmanager
 def enough_memory() -> Iterator[None]:
-    """Say in a sentence that memory ran out, whoever asked for it.
+    """Say in one sentence that memory ran out, whatever asked for it.
 
     Raises:
-        ExportError: it did.
+        ExportError: memory ran out.
     """
     words = ("can't allocate memory", "bad_alloc", "Failed to allocate memory", "Cannot allocate")
     try:

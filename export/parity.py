@@ -1,4 +1,4 @@
-"""After each graph: names, then axes, then shapes, then values, against torch in float32.
+"""Verifies each graph: names, then axes, then shapes, then values, against torch in float32.
 
 A comparison outside its tolerance fails the export and says which tensor, what was expected
 and what was found. The figures go into the manifest.
@@ -83,7 +83,7 @@ def open_graph(path: Path, spec: GraphSpec, target: str) -> tuple[ort.InferenceS
     mismatch = spec.mismatch(session.get_inputs(), session.get_outputs())
     if mismatch:
         raise ParityError(f"{path.name}: {mismatch}: this is a defect of export, report it.")
-    # Without the cure: that is for who wants to run it here.
+    # Without the cure: that is for users who want to run it here.
     return session, problem and problem.partition(": ")[0]
 
 
@@ -140,7 +140,10 @@ def compare(
     """
     label = f"{case}: {tensor}"
     if expected.shape != found.shape:
-        raise ParityError(f"{graph}, {label} has shape {found.shape}, expected {expected.shape}.")
+        raise ParityError(
+            f"{graph}, {label} has shape {found.shape}, expected {expected.shape}: report the "
+            "checkpoint."
+        )
     a, b = expected.astype(np.float64).ravel(), found.astype(np.float64).ravel()
     exact = min_cosine >= 0.999999
     if not np.isfinite(a).all():
@@ -154,7 +157,7 @@ def compare(
     scale = np.abs(a).max() or 1.0
     error = float(np.abs(a - b).max() / scale)
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    # Nothing but zeros is like nothing but zeros, and like nothing else.
+    # Zeros are like zeros, and like nothing else.
     cosine = float(a @ b / norms) if norms else float(not a.any() and not b.any())
     figures = [
         Parity(label, "max_relative_error", error, EXACT_TOLERANCE if exact else float("inf")),

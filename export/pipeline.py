@@ -64,18 +64,18 @@ def export_bundle(
     whatever happens on the way, ``out`` is a whole bundle or what it was before.
 
     Args:
-        model: hub id or local folder; of an adapter (LoRA), its folder, which is merged by peft.
+        model: hub id or local folder; for an adapter (LoRA), its folder, which peft merges.
         out: folder to write.
         precision: ``fp32``, ``fp16``, ``int8``, ``w8a8`` or ``int4``; see ``precision``.
         target: ``cpu`` or ``cuda``.
         revision: branch, tag or commit on the hub.
-        trust_remote_code: let transformers run code that comes with the checkpoint.
-        overwrite: replace ``out`` if it is there.
-        encoder_attention: let the audio encoder also give what its last layer attends to, for the
-            methods that go by it; it then always costs a little more.
+        trust_remote_code: whether transformers may run code that comes with the checkpoint.
+        overwrite: whether to replace ``out`` if it is there.
+        encoder_attention: whether the audio encoder also returns the attention of its last layer,
+            for the methods that need it; encoding then always takes a little longer.
         base: checkpoint that an adapter is merged into; None for the one that it names.
-        allow_pickle: take weights from ``.bin`` files where there are no safetensors. Tensors alone
-            are read (``torch.load`` with ``weights_only``).
+        allow_pickle: whether to take weights from ``.bin`` files where there are no safetensors.
+            Only tensors are read (``torch.load`` with ``weights_only``).
         report: called with the words for each step and the share, 0 to 1, of the whole export that
             is done: as a step begins, and as it goes on.
 
@@ -143,7 +143,7 @@ def _sizes(checkpoint: Checkpoint) -> Sizes:
 
 
 def _source(model: str, found: Described) -> str:
-    """What the manifest names as the bundle's origin: folders without where they lie."""
+    """What the manifest names as the bundle's origin: folders by their names alone."""
 
     def named(location: str) -> str:
         return Path(location).resolve().name if Path(location).exists() else location

@@ -82,7 +82,7 @@ def plan(precision: str, target: str) -> Plan:
     """The plan of a precision on a target.
 
     Raises:
-        ExportError: no such precision or target, or the two do not go together.
+        ExportError: no such precision or target, or the two cannot be combined.
     """
     for name, value, allowed in (
         ("precision", precision, get_args(Precision)),
@@ -92,8 +92,8 @@ def plan(precision: str, target: str) -> Plan:
             raise ExportError(f"--{name} must be one of {', '.join(allowed)}, not {value!r}.")
     if (precision, target) not in _PLANS:
         raise ExportError(
-            f"--precision {precision} does not go with --target {target} ({_MISSING[precision]}): "
-            "use --precision fp16 or int8."
+            f"--precision {precision} cannot be used with --target {target} "
+            f"({_MISSING[precision]}): use --precision fp16 or int8."
         )
     return _PLANS[precision, target]
 

@@ -49,7 +49,7 @@ def export_similarity(spec: GraphSpec, path: Path) -> None:
     norms = make.add("ReduceL2", [audio, axes], keepdims=0)
     zero = make.constant("zero", np.zeros((), np.float32))
     one = make.constant("one", np.ones((), np.float32))
-    # Not a number is not equal to zero: it reaches the caller, who refuses it.
+    # NaN is not equal to zero: it reaches the caller, who refuses it.
     safe = make.add("Where", [make.add("Equal", [norms, zero]), one, norms])
     scores = make.add("Div", [products, safe])
     make.save(path, [scores])

@@ -1,7 +1,7 @@
 """Quantization of a graph's constant matrices, one matrix in memory at a time.
 
-ONNX Runtime's quantizers take a whole graph with all of its weights in float32 at once; here
-they are made when they are wanted, so that a large model need not fit in memory.
+ONNX Runtime's quantizers take a whole graph with all of its weights in float32 at once; here they
+are made one by one, so that a large model need not fit in memory.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def quantize_matmuls(
         model: its weights may be lazy.
         bits: 4 or 8.
         block_size: values that share a scale, down a column.
-        accuracy_level: of ``MatMulNBits``; 4 lets it quantize activations to 8 bits, each block
-            of them by a scale of its own.
-        is_symmetric: without zero points.
+        accuracy_level: that of ``MatMulNBits``; 4 lets it quantize activations to 8 bits, each
+            block of them by a scale of its own.
+        is_symmetric: whether to do without zero points.
         bits_of: other widths, by the name of the node.
         leave: names of nodes that stay.
         after_each: told after each matrix how much is done of all of them.
@@ -57,7 +57,7 @@ def quantize_matmuls(
             bits=width,
         )
         quantizer = DefaultWeightOnlyQuantizer(config)
-        # Columns have nothing to do with each other, and an output head is gigabytes in float32.
+        # Columns are independent of each other, and an output head is gigabytes in float32.
         pieces = [
             quantizer.qbits_block_quant(np.ascontiguousarray(weight[:, start : start + COLUMNS]))
             for start in range(0, weight.shape[1], COLUMNS)
@@ -84,8 +84,8 @@ def quantize_with_activations(
 ) -> ir.Model:
     """Replace products with constant matrices by ``DynamicQuantizeMatMul``, in place.
 
-    Both sides of the product are integers of 8 bits: weights by a scale a column, activations by
-    one scale and zero point a call, found when the graph runs.
+    Both sides of the product are integers of 8 bits: weights with a scale per column, activations
+    with one scale and zero point per call, found when the graph runs.
 
     Args:
         model: its weights may be lazy.

@@ -25,18 +25,18 @@ def check_request(
     base: str | None = None,
     allow_pickle: bool = False,
 ) -> tuple[Described, Family]:
-    """Refuse options, place or checkpoint that cannot be; neither torch nor weights are needed.
+    """Refuse options, a place or a checkpoint that will not do; needs neither torch nor weights.
 
     Args:
         model: hub id or local folder.
         out: folder to write, or None where nothing is to be written.
-        precision: as of ``export_bundle``.
+        precision: as for ``export_bundle``.
         target: ``cpu`` or ``cuda``.
         revision: branch, tag or commit on the hub.
         overwrite: whether a bundle at ``out`` may be replaced.
         encoder_attention: whether the encoder's attention is wanted, too.
-        base: as of ``export_bundle``.
-        allow_pickle: as of ``export_bundle``.
+        base: as for ``export_bundle``.
+        allow_pickle: as for ``export_bundle``.
 
     Returns:
         What was found, and the family that loads it.

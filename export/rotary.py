@@ -29,7 +29,7 @@ def rotary_rows(
     """Cosines and sines of positions, as the language model computes them.
 
     Args:
-        language_model: with the rotary embedding that its layers share.
+        language_model: the model, with the rotary embedding that its layers share.
         positions: (tokens,) int64.
         dtype: numpy name, computed in float32 and rounded to it.
 
@@ -50,7 +50,7 @@ def export_rotary(
     """Write a Gather over each of the two tables.
 
     Args:
-        language_model: whose rotary embedding it is.
+        language_model: the model whose rotary embedding it is.
         context: positions that the model has.
         spec: ``rotary``.
         path: graph file to write.

@@ -32,7 +32,7 @@ PACKAGES = (
     "onnxruntime-genai",
     "onnxruntime-genai-cuda",
 )
-"""Whose versions the manifest names."""
+"""Packages whose versions the manifest names."""
 
 
 def seal(
@@ -41,7 +41,7 @@ def seal(
     """Write the manifest of a folder of graphs and tokenizer, and check it.
 
     Args:
-        folder: with everything else that belongs to the bundle, and nothing that does not.
+        folder: the folder, with everything else that belongs to the bundle, and nothing else.
         work: what was exported.
         rows: its graphs.
         precision: as it was asked for.
@@ -88,7 +88,7 @@ def _file_entries(folder: Path, advance: Advance) -> dict[str, FileEntry]:
 
 
 def _check_readable(folder: Path) -> None:
-    """Hold what was written against what the runtime accepts of any bundle."""
+    """Check what was written as the runtime checks any bundle."""
     try:
         manifest = Manifest.read(folder)
         check_tokenizer(folder / TOKENIZER_FILE)

@@ -19,9 +19,9 @@ class Source:
         location: hub id or local folder of the weights and of ``config.json``.
         revision: commit on the hub; None for a folder, and for the default branch of what another
             checkpoint refers to.
-        trust_remote_code: let transformers run code that comes with the checkpoint.
-        allow_pickle: take weights from ``.bin`` files where there are no safetensors.
-        adapter: to be merged into the weights, or None.
+        trust_remote_code: whether transformers may run code that comes with the checkpoint.
+        allow_pickle: whether to take weights from ``.bin`` files where there are no safetensors.
+        adapter: adapter to merge into the weights, or None.
     """
 
     location: str

@@ -33,7 +33,7 @@ class Work:
         random: draws the test inputs of every graph, in the order of the graphs.
         embeds: audio embeddings (tokens, hidden) that the encoder's verification leaves for the
             other graphs, by its cases.
-        course: the way through its steps.
+        course: its progress through its steps.
     """
 
     checkpoint: Checkpoint
@@ -60,12 +60,12 @@ class Graph:
     """A graph of a bundle: how it is written, and what it is then compared on.
 
     Attributes:
-        name: of the graph; its file is ``NAME.onnx``.
+        name: name of the graph; its file is ``NAME.onnx``.
         precision: words for how its weights are stored.
         write: writes the file.
         verify: compares the file with torch.
         parameters: number of weights, for those parts that costs are counted from.
-        slow: whether its verification is a step of its own for whoever waits.
+        slow: whether its verification is reported as a step of its own.
     """
 
     name: str
@@ -81,10 +81,10 @@ class ExportedGraph:
     """A row of the summary.
 
     Attributes:
-        name: of the graph.
+        name: name of the graph.
         entry: what the manifest says of it.
         bytes: size of the graph and its weights.
-        seconds: spent on writing and verifying it.
+        seconds: seconds spent on writing and verifying it.
     """
 
     name: str
@@ -97,10 +97,10 @@ def export_graph(graph: Graph, work: Work, spec: GraphSpec, folder: Path) -> Exp
     """Write a graph and compare it with torch.
 
     Args:
-        graph: which.
+        graph: the graph.
         work: what the graphs share.
         spec: inputs and outputs that it must have.
-        folder: of the bundle.
+        folder: folder of the bundle.
 
     Raises:
         ParityError: the graph does not compute what torch computes.

@@ -197,7 +197,7 @@ def renamed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (edited(peft_type="IA3"), UnsupportedModelError, "of type 'IA3': export merges LORA"),
+        (edited(peft_type="IA3"), UnsupportedModelError, "of type 'IA3': export merges only LORA"),
         (edited(base_model_name_or_path=None), ExportError, "names no base_model.*--base"),
         (
             edited(base_model_name_or_path="./no/where"),
