@@ -362,7 +362,7 @@ def test_what_others_take_of_the_processors_is_read_off(tmp_path: Path) -> None:
     [
         ([], "needs a bundle"),
         (["A", "B", "C"], "one bundle or two"),
-        (["A", "B", "--durations", "5", "--html", "x.html"], "--html is of one bundle"),
+        (["A", "B", "--durations", "5", "--html", "x.html"], "--html is for one bundle"),
         (["A", "B", "--durations", "5", "--format", "csv"], "--format takes table, md, json"),
         (["A", "--durations", "5", "--fail-over", "1.1"], "needs two bundles"),
         (["A", "B", "--durations", "5", "--fail-over", "0.5"], "at least 1, not 0.5"),
