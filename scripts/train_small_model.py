@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train the embedded default model: what ``small_model/training/train.py`` says.
 
-python scripts/train_small_model.py all BASE WORK --spiral DIR
+python scripts/train_small_model.py data WORK --spiral DIR
 """
 
 from __future__ import annotations

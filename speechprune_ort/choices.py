@@ -19,7 +19,7 @@ __all__ = [
     "check_flag",
 ]
 
-DEFAULT_METHOD, EVERY_TOKEN = "passages", "none"
+DEFAULT_METHOD, EVERY_TOKEN = "coverage", "none"
 """The best method that was found, by a rule fixed beforehand (docs/results/methods.md), and the one
 that keeps every token."""
 DeviceName = Literal["auto", "cuda", "cpu"]

@@ -45,7 +45,6 @@ if importlib.util.find_spec("torch") is None:
         "scripts/test_random_checkpoint.py",
         "scripts/test_small_model.py",
         "scripts/test_small_model_parts.py",
-        "scripts/test_small_model_sources.py",
         "export/test_text_models.py",
         "scripts/test_training_parts.py",
         "export/test_transformers_families.py",

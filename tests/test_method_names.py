@@ -46,6 +46,6 @@ def found() -> dict[tuple[str, str], set[int]]:
 def test_methods_are_named_in_their_own_folder_alone() -> None:
     places = found()
     named = {key: lines for key, lines in places.items() if key not in OTHER_MEANINGS}
-    assert set(named) == {(NAMED, "passages"), (NAMED, "none")}
+    assert set(named) == {(NAMED, "coverage"), (NAMED, "none")}
     assert len(set.union(*named.values())) == 1
     assert set(OTHER_MEANINGS) <= set(places), "a meaning that no file has any longer"

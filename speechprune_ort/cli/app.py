@@ -82,7 +82,7 @@ _add(
 )  # fmt: skip
 _add(
     MEASURE, quietable(calibrate), "calibrate",
-    "bundle/ training.jsonl --out passages.json --pruning-rate 0.6",
+    "bundle/ training.jsonl --method passages --out passages.json --pruning-rate 0.6",
 )  # fmt: skip
 _add(MEASURE, tasks, "tasks", "")
 _add(MEASURE, validate, "validate", "questions.jsonl", "mmar/ --task mmar")

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from speechprune_ort.cli.options import Bundle, Device, Threads
 from speechprune_ort.errors import OptionError
-from speechprune_ort.options import DEFAULT_METHOD
 from speechprune_ort.progress import Bar
 
 __all__ = ["calibrate"]
@@ -23,12 +22,10 @@ def calibrate(
         Path,
         typer.Argument(metavar="DATA", help="JSONL or JSON file of recordings with choices."),
     ],
+    method: Annotated[str, typer.Option(help="Method to calibrate; it must have two phases.")],
     out: Annotated[Path, typer.Option(help="File to write, for ask --calibration.")] = (
         Path("calibration.json")
     ),
-    method: Annotated[
-        str, typer.Option(help="Method to calibrate; it must have two phases.")
-    ] = DEFAULT_METHOD,
     pruning_rate: Annotated[float, typer.Option(help="Pruning rate to calibrate at.")] = 0.2,
     candidates: Annotated[
         str,

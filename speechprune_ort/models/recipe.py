@@ -79,12 +79,14 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         weights: where the base checkpoint's weights lie, by their names there.
         scale: factor of the delta's products.
         files: the pieces of each file of weights.
+        stored: how the finished checkpoint stores its weights, which rounds them.
     """
 
     parts: tuple[tuple[PackageFile, ...], ...]
     weights: Mapping[str, Source]
     scale: float
     files: Mapping[str, tuple[Piece, ...]]
+    stored: Literal["float32", "float16"] = "float32"
 
 
 class Shelf:
@@ -111,11 +113,13 @@ class Shelf:
             if key in self._delta
         }
         if name in changed:
-            return np.asarray(changed[name], np.float32)
-        if name not in self._recipe.weights:
+            found = np.asarray(changed[name], np.float32)
+        elif name in self._recipe.weights:
+            base = self._recipe.weights[name].read(self._parts)
+            found = merge({name: base}, changed, self._recipe.scale)[name]
+        else:
             raise PartError(f"The recipe does not say where {name} lies: get a new kit.")
-        base = self._recipe.weights[name].read(self._parts)
-        return merge({name: base}, changed, self._recipe.scale)[name]
+        return found.astype(self._recipe.stored).astype(np.float32, copy=False)
 
 
 def computed(piece: Piece, weight: Callable[[str], Floats]) -> Array:

@@ -191,6 +191,7 @@ def test_negative_norm_gains_are_folded_into_the_binarized_weights(
 def test_a_stream_gives_the_same_answer_in_pieces(bundle: Any, tone: NDArray[np.float32]) -> None:
     model = SpeechLLM(bundle, "cpu")
     options = {"sampling_rate": 16_000, "max_new_tokens": 12, "temperature": 0.8, "seed": 5}
+    options["method"] = "passages"  # of two phases
     stream = model.stream(tone[:32_000], QUESTION, **options)
     pieces = list(stream)
     answer = model.ask(tone[:32_000], QUESTION, **options)

@@ -18,12 +18,8 @@ from small_model.ctranslate2_whisper import (
     whisper_encoder_weights,
 )
 from small_model.errors import SmallModelError
-from small_model.language_model import (
-    byte_level_tokenizer,
-    transformers_name,
-    unpermute_rotary,
-)
-from small_model.text import CHAT_TEMPLATE, RENAMED_TOKENS, rename_tokens, token_id
+from small_model.language_model import transformers_name
+from small_model.text import CHAT_TEMPLATE, IMAGE_TOKENS, RENAMED_TOKENS, rename_tokens, token_id
 
 CODES = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4}
 WIDTH, MELS, FEED_FORWARD, FRAMES = 4, 3, 8, 6
@@ -183,34 +179,29 @@ def test_encoder_weights_refuse_a_key_bias_another_model_and_a_missing_variable(
         whisper_encoder_weights(parse_model_bin(model_bin(variables), "model.bin"))
 
 
-def permute_as_llama_cpp(matrix: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
-    """Rows of each head, first half and second half taken in turns."""
-    rows = []
-    for head in np.split(matrix, heads):
-        first, second = np.split(head, 2)
-        rows += [row for pair in zip(first, second, strict=True) for row in pair]
-    return np.stack(rows)
-
-
-@pytest.mark.parametrize(("heads", "width"), [(1, 4), (3, 8), (9, 64)])
-def test_rotary_row_order_is_undone(heads: int, width: int) -> None:
-    matrix = np.random.default_rng(1).standard_normal((heads * width, 5)).astype(np.float32)
-    np.testing.assert_array_equal(
-        unpermute_rotary(permute_as_llama_cpp(matrix, heads), heads), matrix
-    )
-
-
 def test_gguf_names() -> None:
     assert transformers_name("output_norm.weight") == "norm.weight"
     assert transformers_name("blk.0.ffn_norm.weight") == "layers.0.post_attention_layernorm.weight"
+    assert transformers_name("blk.3.attn_k.bias") == "layers.3.self_attn.k_proj.bias"
     with pytest.raises(SmallModelError, match=r"rope_freqs\.weight"):
         transformers_name("rope_freqs.weight")
 
 
 def small_tokenizer() -> dict[str, Any]:
+    """A byte-level ``tokenizer.json`` with some special tokens."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
     tokens = ["<|im_end|>", *RENAMED_TOKENS, "1", "2", "a", "b", "\u0120", "ab"]
-    control = [token.startswith("<") for token in tokens]
-    return byte_level_tokenizer(tokens, ["a b"], control)
+    backend = Tokenizer(
+        models.BPE(vocab={text: i for i, text in enumerate(tokens)}, merges=[("a", "b")])
+    )
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(
+        [AddedToken(t, special=True, normalized=False) for t in tokens if t.startswith("<")]
+    )
+    content: dict[str, Any] = json.loads(backend.to_str())
+    return content
 
 
 def test_renaming_keeps_ids_and_leaves_the_original_alone() -> None:
@@ -242,7 +233,7 @@ def test_renaming_refuses_unknown_ordinary_and_taken_tokens() -> None:
     with pytest.raises(SmallModelError, match="no special token ab"):
         rename_tokens(tokenizer, {"ab": "<new>"})
     with pytest.raises(SmallModelError, match="has a token <|im_end|> already".replace("|", r"\|")):
-        rename_tokens(tokenizer, {"<jupyter_start>": "<|im_end|>"})
+        rename_tokens(tokenizer, {IMAGE_TOKENS[0]: "<|im_end|>"})
 
 
 def test_chat_template_renders_audio_then_text() -> None:
@@ -257,3 +248,39 @@ def test_chat_template_renders_audio_then_text() -> None:
         "<|im_start|>user\n<|audio_bos|><|AUDIO|><|audio_eos|>\nWho speaks?<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
+
+
+def refuse_target(out: Path, overwrite: bool) -> str:
+    """The error of the target check; empty where it agrees."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from small_model.assemble import check_target
+
+    try:
+        check_target(out, overwrite)
+    except SmallModelError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("config", "overwrite", "message"),
+    [
+        (None, True, "is not a checkpoint folder of this kind"),
+        ({"model_type": "llama"}, True, "is not a checkpoint folder of this kind"),
+        ({"model_type": "qwen2_audio"}, False, "exists already"),
+        ({"model_type": "qwen2_audio"}, True, ""),
+    ],
+)
+def test_only_a_checkpoint_is_replaced_and_only_when_asked(
+    tmp_path: Path, config: dict[str, Any] | None, overwrite: bool, message: str
+) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    found = refuse_target(tmp_path, overwrite)
+    assert message in found
+    assert bool(message) == bool(found)
+
+
+def test_a_new_folder_is_accepted(tmp_path: Path) -> None:
+    assert not refuse_target(tmp_path / "new", overwrite=False)

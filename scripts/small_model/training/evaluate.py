@@ -21,14 +21,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from small_model.training.adapt import TRANSCRIBE
-from small_model.training.data import Stream, speak_clip
+from small_model.errors import UntimedError
 from small_model.training.facts import FactMaker
 from small_model.training.features import TOKEN_RATE, WINDOW_S, WINDOW_TOKENS, library
-from small_model.training.reader import read_template
+from small_model.training.questions import TRANSCRIPT_REQUESTS
 from small_model.training.speaker import Speaker
 from small_model.training.text import Dialogue, chance
-from small_model.training.voices import RATE, Samples
+from small_model.training.voices import RATE, Samples, plain
 from speechprune_ort import PruningOptions
 from speechprune_ort.choices import AttentionForm
 from speechprune_ort.runtime.choosing.pruning import binarize
@@ -38,12 +37,43 @@ from speechprune_ort.runtime.hearing.embeddings import HostEmbeds
 from speechprune_ort.statistics import Estimate, difference, proportion
 
 PRUNED = re.compile(r"(truncate|random|crop|similarity|attention|speechprune|coverage)@(0?\.\d+)")
-TEMPERATURES = (1.0, 0.5, 0.25, 0.12, 0.06)
+TRANSCRIBE = TRANSCRIPT_REQUESTS[0]
+MARK = "\0"
+PAUSE_S = 0.25  # behind each sentence
 
 
 def shorten(cache: Any, length: int) -> None:
     """Forget all positions of a cache from ``length`` on."""
     cache.crop(length - cache.get_seq_length())
+
+
+@dataclass(frozen=True)
+class Template:
+    """What stands around audio and question.
+
+    Attributes:
+        before: Token ids ahead of the audio tokens.
+        audio_end: Between them and the question.
+        after: Behind the question, up to the answer.
+        end: The token behind an answer.
+    """
+
+    before: tuple[int, ...]
+    audio_end: str
+    after: str
+    end: int
+
+
+def read_template(tokenizer: Any) -> Template:
+    """Cut the checkpoint's chat template around its slots."""
+    content = [{"type": "audio", "audio": ""}, {"type": "text", "text": MARK}]
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+    before, rest = text.split("<|AUDIO|>")
+    audio_end, after = rest.split(MARK)
+    ids = tuple(tokenizer(before, add_special_tokens=False)["input_ids"])
+    return Template(ids, audio_end, after, tokenizer.convert_tokens_to_ids("<|im_end|>"))
 
 
 class Listener:
@@ -210,14 +240,22 @@ class Recordings:
     whole: Samples
 
 
-def speak_dialogue(dialogue: Dialogue, speaker: Speaker, tokenizer: Any, voice: str) -> Recordings:
+def recited(sentences: Iterable[str], speaker: Speaker, voice: str) -> Samples:
+    """Sentences spoken plainly, with pauses; one that the voice cannot say is left out."""
+    pieces: list[Samples] = []
+    for sentence in sentences:
+        try:
+            spoken = speaker.say(plain(sentence), voice, vary=False).samples
+        except UntimedError:
+            continue
+        pieces += [spoken, np.zeros(int(PAUSE_S * RATE), np.float32)]
+    return np.concatenate(pieces)
+
+
+def speak_dialogue(dialogue: Dialogue, speaker: Speaker, voice: str) -> Recordings:
     """Speak a dialogue plainly, without variation."""
-
-    def speak(sentences: Iterable[str]) -> Samples:
-        return speak_clip(list(sentences), Stream(speaker, tokenizer), [voice], vary=False)[0]
-
-    key = speak(dialogue.sentences[index] for index in dialogue.key)
-    return Recordings(key, speak(dialogue.sentences))
+    key = [dialogue.sentences[index] for index in dialogue.key]
+    return Recordings(recited(key, speaker, voice), recited(dialogue.sentences, speaker, voice))
 
 
 class Heard:
@@ -248,7 +286,6 @@ def score_dialogue(
     own: Heard,
     other: Heard,
     conditions: Sequence[str],
-    temperature: float = 1.0,
 ) -> dict[str, Any]:
     """Per condition whether the right choice wins, and the number of audio tokens.
 
@@ -257,9 +294,8 @@ def score_dialogue(
         dialogue: The question, its choices and the right one.
         own: The dialogue's recordings.
         other: Another dialogue's, for the mismatched controls.
-        conditions: ``question``, ``text``, ``key_text``, ``key``, ``whole``, ``key_other``,
+        conditions: ``question``, ``text``, ``key_text``, ``key``, ``whole``, another's recording as
             ``whole_other``, or a method at a pruning rate, such as ``speechprune@0.2``.
-        temperature: Of the softmax over frames, eq. 6.
     """
     alone = listener.likelihoods(None, dialogue.question, dialogue.choices)
     row: dict[str, Any] = {"id": dialogue.name}
@@ -276,7 +312,6 @@ def score_dialogue(
             options = PruningOptions(
                 method="speechprune",
                 pruning_rate=float(pruned[2]),
-                frame_temperature=temperature,
                 seed=sum(map(ord, dialogue.name)),
             ).for_method(pruned[1])
             given = listener.keep(own.whole, dialogue.question, options)
@@ -287,26 +322,6 @@ def score_dialogue(
         row[condition] = int((scores - alone).argmax() == dialogue.answer)
         row[condition + "_tokens"] = len(given)
     return row
-
-
-def compare_temperatures(
-    listener: Listener, dialogues: Sequence[Dialogue], speaker: Speaker, voice: str, rate: float
-) -> dict[str, float]:
-    """Mean log-probability of the right choice under SpeechPrune at each temperature.
-
-    Of the four choices, by softmax over what the rule compares. For dialogues of training only.
-    """
-    sums: dict[str, list[float]] = {str(t): [] for t in TEMPERATURES}
-    for dialogue in dialogues:
-        heard = Heard(listener, speak_dialogue(dialogue, speaker, listener.tokenizer, voice))
-        alone = listener.likelihoods(None, dialogue.question, dialogue.choices)
-        for temperature in TEMPERATURES:
-            options = PruningOptions("speechprune", rate, frame_temperature=temperature)
-            given = listener.keep(heard.whole, dialogue.question, options)
-            scores = listener.likelihoods(given, dialogue.question, dialogue.choices) - alone
-            chances = scores - np.logaddexp.reduce(scores)
-            sums[str(temperature)].append(float(chances[dialogue.answer]))
-    return {name: round(float(np.mean(values)), 4) for name, values in sums.items()}
 
 
 def interval(found: Estimate) -> dict[str, float]:
@@ -350,7 +365,6 @@ def evaluate_choices(
     speaker: Speaker,
     voice: str,
     conditions: Sequence[str],
-    temperature: float,
     path: Path,
     report: Callable[[Mapping[str, Any]], None],
 ) -> dict[str, Any]:
@@ -366,7 +380,7 @@ def evaluate_choices(
     previous: Heard | None = None
 
     def hear(dialogue: Dialogue) -> Heard:
-        return Heard(listener, speak_dialogue(dialogue, speaker, listener.tokenizer, voice))
+        return Heard(listener, speak_dialogue(dialogue, speaker, voice))
 
     for place, dialogue in enumerate(dialogues):
         row = found.setdefault(dialogue.name, {})
@@ -376,7 +390,7 @@ def evaluate_choices(
             continue
         own = hear(dialogue)
         other = previous or hear(dialogues[place - 1])  # the first one's neighbour is the last
-        scored = score_dialogue(listener, dialogue, own, other, missing, temperature)
+        scored = score_dialogue(listener, dialogue, own, other, missing)
         previous = own
         row.update(scored)
         with path.open("a", encoding="utf-8") as stream:
@@ -397,8 +411,8 @@ def evaluate_choices(
 def compared(conditions: Sequence[str]) -> dict[str, list[str]]:
     """Which conditions are compared dialogue by dialogue.
 
-    >>> compared(["key", "key_other", "speechprune@0.2", "crop@0.2", "crop@0.4"])
-    {'key': ['key_other'], 'speechprune@0.2': ['crop@0.2']}
+    >>> compared(["whole", "whole_other", "speechprune@0.2", "crop@0.2", "crop@0.4"])
+    {'whole': ['whole_other'], 'speechprune@0.2': ['crop@0.2']}
     """
     pairs = {
         name: [c for c in conditions if c in (f"{name}_other", "question")]
@@ -427,8 +441,7 @@ def evaluate_answers(
         made, dialogue = facts.fact(), dialogues[index % len(dialogues)]
         sentences = rng.sample(dialogue.sentences, min(2, len(dialogue.sentences)))
         sentences.insert(rng.randint(0, len(sentences)), made.sentence)
-        stream = Stream(speaker, listener.tokenizer)
-        samples, _ = speak_clip(sentences, stream, [voice], vary=False)
+        samples = recited(sentences, speaker, voice)
         said = listener.answer(listener.encode(samples), made.question)
         rows.append(
             {"question": made.question, "expected": made.answer, "answer": said}
@@ -444,8 +457,7 @@ def evaluate_words(
     wrong = total = 0
     rows = []
     for sentence in sentences:
-        stream = Stream(speaker, listener.tokenizer)
-        samples, _ = speak_clip([sentence], stream, [voice], vary=False)
+        samples = recited([sentence], speaker, voice)
         heard = listener.answer(listener.encode(samples), TRANSCRIBE, limit=80)
         errors, words = word_errors(sentence, heard)
         wrong, total = wrong + errors, total + words

@@ -1,11 +1,7 @@
-"""The encoder of the small model in two halves: frozen lower layers, trained upper ones.
-
-Training stores what the lower half makes of the audio, once, and runs the upper half only.
-"""
+"""The frozen lower half of the encoder: what it makes of the audio is stored once."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,15 +23,6 @@ TOKEN_RATE = 25  # audio tokens a second, after pooling by 2
 WINDOW_S = 30
 WINDOW_TOKENS = WINDOW_S * TOKEN_RATE
 WINDOW_FRAMES = WINDOW_S * FRAME_RATE
-PREFIX_TOWER = "audio_tower."
-
-
-def load_model(folder: Path) -> Any:
-    """The checkpoint as ``Qwen2AudioForConditionalGeneration`` in float32, not training."""
-    library.utils.logging.set_verbosity_error()
-    library.utils.logging.disable_progress_bar()
-    model = library.Qwen2AudioForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    return model.eval().requires_grad_(False)
 
 
 class LogMel:
@@ -80,69 +67,6 @@ class Lower:
             for layer in tower.layers[: self._layers]:
                 hidden = first(layer(hidden, attention_mask=None))
         return hidden[0].to(torch.float16).numpy()
-
-
-class Upper(torch.nn.Module):
-    """Upper encoder layers, pooling, LayerNorm and projector: what alignment trains.
-
-    Args:
-        model: ``Qwen2AudioForConditionalGeneration``; its modules are taken, not copied.
-        lower: Number of layers that belong to the lower half.
-    """
-
-    def __init__(self, model: Any, lower: int) -> None:
-        super().__init__()
-        tower = model.model.audio_tower
-        self.lower = lower
-        self.layers = torch.nn.ModuleList(tower.layers[lower:])
-        self.layer_norm = tower.layer_norm
-        self.projector = model.model.multi_modal_projector
-
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Stored features to audio tokens.
-
-        Args:
-            hidden: (batch, frames, width).
-            mask: (batch, 1, 1, frames), added to attention scores; None where all are full.
-
-        Returns:
-            (batch, frames // 2, hidden size of the language model), float32.
-        """
-        if self.training:
-            # Cast once a step; autocast would cast every activation as well.
-            hidden = hidden.to(torch.bfloat16)
-            for layer in self.layers:
-                cast = {name: p.to(torch.bfloat16) for name, p in layer.named_parameters()}
-                inputs = {"attention_mask": None if mask is None else mask.to(torch.bfloat16)}
-                hidden = first(torch.func.functional_call(layer, cast, (hidden,), inputs))
-        else:
-            with torch.autocast(hidden.device.type, torch.bfloat16):
-                for layer in self.layers:
-                    hidden = first(layer(hidden, attention_mask=mask))
-        pooled = F.avg_pool1d(hidden.permute(0, 2, 1).float(), 2, 2).permute(0, 2, 1)
-        projected: torch.Tensor = self.projector(self.layer_norm(pooled))
-        return projected
-
-    def named_tensors(self) -> dict[str, torch.Tensor]:
-        """Its weights under the names of the checkpoint file."""
-        names: dict[str, torch.Tensor] = {}
-        for name, values in self.state_dict().items():
-            head, _, rest = name.partition(".")
-            if head == "layers":
-                index, _, rest = rest.partition(".")
-                names[f"{PREFIX_TOWER}layers.{int(index) + self.lower}.{rest}"] = values
-            elif head == "layer_norm":
-                names[f"{PREFIX_TOWER}layer_norm.{rest}"] = values
-            else:
-                names[f"multi_modal_projector.{rest}"] = values
-        return names
-
-    @torch.no_grad()
-    def encode(self, windows: list[Half]) -> torch.Tensor:
-        """Windows of one recording to its audio tokens, (tokens, hidden) float32."""
-        device = self.layer_norm.weight.device
-        tokens = [self(torch.from_numpy(w).float()[None].to(device))[0] for w in windows]
-        return torch.cat(tokens)
 
 
 def first(output: Any) -> torch.Tensor:

@@ -1,143 +1,245 @@
-"""The language model as a reader of audio tokens: LoRA in its layers, turns around the audio."""
+"""Stage 3: the language model learns to read pieces, by LoRA.
+
+First exact embeddings of texts that nobody has spoken (mode ``exact``): each piece lasts as long as
+in speech, words are misheard as the encoder mishears them, and all is noisy. Then what the trained
+encoder makes of speech (mode ``real``).
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import random
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its customary name
+from peft import LoraConfig, get_peft_model
 
-from small_model.training.features import Upper
+from small_model.text import IMAGE_TOKENS
+from small_model.training.packing import attend_in_packs, fuse
+from small_model.training.questions import Turn
+from small_model.training.spelling import Cutter, misheard, words_of
+from small_model.training.targets import Targets
+from speechprune_ort.models.delta import FACTOR_A, FACTOR_B
 
+TEXT = "language_model.model."  # where a checkpoint has the language model
+RANK = 8
+SCALE = 2.0  # of the products of LoRA's factors
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-MARK = "\0"
+FACTOR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.default\.weight")
+_, AUDIO_BOS, AUDIO_EOS = IMAGE_TOKENS  # which no text has
+BEFORE = f"<|im_start|>user\n{AUDIO_BOS}"
+BEHIND = f"{AUDIO_EOS}\n"
+ASKED = "<|im_end|>\n<|im_start|>assistant\n"
+FURTHER = "\n<|im_start|>user\n"
+END = "<|im_end|>"
+LETTER_TOKENS = (0.5, 1.3)  # audio tokens that a letter lasts; in speech 1.2 to 2
+PAUSE_TOKENS = (1, 6)
 
 
-class LoraLinear(torch.nn.Module):
-    """``W x + 2 B A x`` with W frozen; B starts at zero.
+class Spoken(NamedTuple):
+    """A recording for the language model.
 
-    Args:
-        base: The layer it stands in for.
-        rank: Rows of A.
+    Attributes:
+        audio: Audio tokens, (tokens, hidden).
+        turns: What is asked about it.
     """
 
-    def __init__(self, base: torch.nn.Linear, rank: int) -> None:
-        super().__init__()
-        self.base = base
-        device = base.weight.device
-        bound = 1 / math.sqrt(base.in_features)
-        self.a = torch.nn.Parameter(
-            torch.empty(rank, base.in_features, device=device).uniform_(-bound, bound)
-        )
-        self.b = torch.nn.Parameter(torch.zeros(base.out_features, rank, device=device))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., in) to (..., out)."""
-        result: torch.Tensor = self.base(x) + 2.0 * F.linear(F.linear(x, self.a), self.b)
-        return result
-
-
-def add_lora(decoder: torch.nn.Module, rank: int) -> dict[str, torch.nn.Parameter]:
-    """Put LoRA into a decoder's layers; the new parameters by name."""
-    for parent in list(decoder.modules()):
-        for name, child in list(parent.named_children()):
-            if name in TARGETS and isinstance(child, torch.nn.Linear):
-                setattr(parent, name, LoraLinear(child, rank))
-    return {n: p for n, p in decoder.named_parameters() if n.endswith((".a", ".b"))}
+    audio: torch.Tensor
+    turns: Sequence[Turn]
 
 
 @dataclass(frozen=True)
-class Template:
-    """Token ids around the audio and around each answer.
+class Exact:
+    """Makes audio tokens of text.
 
     Attributes:
-        before: Ahead of the audio tokens.
-        audio_end: Between them and the first question.
-        after: Behind a question, up to the answer.
-        turn: Ahead of a further question.
-        end: Behind an answer.
+        cutter: Cuts words.
+        targets: The pieces and words.
+        rng: Source of chance.
     """
 
-    before: tuple[int, ...]
-    audio_end: str
-    after: str
-    turn: str
-    end: int
+    cutter: Cutter
+    targets: Targets
+    rng: random.Random
 
+    def __call__(self, sentences: Sequence[str]) -> torch.Tensor:
+        """(tokens, hidden) float32 of sentences with pauses between them."""
+        rng, targets = self.rng, self.targets
+        pieces: list[int] = []
+        words: list[int] = []
+        strength: list[float] = []  # of the word: the encoder does not know all of them well
+        letter, wrong = rng.uniform(*LETTER_TOKENS), rng.uniform(0, 0.4)
+        for sentence in sentences:
+            for word in words_of(sentence):
+                heard = misheard(word, rng) if rng.random() < wrong else word
+                heard = heard.strip("'") or word
+                whole = targets.words.get(heard, 0) or rng.randrange(len(targets.whole))
+                known = rng.uniform(0, 1) if heard in targets.words else rng.uniform(0, 0.5)
+                for piece in self.cutter.cut(heard):
+                    row = targets.rows.get(piece)
+                    if row is not None:
+                        count = max(1, round(len(piece) * letter * rng.uniform(0.6, 1.4)))
+                        pieces += count * [row]
+                        words += count * [whole if len(self.cutter.cut(heard)) > 1 else 0]
+                        strength += count * [known]
+            pause = rng.randint(*PAUSE_TOKENS)
+            pieces, words, strength = (
+                pieces + pause * [0],
+                words + pause * [0],
+                strength + pause * [1.0],
+            )
+        said = targets.between(
+            torch.tensor(pieces), torch.tensor(words), torch.tensor(strength)[:, None]
+        )
+        return self.noisy(said)
 
-def read_template(tokenizer: Any) -> Template:
-    """Cut the checkpoint's chat template around its slots."""
-    content = [{"type": "audio", "audio": ""}, {"type": "text", "text": MARK}]
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
-    before, rest = text.split("<|AUDIO|>")
-    audio_end, after = rest.split(MARK)
-    turn = "\n<|im_start|>user\n"
-    ids = tuple(tokenizer(before, add_special_tokens=False)["input_ids"])
-    return Template(ids, audio_end, after, turn, tokenizer.convert_tokens_to_ids("<|im_end|>"))
+    def noisy(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Neighbours run into each other, some are another piece in part, and all is noisy."""
+        rng, table = self.rng, self.targets.pieces + self.targets.centre
+        other = table[torch.randint(len(table), (len(tokens),))]
+        share = (torch.rand(len(tokens), 1) < rng.uniform(0, 0.3)) * torch.rand(len(tokens), 1)
+        tokens = tokens + share * (other - tokens)
+        blur = (torch.rand(len(tokens), 1) < 0.35) * rng.uniform(0, 0.5)
+        tokens = tokens + blur * (torch.roll(tokens, rng.choice([-1, 1]), 0) - tokens)
+        return tokens + torch.randn_like(tokens) * table.std() * rng.uniform(0, 0.5)
 
 
 class Reader:
-    """The language model with LoRA, and how samples are laid out for it.
+    """A causal language model in bfloat16 with LoRA in its layers.
+
+    Training steps go through float32 copies of the factors, because bfloat16 is too coarse for
+    them.
 
     Args:
-        model: ``Qwen2AudioForConditionalGeneration``; its decoder is changed to bfloat16.
-        tokenizer: Of the checkpoint.
-        rank: Of LoRA.
-        upper: The trained part of the encoder, for mode ``real``.
+        model: ``Qwen2ForCausalLM``; LoRA is put into it.
+        tokenizer: Of the model.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, rank: int, upper: Upper) -> None:
-        self.upper = upper.eval().requires_grad_(False)
-        self.embeddings = model.get_input_embeddings().weight.detach().float().clone()
-        self.decoder = model.model.language_model.to(torch.bfloat16)
-        self.head = model.lm_head.to(torch.bfloat16)
-        self.lora = add_lora(self.decoder, rank)
-        self.tokenizer, self.template = tokenizer, read_template(tokenizer)
-        self.device = self.head.weight.device
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        model = model.to(torch.bfloat16)
+        self.embeddings = model.get_input_embeddings().weight.detach()
+        config = LoraConfig(r=RANK, lora_alpha=int(SCALE * RANK), target_modules=list(TARGETS))
+        self.model: Any = get_peft_model(model, config, autocast_adapter_dtype=False)
+        attend_in_packs(model)
+        fuse(self.model)
+        self.factors = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.masters = [torch.nn.Parameter(p.detach().float()) for p in self.factors.values()]
+        self.tokenizer = tokenizer
+
+    @property
+    def inner(self) -> Any:
+        """``Qwen2ForCausalLM`` with LoRA inside."""
+        return self.model.base_model.model
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a text."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def loss(
-        self, audio: torch.Tensor, turns: Sequence[tuple[str, str, float]]
-    ) -> tuple[torch.Tensor, list[float], int]:
-        """Cross-entropy of the answers, averaged over the tokens of each.
+    def to_masters(self) -> None:
+        """Hand the gradients of the factors to their float32 copies."""
+        for master, factor in zip(self.masters, self.factors.values(), strict=True):
+            master.grad = None if factor.grad is None else factor.grad.float()
+            factor.grad = None
 
-        Args:
-            audio: Audio tokens, (n, hidden).
-            turns: Question, answer, weight; the first question follows the audio.
+    def from_masters(self) -> None:
+        """Take the values of the float32 copies."""
+        for master, factor in zip(self.masters, self.factors.values(), strict=True):
+            factor.data.copy_(master.data)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The factors in float32, by name."""
+        masters = zip(self.factors, self.masters, strict=True)
+        return {name: master.detach() for name, master in masters}
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Take what :meth:`state` gave."""
+        for name, master in zip(self.factors, self.masters, strict=True):
+            master.data.copy_(state[name].float())
+        self.from_masters()
+
+    def prompt(self, audio: torch.Tensor, tail: Sequence[int]) -> torch.Tensor:
+        """Embeddings of a whole prompt, (1, positions, hidden) bfloat16."""
+        before, behind = self.embeddings[self.ids(BEFORE)], self.embeddings[list(tail)]
+        return torch.cat([before, audio.to(torch.bfloat16), behind])[None]
+
+    def loss(self, recordings: Sequence[Spoken]) -> tuple[torch.Tensor, list[list[float]], int]:
+        """Cross-entropy of the answers, averaged over the tokens of each, then weighted and summed.
+
+        The recordings go through the model as one pack, in which none attends to another.
 
         Returns:
-            The weighted sum, cross-entropy of each turn, number of input tokens.
+            The sum, the cross-entropy of each recording's turns, the number of positions.
         """
-        template = self.template
+        inputs: list[torch.Tensor] = []
+        places: list[int] = []
+        wanted: list[int] = []
+        turns: list[tuple[int, float]] = []
+        start = 0
+        for one in recordings:
+            tail: list[int] = []
+            told: list[tuple[int, int]] = []
+            for number, turn in enumerate(one.turns):
+                tail += self.ids((FURTHER if number else BEHIND) + turn.question + ASKED)
+                answer = self.ids(turn.answer + END)
+                told += enumerate(answer, len(tail))
+                turns.append((len(answer), turn.weight))
+                tail += answer
+            prompt = self.prompt(one.audio, tail)[0]
+            lead = start + len(prompt) - len(tail) - 1  # each token is said by the one before it
+            places += [lead + place for place, _ in told]
+            wanted += [token for _, token in told]
+            inputs.append(prompt)
+            start += len(prompt)
+        lengths = [len(prompt) for prompt in inputs]
+        hidden = self.inner.model(
+            inputs_embeds=torch.cat(inputs)[None],
+            position_ids=torch.cat([torch.arange(length) for length in lengths])[None],
+            use_cache=False,
+            lengths=lengths,
+        ).last_hidden_state[0]
+        logits = self.inner.lm_head(hidden[places]).float()
+        entropy = F.cross_entropy(logits, torch.tensor(wanted), reduction="none")
+        each = [part.mean() for part in torch.split(entropy, [count for count, _ in turns])]
+        total = torch.stack([w * e for (_, w), e in zip(turns, each, strict=True)]).sum()
+        values = iter([float(e.detach()) for e in each])
+        return total, [[next(values) for _ in one.turns] for one in recordings], start
+
+    @torch.inference_mode()
+    def answer(self, audio: torch.Tensor, question: str, limit: int = 32) -> str:
+        """Greedy answer of at most ``limit`` tokens."""
         ids: list[int] = []
-        marks: list[tuple[int, int]] = []
-        for index, (question, answer, _) in enumerate(turns):
-            lead = template.turn if index else template.audio_end
-            ids += self.ids(lead + question + template.after)
-            wanted = [*self.ids(answer), template.end]
-            marks.append((len(ids), len(ids) + len(wanted)))
-            ids += wanted
-        tail = torch.tensor(ids, device=self.device)
-        before = self.embeddings[list(template.before)]
-        inputs = torch.cat([before, audio.float().to(self.device), self.embeddings[tail]])
-        offset = len(before) + len(audio)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            hidden = self.decoder(
-                inputs_embeds=inputs[None].to(torch.bfloat16), use_cache=False
-            ).last_hidden_state[0]
-            places = torch.cat([torch.arange(a, b) for a, b in marks])
-            logits = self.head(hidden[places.to(self.device) + offset - 1])
-        entropy = F.cross_entropy(logits.float(), tail[places.to(self.device)], reduction="none")
-        each = torch.split(entropy, [b - a for a, b in marks])
-        total = torch.stack(
-            [part.mean() * weight for part, (_, _, weight) in zip(each, turns, strict=True)]
-        ).sum()
-        return total, [float(part.detach().mean()) for part in each], len(inputs)
+        end = self.ids(END)[0]
+        inputs = self.prompt(audio, self.ids(BEHIND + question + ASKED))
+        output = self.inner(inputs_embeds=inputs, use_cache=True, logits_to_keep=1)
+        while len(ids) < limit and (token := int(output.logits[0, -1].argmax())) != end:
+            ids.append(token)
+            output = self.inner(
+                input_ids=torch.tensor([[token]]), past_key_values=output.past_key_values
+            )
+        return str(self.tokenizer.decode(ids)).strip()
+
+
+def factors_of(
+    state: Mapping[str, torch.Tensor],
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """LoRA's factors, A (rank, in) and B (out, rank), by the name of the matrix they change."""
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for name, values in state.items():
+        match = FACTOR.fullmatch(name)
+        assert match is not None, name  # noqa: S101 - peft's own names
+        found.setdefault(f"{match[1]}.weight", {})[match[2]] = values
+    return {name: (pair["A"], pair["B"]) for name, pair in found.items()}
+
+
+def state_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The factors that a delta holds, under peft's names, as :meth:`Reader.load` takes them."""
+    found = {}
+    for name, values in tensors.items():
+        for ending, letter in ((FACTOR_A, "A"), (FACTOR_B, "B")):
+            if name.endswith(ending):
+                matrix = name.removesuffix(ending).removesuffix(".weight").removeprefix(TEXT)
+                found[f"base_model.model.model.{matrix}.lora_{letter}.default.weight"] = values
+    return found

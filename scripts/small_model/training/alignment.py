@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from small_model_next.spelling import SPACE
+from small_model.training.spelling import SPACE
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]

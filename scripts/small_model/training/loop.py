@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from small_model_next.encoder import WIDTH
-from small_model_next.speech import Heard
-from small_model_next.spelling import Cutter, letter_ids, words_of
+from small_model.training.encoder import WIDTH
+from small_model.training.speech import Heard
+from small_model.training.spelling import Cutter, letter_ids, words_of
 
 BATCH_FRAMES = 2500  # most of a minute of audio a step
 WARM_UP_STEPS = 30

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from small_model.training.facts import SLOT, TEMPLATES, FactMaker
+from small_model.training.spelling import spoken
 from small_model.training.text import Dialogue
 from small_model.training.voices import plain
-
-from small_model_next.spelling import spoken
 
 TRANSCRIPT_REQUESTS = (
     "Repeat the speech.",
@@ -20,7 +19,7 @@ TRANSCRIPT_REQUESTS = (
     "Transcribe the recording.",
 )
 NOT_SAID = "That is not said."
-NOT_SAID_SHARE, TRANSCRIPT_SHARE = 0.25, 0.85
+NOT_SAID_SHARE, TRANSCRIPT_SHARE = 0.12, 0.85
 MEETING = re.compile(r"[A-Z]{3,}2? [A-Z]{3,}")
 SENTENCE_END = re.compile(r"(?<=[.?!]) +")
 

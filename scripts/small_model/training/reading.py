@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from small_model.training.evaluate import word_errors
 from small_model.training.facts import FactMaker
+from small_model.training.loop import Schedule, blank_out
+from small_model.training.questions import TRANSCRIPT_REQUESTS, Asker, Turn
+from small_model.training.reader import Exact, Reader, Spoken
+from small_model.training.speech import Heard, read_shard
+from small_model.training.spelling import spoken, words_of
 from small_model.training.text import Dialogue, Lexicon, random_sentence
 from small_model.training.voices import plain
-
-from small_model_next.loop import Schedule, blank_out
-from small_model_next.questions import TRANSCRIPT_REQUESTS, Asker, Turn
-from small_model_next.reader import Exact, Reader, Spoken
-from small_model_next.speech import Heard, read_shard
-from small_model_next.spelling import spoken, words_of
-from small_model_next.writer import Writer
+from small_model.training.writer import Writer
 
 RATE = 5e-4
 STEP_TOKENS = 700  # at least so many audio tokens a step, as one pack

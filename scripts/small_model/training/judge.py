@@ -15,11 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from small_model.training.adapt import TRANSCRIBE
-from small_model.training.evaluate import Listener, contained, interval, word_errors
-from small_model.training.voices import RATE, Samples
 
-from small_model_next.spelling import words_of
+from small_model.training.evaluate import (
+    TRANSCRIBE,
+    Listener,
+    contained,
+    interval,
+    word_errors,
+)
+from small_model.training.spelling import words_of
+from small_model.training.voices import RATE, Samples
 from speechprune_ort.runtime.hearing.audio import load_audio
 from speechprune_ort.statistics import proportion
 

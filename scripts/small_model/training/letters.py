@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its customary name
-from small_model.training.evaluate import word_errors
 
-from small_model_next.encoder import LOWER_LAYERS, WHISPER_LAYERS, WIDTH, Layers, pooled
-from small_model_next.loop import Schedule, Utterance, run
-from small_model_next.speech import Heard
-from small_model_next.spelling import letter_classes, read_letters, words_of
+from small_model.training.encoder import LOWER_LAYERS, WHISPER_LAYERS, WIDTH, Layers, pooled
+from small_model.training.evaluate import word_errors
+from small_model.training.loop import Schedule, Utterance, run
+from small_model.training.speech import Heard
+from small_model.training.spelling import letter_classes, read_letters, words_of
 
 LAYER_RATE, HEAD_RATE = 3e-4, 2e-3
 

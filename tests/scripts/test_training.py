@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_model.training.actors import trusted
+from small_model.training.alignment import letter_times, piece_places, steady
 from small_model.training.facts import FactMaker
-from small_model.training.text import chance
-from small_model_next.actors import trusted
-from small_model_next.alignment import letter_times, piece_places, steady
-from small_model_next.questions import NOT_SAID, Asker
-from small_model_next.rooms import faster, in_room, leveled, telephone
-from small_model_next.spelling import (
+from small_model.training.questions import NOT_SAID, Asker
+from small_model.training.rooms import faster, in_room, leveled, telephone
+from small_model.training.spelling import (
     LONGEST,
     SPACE,
     Cutter,
@@ -23,6 +22,7 @@ from small_model_next.spelling import (
     spoken,
     words_of,
 )
+from small_model.training.text import chance
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'"
 # Single letters, and the pieces that the words below need.
@@ -87,7 +87,7 @@ def test_every_piece_lasts_and_pauses_are_their_own() -> None:
 @pytest.mark.export
 def test_a_token_lies_between_its_piece_and_its_word() -> None:
     torch = pytest.importorskip("torch")
-    from small_model_next.targets import Targets
+    from small_model.training.targets import Targets
 
     class Tokenizer:
         """Words of one token each, and pieces, by a list."""
@@ -134,10 +134,10 @@ def test_text_that_a_decoder_made_up_is_not_trusted() -> None:
 @pytest.mark.export
 def test_added_layers_begin_as_identity_and_a_checkpoint_is_whole(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from small_model_next import checkpoint
-    from small_model_next.encoder import seeded_encoder
-    from small_model_next.letters import Speller
-    from small_model_next.writer import Writer
+    from small_model.training import checkpoint
+    from small_model.training.encoder import seeded_encoder
+    from small_model.training.letters import Speller
+    from small_model.training.writer import Writer
 
     encoder = seeded_encoder()
     speller = Speller(encoder)
@@ -215,7 +215,7 @@ def test_a_pack_is_its_recordings_one_by_one_as_transformers_and_peft_read_them(
 ) -> None:
     torch = pytest.importorskip("torch")
     peft = pytest.importorskip("peft")
-    from small_model_next import packing
+    from small_model.training import packing
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     monkeypatch.setattr(packing, "SHORT", 8)  # so that one recording takes each way
@@ -261,9 +261,8 @@ def test_a_pack_is_its_recordings_one_by_one_as_transformers_and_peft_read_them(
 def test_a_reader_learns_an_answer_and_its_factors_can_be_merged() -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("peft")
-    from small_model_next.assemble import SCALE, factors_of
-    from small_model_next.questions import Turn
-    from small_model_next.reader import Reader, Spoken
+    from small_model.training.questions import Turn
+    from small_model.training.reader import SCALE, Reader, Spoken, factors_of
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from small_model_next.alignment import collapsed
-from small_model_next.spelling import SPACE, Cutter, spoken
+from small_model.training.alignment import collapsed
+from small_model.training.spelling import SPACE, Cutter, spoken
 
 PAUSE = "\u010a"  # a line end stands for a pause
 SHARE = 0.75  # of the piece, and of the word, where these are two

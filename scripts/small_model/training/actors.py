@@ -21,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 import soxr
+
 from small_model.errors import SmallModelError
 from small_model.training.features import LogMel
+from small_model.training.rooms import leveled
+from small_model.training.spelling import spoken, words_of
 from small_model.training.voices import RATE, Samples, plain
-
-from small_model_next.rooms import leveled
-from small_model_next.spelling import spoken, words_of
 
 PACKAGES = {  # Debian's package, its version, a file or folder of what is spoken
     "queen": ("flight-of-the-amazon-queen", "1.0.0-9", "queen.1c"),

@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import soxr
+
 from small_model.training.voices import RATE, Samples
 
 LEVEL = 0.06  # root mean square that speech is brought to before noise is added

@@ -7,20 +7,18 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soxr
-import torch
+
 from small_model.errors import UntimedError
 from small_model.training.facts import FactMaker
 from small_model.training.features import Half, Lower
 from small_model.training.piper import Piper
+from small_model.training.rooms import leveled, spoil
+from small_model.training.spelling import spoken
 from small_model.training.text import Dialogue, Lexicon, random_sentence
 from small_model.training.voices import RATE, Espeak, Flite, Samples, plain
-
-from small_model_next.rooms import leveled, spoil
-from small_model_next.spelling import spoken
 
 # Share of the sentences. flite's awb is never among them: it is the voice that was never heard.
 VOICES = {
@@ -162,9 +160,3 @@ def synthetic(
             spoilt = spoil(samples, speaker.rng, last)
             last = samples
             yield spoilt[: int(30 * RATE)], text, voices
-
-
-def lower_half(encoder: Any, layers: int) -> Lower:
-    """The frozen lower half of an encoder, in this process with one thread."""
-    torch.set_num_threads(1)
-    return Lower(encoder, layers)

@@ -1,8 +1,9 @@
-"""From letters to pieces: what each audio token says to the language model.
+"""From letters to pieces and words: what each audio token says to the language model.
 
 Two layers on top of Whisper's six, which begin as identity, and the projection are trained so that
-every audio token lies near the embedding of the piece that lasts there. A softmax over negative
-squared distances tells pieces apart; the squared distance itself holds the scale.
+every audio token lies between the embeddings of the piece that lasts there and of its word. One
+softmax over negative squared distances tells pieces apart and another words; the squared distance
+itself holds the scale.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its customary name
-from small_model.training.evaluate import word_errors
 
-from small_model_next.alignment import (
+from small_model.training.alignment import (
     OUTSIDE,
     Floats,
     Labels,
@@ -24,12 +24,13 @@ from small_model_next.alignment import (
     piece_places,
     steady,
 )
-from small_model_next.encoder import WHISPER_LAYERS, WIDTH, Layers, pooled
-from small_model_next.letters import Speller, ctc_loss
-from small_model_next.loop import Schedule, Utterance, run
-from small_model_next.speech import Heard
-from small_model_next.spelling import Cutter, words_of
-from small_model_next.targets import SHARE, Targets
+from small_model.training.encoder import WHISPER_LAYERS, WIDTH, Layers, pooled
+from small_model.training.evaluate import word_errors
+from small_model.training.letters import Speller, ctc_loss
+from small_model.training.loop import Schedule, Utterance, run
+from small_model.training.speech import Heard
+from small_model.training.spelling import Cutter, words_of
+from small_model.training.targets import SHARE, Targets
 
 SHARPNESS = 40.0  # logits a squared distance
 RIDGE = 1.0
@@ -172,7 +173,9 @@ def train(
         naming, right = named(around, targets.pieces, piece)
         spoken = word > 0
         others = torch.randint(1, len(targets.whole), (OTHER_WORDS,))
-        candidates, place = torch.cat([word[spoken], others]).unique(return_inverse=True)
+        candidates, place = torch.cat([word[spoken], others]).unique(  # type: ignore[no-untyped-call]
+            return_inverse=True
+        )
         meaning, known = named(
             around[spoken], targets.whole[candidates], place[: int(spoken.sum())]
         )
