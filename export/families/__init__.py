@@ -72,7 +72,7 @@ FAMILIES: Mapping[str, Family] = {
     "Qwen2AudioForConditionalGeneration": Family(
         "qwen2_audio",
         "25",
-        f"{GENERATE}; the embedded default model",
+        f"{GENERATE}; the default model: its audio embeddings",
         HALVES,
         audio_token=("audio_token_index", "audio_token_id"),
         default_audio_token=151_646,

@@ -18,7 +18,7 @@ from small_model.training.facts import TEMPLATES, UNSEEN_TEMPLATES, FactMaker
 from small_model.training.text import TEST_IDS, Dialogue, chance, split_dialogues
 
 from speechprune_ort import PartError
-from speechprune_ort.models.delta import FACTOR_A, FACTOR_B, lora_sum, merge
+from speechprune_ort.models.delta import FACTOR_A, FACTOR_B, merge
 from speechprune_ort.statistics import proportion
 
 
@@ -102,17 +102,6 @@ def test_a_damaged_delta_and_other_weights_are_refused(delta: Path, tmp_path: Pa
     (delta / "delta.json").write_text(json.dumps(record))
     with pytest.raises(SmallModelError, match="holds no delta that can be used"):
         read_delta(delta)
-
-
-@pytest.mark.parametrize("rows", [1, 31, 32, 33, 100])
-def test_the_sum_of_a_product_has_the_bits_of_its_terms_one_by_one(rows: int) -> None:
-    random = np.random.default_rng(rows)
-    weight = random.standard_normal((rows, 5)).astype(np.float32)
-    first, second = random.standard_normal((3, 5)), random.standard_normal((rows, 3))
-    total = weight.astype(np.float64)
-    for index in range(3):
-        total = total + (2.0 * second)[:, index, None] * first[index]
-    np.testing.assert_array_equal(lora_sum(weight, first, second, 2.0), total)
 
 
 def test_a_delta_of_another_model_is_refused() -> None:

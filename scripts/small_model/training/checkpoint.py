@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from small_model.assemble import ENCODER
 from small_model.training.encoder import LOWER_LAYERS, WHISPER_LAYERS
 from small_model.training.letters import Speller
 from small_model.training.writer import Writer
 
-TOWER, PROJECTOR, SPELLER = "audio_tower.", "multi_modal_projector.linear.", "speller."
+PROJECTOR, SPELLER = "multi_modal_projector.linear.", "speller."
 
 
 def modules(writer: Writer, speller: Speller) -> dict[str, torch.nn.Module]:
@@ -20,9 +21,9 @@ def modules(writer: Writer, speller: Speller) -> dict[str, torch.nn.Module]:
     The head of letters and its LayerNorm are in no Qwen2-Audio: they are for training to go on.
     """
     return {
-        **{f"{TOWER}layers.{LOWER_LAYERS + i}.": m for i, m in enumerate(writer.below.layers)},
-        **{f"{TOWER}layers.{WHISPER_LAYERS + i}.": m for i, m in enumerate(writer.above.layers)},
-        f"{TOWER}layer_norm.": writer.norm,
+        **{f"{ENCODER}layers.{LOWER_LAYERS + i}.": m for i, m in enumerate(writer.below.layers)},
+        **{f"{ENCODER}layers.{WHISPER_LAYERS + i}.": m for i, m in enumerate(writer.above.layers)},
+        f"{ENCODER}layer_norm.": writer.norm,
         PROJECTOR: writer.linear,
         f"{SPELLER}norm.": speller.norm,
         f"{SPELLER}head.": speller.head,

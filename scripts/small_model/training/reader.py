@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its customary name
 from peft import LoraConfig, get_peft_model
 
+from small_model.assemble import TEXT
 from small_model.text import IMAGE_TOKENS
 from small_model.training.packing import attend_in_packs, fuse
 from small_model.training.questions import Turn
@@ -24,7 +25,6 @@ from small_model.training.spelling import Cutter, misheard, words_of
 from small_model.training.targets import Targets
 from speechprune_ort.models.delta import FACTOR_A, FACTOR_B
 
-TEXT = "language_model.model."  # where a checkpoint has the language model
 RANK = 8
 SCALE = 2.0  # of the products of LoRA's factors
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -78,19 +78,18 @@ class Exact:
                 heard = heard.strip("'") or word
                 whole = targets.words.get(heard, 0) or rng.randrange(len(targets.whole))
                 known = rng.uniform(0, 1) if heard in targets.words else rng.uniform(0, 0.5)
-                for piece in self.cutter.cut(heard):
+                cut = self.cutter.cut(heard)
+                for piece in cut:
                     row = targets.rows.get(piece)
                     if row is not None:
                         count = max(1, round(len(piece) * letter * rng.uniform(0.6, 1.4)))
                         pieces += count * [row]
-                        words += count * [whole if len(self.cutter.cut(heard)) > 1 else 0]
+                        words += count * [whole if len(cut) > 1 else 0]
                         strength += count * [known]
             pause = rng.randint(*PAUSE_TOKENS)
-            pieces, words, strength = (
-                pieces + pause * [0],
-                words + pause * [0],
-                strength + pause * [1.0],
-            )
+            pieces += pause * [0]
+            words += pause * [0]
+            strength += pause * [1.0]
         said = targets.between(
             torch.tensor(pieces), torch.tensor(words), torch.tensor(strength)[:, None]
         )
