@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import warnings
@@ -15,6 +16,7 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from speechprune_ort.contract.specs import GraphSpec, TensorSpec
 from speechprune_ort.export.course import Advance
@@ -47,6 +49,24 @@ def quiet() -> Iterator[None]:
         logging.disable(previous)
 
 
+_operators = functools.cache(ONNXRegistry.from_torchlib)
+
+
+@contextlib.contextmanager
+def _operators_made_once() -> Iterator[None]:
+    """Keep torch's table of ONNX operators from one graph to the next.
+
+    ``torch.onnx.export`` parses the source of hundreds of functions for it, every time, and only
+    reads it unless it is given a translation table.
+    """
+    own = ONNXRegistry.__dict__["from_torchlib"]
+    ONNXRegistry.from_torchlib = staticmethod(_operators)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ONNXRegistry.from_torchlib = own  # type: ignore[method-assign]
+
+
 def torch_to_ir(module: nn.Module, example: tuple[Tensor, ...], spec: GraphSpec) -> ir.Model:
     """Trace a module into a graph with the spec's names and dynamic axes.
 
@@ -56,16 +76,13 @@ def torch_to_ir(module: nn.Module, example: tuple[Tensor, ...], spec: GraphSpec)
             would be taken as fixed).
         spec: names, and which axes are dynamic.
     """
-    axes: dict[str, object] = {}
-    for tensor in spec.inputs:
-        for axis, size in zip(tensor.axes, tensor.shape, strict=True):
-            if size is None and axis not in axes:
-                axes[axis] = torch.export.Dim(axis)
+    # By name, without bounds: with torch.export.Dim the tracer would find that an encoder has a
+    # shortest window, refuse, and trace it again with that bound.
     shapes = tuple(
-        {i: axes[axis] for i, axis in enumerate(tensor.axes) if axis in axes}
+        {i: tensor.axes[i] for i, size in enumerate(tensor.shape) if size is None}
         for tensor in spec.inputs
     )
-    with quiet(), torch.no_grad():
+    with quiet(), _operators_made_once(), torch.no_grad():
         program = torch.onnx.export(
             module,
             example,

@@ -37,6 +37,7 @@ if importlib.util.find_spec("torch") is None:
         "export/test_families.py",
         "export/test_family_checkpoints.py",
         "export/test_fine_tunes.py",
+        "export/test_graph_file.py",
         "speechprune_ort/contract/test_hostile_bundle.py",
         "speechprune_ort/models/test_recipe.py",
         "export/test_lean_export.py",
