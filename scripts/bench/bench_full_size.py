@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """What a bundle of full size costs: loading, the paper's cost table, and an answer at every rate.
 
-    python scripts/bench/make_random_checkpoint.py CHECKPOINT          # 17 GB, random weights
+    scripts/bench/make_random_checkpoint CHECKPOINT                    # 17 GB, random weights
     speechprune-ort export CHECKPOINT BUNDLE --precision int4 --target cpu
     python scripts/bench/bench_full_size.py BUNDLE scripts/research/recording/meeting.ogg
-    python scripts/bench/make_random_checkpoint.py CHECKPOINT --remove
+    scripts/bench/make_random_checkpoint CHECKPOINT --remove
 
 The table has the paper's columns (arXiv:2412.12009, table 2): a prompt of one window of audio
 tokens and of what each pruning rate leaves of it, as ratios beside the paper's own.
