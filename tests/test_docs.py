@@ -91,6 +91,19 @@ def test_every_page_is_in_the_navigation_once() -> None:
     assert sorted(named) == sorted(there)
 
 
+def test_links_on_the_site_lead_to_pages(hook: ModuleType) -> None:
+    """As mkdocs holds them: what is filled in stands in docs/, wherever it was written."""
+    found = 0
+    for page in DOCS.rglob("*.md"):
+        text = hook.on_page_markdown(page.read_text(encoding="utf-8"))
+        for link in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", text):
+            target = (page.parent / link).resolve()
+            assert target.is_file(), (page.name, link)
+            assert target.is_relative_to(DOCS), (page.name, link)
+            found += 1
+    assert found > 100
+
+
 def test_every_page_that_code_names_is_there() -> None:
     named = {
         (path.relative_to(ROOT).as_posix(), page)

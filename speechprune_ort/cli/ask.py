@@ -472,9 +472,14 @@ def _sorted(
         typed: whether questions may be typed later, so that none is needed yet.
 
     Raises:
-        OptionError: there is no question, a file stands where a question should, or standard input
-            is one of several recordings.
+        OptionError: there is no question, a file stands where a question should, a folder is the
+            only recording, or standard input is one of several.
     """
+    if _is(audio, Path.is_dir) and not (asked and rest):
+        raise OptionError(
+            f"{audio} is a folder: give the recordings in it, such as {audio / '*.wav'}, and each "
+            'question with -q "Who?".'
+        )
     if asked:
         recordings = [audio, *map(Path, rest)]
         if len(recordings) > 1 and Path("-") in recordings:
@@ -485,7 +490,7 @@ def _sorted(
     if not rest and not typed:
         raise OptionError('ask needs a question: add it after the recording, or with -q "Who?".')
     for text in rest:
-        if _is_file(text):
+        if _is(text, Path.is_file):
             raise OptionError(
                 f"{text} is a file where a question is expected: to ask about several recordings, "
                 'give each question with -q "Who?".'
@@ -493,9 +498,9 @@ def _sorted(
     return [audio], rest
 
 
-def _is_file(text: str) -> bool:
+def _is(path: str | Path, kind: Callable[[Path], bool]) -> bool:
     try:
-        return Path(text).is_file()
+        return kind(Path(path))
     except (OSError, ValueError):  # no file can have such a name
         return False
 

@@ -81,7 +81,9 @@ def _remarks(found: Sequence[tuple[Question, dict[str, Any]]]) -> list[str]:
     sentences = []
     for question, line in found:
         if "error" in line:
-            sentences.append(f"error: {question.audio}: {line['error']}")
+            # Most errors begin with the name of the recording.
+            named = line["error"].startswith(f"{question.audio} ")
+            sentences.append(f"error: {'' if named else f'{question.audio}: '}{line['error']}")
         sentences += [f"note: {question.audio}: {note}" for note in line.get("notes", ())]
     return list(dict.fromkeys(sentences))
 

@@ -3,7 +3,7 @@
   const find = (id) => document.getElementById(id);
   const sound = document.querySelector("audio"), answers = find("answers");
   const WAVE_RATE = 8000, BINS = 1200, LONGEST_WAVE = 2 * 3600;
-  let file = null, wave = null, busy = false;
+  let file = null, wave = null, busy = false, lines = [], shown = [];
 
   const headers = (more = {}) => {
     const key = find("key").value;
@@ -41,10 +41,45 @@
     } catch { return null; }
   }
 
+  // An answer with what was kept of each line of the transcript.
+  function drawn(view) {
+    const [recording] = view.recordings;
+    const transcript = lines.map((line) => {
+      const kept = recording.spans.reduce((sum, [start, end]) =>
+        sum + Math.max(0, Math.min(end, line.end) - Math.max(start, line.start)), 0);
+      return { ...line, share: Math.min(1, kept / Math.max(1e-3, line.end - line.start)) };
+    });
+    return article({ ...view, recordings: [{ ...recording, wave, transcript }] }, [sound]);
+  }
+
+  async function read() {
+    const [chosen] = find("said").files;
+    if (!chosen) return;
+    tell("");
+    try {
+      const content = JSON.parse(await chosen.text());
+      const found = content.sentences || content.turns || content;
+      const isTime = (value) => Number.isFinite(value);
+      if (!found.every((line) => isTime(line.start) && isTime(line.end) && typeof line.text === "string")) throw new Error();
+      lines = found;
+    } catch {
+      tell(`${chosen.name} is not a transcript: choose JSON like [{"start": 0.0, "end": 1.5, "text": "Hello."}].`);
+      return;
+    }
+    for (const one of shown) {
+      const fresh = drawn(one.view);
+      one.node.replaceWith(fresh);
+      one.node = fresh;
+    }
+  }
+
   async function upload() {
     const [chosen] = find("file").files;
     if (!chosen) return;
     tell("");
+    lines = [];
+    shown = [];
+    find("read").reset();
     find("send").disabled = true;
     find("state").textContent = "listening …";
     if (file) asked(`/v1/files/${file}`, { method: "DELETE" }).catch(() => {});
@@ -57,11 +92,11 @@
     form.append("purpose", "user_data");
     form.append("file", chosen);
     try {
-      const [response, drawn] = await Promise.all([
+      const [response, seen] = await Promise.all([
         asked("/v1/files", { method: "POST", body: form }), waveOf(chosen)]);
       const heard = await response.json();
       file = heard.id;
-      wave = drawn;
+      wave = seen;
       find("state").textContent = [`${heard.seconds.toFixed(1)} s, ${heard.tokens} audio tokens`, ...heard.notes].join(" · ");
       find("send").disabled = false;
       find("question").focus();
@@ -73,6 +108,8 @@
   }
 
   find("file").addEventListener("change", upload);
+  find("said").addEventListener("change", read);
+  find("read").addEventListener("submit", (event) => event.preventDefault());
   find("who").addEventListener("submit", (event) => event.preventDefault());
   find("key").addEventListener("change", () => { if (!file) upload(); });
 
@@ -114,8 +151,9 @@
         const choice = chunk.choices[0];
         if (choice && choice.delta.content) text.textContent = said += choice.delta.content;
         if (chunk.speechprune) {
-          const { view } = chunk.speechprune;
-          waiting.replaceWith(article({ ...view, recordings: [{ ...view.recordings[0], wave }] }, [sound]));
+          const view = chunk.speechprune.view, node = drawn(view);
+          waiting.replaceWith(node);
+          shown.push({ view, node });
         }
       }
       find("question").select();

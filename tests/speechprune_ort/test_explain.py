@@ -344,6 +344,12 @@ def test_a_browser_plays_what_is_clicked(explanation: Any, tmp_path: Path) -> No
         browser.until("document.querySelector('.stretch:last-child').ariaCurrent === 'true'")
         browser.click("article tr:last-child")
         browser.until("document.querySelector('tr:last-child').ariaCurrent === 'true'")
+        browser.get("document.querySelector('tr:last-child').className = 'in'")
+        shades = browser.get(
+            "['tr:last-child', '.stretch'].map(name => { const node = document.querySelector(name);"
+            " node.ariaCurrent = 'true'; return getComputedStyle(node).backgroundColor; })"
+        )
+        assert shades[0] == shades[1], "a line that was kept is marked as well while it is heard"
         assert browser.get("parseFloat(document.querySelector('.head').style.left)") >= 49
         assert browser.errors == []
 

@@ -53,6 +53,16 @@ def test_examples_are_commands(name: str, monkeypatch: pytest.MonkeyPatch) -> No
         COMMANDS[name].make_context(name, words)
 
 
+def test_the_tab_key_completes_options() -> None:
+    asked = {
+        "_SPEECHPRUNE_ORT_COMPLETE": "complete_bash",
+        "COMP_WORDS": "speechprune-ort ask bundle a.wav --ex",
+        "COMP_CWORD": "4",
+    }
+    result = CliRunner().invoke(app, [], prog_name="speechprune-ort", env=asked)
+    assert (result.exit_code, result.stdout.split()) == (0, ["--explain"])
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_commands_that_show_progress_can_be_quiet(name: str) -> None:
     assert ("--quiet" in shown(name)) == (name in QUIET)

@@ -41,6 +41,7 @@ from openai import (
 from speechprune_ort import OptionError, PruningOptions, SpeechLLM
 from speechprune_ort.answer_stream import AnswerStream
 from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.explain import explain
 from speechprune_ort.runtime.answering.decoder import Decoder
 from speechprune_ort.server import guards, run
 from speechprune_ort.server.app import Service, make_app
@@ -851,7 +852,9 @@ def test_the_page_needs_no_key_and_can_send_nothing_elsewhere(running: Running) 
 
 
 @needs_chromium
-def test_a_browser_uploads_asks_and_plays(running: Running, sound: bytes, tmp_path: Path) -> None:
+def test_a_browser_uploads_asks_and_plays(
+    running: Running, model: SpeechLLM, sound: bytes, tmp_path: Path
+) -> None:
     (tmp_path / "call.wav").write_bytes(sound)
     with Browser(tmp_path) as browser:
         browser.open(f"{running.url}/")
@@ -877,8 +880,28 @@ def test_a_browser_uploads_asks_and_plays(running: Running, sound: bytes, tmp_pa
             "Why <b>not</b>?", "Who?",
         ]  # fmt: skip
         assert browser.get("document.querySelectorAll('.wave').length") == 2, "drawn by the browser"
-        browser.click("article .tracks", x=0.5, y=0.3)
-        browser.until("document.querySelector('audio').currentTime >= 2.4")
+        said = [{"start": 0, "end": 2.5, "text": "<b>One</b>"},
+                {"start": 2.5, "end": 5, "text": "two"}]  # fmt: skip
+        for name, content in (("no.json", {"start": 0}), ("said.json", {"turns": said})):
+            (tmp_path / name).write_text(json.dumps(content))
+        browser.choose("#said", tmp_path / "no.json")
+        told = browser.until("document.querySelector('#problem').textContent")
+        assert told.startswith("no.json is not a transcript: choose JSON like")
+        browser.choose("#said", tmp_path / "said.json")
+        browser.until("document.querySelectorAll('article tr').length == 4")
+        assert browser.get("document.querySelector('#problem').textContent") == ""
+        rows = browser.get("[...document.querySelectorAll('article:last-child tr')].map("
+                           "n => [...n.children].map(c => c.textContent))")  # fmt: skip
+        assert [row[2] for row in rows] == ["<b>One</b>", "two"]
+        alone = model.ask(sound, "Who?", max_new_tokens=4)
+        path = tmp_path / "said.json"
+        expected = explain(alone, sound, transcripts=[path]).kept_shares(0)
+        shares = [float(row[1].removesuffix(" % kept")) / 100 for row in rows]
+        assert shares == pytest.approx(expected, abs=0.02), "half a token at either end"
+        browser.click("article tr:last-child")
+        browser.until("document.querySelector('tr:last-child').ariaCurrent === 'true'")
+        browser.click("article .tracks", x=0.6, y=0.3)
+        browser.until("document.querySelector('audio').currentTime >= 2.9")
         browser.get("document.querySelector('#rate').value = 7")
         browser.get("document.querySelector('#rate').max = 9")
         browser.click("#send")
