@@ -59,6 +59,7 @@ from speechprune_ort.cli.options import (
     pruning_rate_of,
 )
 from speechprune_ort.errors import AudioError, OptionError
+from speechprune_ort.files import check_out
 from speechprune_ort.options import (
     DEFAULT_METHOD,
     GenerationOptions,
@@ -256,6 +257,7 @@ def ask(
         from speechprune_ort.explain import check_ending, read_transcript
 
         check_ending(explain)
+        check_out(explain, "--explain")
         if transcript is not None:
             read_transcript(transcript)
     for question in questions:  # and so is what cannot be asked
