@@ -608,7 +608,14 @@ def main(
                 write_checkpoint(work / name, TINY[number])
         if bundle is None:
             bundle = work / "kept"
-            made = [sys.executable, "-m", "speechprune_ort", "export", str(work / "old"), bundle]
+            made = [
+                sys.executable,
+                "-m",
+                "speechprune_ort",
+                "export",
+                str(work / "old"),
+                str(bundle),
+            ]
             subprocess.run(made, check=True, capture_output=True)
         bundle = bundle.resolve()
         commands = prepared(work, str(bundle), cleanup.enter_context(stood_in(bundle)))
