@@ -367,7 +367,8 @@ class Question:
             own = np.flatnonzero(_within(kept, part))
             for within in stretches(kept[own] - part.first, rate, audio.span_tokens):
                 units = (kept[own[within]] - part.first) // audio.span_tokens * audio.span_tokens
-                start, end = units[0] / rate, (units[-1] + audio.span_tokens) / rate
+                # Of Python, not of numpy: they go into JSON.
+                start, end = int(units[0]) / rate, int(units[-1] + audio.span_tokens) / rate
                 end = min(end, part.seconds)
                 spans.append(Span(round(start + part.start, 3), round(end + part.start, 3)))
                 places.append(own[within])

@@ -28,6 +28,8 @@ FOLDERS = {
     "os.link": (2, 3), "os.symlink": (2,), "os.truncate": (0,),
 }  # fmt: skip
 """Audit events of Python that change names or files, and which arguments are open folders."""
+OF_CONTENT = ("open", "fsync", "truncate")
+"""Changes that leave every name as it is, but for the file that is made by the first."""
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 BLOCK = 1 << 16
 
@@ -62,6 +64,7 @@ class Warm:
             ``python -c PROGRAM ARGUMENT ...``.
         folder: whose changes count.
         dies: number of the change ahead of which it kills itself; None where it does not.
+        of_names: whether ``dies`` counts only changes of names, such as rename and remove.
         largest: size in bytes that no file of its may exceed; None for any.
         output: its standard output.
 
@@ -74,13 +77,15 @@ class Warm:
         line: Sequence[str],
         folder: Path,
         dies: int | None = None,
+        of_names: bool = False,
         largest: int | None = None,
         output: str = os.devnull,
     ) -> None:
         context = multiprocessing.get_context("forkserver")
         (self._told, telling), (self._said, saying) = context.Pipe(False), context.Pipe(False)
+        options = (dies, of_names, largest, output)
         self._process = context.Process(
-            target=_run, args=(list(line), str(folder), telling, saying, dies, largest, output)
+            target=_run, args=(list(line), str(folder), telling, saying, *options)
         )
         self._process.start()
         telling.close()
@@ -175,6 +180,7 @@ def _run(
     telling: Connection[Any, Any],
     saying: Connection[Any, Any],
     dies: int | None,
+    of_names: bool,
     largest: int | None,
     output: str,
 ) -> None:
@@ -189,9 +195,10 @@ def _run(
 
     def about_to(what: str) -> None:
         nonlocal made
-        if made == dies:
-            os.kill(os.getpid(), signal.SIGKILL)
-        made += 1
+        if not (of_names and what in OF_CONTENT):
+            if made == dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            made += 1
         telling.send_bytes(f"{time.monotonic()} {what}".encode())
 
     def heard(event: str, arguments: tuple[Any, ...]) -> None:
