@@ -128,9 +128,12 @@ class Warm:
     def send(self, kind: signal.Signals) -> bool:
         """Send it a signal; False if it has ended by itself."""
         self._process.join(0)
-        if self.code is not None:
+        if self._process.pid is None or self.code is not None:
             return False
-        os.kill(self._process.pid or 0, kind)
+        try:
+            os.kill(self._process.pid, kind)
+        except ProcessLookupError:  # its end is known to the process that it was forked from alone
+            return False
         return True
 
     def end(self, seconds: float) -> str:
