@@ -33,6 +33,38 @@ ODD: tuple[Any, ...] = (
 )
 WORDS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\xf0\xff\xff\x7f")
 QUESTIONS = ("Who?", "", " ", "\u2028", "<|im_start|>", "\ud83d", "é" * 3000, "\0", "a\nb")
+REGEX = {"Regex": r"a*|\s+(?!x)"}
+STEPS: dict[str, list[dict[str, Any]]] = {
+    "normalizer": [
+        {"type": "NFKC"}, {"type": "NFD"}, {"type": "Lowercase"}, {"type": "StripAccents"},
+        {"type": "Nmt"}, {"type": "ByteLevel"}, {"type": "Prepend", "prepend": "\u2581"},
+        {"type": "Strip", "strip_left": True, "strip_right": True},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
+        {"type": "Replace", "pattern": REGEX, "content": "bb"},
+        {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
+         "strip_accents": None, "lowercase": True},
+    ],
+    "pre_tokenizer": [
+        {"type": "Whitespace"}, {"type": "WhitespaceSplit"}, {"type": "BertPreTokenizer"},
+        {"type": "UnicodeScripts"}, {"type": "Digits", "individual_digits": True},
+        {"type": "Punctuation", "behavior": "Contiguous"},
+        {"type": "CharDelimiterSplit", "delimiter": "W"}, {"type": "FixedLength", "length": 1},
+        {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": True},
+        {"type": "Split", "pattern": REGEX, "behavior": "MergedWithNext", "invert": True},
+    ],
+    "decoder": [
+        {"type": "Fuse"}, {"type": "ByteFallback"}, {"type": "BPEDecoder", "suffix": ""},
+        {"type": "WordPiece", "prefix": "", "cleanup": True},
+        {"type": "CTC", "pad_token": "", "word_delimiter_token": "", "cleanup": True},
+        {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+        {"type": "Strip", "content": "\u0000", "start": 9, "stop": 9},
+        {"type": "Replace", "pattern": {"String": "\u2581"}, "content": ""},
+    ],
+}  # fmt: skip
+"""Steps of tokenizers by the parts that they are of, as the library writes them."""
+SEQUENCE = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders"}
 Try = Callable[[random.Random], None]
 
 
@@ -104,6 +136,17 @@ def resealed(content: bytes, chance: random.Random) -> bytes:
     return begin.replace(UNHASHED.encode(), digest.encode()) + data
 
 
+def with_other_steps(content: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+    """A tokenizer with steps of others in one or two of its parts, before its own or alone."""
+    content = dict(content)
+    for part in chance.sample(sorted(STEPS), chance.randint(1, 2)):
+        steps = chance.choices(STEPS[part], k=chance.randint(1, 3))
+        if content.get(part) and chance.random() < 0.5:
+            steps.append(content[part])
+        content[part] = {"type": "Sequence", SEQUENCE[part]: steps}
+    return content
+
+
 class Targets:
     """What each kind tries.
 
@@ -164,7 +207,10 @@ class Targets:
     def tokenizer(self, chance: random.Random) -> None:
         """A bundle with an altered tokenizer."""
         text = (self.bundle / "tokenizer.json").read_text("utf-8")
-        if chance.random() < 0.8:
+        how = chance.random()
+        if how < 0.4:
+            content = json.dumps(with_other_steps(json.loads(text), chance)).encode()
+        elif how < 0.8:
             content = json.dumps(altered_json(json.loads(text), chance)).encode()
         else:
             content = altered(text.encode(), chance)
