@@ -31,6 +31,7 @@ ODD: tuple[Any, ...] = (
     *("", "x", "../..", "/etc/passwd", "\ud83d", "\u2028", "\0", "a" * 5000),
     *([], {}, [[]], {"a": {}}),
 )
+RECORDED = (("mp4", "aac"), ("adts", "aac"), ("webm", "opus"), ("asf", "wmav2"), ("mpegts", "mp2"))
 WORDS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\xf0\xff\xff\x7f")
 QUESTIONS = ("Who?", "", " ", "\u2028", "<|im_start|>", "\ud83d", "é" * 3000, "\0", "a\nb")
 REGEX = {"Regex": r"a*|\s+(?!x)"}
@@ -145,6 +146,29 @@ def with_other_steps(content: dict[str, Any], chance: random.Random) -> dict[str
             steps.append(content[part])
         content[part] = {"type": "Sequence", SEQUENCE[part]: steps}
     return content
+
+
+def recorded(tone: np.ndarray[Any, Any], form: str, codec: str) -> bytes:
+    """Sound as phones, browsers and meetings record it.
+
+    Args:
+        tone: (samples,) float32 at ``RATE``.
+        form: container, by FFmpeg's name.
+        codec: by FFmpeg's name.
+    """
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format=form) as container:
+        stream: Any = container.add_stream(codec, rate=RATE, layout="mono")
+        stream.bit_rate = 64_000
+        frame = av.AudioFrame.from_ndarray(tone[None], format="fltp", layout="mono")
+        frame.sample_rate = RATE
+        turned = av.AudioResampler(stream.format, "mono", stream.rate, stream.frame_size or None)
+        for piece in [*turned.resample(frame), *turned.resample(None)]:
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+    return file.getvalue()
 
 
 class Targets:
@@ -339,7 +363,7 @@ class Targets:
         return self.bundle.stat().st_dev == self.folder.stat().st_dev
 
     def _made_sounds(self) -> list[tuple[str, bytes]]:
-        """A second of sound in every form that libsndfile writes here."""
+        """A second of sound in every form that libsndfile writes here, and in those of phones."""
         made = []
         forms = soundfile.available_formats()
         wanted = [("wav", "PCM_16"), ("wav", "FLOAT"), ("wav", "GSM610"), ("flac", "PCM_16"),
@@ -351,7 +375,7 @@ class Targets:
                 rate = 8000 if subtype == "GSM610" else RATE
                 soundfile.write(file, self.tone, rate, subtype, format=ending.upper())
                 made.append((ending, file.getvalue()))
-        return made
+        return made + [(form, recorded(self.tone, form, codec)) for form, codec in RECORDED]
 
 
 def outcome(attempt: Try, chance: random.Random) -> dict[str, Any]:
