@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import re
@@ -28,7 +27,14 @@ from pathlib import Path
 from speechprune_ort.cancel import UNFINISHED
 from speechprune_ort.contract.manifest import MANIFEST_FILE
 from speechprune_ort.errors import ExportError
-from speechprune_ort.files import cannot_write, hidden_name, put_folder, sync, uninterrupted
+from speechprune_ort.files import (
+    cannot_write,
+    hidden_name,
+    locked,
+    put_folder,
+    sync,
+    uninterrupted,
+)
 
 __all__ = ["atomic_folder", "check_place"]
 
@@ -190,33 +196,14 @@ def _locked(place: Path) -> Iterator[None]:
     Raises:
         ExportError: another export holds it.
     """
-    path = place.with_name(hidden_name(place.name, "lock"))
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The one before may have removed the file between our opening and our locking it.
-            if os.path.lexists(path) and os.path.samestat(os.fstat(handle), path.lstat()):
-                break
+            held.enter_context(locked(place, wait=False))
         except BlockingIOError:
-            os.close(handle)
             raise ExportError(
                 f"Another export is writing {place}: wait until it is done, or give another folder."
             ) from None
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
-    try:
         yield
-    finally:
-        try:
-            # A lock of ours is empty: what holds something is a user's file of that name.
-            if not os.fstat(handle).st_size:
-                with uninterrupted(), contextlib.suppress(OSError):
-                    path.unlink()
-        finally:
-            os.close(handle)
 
 
 def _begin(place: Path) -> Path:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,11 +24,13 @@ from speechprune_ort.errors import (
     DeviceError,
     OptionError,
     PromptError,
+    SpeechPruneError,
 )
 from speechprune_ort.files import write_whole
 from speechprune_ort.journal import Journal
 from speechprune_ort.methods import load_plugins, needs_encoder
 from speechprune_ort.model import MEMORY_BUDGET_MB, SpeechLLM
+from speechprune_ort.numbers import whole
 from speechprune_ort.options import (
     DeviceName,
     GenerationOptions,
@@ -37,8 +39,10 @@ from speechprune_ort.options import (
     PruningOptions,
 )
 from speechprune_ort.ray_workers import RayWorkers
+from speechprune_ort.recording import Recording
 from speechprune_ort.results import Answer
 from speechprune_ort.runtime.answering.prompt import AS_IS, form_of
+from speechprune_ort.runtime.answering.scheduler import MOST_ROWS
 from speechprune_ort.text import JsonLine, check_path, check_text, parse_json, read_jsonl
 from speechprune_ort.wording import Wording
 
@@ -148,6 +152,11 @@ class BatchTask:
         deadline: seconds that reading a recording, and each answer, may take; a line that takes
             longer fails.
         wording: what every prompt says besides the question.
+        samples: answers to each question, as of ``Recording.sample``.
+        evidence: whether lines name the passages that their answers are based on.
+
+    Raises:
+        OptionError: the deadline or the number of samples is out of range.
     """
 
     bundle: Path
@@ -163,9 +172,12 @@ class BatchTask:
     audio_options: AudioOptions = field(default_factory=AudioOptions)
     deadline: float | None = None
     wording: Wording = AS_IS
+    samples: int = 1
+    evidence: bool = False
 
     def __post_init__(self) -> None:
         Limits(deadline=self.deadline).over()  # refused here, not line by line
+        whole("samples", self.samples, 1, MOST_ROWS)
 
     @property
     def uses_cuda(self) -> bool:
@@ -186,6 +198,10 @@ class BatchTask:
         }
         if self.wording != AS_IS:
             about["wording"] = asdict(self.wording)
+        if self.samples > 1:
+            about["samples"] = self.samples
+        if self.evidence:
+            about["evidence"] = True
         if self.plugins:
             about["plugins"] = [_digest(path.read_bytes()) for path in self.plugins]
         return about
@@ -226,23 +242,58 @@ class BatchTask:
         except (AudioError, ComputeError, DeadlineError, DeviceError, MemoryError) as error:
             yield from (question.failed(_reason(error)) for question in group)
             return
-        answers = recording.ask_many(
-            [question.text for question in group],
-            return_exceptions=True,
-            pruning=self.pruning,
-            generation=self.generation,
-            deadline=self.deadline,
-        )
-        for question, answer in zip(group, answers, strict=True):
-            if isinstance(answer, Answer):
-                yield self._line(question, answer)
-            elif isinstance(answer, FAILURES):
-                yield question.failed(_reason(answer))
+        for question, answers in zip(group, self._asked(recording, group), strict=True):
+            if isinstance(answers, tuple):
+                yield self._line(question, answers)
+            elif isinstance(answers, FAILURES):
+                yield question.failed(_reason(answers))
             else:
-                raise answer
+                raise answers
 
-    def _line(self, question: Question, answer: Answer) -> dict[str, Any]:
-        return {
+    def _asked(
+        self, recording: Recording, group: Sequence[Question]
+    ) -> Iterator[tuple[Answer, ...] | SpeechPruneError]:
+        """The answers to each question, or why there are none."""
+        found: Iterable[tuple[Answer, ...] | SpeechPruneError]
+        if self.samples == 1:
+            found = (
+                (answer,) if isinstance(answer, Answer) else answer
+                for answer in recording.ask_many(
+                    [question.text for question in group],
+                    return_exceptions=True,
+                    pruning=self.pruning,
+                    generation=self.generation,
+                    deadline=self.deadline,
+                )
+            )
+        else:
+            found = (self._sampled(recording, question) for question in group)
+        for answers in found:
+            if self.evidence and isinstance(answers, tuple):
+                try:
+                    yield tuple(recording.with_evidence(answer) for answer in answers)
+                except FAILURES as error:
+                    yield error
+            else:
+                yield answers
+
+    def _sampled(
+        self, recording: Recording, question: Question
+    ) -> tuple[Answer, ...] | SpeechPruneError:
+        try:
+            return recording.sample(
+                question.text,
+                self.samples,
+                pruning=self.pruning,
+                generation=self.generation,
+                deadline=self.deadline,
+            )
+        except FAILURES as error:
+            return error
+
+    def _line(self, question: Question, answers: Sequence[Answer]) -> dict[str, Any]:
+        answer = answers[0]
+        line = {
             "id": question.name,
             "question": question.text,
             "text": answer.text,
@@ -254,6 +305,19 @@ class BatchTask:
             "tokens": answer.pruning.total,
             "kept": answer.pruning.kept,
         }
+        if self.evidence:
+            line["evidence"] = answer.to_dict()["evidence"]
+        if self.samples > 1:
+            line["samples"] = [
+                {
+                    "seed": sample.generation.seed,
+                    "text": sample.text,
+                    "finish_reason": sample.finish_reason,
+                    **({"evidence": sample.to_dict()["evidence"]} if self.evidence else {}),
+                }
+                for sample in answers
+            ]
+        return line
 
 
 def answer_all(

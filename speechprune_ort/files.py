@@ -31,7 +31,9 @@ from speechprune_ort.text import check_path
 
 __all__ = [
     "cannot_write",
+    "check_out",
     "hidden_name",
+    "locked",
     "make_folder",
     "put_folder",
     "save_figure",
@@ -132,6 +134,44 @@ def whole_folder(place: Path, *, replace: bool = False) -> Iterator[Path]:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def locked(place: Path, *, wait: bool) -> Iterator[None]:
+    """Hold the lock of a place: a file beside it, ``.NAME.lock``, that is removed with the lock.
+
+    A process that ends, however it ends, holds no lock any more.
+
+    Args:
+        place: file or folder, in a folder that exists.
+        wait: whether to wait for another process that holds it.
+
+    Raises:
+        BlockingIOError: another process holds it, and ``wait`` is False.
+        OSError: the file cannot be made.
+    """
+    path = place.with_name(hidden_name(place.name, "lock"))
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            # The one before may have removed the file between our opening and our locking it.
+            if os.path.lexists(path) and os.path.samestat(os.fstat(handle), path.lstat()):
+                break
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+    try:
+        yield
+    finally:
+        try:
+            # A lock of ours is empty: what holds something is a user's file of that name.
+            if not os.fstat(handle).st_size:
+                with uninterrupted(), contextlib.suppress(OSError):
+                    path.unlink()
+        finally:
+            os.close(handle)
+
+
 def put_folder(built: Path, place: Path, kept: Path) -> None:
     """Give a new folder its name, in one step where the file system can exchange two names.
 
@@ -190,6 +230,27 @@ def write_jsonl(path: Path, lines: Iterable[Any]) -> None:
         DataError: as ``write_whole``.
     """
     write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def check_out(path: Path, what: str) -> None:
+    """Refuse a file that could not be written, before the work whose result it is to hold.
+
+    Args:
+        path: the file; one that is there is replaced.
+        what: how a message calls the path.
+
+    Raises:
+        OptionError: it is a folder, or its folder is missing or may not be written.
+    """
+    check_path(path, what, OptionError)
+    if path.is_dir():
+        raise OptionError(cannot_write(path, IsADirectoryError(errno.EISDIR, "")))
+    if not path.parent.is_dir():
+        raise OptionError(f"{path.parent} is not a folder: create it, or write elsewhere.")
+    is_device = path.exists() and not path.is_file()
+    if not is_device and not os.access(path.parent, os.W_OK | os.X_OK):
+        refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        raise OptionError(cannot_write(path, refused))
 
 
 def cannot_write(path: Path, error: OSError) -> str:

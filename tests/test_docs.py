@@ -157,7 +157,7 @@ def said_and_known() -> tuple[list[tuple[str, str]], set[str]]:
 
 
 ELSEWHERE = {
-    "AudioBench", "HF_ENDPOINT", "Qwen2AudioModel", "Qwen2Model", "cu_seqlens", "k_quant_type",
+    "AudioBench", "Qwen2AudioModel", "Qwen2Model", "cu_seqlens", "k_quant_type",
     "manylinux_2_17_aarch64", "manylinux_2_28_aarch64",
 "cst_wave", "espeak_EVENT", "faster_whisper_environment",
     "MEMORY_MB", "TASK_DATASET", "test_NAME", "tiny_NAME",

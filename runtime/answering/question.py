@@ -370,6 +370,7 @@ class Question:
             for within in stretches(kept[own] - part.first, rate, audio.span_tokens):
                 ends = (kept[own[within]][[0, -1]] - part.first) // audio.span_tokens
                 first, last = (int(unit) * audio.span_tokens for unit in ends)
+                # Of Python, not of numpy: they go into JSON.
                 start, end = first / rate, min((last + audio.span_tokens) / rate, part.seconds)
                 spans.append(Span(round(start + part.start, 3), round(end + part.start, 3)))
                 places.append(own[within])

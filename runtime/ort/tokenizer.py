@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tokenizers import AddedToken, Encoding, Tokenizer
 
 from speechprune_ort.errors import PromptError
+from speechprune_ort.runtime.ort.tokenizer_file import is_of_library
 from speechprune_ort.text import check_text
 
 __all__ = ["TextTokenizer"]
@@ -74,7 +75,9 @@ class TextTokenizer:
         shown = [index for index in ids if index not in self._unseen]
         try:
             return self._tokenizer.decode(shown, skip_special_tokens=False)
-        except Exception:  # the library raises a bare Exception, for reasons of any kind
+        except BaseException as error:
+            if not (isinstance(error, Exception) or is_of_library(error)):
+                raise
             return NOT_DECODED * len(shown)
 
 
@@ -82,5 +85,7 @@ def _unknown(tokenizer: Tokenizer) -> set[int]:
     """Ids that a character unknown to the model becomes: not control tokens, though added."""
     try:
         return {token.id for token in tokenizer.model.tokenize("\U0010fffd")}
-    except Exception:  # some models have nothing for it, and raise a bare Exception
+    except BaseException as error:  # some models have nothing for it
+        if not is_of_library(error):
+            raise
         return set()

@@ -11,7 +11,15 @@ from tokenizers import Tokenizer
 from speechprune_ort.errors import BundleError
 from speechprune_ort.runtime.ort.printed import printed
 
-__all__ = ["open_tokenizer", "tokenizer_errors"]
+__all__ = ["is_of_library", "open_tokenizer", "tokenizer_errors"]
+
+
+def is_of_library(error: BaseException) -> bool:
+    """Whether the tokenizers library raised an error, for reasons of any kind.
+
+    It raises a bare ``Exception``; a panic of its Rust code is no ``Exception`` at all.
+    """
+    return type(error) is Exception or type(error).__name__ == "PanicException"
 
 
 @contextlib.contextmanager
@@ -28,8 +36,7 @@ def tokenizer_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        # The library raises a bare Exception; anything finer is not of the file.
-        if type(error) is not Exception and type(error).__name__ != "PanicException":
+        if not is_of_library(error):
             raise
         reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
         raise BundleError(

@@ -1,20 +1,24 @@
 #!/usr/bin/env python3
 """What stands after a kill, on a full disk, or without memory, for every command that writes.
 
-    scripts/faults [--kills 50] [--only export,batch] [--kinds kills,renames,disk,memory,signals]
-                   [--warm] [--first 0] [--bundle B]
+    scripts/faults [--kills 50] [--only export,batch] [--kinds kills,changes,disk,memory,signals]
+                   [--first 0] [--bundle B]
 
-Everything is tiny and made here. Each command runs once undisturbed; then it is killed (SIGKILL,
-SIGTERM and SIGINT in turn) at random moments, then by SIGKILL ahead of every change that it makes
-to the names around its result; then it runs with files that may not grow (RLIMIT_FSIZE), on a tmpfs
-that is too small where mounting is permitted, with stdout on /dev/full, and with address spaces
-that are too small (RLIMIT_AS). After each, what stands under the result's name must be what was
-there before, nothing where nothing was, or the whole result; and after one undisturbed run nothing
-may lie beside it.
+Everything is tiny and made here. Each command runs once undisturbed, which tells what it changes on
+the disk around its result, and when: files opened for writing, synced, renamed, removed. Then it is
+killed (SIGKILL, SIGTERM and SIGINT in turn): after a change that is drawn at random, at a random
+moment until the next, so that short steps get as many kills as long ones; only kills that it was
+there to receive are counted. Then by SIGKILL ahead of every one of its changes (of an export, which
+takes long: ahead of every rename and removal, and of every folder that it makes); then it runs with
+files that may not grow (RLIMIT_FSIZE), on a tmpfs that is too small where mounting is permitted,
+with stdout on /dev/full, and with address spaces that are too small (RLIMIT_AS). After each, what
+stands under the result's name must be what was there before, nothing where nothing was, or the
+whole result; a journal must not have lost a line; and after one undisturbed run nothing may lie
+beside it.
 
 Kills are numbered, and each has a moment of its own: with --first a run goes on where another was
-ended. With --warm commands are forked from a process that has imported what they need, so that
-they are killed at their work and not at their imports.
+ended. Commands that are killed are forked from a process that has imported what they need: what a
+signal does during imports is tried by the kind signals.
 
 Signals are tried on commands that only read, too: SIGINT and SIGTERM in turn at random moments,
 from the first statement of the command on, imports included. It must end with exit code 130 or 143,
@@ -26,7 +30,6 @@ The table on stdout is Markdown. Exits with 1 where anything was broken.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import resource
@@ -37,10 +40,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,20 +51,29 @@ from typing import Annotated, Any
 import numpy as np
 import soundfile
 import typer
+from reliability.warm import Change, Warm, preload
 from rich.console import Console
 
 from speechprune_ort.markdown import markdown_table
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-CHANGES = ("rename", "replace", "unlink", "rmdir", "mkdir", "link", "symlink")
-PRELOADED = (
-    "onnxruntime", "soundfile", "speechprune_ort.cli.app", "speechprune_ort.evaluation.evaluate",
-    "speechprune_ort.export.pipeline", "speechprune_ort.explain.page", "speechprune_ort.model",
+TRIES = 4  # times as many kills as are wanted, of which some come when the command has ended
+ANSWERING = (
+    "huggingface_hub", "onnxruntime", "soundfile", "speechprune_ort.batch",
+    "speechprune_ort.cli.app", "speechprune_ort.evaluation.calibration",
+    "speechprune_ort.evaluation.evaluate",
+    "speechprune_ort.explain.page", "speechprune_ort.model", "speechprune_ort.models.hub",
+    "speechprune_ort.profiling.run",
+)  # fmt: skip
+"""Modules that a command needs."""
+EXPORTING = (
+    "onnxscript.optimizer", "onnxscript.rewriter", "onnxscript.version_converter",
+    "speechprune_ort.export.pipeline", "torch._functorch.aot_autograd", "torch.export._trace",
     "transformers.models.qwen2_audio.modeling_qwen2_audio",
     "transformers.models.qwen2_audio.processing_qwen2_audio",
 )  # fmt: skip
-"""Modules that a warm process has imported, for all the commands that write."""
-KINDS = ("kills", "renames", "disk", "memory", "signals")
+"""Those that ``export`` needs besides."""
+KINDS = ("kills", "changes", "disk", "memory", "signals")
 ENDING = (signal.SIGINT, signal.SIGTERM)
 SLOW = 5.0  # seconds after a signal that are too many even on a busy machine; one is promised
 SERVED = 6.0  # seconds of a server's life within which it is ended
@@ -90,6 +102,7 @@ class Command:
         out: what it writes.
         standing: the state of ``out``; raises where it is broken.
         before: puts the earlier state there.
+        kept: how much of an unfinished run's work is on disk.
         code: a program of its own.
         reads: whether it writes nothing, and is tried with signals alone.
         ends: whether it ends by itself.
@@ -99,7 +112,8 @@ class Command:
     arguments: tuple[str, ...]
     out: Path
     standing: Callable[[Path], str]
-    before: Callable[[], None] = lambda: None
+    before: Callable[[], object] = lambda: None
+    kept: Callable[[], int] = lambda: 0
     code: str | None = None
     reads: bool = False
     ends: bool = True
@@ -110,58 +124,9 @@ class Command:
         program = ["-m", "speechprune_ort"] if self.code is None else ["-c", self.code]
         return [sys.executable, *program, *self.arguments]
 
-
-class Warm:
-    """A command in a process that has imported everything, with the methods of ``Popen``.
-
-    Args:
-        line: of the command.
-        step: at which change it kills itself, as for ``dying``; None where it does not.
-        folder: as for ``dying``.
-    """
-
-    def __init__(self, line: list[str], step: int | None = None, folder: str = "") -> None:
-        with tempfile.NamedTemporaryFile(prefix="faults-errors-", delete=False) as file:
-            self._errors = Path(file.name)
-        context = multiprocessing.get_context("forkserver")
-        self._process = context.Process(target=warmed, args=(line, self._errors, step, folder))
-        self._process.start()
-
-    @property
-    def returncode(self) -> int | None:
-        """As ``Popen`` gives it."""
-        return self._process.exitcode
-
-    def wait(self, seconds: float) -> None:
-        """Wait for its end.
-
-        Raises:
-            subprocess.TimeoutExpired: it has not come.
-        """
-        self._process.join(seconds)
-        if self._process.exitcode is None:
-            raise subprocess.TimeoutExpired("speechprune-ort", seconds)
-
-    def send_signal(self, kind: signal.Signals) -> None:
-        """Send a signal to it."""
-        os.kill(self._process.pid or 0, kind)
-
-    def communicate(self, timeout: float) -> tuple[None, str]:
-        """Wait for its end; what it said on stderr."""
-        try:
-            self.wait(timeout)
-            return None, self._errors.read_text(encoding="utf-8")
-        finally:
-            self._errors.unlink()
-
-
-def warmed(line: list[str], errors: Path, step: int | None, folder: str) -> None:
-    """Run a command in a forked process; its outputs go to nowhere and to a file."""
-    for number, place in ((1, Path(os.devnull)), (2, errors)):
-        opened = os.open(place, os.O_WRONLY)
-        os.dup2(opened, number)
-        os.close(opened)
-    dying(line, step, folder)
+    def warm(self, **options: Any) -> Warm:
+        """Start it in a process whose imports are done."""
+        return Warm(self.line, self.out.parent, **options)
 
 
 @dataclass
@@ -215,35 +180,44 @@ def page_state(out: Path) -> str:
     return "earlier" if "<!-- earlier -->" in text else "whole"
 
 
+def json_state(out: Path) -> str:
+    """Whether a JSON file is whole."""
+    if not out.exists():
+        return "nothing"
+    return str(json.loads(out.read_text(encoding="utf-8")).get("method", "earlier"))
+
+
 def recording_state(bundle: str, out: Path) -> str:
     """Whether a saved recording is whole."""
     if not out.exists():
         return "nothing"
-    from speechprune_ort import SpeechLLM
-
-    SpeechLLM(bundle, "cpu").load_recording(out)
+    _model(bundle).load_recording(out)
     return "whole"
 
 
-def prepared(work: Path, kept: Path | None) -> list[Command]:
-    """Checkpoints, bundles and recordings, and the commands that are tried on them.
+@lru_cache(maxsize=1)
+def _model(bundle: str) -> Any:
+    from speechprune_ort import SpeechLLM
+
+    return SpeechLLM(bundle, "cpu", 1)
+
+
+def journal_lines(path: Path) -> int:
+    """How many whole lines a journal has."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def prepared(work: Path, bundle: str, models: str) -> list[Command]:
+    """Recordings, and the commands that are tried on them.
 
     Args:
-        work: where they are made.
-        kept: a tiny bundle that is there already, or None.
+        work: where they are made; the checkpoint that is exported lies in ``new``.
+        bundle: a tiny one, of another checkpoint.
+        models: name of a bundle that the stand-in for the hub has.
     """
-    # Where the tiny checkpoints of the tests are made; scripts/faults says where they lie.
+    # Of the tests; scripts/faults says where they lie.
     from signals import speech_like
-    from tiny import TINY, write_checkpoint
 
-    for number, name in enumerate(("old", "new")):
-        write_checkpoint(work / name, TINY[number])
-    if kept is None:
-        subprocess.run(
-            [sys.executable, "-m", "speechprune_ort", "export", work / "old", work / "kept"],
-            check=True, capture_output=True,
-        )  # fmt: skip
-    bundle = str(kept or work / "kept")
     wavs = []
     for number in range(4):
         wavs.append(str(work / f"{number}.wav"))
@@ -256,10 +230,7 @@ def prepared(work: Path, kept: Path | None) -> list[Command]:
         for n, wav in enumerate(wavs)
     ]  # fmt: skip
     (work / "set.jsonl").write_text("".join(json.dumps(line) + "\n" for line in choices))
-    out = work / "out"
-
-    def replaced() -> None:
-        shutil.copytree(bundle, out / "over")
+    out, data = work / "out", str(work / "set.jsonl")
 
     def page() -> None:
         (out / "page.html").write_text("<!-- earlier --></html>")
@@ -268,12 +239,19 @@ def prepared(work: Path, kept: Path | None) -> list[Command]:
     return [
         Command("export", ("export", new, str(out / "fresh")), out / "fresh", bundle_state),
         Command("export --overwrite", ("export", new, str(out / "over"), "--overwrite"),
-                out / "over", bundle_state, replaced),
+                out / "over", bundle_state, lambda: shutil.copytree(bundle, out / "over")),
         Command("batch", ("batch", bundle, str(work / "requests.jsonl"), str(out / "answers.jsonl"),
-                          "--max-new-tokens", "4"), out / "answers.jsonl", lines_state),
-        Command("eval", ("eval", bundle, "--data", str(work / "set.jsonl"), "--out",
-                         str(out / "results"), "--methods", "none,random", "--pruning-rates", "0.4",
-                         "--no-costs", "--no-plots"), out / "results", results_state),
+                          "--max-new-tokens", "4"), out / "answers.jsonl", lines_state,
+                kept=partial(journal_lines, out / "answers.jsonl.partial")),
+        Command("eval", ("eval", bundle, "--data", data, "--out", str(out / "results"),
+                         "--methods", "none,random", "--pruning-rates", "0.4", "--no-costs",
+                         "--no-plots"), out / "results", results_state,
+                kept=partial(journal_lines, out / "results" / "rows.jsonl")),
+        Command("calibrate", ("calibrate", bundle, data, "--method", "speechprune", "--out",
+                              str(out / "found.json"), "--candidates", "2"),
+                out / "found.json", json_state, lambda: (out / "found.json").write_text("{}"),
+                partial(journal_lines, out / "found.json.partial" / "rows.jsonl")),
+        Command("get", ("get", models, "--to", str(out / "got")), out / "got", bundle_state),
         Command("profile --html", ("profile", bundle, "--audio", wavs[0], "--repeats", "1",
                                    "--warmup", "0", "--loads", "1", "--new-tokens", "2", "--html",
                                    str(out / "profile.html")), out / "profile.html", page_state),
@@ -299,18 +277,10 @@ def reading(work: Path, bundle: str, wavs: list[str]) -> list[Command]:
         "doctor": ("doctor",),
         "tasks": ("tasks",),
         "serve": ("serve", bundle, "--device", "cpu", "--port", "0"),
-        "eval --engine ray": (
-            *(
-                "eval",
-                bundle,
-                "--data",
-                str(work / "set.jsonl"),
-                "--out",
-                str(work / "out" / "by-ray"),
-            ),
-            *("--methods", "none", "--no-costs", "--no-plots", "--engine", "ray"),
-        ),
-    }
+        "eval --engine ray": ("eval", bundle, "--data", str(work / "set.jsonl"), "--out",
+                              str(work / "out" / "by-ray"), "--methods", "none", "--no-costs",
+                              "--no-plots", "--engine", "ray"),
+    }  # fmt: skip
     return [
         Command(name, line, out, lambda _: "nothing", reads=True, ends=name != "serve")
         for name, line in lines.items()
@@ -326,49 +296,63 @@ def cleared(command: Command) -> str:
     return command.standing(command.out)
 
 
-def ended(run: subprocess.CompletedProcess[str]) -> str:
+def put_back(command: Command) -> None:
+    """Put the earlier state there, and leave what lies beside it."""
+    if command.out.is_dir():
+        shutil.rmtree(command.out)
+    else:
+        command.out.unlink(missing_ok=True)
+    command.before()
+
+
+def ended(code: int | None, errors: str) -> str:
     """How a run ended, in a word or two."""
-    if "Traceback" in run.stderr:
+    if "Traceback" in errors:
         return "traceback"
-    if run.returncode in (1, 2) and run.stderr.lstrip().startswith("error:"):
+    if code in (1, 2) and sum(line.startswith("error:") for line in errors.splitlines()) == 1:
         return "one sentence"
-    if run.returncode < 0:
-        return f"died of {signal.Signals(-run.returncode).name}"
-    return "done" if run.returncode == 0 else f"exit {run.returncode}"
+    if code is not None and code < 0:
+        return f"died of {signal.Signals(-code).name}"
+    return "done" if code == 0 else f"exit {code}"
 
 
-def once(
-    command: Command, limit: tuple[int, int] | None = None, warm: bool = False, **options: Any
-) -> str:
-    """Run a command to its end under a resource limit, or warm; how it ended."""
-    if warm:
-        process = Warm(command.line)
-        _, errors = process.communicate(LONGEST)
-        code = process.returncode or 0
-        return ended(subprocess.CompletedProcess(command.line, code, None, errors))
+def once(command: Command, **options: Any) -> str:
+    """Run a command to its end, warm; how it ended."""
+    process = command.warm(**options)
+    errors = process.end(LONGEST)
+    return ended(process.code, errors)
+
+
+def cold(command: Command, address_space: int | None = None) -> str:
+    """Run a command to its end in a new interpreter; how it ended.
+
+    Args:
+        command: the command.
+        address_space: bytes that it may have; None for any number.
+    """
 
     def limited() -> None:
-        if limit is not None:
-            resource.setrlimit(limit[0], (limit[1], limit[1]))
+        if address_space is not None:
+            resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
 
-    streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, **options}
-    return ended(
-        subprocess.run(
-            command.line, text=True, check=False, timeout=LONGEST, preexec_fn=limited, **streams
-        )
-    )
+    run = subprocess.run(
+        command.line, text=True, check=False, timeout=LONGEST, preexec_fn=limited,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    return ended(run.returncode, run.stderr)
 
 
-def look(command: Command, allowed: set[str], tally: Tally, when: str) -> None:
-    """Count what stands, and note it where it must not be."""
+def look(command: Command, allowed: set[str], tally: Tally, when: str) -> str:
+    """Count what stands, and note it where it must not be; what that is."""
     try:
         found = command.standing(command.out)
     except Exception as error:  # whatever a broken file makes its reader raise
         tally.broken.append(f"{command.name}, {when}: {type(error).__name__}: {error}")
-        return
+        return "something broken"
     tally.ends[f"{found} stands"] += 1
     if found not in allowed:
         tally.broken.append(f"{command.name}, {when}: {found} stands")
+    return found
 
 
 def beside(command: Command) -> list[str]:
@@ -380,58 +364,82 @@ def beside(command: Command) -> list[str]:
     )
 
 
-def afterwards(command: Command, whole: str, tally: Tally, warm: bool = False) -> None:
+def afterwards(command: Command, whole: str, tally: Tally) -> None:
     """One undisturbed run: it must end well and leave nothing beside its result."""
     if command.name == "export" and command.standing(command.out) == whole:
         shutil.rmtree(command.out)
-    end = once(command, warm=warm)
+    end = once(command)
     if end != "done" or command.standing(command.out) != whole or beside(command):
         tally.broken.append(f"{command.name}, the run after: {end}, beside it {beside(command)}")
 
 
 def kills(
-    command: Command, whole: str, seconds: float, numbers: range, seed: int, warm: bool
+    command: Command, whole: str, changes: Sequence[Change], ends: float, numbers: range, seed: int
 ) -> Tally:
-    """Kill a command at random moments, without clearing up between."""
-    tally, old = Tally(), cleared(command)
-    for number in numbers:
-        if command.name in ("export", "eval") and command.standing(command.out) == whole:
-            cleared(command)  # nothing is left to do
-        process = Warm(command.line) if warm else subprocess.Popen(
-            command.line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )  # fmt: skip
+    """Kill a command at random moments of its writing, without clearing up between.
+
+    Args:
+        command: the command.
+        whole: the state after an undisturbed run.
+        changes: those of that run.
+        ends: when it ended, on their clock.
+        numbers: of the kills; they go on after the last if some came when it had ended.
+        seed: of the moments.
+    """
+    tally, landed, number = Tally(), 0, numbers.start
+    found = old = cleared(command)
+    moments = [change.seconds for change in changes] + [ends]
+    while landed < len(numbers) and number < numbers.start + TRIES * len(numbers):
+        if found not in (old, "nothing"):
+            put_back(command)  # nothing is left to do
         draw = random.Random(f"{seed} {command.name} {number}")  # noqa: S311 - moments, no secrets
-        at, kind = draw.uniform(0, 1.05 * seconds), SIGNALS[number % len(SIGNALS)]
-        try:
-            process.wait(at)
-            tally.ends["done before the kill"] += 1
-        except subprocess.TimeoutExpired:
-            process.send_signal(kind)
-        _, errors = process.communicate(timeout=60)
-        if "Traceback" in errors:
-            tally.ends[f"traceback after {kind.name}"] += 1
-        look(command, {old, whole}, tally, f"{kind.name} after {at:.2f} s")
+        at, kind = draw.randrange(len(changes)), SIGNALS[number % len(SIGNALS)]
+        delay = draw.uniform(0, moments[at + 1] - moments[at])
+        kept, process = command.kept(), command.warm()
+        hit = process.change(at, time.monotonic() + LONGEST)
+        if hit:
+            process.pause(delay)
+            hit = process.send(kind)
+        reached, errors = len(process.changes), process.end(60)
+        when = f"{kind.name} {1000 * delay:.1f} ms after change {at} of {len(changes)}"
+        if hit:
+            landed += 1
+            tally.ends[f"after {process.changes[reached - 1].what}"] += 1
+            tally.ends[kind.name] += 1
+            wanted = {-kind} if command.code or kind == signal.SIGKILL else {128 + kind}
+            # What had just ended has its own code, and Python itself ends what is closing.
+            if process.code not in {*wanted, -kind, 0} and not command.code:
+                tally.broken.append(f"{command.name}, {when}: exit code {process.code}, {errors}")
+        if "Traceback" in errors and not command.code:
+            tally.broken.append(f"{command.name}, {when}: {errors}")
+        found = look(command, {old, whole}, tally, when)
+        if command.kept() < kept and found != whole:
+            tally.broken.append(f"{command.name}, {when}: {kept} lines became {command.kept()}")
         console.print(
-            f"{command.name}, kill {number}: {kind.name} after {at:.2f} s, ended with "
-            f"{process.returncode}, {dict(tally.ends)}, broken {len(tally.broken)}"
+            f"{command.name}, kill {number}: {when}, it had made {reached}; ended with "
+            f"{process.code}, {found} stands, broken {len(tally.broken)}"
         )
-    afterwards(command, whole, tally, warm)
+        number += 1
+    tally.ends["ended before the kill came"] = number - numbers.start - landed
+    if landed < len(numbers):
+        tally.broken.append(f"{command.name}: only {landed} kills came before its end")
+    if found not in (old, whole):
+        put_back(command)
+    afterwards(command, whole, tally)
     return tally
 
 
-def renames(command: Command, whole: str, first: int, warm: bool) -> Tally:
-    """Kill a command ahead of each change that it makes to names around its result."""
+def each_change(command: Command, whole: str, first: int) -> Tally:
+    """Kill a command ahead of each of its changes."""
     tally, step = Tally(), first
     while True:
-        old, folder = cleared(command), str(command.out.parent)
-        line = [sys.executable, __file__, "--dying", json.dumps([command.line, step, folder])]
-        process = Warm(command.line, step, folder) if warm else subprocess.Popen(
-            line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )  # fmt: skip
-        process.communicate(timeout=LONGEST)
+        old = cleared(command)
+        # An export opens a hundred files in a folder that has no name yet.
+        process = command.warm(dies=step, of_names=command.name.startswith("export"))
+        process.end(LONGEST)
         look(command, {old, whole}, tally, f"killed ahead of change {step}")
-        console.print(f"{command.name}, change {step}: {process.returncode}, {tally.broken}")
-        if process.returncode != -signal.SIGKILL:
+        console.print(f"{command.name}, change {step}: {process.code}, {tally.broken}")
+        if process.code != -signal.SIGKILL:
             break
         if command.name.startswith("export"):
             # The next one puts back and clears up before it refuses or works: enough to look at.
@@ -443,7 +451,7 @@ def renames(command: Command, whole: str, first: int, warm: bool) -> Tally:
             except ExportError as error:
                 tally.broken.append(f"{command.name}, change {step}: {error}")
         else:
-            afterwards(command, whole, tally, warm)
+            afterwards(command, whole, tally)
         if beside(command):
             tally.broken.append(f"{command.name}, change {step}: {beside(command)} is left")
         step += 1
@@ -451,49 +459,20 @@ def renames(command: Command, whole: str, first: int, warm: bool) -> Tally:
     return tally
 
 
-def dying(line: list[str], step: int | None, folder: str) -> None:
-    """Run a command that kills itself.
-
-    Args:
-        line: of the command; its program is this process.
-        step: how many changes it may make to names below the folder; None for all.
-        folder: of results.
-    """
-    left = step
-
-    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
-        def changed(*args: Any, **options: Any) -> Any:
-            nonlocal left
-            if any(folder in os.fspath(a) for a in args if isinstance(a, str | os.PathLike)):
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                left = None if left is None else left - 1
-            return call(*args, **options)
-
-        return changed
-
-    for name in CHANGES:
-        setattr(os, name, counted(getattr(os, name)))
-    from speechprune_ort import files
-
-    files._rename = counted(files._rename)  # noqa: SLF001 - the call that exchanges
-    sys.argv = ["speechprune-ort", *line[3:]]
-    if line[1] == "-c":
-        exec(line[2], {})  # noqa: S102 - SAVE, from above
-    else:
-        from speechprune_ort.cli import main as run
-
-        run()
-
-
 def disk(command: Command, whole: str) -> Tally:
     """Too little room: files that may not grow, a small tmpfs, and stdout on /dev/full."""
     tally = Tally()
+
+    def tried(what: str, allowed: set[str], **options: Any) -> None:
+        end = once(command, **options)
+        tally.ends[f"{what}: {end}"] += 1
+        if end == "traceback" and not command.code:
+            tally.broken.append(f"{command.name}, {what}: {end}")
+        look(command, allowed, tally, what)
+
     for size in (0, 100, 4_000, 60_000, 300_000):
         old = cleared(command)
-        end = once(command, (resource.RLIMIT_FSIZE, size))
-        tally.ends[f"files of {size} bytes: {end}"] += 1
-        look(command, {old, whole}, tally, f"files of {size} bytes")
+        tried(f"files of {size} bytes", {old, whole}, largest=size)
     for size in (8, 64, 512):
         cleared(command)
         mounted = subprocess.run(
@@ -504,15 +483,11 @@ def disk(command: Command, whole: str) -> Tally:
             tally.ends["tmpfs: not permitted here"] += 1
             break
         try:
-            end = once(command)
-            tally.ends[f"tmpfs of {size} KiB: {end}"] += 1
-            look(command, {"nothing", whole}, tally, f"tmpfs of {size} KiB")
+            tried(f"tmpfs of {size} KiB", {"nothing", whole})
         finally:
             subprocess.run(["umount", command.out.parent], check=True)
     old = cleared(command)
-    with Path("/dev/full").open("w", encoding="utf-8") as full:
-        tally.ends[f"stdout full: {once(command, stdout=full)}"] += 1
-    look(command, {old, whole}, tally, "stdout full")
+    tried("stdout full", {old, whole}, output="/dev/full")
     return tally
 
 
@@ -521,8 +496,10 @@ def memory(command: Command, whole: str) -> Tally:
     tally = Tally()
     for mebibytes in (300, 600, 1200, 2400, 4800):
         old = cleared(command)
-        end = once(command, (resource.RLIMIT_AS, mebibytes * 2**20))
+        end = cold(command, mebibytes * 2**20)
         tally.ends[f"{mebibytes} MiB: {end}"] += 1
+        if end == "traceback" and not command.code:
+            tally.broken.append(f"{command.name}, {mebibytes} MiB: {end}")
         look(command, {old, whole}, tally, f"{mebibytes} MiB")
     afterwards(command, whole, tally)
     return tally
@@ -545,9 +522,15 @@ def marked(mark: str) -> list[str]:
     return found
 
 
-def signals(command: Command, seconds: float, count: int, seed: int) -> Tally:
+def signals(command: Command, count: int, seed: int) -> Tally:
     """End a command at random moments."""
     tally, draw = Tally(), random.Random(f"{seed} {command.name} signals")  # noqa: S311 - moments
+    cleared(command)
+    started = time.perf_counter()
+    if command.ends and (end := cold(command)) != "done":
+        tally.broken.append(f"{command.name}: undisturbed, it ends with {end}")
+        return tally
+    seconds = time.perf_counter() - started if command.ends else SERVED
     longest = outlived = 0.0
     for number in range(count):
         cleared(command)
@@ -589,6 +572,18 @@ def signals(command: Command, seconds: float, count: int, seed: int) -> Tally:
     return tally
 
 
+@contextmanager
+def stood_in(folder: Path) -> Iterator[str]:
+    """A stand-in for the hub on this machine that has a bundle; the name of it there."""
+    from hub_server import hub
+
+    name = "someone/tiny"
+    with hub({name: folder}) as found:
+        # Its client reads these as it is imported.
+        os.environ.update(HF_ENDPOINT=found.address, HF_HUB_OFFLINE="0", HF_HUB_DISABLE_XET="1")
+        yield name
+
+
 def main(
     kill_count: Annotated[int, typer.Option("--kills", help="Kills of each command.")] = 50,
     only: Annotated[str, typer.Option(help="Commands, comma-separated; all by default.")] = "",
@@ -596,7 +591,6 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
     first: Annotated[int, typer.Option(help="Number of the first kill, random or ahead of.")] = 0,
     bundle: Annotated[Path | None, typer.Option(help="A tiny one; otherwise one is made.")] = None,
-    warm: Annotated[bool, typer.Option(help="Kill commands whose imports are done.")] = False,
 ) -> None:
     """Try them all and print the table."""
     wanted = kinds.split(",")
@@ -605,39 +599,39 @@ def main(
         raise typer.Exit(2)
     work = Path(tempfile.mkdtemp(prefix="faults-"))
     os.environ["XDG_CACHE_HOME"] = str(work / "cache")
-    multiprocessing.set_forkserver_preload(["__main__", *PRELOADED])
-    rows, broken = [], []
-    try:
-        commands = prepared(work, bundle)
+    numbers, rows, broken = range(first, first + kill_count), [], []
+    with ExitStack() as cleanup:
+        cleanup.callback(shutil.rmtree, work, ignore_errors=True)
+        exports = not only or "export" in only
+        if exports or bundle is None:
+            from tiny import TINY, write_checkpoint
+
+            for number, name in enumerate(("old", "new")):
+                write_checkpoint(work / name, TINY[number])
+        if bundle is None:
+            bundle = work / "kept"
+            made = [
+                sys.executable,
+                "-m",
+                "speechprune_ort",
+                "export",
+                str(work / "old"),
+                str(bundle),
+            ]
+            subprocess.run(made, check=True, capture_output=True)
+        bundle = bundle.resolve()
+        commands = prepared(work, str(bundle), cleanup.enter_context(stood_in(bundle)))
         names = only.split(",") if only else [command.name for command in commands]
-        numbers = range(first, first + kill_count)
-        if warm:  # what is imported once is no part of the first command's time
-            Warm([sys.executable, "-m", "speechprune_ort", "--version"]).communicate(LONGEST)
+        if unknown := set(names) - {command.name for command in commands}:
+            console.print(f"error: --only: there is no command {min(unknown)!r}.")
+            raise typer.Exit(2)
+        preload((*ANSWERING, *(EXPORTING if exports else ())))
         for command in (c for c in commands if c.name in names):
-            cleared(command)
-            started = time.perf_counter()
-            end = once(command, warm=warm) if command.ends else "not ended by itself"
-            seconds = time.perf_counter() - started if command.ends else SERVED
-            whole = command.standing(command.out)
-            console.print(f"{command.name}: {end} in {seconds:.1f} s")
-            if end != "done" and command.ends:
-                broken.append(f"{command.name}: undisturbed, it ends with {end}")
-                continue
-            tried = {
-                "kills": lambda: kills(command, whole, seconds, numbers, seed, warm),  # noqa: B023
-                "renames": lambda: renames(command, whole, first, warm),  # noqa: B023
-                "disk": lambda: disk(command, whole),  # noqa: B023
-                "memory": lambda: memory(command, whole),  # noqa: B023
-                "signals": lambda: signals(command, seconds, kill_count, seed),  # noqa: B023
-            }
-            for kind in [kind for kind in wanted if kind == "signals" or not command.reads]:
-                tally = tried[kind]()
+            for kind, tally in tried(command, wanted, numbers, seed):
                 broken += tally.broken
-                ends = "; ".join(f"{end} {n}" for end, n in sorted(tally.ends.items()))
-                rows.append((command.name, kind, ends, len(tally.broken)))
+                counts = "; ".join(f"{end} {n}" for end, n in sorted(tally.ends.items()) if n)
+                rows.append((command.name, kind, counts, len(tally.broken)))
                 console.print(*rows[-1], sep=", ")
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     heads = ("command", "fault", "what happened, how often", "broken")
     print("\n".join(markdown_table(heads, rows)))
     for line in broken:
@@ -645,8 +639,35 @@ def main(
     raise typer.Exit(1 if broken else 0)
 
 
+def tried(
+    command: Command, kinds: Sequence[str], numbers: range, seed: int
+) -> Iterator[tuple[str, Tally]]:
+    """Try a command with some kinds of faults, one after the other."""
+    if "signals" in kinds:
+        yield "signals", signals(command, len(numbers), seed)
+    if command.reads or not set(kinds) - {"signals"}:
+        return
+    cleared(command)
+    process = command.warm()
+    errors, ends = process.end(LONGEST), time.monotonic()
+    whole, changes = command.standing(command.out), process.changes
+    if (end := ended(process.code, errors)) != "done" or beside(command):
+        yield (
+            "none",
+            Tally(broken=[f"{command.name}: {end}, beside it {beside(command)}, {errors}"]),
+        )
+        return
+    seconds = ends - changes[0].seconds
+    console.print(f"{command.name}: {len(changes)} changes within {seconds:.1f} s")
+    if "kills" in kinds:
+        yield "kills", kills(command, whole, changes, ends, numbers, seed)
+    if "changes" in kinds:
+        yield "changes", each_change(command, whole, numbers.start)
+    if "disk" in kinds:
+        yield "disk", disk(command, whole)
+    if "memory" in kinds:
+        yield "memory", memory(command, whole)
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--dying"]:
-        dying(*json.loads(sys.argv[2]))
-    else:
-        typer.run(main)
+    typer.run(main)

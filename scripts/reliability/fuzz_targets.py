@@ -12,7 +12,6 @@ import resource
 import shutil
 import sys
 import traceback
-import zipfile
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -23,6 +22,7 @@ import soundfile
 
 from speechprune_ort import SpeechLLM, SpeechPruneError
 from speechprune_ort.contract.manifest import content_digest
+from speechprune_ort.runtime.hearing.recording_file import HASH, UNHASHED
 
 RATE = 16_000
 LONGEST_SECONDS = 300  # of sound from a file of a second: more is made up
@@ -31,8 +31,41 @@ ODD: tuple[Any, ...] = (
     *("", "x", "../..", "/etc/passwd", "\ud83d", "\u2028", "\0", "a" * 5000),
     *([], {}, [[]], {"a": {}}),
 )
+RECORDED = (("mp4", "aac"), ("adts", "aac"), ("webm", "opus"), ("asf", "wmav2"), ("mpegts", "mp2"))
 WORDS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\xf0\xff\xff\x7f")
 QUESTIONS = ("Who?", "", " ", "\u2028", "<|im_start|>", "\ud83d", "é" * 3000, "\0", "a\nb")
+REGEX = {"Regex": r"a*|\s+(?!x)"}
+STEPS: dict[str, list[dict[str, Any]]] = {
+    "normalizer": [
+        {"type": "NFKC"}, {"type": "NFD"}, {"type": "Lowercase"}, {"type": "StripAccents"},
+        {"type": "Nmt"}, {"type": "ByteLevel"}, {"type": "Prepend", "prepend": "\u2581"},
+        {"type": "Strip", "strip_left": True, "strip_right": True},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
+        {"type": "Replace", "pattern": REGEX, "content": "bb"},
+        {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
+         "strip_accents": None, "lowercase": True},
+    ],
+    "pre_tokenizer": [
+        {"type": "Whitespace"}, {"type": "WhitespaceSplit"}, {"type": "BertPreTokenizer"},
+        {"type": "UnicodeScripts"}, {"type": "Digits", "individual_digits": True},
+        {"type": "Punctuation", "behavior": "Contiguous"},
+        {"type": "CharDelimiterSplit", "delimiter": "W"}, {"type": "FixedLength", "length": 1},
+        {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": True},
+        {"type": "Split", "pattern": REGEX, "behavior": "MergedWithNext", "invert": True},
+    ],
+    "decoder": [
+        {"type": "Fuse"}, {"type": "ByteFallback"}, {"type": "BPEDecoder", "suffix": ""},
+        {"type": "WordPiece", "prefix": "", "cleanup": True},
+        {"type": "CTC", "pad_token": "", "word_delimiter_token": "", "cleanup": True},
+        {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+        {"type": "Strip", "content": "\u0000", "start": 9, "stop": 9},
+        {"type": "Replace", "pattern": {"String": "\u2581"}, "content": ""},
+    ],
+}  # fmt: skip
+"""Steps of tokenizers by the parts that they are of, as the library writes them."""
+SEQUENCE = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders"}
 Try = Callable[[random.Random], None]
 
 
@@ -85,6 +118,57 @@ def altered_json(content: Any, chance: random.Random) -> Any:
                 node[key] = deepcopy(chance.choice(ODD))  # altered itself, later
             break
     return content
+
+
+def resealed(content: bytes, chance: random.Random) -> bytes:
+    """A saved recording with another header or other data, and the hash of what it has now."""
+    size = 8 + int.from_bytes(content[:8], "little")
+    header, data = json.loads(content[8:size]), content[size:]
+    if chance.random() < 0.7:
+        header = altered_json(header, chance)
+    else:
+        data = altered(data, chance)
+    about = header.get("__metadata__")
+    if isinstance(about, dict):
+        about[HASH] = UNHASHED
+    text = json.dumps(header).encode()
+    begin = len(text).to_bytes(8, "little") + text
+    digest = hashlib.sha256(begin + data).hexdigest()
+    return begin.replace(UNHASHED.encode(), digest.encode()) + data
+
+
+def with_other_steps(content: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+    """A tokenizer with steps of others in one or two of its parts, before its own or alone."""
+    content = dict(content)
+    for part in chance.sample(sorted(STEPS), chance.randint(1, 2)):
+        steps = chance.choices(STEPS[part], k=chance.randint(1, 3))
+        if content.get(part) and chance.random() < 0.5:
+            steps.append(content[part])
+        content[part] = {"type": "Sequence", SEQUENCE[part]: steps}
+    return content
+
+
+def recorded(tone: np.ndarray[Any, Any], form: str, codec: str) -> bytes:
+    """Sound as phones, browsers and meetings record it.
+
+    Args:
+        tone: (samples,) float32 at ``RATE``.
+        form: container, by FFmpeg's name.
+        codec: by FFmpeg's name.
+    """
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format=form) as container:
+        stream: Any = container.add_stream(codec, rate=RATE, layout="mono")
+        stream.bit_rate = 64_000
+        frame = av.AudioFrame.from_ndarray(tone[None], format="fltp", layout="mono")
+        frame.sample_rate = RATE
+        turned = av.AudioResampler(stream.format, "mono", stream.rate, stream.frame_size or None)
+        for piece in [*turned.resample(frame), *turned.resample(None)]:
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+    return file.getvalue()
 
 
 class Targets:
@@ -147,7 +231,10 @@ class Targets:
     def tokenizer(self, chance: random.Random) -> None:
         """A bundle with an altered tokenizer."""
         text = (self.bundle / "tokenizer.json").read_text("utf-8")
-        if chance.random() < 0.8:
+        how = chance.random()
+        if how < 0.4:
+            content = json.dumps(with_other_steps(json.loads(text), chance)).encode()
+        elif how < 0.8:
             content = json.dumps(altered_json(json.loads(text), chance)).encode()
         else:
             content = altered(text.encode(), chance)
@@ -159,15 +246,13 @@ class Targets:
         self._ask_changed(path.name, altered(path.read_bytes(), chance))
 
     def recording(self, chance: random.Random) -> None:
-        """A saved recording that is altered, its checksums right in half of the cases."""
+        """A saved recording that is altered, its hash made right in half of the cases."""
         path = self.folder / "saved"
         if not path.exists():
             self.model.listen(self.tone, sampling_rate=RATE).save(path)
         content = path.read_bytes()
-        if chance.random() < 0.5 and zipfile.is_zipfile(path):
-            content = self._zipped_anew(path, chance)
-        else:
-            content = altered(content, chance)
+        change = resealed if chance.random() < 0.5 else altered
+        content = change(content, chance)
         self.input.write_bytes(content)
         self.model.load_recording(self.input).ask("Who?", max_new_tokens=2)
 
@@ -277,23 +362,8 @@ class Targets:
     def _one_disk(self) -> bool:
         return self.bundle.stat().st_dev == self.folder.stat().st_dev
 
-    @staticmethod
-    def _zipped_anew(path: Path, chance: random.Random) -> bytes:
-        out = io.BytesIO()
-        with zipfile.ZipFile(path) as before, zipfile.ZipFile(out, "w") as after:
-            names = before.namelist()
-            chosen = chance.choice(names)
-            for name in names:
-                content = before.read(name)
-                if name == chosen and name.endswith(".json") and chance.random() < 0.7:
-                    content = json.dumps(altered_json(json.loads(content), chance)).encode()
-                elif name == chosen:
-                    content = altered(content, chance)
-                after.writestr(name, content, chance.choice((0, 8)))
-        return out.getvalue()
-
     def _made_sounds(self) -> list[tuple[str, bytes]]:
-        """A second of sound in every form that libsndfile writes here."""
+        """A second of sound in every form that libsndfile writes here, and in those of phones."""
         made = []
         forms = soundfile.available_formats()
         wanted = [("wav", "PCM_16"), ("wav", "FLOAT"), ("wav", "GSM610"), ("flac", "PCM_16"),
@@ -305,7 +375,7 @@ class Targets:
                 rate = 8000 if subtype == "GSM610" else RATE
                 soundfile.write(file, self.tone, rate, subtype, format=ending.upper())
                 made.append((ending, file.getvalue()))
-        return made
+        return made + [(form, recorded(self.tone, form, codec)) for form, codec in RECORDED]
 
 
 def outcome(attempt: Try, chance: random.Random) -> dict[str, Any]:

@@ -19,18 +19,20 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from speechprune_ort.answer_stream import AnswerStream, begin_all
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cli.ask_each import ask_each, requests
-from speechprune_ort.cli.help import HEARING, KEEPING, SHOWING, WORDING
+from speechprune_ort.cli.help import HEARING, SHOWING, WORDING
 from speechprune_ort.cli.options import (
     HEARD,
     AllowSilence,
     Attention,
     Budget,
     Bundle,
+    Calibrated,
     Candidates,
     Channel,
     Device,
     FrameTemperature,
     KeptPositions,
+    Language,
     LatencyTarget,
     LongRecordings,
     MaxChannels,
@@ -47,18 +49,23 @@ from speechprune_ort.cli.options import (
     PruningRate,
     Samples,
     Seed,
+    ShowEvidence,
     SilenceDbfs,
     SingleHead,
     Stop,
+    System,
     Temperature,
+    TextFirst,
     Threads,
     TopP,
+    calibrated,
     load_plugins,
     own_options,
     provider_options,
     pruning_rate_of,
 )
 from speechprune_ort.errors import AudioError, OptionError
+from speechprune_ort.files import check_out
 from speechprune_ort.options import (
     DEFAULT_METHOD,
     GenerationOptions,
@@ -133,31 +140,9 @@ def ask(
     threads: Threads = None,
     provider_option: ProviderOption = None,
     plugin: Plugins = None,
-    system: Annotated[
-        str | None,
-        typer.Option(
-            help="System prompt, where the model's chat template has a place for one.",
-            rich_help_panel=WORDING,
-        ),
-    ] = None,
-    text_first: Annotated[
-        bool | None,
-        typer.Option(
-            "--text-first/--audio-first",
-            help="Whether the question or the audio comes first in the prompt, where the chat "
-            "template allows both; by default the template's own order.",
-            rich_help_panel=WORDING,
-            show_default=False,
-        ),
-    ] = None,
-    language: Annotated[
-        str | None,
-        typer.Option(
-            help="Language spoken in the recording, such as en, where the chat template has a "
-            "place for it.",
-            rich_help_panel=WORDING,
-        ),
-    ] = None,
+    system: System = None,
+    text_first: TextFirst = None,
+    language: Language = None,
     together: Annotated[
         bool,
         typer.Option(
@@ -184,13 +169,7 @@ def ask(
             rich_help_panel=HEARING,
         ),
     ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            help="File written by calibrate; its method and candidates are used.",
-            rich_help_panel=KEEPING,
-        ),
-    ] = None,
+    calibration: Calibrated = None,
     explain: Annotated[
         Path | None,
         typer.Option(
@@ -208,14 +187,7 @@ def ask(
             rich_help_panel=SHOWING,
         ),
     ] = None,
-    evidence: Annotated[
-        bool,
-        typer.Option(
-            "--evidence",
-            help="Show the passages that an answer is based on, with their times.",
-            rich_help_panel=SHOWING,
-        ),
-    ] = False,
+    evidence: ShowEvidence = False,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -261,6 +233,7 @@ def ask(
         from speechprune_ort.explain import check_ending, read_transcript
 
         check_ending(explain)
+        check_out(explain, "--explain")
         if len(transcripts) not in (0, len(recordings)):
             raise OptionError(
                 f"--transcript is given {len(transcripts)} times, with {len(recordings)} to be "
@@ -270,13 +243,7 @@ def ask(
             read_transcript(path)
     for question in questions:  # and so is what cannot be asked
         check_text(question)
-    if calibration is not None:
-        from speechprune_ort.evaluation.calibration import read_calibration
-
-        if candidates is not None:
-            raise OptionError("--calibration has candidates of its own: leave out --candidates.")
-        calibrated = read_calibration(calibration, bundle)
-        method, candidates = calibrated.method, calibrated.candidates
+    method, candidates = calibrated(calibration, bundle, method, candidates)
     pruning = PruningOptions(
         method=method,
         pruning_rate=pruning_rate_of(pruning_rate),

@@ -16,12 +16,14 @@ from speechprune_ort.cli.options import (
     Attention,
     Budget,
     Bundle,
+    Calibrated,
     Candidates,
     Channel,
     Device,
     Engine,
     FrameTemperature,
     KeptPositions,
+    Language,
     LatencyTarget,
     LongRecordings,
     MaxChannels,
@@ -36,14 +38,19 @@ from speechprune_ort.cli.options import (
     Plugins,
     ProviderOption,
     PruningRate,
+    Samples,
     Seed,
+    ShowEvidence,
     SilenceDbfs,
     SingleHead,
     Stop,
+    System,
     Temperature,
+    TextFirst,
     Threads,
     TopP,
     Workers,
+    calibrated,
     load_plugins,
     own_options,
     provider_options,
@@ -56,6 +63,7 @@ from speechprune_ort.options import (
     PruningOptions,
 )
 from speechprune_ort.progress import Bar
+from speechprune_ort.wording import Wording
 
 __all__ = ["batch"]
 
@@ -92,6 +100,10 @@ def batch(
     top_p: TopP = 1.0,
     stop: Stop = None,
     seed: Seed = 0,
+    samples: Samples = 1,
+    system: System = None,
+    text_first: TextFirst = None,
+    language: Language = None,
     channel: Channel = None,
     max_seconds: MaxSeconds = HEARD.max_seconds,
     max_channels: MaxChannels = HEARD.max_channels,
@@ -113,6 +125,8 @@ def batch(
     threads: Threads = None,
     provider_option: ProviderOption = None,
     plugin: Plugins = None,
+    calibration: Calibrated = None,
+    evidence: ShowEvidence = False,
 ) -> None:
     """Answer a file of questions; each recording is encoded once for neighbouring lines.
 
@@ -127,6 +141,7 @@ def batch(
     if address is not None and engine != "ray":
         raise OptionError("--address needs --engine ray: give both, or leave out --address.")
     load_plugins(plugin)
+    method, candidates = calibrated(calibration, bundle, method, candidates)
     pruning = PruningOptions(
         method=method,
         pruning_rate=pruning_rate_of(pruning_rate),
@@ -171,6 +186,9 @@ def batch(
             allow_silence=allow_silence,
         ),
         deadline=deadline,
+        wording=Wording(system, text_first, language),
+        samples=samples,
+        evidence=evidence,
     )
     ray = RayWorkers(address, workers) if engine == "ray" else None
     console = Console(stderr=True, markup=False, soft_wrap=True)

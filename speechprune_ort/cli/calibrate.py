@@ -40,10 +40,15 @@ def calibrate(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Set a method's candidates on training recordings, and write them for ask."""
+    """Set a method's candidates on training recordings, and write them for ask.
+
+    What is judged is kept in OUT.partial until OUT is written: an interrupted run goes on where it
+    stopped.
+    """
     from speechprune_ort.evaluation.calibration import calibrate as run
+    from speechprune_ort.evaluation.rows import discard
     from speechprune_ort.evaluation.samples import read_samples, shuffled
-    from speechprune_ort.files import write_json
+    from speechprune_ort.files import check_out, write_json
 
     try:
         numbers = [float(part) for part in candidates.split(",")]
@@ -55,11 +60,16 @@ def calibrate(
         raise OptionError(
             f"{data} is not a file: give a JSONL or JSON file of training recordings."
         )
+    check_out(out, "--out")
+    work = out.with_name(f"{out.name}.partial")
     samples = [shuffled(sample, 0) for sample in read_samples(data)[:limit]]
     console = Console(stderr=True, markup=False, soft_wrap=True)
     with Bar(console, "samples") as bar:
-        found = run(bundle, data, samples, method, pruning_rate, numbers, device, threads, bar)
+        found = run(
+            bundle, data, samples, method, pruning_rate, numbers, work, device, threads, bar
+        )
     write_json(out, found.to_dict())
+    discard(work)
     for name, share in found.accuracies.items():
         sys.stdout.write(f"{name}: {100 * share:.1f} % of {found.samples}\n")
     taken = "its own number of" if found.candidates is None else f"{found.candidates:g}"

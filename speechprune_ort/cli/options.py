@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from speechprune_ort.audio_options import AudioOptions
-from speechprune_ort.cli.help import ANSWERING, HEARING, KEEPING, RUNNING
+from speechprune_ort.cli.help import ANSWERING, HEARING, KEEPING, RUNNING, SHOWING, WORDING
 from speechprune_ort.errors import OptionError
 from speechprune_ort.methods import METHODS
 from speechprune_ort.options import AttentionForm, DeviceName, LongAudio, Positions
@@ -21,12 +21,14 @@ __all__ = [
     "Attention",
     "Budget",
     "Bundle",
+    "Calibrated",
     "Candidates",
     "Channel",
     "Device",
     "Engine",
     "FrameTemperature",
     "KeptPositions",
+    "Language",
     "LatencyTarget",
     "LongRecordings",
     "MaxChannels",
@@ -43,13 +45,17 @@ __all__ = [
     "PruningRate",
     "Samples",
     "Seed",
+    "ShowEvidence",
     "SilenceDbfs",
     "SingleHead",
     "Stop",
+    "System",
     "Temperature",
+    "TextFirst",
     "Threads",
     "TopP",
     "Workers",
+    "calibrated",
     "load_plugins",
     "own_options",
     "provider_options",
@@ -194,6 +200,50 @@ KeptPositions = Annotated[
     ),
 ]
 
+Calibrated = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration",
+        help="File written by calibrate; its method and candidates are used.",
+        rich_help_panel=KEEPING,
+    ),
+]
+
+# What a prompt says besides the question: the fields of Wording.
+System = Annotated[
+    str | None,
+    typer.Option(
+        help="System prompt, where the model's chat template has a place for one.",
+        rich_help_panel=WORDING,
+    ),
+]
+TextFirst = Annotated[
+    bool | None,
+    typer.Option(
+        "--text-first/--audio-first",
+        help="Whether the question or the audio comes first in the prompt, where the chat "
+        "template allows both; by default the template's own order.",
+        rich_help_panel=WORDING,
+        show_default=False,
+    ),
+]
+Language = Annotated[
+    str | None,
+    typer.Option(
+        help="Language spoken in the recording, such as en, where the chat template has a "
+        "place for it.",
+        rich_help_panel=WORDING,
+    ),
+]
+ShowEvidence = Annotated[
+    bool,
+    typer.Option(
+        "--evidence",
+        help="Show the passages that an answer is based on, with their times.",
+        rich_help_panel=SHOWING,
+    ),
+]
+
 # How the answer is generated: the fields of GenerationOptions.
 MaxNewTokens = Annotated[
     int, typer.Option(help="Longest answer, in tokens.", rich_help_panel=ANSWERING)
@@ -330,6 +380,31 @@ def load_plugins(paths: list[Path] | None) -> None:
 
         refuse_silent_exits()
         load(paths)
+
+
+def calibrated(
+    path: Path | None, bundle: Path, method: str, candidates: float | None
+) -> tuple[str, float | None]:
+    """Method and candidates: those of a calibration where one is given.
+
+    Args:
+        path: what ``calibrate`` wrote, or None.
+        bundle: the bundle's folder.
+        method: as given on the command line.
+        candidates: as given there.
+
+    Raises:
+        OptionError: it is not a calibration of this bundle, or candidates are given besides.
+        DataError: it cannot be read.
+    """
+    if path is None:
+        return method, candidates
+    from speechprune_ort.evaluation.calibration import read_calibration
+
+    if candidates is not None:
+        raise OptionError("--calibration has candidates of its own: leave out --candidates.")
+    found = read_calibration(path, bundle)
+    return found.method, found.candidates
 
 
 def pruning_rate_of(text: str) -> float | Literal["auto"]:

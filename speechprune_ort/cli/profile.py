@@ -31,7 +31,7 @@ from speechprune_ort.cli.options import (
     provider_options,
 )
 from speechprune_ort.errors import OptionError
-from speechprune_ort.files import cannot_write, make_folder, whole_file
+from speechprune_ort.files import cannot_write, check_out, make_folder, whole_file
 from speechprune_ort.options import DEFAULT_METHOD
 from speechprune_ort.progress import Line
 from speechprune_ort.ranges import use_nvtx
@@ -178,9 +178,9 @@ def profile(
     if plot is not None:
         require_matplotlib()
         check_picture(plot)
-    for path in (plot, html):
-        if path is not None and not path.parent.is_dir():
-            raise OptionError(f"{path.parent} is not a folder: create it, or write elsewhere.")
+    for name, path in (("--plot", plot), ("--html", html)):
+        if path is not None:
+            check_out(path, name)
     if ort_profile is not None:
         make_folder(ort_profile)
     if nvtx:

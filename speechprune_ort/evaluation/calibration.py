@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from speechprune_ort.contract.manifest import Manifest
@@ -58,6 +57,7 @@ def calibrate(
     method: str,
     pruning_rate: float,
     candidates: Sequence[float],
+    work: Path,
     device: DeviceName = "auto",
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -73,13 +73,15 @@ def calibrate(
         method: a method with two phases.
         pruning_rate: pruning rate at which it is judged.
         candidates: numbers to try besides the method's own.
+        work: folder that keeps what is judged, so that an interrupted run goes on.
         device: as in ``SpeechLLM``.
         threads: as in ``SpeechLLM``.
         progress: called with the number of samples done and of all.
 
     Raises:
-        OptionError: the method does not have two phases, or a value is out of range.
-        DataError: no sample could be used.
+        OptionError: the method does not have two phases, or a value is out of range; or the folder
+            holds something else.
+        DataError: no sample could be used, or the folder cannot be written.
     """
     if method not in METHODS or not METHODS[method].two_phases:
         known = ", ".join(name for name, found in METHODS.items() if found.two_phases)
@@ -89,8 +91,7 @@ def calibrate(
     settings = list({s.name: s for s in tried if s.name != ORIGINAL.name}.values())
     plan = Plan(bundle, tuple(samples), tuple(settings), controls=False, device=device,
                 threads=threads)  # fmt: skip
-    with TemporaryDirectory(prefix="speechprune-calibrate-") as folder:
-        rows = judge_all(plan, Path(folder), LocalExecutor(), progress)
+    rows = judge_all(plan, work, LocalExecutor(), progress)
     lines = summarize(rows, settings, ()).subsets["clean"][0].settings
     found = {line.name: line.accuracy.mean for line in lines}
     balances = {s.name: s.candidates for s in settings}

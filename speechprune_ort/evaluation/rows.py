@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from speechprune_ort.evaluation.perturbation import CLEAN
 from speechprune_ort.evaluation.plan import Plan
 from speechprune_ort.journal import Journal
 
-__all__ = ["Rows", "judge_all"]
+__all__ = ["Rows", "discard", "judge_all"]
 
-ANOTHER = "give another folder with --out"
+ANOTHER = "give another --out"
+ROWS_FILE = "rows.jsonl"
 
 Rows = list[dict[str, dict[str, Any]]]
 """The rows of each sample by perturbation, in the order of the plan."""
@@ -39,7 +41,7 @@ def judge_all(
         OptionError: ``out`` is a file, or holds rows of another bundle or of other options.
         DataError: it cannot be written; what is judged is kept.
     """
-    with Journal(out / "rows.jsonl", plan.about(), ANOTHER) as journal:
+    with Journal(out / ROWS_FILE, plan.about(), ANOTHER) as journal:
         return _judge_all(plan, journal, executor, progress)
 
 
@@ -66,3 +68,14 @@ def _judge_all(
         if progress:
             progress(done, len(indices))
     return [plan.asked_for(index, row(index)) for index in indices]
+
+
+def discard(out: Path) -> None:
+    """Remove the rows that ``judge_all`` kept in a folder, and the folder if nothing else is in it.
+
+    Args:
+        out: the folder, which ``judge_all`` has filled.
+    """
+    (out / ROWS_FILE).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        out.rmdir()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import platformdirs
 
 from speechprune_ort.contract.manifest import MANIFEST_FILE, Manifest
 from speechprune_ort.errors import OutputError
-from speechprune_ort.files import cannot_write, hidden_name, sync
+from speechprune_ort.files import cannot_write, hidden_name, locked, sync
 from speechprune_ort.models.packages import Report
 from speechprune_ort.runtime.ort.bundle import verify_files
 
@@ -64,7 +62,7 @@ def keep(place: Path, fill: Fill, report: Report) -> Path:
         return place
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(place):
+        with locked(place, wait=True):  # for another process that brings the same bundle
             if not is_kept(place):  # another process may have brought it meanwhile
                 work = place.with_name(hidden_name(place.name, "partial"))
                 work.mkdir(exist_ok=True)
@@ -76,14 +74,3 @@ def keep(place: Path, fill: Fill, report: Report) -> Path:
     except OSError as error:
         raise OutputError(cannot_write(place, error)) from None
     return place
-
-
-@contextlib.contextmanager
-def _locked(place: Path) -> Iterator[None]:
-    """Wait for any other process that brings the same bundle."""
-    handle = os.open(place.with_name(hidden_name(place.name, "lock")), os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

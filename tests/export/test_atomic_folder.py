@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import pytest
 from speechprune_ort import ExportError, files
 from speechprune_ort.export import atomic_folder as module
 from speechprune_ort.export.atomic_folder import atomic_folder, check_place
-from speechprune_ort.files import whole_file, whole_folder
+from speechprune_ort.files import locked, whole_file, whole_folder
 
 MANIFEST = {"schema_version": 1, "graphs": {}, "files": {"weights": {}}}
 
@@ -201,6 +202,24 @@ def test_a_second_export_to_one_place_is_refused_at_once(overwrite: bool, tmp_pa
         export(tmp_path / "another", "beside")
     assert standing(out) == "first"
     assert names(tmp_path) == ["another", "bundle"]
+
+
+def test_those_who_wait_for_a_lock_have_it_one_after_the_other(tmp_path: Path) -> None:
+    place, holding, most = tmp_path / "bundle", 0, 0
+
+    def work(_: int) -> None:
+        nonlocal holding, most
+        for _ in range(20):
+            with locked(place, wait=True):
+                holding += 1
+                most = max(most, holding)
+                time.sleep(0.001)
+                holding -= 1
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert most == 1
+    assert names(tmp_path) == []
 
 
 def test_a_living_export_of_another_process_keeps_its_folder(tmp_path: Path) -> None:

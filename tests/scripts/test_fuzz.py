@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from paths import SCRIPTS
+from reliability.fuzz_targets import resealed
+
+from speechprune_ort import RecordingError
+from speechprune_ort.runtime.hearing.embeddings import HostEmbeds
+from speechprune_ort.runtime.hearing.recording_file import About, load_embeds, save_embeds
+from speechprune_ort.runtime.ort.device import Device
 
 FUZZ = SCRIPTS / "reliability" / "fuzz.py"
 
@@ -28,6 +36,21 @@ def test_altered_inputs_of_every_kind_give_answers_or_sentences(
     assert len(rows) == 7
     assert all(row["inputs"] for row in rows.values())
     assert done.returncode == 0, {kind: row["reasons"] for kind, row in rows.items()}
+
+
+def test_a_resealed_recording_is_judged_by_what_it_holds(tmp_path: Path) -> None:
+    path, rows = tmp_path / "saved", np.ones((20, 8), np.float32)
+    save_embeds(path, HostEmbeds(rows), "d" * 64, About(1.0, 1.0))
+    content, reasons = path.read_bytes(), []
+    for number in range(100):
+        chance = random.Random(number)  # noqa: S311 - the same changes every time
+        path.write_bytes(resealed(content, chance))
+        try:
+            load_embeds(path, "d" * 64, 8, rows.dtype, Device("cpu"), 1 << 20)
+        except RecordingError as error:
+            reasons.append(str(error))
+    assert 50 < len(reasons) < 100
+    assert not [reason for reason in reasons if "its content is not what was saved" in reason]
 
 
 BREAKS = """

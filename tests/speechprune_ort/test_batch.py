@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import json
 import os
 import threading
@@ -30,7 +31,9 @@ from speechprune_ort import (
     SpeechPruneError,
 )
 from speechprune_ort.batch import BatchTask, Outcome, read_requests, run_batch
+from speechprune_ort.cli.ask import ask
 from speechprune_ort.cli.batch import batch
+from speechprune_ort.evaluation.calibration import Calibration
 from speechprune_ort.pool import in_order
 
 TONE = np.sin(np.arange(32_000, dtype=np.float32)) / 9
@@ -254,6 +257,60 @@ def test_the_exit_code_says_whether_a_line_failed(
     with pytest.raises(DataError, match="Line 1"):
         command("bad.jsonl", "bad.out")
     assert not list(folder.glob("bad.out*"))
+
+
+OF_ASK_ALONE = {
+    "audio": "lines name it", "rest": "lines name it", "asked": "lines ask it",
+    "as_json": "lines are JSON", "live": "a file of questions is complete", "every": "as live",
+    "explain": "a page shows one recording", "transcript": "of that page",
+    "together": "a line has one recording",
+}  # fmt: skip
+
+
+def test_batch_has_every_option_of_ask_that_a_line_can_have() -> None:
+    of_ask, of_batch = (inspect.signature(command).parameters for command in (ask, batch))
+    assert set(of_ask) - set(of_batch) == set(OF_ASK_ALONE)
+    for name in set(of_ask) & set(of_batch):
+        assert of_ask[name].default == of_batch[name].default, name
+
+
+def test_samples_evidence_wording_and_calibration_are_those_of_python(
+    bundle: Path, folder: Path
+) -> None:
+    model = SpeechLLM(bundle, "cpu")
+    found = Calibration("speechprune", 3.0, 0.2, model.manifest.digest, "", 1, {})
+    (folder / "found.json").write_text(json.dumps(found.to_dict()))
+    write(folder / "two.jsonl", lines_of(folder / "in.jsonl")[2:4])
+    options: dict[str, Any] = {"max_new_tokens": 4, "temperature": 1.0, "seed": 7}
+    with pytest.raises(typer.Exit):  # of a missing recording
+        batch(
+            bundle, folder / "two.jsonl", folder / "out.jsonl", device="cpu", samples=2,
+            evidence=True, system="Be brief.", calibration=folder / "found.json", **options,
+        )  # fmt: skip
+    line, failed = lines_of(folder / "out.jsonl")
+    recording = model.listen(folder / "1.wav").worded(system="Be brief.")
+    wanted = recording.sample("Who was 2?", 2, method="speechprune", candidates=3.0, **options)
+    assert [(s["seed"], s["text"]) for s in line["samples"]] == [
+        (7 + number, answer.text) for number, answer in enumerate(wanted)
+    ]
+    assert line["text"] == wanted[0].text
+    plain = recording.with_evidence(wanted[0]).to_dict()["evidence"]
+    assert line["evidence"] == line["samples"][0]["evidence"] == plain
+    assert "gone.wav" in failed["error"]
+    for change in ({"samples": 3}, {"evidence": False}, {"system": "Be long."}):
+        given = {"samples": 2, "evidence": True, "system": "Be brief.", **change}
+        with pytest.raises(OptionError, match="other options"):
+            batch(
+                bundle, folder / "two.jsonl", folder / "out.jsonl", device="cpu",
+                calibration=folder / "found.json", **given, **options,
+            )  # fmt: skip
+    with pytest.raises(OptionError, match="samples"):
+        go(bundle, folder, "other.jsonl", samples=0)
+    with pytest.raises(OptionError, match="leave out --candidates"):
+        batch(
+            bundle, folder / "two.jsonl", folder / "x", calibration=folder / "found.json",
+            candidates=2.0,
+        )  # fmt: skip
 
 
 def test_what_was_cut_goes_on_without_loss(

@@ -262,6 +262,15 @@ def test_bytes_that_are_no_character_are_shown_as_such(ids: list[int], wanted: s
     assert "".join(pieces) == out.text == wanted
 
 
+def test_a_panic_of_the_tokenizer_is_no_end_of_an_answer() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"ab": 0, "a": 1}, unk_token="ab"))
+    tokenizer.decoder = decoders.Strip("a", 1, 1)  # of "a" it takes both ends: a panic of its Rust
+    with pytest.raises(BaseException, match="slice index"):
+        tokenizer.decode([1])
+    assert TextTokenizer(tokenizer).decode([0]) == "b"
+    assert TextTokenizer(tokenizer).decode([1]) == "\ufffd"
+
+
 @given(st.text(max_size=30))
 def test_streamed_pieces_join_to_the_text_and_never_split_a_character(text: str) -> None:
     pieces, out = stream(text)

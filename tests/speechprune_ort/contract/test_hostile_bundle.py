@@ -424,6 +424,8 @@ SPLIT = {"type": "Split", "behavior": "Isolated", "invert": False}
          "262144 times as long"),
         ({"normalizer": replace({"Regex": ""}, "a" * 2000)}, "2001 times"),
         ({"decoder": replace({"String": ""}, "a" * 2000)}, "2001 times"),
+        ({"decoder": {"type": "Sequence", "decoders": [
+            {"type": "Strip", "content": " ", "start": 1, "stop": 1}]}}, "off the ends of tokens"),
         ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 100}}, "64 steps"),
         ({"normalizer": {"type": "Other"}}, "unknown step 'Other'"),
         ({"normalizer": {"type": {"a": {}}}}, "unknown step"),

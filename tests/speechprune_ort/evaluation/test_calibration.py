@@ -15,23 +15,29 @@ from typer.testing import CliRunner
 from speechprune_ort import OptionError
 from speechprune_ort.cli.app import app
 from speechprune_ort.evaluation.calibration import read_calibration
+from speechprune_ort.evaluation.executor import LocalExecutor
 
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, list(map(str, arguments)))
 
 
-def test_what_was_calibrated_is_what_ask_takes(
-    bundle: Path, tone: NDArray[Any], tmp_path: Path
-) -> None:
+@pytest.fixture
+def data(tone: NDArray[Any], tmp_path: Path) -> Path:
+    """Two recordings with choices."""
     entries = []
     for number in range(2):
         soundfile.write(tmp_path / f"{number}.wav", tone[number * 16_000 : 320_000], 16_000)
         entries.append(
             {"audio": f"{number}.wav", "question": "Who?", "choices": ["Ann", "Bob"], "answer": 0}
         )
-    data, out = tmp_path / "set.jsonl", tmp_path / "found.json"
-    data.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    path = tmp_path / "set.jsonl"
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return path
+
+
+def test_what_was_calibrated_is_what_ask_takes(bundle: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
     shown = run(
         "calibrate",
         bundle,
@@ -66,3 +72,34 @@ def test_what_was_calibrated_is_what_ask_takes(
     out.write_text("{}")
     with pytest.raises(OptionError, match="is not a calibration"):
         read_calibration(out, bundle)
+
+
+def test_what_was_cut_goes_on_and_a_place_that_will_not_do_is_refused_first(
+    bundle: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, work = tmp_path / "found.json", tmp_path / "found.json.partial"
+    line = ("calibrate", bundle, data, "--method", "speechprune", "--candidates", "2", "--out")
+    for place, message in ((tmp_path / "none" / "x", "is not a folder"), (tmp_path, "is a folder")):
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalExecutor, "run", lambda *_: pytest.fail("it was judged first"))
+            refused = run(*line, place)
+        assert isinstance(refused.exception, OptionError)
+        assert message in str(refused.exception)
+    judge, judged = LocalExecutor.run, []
+
+    def cut(self: LocalExecutor, plan: Any, missing: Any) -> Any:
+        for index, rows in judge(self, plan, missing):
+            judged.append(index)
+            yield index, rows
+            if len(judged) == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalExecutor, "run", cut)
+    assert run(*line, out).exit_code != 0
+    assert not out.exists()
+    assert work.is_dir()
+    (work / "mine.txt").write_text("a user's")
+    assert run(*line, out).exit_code == 0
+    assert sorted(judged) == [0, 1]  # none of them twice
+    assert json.loads(out.read_text())["samples"] == 2
+    assert [path.name for path in work.iterdir()] == ["mine.txt"]

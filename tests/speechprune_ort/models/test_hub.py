@@ -66,6 +66,7 @@ def test_get_prints_the_folder_and_makes_another_where_wanted(served: Hub, tmp_p
     assert result.stdout.strip() == str(tmp_path / "mine")
     SpeechLLM(tmp_path / "mine", "cpu")
     assert not (tmp_path / "cache" / "models").exists()
+    assert not list(tmp_path.glob(".mine*")), "nothing is left beside it"
     with pytest.raises(OptionError, match="already there"):
         get(NAME, tmp_path / "mine")
     with pytest.raises(OptionError, match="is not the name of a model"):
