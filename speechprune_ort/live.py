@@ -26,8 +26,8 @@ class LiveRecording:
     question waits only for the last few seconds. At every moment it is what ``SpeechLLM.listen``
     would make of all the blocks so far, bit for bit on the CPU; but if their rate is not the
     bundle's, the last hundredths of a second are added with the next block or at the end.
-    Models that scale the sound by all of the recording (Voxtral, Qwen3-ASR) encode all of it when
-    they are asked.
+    Models that scale the sound by all of the recording (Voxtral, Qwen3-ASR, Granite Speech) encode
+    all of it when they are asked.
 
     Safe to use from several threads: one may add blocks from a microphone while another asks.
 

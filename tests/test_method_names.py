@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 from paths import ROOT
 
@@ -29,8 +30,14 @@ OTHER_MEANINGS = {
 """Words that are a method's name, too, by file."""
 
 
+def named_in(text: object) -> list[str]:
+    """The methods that a text is the name of, or a list of names."""
+    names = re.split(r", ?| and | or ", text) if isinstance(text, str) else []
+    return names if all(name in METHODS for name in names) else []
+
+
 def found() -> dict[tuple[str, str], set[int]]:
-    """Lines of the texts that are a method's name, outside the methods' folder."""
+    """Lines of the texts that are a method's name or list them, outside the methods' folder."""
     places: dict[tuple[str, str], set[int]] = {}
     for folder in ("speechprune_ort", "export", "runtime"):
         for path in (ROOT / folder).rglob("*.py"):
@@ -38,9 +45,14 @@ def found() -> dict[tuple[str, str], set[int]]:
             if name.startswith("runtime/choosing/methods/"):
                 continue
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Constant) and node.value in METHODS:
-                    places.setdefault((name, str(node.value)), set()).add(node.lineno)
+                for method in named_in(node.value) if isinstance(node, ast.Constant) else ():
+                    places.setdefault((name, method), set()).add(node.lineno)
     return places
+
+
+def test_lists_of_names_are_found() -> None:
+    assert named_in("none,random, crop and truncate") == ["none", "random", "crop", "truncate"]
+    assert named_in("none of them, random") == named_in(3) == []
 
 
 def test_methods_are_named_in_their_own_folder_alone() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
-from paths import ROOT
+from paths import ROOT, TESTS
 
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, sys
@@ -75,6 +75,16 @@ def test_without_onnxruntime_the_message_is_the_install_line() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert "speechprune-ort[cpu]" in result.stdout, result.stderr
+
+
+def test_tests_lie_in_the_folders_of_what_they_test() -> None:
+    folders = {
+        path.parent.relative_to(TESTS)
+        for room in ("export", "runtime", "scripts", "speechprune_ort")
+        for path in (TESTS / room).rglob("test_*.py")
+    }
+    assert len(folders) > 15
+    assert [folder for folder in folders if not (ROOT / folder).is_dir()] == []
 
 
 def test_export_and_runtime_never_import_each_other() -> None:

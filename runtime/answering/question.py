@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from speechprune_ort.choices import EVERY_TOKEN
+from speechprune_ort.choices import DEFAULT_METHOD, EVERY_TOKEN
 from speechprune_ort.errors import PromptError
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.results import Answer, Evidence, Pruning, Score, Span, spans_of
@@ -457,8 +457,8 @@ def _cure(pruning: PruningOptions, kept: int, excess: int, tokens_per_second: fl
     if pruning.method == EVERY_TOKEN:
         fits = max(0, kept - excess)
         return (
-            f"prune (method='passages'), or give a shorter recording: {fits} audio tokens fit, "
-            f"{fits / tokens_per_second:.0f} s"
+            f"prune (method={DEFAULT_METHOD!r}), or give a shorter recording: {fits} audio tokens "
+            f"fit, {fits / tokens_per_second:.0f} s"
         )
     if pruning.positions == "original":
         return "use positions='renumbered', or give a shorter recording"

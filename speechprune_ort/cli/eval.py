@@ -12,6 +12,7 @@ from rich.console import Console
 
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cli.options import (
+    DRAWING,
     HEARD,
     Address,
     AllowSilence,
@@ -42,7 +43,7 @@ from speechprune_ort.cli.tasks import Map, Task
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import PruningOptions
 from speechprune_ort.progress import Bar
-from speechprune_ort.runtime.choosing.methods.speechprune import PAPER_METHOD
+from speechprune_ort.runtime.choosing.methods.speechprune import COMPARISON, PAPER_METHOD
 
 if TYPE_CHECKING:
     from speechprune_ort.evaluation.executor import Executor
@@ -82,14 +83,14 @@ def evaluate(
         Path,
         typer.Option(help="Folder for the results; an interrupted run goes on where it stopped."),
     ] = (Path("results")),
-    methods: Annotated[str, typer.Option(help="Methods to judge, separated by commas, or all.")] = (
-        "none,random,crop,speechprune"
-    ),
+    methods: Annotated[
+        str, typer.Option(help="Methods to judge, separated by commas, or all.")
+    ] = ",".join(COMPARISON),
     pruning_rates: Annotated[
         str, typer.Option(help="Pruning rates, separated by commas.")
     ] = "0.2,0.4,0.6,0.8",
     seeds: Annotated[
-        str, typer.Option(help="Seeds for the methods random and crop, separated by commas.")
+        str, typer.Option(help=f"Seeds for the methods {DRAWING}, separated by commas.")
     ] = "0",
     compare: Annotated[
         str,

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from speechprune_ort.cli.options import ATTENDING
 from speechprune_ort.contract.manifest import GraphEntry, Parity
 from speechprune_ort.errors import ExportError
 from speechprune_ort.progress import Steps
@@ -54,8 +55,7 @@ def export(
         bool,
         typer.Option(
             "--encoder-attention",
-            help="Give the audio encoder an attention output, which the methods "
-            "segment-attention, fastadasp and sa-map need.",
+            help=f"Give the audio encoder an attention output, which the methods {ATTENDING} need.",
         ),
     ] = False,
     base: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,8 @@ from speechprune_ort.methods import METHODS
 from speechprune_ort.options import AttentionForm, DeviceName, LongAudio, Positions
 
 __all__ = [
+    "ATTENDING",
+    "DRAWING",
     "HEARD",
     "Address",
     "AllowSilence",
@@ -61,6 +64,11 @@ __all__ = [
     "provider_options",
     "pruning_rate_of",
 ]
+
+
+def _listed(names: Iterable[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _folder(context: typer.Context, model: Path) -> Path:
@@ -112,6 +120,11 @@ Plugins = Annotated[
         rich_help_panel=KEEPING,
     ),
 ]
+
+DRAWING = _listed(name for name, found in METHODS.items() if found.random)
+"""Methods of the package in which chance decides, as a sentence lists them."""
+ATTENDING = _listed(name for name, found in METHODS.items() if found.encoder_attention)
+"""Those that read the audio encoder's attention."""
 
 # What is kept of the audio: the fields of PruningOptions.
 Method = Annotated[
@@ -280,7 +293,7 @@ Stop = Annotated[
 Seed = Annotated[
     int,
     typer.Option(
-        help="Seed for sampling and for the methods random and crop.", rich_help_panel=ANSWERING
+        help=f"Seed for sampling and for the methods {DRAWING}.", rich_help_panel=ANSWERING
     ),
 ]
 

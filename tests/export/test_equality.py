@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from paths import SCRIPTS
 from qwen2_audio_reference import NEW_TOKENS, Qwen2Audio
 from safetensors.numpy import load_file
 from tiny import TINY, Tiny
@@ -28,7 +29,9 @@ from speechprune_ort.results import STAGES, Timings
 from speechprune_ort.runtime.answering.decoder import Decoder
 from speechprune_ort.runtime.answering.prompt import Prompt
 from speechprune_ort.runtime.choosing.methods import Selection
+from speechprune_ort.runtime.hearing.audio import load_audio
 
+RECORDING = SCRIPTS / "research" / "recording" / "meeting.ogg"
 QUESTION = "Who owns the budget?"
 # Float32 against float32: only the order of sums differs.
 LOGIT_TOLERANCE = 2e-4
@@ -118,6 +121,35 @@ def test_pruned_ids_equal_transformers_on_the_same_kept_embeddings(
     assert list(answer.token_ids) == expected
 
 
+@pytest.mark.parametrize(
+    "pruning", [PruningOptions(method="none"), PruningOptions(pruning_rate=0.4)],
+    ids=["all tokens", "pruned"],
+)  # fmt: skip
+def test_ids_equal_transformers_on_real_speech(
+    pruning: PruningOptions, checkpoints: Any, bundles: Any
+) -> None:
+    samples = load_audio(RECORDING)
+    assert len(samples) > 75 * 16_000
+    model = SpeechLLM(bundles(TINY[0]), "cpu")
+    answer = model.ask(
+        RECORDING,
+        QUESTION,
+        pruning=pruning,
+        generation=GenerationOptions(max_new_tokens=NEW_TOKENS),
+    )
+    reference = Qwen2Audio(str(checkpoints(TINY[0])), QUESTION)
+    stops = set(model.manifest.stop_token_ids)
+    if pruning.method == "none":
+        expected = [i for i in reference.generate(samples) if i not in stops]
+    else:
+        before, after = reference.text_embeds(samples)
+        kept = reference.audio_embeds(samples)[torch.from_numpy(answer.pruning.indices)]
+        assert len(kept) == 450
+        prefill = torch.cat([before, kept, after])
+        expected = reference.greedy(prefill, torch.arange(len(prefill)), stops)
+    assert list(answer.token_ids) == expected
+
+
 def test_original_and_renumbered_positions_differ(bundle: Any, tone: NDArray[np.float32]) -> None:
     model = SpeechLLM(bundle, "cpu")
     ids = {
@@ -152,6 +184,23 @@ def test_a_head_that_is_the_embedding_lies_in_a_bundle_once(
     error = np.abs(rows - wanted).reshape(len(wanted), -1, 32).max(2)
     step = np.abs(wanted).reshape(len(wanted), -1, 32).max(2) / 127
     assert (error <= 1.01 * step).all()  # its scales let the largest of one sign be cut
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "w8a8", "int4"])
+def test_narrow_bundles_carry_their_figures_and_keep_the_same_tokens(
+    precision: str, bundles: Any
+) -> None:
+    # Narrow weights: in 4 bits, wide random ones are another model.
+    tiny = replace(TINY[0], spread=0.05) if precision == "int4" else TINY[0]
+    narrow, wide = (SpeechLLM(bundles(tiny, p), "cpu") for p in (precision, "fp32"))
+    figures = narrow.manifest.graphs["decoder"].parity
+    assert {f.measure for f in figures} == {"cosine", "first_token"}
+    assert all(f.value >= f.tolerance for f in figures)
+    few, many = (m.ask(RECORDING, QUESTION, pruning_rate=0.4, max_new_tokens=8)
+                 for m in (narrow, wide))  # fmt: skip
+    assert few.token_ids
+    shared = np.intersect1d(few.pruning.indices, many.pruning.indices)
+    assert len(shared) > (0.7 if precision == "w8a8" else 0.8) * 450
 
 
 @pytest.mark.parametrize(("precision", "cosine"), [("fp16", 0.9999), ("int8", 0.99)])

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import typer
+from command import run
 from numpy.typing import NDArray
 
 from speechprune_ort import (
@@ -311,6 +312,18 @@ def test_samples_evidence_wording_and_calibration_are_those_of_python(
             bundle, folder / "two.jsonl", folder / "x", calibration=folder / "found.json",
             candidates=2.0,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("lines", ["{}\n", "nonsense\n", ""])
+def test_the_command_refuses_what_is_no_list_of_requests(
+    lines: str, bundle: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text(lines, encoding="utf-8")
+    result = run("batch", bundle, path, tmp_path / "out.jsonl")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_what_was_cut_goes_on_without_loss(

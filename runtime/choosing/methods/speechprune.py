@@ -26,6 +26,7 @@ from speechprune_ort.runtime.choosing.methods.base import (
 )
 
 __all__ = [
+    "COMPARISON",
     "PAPER_METHOD",
     "PHASES",
     "Attention",
@@ -39,6 +40,8 @@ __all__ = [
 PAPER_METHOD = "speechprune"
 PHASES = ("similarity", "attention", PAPER_METHOD)
 """Each phase alone, and both: what a picture of the phases shows."""
+COMPARISON = ("none", "random", "crop", PAPER_METHOD)
+"""What the paper compares; its Original is ``evaluation.settings.ORIGINAL``."""
 PAPER = "SpeechPrune, arXiv:2412.12009"
 RECEIVED = ScoreName("attention received, 1 = even", of_one=True)
 

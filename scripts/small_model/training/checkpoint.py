@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from small_model.assemble import ENCODER
 from small_model.training.encoder import LOWER_LAYERS, WHISPER_LAYERS
 from small_model.training.letters import Speller
 from small_model.training.writer import Writer
+from speechprune_ort.files import whole_file
 
 PROJECTOR, SPELLER = "multi_modal_projector.linear.", "speller."
 
@@ -37,10 +38,8 @@ def write(path: Path, writer: Writer, speller: Speller) -> None:
         for begin, module in modules(writer, speller).items()
         for name, values in module.state_dict().items()
     }
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"format": "pt"})
-    partial.chmod(0o644)  # safetensors makes it readable to its owner alone
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 def read(path: Path, writer: Writer, speller: Speller) -> None:

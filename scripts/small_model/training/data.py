@@ -205,7 +205,7 @@ def make_people(job: Job, manifest: Path) -> None:
 def training_shards(job: Job) -> list[Path]:
     """All that may be trained on and is complete."""
     found = sorted(job.features.glob("synthetic-*.npy")) + sorted(job.features.glob("actors-*.npy"))
-    return [path.with_suffix("") for path in found if ".partial" not in path.name]
+    return [path.with_suffix("") for path in found]
 
 
 def test_sets(job: Job) -> dict[str, list[Heard]]:

@@ -19,6 +19,7 @@ from small_model.training.rooms import leveled, spoil
 from small_model.training.spelling import spoken
 from small_model.training.text import Dialogue, Lexicon, random_sentence
 from small_model.training.voices import RATE, Espeak, Flite, Samples, plain
+from speechprune_ort.files import whole_file, write_whole
 
 # Share of the sentences. flite's awb is never among them: it is the voice that was never heard.
 VOICES = {
@@ -134,10 +135,9 @@ def make_shard(path: Path, speech: Iterable[tuple[Samples, str, str]], lower: Lo
             hidden = lower(samples)
             features.append(hidden[: len(hidden) // 2 * 2])
             entries.append({"frames": len(features[-1]), "text": text, "voice": voice})
-    partial = path.with_suffix(".partial.npy")
-    np.save(partial, np.concatenate(features))
-    path.with_suffix(".json").write_text(json.dumps(entries), encoding="utf-8")
-    partial.replace(path.with_suffix(".npy"))
+    write_whole(path.with_suffix(".json"), json.dumps(entries))
+    with whole_file(path.with_suffix(".npy")) as partial:  # last: a shard that has it is complete
+        np.save(partial, np.concatenate(features))
     return sum(map(len, features)) / 50 / 3600
 
 
