@@ -19,6 +19,9 @@ from speechprune_ort.providers import CPU_PROVIDER, cuda_problem, cuda_provider,
 __all__ = ["Device", "resolve_device"]
 
 CUDA_GRAPH = "enable_cuda_graph"
+STREAM = "user_compute_stream"
+OF_SESSIONS = ("ep.cuda.fpa_intb_gemm", "ep.cuda.fpa_intb_profile_m")
+"""What ONNX Runtime takes as entries of a session, although the CUDA provider obeys them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Device:
     Attributes:
         name: ``cpu`` or ``cuda``.
         index: which one, where there are several.
-        provider_options: passed to the CUDA execution provider.
+        provider_options: passed to the CUDA execution provider, and ``OF_SESSIONS`` to sessions.
     """
 
     name: Literal["cpu", "cuda"]
@@ -41,19 +44,24 @@ class Device:
         return dict(self.provider_options).get(CUDA_GRAPH, "0").lower() in ("1", "true")
 
     @property
-    def providers(self) -> list[Any]:
-        """Argument for ``InferenceSession``: what was asked for alone, so nothing falls back."""
+    def session_entries(self) -> dict[str, str]:
+        """Entries of sessions that were asked for."""
+        return {k: v for k, v in self.provider_options if k in OF_SESSIONS}
+
+    def providers(
+        self, more: Mapping[str, str] | None = None, *, captures: bool = False
+    ) -> list[Any]:
+        """Argument for ``InferenceSession``: what was asked for alone, so nothing falls back.
+
+        Args:
+            more: further options of the CUDA provider.
+            captures: whether steps of the graph are captured as CUDA graphs where asked for.
+        """
         if self.name == "cpu":
             return [CPU_PROVIDER]
-        options = {k: v for k, v in self.provider_options if k != CUDA_GRAPH}
-        return [cuda_provider(self.index, options)]
-
-    @property
-    def capturing_providers(self) -> list[Any]:
-        """The same for the decoder, whose steps are captured as CUDA graphs where asked for."""
-        if not self.graphs:
-            return self.providers
-        return [cuda_provider(self.index, dict(self.provider_options))]
+        left_out = OF_SESSIONS if captures else (CUDA_GRAPH, *OF_SESSIONS)
+        options = {k: v for k, v in self.provider_options if k not in left_out}
+        return [cuda_provider(self.index, {**options, **(more or {})})]
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> ort.OrtValue:
         """An uninitialised tensor on this device.
@@ -121,6 +129,8 @@ def resolve_device(
         device = Device("cpu")
     else:
         options = {str(k): str(v) for k, v in (provider_options or {}).items()}
+        if STREAM in options:
+            raise OptionError(f"The provider option {STREAM!r} cannot be set: leave it out.")
         given = options.get("device_id", "0")
         if not given.isascii() or not given.isdecimal():
             raise OptionError(f"device_id must be a whole number from 0, not {given!r}.")

@@ -25,6 +25,7 @@ from speechprune_ort.errors import (
 )
 from speechprune_ort.runtime.ort.device import Device
 from speechprune_ort.runtime.ort.endable import EndableSession, Loading, quiet_options
+from speechprune_ort.runtime.ort.stream import Stream
 
 __all__ = ["CheckedSession", "memory_errors", "open_session"]
 
@@ -50,10 +51,13 @@ class CheckedSession:
     Args:
         session: ONNX Runtime's session.
         spec: what the manifest says of the graph.
+        stream: what it runs on, if others run on it, too.
     """
 
-    def __init__(self, session: ort.InferenceSession, spec: GraphSpec) -> None:
-        self._session, self._spec = session, spec
+    def __init__(
+        self, session: ort.InferenceSession, spec: GraphSpec, stream: Stream | None = None
+    ) -> None:
+        self._session, self._spec, self._stream = session, spec, stream or Stream()
 
     def get_inputs(self) -> list[Any]:
         """Inputs of the graph, with ``name``, ``type`` and ``shape``."""
@@ -83,7 +87,8 @@ class CheckedSession:
             ComputeError: the run failed, or there was not enough memory.
         """
         try:
-            outputs: list[NDArray[Any]] = self._session.run(list(names), dict(feeds))
+            with self._stream.turn():
+                outputs: list[NDArray[Any]] = self._session.run(list(names), dict(feeds))
         except SpeechPruneError:
             raise
         except Exception as error:  # onnxruntime raises several classes of its own
@@ -97,7 +102,8 @@ class CheckedSession:
         """Run on bound values.
 
         ONNX Runtime compares the shape of every bound output with what the graph computes, before
-        anything is written to it.
+        anything is written to it. Where a stream was given, the run need not be over when this
+        returns.
 
         Args:
             binding: binding of inputs and outputs.
@@ -108,7 +114,9 @@ class CheckedSession:
             ComputeError: the run failed, or there was not enough memory.
         """
         try:
-            self._session.run_with_iobinding(binding, quiet_options(settings))
+            with self._stream.turn():
+                options = quiet_options({**self._stream.settings, **(settings or {})})
+                self._session.run_with_iobinding(binding, options)
         except SpeechPruneError:
             raise
         except Exception as error:  # onnxruntime raises several classes of its own
@@ -189,6 +197,7 @@ def open_session(
     *,
     spinning: bool = False,
     trace: Path | None = None,
+    stream: Stream | None = None,
 ) -> CheckedSession:
     """Open a graph and check it against its spec.
 
@@ -200,6 +209,7 @@ def open_session(
         spinning: let idle threads spin between operators. Worth it for the decoder, whose
             steps follow each other; several spinning pools would fight for the same cores.
         trace: beginning of the name of a file for ONNX Runtime's own trace, or None.
+        stream: what it is to run on, see ``CheckedSession``; None gives it one of its own.
 
     Raises:
         CancelledError: the call that needs it was ended.
@@ -211,6 +221,8 @@ def open_session(
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what it logs as an error it also raises, and we say it
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    for name, value in device.session_entries.items():
+        options.add_session_config_entry(name, value)
     if trace is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(trace)
@@ -218,7 +230,8 @@ def open_session(
         options.intra_op_num_threads = threads
     try:
         with running(Loading(options)):
-            providers = device.capturing_providers if spec.name == DECODER else device.providers
+            more = None if stream is None else stream.provider_options
+            providers = device.providers(more, captures=spec.name == DECODER)
             session = EndableSession(path, options, providers)
     except SpeechPruneError:
         raise
@@ -237,4 +250,4 @@ def open_session(
         problem = "the name of an axis is not text"
     if problem:
         raise BundleError(f"{path.name}: {problem}: export the bundle again.")
-    return CheckedSession(session, spec)
+    return CheckedSession(session, spec, stream)
