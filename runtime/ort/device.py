@@ -16,11 +16,12 @@ from numpy.typing import DTypeLike, NDArray
 from speechprune_ort.errors import DeviceError, OptionError
 from speechprune_ort.providers import CPU_PROVIDER, cuda_problem, cuda_provider, gpu_failure
 
-__all__ = ["Device", "resolve_device"]
+__all__ = ["FUSED", "Device", "resolve_device"]
 
 CUDA_GRAPH = "enable_cuda_graph"
 STREAM = "user_compute_stream"
-OF_SESSIONS = ("ep.cuda.fpa_intb_gemm", "ep.cuda.fpa_intb_profile_m")
+FUSED = "ep.cuda.fpa_intb_gemm"
+OF_SESSIONS = (FUSED, "ep.cuda.fpa_intb_profile_m")
 """What ONNX Runtime takes as entries of a session, although the CUDA provider obeys them."""
 
 
@@ -41,12 +42,18 @@ class Device:
     @property
     def graphs(self) -> bool:
         """Whether decode steps are captured as CUDA graphs."""
-        return dict(self.provider_options).get(CUDA_GRAPH, "0").lower() in ("1", "true")
+        return self._asked(CUDA_GRAPH)
 
     @property
     def session_entries(self) -> dict[str, str]:
         """Entries of sessions that were asked for."""
-        return {k: v for k, v in self.provider_options if k in OF_SESSIONS}
+        found = {k: v for k, v in self.provider_options if k in OF_SESSIONS}
+        if self._asked(FUSED):
+            # The kernels take no bias: it is left to an addition of its own.
+            found["optimization.disable_specified_optimizers"] = "MatMulNBitsFusion"
+            # Weights are laid out anew: what they came from would stay in the provider's pool.
+            found["session.use_device_allocator_for_initializers"] = "1"
+        return found
 
     def providers(
         self, more: Mapping[str, str] | None = None, *, captures: bool = False
@@ -87,6 +94,9 @@ class Device:
             return ort.OrtValue.ortvalue_from_numpy(
                 np.ascontiguousarray(array), self.name, self.index
             )
+
+    def _asked(self, option: str) -> bool:
+        return dict(self.provider_options).get(option, "0").lower() in ("1", "true", "on")
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:

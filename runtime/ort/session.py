@@ -20,10 +20,11 @@ from speechprune_ort.contract.specs import AUDIO_ENCODER, DECODER, EMBED_TOKENS,
 from speechprune_ort.errors import (
     BundleError,
     ComputeError,
+    OptionError,
     OutOfMemoryError,
     SpeechPruneError,
 )
-from speechprune_ort.runtime.ort.device import Device
+from speechprune_ort.runtime.ort.device import FUSED, Device
 from speechprune_ort.runtime.ort.endable import EndableSession, Loading, quiet_options
 from speechprune_ort.runtime.ort.stream import Stream
 
@@ -39,6 +40,7 @@ SHAPES = re.compile(
     r"output '([^']+)' .*has shape \{([\d,]*)\} but the computed output shape .* is \{([\d,]*)\}"
 )
 """What ONNX Runtime says where a graph would write another shape than the buffer given to it."""
+NO_TACTIC = "No valid fpA_intB MatMulNBits tactic"
 NO_MEMORY = re.compile(
     r"bad_alloc|bad allocation|[Ff]ailed to allocate|out of memory|[Cc]annot allocate memory"
     r"|std::length_error|CUBLAS_STATUS_ALLOC_FAILED"
@@ -112,6 +114,7 @@ class CheckedSession:
         Raises:
             BundleError: the graph would write another shape than the bound one.
             ComputeError: the run failed, or there was not enough memory.
+            OptionError: the GPU has no fused kernels for the graph, which were asked for.
         """
         try:
             with self._stream.turn():
@@ -165,6 +168,11 @@ def memory_errors(name: str) -> Iterator[None]:
 
 def _in_words(name: str, error: Exception) -> SpeechPruneError:
     text = str(error)
+    if NO_TACTIC in text:
+        return OptionError(
+            f"The provider option {FUSED!r} cannot be used with this bundle, as a matrix of it has a "
+            "height that is no multiple of 64: leave it out."
+        )
     if isinstance(error, MemoryError) or NO_MEMORY.search(text):
         cure = CURES.get(name, OTHER_CURE)
         return OutOfMemoryError(f"There is not enough memory for {name}: {cure}.")

@@ -109,6 +109,27 @@ def steps(bundle: Path, _: Path) -> Any:
     return {"lengths": lengths}
 
 
+def fused(bundle: Path, _: Path) -> Any:
+    """A prompt and a step, without and with fused kernels and captured ones, between marks."""
+    library, used = runtime(), []
+    fused = {"ep.cuda.fpa_intb_gemm": "1"}
+    for options in ({}, fused, fused | {"enable_cuda_graph": "1"}):
+        before = library.stand_in_used()
+        library.stand_in_mark(b"open")
+        engine = SpeechLLM(bundle, "cuda", provider_options=options).engine
+        used.append(library.stand_in_used() - before)
+        decoder = Decoder.open(engine, 300)
+        embeds = np.zeros((250, engine.manifest.dimensions.hidden), engine.manifest.float_dtype)
+        library.stand_in_mark(b"prefill")
+        decoder.prefill(embeds, np.arange(250))
+        library.stand_in_mark(b"step")
+        decoder.step(1, 250)
+        library.stand_in_mark(b"end")
+        del decoder, engine
+        gc.collect()
+    return {"used": used}
+
+
 def crossings(bundle: Path, _: Path) -> Any:
     """A long recording with silence in it, asked by several methods, between marks."""
     model, library = SpeechLLM(bundle, "cuda"), runtime()
@@ -232,6 +253,7 @@ def main() -> None:
             use,
             steps,
             graph_steps,
+            fused,
             crossings,
             unordered,
             float_attention,

@@ -156,6 +156,9 @@ def exported(
     wide = tiny_families.llama
     write: dict[str, Callable[[Path], Path]] = {
         "qwen2_audio": lambda path: write_checkpoint(path, replace(TINY[4], spread=SPREAD)),
+        "aligned": lambda path: write_checkpoint(
+            path, replace(TINY[4], spread=SPREAD, between=128, vocab=320)
+        ),
         "voxtral": tiny_families.write_voxtral,
         "diva": lambda path: tiny_families.write_diva(path, 4, None),
     }
@@ -285,6 +288,34 @@ def test_the_stand_in_notices_what_is_not_waited_for(bundle: Path, cuda: Cuda) -
     ran = cuda.probe("unordered", bundle)
     assert not [line for line in ran.between("waited") if line[0] == "violation"]
     assert ["violation", "unordered-work", "0"] in ran.between("unwaited")
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_quantized_matrices_can_be_multiplied_as_they_are(
+    precision: str, exported: Callable[[str, str], Path], cuda: Cuda
+) -> None:
+    ran = cuda.probe("fused", exported("aligned", precision))
+
+    def products(mark: str, number: int) -> set[str]:
+        names = ("Dequantize", "GemmFpAIntB", "fpA_intB_gemv", "MatMulFloat", "cublasGemm")
+        told = (line[1] for line in ran.between(mark, number) if line[0] in ("kernel", "library"))
+        return {name for line in told for name in names if name in line}
+
+    assert products("prefill", 0) == {"Dequantize", "cublasGemm", "MatMulFloat"}
+    for number in (1, 2):
+        assert products("prefill", number) == {"GemmFpAIntB", "fpA_intB_gemv"}
+        assert products("step", number) == {"fpA_intB_gemv"}
+    assert "violation" not in {line[0] for line in ran.journal}
+    plain, *others = ran.found["used"]
+    assert max(others) <= 1.1 * plain, "weights lie on the GPU twice"
+
+
+def test_fused_kernels_that_do_not_fit_are_refused_in_words(
+    exported: Callable[[str, str], Path], cuda: Cuda
+) -> None:
+    found = cuda.probe("fused", exported("qwen2_audio", "int4")).found
+    assert found["error"] == "OptionError"
+    assert "'ep.cuda.fpa_intb_gemm' cannot be used with this bundle" in found["message"]
 
 
 def test_the_float_ablation_is_not_rounded_to_tf32(bundle: Path, cuda: Cuda) -> None:

@@ -88,7 +88,8 @@ static byte *reach(const void *at, size_t bytes) {
   return shadow + ((byte *)at - device);
 }
 
-/* Streams. A blocking one and the legacy default stream (a null handle) wait for each other. */
+/* Streams. A blocking one and the legacy default stream (0 or 1) wait for each other. */
+enum { LEGACY = 1 };
 typedef struct stream { int live, blocking, pending; pthread_t by; struct stream *next; } stream;
 static stream legacy = {.live = 1, .blocking = 1}, *streams = &legacy;
 
@@ -104,7 +105,7 @@ static int make_stream(handle *made, unsigned flags) {
 }
 
 static stream *named(handle given) {
-  stream *found = given ? given : &legacy;
+  stream *found = (uintptr_t)given <= LEGACY ? &legacy : given;
   if (!found->live) note("violation", "destroyed-stream", 0);
   return found;
 }
@@ -349,7 +350,10 @@ static int wait(const char *what, stream *on) {
   return failed ? FAILED : OK;
 }
 int cudaDeviceSynchronize(void) { return wait("device", 0); }
-int cudaStreamSynchronize(handle stream) { return wait(stream ? "stream" : "default-stream", named(stream)); }
+int cudaStreamSynchronize(handle given) {
+  stream *on = named(given);
+  return wait(on == &legacy ? "default-stream" : "stream", on);
+}
 int cudaEventSynchronize(handle given) { return wait("event", ((event *)given)->of); }
 
 int cudaEventCreate(handle *made) { *made = calloc(1, sizeof(event)); return *made ? OK : NO_MEMORY; }

@@ -106,7 +106,12 @@ def test_entries_of_sessions_are_no_options_of_the_provider(
 ) -> None:
     pretend(monkeypatch)
     device = resolve_device("cuda", "cuda", {"ep.cuda.fpa_intb_gemm": "1", "use_tf32": "1"})
-    assert device.session_entries == {"ep.cuda.fpa_intb_gemm": "1"}
+    assert device.session_entries == {
+        "ep.cuda.fpa_intb_gemm": "1",
+        "optimization.disable_specified_optimizers": "MatMulNBitsFusion",
+        "session.use_device_allocator_for_initializers": "1",
+    }
+    assert resolve_device("cuda", "cuda", {"use_tf32": "1"}).session_entries == {}
     ((_, options),) = device.providers({"user_compute_stream": "8"}, captures=True)
     assert options["user_compute_stream"] == "8"
     assert options["use_tf32"] == "1"
