@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from speechprune_ort.contract.specs import Dimensions, past_name, present_name
 from speechprune_ort.runtime.ort.device import Device
+from speechprune_ort.runtime.ort.stream import copy_rows
 
 __all__ = ["Beginning", "Cache", "position_bytes"]
 
@@ -100,14 +101,22 @@ class Cache:
 
     def take(self, smaller: Cache, lengths: Sequence[int]) -> None:
         """Take over the first ``lengths`` positions of each row of another cache."""
-        for number, buffer in enumerate(smaller._buffers):
-            old = smaller._arrays[number] if self.on_host else buffer.numpy()
-            new = self._buffers[number]
-            array = self._arrays[number] if self.on_host else np.zeros(new.shape(), self._dtype)
+        if self.on_host:
+            for old, new in zip(smaller._arrays, self._arrays, strict=True):
+                for row, length in enumerate(lengths):
+                    new[row, :, :length] = old[row, :, :length]
+            return
+        # On the device: heads lie one after the other, each as long as the capacity.
+        heads, size = self._dims.kv_heads, self._dims.head_dim * self._dtype.itemsize
+        steps = [cache.capacity * size for cache in (smaller, self)]
+        for source, target in zip(smaller._buffers, self._buffers, strict=True):
             for row, length in enumerate(lengths):
-                array[row, :, :length] = old[row, :, :length]
-            if not self.on_host:
-                new.update_inplace(array)
+                if length:
+                    copy_rows(
+                        source.data_ptr() + row * heads * steps[0], steps[0],
+                        target.data_ptr() + row * heads * steps[1], steps[1],
+                        length * size, heads,
+                    )  # fmt: skip
 
     def _empty(self) -> ort.OrtValue:
         dims = self._dims

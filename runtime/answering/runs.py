@@ -2,21 +2,21 @@
 
 A prompt is read on its own, into its row of the cache; a step takes a token of each of several
 rows. The cosines and sines by which attention turns the token in each slot are a buffer as well,
-which all rows share. On CUDA everything between the layers stays on the device; a step sends up its
-tokens, in one copy, and logits come down.
+which all rows share. On CUDA everything between the layers stays on the device: in a step tokens go
+up, and a mask where there are several, in one copy; logits come down, and the host waits for them
+alone, see ``Stream``.
 
 With CUDA graphs the kernels of a step are captured once and launched as one afterwards. What a
-captured graph points to must neither move nor change its shape: a step then takes all rows, its
-mask is as long as the cache, with zeros after each sequence, and goes up with the tokens, and
-logits are written on the device. ONNX Runtime keeps a captured graph as long as its session, so
-buffers are used again by later answers, see ``Engine.spares``.
+captured graph points to must neither move nor change its shape: a step then takes all rows, and its
+mask is as long as the cache, with zeros after each sequence. ONNX Runtime keeps a captured graph as
+long as its session, so buffers are used again by later answers, see ``Engine.spares``.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,13 @@ from speechprune_ort.contract.specs import Dimensions
 from speechprune_ort.runtime.answering.cache import Cache
 from speechprune_ort.runtime.ort.device import Device
 from speechprune_ort.runtime.ort.session import CheckedSession
+from speechprune_ort.runtime.ort.stream import Stream
 
 __all__ = ["Graphs", "Runs"]
 
 LEAST_CAPACITY = 256  # of a cache that a captured graph points to
 GRAPH_ID, UNCAPTURED = "gpu_graph_id", -1
+ALIGNED = 32  # numbers of 8 bytes: where kernels may begin to read several at a time
 _graph_ids = itertools.count(1)
 
 
@@ -46,6 +48,7 @@ class Graphs:
         device: where they run.
         dims: sizes of the axes.
         dtype: dtype of embeddings, cache and logits.
+        stream: what ``decoder`` and ``embed`` run on.
     """
 
     decoder: CheckedSession
@@ -54,6 +57,7 @@ class Graphs:
     device: Device
     dims: Dimensions
     dtype: np.dtype[Any]
+    stream: Stream = field(default_factory=Stream)
 
 
 class Runs:
@@ -75,6 +79,7 @@ class Runs:
         device, dims, dtype = graphs.device, graphs.dims, graphs.dtype
         self._session, self._embed, self._rotary = session, embed, rotary
         self._device, self._dims, self._dtype = device, dims, dtype
+        self._stream = graphs.stream
         self._place = (device.name, device.index)
         self._angles = dims.head_dim // 2
         self._graph_id = next(_graph_ids) if device.graphs else None
@@ -83,13 +88,15 @@ class Runs:
         self.cache = Cache(device, dims, dtype, rows, capacity)
         self.positions = np.full(capacity, -1, np.int64)
         self.logits: NDArray[Any] = np.zeros((rows, 1, dims.vocab), dtype)
+        self._logits = device.put(self.logits)
         self._wide = np.empty((rows, dims.vocab), np.float32)
         # No position of a sequence is ever masked, so a step of a single one sees one more of the
         # same ones.
         self._ones = device.put(np.ones((1, capacity), np.int64))
-        # What goes up in a step: a token of each row, and after them the mask of a captured graph.
-        self._sent = np.zeros(rows * (1 + capacity if device.graphs else 1), np.int64)
-        self._given = device.put(self._sent.copy())
+        # What goes up in a step: a token of each row, and after them a mask.
+        self._mask_at = -(-rows // ALIGNED) * ALIGNED
+        self._sent = np.zeros(self._mask_at + rows * capacity, np.int64)
+        self._given = device.put(self._sent)
         self._embeds = device.empty((rows, dims.hidden), dtype)
         self._turned = {n: device.empty((capacity, self._angles), dtype) for n in ("cos", "sin")}
         for name, value in self._turned.items():
@@ -99,7 +106,7 @@ class Runs:
         self._held: dict[str, ort.OrtValue] = {}
         self._bound: tuple[int, int] | None = None  # first row and number of rows
         self._embedded = 0  # tokens
-        self._down: ort.OrtValue | None = None  # logits of a captured graph
+        self._replays = False
 
     @property
     def rows(self) -> int:
@@ -146,7 +153,9 @@ class Runs:
             embeds = self._device.put(np.ascontiguousarray(embeds[None], self._dtype))
         self._held["inputs_embeds"] = embeds
         self._binding.bind_ortvalue_input("inputs_embeds", embeds)
-        logits: NDArray[np.float32] = self._run(row, [length])[0]
+        with self._stream.turn():
+            self._run(row, 1, length, self._ones.data_ptr())
+            logits: NDArray[np.float32] = self._fetched(1)[0]
         return logits
 
     def step(self, ids: Sequence[int], first: int, lengths: Sequence[int]) -> NDArray[np.float32]:
@@ -160,19 +169,28 @@ class Runs:
         Returns:
             (rows, vocab) logits of the next tokens; overwritten by the next run.
         """
-        count = len(ids)
+        count, longest = len(ids), self.capacity if self.captured else max(lengths)
         self._sent[:count] = ids
-        if self.captured:
-            mask = self._sent[self.rows :].reshape(self.rows, self.capacity)
-            mask[:] = _mask(lengths, self.capacity)
-        self._given.update_inplace(self._sent)
-        self._embed_given(count)
-        if self.captured:
-            return self._replay()
-        shape = [count, 1, self._dims.hidden]
-        address = self._embeds.data_ptr()
-        self._binding.bind_input("inputs_embeds", *self._place, self._dtype.type, shape, address)
-        return self._run(first, lengths)
+        used = count
+        # No position of a single sequence is masked, unless its mask is longer than it is.
+        masked = self.captured or count > 1
+        if masked:
+            used = self._mask_at + count * longest
+            mask = self._sent[self._mask_at : used].reshape(count, longest)
+            mask[:] = np.arange(longest) < np.array(lengths)[:, None]
+        with self._stream.turn():
+            self._stream.up(self._sent[:used], self._given)
+            self._embed_given(count)
+            if self.captured:
+                self._replay()
+            else:
+                shape = [count, 1, self._dims.hidden]
+                address = self._embeds.data_ptr()
+                place = (*self._place, self._dtype.type)
+                self._binding.bind_input("inputs_embeds", *place, shape, address)
+                address = self._masks if masked else self._ones.data_ptr()
+                self._run(first, count, longest, address)
+            return self._fetched(count)
 
     def _embed_given(self, count: int) -> None:
         """Embed the tokens that went up; embeddings stay on the device from session to session."""
@@ -184,51 +202,55 @@ class Runs:
             self._embedded = count
         self._embed.run_with_iobinding(self._embed_binding)
 
-    def _run(self, first: int, lengths: Sequence[int]) -> NDArray[np.float32]:
-        """Run rows from ``first`` on, each with its length, what goes in included."""
-        count, vocab = len(lengths), self._dims.vocab
+    @property
+    def _masks(self) -> int:
+        """Address of the mask that went up."""
+        address: int = self._given.data_ptr() + self._mask_at * self._sent.itemsize
+        return address
+
+    def _run(self, first: int, count: int, longest: int, mask: int) -> None:
+        """Run ``count`` rows from ``first`` on.
+
+        Args:
+            first: the first row.
+            count: how many.
+            longest: positions of the longest of them, what goes in included.
+            mask: address of their mask (count, longest).
+        """
         if self._bound != (first, count):
             self.cache.bind(self._binding, first, count)
             self._bound = (first, count)
-            address, shape = self.logits.ctypes.data, [count, 1, vocab]
-            self._binding.bind_output("logits", "cpu", 0, self._dtype.type, shape, address)
-        mask = self._ones
-        if count > 1:
-            mask = self._held["mask"] = self._device.put(_mask(lengths, max(lengths)))
-        self._binding.bind_input(
-            "attention_mask", *self._place, np.int64, [count, max(lengths)], mask.data_ptr()
-        )
+            self._bind_logits(self._binding, count)
+        shape = [count, longest]
+        self._binding.bind_input("attention_mask", *self._place, np.int64, shape, mask)
         if self.captured:
             self._session.run_with_iobinding(self._binding, {GRAPH_ID: str(UNCAPTURED)})
         else:
             self._session.run_with_iobinding(self._binding)
-        return self._widened(count)
 
-    def _replay(self) -> NDArray[np.float32]:
+    def _replay(self) -> None:
         """Run a step of all rows as a CUDA graph; the first time it is captured."""
-        if self._down is None:
-            binding, dtype, rows = self._step_binding, self._dtype.type, self.rows
-            shape = [rows, 1, self._dims.vocab]
-            self._down = self._device.empty(tuple(shape), self._dtype)
-            binding.bind_output("logits", *self._place, dtype, shape, self._down.data_ptr())
+        binding, rows = self._step_binding, self.rows
+        if not self._replays:
+            self._bind_logits(binding, rows)
             self.cache.bind(binding, 0, rows)
-            mask = self._given.data_ptr() + rows * self._sent.itemsize
-            binding.bind_input(
-                "attention_mask", *self._place, np.int64, [rows, self.capacity], mask
-            )
-            shape = [rows, 1, self._dims.hidden]
-            binding.bind_input("inputs_embeds", *self._place, dtype, shape, self._embeds.data_ptr())
-        self._session.run_with_iobinding(self._step_binding, {GRAPH_ID: str(self._graph_id)})
-        self.logits[:] = self._down.numpy()
-        return self._widened(self.rows)
+            shape = [rows, self.capacity]
+            binding.bind_input("attention_mask", *self._place, np.int64, shape, self._masks)
+            shape, address = [rows, 1, self._dims.hidden], self._embeds.data_ptr()
+            binding.bind_input("inputs_embeds", *self._place, self._dtype.type, shape, address)
+            self._replays = True
+        self._session.run_with_iobinding(binding, {GRAPH_ID: str(self._graph_id)})
 
-    def _widened(self, count: int) -> NDArray[np.float32]:
-        """The logits in float32: numpy compares half-precision numbers one by one."""
+    def _bind_logits(self, binding: ort.IOBinding, count: int) -> None:
+        shape, address = [count, 1, self._dims.vocab], self._logits.data_ptr()
+        binding.bind_output("logits", *self._place, self._dtype.type, shape, address)
+
+    def _fetched(self, count: int) -> NDArray[np.float32]:
+        """The logits of the last run on the host, (count, vocab).
+
+        In float32: numpy compares half-precision numbers one by one.
+        """
+        self._stream.down(self._logits, self.logits[:count])
         wide: NDArray[np.float32] = self._wide[:count]
         np.copyto(wide, self.logits[:count, 0])
         return wide
-
-
-def _mask(lengths: Sequence[int], size: int) -> NDArray[np.int64]:
-    """Ones for the positions of each row, zeros after them, (rows, size)."""
-    return (np.arange(size) < np.array(lengths)[:, None]).astype(np.int64)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from speechprune_ort.errors import OptionError, OutputError
 from speechprune_ort.runtime.ort.device import Device
+from speechprune_ort.runtime.ort.stream import copy_rows
 
 __all__ = [
     "AudioEmbeds",
@@ -112,6 +113,8 @@ class HostEmbeds:
 class DeviceEmbeds:
     """Rows of a buffer on a device, copied to the host when they are first read there.
 
+    Copies from one to another stay on the device.
+
     Args:
         rows: rows that the buffer has, at least ``tokens``.
         tokens: rows that hold embeddings.
@@ -138,32 +141,57 @@ class DeviceEmbeds:
     def of(cls, array: NDArray[Any], device: Device) -> DeviceEmbeds:
         """Copy a host array (tokens, hidden) to a device."""
         embeds = cls(len(array), len(array), array.shape[1], array.dtype, device)
-        if embeds._array is not None:
-            embeds._array[: len(array)] = array
-        elif len(array):
-            embeds._buffer = device.put(array)
+        embeds.write(array, 0)
         return embeds
 
     @cached_property
     def host(self) -> NDArray[Any]:
         """See ``AudioEmbeds``; on the CPU it shares the buffer's memory."""
-        return self.rows(self.tokens)
+        return self.rows(0, self.tokens)
 
-    def rows(self, count: int) -> NDArray[Any]:
-        """The first ``count`` rows of the buffer, on the host."""
-        array = self._buffer.numpy() if self._array is None else self._array
-        rows: NDArray[Any] = array[:count]
+    def rows(self, start: int, count: int) -> NDArray[Any]:
+        """``count`` rows of the buffer from ``start`` on, on the host.
+
+        Raises:
+            ValueError: the buffer has no such rows.
+        """
+        self._check_rows(start, count)
+        if self._array is not None:
+            return self._array[start : start + count]
+        rows = np.empty((count, self.hidden), self.dtype)
+        self._copy(self._address(start), rows.ctypes.data, count)
         return rows
 
     def write(self, rows: NDArray[Any], start: int) -> None:
-        """Copy host rows into the buffer from row ``start`` on."""
+        """Copy host rows into the buffer from row ``start`` on.
+
+        Raises:
+            ValueError: the buffer ends before them.
+        """
+        self._check_rows(start, len(rows))
         if self._array is not None:
             self._array[start : start + len(rows)] = rows
-            return
-        # ONNX Runtime cannot copy into a part of a value: all of it is copied again.
-        array = self._buffer.numpy()
-        array[start : start + len(rows)] = rows
-        self._buffer.update_inplace(array)
+        else:
+            held = np.ascontiguousarray(rows, self.dtype)
+            self._copy(held.ctypes.data, self._address(start), len(held))
+
+    def take_over(self, other: DeviceEmbeds, start: int, count: int, first: int = 0) -> None:
+        """Copy ``count`` rows of another buffer, its ``first`` and those after it, to ``start``.
+
+        Raises:
+            ValueError: one of them has no such rows.
+        """
+        self._check_rows(start, count)
+        other._check_rows(first, count)
+        if self._array is not None and other._array is not None:
+            self._array[start : start + count] = other._array[first : first + count]
+        else:
+            self._copy(other._address(first), self._address(start), count)
+
+    def _copy(self, source: int, target: int, count: int) -> None:
+        if count:
+            step = self.hidden * self.dtype.itemsize
+            copy_rows(source, step, target, step, step, count)
 
     def blocks(self) -> Iterator[NDArray[Any]]:
         """See ``AudioEmbeds``: all at once."""
@@ -369,10 +397,18 @@ class EmbedsBuilder:
         self._embeds.write(rows, self._tokens - self._written)
         self.commit(len(rows))
 
-    def peek(self, count: int) -> NDArray[Any]:
+    def repeat(self, part: DeviceEmbeds) -> None:
+        """Append what ``peek`` gave."""
+        self._make_room(1)
+        self._embeds.take_over(part, self._tokens - self._written, part.tokens)
+        self.commit(part.tokens)
+
+    def peek(self, count: int) -> DeviceEmbeds:
         """A copy of the first ``count`` tokens that were written and not yet committed."""
-        start = self._tokens - self._written
-        return self._embeds.rows(start + count)[start:].copy()
+        part = self._buffer(count)
+        part.take_over(self._embeds, 0, count, self._tokens - self._written)
+        part.tokens = count
+        return part
 
     def commit(self, count: int) -> None:
         """Keep the first ``count`` tokens of what was written."""
@@ -380,13 +416,16 @@ class EmbedsBuilder:
         if self._file is not None:
             self._spill()
 
-    def so_far(self, rest: NDArray[Any]) -> AudioEmbeds:
-        """All embeddings so far, then ``rest`` (tokens, hidden); not changed by later windows."""
+    def so_far(self, rest: DeviceEmbeds) -> AudioEmbeds:
+        """All embeddings so far, then ``rest``; not changed by later windows."""
         if self._file is not None:
             self._file.flush()
-            return SpilledEmbeds(self._file, self._tokens, self._hidden, self._dtype, rest)
-        rows = np.concatenate([self._embeds.rows(self._tokens), rest])
-        return DeviceEmbeds.of(rows, self._device)
+            return SpilledEmbeds(self._file, self._tokens, self._hidden, self._dtype, rest.host)
+        whole = self._buffer(self._tokens + rest.tokens)
+        whole.take_over(self._embeds, 0, self._tokens)
+        whole.take_over(rest, self._tokens, rest.tokens)
+        whole.tokens = self._tokens + rest.tokens
+        return whole
 
     def finish(self) -> AudioEmbeds:
         """All embeddings."""
@@ -405,9 +444,9 @@ class EmbedsBuilder:
             return
         if self._rows < self._most:
             rows = min(self._most, 2 * self._rows)
-            grown = np.empty((rows, self._hidden), self._dtype)
-            grown[: self._tokens] = self._embeds.rows(self._tokens)
-            self._embeds, self._rows = DeviceEmbeds.of(grown, self._device), rows
+            grown = self._buffer(rows)
+            grown.take_over(self._embeds, 0, self._tokens)
+            self._embeds, self._rows = grown, rows
             if self._tokens + needed <= rows:
                 return
         self._file = tempfile.TemporaryFile(prefix="speechprune-ort-")  # noqa: SIM115 - kept
@@ -417,6 +456,6 @@ class EmbedsBuilder:
 
     def _spill(self) -> None:
         if self._file is not None:
-            fresh = self._embeds.rows(self._tokens - self._written)
+            fresh = self._embeds.rows(0, self._tokens - self._written)
             self._file.write(np.ascontiguousarray(fresh).data)
             self._written = self._tokens

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from speechprune_ort.contract.manifest import AudioSpec
 from speechprune_ort.contract.specs import ATTENTION
 from speechprune_ort.errors import AudioError, BundleError
-from speechprune_ort.runtime.hearing.embeddings import AudioEmbeds, EmbedsBuilder
+from speechprune_ort.runtime.hearing.embeddings import AudioEmbeds, DeviceEmbeds, EmbedsBuilder
 from speechprune_ort.runtime.hearing.windows import MelWindow
 from speechprune_ort.runtime.ort.device import Device
 from speechprune_ort.timings import Timings
@@ -51,7 +51,7 @@ class WindowEncoder:
         self._device, self._timings = device, timings
         self._total = 0
         self._attention: list[Scores] | None = [] if attention else None
-        self._silent: dict[int, tuple[NDArray[Any], Scores | None]] = {}  # by frames of sound
+        self._silent: dict[int, tuple[DeviceEmbeds, Scores | None]] = {}  # by frames of sound
         inputs = {tensor.name: tensor for tensor in session.get_inputs()}
         self._takes_short = not isinstance(inputs["input_features"].shape[-1], int)
         self._whole: list[NDArray[np.float32]] = []  # features that wait until a run is full
@@ -65,10 +65,10 @@ class WindowEncoder:
         length, builder = window.length, self._builder
         if window.silent and length in self._silent:
             self._flush()
-            rows, received = self._silent[length]
+            part, received = self._silent[length]
             with self._timings.measure("encoder"):
-                builder.append(rows)
-            self._total += len(rows)
+                builder.repeat(part)
+            self._total += part.tokens
             self._attend(received)
             return
         features, tokens, count = self._shaped(window)

@@ -16,9 +16,13 @@ from numpy.typing import DTypeLike, NDArray
 from speechprune_ort.errors import DeviceError, OptionError
 from speechprune_ort.providers import CPU_PROVIDER, cuda_problem, cuda_provider, gpu_failure
 
-__all__ = ["Device", "resolve_device"]
+__all__ = ["FUSED", "Device", "resolve_device"]
 
 CUDA_GRAPH = "enable_cuda_graph"
+STREAM = "user_compute_stream"
+FUSED = "ep.cuda.fpa_intb_gemm"
+OF_SESSIONS = (FUSED, "ep.cuda.fpa_intb_profile_m")
+"""What ONNX Runtime takes as entries of a session, although the CUDA provider obeys them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class Device:
     Attributes:
         name: ``cpu`` or ``cuda``.
         index: which one, where there are several.
-        provider_options: passed to the CUDA execution provider.
+        provider_options: passed to the CUDA execution provider, and ``OF_SESSIONS`` to sessions.
     """
 
     name: Literal["cpu", "cuda"]
@@ -38,22 +42,33 @@ class Device:
     @property
     def graphs(self) -> bool:
         """Whether decode steps are captured as CUDA graphs."""
-        return dict(self.provider_options).get(CUDA_GRAPH, "0").lower() in ("1", "true")
+        return self._asked(CUDA_GRAPH)
 
     @property
-    def providers(self) -> list[Any]:
-        """Argument for ``InferenceSession``: what was asked for alone, so nothing falls back."""
+    def session_entries(self) -> dict[str, str]:
+        """Entries of sessions that were asked for."""
+        found = {k: v for k, v in self.provider_options if k in OF_SESSIONS}
+        if self._asked(FUSED):
+            # The kernels take no bias: it is left to an addition of its own.
+            found["optimization.disable_specified_optimizers"] = "MatMulNBitsFusion"
+            # Weights are laid out anew: what they came from would stay in the provider's pool.
+            found["session.use_device_allocator_for_initializers"] = "1"
+        return found
+
+    def providers(
+        self, more: Mapping[str, str] | None = None, *, captures: bool = False
+    ) -> list[Any]:
+        """Argument for ``InferenceSession``: what was asked for alone, so nothing falls back.
+
+        Args:
+            more: further options of the CUDA provider.
+            captures: whether steps of the graph are captured as CUDA graphs where asked for.
+        """
         if self.name == "cpu":
             return [CPU_PROVIDER]
-        options = {k: v for k, v in self.provider_options if k != CUDA_GRAPH}
-        return [cuda_provider(self.index, options)]
-
-    @property
-    def capturing_providers(self) -> list[Any]:
-        """The same for the decoder, whose steps are captured as CUDA graphs where asked for."""
-        if not self.graphs:
-            return self.providers
-        return [cuda_provider(self.index, dict(self.provider_options))]
+        left_out = OF_SESSIONS if captures else (CUDA_GRAPH, *OF_SESSIONS)
+        options = {k: v for k, v in self.provider_options if k not in left_out}
+        return [cuda_provider(self.index, {**options, **(more or {})})]
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> ort.OrtValue:
         """An uninitialised tensor on this device.
@@ -79,6 +94,9 @@ class Device:
             return ort.OrtValue.ortvalue_from_numpy(
                 np.ascontiguousarray(array), self.name, self.index
             )
+
+    def _asked(self, option: str) -> bool:
+        return dict(self.provider_options).get(option, "0").lower() in ("1", "true", "on")
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -121,6 +139,8 @@ def resolve_device(
         device = Device("cpu")
     else:
         options = {str(k): str(v) for k, v in (provider_options or {}).items()}
+        if STREAM in options:
+            raise OptionError(f"The provider option {STREAM!r} cannot be set: leave it out.")
         given = options.get("device_id", "0")
         if not given.isascii() or not given.isdecimal():
             raise OptionError(f"device_id must be a whole number from 0, not {given!r}.")

@@ -19,6 +19,7 @@ from speechprune_ort.errors import BundleError, OptionError
 from speechprune_ort.runtime.ort.bundle import verify_files
 from speechprune_ort.runtime.ort.device import resolve_device
 from speechprune_ort.runtime.ort.session import CheckedSession, open_session
+from speechprune_ort.runtime.ort.stream import open_stream
 from speechprune_ort.runtime.ort.tokenizer import TextTokenizer
 from speechprune_ort.runtime.ort.tokenizer_file import open_tokenizer
 
@@ -63,6 +64,7 @@ class Engine:
         tokenizer: the bundle's tokenizer.
         text: the same for what people write; control tokens in it stay plain text.
         spares: what answers can reuse.
+        stream: what the decoder runs on, and the embedding of its tokens.
 
     Raises:
         BundleError: the folder is not a bundle, has another schema, or is incomplete.
@@ -88,6 +90,7 @@ class Engine:
         # A question must not be able to write control tokens into the prompt.
         self.text = TextTokenizer(self.tokenizer)
         self.spares = Spares()
+        self.stream = open_stream(self.device)
         self._sessions: dict[str, CheckedSession] = {}
         self._closed = False
         for name in (AUDIO_ENCODER, EMBED_TOKENS, FIRST_LAYER_QK, ROTARY, DECODER):
@@ -120,6 +123,7 @@ class Engine:
                 self.device,
                 self.threads,
                 spinning=name == DECODER,
+                stream=self.stream if name in (DECODER, EMBED_TOKENS) else None,
                 trace=None if self._traces is None else self._traces / name,
             )
         return self._sessions[name]

@@ -20,11 +20,13 @@ from speechprune_ort.contract.specs import AUDIO_ENCODER, DECODER, EMBED_TOKENS,
 from speechprune_ort.errors import (
     BundleError,
     ComputeError,
+    OptionError,
     OutOfMemoryError,
     SpeechPruneError,
 )
-from speechprune_ort.runtime.ort.device import Device
+from speechprune_ort.runtime.ort.device import FUSED, Device
 from speechprune_ort.runtime.ort.endable import EndableSession, Loading, quiet_options
+from speechprune_ort.runtime.ort.stream import Stream
 
 __all__ = ["CheckedSession", "memory_errors", "open_session"]
 
@@ -38,6 +40,7 @@ SHAPES = re.compile(
     r"output '([^']+)' .*has shape \{([\d,]*)\} but the computed output shape .* is \{([\d,]*)\}"
 )
 """What ONNX Runtime says where a graph would write another shape than the buffer given to it."""
+NO_TACTIC = "No valid fpA_intB MatMulNBits tactic"
 NO_MEMORY = re.compile(
     r"bad_alloc|bad allocation|[Ff]ailed to allocate|out of memory|[Cc]annot allocate memory"
     r"|std::length_error|CUBLAS_STATUS_ALLOC_FAILED"
@@ -50,10 +53,13 @@ class CheckedSession:
     Args:
         session: ONNX Runtime's session.
         spec: what the manifest says of the graph.
+        stream: what it runs on, if others run on it, too.
     """
 
-    def __init__(self, session: ort.InferenceSession, spec: GraphSpec) -> None:
-        self._session, self._spec = session, spec
+    def __init__(
+        self, session: ort.InferenceSession, spec: GraphSpec, stream: Stream | None = None
+    ) -> None:
+        self._session, self._spec, self._stream = session, spec, stream or Stream()
 
     def get_inputs(self) -> list[Any]:
         """Inputs of the graph, with ``name``, ``type`` and ``shape``."""
@@ -83,7 +89,8 @@ class CheckedSession:
             ComputeError: the run failed, or there was not enough memory.
         """
         try:
-            outputs: list[NDArray[Any]] = self._session.run(list(names), dict(feeds))
+            with self._stream.turn():
+                outputs: list[NDArray[Any]] = self._session.run(list(names), dict(feeds))
         except SpeechPruneError:
             raise
         except Exception as error:  # onnxruntime raises several classes of its own
@@ -97,7 +104,8 @@ class CheckedSession:
         """Run on bound values.
 
         ONNX Runtime compares the shape of every bound output with what the graph computes, before
-        anything is written to it.
+        anything is written to it. Where a stream was given, the run need not be over when this
+        returns.
 
         Args:
             binding: binding of inputs and outputs.
@@ -106,9 +114,12 @@ class CheckedSession:
         Raises:
             BundleError: the graph would write another shape than the bound one.
             ComputeError: the run failed, or there was not enough memory.
+            OptionError: the GPU has no fused kernels for the graph, which were asked for.
         """
         try:
-            self._session.run_with_iobinding(binding, quiet_options(settings))
+            with self._stream.turn():
+                options = quiet_options({**self._stream.settings, **(settings or {})})
+                self._session.run_with_iobinding(binding, options)
         except SpeechPruneError:
             raise
         except Exception as error:  # onnxruntime raises several classes of its own
@@ -157,6 +168,11 @@ def memory_errors(name: str) -> Iterator[None]:
 
 def _in_words(name: str, error: Exception) -> SpeechPruneError:
     text = str(error)
+    if NO_TACTIC in text:
+        return OptionError(
+            f"The provider option {FUSED!r} cannot be used with this bundle, as a matrix of it has a "
+            "height that is no multiple of 64: leave it out."
+        )
     if isinstance(error, MemoryError) or NO_MEMORY.search(text):
         cure = CURES.get(name, OTHER_CURE)
         return OutOfMemoryError(f"There is not enough memory for {name}: {cure}.")
@@ -189,6 +205,7 @@ def open_session(
     *,
     spinning: bool = False,
     trace: Path | None = None,
+    stream: Stream | None = None,
 ) -> CheckedSession:
     """Open a graph and check it against its spec.
 
@@ -200,6 +217,7 @@ def open_session(
         spinning: let idle threads spin between operators. Worth it for the decoder, whose
             steps follow each other; several spinning pools would fight for the same cores.
         trace: beginning of the name of a file for ONNX Runtime's own trace, or None.
+        stream: what it is to run on, see ``CheckedSession``; None gives it one of its own.
 
     Raises:
         CancelledError: the call that needs it was ended.
@@ -211,6 +229,8 @@ def open_session(
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what it logs as an error it also raises, and we say it
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    for name, value in device.session_entries.items():
+        options.add_session_config_entry(name, value)
     if trace is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(trace)
@@ -218,7 +238,8 @@ def open_session(
         options.intra_op_num_threads = threads
     try:
         with running(Loading(options)):
-            providers = device.capturing_providers if spec.name == DECODER else device.providers
+            more = None if stream is None else stream.provider_options
+            providers = device.providers(more, captures=spec.name == DECODER)
             session = EndableSession(path, options, providers)
     except SpeechPruneError:
         raise
@@ -237,4 +258,4 @@ def open_session(
         problem = "the name of an axis is not text"
     if problem:
         raise BundleError(f"{path.name}: {problem}: export the bundle again.")
-    return CheckedSession(session, spec)
+    return CheckedSession(session, spec, stream)

@@ -86,7 +86,7 @@ def _events(
         options.log_severity_level = 3
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "run")
-        session = StrictSession(engine.path(name), options, engine.device.providers)
+        session = StrictSession(engine.path(name), options, engine.device.providers())
         for feeds in runs:
             session.run(None, dict(feeds))
         events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_bytes())

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import onnxruntime as ort
 
 from speechprune_ort import SpeechLLM
 from speechprune_ort.profiling.trace import SMALL, feeds_of, traced
 from speechprune_ort.providers import cuda_problem
 from speechprune_ort.runtime.answering.decoder import Decoder
-from speechprune_ort.runtime.hearing.features import LogMel
 
 QUESTION = "What is said?"
 RATE = 16_000
@@ -38,21 +37,6 @@ def runtime() -> Any:
 def native(session: Any) -> Any:
     """ONNX Runtime's session of a graph, where ours is around it."""
     return getattr(session, "_session", session)
-
-
-def upload_what_is_finite_in_half_precision() -> None:
-    """Cut features to 16 bits: their lower halves, read as half precision, can be NaN.
-
-    Kernels compute nothing here, so that embeddings are what lay in their memory before.
-    """
-    exact = LogMel.__call__
-
-    def coarse(self: LogMel, samples: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
-        features, frames = exact(self, samples)
-        bits = np.ascontiguousarray(features).view(np.uint32) & np.uint32(0xFFFF0000)
-        return bits.view(np.float32), frames
-
-    LogMel.__call__ = coarse  # type: ignore[method-assign]
 
 
 def sound(seconds: float) -> Any:
@@ -109,17 +93,84 @@ def write_wav(path: Path) -> None:
 
 
 def steps(bundle: Path, _: Path) -> Any:
-    """A prefill and three steps between marks in the journal."""
-    engine, library = SpeechLLM(bundle, "cuda").engine, runtime()
-    decoder = Decoder.open(engine, 64)
+    """A prefill and three steps of one row and of two between marks in the journal."""
+    engine, library, lengths = SpeechLLM(bundle, "cuda").engine, runtime(), []
     embeds = np.zeros((10, engine.manifest.dimensions.hidden), engine.manifest.float_dtype)
-    library.stand_in_mark(b"prefill")
-    decoder.prefill(embeds, np.arange(10))
-    for position in range(10, 13):
+    for rows in (1, 2):
+        decoder = Decoder.open(engine, 64, rows)
+        for row in range(rows):
+            library.stand_in_mark(b"prefill")
+            decoder.prefill(embeds, np.arange(10), row)
+        for position in range(10, 14):
+            library.stand_in_mark(b"step")
+            decoder.steps(dict.fromkeys(range(rows), (1, position)))
+        library.stand_in_mark(b"end")
+        lengths += decoder.lengths
+    return {"lengths": lengths}
+
+
+def fused(bundle: Path, _: Path) -> Any:
+    """A prompt and a step, without and with fused kernels and captured ones, between marks."""
+    library, used = runtime(), []
+    fused = {"ep.cuda.fpa_intb_gemm": "1"}
+    for options in ({}, fused, fused | {"enable_cuda_graph": "1"}):
+        before = library.stand_in_used()
+        library.stand_in_mark(b"open")
+        engine = SpeechLLM(bundle, "cuda", provider_options=options).engine
+        used.append(library.stand_in_used() - before)
+        decoder = Decoder.open(engine, 300)
+        embeds = np.zeros((250, engine.manifest.dimensions.hidden), engine.manifest.float_dtype)
+        library.stand_in_mark(b"prefill")
+        decoder.prefill(embeds, np.arange(250))
         library.stand_in_mark(b"step")
-        decoder.step(1, position)
+        decoder.step(1, 250)
+        library.stand_in_mark(b"end")
+        del decoder, engine
+        gc.collect()
+    return {"used": used}
+
+
+def crossings(bundle: Path, _: Path) -> Any:
+    """A long recording with silence in it, asked by several methods, between marks."""
+    model, library = SpeechLLM(bundle, "cuda"), runtime()
+    loud, silence = sound(30), np.zeros(30 * RATE, np.float32)
+    whole = np.concatenate([*8 * [loud], silence, silence, loud[: 7 * RATE]])
+    library.stand_in_mark(b"listen")
+    recording = model.listen(whole, sampling_rate=RATE)
+    for method, rate in (("none", 0.0), ("random", 0.6), ("speechprune", 0.6), ("coverage", 0.6)):
+        library.stand_in_mark(method.encode())
+        recording.ask(QUESTION, method=method, pruning_rate=rate, max_new_tokens=2)
+    library.stand_in_mark(b"grow")
+    decoder = Decoder.open(model.engine, 20)
+    decoder.prefill(
+        np.zeros((10, recording.embeds.shape[1]), recording.embeds.dtype), np.arange(10)
+    )
+    library.stand_in_mark(b"grown")
+    decoder.grow(2, 40)
     library.stand_in_mark(b"end")
-    return {"length": decoder.length}
+    return {"tokens": recording.tokens, "bytes": recording.embeds.nbytes}
+
+
+def unordered(bundle: Path, _: Path) -> Any:
+    """What must be noticed: a value is read before the run that writes it was waited for."""
+    engine, library = SpeechLLM(bundle, "cuda").engine, runtime()
+    dims, device = engine.manifest.dimensions, engine.device
+    session = native(engine.session("rotary"))
+    binding = session.io_binding()
+    shape, dtype = (4, dims.head_dim // 2), engine.manifest.float_dtype
+    values = {name: device.empty(shape, dtype) for name in ("cos", "sin")}
+    positions = device.put(np.arange(4))
+    binding.bind_ortvalue_input("position_ids", positions)
+    for name, value in values.items():
+        binding.bind_ortvalue_output(name, value)
+    for wait in ("0", "1"):
+        options = ort.RunOptions()
+        options.add_run_config_entry("disable_synchronize_execution_providers", wait)
+        library.stand_in_mark(b"waited" if wait == "0" else b"unwaited")
+        session.run_with_iobinding(binding, options)
+        values["cos"].numpy()
+    library.stand_in_mark(b"end")
+    return {}
 
 
 def graph_steps(bundle: Path, _: Path) -> Any:
@@ -197,10 +248,21 @@ def main() -> None:
     """Find out, and keep stdout for the JSON alone."""
     what: dict[str, Callable[[Path, Path], Any]] = {
         f.__name__: f
-        for f in (placement, use, steps, graph_steps, float_attention, failing, options, problem)
+        for f in (
+            placement,
+            use,
+            steps,
+            graph_steps,
+            fused,
+            crossings,
+            unordered,
+            float_attention,
+            failing,
+            options,
+            problem,
+        )
     }
     name, bundle, work = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[-1])
-    upload_what_is_finite_in_half_precision()
     with contextlib.redirect_stdout(sys.stderr):
         try:
             found = what[name](bundle, work)

@@ -42,6 +42,8 @@ class Tiny:
     seed: int = 0
     negative_gains: bool = False
     spread: float = 0.3  # of the weights: a narrow random model repeats one token
+    between: int = 96  # width between the two products of a layer
+    vocab: int | None = None  # rows of embedding and head, where they are more than tokens
 
     @property
     def name(self) -> str:
@@ -71,11 +73,11 @@ def write_checkpoint(folder: Path, tiny: Tiny) -> Path:
     fast = byte_tokenizer(CONTROLS, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     text = {
         "hidden_size": tiny.heads * tiny.head_dim,
-        "intermediate_size": 96,
+        "intermediate_size": tiny.between,
         "num_hidden_layers": 2,
         "num_attention_heads": tiny.heads,
         "num_key_value_heads": tiny.kv_heads,
-        "vocab_size": len(fast),
+        "vocab_size": tiny.vocab or len(fast),
         "max_position_embeddings": 8192,
         "tie_word_embeddings": tiny.tied,
         "eos_token_id": fast.convert_tokens_to_ids("<|im_end|>"),

@@ -1,7 +1,9 @@
 /* libcudart.so.13: memory, copies, launches and streams, all of them written down.
 
    Device memory is a range of addresses that the host may not touch: a stray access ends the
-   process. Copies are real; they must stay within what is allocated. Kernels compute nothing.
+   process. Copies are real; they must stay within what is allocated. Kernels compute nothing, so
+   what comes down is what lay there before; see made_finite. Work that a thread gives to one stream
+   while its own work on another is neither waited for nor ordered before it is a violation.
    What happens goes to the file STAND_IN_LOG, one line each, a first word that names it. */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -16,10 +18,11 @@ typedef unsigned char byte;
 typedef struct { unsigned x, y, z; } dim3;
 typedef void *handle;
 
-enum { OK = 0, INVALID = 1, NO_MEMORY = 2, OLD_DRIVER = 35, BAD_DEVICE = 101, FAILED = 719 };
+enum { OK = 0, INVALID = 1, NO_MEMORY = 2, BAD_PITCH = 12, OLD_DRIVER = 35, BAD_DEVICE = 101, FAILED = 719 };
 enum { HOST_MEMORY = 1, DEVICE_MEMORY = 2 };
 
 #define SPACE (1ull << 38) /* addresses, not memory */
+#define PLACE (1ull << 44) /* the same in every run: addresses end up in device memory, too */
 #define MOST 200000        /* allocations in one process */
 
 typedef struct { byte *start; size_t bytes; int live; } block;
@@ -59,7 +62,7 @@ static void start(void) {
   int file = memfd_create("stand-in-gpu", 0);
   if (file < 0 || ftruncate(file, SPACE)) abort();
   shadow = mmap(0, SPACE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, file, 0);
-  device = mmap(0, SPACE, PROT_NONE, MAP_SHARED | MAP_NORESERVE, file, 0);
+  device = mmap((void *)PLACE, SPACE, PROT_NONE, MAP_SHARED | MAP_NORESERVE, file, 0);
   if (shadow == MAP_FAILED || device == MAP_FAILED) abort();
 }
 
@@ -84,6 +87,50 @@ static byte *reach(const void *at, size_t bytes) {
   }
   return shadow + ((byte *)at - device);
 }
+
+/* Streams. A blocking one and the legacy default stream (0 or 1) wait for each other. */
+enum { LEGACY = 1 };
+typedef struct stream { int live, blocking, pending; pthread_t by; struct stream *next; } stream;
+static stream legacy = {.live = 1, .blocking = 1}, *streams = &legacy;
+
+static int make_stream(handle *made, unsigned flags) {
+  stream *fresh = calloc(1, sizeof *fresh);
+  if (!fresh) return NO_MEMORY;
+  pthread_mutex_lock(&lock);
+  *fresh = (stream){.live = 1, .blocking = !(flags & 1), .next = streams};
+  *made = streams = fresh;
+  note("stream", flags & 1 ? "non-blocking" : "blocking", 0);
+  pthread_mutex_unlock(&lock);
+  return OK;
+}
+
+static stream *named(handle given) {
+  stream *found = (uintptr_t)given <= LEGACY ? &legacy : given;
+  if (!found->live) note("violation", "destroyed-stream", 0);
+  return found;
+}
+
+/* Work is given to a stream. */
+static stream *work(handle given) {
+  stream *on = named(given);
+  for (stream *other = streams; other; other = other->next) {
+    int ordered = other == on || (on == &legacy && other->blocking) || (other == &legacy && on->blocking);
+    if (other->pending && other->by == pthread_self() && !ordered) note("violation", "unordered-work", 0);
+  }
+  on->pending = 1;
+  on->by = pthread_self();
+  return on;
+}
+
+/* The host has waited for a stream. */
+static void waited(stream *on) {
+  on->pending = 0;
+  for (stream *other = on == &legacy ? streams : 0; other; other = other->next)
+    if (other->blocking) other->pending = 0;
+}
+
+/* Events order the work of one stream before that of another. */
+typedef struct { stream *of; } event;
 
 static int take(void **at, size_t bytes) {
   pthread_mutex_lock(&lock);
@@ -153,36 +200,55 @@ int cudaMemGetInfo(size_t *left, size_t *all) {
   return OK;
 }
 
-static int copy(const char *how, void *to, const void *from, size_t bytes) {
+/* No half-precision number in it is NaN or infinite any more: where a kernel would have written
+   numbers, there may lie anything, such as the addresses of a batched product. */
+static void made_finite(byte *at, size_t bytes) {
+  for (size_t i = 1; i < bytes; i += 2)
+    if ((at[i] & 0x7c) == 0x7c) at[i] &= ~0x04;
+}
+
+static const char *memory(const void *at) {
+  return on_device(at) ? "device" : around(pinned, pinned_count, at) ? "pinned" : "host";
+}
+
+static int copy(const char *how, void *to, const void *from, size_t bytes, handle on) {
   pthread_mutex_lock(&lock);
   char kind[32];
-  snprintf(kind, sizeof kind, "%s%s", on_device(from) ? "device" : "host",
-           on_device(to) ? "-to-device" : "-to-host");
+  const char *there = memory(to);
+  snprintf(kind, sizeof kind, "%s-to-%s", memory(from), there);
   note(how, kind, bytes);
+  stream *used = work(on);
   byte *a = bytes ? reach(to, bytes) : 0, *b = bytes ? reach(from, bytes) : 0;
   if (a && b) memmove(a, b, bytes);
+  if (a && b && on_device(from) && !on_device(to)) {
+    made_finite(a, bytes);
+    /* The host waits for it, if only because the memory is pageable. */
+    if (!strcmp(how, "copy") || !strcmp(there, "host")) waited(used);
+  }
   pthread_mutex_unlock(&lock);
   return failed ? FAILED : !bytes || (a && b) ? OK : INVALID;
 }
-int cudaMemcpy(void *to, const void *from, size_t bytes, int kind) { (void)kind; return copy("copy", to, from, bytes); }
-int cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, handle stream) { (void)kind, (void)stream; return copy("copy-async", to, from, bytes); }
+int cudaMemcpy(void *to, const void *from, size_t bytes, int kind) { (void)kind; return copy("copy", to, from, bytes, 0); }
+int cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, handle stream) { (void)kind; return copy("copy-async", to, from, bytes, stream); }
 int cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t rows, int kind, handle stream) {
-  (void)kind, (void)stream;
+  (void)kind;
+  if (width > to_pitch || width > from_pitch) return BAD_PITCH;
   for (size_t i = 0; i < rows; i++)
-    if (copy("copy-async", (byte *)to + i * to_pitch, (byte *)from + i * from_pitch, width)) return INVALID;
+    if (copy("copy-async", (byte *)to + i * to_pitch, (byte *)from + i * from_pitch, width, stream)) return INVALID;
   return OK;
 }
 int cudaMemcpyFromSymbol(void *to, const void *symbol, size_t bytes, size_t offset, int kind) { (void)symbol, (void)offset, (void)kind; memset(to, 0, bytes); return OK; }
 
-static int fill(void *at, int value, size_t bytes) {
+static int fill(void *at, int value, size_t bytes, handle on) {
   pthread_mutex_lock(&lock);
+  work(on);
   byte *a = bytes ? reach(at, bytes) : 0;
   if (a) memset(a, value, bytes);
   pthread_mutex_unlock(&lock);
   return a || !bytes ? OK : INVALID;
 }
-int cudaMemset(void *at, int value, size_t bytes) { return fill(at, value, bytes); }
-int cudaMemsetAsync(void *at, int value, size_t bytes, handle stream) { (void)stream; return fill(at, value, bytes); }
+int cudaMemset(void *at, int value, size_t bytes) { return fill(at, value, bytes, 0); }
+int cudaMemsetAsync(void *at, int value, size_t bytes, handle stream) { return fill(at, value, bytes, stream); }
 
 /* Offsets of cudaPointerAttributes, cudaFuncAttributes and cudaDeviceProp are CUDA 13's. */
 #define PUT(at, offset, type, value) (*(type *)((byte *)(at) + (offset)) = (value))
@@ -274,33 +340,61 @@ int cudaGetDriverEntryPointByVersion(const char *name, void **function, unsigned
   return OK;
 }
 
-static int wait(const char *what) {
+static int wait(const char *what, stream *on) {
   pthread_mutex_lock(&lock);
   note("sync", what, 0);
   if (capturing) note("violation", "synchronization-while-capturing", 0);
+  for (stream *other = on ? 0 : streams; other; other = other->next) other->pending = 0;
+  if (on) waited(on);
   pthread_mutex_unlock(&lock);
   return failed ? FAILED : OK;
 }
-int cudaDeviceSynchronize(void) { return wait("device"); }
-int cudaStreamSynchronize(handle stream) { return wait(stream ? "stream" : "default-stream"); }
-int cudaEventSynchronize(handle event) { (void)event; return wait("event"); }
+int cudaDeviceSynchronize(void) { return wait("device", 0); }
+int cudaStreamSynchronize(handle given) {
+  stream *on = named(given);
+  return wait(on == &legacy ? "default-stream" : "stream", on);
+}
+int cudaEventSynchronize(handle given) { return wait("event", ((event *)given)->of); }
 
-int cudaEventCreate(handle *event) { *event = &token; return OK; }
-int cudaEventCreateWithFlags(handle *event, unsigned flags) { (void)flags; *event = &token; return OK; }
-int cudaEventDestroy(handle event) { (void)event; return OK; }
+int cudaEventCreate(handle *made) { *made = calloc(1, sizeof(event)); return *made ? OK : NO_MEMORY; }
+int cudaEventCreateWithFlags(handle *made, unsigned flags) { (void)flags; return cudaEventCreate(made); }
+int cudaEventDestroy(handle given) { free(given); return OK; }
 int cudaEventElapsedTime(float *milliseconds, handle a, handle b) { (void)a, (void)b; *milliseconds = 1; return OK; }
-int cudaEventRecord(handle event, handle stream) { (void)event, (void)stream; return OK; }
-int cudaEventRecordWithFlags(handle event, handle stream, unsigned flags) { (void)event, (void)stream, (void)flags; return OK; }
-int cudaStreamWaitEvent(handle stream, handle event, unsigned flags) { (void)stream, (void)event, (void)flags; return OK; }
-int cudaStreamCreate(handle *stream) { *stream = malloc(16); return OK; }
-int cudaStreamCreateWithFlags(handle *stream, unsigned flags) { (void)flags; *stream = malloc(16); return OK; }
-int cudaStreamDestroy(handle stream) { free(stream); return OK; }
+int cudaEventRecord(handle given, handle on) { ((event *)given)->of = named(on); return OK; }
+int cudaEventRecordWithFlags(handle given, handle on, unsigned flags) { (void)flags; return cudaEventRecord(given, on); }
+int cudaStreamWaitEvent(handle on, handle given, unsigned flags) {
+  (void)flags;
+  pthread_mutex_lock(&lock);
+  stream *before = ((event *)given)->of, *after = named(on);
+  if (before && before != after && before->pending) {
+    before->pending = 0;
+    after->pending = 1;
+    after->by = before->by;
+  }
+  pthread_mutex_unlock(&lock);
+  return OK;
+}
+int cudaStreamCreate(handle *made) { return make_stream(made, 0); }
+int cudaStreamCreateWithFlags(handle *made, unsigned flags) { return make_stream(made, flags); }
+int cudaStreamDestroy(handle given) {
+  pthread_mutex_lock(&lock);
+  *named(given) = (stream){.next = named(given)->next};
+  pthread_mutex_unlock(&lock);
+  return OK;
+}
 
 int cudaStreamBeginCapture(handle stream, int mode) { (void)stream, (void)mode; capturing = 1; stand_in_tell("graph", "begin"); return OK; }
 int cudaStreamEndCapture(handle stream, handle *graph) { (void)stream; capturing = 0; *graph = &token; stand_in_tell("graph", "end"); return OK; }
 int cudaStreamIsCapturing(handle stream, int *status) { (void)stream; *status = capturing; return OK; }
 int cudaGraphInstantiate(handle *ready, handle graph, unsigned long long flags) { (void)graph, (void)flags; *ready = &token; return OK; }
-int cudaGraphLaunch(handle graph, handle stream) { (void)graph, (void)stream; stand_in_tell("graph", "launch"); return OK; }
+int cudaGraphLaunch(handle graph, handle stream) {
+  (void)graph;
+  pthread_mutex_lock(&lock);
+  note("graph", "launch", 0);
+  work(stream);
+  pthread_mutex_unlock(&lock);
+  return OK;
+}
 int cudaGraphDestroy(handle graph) { (void)graph; return OK; }
 int cudaGraphExecDestroy(handle graph) { (void)graph; return OK; }
 
@@ -319,7 +413,7 @@ static int by_address(const void *a, const void *b) {
   return x < y ? -1 : x > y;
 }
 
-static int launch(const void *function) {
+static int launch(const void *function, handle on) {
   static int sorted;
   pthread_mutex_lock(&lock);
   if (sorted != kernel_count) {
@@ -329,25 +423,28 @@ static int launch(const void *function) {
   kernel wanted = {function, 0};
   kernel *found = kernels ? bsearch(&wanted, kernels, kernel_count, sizeof *kernels, by_address) : 0;
   note("kernel", found ? found->name : "unknown", 0);
+  work(on);
   launches++;
   long last = setting("STAND_IN_FAIL_AFTER", -1);
   if (last >= 0 && launches > last) failed = 1;
   pthread_mutex_unlock(&lock);
   return failed ? FAILED : OK;
 }
-int cudaLaunchKernel(const void *f, dim3 grid, dim3 threads, void **arguments, size_t shared, handle stream) { (void)grid, (void)threads, (void)arguments, (void)shared, (void)stream; return launch(f); }
-int cudaLaunchCooperativeKernel(const void *f, dim3 grid, dim3 threads, void **arguments, size_t shared, handle stream) { (void)grid, (void)threads, (void)arguments, (void)shared, (void)stream; return launch(f); }
-int __cudaLaunchKernel(const void *f, dim3 grid, dim3 threads, void **arguments, size_t shared, handle stream) { (void)grid, (void)threads, (void)arguments, (void)shared, (void)stream; return launch(f); }
-int cudaLaunchKernelExC(const void *settings, const void *f, void **arguments) { (void)settings, (void)arguments; return launch(f); }
+int cudaLaunchKernel(const void *f, dim3 grid, dim3 threads, void **arguments, size_t shared, handle stream) { (void)grid, (void)threads, (void)arguments, (void)shared; return launch(f, stream); }
+int cudaLaunchCooperativeKernel(const void *f, dim3 grid, dim3 threads, void **arguments, size_t shared, handle stream) { (void)grid, (void)threads, (void)arguments, (void)shared; return launch(f, stream); }
+int __cudaLaunchKernel(const void *f, dim3 grid, dim3 threads, void **arguments, size_t shared, handle stream) { (void)grid, (void)threads, (void)arguments, (void)shared; return launch(f, stream); }
+typedef struct { dim3 grid, threads; size_t shared; handle stream; void *attributes; unsigned count; } settings;
+int cudaLaunchKernelExC(const settings *given, const void *f, void **arguments) { (void)arguments; return launch(f, given->stream); }
 int cudaLaunchHostFunc(handle stream, void (*function)(void *), void *data) { (void)stream; function(data); return OK; }
 int __cudaGetKernel(const void **found, const void *f) { *found = f; return OK; }
-unsigned __cudaPushCallConfiguration(dim3 grid, dim3 threads, size_t shared, handle stream) { (void)grid, (void)threads, (void)shared, (void)stream; return 0; }
+/* <<<...>>> pushes what the launch after it pops. */
+static __thread struct { dim3 grid, threads; size_t shared; handle stream; } pushed;
+unsigned __cudaPushCallConfiguration(dim3 grid, dim3 threads, size_t shared, handle stream) {
+  pushed.grid = grid, pushed.threads = threads, pushed.shared = shared, pushed.stream = stream;
+  return 0;
+}
 int __cudaPopCallConfiguration(dim3 *grid, dim3 *threads, size_t *shared, handle *stream) {
-  dim3 one = {1, 1, 1};
-  if (grid) *grid = one;
-  if (threads) *threads = one;
-  if (shared) *shared = 0;
-  if (stream) *stream = 0;
+  *grid = pushed.grid, *threads = pushed.threads, *shared = pushed.shared, *stream = pushed.stream;
   return OK;
 }
 void **__cudaRegisterFatBinary(void *content) { (void)content; static void *none; return &none; }

@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import fake_gpu
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -34,6 +35,7 @@ from speechprune_ort.runtime.choosing.pruning import (
     similarity_scores,
     text_direction,
 )
+from speechprune_ort.runtime.hearing import embeddings
 from speechprune_ort.runtime.hearing.embeddings import DeviceEmbeds
 from speechprune_ort.runtime.ort.device import Device
 
@@ -184,23 +186,6 @@ def test_what_is_not_finite_is_refused_by_both(bundle: Path) -> None:
             recording.prune(QUESTION, PruningOptions(backend=backend))
 
 
-class FakeDevice:
-    """A CUDA device as far as addresses go: values lie in host memory, and are never read."""
-
-    name, index = "cuda", 0
-
-    def __init__(self) -> None:
-        self.made: list[tuple[Any, ...]] = []
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> ort.OrtValue:
-        self.made.append(shape)
-        return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype))
-
-    def put(self, array: NDArray[Any]) -> ort.OrtValue:
-        self.made.append(array.shape)
-        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
-
-
 class Recorder:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -212,8 +197,9 @@ class Recorder:
         self.calls.append(arguments)
 
 
-def test_rows_are_bound_where_they_lie_on_the_device() -> None:
-    device: Any = FakeDevice()
+def test_rows_are_bound_where_they_lie_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "copy_rows", fake_gpu.copy_rows)
+    device: Any = fake_gpu.FakeGpu()
     embeds = DeviceEmbeds(100, 90, 16, np.dtype(np.float16), device)
     assert device.made == [(100, 16)]
     address = embeds._buffer.data_ptr()

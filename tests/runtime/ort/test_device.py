@@ -72,7 +72,7 @@ def test_cuda_is_taken_where_everything_is_there(
     assert cuda_problem() is None
     device = resolve_device("auto", "cuda", {"device_id": "1", "gpu_mem_limit": "1000"})
     assert (device.name, device.index) == ("cuda", 1)
-    ((provider, options),) = device.providers
+    ((provider, options),) = device.providers()
     assert provider == "CUDAExecutionProvider"
     assert options["device_id"] == "1"
     assert options["gpu_mem_limit"] == "1000"
@@ -84,7 +84,7 @@ def test_the_decoder_alone_is_captured_as_cuda_graphs(monkeypatch: pytest.Monkey
     assert not resolve_device("cuda", "cuda").graphs
     device = resolve_device("cuda", "cuda", {"enable_cuda_graph": "1", "use_tf32": "1"})
     assert device.graphs
-    ((_, every),), ((_, decoder),) = device.providers, device.capturing_providers
+    ((_, every),), ((_, decoder),) = device.providers(), device.providers(captures=True)
     assert "enable_cuda_graph" not in every
     assert decoder == every | {"enable_cuda_graph": "1"}
 
@@ -93,6 +93,29 @@ def test_cuda_device_index_must_be_a_number(monkeypatch: pytest.MonkeyPatch) -> 
     pretend(monkeypatch)
     with pytest.raises(OptionError, match="device_id"):
         resolve_device("cuda", "cuda", {"device_id": "first"})
+
+
+def test_the_stream_of_decoding_is_not_for_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch)
+    with pytest.raises(OptionError, match="'user_compute_stream' cannot be set"):
+        resolve_device("cuda", "cuda", {"user_compute_stream": "1"})
+
+
+def test_entries_of_sessions_are_no_options_of_the_provider(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend(monkeypatch)
+    device = resolve_device("cuda", "cuda", {"ep.cuda.fpa_intb_gemm": "1", "use_tf32": "1"})
+    assert device.session_entries == {
+        "ep.cuda.fpa_intb_gemm": "1",
+        "optimization.disable_specified_optimizers": "MatMulNBitsFusion",
+        "session.use_device_allocator_for_initializers": "1",
+    }
+    assert resolve_device("cuda", "cuda", {"use_tf32": "1"}).session_entries == {}
+    ((_, options),) = device.providers({"user_compute_stream": "8"}, captures=True)
+    assert options["user_compute_stream"] == "8"
+    assert options["use_tf32"] == "1"
+    assert "ep.cuda.fpa_intb_gemm" not in options
 
 
 def test_auto_says_what_it_took_and_explicit_devices_are_quiet(
