@@ -223,9 +223,11 @@ def check_parts(location: str, config: Mapping[str, Any], parts: tuple[str, ...]
     """
     for part in parts:
         if not isinstance(config.get(part), dict) or not config[part]:
+            # As Qwen3-ASR's authors published it first.
+            other = ", of Qwen3-ASR one whose name ends in -hf" * ("thinker_config" in config)
             raise ExportError(
                 f"config.json of {location!r} has no {part} ({brief(config.get(part))}): give a "
-                "checkpoint as save_pretrained writes it."
+                f"checkpoint as save_pretrained writes it{other}."
             )
 
 

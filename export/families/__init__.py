@@ -66,7 +66,10 @@ GENERATION = "generation_config.json"
 THINKER = "Qwen2_5OmniThinkerForConditionalGeneration"
 HALVES = ("audio_config", "text_config")
 GENERATE = "transformers' own class: prompt ids, 32 greedy ids, pruned and not, tiny random weights"
-LAYOUT = "the same layout put together from transformers' parts: 32 greedy ids, tiny random weights"
+LAYOUT = (
+    "the same layout put together from transformers' parts: 32 greedy ids, pruned and not, tiny "
+    "random weights"
+)
 
 FAMILIES: Mapping[str, Family] = {
     "Qwen2AudioForConditionalGeneration": Family(
@@ -127,7 +130,7 @@ FAMILIES: Mapping[str, Family] = {
     "VoxtralForConditionalGeneration": Family(
         "voxtral",
         "12.5",
-        "transformers' own class: 32 greedy ids, tiny random weights",
+        "transformers' own class: 32 greedy ids, pruned and not, tiny random weights",
         HALVES,
         audio_token=("audio_token_id",),
         loaded_by="VoxtralForConditionalGeneration",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from references import RATE, Family, Reference, Samples
+from tiny import TINY, write_checkpoint
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
 NEW_TOKENS = 32
@@ -92,3 +95,44 @@ class Qwen2Audio:
                 step = inner.embed_tokens(torch.tensor([[token]]))
                 at = at[:, -1:] + 1
         return ids
+
+
+class Opened:
+    """The same, asked any question."""
+
+    def __init__(self, folder: Path) -> None:
+        self.heard = Qwen2Audio(str(folder), "")
+        self.model = self.heard.model
+        self.audio_token: int = self.model.config.audio_token_index
+
+    def inputs(self, samples: Samples, question: str) -> dict[str, torch.Tensor]:
+        """What ``generate`` takes."""
+        self.heard.question = question
+        return dict(self.heard.inputs(samples))
+
+    def audio(self, samples: Samples) -> torch.Tensor:
+        """(tokens, hidden) audio embeddings."""
+        return self.heard.audio_embeds(samples)
+
+
+def tokens(samples: int) -> int:
+    """Audio tokens of so many samples, 25 a second."""
+    whole, rest = divmod(samples, 30 * RATE)
+    frames = -(-rest // 160)
+    return 750 * whole + max(0, ((frames - 1) // 2 - 1) // 2 + 1)
+
+
+def opened(folder: Path) -> Reference:
+    """The checkpoint by its own class."""
+    return Opened(folder)
+
+
+STATES = (
+    Family(
+        "qwen2-audio",
+        "qwen2_audio",
+        lambda folder: write_checkpoint(folder, TINY[5]),
+        opened,
+        tokens,
+    ),
+)

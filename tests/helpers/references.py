@@ -115,6 +115,7 @@ class Family:
         tokens: audio tokens of so many samples.
         seconds: of a window.
         span_tokens: tokens that share one stretch of time.
+        frame_tokens: tokens of a frame of phase 1.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Family:
     tokens: Callable[[int], int]
     seconds: float = 30.0
     span_tokens: int = 1
+    frame_tokens: int = 25
 
 
 def spread(model: Any) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from references import RATE, Family, Reference, Samples, spread
+from qwen2_audio_reference import tokens
+from references import Family, Reference, Samples, spread
 from tiny import byte_tokenizer
 from transformers import (
     AudioFlamingo3Config,
@@ -101,13 +102,6 @@ class Opened:
             )
         heard: torch.Tensor = found.pooler_output
         return heard
-
-
-def tokens(samples: int) -> int:
-    """Audio tokens of so many samples, 25 a second."""
-    whole, rest = divmod(samples, 30 * RATE)
-    frames = -(-rest // 160)
-    return 750 * whole + max(0, ((frames - 1) // 2 - 1) // 2 + 1)
 
 
 def opened(folder: Path) -> Reference:

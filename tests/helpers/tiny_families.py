@@ -1,16 +1,14 @@
-"""Tiny random checkpoints of the families beside Qwen2-Audio, and how torch answers from them."""
+"""Tiny random checkpoints of Voxtral and DiVA, and how torch answers from them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from references import RATE, Family, Reference, Samples
 from safetensors.torch import load_file, save_file
 from tiny import byte_tokenizer
 from tiny_tekken import write_tekken
@@ -37,8 +35,6 @@ TEMPLATE = (
 HEADS, HIDDEN, MEL_BINS = 4, 64, 80
 QUERIES, WIDTH = 448, 32
 WINDOW = 480_000
-
-Samples = NDArray[np.float32]
 
 
 def llama(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
@@ -98,29 +94,40 @@ def write_voxtral(folder: Path, *, tekken: bool = False) -> Path:
     return folder
 
 
-def voxtral_ids(folder: Path, samples: Samples, question: str, count: int) -> list[int]:
-    """Greedy ids by transformers' own class."""
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    model = VoxtralForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    found = WhisperFeatureExtractor.from_pretrained(folder)(
-        samples,
-        sampling_rate=16_000,
-        padding=True,
-        truncation=False,
-        pad_to_multiple_of=WINDOW,
-        return_tensors="pt",
-    )["input_features"]
-    # As VoxtralProcessor does it: the recording as one, cut afterwards.
-    features = found.reshape(MEL_BINS, -1, 3000).transpose(0, 1)
-    audio = [model.config.audio_token_id] * (375 * len(features))
-    ahead = tokenizer.encode("<s>[INST][BEGIN_AUDIO]", add_special_tokens=False)
-    behind = tokenizer.encode(f"{question}[/INST]", add_special_tokens=False)
-    ids = torch.tensor([[*ahead, *audio, *behind]])
-    out = model.generate(
-        input_ids=ids, input_features=features, max_new_tokens=count, do_sample=False
-    )
-    said: list[int] = out[0, ids.shape[1] :].tolist()
-    return said
+class OpenedVoxtral:
+    """The checkpoint by its own class; what its processor does is written out."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        self.extract = WhisperFeatureExtractor.from_pretrained(folder)
+        cls = VoxtralForConditionalGeneration
+        self.model = cls.from_pretrained(folder, dtype=torch.float32).eval()
+        self.audio_token: int = self.model.config.audio_token_id
+
+    def inputs(self, samples: Samples, question: str) -> dict[str, torch.Tensor]:
+        """What ``generate`` takes."""
+        found = self.extract(
+            samples,
+            sampling_rate=RATE,
+            padding=True,
+            truncation=False,
+            pad_to_multiple_of=WINDOW,
+            return_tensors="pt",
+        )["input_features"]
+        # As VoxtralProcessor does it: the recording as one, cut afterwards.
+        features = found.reshape(MEL_BINS, -1, 3000).transpose(0, 1)
+        audio = [self.audio_token] * (375 * len(features))
+        ahead = self.tokenizer.encode("<s>[INST][BEGIN_AUDIO]", add_special_tokens=False)
+        behind = self.tokenizer.encode(f"{question}[/INST]", add_special_tokens=False)
+        ids = torch.tensor([[*ahead, *audio, *behind]])
+        return {"input_ids": ids, "input_features": features}
+
+    def audio(self, samples: Samples) -> torch.Tensor:
+        """(tokens, hidden) audio embeddings."""
+        with torch.no_grad():
+            found = self.model.get_audio_features(self.inputs(samples, "?")["input_features"])
+        heard: torch.Tensor = found.pooler_output
+        return heard.reshape(-1, HIDDEN)
 
 
 def write_diva(folder: Path, joined: int, order: str | None) -> Path:
@@ -184,85 +191,94 @@ def write_diva(folder: Path, joined: int, order: str | None) -> Path:
     return folder
 
 
-def diva_ids(folder: Path, samples: Samples, prompt: tuple[str, str], count: int) -> list[int]:
-    """Greedy ids by transformers' Whisper and Llama, put together as DiVA's layout says.
+class OpenedDiVA:
+    """Transformers' Whisper and Llama, put together as DiVA's layout says."""
 
-    Args:
-        folder: the checkpoint.
-        samples: (samples,) at 16 kHz.
-        prompt: text ahead of the audio, and behind it.
-        count: ids at most.
-    """
-    weights = load_file(folder / "model.safetensors")
-    whisper = WhisperModel.from_pretrained(folder / "encoder", dtype=torch.float32).eval()
-    text = LlamaForCausalLM.from_pretrained(folder / "decoder", dtype=torch.float32).eval()
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "decoder")
-    parts = {n.removeprefix("connector."): v for n, v in weights.items() if "connector." in n}
-    with torch.no_grad():
-        heard = whisper.encoder(_features(folder / "encoder", samples)).last_hidden_state
-        whisper.decoder.load_state_dict(parts)
-        queries = weights["query_tokens"][None].expand(len(heard), -1, -1)
-        out = whisper.decoder(inputs_embeds=queries, encoder_hidden_states=heard, use_cache=False)
-        weight = weights["projection.weight"]
-        rows = out.last_hidden_state.reshape(-1, len(weight))
-        audio = rows @ weight + weights["projection.bias"]
-        table = text.get_input_embeddings()
-        ahead, behind = (
-            table(torch.tensor(tokenizer.encode(part, add_special_tokens=False))) for part in prompt
-        )
-        embeds = torch.cat([ahead, audio, behind])[None]
-        mask = torch.ones(embeds.shape[:2], dtype=torch.long)
-        said = text.generate(
-            inputs_embeds=embeds, attention_mask=mask, max_new_tokens=count, do_sample=False
-        )
-    ids: list[int] = said[0].tolist()
-    return ids
+    audio_token = -1
+
+    def __init__(self, folder: Path, text_first: bool) -> None:
+        self.folder, self.text_first = folder, text_first
+        self.weights = load_file(folder / "model.safetensors")
+        cls = WhisperModel
+        whisper = cls.from_pretrained(folder / "encoder", dtype=torch.float32).eval()
+        parts = {n: v for n, v in self.weights.items() if n.startswith("connector.")}
+        whisper.decoder.load_state_dict({n.removeprefix("connector."): v for n, v in parts.items()})
+        self.encoder, self.former = whisper.encoder, whisper.decoder
+        text = LlamaForCausalLM.from_pretrained(folder / "decoder", dtype=torch.float32)
+        self.model = text.eval()
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "decoder")
+
+    def inputs(self, samples: Samples, question: str) -> dict[str, torch.Tensor]:
+        """Prompt ids, the audio's as -1."""
+        # The template has one line ahead of the text: it is its first and its last one.
+        parts = f"{HEADER}\n{question}\n{HEADER}\n", ANSWER
+        if not self.text_first:
+            parts = f"{HEADER}\n\n", f"\n\n{question}{ANSWER}"
+        ahead, behind = (self.tokenizer.encode(p, add_special_tokens=False) for p in parts)
+        audio = [self.audio_token] * len(self.audio(samples))
+        return {"input_ids": torch.tensor([[*ahead, *audio, *behind]])}
+
+    def audio(self, samples: Samples) -> torch.Tensor:
+        """(tokens, hidden) audio embeddings."""
+        with torch.no_grad():
+            heard = self.encoder(_features(self.folder / "encoder", samples)).last_hidden_state
+            queries = self.weights["query_tokens"][None].expand(len(heard), -1, -1)
+            out = self.former(inputs_embeds=queries, encoder_hidden_states=heard, use_cache=False)
+            weight = self.weights["projection.weight"]
+            rows = out.last_hidden_state.reshape(-1, len(weight))
+            found: torch.Tensor = rows @ weight + self.weights["projection.bias"]
+        return found
 
 
 def _features(folder: Path, samples: Samples) -> torch.Tensor:
     """(windows, mel_bins, 3000), every 30 s window by itself."""
     extract = WhisperFeatureExtractor.from_pretrained(folder)
     windows = [samples[at : at + WINDOW] for at in range(0, len(samples), WINDOW)]
-    features: torch.Tensor = extract(windows, sampling_rate=16_000, return_tensors="pt")[
+    features: torch.Tensor = extract(windows, sampling_rate=RATE, return_tensors="pt")[
         "input_features"
     ]
     return features
-
-
-@dataclass(frozen=True)
-class Case:
-    """A family to be tested.
-
-    Attributes:
-        name: for the test's report.
-        write: writes the checkpoint.
-        ids: greedy ids by torch, of a checkpoint, samples, question and count.
-        window_tokens: audio tokens of a window.
-        family: that the manifest names.
-    """
-
-    name: str
-    write: Callable[[Path], Path]
-    ids: Callable[[Path, Samples, str, int], list[int]]
-    window_tokens: int
-    family: str
 
 
 HEADER = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>"
 ANSWER = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
 
 
-def _text_first(folder: Path, samples: Samples, question: str, count: int) -> list[int]:
-    # The template has one line ahead of the text: it is its first and its last one.
-    return diva_ids(folder, samples, (f"{HEADER}\n{question}\n{HEADER}\n", ANSWER), count)
+def whole_windows(tokens: int, samples: int) -> int:
+    """Audio tokens of so many samples, where each window has ``tokens`` of them."""
+    return tokens * -(-samples // WINDOW)
 
 
-def _audio_first(folder: Path, samples: Samples, question: str, count: int) -> list[int]:
-    return diva_ids(folder, samples, (f"{HEADER}\n\n", f"\n\n{question}{ANSWER}"), count)
+def opened_voxtral(folder: Path) -> Reference:
+    """The checkpoint by its own class."""
+    return OpenedVoxtral(folder)
 
 
-CASES = (
-    Case("voxtral", write_voxtral, voxtral_ids, 375, "voxtral"),
-    Case("diva-448", lambda f: write_diva(f, 1, None), _text_first, 448, "diva"),
-    Case("diva-112", lambda f: write_diva(f, 4, "audio_first"), _audio_first, 112, "diva"),
+def opened_diva(folder: Path) -> Reference:
+    """The checkpoint, put together; the question comes first unless its config says otherwise."""
+    order = json.loads((folder / "config.json").read_text()).get("bundle_prompt_order")
+    return OpenedDiVA(folder, order != "audio_first")
+
+
+STATES = (
+    Family("voxtral", "voxtral", write_voxtral, opened_voxtral, partial(whole_windows, 375)),
+    Family(
+        "diva-448",
+        "diva",
+        lambda folder: write_diva(folder, 1, None),
+        opened_diva,
+        partial(whole_windows, 448),
+        span_tokens=448,
+        frame_tokens=16,
+    ),
+    Family(
+        "diva-112",
+        "diva",
+        lambda folder: write_diva(folder, 4, "audio_first"),
+        opened_diva,
+        partial(whole_windows, 112),
+        span_tokens=112,
+        frame_tokens=4,
+    ),
 )
+"""Families that hear every window to its end."""

@@ -191,5 +191,6 @@ STATES = (
         tokens,
         seconds=float(SECONDS),
         span_tokens=3,
+        frame_tokens=9,
     ),
 )

@@ -152,7 +152,7 @@ def opened(folder: Path) -> Reference:
 
 
 STATES = (
-    Family("qwen3-asr", "qwen3_asr", write, opened, tokens, seconds=24.0),
+    Family("qwen3-asr", "qwen3_asr", write, opened, tokens, seconds=24.0, frame_tokens=13),
     Family(
         "qwen3-asr-questions",
         "qwen3_asr",
@@ -160,5 +160,6 @@ STATES = (
         opened,
         tokens,
         seconds=10.0,
+        frame_tokens=13,
     ),
 )

@@ -176,5 +176,6 @@ STATES = (
         lambda folder: write(folder, stack=5, norm_inside=False, whole=False),
         opened,
         lambda n: tokens(5, n),
+        frame_tokens=10,
     ),
 )

@@ -1,4 +1,4 @@
-"""Families beside Qwen2-Audio: exported and run, they answer as torch does."""
+"""Families that hear every window to its end: what is particular to them, and their refusals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from paths import ROOT
-from tiny_families import CASES, Case, write_diva
+from references import Family, greedy_ids, until_stop
+from tiny_families import STATES, write_diva
 
 from speechprune_ort import ExportError, PruningOptions, SpeechLLM
 from speechprune_ort.contract.manifest import Manifest
@@ -22,16 +23,17 @@ from speechprune_ort.export.pipeline import export_bundle
 QUESTION = "Who owns the budget?"
 NEW_TOKENS = 32
 SECONDS = 41.0  # two windows, the second one not full
+WINDOW = 480_000  # samples
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
-def case(request: pytest.FixtureRequest) -> Case:
-    found: Case = request.param
+@pytest.fixture(scope="module", params=STATES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Family:
+    found: Family = request.param
     return found
 
 
 @pytest.fixture(scope="module")
-def made(case: Case, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def made(case: Family, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Checkpoint and bundle."""
     folder = tmp_path_factory.mktemp(case.name)
     checkpoint = case.write(folder / "checkpoint")
@@ -45,7 +47,7 @@ def model(made: tuple[Path, Path]) -> SpeechLLM:
 
 
 @pytest.fixture
-def samples(case: Case, tone: NDArray[np.float32]) -> NDArray[np.float32]:
+def samples(case: Family, tone: NDArray[np.float32]) -> NDArray[np.float32]:
     found = tone[: int(SECONDS * 16_000)].copy()
     if case.family == "voxtral":  # so quiet that it matters whose loudest value scales a window
         found[480_000:] *= np.float32(1e-3)
@@ -53,34 +55,33 @@ def samples(case: Case, tone: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def test_greedy_ids_equal_torch(
-    case: Case, made: tuple[Path, Path], model: SpeechLLM, samples: NDArray[np.float32]
+    case: Family, made: tuple[Path, Path], model: SpeechLLM, samples: NDArray[np.float32]
 ) -> None:
-    expected = case.ids(made[0], samples, QUESTION, NEW_TOKENS)
+    expected = greedy_ids(case.open(made[0]), samples, QUESTION, NEW_TOKENS)
     answer = model.ask(
         samples, QUESTION, sampling_rate=16_000, method="none", max_new_tokens=NEW_TOKENS
     )
-    stops = set(model.manifest.stop_token_ids)
-    assert list(answer.token_ids) == [i for i in expected if i not in stops]
+    assert list(answer.token_ids) == until_stop(expected, model.manifest.stop_token_ids)
     assert len(set(expected)) >= 8, "these weights repeat themselves: they would prove little"
 
 
 def test_a_window_gives_all_of_its_tokens(
-    case: Case, model: SpeechLLM, samples: NDArray[np.float32]
+    case: Family, model: SpeechLLM, samples: NDArray[np.float32]
 ) -> None:
     assert model.manifest.family == case.family
-    assert model.manifest.dimensions.window_tokens == case.window_tokens
-    assert model.listen(samples, sampling_rate=16_000).tokens == 2 * case.window_tokens
+    assert model.manifest.dimensions.window_tokens == case.tokens(WINDOW)
+    assert model.listen(samples, sampling_rate=16_000).tokens == 2 * case.tokens(WINDOW)
 
 
 @pytest.mark.parametrize("rate", [0.15, 0.8])
 @pytest.mark.parametrize("method", ["speechprune", "similarity", "attention", "random", "crop"])
 def test_pruning_keeps_what_its_rate_says(
-    case: Case, model: SpeechLLM, samples: NDArray[np.float32], method: Any, rate: float
+    case: Family, model: SpeechLLM, samples: NDArray[np.float32], method: Any, rate: float
 ) -> None:
     answer = model.ask(
         samples, QUESTION, sampling_rate=16_000, method=method, pruning_rate=rate, max_new_tokens=4
     )
-    assert answer.pruning.kept == round(case.window_tokens * (1 - rate))
+    assert answer.pruning.kept == round(case.tokens(WINDOW) * (1 - rate))
     spans = answer.pruning.spans
     # A stretch may lie wholly in the silence behind the recording, which these families hear.
     assert spans or method == "crop"
@@ -90,7 +91,7 @@ def test_pruning_keeps_what_its_rate_says(
 
 
 def test_a_score_is_drawn_where_its_token_lies(
-    case: Case, model: SpeechLLM, samples: NDArray[np.float32]
+    case: Family, model: SpeechLLM, samples: NDArray[np.float32]
 ) -> None:
     answer = model.ask(
         samples, QUESTION, sampling_rate=16_000, method="similarity", max_new_tokens=1
@@ -98,7 +99,7 @@ def test_a_score_is_drawn_where_its_token_lies(
     (recording,) = answer.pruning.recordings
     (curve,) = curves_of(answer, recording)
     # Windows are heard to their end, so that tokens go on in the silence after the sound.
-    whole = (np.arange(2 * case.window_tokens) + 0.5) * 30 / case.window_tokens
+    whole = (np.arange(2 * case.tokens(WINDOW)) + 0.5) * 30 / case.tokens(WINDOW)
     np.testing.assert_allclose(curve.seconds, whole, rtol=1e-9)
 
 
@@ -150,8 +151,8 @@ def test_a_diva_without_its_queries_is_refused(tmp_path: Path) -> None:
         load_checkpoint(str(folder), None, False)
 
 
-def test_the_manifest_says_what_a_span_is(case: Case, made: tuple[Path, Path]) -> None:
+def test_the_manifest_says_what_a_span_is(case: Family, made: tuple[Path, Path]) -> None:
     audio = Manifest.read(made[1]).audio
     mixed = case.family == "diva"
-    assert audio.span_tokens == (case.window_tokens if mixed else 1)
-    assert (case.window_tokens * 2) % audio.frame_tokens == 0
+    assert audio.span_tokens == (case.tokens(WINDOW) if mixed else 1)
+    assert (case.tokens(WINDOW) * 2) % audio.frame_tokens == 0

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from speechprune_ort import ExportError, UnsupportedModelError
-from speechprune_ort.export.families import load_checkpoint
+from speechprune_ort.export.families import check_checkpoint, load_checkpoint
 
 Change = Callable[[Path], None]
 
@@ -164,6 +164,18 @@ def test_an_asr_encoder_that_is_not_known_is_named(
     folder = tiny_qwen3_asr.write(tmp_path / "checkpoint", **settings)
     with pytest.raises(ExportError, match=message):
         load_checkpoint(str(folder), None, False)
+
+
+def test_an_asr_in_the_layout_of_its_authors_package_is_told_where_another_is(
+    tmp_path: Path,
+) -> None:
+    folder = tiny_qwen3_asr.write(tmp_path / "checkpoint")
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    parts = {name: config.pop(name) for name in ("audio_config", "text_config")}
+    path.write_text(json.dumps({**config, "thinker_config": parts}))
+    with pytest.raises(ExportError, match=r"has no audio_config .* name ends in -hf\.$"):
+        check_checkpoint(str(folder))
 
 
 def with_features(**changes: object) -> Change:
