@@ -46,8 +46,8 @@ def keep(place: Path, fill: Fill, report: Report) -> Path:
 
     Args:
         place: folder of the bundle.
-        fill: brings the bundle's files, and no others, into a folder that may hold some of them,
-            and reports what it does.
+        fill: brings the bundle's files into a folder that may hold some of them, or files of
+            another version, and reports what it does.
         report: called with a few words before each step.
 
     Returns:
@@ -68,7 +68,11 @@ def keep(place: Path, fill: Fill, report: Report) -> Path:
                 work.mkdir(exist_ok=True)
                 fill(work, report)
                 report("Checking every file")
-                verify_files(work, Manifest.read(work))
+                manifest = Manifest.read(work)
+                for path in work.iterdir():  # of an earlier version that was cut off
+                    if path.name not in {MANIFEST_FILE, *manifest.files}:
+                        path.unlink()
+                verify_files(work, manifest)
                 work.rename(place)
                 sync(place.parent)
     except OSError as error:

@@ -118,6 +118,19 @@ def test_what_was_cut_off_goes_on_where_it_stood(
     )
 
 
+def test_what_was_cut_off_of_another_version_is_in_nobodys_way(served: Hub, tmp_path: Path) -> None:
+    left = tmp_path / ".mine.partial"
+    left.mkdir()
+    (left / "manifest.json").write_text("{")
+    for name in ("graph_of_another_version.onnx", "decoder.onnx", "other.onnx.data.part"):
+        (left / name).write_text("another version's")
+    get(NAME, tmp_path / "mine")
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == sorted(
+        path.name for path in served.folders[NAME].iterdir()
+    )
+    assert not list(tmp_path.glob(".mine*"))
+
+
 def test_another_file_than_the_manifest_lists_is_no_bundle(served: Hub, tmp_path: Path) -> None:
     path = served.folders[NAME] / "decoder.onnx"
     content = bytearray(path.read_bytes())
