@@ -12,6 +12,7 @@ import ctypes
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import re
@@ -35,6 +36,7 @@ __all__ = [
     "hidden_name",
     "locked",
     "make_folder",
+    "picture_of",
     "put_folder",
     "save_figure",
     "sha256_of",
@@ -291,16 +293,22 @@ def save_figure(figure: Any, path: Path, kind: str) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    path.write_bytes(picture_of(figure, kind))
+
+
+def picture_of(figure: Any, kind: str) -> bytes:
+    """A figure as the content of a picture's file; see ``save_figure``."""
     import matplotlib
 
-    form = kind.lower().removeprefix(".")
+    form, stream = kind.lower().removeprefix("."), io.BytesIO()
     # No date and no random names: the same figure gives the same file.
     dated = {"svg": "Date", "pdf": "CreationDate"}.get(form)
     salted = matplotlib.rc_context({"svg.hashsalt": "speechprune-ort"})
-    with salted, path.open("wb") as stream, warnings.catch_warnings():
+    with salted, warnings.catch_warnings():
         # Letters that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(stream, format=form, metadata={dated: None} if dated else None)
+    return stream.getvalue()
 
 
 def make_folder(path: Path) -> None:

@@ -104,7 +104,9 @@ def profile(
     plot: Annotated[
         Path | None, typer.Option(help="Picture to write; needs the extra [profile].")
     ] = None,
-    html: Annotated[Path | None, typer.Option(help="HTML page to write.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="HTML page to write; needs the extra [profile].")
+    ] = None,
     ort_profile: Annotated[
         Path | None,
         typer.Option(
@@ -175,8 +177,9 @@ def profile(
     from speechprune_ort.profiling.run import profile_in_turns, write_traces
     from speechprune_ort.profiling.workload import QUESTION, parse_rates, sounds_of
 
-    if plot is not None:
+    if plot is not None or html is not None:
         require_matplotlib()
+    if plot is not None:
         check_picture(plot)
     for name, path in (("--plot", plot), ("--html", html)):
         if path is not None:

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from speechprune_ort.errors import OptionError
-from speechprune_ort.files import save_figure
+from speechprune_ort.files import picture_of, save_figure
 from speechprune_ort.profiling.break_even import break_even
 from speechprune_ort.profiling.condition import Condition
 from speechprune_ort.profiling.report import tables
 from speechprune_ort.profiling.run import Profile
+from speechprune_ort.text import printable
 from speechprune_ort.timings import STAGES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["PICTURES", "check_picture", "draw", "page", "require_matplotlib"]
 
 COLOURS = ("#8c8c8c", "#bdb76b", "#4c72b0", "#c0c0c0", "#dd8452", "#c44e52", "#da8bc3", "#55a868",
            "#8172b3")  # fmt: skip
-WIDTH, BAR, GAP, LEFT, RIGHT = 1100, 20, 8, 210, 90
 
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1120px;color:#222}
 table{border-collapse:collapse;margin:.6rem 0 1.6rem;font-variant-numeric:tabular-nums}
 td,th{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right;font-size:13px;
 white-space:nowrap}th{white-space:normal}
 td:nth-child(-n+2),th:nth-child(-n+2){text-align:left}caption{caption-side:bottom;text-align:left;
-font-size:12px;color:#555;padding-top:.4rem}.key span{display:inline-block;margin-right:1rem}
-.key i{display:inline-block;width:.8rem;height:.8rem;margin-right:.3rem;vertical-align:-1px}
-svg{max-width:100%;height:auto}dl{display:grid;grid-template-columns:max-content auto;
-gap:.1rem 1rem;font-size:13px}dd{margin:0}"""
+font-size:12px;color:#555;padding-top:.4rem}
+figure{margin:0}svg{max-width:100%;height:auto}
+dl{display:grid;grid-template-columns:max-content auto;gap:.1rem 1rem;font-size:13px}dd{margin:0}"""
 
 
 PICTURES = (".png", ".svg", ".pdf", ".jpg")
@@ -46,7 +49,8 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
         raise OptionError(
-            "--plot needs matplotlib: pip install 'speechprune-ort[profile]', or use --html."
+            "--plot and --html need matplotlib: pip install 'speechprune-ort[profile]', or use "
+            "--format json."
         ) from None
 
 
@@ -72,6 +76,10 @@ def draw(profile: Profile, path: Path, kind: str = ".png") -> None:
         path: picture to write.
         kind: one of ``PICTURES``.
     """
+    save_figure(_figure(profile), path, kind)
+
+
+def _figure(profile: Profile) -> Figure:
     from matplotlib.figure import Figure
 
     shown = [c for c in profile.conditions if c.figures]
@@ -80,13 +88,16 @@ def draw(profile: Profile, path: Path, kind: str = ".png") -> None:
                     layout="constrained")  # fmt: skip
     heights = [1 + 0.32 * len(shown), 3.2] if trades else [1]
     parts = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-    bars = parts[0]
+    bars, rows = parts[0], range(len(shown))
     left = [0.0] * len(shown)
-    names = [condition.name for condition in shown]
     for number, stage in enumerate(STAGES):
         widths = [_stages(condition)[number] for condition in shown]
-        bars.barh(names, widths, left=left, label=stage, color=COLOURS[number])
+        drawn = bars.barh(rows, widths, left=left, label=stage, color=COLOURS[number])
         left = [a + b for a, b in zip(left, widths, strict=True)]
+    bars.bar_label(drawn, [f"{whole:,.0f} ms" for whole in left], padding=3, fontsize=7)
+    bars.margins(x=0.1)
+    names = [printable(condition.name) for condition in shown]
+    bars.set_yticks(rows, names, parse_math=False)
     bars.invert_yaxis()
     bars.set_xlabel("ms, medians")
     bars.legend(fontsize=7, ncols=len(STAGES), loc="lower left", bbox_to_anchor=(0, 1),
@@ -101,35 +112,7 @@ def draw(profile: Profile, path: Path, kind: str = ".png") -> None:
         gains.set_xlabel("seconds of audio")
         gains.set_ylabel("gained by pruning, ms")
         gains.legend(fontsize=7)
-    save_figure(figure, path, kind)
-
-
-def _bars(shown: Sequence[Condition]) -> str:
-    longest = max(sum(_stages(condition)) for condition in shown) or 1.0
-    scale = (WIDTH - LEFT - RIGHT) / longest
-    parts, height = [], len(shown) * (BAR + GAP)
-    for row, condition in enumerate(shown):
-        top, left = row * (BAR + GAP), float(LEFT)
-        middle = top + BAR / 2 + 4
-        parts.append(
-            f'<text x="{LEFT - 8}" y="{middle}" text-anchor="end">{escape(condition.name)}</text>'
-        )
-        for number, (stage, value) in enumerate(zip(STAGES, _stages(condition), strict=True)):
-            parts.append(
-                f'<rect x="{left:.1f}" y="{top}" width="{value * scale:.2f}" height="{BAR}" '
-                f'fill="{COLOURS[number]}"><title>{stage}: {value:.2f} ms</title></rect>'
-            )
-            left += value * scale
-        parts.append(f'<text x="{left + 6:.1f}" y="{middle}">{_sum(condition)}</text>')
-    body = "".join(parts)
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" font-size="12" role="img" '
-        f'aria-label="stages of each condition">{body}</svg>'
-    )
-
-
-def _sum(condition: Condition) -> str:
-    return f"{sum(_stages(condition)):,.0f} ms"
+    return figure
 
 
 def _html_table(table: Table) -> str:
@@ -152,18 +135,17 @@ def _said(value: object) -> str:
 
 
 def page(profile: Profile) -> str:
-    """The profile as one HTML file that needs no other."""
-    shown = [c for c in profile.conditions if c.figures]
-    key = "".join(
-        f'<span><i style="background:{colour}"></i>{stage}</span>'
-        for stage, colour in zip(STAGES, COLOURS, strict=True)
-    )
+    """The profile as one HTML file that needs no other; its picture is drawn by matplotlib."""
     about = "".join(
         f"<dt>{escape(str(name))}</dt><dd>{escape(_said(value))}</dd>"
         for name, value in profile.about.items()
     )
     found = "".join(_html_table(table) for table in tables(profile))
-    picture = f'<h2>stages, medians</h2><p class="key">{key}</p>{_bars(shown)}' if shown else ""
+    picture = ""
+    if any(condition.figures for condition in profile.conditions):
+        drawn = picture_of(_figure(profile), ".svg").decode()
+        inner = drawn[drawn.index("<svg") :]  # what stands before it is for a file of its own
+        picture = f'<figure role="img" aria-label="stages of each condition">{inner}</figure>'
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>speechprune-ort profile</title><style>{STYLE}</style></head><body>"

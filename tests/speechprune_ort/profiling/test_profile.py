@@ -11,9 +11,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -401,6 +403,23 @@ def test_a_picture_goes_where_it_was_said_or_is_refused(found: Profile, tmp_path
     with pytest.raises(OSError, match="No space"):
         draw(found, Path("/dev/full"))
     assert not Path("/dev/full.png").exists()
+
+
+def test_the_page_shows_the_picture_and_needs_matplotlib(
+    found: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = replace(found, conditions=[replace(c, sound="a$x_{$\udce9") for c in found.conditions])
+    shown = page(odd)
+    picture = ElementTree.fromstring(  # noqa: S314 - our own
+        shown[shown.index("<svg") : shown.index("</svg>") + 6]
+    )
+    assert {part.get("id") for part in picture.iter()} >= {"axes_1", "legend_1"}
+    # Letters are drawn as paths, under comments that say them.
+    assert "a$x_{$\\udce9 @" in shown[: shown.index("</svg>")]
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    command = ["profile", "B", "--durations", "5", "--html", str(tmp_path / "page.html")]
+    refused = CliRunner().invoke(app, command)
+    assert "--html need matplotlib" in str(refused.exception)
 
 
 def test_a_silent_recording_is_measured_where_that_is_wanted(bundle: Path, tmp_path: Path) -> None:
