@@ -47,7 +47,9 @@ def quiet() -> Iterator[None]:
         logging.disable(previous)
 
 
-def torch_to_ir(module: nn.Module, example: tuple[Tensor, ...], spec: GraphSpec) -> ir.Model:
+def torch_to_ir(
+    module: nn.Module, example: tuple[Tensor, ...], spec: GraphSpec, opset: int = OPSET
+) -> ir.Model:
     """Trace a module into a graph with the spec's names and dynamic axes.
 
     Args:
@@ -55,6 +57,7 @@ def torch_to_ir(module: nn.Module, example: tuple[Tensor, ...], spec: GraphSpec)
         example: one tensor per input of the spec, dynamic axes of size 2 or more (a size of 1
             would be taken as fixed).
         spec: names, and which axes are dynamic.
+        opset: version of ONNX's operators.
     """
     axes: dict[str, object] = {}
     for tensor in spec.inputs:
@@ -70,7 +73,7 @@ def torch_to_ir(module: nn.Module, example: tuple[Tensor, ...], spec: GraphSpec)
             module,
             example,
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=[t.name for t in spec.inputs],
             output_names=[t.name for t in spec.outputs],
             dynamic_shapes=shapes,
