@@ -94,7 +94,7 @@ def _write(work: Work, spec: GraphSpec, path: Path) -> None:
 def _verify(work: Work, spec: GraphSpec, path: Path) -> Checked:
     """Compare on speech and on noise; what torch makes of both is kept for the other graphs."""
     audio, encoder = work.checkpoint.audio, work.checkpoint.audio_encoder
-    cases = {}
+    cases, heard = {}, {}
     for case, (windows, lengths) in _features(work).items():
         inputs: dict[str, NDArray[Any]] = {
             "input_features": windows,
@@ -107,9 +107,10 @@ def _verify(work: Work, spec: GraphSpec, path: Path) -> Checked:
         computed = {name: value.numpy() for name, value in named}
         cases[case] = (inputs, computed)
         expected = computed["audio_embeds"]
-        kept = [row[: audio.tokens(int(n))] for row, n in zip(expected, lengths, strict=True)]
+        heard[case] = [audio.tokens(int(n)) for n in lengths]
+        kept = [row[:count] for row, count in zip(expected, heard[case], strict=True)]
         work.embeds[case] = np.concatenate(kept)
-    checked = verify_graph(path, spec, work.target, cases, work.plan.min_cosine)
+    checked = verify_graph(path, spec, work.target, cases, work.plan.min_cosine, heard)
     encoder.to("meta")  # nothing needs its weights again
     return checked
 
