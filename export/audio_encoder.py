@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import soundfile
 import torch
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from speechprune_ort.export.work import Graph, Work
 from speechprune_ort.sample import SPEECH
 
 __all__ = ["GRAPH", "export_audio_encoder"]
+
+WITH_ATTENTION = 23  # the operators' version that has one for attention, which CUDA fuses
+MASK = 3  # its input
 
 
 def export_audio_encoder(checkpoint: Checkpoint, plan: Plan, spec: GraphSpec, path: Path) -> None:
@@ -37,14 +41,48 @@ def export_audio_encoder(checkpoint: Checkpoint, plan: Plan, spec: GraphSpec, pa
         torch.tensor([dims.frames, dims.frames // 2]),
     )
     module = checkpoint.audio_encoder
-    if plan.encoder == "float16":
-        # In place and back: a second copy of a large encoder need not fit in memory.
-        module.half()
+    if plan.encoder != "float16":
+        save(with_weights(torch_to_ir(module, example, spec), plan.encoder), path)
+        return
+    # In place and back: a second copy of a large encoder need not fit in memory.
+    module.half()
     try:
-        model = torch_to_ir(module, example, spec)
-        save(with_weights(model, plan.encoder), path)
+        save(with_full_masks(torch_to_ir(module, example, spec, WITH_ATTENTION)), path)
     finally:
         module.float()
+
+
+def with_full_masks(model: ir.Model) -> ir.Model:
+    """Give every query a row of its own in the masks of ``Attention``, in place.
+
+    The operator does not broadcast there. Without it, attention would be products and a softmax
+    over a matrix of all frames by all frames, for each head of each window.
+    """
+    graph, full = model.graph, dict[ir.Value, ir.Value]()
+    for node in list(graph):
+        if node.op_type != "Attention" or len(node.inputs) <= MASK:
+            continue
+        query, mask = node.inputs[0], node.inputs[MASK]
+        if mask is None or mask.shape is None or mask.shape[-2] != 1:
+            continue
+        if mask not in full:
+            rows = ir.node("Shape", [query], {"start": 2, "end": 3})
+            ones = [_ones(graph, f"{mask.name}.{count}", count) for count in (2, 1)]
+            shape = ir.node("Concat", [ones[0], rows.outputs[0], ones[1]], {"axis": 0})
+            expand = ir.node("Expand", [mask, shape.outputs[0]])
+            graph.insert_before(node, [rows, shape, expand])
+            full[mask] = expand.outputs[0]
+        node.replace_input_with(MASK, full[mask])
+    return model
+
+
+def _ones(graph: ir.Graph, name: str, count: int) -> ir.Value:
+    tensor = ir.tensor(np.ones(count, np.int64), name=name)
+    value = ir.Value(
+        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape([count]), const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value
 
 
 def _write(work: Work, spec: GraphSpec, path: Path) -> None:
@@ -56,7 +94,7 @@ def _write(work: Work, spec: GraphSpec, path: Path) -> None:
 def _verify(work: Work, spec: GraphSpec, path: Path) -> Checked:
     """Compare on speech and on noise; what torch makes of both is kept for the other graphs."""
     audio, encoder = work.checkpoint.audio, work.checkpoint.audio_encoder
-    cases = {}
+    cases, heard = {}, {}
     for case, (windows, lengths) in _features(work).items():
         inputs: dict[str, NDArray[Any]] = {
             "input_features": windows,
@@ -69,9 +107,10 @@ def _verify(work: Work, spec: GraphSpec, path: Path) -> Checked:
         computed = {name: value.numpy() for name, value in named}
         cases[case] = (inputs, computed)
         expected = computed["audio_embeds"]
-        kept = [row[: audio.tokens(int(n))] for row, n in zip(expected, lengths, strict=True)]
+        heard[case] = [audio.tokens(int(n)) for n in lengths]
+        kept = [row[:count] for row, count in zip(expected, heard[case], strict=True)]
         work.embeds[case] = np.concatenate(kept)
-    checked = verify_graph(path, spec, work.target, cases, work.plan.min_cosine)
+    checked = verify_graph(path, spec, work.target, cases, work.plan.min_cosine, heard)
     encoder.to("meta")  # nothing needs its weights again
     return checked
 

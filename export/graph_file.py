@@ -67,7 +67,9 @@ def _operators_made_once() -> Iterator[None]:
         ONNXRegistry.from_torchlib = own  # type: ignore[method-assign]
 
 
-def torch_to_ir(module: nn.Module, example: tuple[Tensor, ...], spec: GraphSpec) -> ir.Model:
+def torch_to_ir(
+    module: nn.Module, example: tuple[Tensor, ...], spec: GraphSpec, opset: int = OPSET
+) -> ir.Model:
     """Trace a module into a graph with the spec's names and dynamic axes.
 
     Args:
@@ -75,6 +77,7 @@ def torch_to_ir(module: nn.Module, example: tuple[Tensor, ...], spec: GraphSpec)
         example: one tensor per input of the spec, dynamic axes of size 2 or more (a size of 1
             would be taken as fixed).
         spec: names, and which axes are dynamic.
+        opset: version of ONNX's operators.
     """
     # By name, without bounds: with torch.export.Dim the tracer would find that an encoder has a
     # shortest window, refuse, and trace it again with that bound.
@@ -87,7 +90,7 @@ def torch_to_ir(module: nn.Module, example: tuple[Tensor, ...], spec: GraphSpec)
             module,
             example,
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=[t.name for t in spec.inputs],
             output_names=[t.name for t in spec.outputs],
             dynamic_shapes=shapes,

@@ -6,7 +6,7 @@ and what was found. The figures go into the manifest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,6 +178,7 @@ def verify_graph(
     target: str,
     cases: Cases,
     min_cosine: float,
+    heard: Mapping[str, Sequence[int]] | None = None,
 ) -> Checked:
     """Run a graph on each case and compare every output with torch's.
 
@@ -185,9 +186,10 @@ def verify_graph(
         path: the graph.
         spec: its spec.
         target: ``cpu`` or ``cuda``.
-        cases: name to (inputs, torch's outputs); outputs may be shorter than the graph's
-            along the first two axes, where what lies beyond is padding.
+        cases: name to (inputs, torch's outputs).
         min_cosine: see ``compare``.
+        heard: by case, how many tokens of each window are compared, from the first on: the others
+            are padding. None compares everything.
     """
     session, problem = open_graph(path, spec, target)
 
@@ -196,7 +198,15 @@ def verify_graph(
         for case, (inputs, outputs) in cases.items():
             names = list(outputs)
             for name, values in zip(names, session.run(names, dict(inputs)), strict=True):
-                found += compare(path.stem, case, name, outputs[name], values, min_cosine)
+                pair = outputs[name], values
+                if heard is not None and outputs[name].shape == values.shape:
+                    pair = _first(pair[0], heard[case]), _first(pair[1], heard[case])
+                found += compare(path.stem, case, name, *pair, min_cosine)
         return found
 
     return checked(path.name, problem, figures)
+
+
+def _first(windows: NDArray[Any], counts: Sequence[int]) -> NDArray[Any]:
+    """The first tokens of each window, one window after the other."""
+    return np.concatenate([window[:count] for window, count in zip(windows, counts, strict=True)])

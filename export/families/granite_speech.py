@@ -28,7 +28,7 @@ from speechprune_ort.export.families.loading import (
     tokenizer_of,
 )
 from speechprune_ort.export.families.prompts import first_turn, further_turn, prompts_of
-from speechprune_ort.export.families.whisper import additive_mask, filled
+from speechprune_ort.export.families.whisper import additive_mask, filled, last_place
 from speechprune_ort.export.json_object import read_object
 from speechprune_ort.export.source import Source
 
@@ -86,7 +86,7 @@ class Conformer(nn.Module):
         room = blocks * size
         source = filled(attention.pre_norm(hidden), 1, room)
         at = torch.arange(room, device=hidden.device)
-        barred = ~filled(heard, 1, room) | (at >= frames)[None, :]
+        barred = ~filled(heard, 1, room) | (at > last_place(hidden, 1))[None, :]
         shape = (windows * blocks, size, heads, attention.dim_head)
         keys, values = attention.to_kv(source).chunk(2, dim=-1)
         query, key, value = (

@@ -39,6 +39,7 @@ from speechprune_ort.export.families.whisper import (
     additive_mask,
     attended_layers,
     filled,
+    last_place,
 )
 from speechprune_ort.export.source import Source
 
@@ -115,7 +116,7 @@ class AudioEncoder(nn.Module):
         spans = (tokens + span - 1) // span
         room = span * spans
         at = torch.arange(room, device=hidden.device)
-        barred = filled(padding, 1, room) | (at >= tokens)[None, :]
+        barred = filled(padding, 1, room) | (at > last_place(hidden, 1))[None, :]
         hidden = filled(hidden, 1, room).reshape(windows * spans, span, width)
         mask = additive_mask(hidden, barred.reshape(windows * spans, 1, 1, span))
         mixed, attention = attended_layers(self.tower, hidden, 1, mask)

@@ -19,6 +19,7 @@ __all__ = [
     "encoder_layers",
     "filled",
     "heard_windows",
+    "last_place",
     "received_attention",
 ]
 
@@ -143,8 +144,16 @@ def filled(values: Tensor, axis: int, size: int) -> Tensor:
     Which one that is is looked up: the tracer would have to prove that padding of a varying length
     makes a whole number of pieces, and cannot.
     """
-    at = torch.arange(size, device=values.device).clamp(max=values.shape[axis] - 1)
-    return values.index_select(axis, at)
+    at = torch.arange(size, device=values.device)
+    return values.index_select(axis, torch.minimum(at, last_place(values, axis)))
+
+
+def last_place(values: Tensor, axis: int) -> Tensor:
+    """Index of the last element of an axis, (1,) int64.
+
+    A tensor, as a plain number is made on the CPU and would have to be copied to a GPU.
+    """
+    return torch.arange(values.shape[axis], device=values.device)[-1:]
 
 
 def heard_windows(embeds: Tensor, feature_lengths: Tensor) -> Tensor:

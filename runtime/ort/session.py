@@ -170,8 +170,8 @@ def _in_words(name: str, error: Exception) -> SpeechPruneError:
     text = str(error)
     if NO_TACTIC in text:
         return OptionError(
-            f"The provider option {FUSED!r} cannot be used with this bundle, as a matrix of it has "
-            "a height that is no multiple of 64: leave it out."
+            f"The provider option {FUSED!r} cannot be used with this bundle, as one matrix has a "
+            "height that is no multiple of 64: leave it out."
         )
     if isinstance(error, MemoryError) or NO_MEMORY.search(text):
         cure = CURES.get(name, OTHER_CURE)

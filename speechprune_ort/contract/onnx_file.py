@@ -17,7 +17,8 @@ GRAPH_BYTES = 1 << 26
 """Largest graph without its weights; one of 64 layers has some megabytes."""
 
 _STANDARD = """
-Abs Add And AveragePool Cast CastLike Ceil Clip Concat Constant ConstantOfShape Conv Cos CumSum
+Abs Add And Attention AveragePool Cast CastLike Ceil Clip Concat Constant ConstantOfShape Conv Cos
+CumSum
 DequantizeLinear Div DynamicQuantizeLinear Equal Erf Exp Expand Flatten Floor Gather GatherElements
 GatherND Gelu Gemm Greater GreaterOrEqual Identity IsNaN LayerNormalization Less LessOrEqual Log
 MatMul MatMulInteger Max Min Mod Mul Neg Not Or Pad Pow Range Reciprocal ReduceL2 ReduceMax

@@ -239,16 +239,20 @@ int cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_p
 }
 int cudaMemcpyFromSymbol(void *to, const void *symbol, size_t bytes, size_t offset, int kind) { (void)symbol, (void)offset, (void)kind; memset(to, 0, bytes); return OK; }
 
-static int fill(void *at, int value, size_t bytes, handle on) {
+static int fill(void *at, int value, size_t bytes) {
   pthread_mutex_lock(&lock);
-  work(on);
   byte *a = bytes ? reach(at, bytes) : 0;
   if (a) memset(a, value, bytes);
   pthread_mutex_unlock(&lock);
   return a || !bytes ? OK : INVALID;
 }
-int cudaMemset(void *at, int value, size_t bytes) { return fill(at, value, bytes, 0); }
-int cudaMemsetAsync(void *at, int value, size_t bytes, handle stream) { return fill(at, value, bytes, stream); }
+int cudaMemset(void *at, int value, size_t bytes) { return fill(at, value, bytes); } /* of tables, as sessions open: long done when they are used */
+int cudaMemsetAsync(void *at, int value, size_t bytes, handle on) {
+  pthread_mutex_lock(&lock);
+  work(on);
+  pthread_mutex_unlock(&lock);
+  return fill(at, value, bytes);
+}
 
 /* Offsets of cudaPointerAttributes, cudaFuncAttributes and cudaDeviceProp are CUDA 13's. */
 #define PUT(at, offset, type, value) (*(type *)((byte *)(at) + (offset)) = (value))
