@@ -20,7 +20,7 @@ from speechprune_ort.export.atomic_folder import atomic_folder
 from speechprune_ort.export.checkpoint_config import Described
 from speechprune_ort.export.course import LOAD, SEAL, Course, Report, Sizes
 from speechprune_ort.export.families import load_checkpoint
-from speechprune_ort.export.families.base import Checkpoint, EmbedsAlone
+from speechprune_ort.export.families.base import AttentiveEncoder, Checkpoint
 from speechprune_ort.export.graph_file import quiet
 from speechprune_ort.export.memory import enough_memory, libraries_left_out
 from speechprune_ort.export.precision import plan
@@ -126,10 +126,9 @@ def export_bundle(
 
 def _with_attention(checkpoint: Checkpoint, wanted: bool) -> Checkpoint:
     """The checkpoint whose audio encoder gives its attention, or does not."""
-    if wanted or not checkpoint.encoder_attention:
-        return checkpoint
-    encoder = EmbedsAlone(checkpoint.audio_encoder).eval()
-    return replace(checkpoint, audio_encoder=encoder, encoder_attention=False)
+    if isinstance(checkpoint.audio_encoder, AttentiveEncoder):
+        checkpoint.audio_encoder.attends = wanted
+    return replace(checkpoint, encoder_attention=wanted and checkpoint.encoder_attention)
 
 
 def _sizes(checkpoint: Checkpoint) -> Sizes:

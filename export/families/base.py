@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,24 +15,28 @@ from speechprune_ort.contract.specs import Dimensions
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["Checkpoint", "EmbedsAlone"]
+__all__ = ["AttentiveEncoder", "Checkpoint"]
 
 
-class EmbedsAlone(nn.Module):
-    """An audio encoder without its attention: what is not given out is not traced.
+class AttentiveEncoder(nn.Module):
+    """An audio encoder that can also give the attention that each token receives.
 
-    Args:
-        encoder: of a checkpoint with ``encoder_attention``.
+    Attributes:
+        attends: whether it does. What it does not give is neither computed nor traced.
     """
 
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
+    attends = True
 
-    def forward(self, input_features: Tensor, feature_lengths: Tensor) -> Tensor:
-        """Its embeddings."""
-        embeds: Tensor = self.encoder(input_features, feature_lengths)[0]
-        return embeds
+    def given(
+        self, embeds: Tensor, attention: Callable[[], Tensor]
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """What ``forward`` gives.
+
+        Args:
+            embeds: (windows, tokens, hidden).
+            attention: computes (windows, tokens).
+        """
+        return (embeds, attention()) if self.attends else embeds
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from transformers import GlmAsrForConditionalGeneration
 from transformers.models.glmasr.modeling_glmasr import apply_rotary_pos_emb
 
 from speechprune_ort.errors import UnsupportedModelError
-from speechprune_ort.export.families.base import Checkpoint
+from speechprune_ort.export.families.base import AttentiveEncoder, Checkpoint
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
     checkpoint_of,
@@ -38,7 +38,7 @@ FRAME_TOKENS = 25
 """Of two seconds: 12.5 a second are no whole number."""
 
 
-class AudioEncoder(nn.Module):
+class AudioEncoder(AttentiveEncoder):
     """Convolutions, layers with rotary positions, and projector as one module.
 
     Args:
@@ -53,10 +53,12 @@ class AudioEncoder(nn.Module):
         rows = tower.rotary_emb(torch.zeros(1), torch.arange(frames)[None])
         self.cos, self.sin = (nn.Parameter(row, requires_grad=False) for row in rows)
 
-    def forward(self, input_features: Tensor, feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, input_features: Tensor, feature_lengths: Tensor
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """(windows, mel_bins, frames), (windows,) -> (windows, frames // 8, hidden).
 
-        And (windows, frames // 8), the attention that each token receives.
+        Where it ``attends`` also (windows, frames // 8), the attention that each token receives.
         """
         tower: Any = self.tower
         hidden = nn.functional.gelu(tower.conv1(input_features.to(tower.conv1.weight.dtype)))
@@ -65,18 +67,23 @@ class AudioEncoder(nn.Module):
         *layers, last = tower.layers
         for layer in layers:
             hidden = layer(hidden, position_embeddings=turned)
-        attention, source = last.self_attn, last.input_layernorm(hidden)
-        query, key = (
-            projection(source).unflatten(2, (-1, attention.head_dim)).transpose(1, 2)
-            for projection in (attention.q_proj, attention.k_proj)
-        )
-        query, key = apply_rotary_pos_emb(query, key, *turned)
-        key = key.repeat_interleave(attention.num_key_value_groups, dim=1)
-        received = received_attention(query.float(), key.float() * attention.scaling, JOINED)
+        attention = partial(_attention_of, last, hidden, turned)
         hidden = tower.norm(last(hidden, position_embeddings=turned))
         windows, frames, width = hidden.shape
         joined = hidden.reshape(windows, frames // JOINED, JOINED * width)
-        return heard_windows(self.projector(joined), feature_lengths), received
+        return self.given(heard_windows(self.projector(joined), feature_lengths), attention)
+
+
+def _attention_of(layer: Any, hidden: Tensor, turned: tuple[Tensor, Tensor]) -> Tensor:
+    """The attention that each token receives in a layer, from what goes into it."""
+    attention, source = layer.self_attn, layer.input_layernorm(hidden)
+    query, key = (
+        projection(source).unflatten(2, (-1, attention.head_dim)).transpose(1, 2)
+        for projection in (attention.q_proj, attention.k_proj)
+    )
+    query, key = apply_rotary_pos_emb(query, key, *turned)
+    key = key.repeat_interleave(attention.num_key_value_groups, dim=1)
+    return received_attention(query.float(), key.float() * attention.scaling, JOINED)
 
 
 def load(source: Source) -> Checkpoint:

@@ -67,10 +67,18 @@ class Conformer(nn.Module):
     def forward(self, frames: Tensor, heard: Tensor) -> Tensor:
         """(windows, frames, 2 * mel_bins), (windows, frames) bool -> (windows, frames, width)."""
         hidden = self.input_linear(frames)
+        count = hidden.shape[1]
+        room = (count + self.context - 1) // self.context * self.context
+        at = torch.arange(room, device=hidden.device)
+        last = last_place(hidden, 1)
+        filling = torch.minimum(at, last)
+        barred = ~heard.index_select(1, filling) | (at > last)[None, :]
+        mask = additive_mask(hidden, barred).reshape(-1, 1, 1, self.context)
+        sound = heard[:, None, :].to(hidden.dtype)
         for number, layer in enumerate(self.layers, start=1):
             hidden = 0.5 * layer.ff1(hidden) + hidden
-            hidden = self._attend(layer.attn, hidden, heard) + hidden
-            hidden = self._convolve(layer.conv, hidden, heard) + hidden
+            hidden = self._attend(layer.attn, hidden, filling, mask) + hidden
+            hidden = self._convolve(layer.conv, hidden, sound) + hidden
             hidden = 0.5 * layer.ff2(hidden) + hidden
             hidden = layer.post_norm(hidden)
             if number == len(self.layers) // 2:
@@ -78,38 +86,32 @@ class Conformer(nn.Module):
         heard_as: Tensor = hidden
         return heard_as
 
-    def _attend(self, attention: Any, hidden: Tensor, heard: Tensor) -> Tensor:
+    def _attend(self, attention: Any, hidden: Tensor, filling: Tensor, mask: Tensor) -> Tensor:
         """Attention within blocks, by distance; behind the end nothing is looked at."""
         windows, frames, _ = hidden.shape
-        size, heads = self.context, attention.num_heads
-        blocks = (frames + size - 1) // size
-        room = blocks * size
-        source = filled(attention.pre_norm(hidden), 1, room)
-        at = torch.arange(room, device=hidden.device)
-        barred = ~filled(heard, 1, room) | (at > last_place(hidden, 1))[None, :]
-        shape = (windows * blocks, size, heads, attention.dim_head)
+        size, heads, width = self.context, attention.num_heads, attention.dim_head
+        source = attention.pre_norm(hidden).index_select(1, filling)
         keys, values = attention.to_kv(source).chunk(2, dim=-1)
         query, key, value = (
-            part.reshape(shape).transpose(1, 2) for part in (attention.to_q(source), keys, values)
+            part.reshape(-1, size, heads, width).transpose(1, 2)
+            for part in (attention.to_q(source), keys, values)
         )
         places = attention.rel_pos_emb(self.distances)
         # By place rather than by block: a product of matrices for each row of distances.
         rows = query.permute(2, 0, 1, 3).flatten(1, 2) @ places.transpose(1, 2)
-        bias = rows.reshape(size, windows * blocks, heads, size).permute(1, 2, 0, 3)
-        bias = bias * attention.scale
-        mask = additive_mask(hidden, barred.reshape(windows * blocks, 1, 1, size))
+        bias = rows.reshape(size, -1, heads, size).permute(1, 2, 0, 3) * attention.scale
         mixed = nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=bias + mask, scale=attention.scale
         )
-        mixed = mixed.transpose(1, 2).reshape(windows, room, heads * attention.dim_head)
+        mixed = mixed.transpose(1, 2).reshape(windows, -1, heads * width)
         result: Tensor = attention.to_out(mixed[:, :frames])
         return result
 
     @staticmethod
-    def _convolve(module: Any, hidden: Tensor, heard: Tensor) -> Tensor:
+    def _convolve(module: Any, hidden: Tensor, sound: Tensor) -> Tensor:
         """The convolution module; behind the end it sees zeros."""
         inner = module.glu(module.up_conv(module.norm(hidden).transpose(1, 2)))
-        inner = module.depth_conv(inner * heard[:, None, :].to(inner.dtype))
+        inner = module.depth_conv(inner * sound)
         result: Tensor = module.down_conv(module.silu(module.batch_norm(inner))).transpose(1, 2)
         return result
 

@@ -22,7 +22,7 @@ from transformers import (
 
 from speechprune_ort.errors import UnsupportedModelError
 from speechprune_ort.export.checkpoint_config import check_text
-from speechprune_ort.export.families.base import Checkpoint
+from speechprune_ort.export.families.base import AttentiveEncoder, Checkpoint
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
     audio_token_of,
@@ -59,7 +59,7 @@ class Tower(nn.Module):
         self.layers = nn.ModuleList(ChunkLayer(layer) for layer in tower.layers)
 
 
-class AudioEncoder(nn.Module):
+class AudioEncoder(AttentiveEncoder):
     """Tower, pooling of pairs and projection as one module, all chunks of a window side by side.
 
     Args:
@@ -72,10 +72,12 @@ class AudioEncoder(nn.Module):
         self.tower, self.chunk = Tower(tower), chunk
         self.norm, self.projection = tower.ln_post, tower.proj
 
-    def forward(self, input_features: Tensor, feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, input_features: Tensor, feature_lengths: Tensor
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """(windows, mel_bins, frames), (windows,) -> (windows, frames // 4, hidden).
 
-        And (windows, frames // 4), the attention that each token receives.
+        Where it ``attends`` also (windows, frames // 4), the attention that each token receives.
         """
         windows, mel_bins, frames = input_features.shape
         chunk = self.chunk
@@ -93,7 +95,7 @@ class AudioEncoder(nn.Module):
         embeds = self.projection(self.norm(pooled))
         tokens = frames // 4
         embeds = embeds.reshape(windows, -1, embeds.shape[2])[:, :tokens]
-        return embeds, attention.reshape(windows, -1)[:, :tokens]
+        return self.given(embeds, lambda: attention().reshape(windows, -1)[:, :tokens])
 
 
 def load(source: Source) -> Checkpoint:

@@ -7,6 +7,7 @@ included, which are made of the recording as a whole.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers.models.qwen3_asr.processing_qwen3_asr import LANGUAGE_CODE_TO_
 
 from speechprune_ort.contract.manifest import LogMelSpec
 from speechprune_ort.errors import ExportError, UnsupportedModelError
-from speechprune_ort.export.families.base import Checkpoint
+from speechprune_ort.export.families.base import AttentiveEncoder, Checkpoint
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
     checkpoint_of,
@@ -64,7 +65,7 @@ class Tower(nn.Module):
         self.layers = nn.ModuleList(ChunkLayer(layer) for layer in tower.layers)
 
 
-class AudioEncoder(nn.Module):
+class AudioEncoder(AttentiveEncoder):
     """Convolutions, layers and projector as one module.
 
     Args:
@@ -81,10 +82,13 @@ class AudioEncoder(nn.Module):
         table = tower.positional_embedding.positional_embedding[:TOKENS].detach().float()
         self.positions = nn.Parameter(table, requires_grad=False)
 
-    def forward(self, input_features: Tensor, feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, input_features: Tensor, feature_lengths: Tensor
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """(windows, mel_bins, frames), (windows,) -> (windows, tokens, hidden).
 
-        And (windows, tokens), the attention that each token receives within its eight seconds.
+        Where it ``attends`` also (windows, tokens), the attention that each token receives within
+        its eight seconds.
         ``frames`` is a multiple of 100, and there are 13 tokens of each hundred.
         """
         windows, mel_bins, frames = input_features.shape
@@ -107,9 +111,9 @@ class AudioEncoder(nn.Module):
         at = torch.arange(TOKENS, device=tokens.device)
         padding = (at[None, None, :] >= tokens[:, :, None]).reshape(windows, -1)
         mixed, attention = self._layers(hidden.reshape(windows, count * TOKENS, -1), padding)
-        return self.projector(self.norm(mixed)), attention
+        return self.given(self.projector(self.norm(mixed)), attention)
 
-    def _layers(self, hidden: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+    def _layers(self, hidden: Tensor, padding: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
         """All layers over (windows, tokens, width), eight seconds at a time."""
         windows, tokens, width = hidden.shape
         span = self.chunks * TOKENS
@@ -121,7 +125,7 @@ class AudioEncoder(nn.Module):
         mask = additive_mask(hidden, barred.reshape(windows * spans, 1, 1, span))
         mixed, attention = attended_layers(self.tower, hidden, 1, mask)
         mixed = mixed.reshape(windows, room, width)[:, :tokens]
-        return mixed, attention.reshape(windows, room)[:, :tokens]
+        return mixed, lambda: attention().reshape(windows, room)[:, :tokens]
 
 
 def load(source: Source) -> Checkpoint:

@@ -31,7 +31,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from speechprune_ort.errors import ExportError, UnsupportedModelError
 from speechprune_ort.export.checkpoint_config import check_text
-from speechprune_ort.export.families.base import Checkpoint
+from speechprune_ort.export.families.base import AttentiveEncoder, Checkpoint
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
     checkpoint_of,
@@ -94,7 +94,7 @@ class Projector(nn.Module):
         return projected
 
 
-class AudioEncoder(nn.Module):
+class AudioEncoder(AttentiveEncoder):
     """Encoder, stacking and projector as one module; padding is neither heard nor stacked.
 
     Args:
@@ -107,10 +107,12 @@ class AudioEncoder(nn.Module):
         super().__init__()
         self.tower, self.projector, self.stack = tower, projector, stack
 
-    def forward(self, input_features: Tensor, feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, input_features: Tensor, feature_lengths: Tensor
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """(windows, mel_bins, frames), (windows,) -> (windows, tokens, hidden).
 
-        And (windows, tokens), the attention that each token receives.
+        Where it ``attends`` also (windows, tokens), the attention that each token receives.
         """
         tower: Any = self.tower
         hidden = encoder_frames(tower, input_features, feature_lengths)
@@ -118,16 +120,22 @@ class AudioEncoder(nn.Module):
         lengths = (feature_lengths - 1) // 2 + 1
         padding = torch.arange(frames, device=lengths.device) >= lengths[:, None]
         mask = additive_mask(hidden, padding[:, None, None, :])
-        hidden, received = attended_layers(tower, hidden, 1, mask)
+        hidden, attention = attended_layers(tower, hidden, 1, mask)
         hidden = tower.layer_norm(hidden) * (~padding)[:, :, None].to(hidden.dtype)
         tokens = -(-frames // self.stack)
         fill = tokens * self.stack - frames
         stacked = nn.functional.pad(hidden, (0, 0, 0, fill))
         stacked = stacked.reshape(windows, tokens, self.stack * width)
-        pooled = nn.functional.pad(received, (0, fill)).reshape(windows, tokens, self.stack)
-        heard = nn.functional.pad((~padding).float(), (0, fill))
-        count = heard.reshape(windows, tokens, self.stack).sum(2).clamp(min=1)
-        return self.projector(stacked), pooled.sum(2) / count
+
+        def pooled() -> Tensor:
+            """The mean over those frames of a token that are heard."""
+            received, heard = (
+                nn.functional.pad(values, (0, fill)).reshape(windows, tokens, self.stack).sum(2)
+                for values in (attention(), (~padding).float())
+            )
+            return received / heard.clamp(min=1)
+
+        return self.given(self.projector(stacked), pooled)
 
 
 def load(source: Source) -> Checkpoint:

@@ -11,12 +11,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoFeatureExtractor, VoxtralForConditionalGeneration
 
 from speechprune_ort.contract.manifest import LogMelSpec, whole_windows
 from speechprune_ort.errors import ExportError
-from speechprune_ort.export.families.base import Checkpoint
+from speechprune_ort.export.families.base import AttentiveEncoder, Checkpoint
 from speechprune_ort.export.families.loading import (
     audio_spec_of,
     audio_token_of,
@@ -36,7 +36,7 @@ FRAME_SECONDS = 2
 """Of a frame: 12.5 tokens a second are no whole number, 25 in two seconds are."""
 
 
-class AudioEncoder(nn.Module):
+class AudioEncoder(AttentiveEncoder):
     """Encoder and projector as one module."""
 
     def __init__(self, model: VoxtralForConditionalGeneration) -> None:
@@ -45,10 +45,12 @@ class AudioEncoder(nn.Module):
         self.projector = model.model.multi_modal_projector
         self.width = self.projector.linear_1.in_features
 
-    def forward(self, input_features: Tensor, feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, input_features: Tensor, feature_lengths: Tensor
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """(windows, mel_bins, frames), (windows,) -> (windows, frames // 8, hidden).
 
-        And (windows, frames // 8), the attention that each token receives.
+        Where it ``attends`` also (windows, frames // 8), the attention that each token receives.
         """
         hidden = encoder_frames(self.tower, input_features)
         joined_frames = self.width // hidden.shape[2]
@@ -56,7 +58,7 @@ class AudioEncoder(nn.Module):
         hidden = self.tower.layer_norm(hidden)
         windows, frames, width = hidden.shape
         joined = hidden.reshape(windows, frames * width // self.width, self.width)
-        return heard_windows(self.projector(joined), feature_lengths), attention
+        return self.given(heard_windows(self.projector(joined), feature_lengths), attention)
 
 
 def load(source: Source) -> Checkpoint:

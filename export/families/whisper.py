@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from speechprune_ort.export.families.base import AttentiveEncoder
 
 __all__ = [
     "POOLED",
@@ -82,7 +85,7 @@ def encoder_layers(layers: Iterable[Any], hidden: Tensor, mask: Tensor | None = 
 
 def attended_layers(
     tower: Any, hidden: Tensor, frames_of_token: int, mask: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Callable[[], Tensor]]:
     """All layers, and what the last one attends to.
 
     Args:
@@ -92,22 +95,26 @@ def attended_layers(
         mask: as in ``encoder_layers``.
 
     Returns:
-        (windows, frames // 2, width), and (windows, tokens) float32: the attention that a token's
-        frames receive in the last layer, mean over heads and over the frames that attend, 1 where
-        it is even.
+        (windows, frames // 2, width), and what computes (windows, tokens) float32: the attention
+        that a token's frames receive in the last layer, mean over heads and over the frames that
+        attend, 1 where it is even.
     """
     *layers, last = tower.layers
     hidden = encoder_layers(layers, hidden, mask)
-    attention = last.self_attn
-    source = last.self_attn_layer_norm(hidden)
+    return last(hidden, mask), partial(_attention_of, last, hidden, frames_of_token, mask)
+
+
+def _attention_of(layer: Any, hidden: Tensor, frames_of_token: int, mask: Tensor | None) -> Tensor:
+    """The attention that each token receives in a layer, from what goes into it."""
+    attention = layer.self_attn
+    source = layer.self_attn_layer_norm(hidden)
     windows, frames, width = source.shape
     shape = (windows, frames, attention.num_heads, width // attention.num_heads)
     query, key = (
         projection(source).reshape(shape).transpose(1, 2).float()
         for projection in (attention.q_proj, attention.k_proj)
     )
-    received = received_attention(query, key * attention.scaling, frames_of_token, mask)
-    return last(hidden, mask), received
+    return received_attention(query, key * attention.scaling, frames_of_token, mask)
 
 
 def received_attention(
@@ -196,7 +203,7 @@ class ChunkLayer(nn.Module):
         return result
 
 
-class PooledEncoder(nn.Module):
+class PooledEncoder(AttentiveEncoder):
     """Encoder, average pooling of pairs and projector, its padding mask built inside.
 
     What the encoders of Qwen2-Audio and Audio Flamingo 3 compute, without their demand for whole
@@ -212,10 +219,12 @@ class PooledEncoder(nn.Module):
         super().__init__()
         self.tower, self.projector = tower, projector
 
-    def forward(self, input_features: Tensor, feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, input_features: Tensor, feature_lengths: Tensor
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """(windows, mel_bins, frames), (windows,) -> (windows, frames // 4, hidden).
 
-        And (windows, frames // 4), the attention that each token receives.
+        Where it ``attends`` also (windows, frames // 4), the attention that each token receives.
         """
         tower: Any = self.tower
         hidden = encoder_frames(tower, input_features)
@@ -225,4 +234,4 @@ class PooledEncoder(nn.Module):
         mask = additive_mask(hidden, padding[:, None, None, :])
         hidden, attention = attended_layers(tower, hidden, POOLED, mask)
         pooled = tower.avg_pooler(hidden.transpose(1, 2)).transpose(1, 2)
-        return self.projector(tower.layer_norm(pooled)), attention
+        return self.given(self.projector(tower.layer_norm(pooled)), attention)

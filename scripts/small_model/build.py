@@ -52,7 +52,8 @@ def main(
             changed = read_delta(delta)
             parts = gather(cache_folder(cache), report)
             weights = build(parts, changed, out, overwrite, report)
-            digest = sha256_of(weights)
+            # build has compared it with the record's.
+            digest = changed.record["sha256"].get("result") or sha256_of(weights)
     except SmallModelError as error:
         console.print(f"Error: {error}", markup=False)
         raise typer.Exit(USER_ERROR) from error

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import numpy.typing as npt
 
@@ -63,15 +64,20 @@ class LanguageModel:
     tokenizer: dict[str, Any]
 
 
+class _Reader(gguf.GGUFReader):
+    """Its file as a plain array: a vocabulary is 600,000 slices, and those of a memmap are slow."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, np.asarray(value) if name == "data" else value)
+
+
 def read_gguf(path: Path) -> LanguageModel:
     """Read a Qwen2 model with its tokenizer from a GGUF file.
 
     Raises:
         SmallModelError: the file is not such a model.
     """
-    import gguf
-
-    reader = gguf.GGUFReader(path)
+    reader = _Reader(path)
 
     def field(name: str) -> Any:
         found = reader.get_field(name)
@@ -89,7 +95,7 @@ def read_gguf(path: Path) -> LanguageModel:
         )
     weights: dict[str, Floats] = {
         transformers_name(tensor.name): gguf.dequantize(tensor.data, tensor.tensor_type).astype(
-            np.float32
+            np.float32, copy=False
         )
         for tensor in reader.tensors
         if tensor.name != LEFT_OUT
@@ -114,7 +120,10 @@ def read_tokenizer(path: Path) -> dict[str, Any]:
     """The content of ``tokenizer.json`` of a GGUF file, as transformers makes it."""
     from transformers import AutoTokenizer
 
-    made: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    # Without its type transformers would look for one in the model's configuration, slowly.
+    made: Any = AutoTokenizer.from_pretrained(
+        path.parent, gguf_file=path.name, tokenizer_type="qwen2"
+    )
     content: dict[str, Any] = json.loads(made.backend_tokenizer.to_str())
     return content
 

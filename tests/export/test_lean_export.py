@@ -237,6 +237,21 @@ def test_a_verification_reads_every_layer_once(half_checkpoint: Path, tmp_path: 
     }
 
 
+def test_attention_that_is_not_given_out_is_not_computed(half_checkpoint: Path) -> None:
+    # Frames times frames of every head: in verification of large encoders, more than their layers.
+    encoder: Any = load_checkpoint(str(half_checkpoint), None, False).audio_encoder.float()
+    projected: list[torch.Size] = []
+    last = encoder.tower.layers[-1].self_attn.q_proj
+    last.register_forward_hook(lambda _, __, out: projected.append(out.shape))
+    features, lengths = torch.randn(2, 128, 400), torch.tensor([400, 123])
+    with torch.no_grad():
+        embeds, attention = encoder(features, lengths)
+        assert (len(projected), attention.shape) == (2, (2, 100))
+        encoder.attends = False
+        assert torch.equal(encoder(features, lengths), embeds)
+    assert len(projected) == 3
+
+
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_an_export_knows_its_end(half_checkpoint: Path, tmp_path: Path, precision: str) -> None:
     told: list[tuple[str, float]] = []
