@@ -103,6 +103,7 @@ class Command:
         standing: the state of ``out``; raises where it is broken.
         before: puts the earlier state there.
         kept: how much of an unfinished run's work is on disk.
+        refuses: whether it refuses to replace what it wrote.
         code: a program of its own.
         reads: whether it writes nothing, and is tried with signals alone.
         ends: whether it ends by itself.
@@ -114,6 +115,7 @@ class Command:
     standing: Callable[[Path], str]
     before: Callable[[], object] = lambda: None
     kept: Callable[[], int] = lambda: 0
+    refuses: bool = False
     code: str | None = None
     reads: bool = False
     ends: bool = True
@@ -237,7 +239,8 @@ def prepared(work: Path, bundle: str, models: str) -> list[Command]:
 
     new = str(work / "new")
     return [
-        Command("export", ("export", new, str(out / "fresh")), out / "fresh", bundle_state),
+        Command("export", ("export", new, str(out / "fresh")), out / "fresh", bundle_state,
+                refuses=True),
         Command("export --overwrite", ("export", new, str(out / "over"), "--overwrite"),
                 out / "over", bundle_state, lambda: shutil.copytree(bundle, out / "over")),
         Command("batch", ("batch", bundle, str(work / "requests.jsonl"), str(out / "answers.jsonl"),
@@ -251,7 +254,8 @@ def prepared(work: Path, bundle: str, models: str) -> list[Command]:
                               str(out / "found.json"), "--candidates", "2"),
                 out / "found.json", json_state, lambda: (out / "found.json").write_text("{}"),
                 partial(journal_lines, out / "found.json.partial" / "rows.jsonl")),
-        Command("get", ("get", models, "--to", str(out / "got")), out / "got", bundle_state),
+        Command("get", ("get", models, "--to", str(out / "got")), out / "got", bundle_state,
+                refuses=True),
         Command("profile --html", ("profile", bundle, "--audio", wavs[0], "--repeats", "1",
                                    "--warmup", "0", "--loads", "1", "--new-tokens", "2", "--html",
                                    str(out / "profile.html")), out / "profile.html", page_state),
@@ -366,7 +370,10 @@ def beside(command: Command) -> list[str]:
 
 def afterwards(command: Command, whole: str, tally: Tally) -> None:
     """One undisturbed run: it must end well and leave nothing beside its result."""
-    if command.name == "export" and command.standing(command.out) == whole:
+    if command.refuses and command.standing(command.out) == whole:
+        end = once(command)  # it clears up even so
+        if end != "one sentence" or beside(command):
+            tally.broken.append(f"{command.name}, once more: {end}, beside it {beside(command)}")
         shutil.rmtree(command.out)
     end = once(command)
     if end != "done" or command.standing(command.out) != whole or beside(command):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from speechprune_ort.errors import BundleError, OptionError
 from speechprune_ort.models import hub, recipe
-from speechprune_ort.models.store import Fill, cache_folder, is_kept, keep
+from speechprune_ort.models.store import Fill, cache_folder, forget_lock, is_kept, keep
 from speechprune_ort.text import check_path
 
 __all__ = ["DEFAULT", "bundle_folder", "get", "kept"]
@@ -76,6 +76,7 @@ def get(name: str, to: Path | None = None) -> Path:
         return kept(name) or _keep(_place(name), _filler(name))
     check_path(to, "The folder", OptionError)
     if to.exists():
+        forget_lock(to.absolute())
         raise OptionError(f"{to} is already there: give the name of a new folder.")
     return _keep(to.absolute(), _filler(name))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from speechprune_ort.files import cannot_write, hidden_name, locked, sync
 from speechprune_ort.models.packages import Report
 from speechprune_ort.runtime.ort.bundle import verify_files
 
-__all__ = ["CACHE_VARIABLE", "Fill", "cache_folder", "is_kept", "keep"]
+__all__ = ["CACHE_VARIABLE", "Fill", "cache_folder", "forget_lock", "is_kept", "keep"]
 
 Fill = Callable[[Path, Report], None]
 """Brings the files of a bundle into a folder, and reports what it does."""
@@ -59,6 +60,7 @@ def keep(place: Path, fill: Fill, report: Report) -> Path:
         OutputError: the folder cannot be written.
     """
     if is_kept(place):
+        forget_lock(place)
         return place
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -78,3 +80,13 @@ def keep(place: Path, fill: Fill, report: Report) -> Path:
     except OSError as error:
         raise OutputError(cannot_write(place, error)) from None
     return place
+
+
+def forget_lock(place: Path) -> None:
+    """Remove the lock of a place if the process that held it was killed.
+
+    It has no effect on others; it would lie there for ever.
+    """
+    if place.with_name(hidden_name(place.name, "lock")).exists():
+        with contextlib.suppress(OSError), locked(place, wait=False):
+            pass

@@ -67,8 +67,10 @@ def test_get_prints_the_folder_and_makes_another_where_wanted(served: Hub, tmp_p
     SpeechLLM(tmp_path / "mine", "cpu")
     assert not (tmp_path / "cache" / "models").exists()
     assert not list(tmp_path.glob(".mine*")), "nothing is left beside it"
+    (tmp_path / ".mine.lock").touch()  # as a kill right after the last step leaves it
     with pytest.raises(OptionError, match="already there"):
         get(NAME, tmp_path / "mine")
+    assert not list(tmp_path.glob(".mine*"))
     with pytest.raises(OptionError, match="is not the name of a model"):
         get("meetings")
 
