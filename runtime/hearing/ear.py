@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -48,8 +49,12 @@ class Ear:
             scale=manifest.audio.log_mel.scale,
             taper=manifest.audio.log_mel.taper,
         )
-        # One window keeps a CPU busy: a batch is no faster there and needs more memory.
-        self.windows_at_once = 1 if engine.device.name == "cpu" else WINDOWS_ON_GPU
+        # One window keeps a CPU busy: a batch is no faster there and needs more memory. Beside a
+        # GPU it makes features, which takes many times as long as encoding them there.
+        on_cpu = engine.device.name == "cpu"
+        self.windows_at_once = 1 if on_cpu else WINDOWS_ON_GPU
+        cores = engine.threads or len(os.sched_getaffinity(0))
+        self._workers = 1 if on_cpu else min(cores, WINDOWS_ON_GPU)
 
     def hear(
         self,
@@ -82,7 +87,7 @@ class Ear:
         encoder = self._encoder(timings, budget, encoder_attention, self.windows_at_once)
         blocks, heard = HeardBlocks(stream, audio.window_samples, long_audio, timings), 0.0
         with memory_errors(AUDIO_ENCODER), disk_errors():
-            for cut in mel_windows(blocks, self._log_mel, audio, timings):
+            for cut in mel_windows(blocks, self._log_mel, audio, timings, self._workers):
                 encoder.add(cut)
                 heard += cut.seconds
                 if progress:

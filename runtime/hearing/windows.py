@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import IO
+from functools import partial
+from typing import IO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +23,7 @@ from speechprune_ort.timings import Timings
 __all__ = ["MelWindow", "mel_window", "mel_windows"]
 
 Samples = NDArray[np.float32]
+Made = TypeVar("Made")
 
 KEPT_BYTES = 1 << 26
 """Size of the features that wait in memory for the recording's end, 20 minutes of 80 mel bins; more
@@ -45,7 +49,11 @@ class MelWindow:
 
 
 def mel_windows(
-    blocks: Iterable[Samples], log_mel: LogMel, audio: AudioSpec, timings: Timings
+    blocks: Iterable[Samples],
+    log_mel: LogMel,
+    audio: AudioSpec,
+    timings: Timings,
+    workers: int = 1,
 ) -> Iterator[MelWindow]:
     """Features of a recording, window by window.
 
@@ -56,17 +64,47 @@ def mel_windows(
         blocks: (samples,) float32 each, of any length.
         log_mel: the model's feature extractor.
         audio: the model's audio settings.
-        timings: the time is added to its ``log_mel``.
+        timings: the time is added to its ``log_mel``: with several workers, the time that windows
+            were waited for.
+        workers: threads, each for a window of its own, while the caller works on those before; one
+            does everything in the caller's.
 
     Raises:
         AudioError: a sample is NaN or infinite, or the recording is too short to be mirrored.
     """
     windows = stream_windows(blocks, audio.window_samples)
     if audio.log_mel.over == "recording":
-        yield from _of_recording(windows, log_mel, audio, timings)
+        yield from _of_recording(windows, log_mel, audio, timings, workers)
         return
-    for samples in windows:
-        yield mel_window(samples, log_mel, audio, timings)
+    yield from _ahead(
+        (partial(_window, samples, log_mel, audio) for samples in windows), timings, workers
+    )
+
+
+def _ahead(calls: Iterable[Callable[[], Made]], timings: Timings, workers: int) -> Iterator[Made]:
+    """What each call gives, in order; with several workers, so many of them are ahead."""
+    if workers == 1:
+        for call in calls:
+            with timings.measure("log_mel"):
+                made = call()
+            yield made
+        return
+    begun: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(workers, "log-mel") as pool:
+        try:
+            for call in calls:
+                begun.append(pool.submit(call))
+                if len(begun) > workers:
+                    yield _waited_for(begun.popleft(), timings)
+            while begun:
+                yield _waited_for(begun.popleft(), timings)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _waited_for(begun: Future[Made], timings: Timings) -> Made:
+    with timings.measure("log_mel"):
+        return begun.result()
 
 
 def mel_window(samples: Samples, log_mel: LogMel, audio: AudioSpec, timings: Timings) -> MelWindow:
@@ -75,19 +113,24 @@ def mel_window(samples: Samples, log_mel: LogMel, audio: AudioSpec, timings: Tim
     Arguments and errors as for ``mel_windows``.
     """
     with timings.measure("log_mel"):
-        features, length = log_mel(samples)
+        return _window(samples, log_mel, audio)
+
+
+def _window(samples: Samples, log_mel: LogMel, audio: AudioSpec) -> MelWindow:
+    features, length = log_mel(samples)
     return MelWindow(features, length, len(samples) / audio.sampling_rate, not samples.any())
 
 
 def _of_recording(
-    windows: Iterable[Samples], log_mel: LogMel, audio: AudioSpec, timings: Timings
+    windows: Iterable[Samples], log_mel: LogMel, audio: AudioSpec, timings: Timings, workers: int
 ) -> Iterator[MelWindow]:
     floor = np.log10(np.float32(FLOOR))
     loudest = floor
     lengths: list[int] = []
     with tempfile.SpooledTemporaryFile(KEPT_BYTES, prefix="speechprune-ort-") as kept:
-        pieces = _Running(windows, log_mel, audio, timings)
-        for decades in pieces.made:
+        pieces = _Running(windows, log_mel, audio)
+        calls = (partial(log_mel.decades, *piece) for piece in pieces.cut)
+        for decades in _ahead(calls, timings, workers):
             with timings.measure("log_mel"):
                 loudest = max(loudest, decades.max())
                 kept.write(decades.tobytes())
@@ -119,22 +162,19 @@ class _Running:
         windows: (samples,) float32 each, all but the last of full length.
         log_mel: the model's feature extractor.
         audio: the model's audio settings.
-        timings: the time is added to its ``log_mel``.
 
     Attributes:
-        made: yields (mel_bins, frames) float32 decades, those of a window at a time.
-        samples: number of samples of the recording, known once ``made`` has ended.
+        cut: yields (samples,) float32 and the number of frames to make of them, those of a window
+            at a time.
+        samples: number of samples of the recording, known once ``cut`` has ended.
     """
 
-    def __init__(
-        self, windows: Iterable[Samples], log_mel: LogMel, audio: AudioSpec, timings: Timings
-    ) -> None:
+    def __init__(self, windows: Iterable[Samples], log_mel: LogMel, audio: AudioSpec) -> None:
         self._windows, self._log_mel, self._audio = windows, log_mel, audio
-        self._timings = timings
         self.samples = 0
-        self.made = self._run()
+        self.cut = self._run()
 
-    def _run(self) -> Iterator[NDArray[np.float32]]:
+    def _run(self) -> Iterator[tuple[Samples, int]]:
         log_mel, spec = self._log_mel, self._audio.log_mel
         hop, half, frames = log_mel.hop_length, log_mel.n_fft // 2, log_mel.frames
         # One hop more than a window's frames see, so that all that is mirrored at the end is left.
@@ -146,7 +186,7 @@ class _Running:
             if not begun and len(held) > half:
                 held, begun = np.concatenate([held[half:0:-1], held]), True
             if begun and len(held) >= enough:
-                yield self._decades(held, frames)
+                yield held, frames
                 held, given = held[frames * hop :], given + frames
         total = self.samples
         if not total:
@@ -167,9 +207,5 @@ class _Running:
         left = left // spec.stack * spec.stack - given
         while left > 0:
             count = min(frames, left)
-            yield self._decades(held, count)
+            yield held, count
             held, left = held[count * hop :], left - count
-
-    def _decades(self, held: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
-        with self._timings.measure("log_mel"):
-            return self._log_mel.decades(held, frames)

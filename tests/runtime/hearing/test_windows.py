@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -124,3 +125,50 @@ def test_nothing_gives_no_window() -> None:
 
     audio = spec(MIRROR)
     assert list(mel_windows(nothing(), LogMel(), audio, Timings())) == []
+
+
+@pytest.mark.parametrize("log_mel", [LogMelSpec(), SILENCE, MIRROR])
+def test_windows_made_side_by_side_are_the_same_and_in_order(log_mel: LogMelSpec) -> None:
+    samples, audio = np.tile(uneven(192_000), 4)[:700_000], spec(log_mel)
+    cut = samples[:64_000], samples[64_000:300_000], samples[300_000:]
+    serial, waited = Timings(), Timings()
+    expected = list(mel_windows(cut, LogMel(window_seconds=SECONDS), audio, serial))
+    found = list(mel_windows(cut, LogMel(window_seconds=SECONDS), audio, waited, workers=3))
+    assert len(found) == len(expected) == 11
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.features, other.features)
+        assert replace(one, features=other.features) == other
+    assert set(waited.seconds) == {"log_mel"}
+
+
+def test_later_windows_are_made_while_the_first_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_by, third = set(), threading.Event()
+    alone = windows._window
+
+    def noticed(samples: Samples, *arguments: Any) -> Any:
+        made_by.add(threading.current_thread().name)
+        if samples[0] == 2:
+            third.set()
+        return alone(samples, *arguments)
+
+    monkeypatch.setattr(windows, "_window", noticed)
+    blocks = [np.full(SECONDS * 16_000, n, np.float32) for n in range(4)]
+    given = mel_windows(
+        blocks, LogMel(window_seconds=SECONDS), spec(LogMelSpec()), Timings(), workers=2
+    )
+    assert next(given).seconds == SECONDS
+    assert third.wait(60), "it waits for the first to be used"
+    given.close()
+    assert threading.main_thread().name not in made_by
+    assert not [t for t in threading.enumerate() if t.name.startswith("log-mel")]
+
+
+def test_what_is_wrong_with_a_window_is_said_when_its_turn_comes() -> None:
+    samples = np.tile(uneven(192_000), 2)
+    samples[200_000] = np.nan
+    given = mel_windows(
+        [samples], LogMel(window_seconds=SECONDS), spec(LogMelSpec()), Timings(), workers=4
+    )
+    assert [next(given).seconds for _ in range(3)] == 3 * [SECONDS]
+    with pytest.raises(AudioError, match="NaN"):
+        next(given)
