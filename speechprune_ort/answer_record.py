@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-__all__ = ["AnswerRecord", "EvidenceRecord", "PruningRecord", "answer_schema"]
+__all__ = ["AnswerRecord", "EvidenceRecord", "PartRecord", "PruningRecord", "answer_schema"]
 
 Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0, description="In seconds.")]
@@ -15,6 +15,15 @@ SpanRecord = Annotated[
     list[Seconds],
     Meta(min_length=2, max_length=2, description="Start and end of a stretch of the recording."),
 ]
+
+
+class PartRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where one of the recordings of a prompt lies, which are counted end to end."""
+
+    first: Annotated[Count, Meta(description="Its first audio token.")]
+    tokens: Annotated[Count, Meta(description="Number of its audio tokens.")]
+    start: Annotated[Seconds, Meta(description="Where it begins, in seconds.")]
+    seconds: Annotated[Seconds, Meta(description="Its length, in seconds.")]
 
 
 class PruningRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,6 +46,9 @@ class PruningRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spans: Annotated[list[SpanRecord], Meta(description="The stretches that they cover.")]
     merged_spans: Annotated[
         list[SpanRecord], Meta(description="The same, with those less than 1 s apart joined.")
+    ]
+    recordings: Annotated[
+        list[PartRecord], Meta(min_length=1, description="The recordings, in their order.")
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -10,8 +11,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprune_ort.answer_record import AnswerRecord, EvidenceRecord, PruningRecord
+from speechprune_ort.answer_record import (
+    AnswerRecord,
+    EvidenceRecord,
+    PartRecord,
+    PruningRecord,
+)
 from speechprune_ort.options import GenerationOptions, PruningOptions
+from speechprune_ort.parts import Part
 from speechprune_ort.timings import STAGES, Timings
 
 __all__ = [
@@ -90,7 +97,9 @@ class Pruning:
         options: the options as used, with whatever was left open filled in.
         indices: (kept,) int64, ascending, of the recording's audio tokens.
         total: audio tokens of the recording.
-        spans: the kept stretches in seconds.
+        spans: the kept stretches in seconds; none reaches from one recording into the next.
+        token_seconds: length of an audio token, in seconds.
+        recordings: where each recording lies on these tokens and seconds, at least one.
         similarity: (total,) float32 phase 1 score of every token, or None.
         attention: float32 phase 2 score of every token that phase 1 left, or None.
         candidates: int64 indices of the tokens that ``attention`` belongs to, or None.
@@ -102,6 +111,8 @@ class Pruning:
     indices: NDArray[np.int64]
     total: int
     spans: tuple[Span, ...]
+    token_seconds: float
+    recordings: tuple[Part, ...]
     similarity: NDArray[np.float32] | None = None
     attention: NDArray[np.float32] | None = None
     candidates: NDArray[np.int64] | None = None
@@ -115,7 +126,17 @@ class Pruning:
     @property
     def merged_spans(self) -> tuple[Span, ...]:
         """``spans``, with those less than a second apart joined: for reading and for playing."""
-        return merged(self.spans)
+        return tuple(span for part in self.recordings for span in merged(self.spans_in(part)))
+
+    def spans_in(self, part: Part) -> tuple[Span, ...]:
+        """Those of ``spans`` that lie in one of the recordings."""
+        return tuple(span for span in self.spans if self.part_of(span) == part)
+
+    def part_of(self, span: Span) -> Part:
+        """The recording that a stretch lies in."""
+        # By its middle, since ends are rounded and may reach a hair into a neighbour.
+        middle = (span.start + span.end) / 2
+        return self.recordings[bisect(self.recordings[1:], middle, key=lambda part: part.start)]
 
     @property
     def kept_share(self) -> float:
@@ -257,6 +278,10 @@ class Answer:
                 indices=pruning.indices.tolist(),
                 spans=[[span.start, span.end] for span in pruning.spans],
                 merged_spans=[[span.start, span.end] for span in pruning.merged_spans],
+                recordings=[
+                    PartRecord(p.first, p.tokens, round(p.start, 3), round(p.seconds, 3))
+                    for p in pruning.recordings
+                ],
             ),
             evidence=None if self.evidence is None else [e.record() for e in self.evidence],
             generation=asdict(self.generation),

@@ -26,7 +26,7 @@ from speechprune_ort.runtime.choosing.backends import open_backend
 from speechprune_ort.runtime.choosing.methods import MethodOptions, Selection
 from speechprune_ort.runtime.choosing.selection import select
 from speechprune_ort.runtime.hearing.embeddings import HostEmbeds
-from speechprune_ort.runtime.hearing.heard import Heard, Part
+from speechprune_ort.runtime.hearing.heard import Heard
 from speechprune_ort.runtime.ort.engine import Engine
 from speechprune_ort.runtime.ort.threads import numpy_threads
 from speechprune_ort.timings import Timings
@@ -147,6 +147,8 @@ class Question:
             indices=selection.indices,
             total=self._heard.tokens,
             spans=self._spans(selection.indices),
+            token_seconds=1 / self._engine.manifest.tokens_per_second,
+            recordings=self._heard.parts,
             similarity=selection.similarity,
             attention=selection.attention,
             candidates=selection.candidates,
@@ -157,7 +159,7 @@ class Question:
         """Stretches of time of tokens; several recordings lie end to end."""
         manifest, found = self._engine.manifest, []
         for part in self._heard.parts:
-            own = indices[_within(indices, part)] - part.first
+            own = indices[part.holds(indices)] - part.first
             found += [
                 Span(round(span.start + part.start, 3), round(span.end + part.start, 3))
                 for span in spans_of(
@@ -364,11 +366,11 @@ class Question:
         places: list[NDArray[np.int64]] = []
         spans: list[Span] = []
         for part in self._heard.parts:
-            own = np.flatnonzero(_within(kept, part))
+            own = np.flatnonzero(part.holds(kept))
             for within in stretches(kept[own] - part.first, rate, audio.span_tokens):
-                units = (kept[own[within]] - part.first) // audio.span_tokens * audio.span_tokens
-                start, end = units[0] / rate, (units[-1] + audio.span_tokens) / rate
-                end = min(end, part.seconds)
+                ends = (kept[own[within]][[0, -1]] - part.first) // audio.span_tokens
+                first, last = (int(unit) * audio.span_tokens for unit in ends)
+                start, end = first / rate, min((last + audio.span_tokens) / rate, part.seconds)
                 spans.append(Span(round(start + part.start, 3), round(end + part.start, 3)))
                 places.append(own[within])
         if not ids or not places:
@@ -419,12 +421,6 @@ def pieces(
     heard = heard() if callable(heard) else heard
     asked = Question(engine, text, heard, pruning, generation.max_new_tokens, timings)
     return (yield from asked.speak(generation, scheduler))
-
-
-def _within(indices: NDArray[np.int64], part: Part) -> NDArray[np.bool_]:
-    """Which tokens belong to one of several recordings."""
-    found: NDArray[np.bool_] = (indices >= part.first) & (indices < part.first + part.tokens)
-    return found
 
 
 def _part(selection: Selection, places: NDArray[np.int64]) -> Selection:

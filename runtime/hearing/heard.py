@@ -8,26 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from speechprune_ort.parts import Part
 from speechprune_ort.runtime.hearing.embeddings import AudioEmbeds, JoinedEmbeds
 
-__all__ = ["Heard", "Part", "joined"]
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One of several recordings that lie end to end.
-
-    Attributes:
-        first: its first token.
-        tokens: number of its tokens.
-        start: where it begins, in seconds.
-        seconds: its length.
-    """
-
-    first: int
-    tokens: int
-    start: float
-    seconds: float
+__all__ = ["Heard", "joined"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,7 @@ from speechprune_ort.wording import Wording
 
 if TYPE_CHECKING:
     from speechprune_ort.batch import BatchTask
+    from speechprune_ort.explain import Explanation
     from speechprune_ort.model import SpeechLLM
     from speechprune_ort.recording import Recording
 
@@ -193,16 +194,17 @@ def ask(
     explain: Annotated[
         Path | None,
         typer.Option(
-            help="File to write that shows what was kept: a page that plays the recording "
-            "(.html), a picture (.png) or data (.json). A page shows all questions; pictures and "
-            "data get a file for each: out-1.png, out-2.png.",
+            help="File to write that shows what was kept: a page that plays the recording, or with "
+            "--together each of them (.html), a picture (.png) or data (.json). A page shows all "
+            "questions; pictures and data get a file for each: out-1.png, out-2.png.",
             rich_help_panel=SHOWING,
         ),
     ] = None,
     transcript: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            help='Transcript to show with --explain: a JSON list of {"start", "end", "text"}.',
+            help='Transcript to show with --explain: a JSON list of {"start", "end", "text"}; with '
+            "--together, given once for each recording, in their order.",
             rich_help_panel=SHOWING,
         ),
     ] = None,
@@ -240,24 +242,32 @@ def ask(
     elif every is not None:
         raise OptionError("--every needs --live: give both, or leave out --every.")
     recordings, questions = _sorted(audio, rest or [], asked or [], typed=live)
-    if len(recordings) > 1 and explain is not None:
-        raise OptionError("--explain takes one recording: ask about each by itself.")
     together = together and len(recordings) > 1
-    if len(recordings) > 1 and evidence and not together:
-        raise OptionError("--evidence takes one recording: ask about each by itself.")
+    for name, wanted in (("--explain", explain is not None), ("--evidence", evidence)):
+        if len(recordings) > 1 and wanted and not together:
+            raise OptionError(
+                f"{name} takes one recording: ask about each by itself, or about all of them in "
+                "one prompt with --together."
+            )
     if samples != 1 and (live or len(recordings) > 1):
         raise OptionError(
             "--samples takes one complete recording: leave it out with --live or several "
             "recordings."
         )
-    if transcript is not None and explain is None:
+    transcripts = transcript or []
+    if transcripts and explain is None:
         raise OptionError("--transcript needs --explain: give both, or leave out --transcript.")
     if explain is not None:  # refused before an hour of audio is encoded
         from speechprune_ort.explain import check_ending, read_transcript
 
         check_ending(explain)
-        if transcript is not None:
-            read_transcript(transcript)
+        if len(transcripts) not in (0, len(recordings)):
+            raise OptionError(
+                f"--transcript is given {len(transcripts)} times, with {len(recordings)} to be "
+                "shown: give it once for each recording, in their order, or leave it out."
+            )
+        for path in transcripts:
+            read_transcript(path)
     for question in questions:  # and so is what cannot be asked
         check_text(question)
     if calibration is not None:
@@ -372,7 +382,16 @@ def ask(
                     sys.stderr.write(f"\nseed {seed + seed_behind}\n")
                 answers.append(_print_answer(stream, finished))
         if explain is not None:
-            _explain(answers, sources[0], explain, transcript, options)
+            from speechprune_ort.explain import explain_all
+
+            shown = explain_all(
+                answers,
+                sources,
+                transcripts=transcripts,
+                names=_names(recordings),
+                audio_options=options,
+            )
+            _write(shown, explain)
 
 
 def _streams(
@@ -395,17 +414,20 @@ def _streams(
     return streams
 
 
-def _explain(
-    answers: Sequence[Answer],
-    source: Path | BinaryIO,
-    path: Path,
-    transcript: Path | None,
-    options: AudioOptions,
-) -> None:
-    """Write what was kept for answers: a page for all of them, or a file for each."""
-    from speechprune_ort.explain import explain_all, write_explanation, write_page
+def _names(recordings: Sequence[Path]) -> list[str]:
+    """The names of files, with their folders where two are alike.
 
-    shown = explain_all(answers, source, transcript=transcript, audio_options=options)
+    >>> _names([Path("may/a.wav"), Path("may/b.wav")])
+    ['a.wav', 'b.wav']
+    """
+    names = [path.name for path in recordings]
+    return names if len(set(names)) == len(names) else [str(path) for path in recordings]
+
+
+def _write(shown: Sequence[Explanation], path: Path) -> None:
+    """Write what was kept for answers: a page for all of them, or a file for each."""
+    from speechprune_ort.explain import write_explanation, write_page
+
     if path.suffix.lower() == ".html":
         write_page(shown, path)
         return

@@ -1,8 +1,9 @@
-"""What was kept of a recording, to look at and to listen to: pages, pictures, or the data."""
+"""What was kept of recordings, to look at and to listen to: pages, pictures, or the data."""
 
 from speechprune_ort.explain.explanation import (
     Explanation,
     Line,
+    Sound,
     check_ending,
     explain,
     explain_all,
@@ -13,6 +14,7 @@ from speechprune_ort.explain.writing import write_explanation, write_page
 __all__ = [
     "Explanation",
     "Line",
+    "Sound",
     "check_ending",
     "explain",
     "explain_all",

@@ -113,7 +113,10 @@
         if (chunk.error) throw new Error(chunk.error.message);
         const choice = chunk.choices[0];
         if (choice && choice.delta.content) text.textContent = said += choice.delta.content;
-        if (chunk.speechprune) waiting.replaceWith(article({ ...chunk.speechprune.view, wave }, sound));
+        if (chunk.speechprune) {
+          const { view } = chunk.speechprune;
+          waiting.replaceWith(article({ ...view, recordings: [{ ...view.recordings[0], wave }] }, [sound]));
+        }
       }
       find("question").select();
     } catch (error) {

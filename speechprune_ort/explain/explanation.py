@@ -1,10 +1,11 @@
-"""An answer together with the recording that it is about."""
+"""An answer together with the recordings that it is about."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,18 @@ from numpy.typing import NDArray
 
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.errors import DataError, OptionError
+from speechprune_ort.parts import Part
 from speechprune_ort.results import Answer, Pruning
 from speechprune_ort.runtime.choosing.methods import METHODS, ScoreName
 from speechprune_ort.runtime.choosing.methods.base import FIRST, SECOND
 from speechprune_ort.runtime.hearing.audio import SAMPLING_RATE, Source, stream_audio
-from speechprune_ort.text import check_text, check_type, read_json
+from speechprune_ort.text import check_text, check_type, printable, read_json
 
 __all__ = [
     "Curve",
     "Explanation",
     "Line",
+    "Sound",
     "check_ending",
     "curves_of",
     "explain",
@@ -49,42 +52,60 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Sound:
+    """One recording as it is drawn and played.
+
+    Attributes:
+        name: name that people know it by.
+        low: (bins,) float32 smallest sample of each stretch of the recording.
+        high: (bins,) float32 largest.
+        file: the recording as it was heard, as a file that browsers play.
+        file_type: what that is, such as ``audio/mpeg``.
+        transcript: what is said, where that is known, in seconds of this recording.
+    """
+
+    name: str
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    file: bytes
+    file_type: str
+    transcript: tuple[Line, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
-    """An answer together with the recording that it is about.
+    """An answer together with the recordings that it is about.
 
     Attributes:
         answer: the answer, with its pruning.
-        low: (bins,) float32 smallest sample of each stretch of the recording.
-        high: (bins,) float32 largest.
-        sound: the recording as it was heard, as a file that browsers play.
-        sound_type: what that is, such as ``audio/mpeg``.
-        transcript: what is said, where that is known.
+        sounds: the recordings, one for each of ``answer.pruning.recordings``.
     """
 
     answer: Answer
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
-    sound: bytes
-    sound_type: str
-    transcript: tuple[Line, ...] = ()
+    sounds: tuple[Sound, ...]
 
-    @property
-    def token_seconds(self) -> float:
-        """Length of an audio token, in seconds."""
-        return self.answer.seconds_heard / max(1, self.answer.pruning.total)
+    def kept_shares(self, place: int) -> list[float]:
+        """The share of each line of a recording's transcript that was kept, 0 to 1.
 
-    def kept_shares(self) -> list[float]:
-        """The share of each line of the transcript that was kept, 0 to 1."""
-        length = self.token_seconds
-        places = (self.answer.pruning.indices + 0.5) * length
+        Args:
+            place: index of the recording in ``sounds``.
+        """
+        pruning = self.answer.pruning
+        part, length = pruning.recordings[place], pruning.token_seconds
+        own = pruning.indices[part.holds(pruning.indices)] - part.first
+        places = (own + 0.5) * length
         shares = []
-        for line in self.transcript:
+        for line in self.sounds[place].transcript:
             kept = int(((places >= line.start) & (places < line.end)).sum())
             shares.append(min(1.0, kept * length / max(line.end - line.start, length)))
         return shares
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: the answer, every score, kept tokens and spans."""
+        """Plain data for JSON: the answer, every score, kept tokens and spans.
+
+        Tokens and their scores are counted through all recordings; waveforms and transcripts are
+        each recording's own.
+        """
         pruning = self.answer.pruning
 
         def listed(scores: NDArray[Any] | None, digits: int = 6) -> list[float] | None:
@@ -92,49 +113,69 @@ class Explanation:
 
         return {
             **self.answer.to_dict(),
-            "token_seconds": self.token_seconds,
+            "token_seconds": pruning.token_seconds,
             "score_names": [name.label for name in _names(pruning)],
             "similarity": listed(pruning.similarity),
             "attention": listed(pruning.attention, 9),
             "candidates": None if pruning.candidates is None else pruning.candidates.tolist(),
-            "waveform": {"low": listed(self.low, 4), "high": listed(self.high, 4)},
-            "transcript": [[line.start, line.end, line.text] for line in self.transcript],
+            "sounds": [
+                {
+                    "name": sound.name,
+                    "waveform": {"low": listed(sound.low, 4), "high": listed(sound.high, 4)},
+                    "transcript": [[line.start, line.end, line.text] for line in sound.transcript],
+                }
+                for sound in self.sounds
+            ],
         }
 
 
 def explain(
     answer: Answer,
-    audio: Source,
+    *audio: Source,
     sampling_rate: int | None = None,
-    transcript: Path | None = None,
+    transcripts: Sequence[Path] = (),
+    names: Sequence[str] = (),
     audio_options: AudioOptions | None = None,
 ) -> Explanation:
-    """Put an answer together with its recording.
+    """Put an answer together with its recording, or with all of its recordings.
 
     Args:
         answer: from ``ask``.
-        audio: the one recording that it is about, read once more for its waveform.
-        sampling_rate: sampling rate of ``audio`` if it is an array, in Hz.
-        transcript: JSON with a list of ``{"start": ..., "end": ..., "text": ...}``.
-        audio_options: the options that the recording was read with.
+        audio: the recordings that it is about, in the order of the prompt, each read once more for
+            its waveform.
+        sampling_rate: sampling rate of each ``audio`` that is an array, in Hz.
+        transcripts: none, or one for each recording: JSON with a list of
+            ``{"start": ..., "end": ..., "text": ...}``, in seconds of that recording.
+        names: none, or one for each recording; by default the names of files.
+        audio_options: the options that the recordings were read with.
 
     Raises:
-        AudioError: the recording cannot be read.
-        OptionError: the transcript cannot be read, or the answer is about more sound, or less, than
-            this: about another recording, about several at once, or read with other options.
+        AudioError: a recording cannot be read.
+        OptionError: a transcript cannot be read, there are more or fewer recordings, transcripts or
+            names than the answer has recordings, or a recording is longer or shorter than that
+            which the answer is about: it is another, or was read with other options.
     """
-    (found,) = explain_all([answer], audio, sampling_rate, transcript, audio_options)
+    (found,) = explain_all(
+        [answer],
+        audio,
+        sampling_rate=sampling_rate,
+        transcripts=transcripts,
+        names=names,
+        audio_options=audio_options,
+    )
     return found
 
 
 def explain_all(
     answers: Sequence[Answer],
-    audio: Source,
+    audio: Sequence[Source],
+    *,
     sampling_rate: int | None = None,
-    transcript: Path | None = None,
+    transcripts: Sequence[Path] = (),
+    names: Sequence[str] = (),
     audio_options: AudioOptions | None = None,
 ) -> list[Explanation]:
-    """Put answers together with the one recording that they are about, which is read once.
+    """Put answers together with the recordings that all of them are about, which are read once.
 
     Arguments and errors are those of ``explain``; there is at least one answer.
     """
@@ -142,14 +183,41 @@ def explain_all(
         raise OptionError("There is no answer to explain: give at least one.")
     for answer in answers:
         check_type(answer, Answer, "answer")
-    lines = read_transcript(transcript) if transcript else ()
-    step = max(1, int(np.ceil(answers[0].seconds * SAMPLING_RATE / BINS)))
+        _require_as_many(answer, audio, "recording")
+    for given, kind in ((transcripts, "transcript"), (names, "name")):
+        if given:
+            _require_as_many(answers[0], given, kind)
+    lines = [read_transcript(path) for path in transcripts] or [()] * len(audio)
+    sounds = []
+    for place, source in enumerate(audio):
+        lasts = answers[0].pruning.recordings[place].seconds
+        sound, seconds = _drawn(source, sampling_rate, audio_options, lasts)
+        for answer in answers:
+            _require_about(answer, place, seconds)
+        name = names[place] if names else _name_of(source)
+        name = printable(name) or f"recording {place + 1}"
+        sounds.append(replace(sound, name=name, transcript=lines[place]))
+    return [Explanation(answer, tuple(sounds)) for answer in answers]
+
+
+def _drawn(
+    source: Source, sampling_rate: int | None, options: AudioOptions | None, lasts: float
+) -> tuple[Sound, float]:
+    """A recording without its name, and its length in seconds.
+
+    Args:
+        source: the recording.
+        sampling_rate: that of an array, in Hz.
+        options: how it is read.
+        lasts: seconds that it should last, by which stretches are made.
+    """
+    step = max(1, int(np.ceil(lasts * SAMPLING_RATE / BINS)))
     count = 0
     low, high, rest = [], [], np.zeros(0, np.float32)
     file, kind = io.BytesIO(), _sound_type()
-    options = {"MP3": {"bitrate_mode": "CONSTANT", "compression_level": SMALL}}.get(kind, {})
-    with soundfile.SoundFile(file, "w", SAMPLING_RATE, 1, format=kind, **options) as sound:
-        for block in stream_audio(audio, sampling_rate, options=audio_options):
+    written = {"MP3": {"bitrate_mode": "CONSTANT", "compression_level": SMALL}}.get(kind, {})
+    with soundfile.SoundFile(file, "w", SAMPLING_RATE, 1, format=kind, **written) as sound:
+        for block in stream_audio(source, sampling_rate, options=options):
             count += len(block)
             sound.write(np.clip(block, -1, 1))
             samples = np.concatenate([rest, block])
@@ -158,27 +226,48 @@ def explain_all(
             low.append(shaped.min(axis=1, initial=0))
             high.append(shaped.max(axis=1, initial=0))
             rest = samples[whole:]
-    for answer in answers:
-        _require_about(answer, count / SAMPLING_RATE)
     if len(rest):
         low.append(rest.min(keepdims=True))
         high.append(rest.max(keepdims=True))
-    waves = np.concatenate(low), np.concatenate(high)
     mime = "audio/mpeg" if kind == "MP3" else "audio/flac"
-    return [Explanation(answer, *waves, file.getvalue(), mime, lines) for answer in answers]
+    drawn = Sound("", np.concatenate(low), np.concatenate(high), file.getvalue(), mime)
+    return drawn, count / SAMPLING_RATE
 
 
-def _require_about(answer: Answer, seconds: float) -> None:
+def _name_of(source: Source) -> str:
+    """The name of a file; empty where there is none."""
+    path = source if isinstance(source, (str, PathLike)) else getattr(source, "name", None)
+    return Path(path).name if isinstance(path, (str, PathLike)) else ""
+
+
+def _require_as_many(answer: Answer, given: Sequence[object], kind: str) -> None:
+    """Refuse what does not belong to each of an answer's recordings.
+
+    Raises:
+        OptionError: there is more or less of it.
+    """
+    wanted, found = len(answer.pruning.recordings), len(given)
+    if found != wanted:
+        told = f"{kind} was" if found == 1 else f"{kind}s were"
+        raise OptionError(
+            f"The answer is about {wanted} recording{'s' * (wanted > 1)} and {found} {told} given: "
+            "give one for each, in the order of the prompt."
+        )
+
+
+def _require_about(answer: Answer, place: int, seconds: float) -> None:
     """Refuse to draw an answer over a sound that is not what it is about.
 
     Raises:
         OptionError: it lasts longer or shorter.
     """
-    if abs(answer.seconds - seconds) > ALIKE:
+    parts = answer.pruning.recordings
+    if abs(parts[place].seconds - seconds) > ALIKE:
+        which = f", its recording {place + 1}," if len(parts) > 1 else ""
         raise OptionError(
-            f"The answer is about {answer.seconds:.1f} s of sound and this recording lasts "
-            f"{seconds:.1f} s: give the one that was asked about, and the options that it was "
-            "heard with; an answer about several recordings at once cannot be drawn."
+            f"The answer is about {parts[place].seconds:.1f} s of sound{which} and this recording "
+            f"lasts {seconds:.1f} s: give the one that was asked about, and the options that it "
+            "was heard with."
         )
 
 
@@ -251,15 +340,22 @@ def _names(pruning: Pruning) -> tuple[ScoreName, ScoreName]:
     return (FIRST, SECOND) if method is None else method.scores
 
 
-def curves_of(answer: Answer) -> list[Curve]:
-    """The scores that an answer's audio tokens have, each as a curve."""
+def curves_of(answer: Answer, part: Part) -> list[Curve]:
+    """The scores that the audio tokens of a recording have, each as a curve.
+
+    Args:
+        answer: the answer.
+        part: one of its recordings; the curves' times begin where that begins.
+    """
     pruning = answer.pruning
-    length = answer.seconds_heard / max(1, pruning.total)
+    length = pruning.token_seconds
     found: list[Curve] = []
 
     def add(name: ScoreName, places: NDArray[Any], scores: NDArray[Any], whole: bool) -> None:
         values = scores.astype(float) * (len(scores) if name.of_one else 1)
-        found.append(Curve(name.label, (places + 0.5) * length, values, whole))
+        own = part.holds(places)
+        seconds = (places[own] - part.first + 0.5) * length
+        found.append(Curve(name.label, seconds, values[own], whole))
 
     first, second = _names(pruning)
     if pruning.similarity is not None:

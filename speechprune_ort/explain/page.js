@@ -1,5 +1,5 @@
 "use strict";
-// Draws answers beside their recording. Text is only ever set as text: a question cannot write markup.
+// Draws answers beside their recordings. Text is only ever set as text: a question cannot write markup.
 
 const STEPS = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200];
 
@@ -63,44 +63,59 @@ function axis(seconds) {
   return node;
 }
 
-// One answer as an article; sound is the player of the page, or null.
-function article(view, sound) {
-  const node = make("article"), seconds = view.seconds;
+// One answer as an article; sounds are the players of the page, one for each recording or none.
+function article(view, sounds) {
+  const node = make("article"), several = view.recordings.length > 1;
   node.append(make("h2", view.question), make("p", view.text, { class: "answer" }));
   const facts = make("dl");
   for (const [name, text] of view.facts) facts.append(make("dt", name), make("dd", text));
   node.append(facts);
 
-  const play = (second) => {
+  const play = (place, second) => {
+    const sound = sounds[place];
     if (!sound) return;
     sound.currentTime = Math.max(0, second);
     const playing = sound.play();
     if (playing) playing.catch(() => {});
   };
 
-  const marks = [];
-  const button = (start, end, title, style) => {
-    const text = `${clock(start, seconds)} – ${clock(end, seconds)}${title}`;
+  const marks = view.recordings.map(() => []);
+  const button = (place, start, end, title, style) => {
+    const length = view.recordings[place].seconds;
+    const text = `${clock(start, length)} – ${clock(end, length)}${title}`;
     const found = make("button", text, { type: "button", class: style });
-    found.addEventListener("click", () => play(start));
-    marks.push([found, start, end]);
+    found.addEventListener("click", () => play(place, start));
+    marks[place].push([found, start, end]);
     return found;
   };
   if (view.evidence) {
     const rests = make("div", undefined, { class: "spans evidence" });
     rests.append(make("span", "rests on", { class: "hint" }));
-    for (const [start, end, support] of view.evidence) {
-      rests.append(button(start, end, ` (+${support.toFixed(1)})`, "rests"));
+    for (const { recording, start, end, support } of view.evidence) {
+      const name = several ? ` ${view.recordings[recording].name}` : "";
+      rests.append(button(recording, start, end, `${name} (+${support.toFixed(1)})`, "rests"));
     }
     node.append(rests);
   }
+  view.recordings.forEach((recording, place) => {
+    const section = make("section");
+    if (several) section.append(make("h3", recording.name));
+    draw(section, recording, sounds[place], marks[place], (second) => play(place, second),
+      (start, end) => button(place, start, end, "", "stretch"));
+    node.append(section);
+  });
+  return node;
+}
 
+// A recording of an answer: what was kept of it, its scores, and what is said.
+function draw(node, recording, sound, marks, play, stretch) {
+  const seconds = recording.seconds;
   const tracks = make("div", undefined, { class: "tracks" });
   const panel = (name, shape) => tracks.append(
-    make("div", name, { class: "label" }), picture([...keptShapes(view), shape], name));
-  if (view.wave) panel("waveform; blue was kept", waveShape(view.wave.low, view.wave.high));
-  for (const curve of view.curves) panel(curve.name, curveShape(curve, seconds));
-  if (!view.wave && !view.curves.length) panel("blue was kept", "");
+    make("div", name, { class: "label" }), picture([...keptShapes(recording), shape], name));
+  if (recording.wave) panel("waveform; blue was kept", waveShape(recording.wave.low, recording.wave.high));
+  for (const curve of recording.curves) panel(curve.name, curveShape(curve, seconds));
+  if (!recording.wave && !recording.curves.length) panel("blue was kept", "");
   tracks.append(axis(seconds));
   const head = make("div", undefined, { class: "head", style: "left:0" });
   tracks.append(head);
@@ -122,16 +137,16 @@ function article(view, sound) {
   }
 
   const list = make("details");
-  list.append(make("summary", `kept: ${view.merged.length} stretches`));
+  list.append(make("summary", `kept: ${recording.merged.length} stretches`));
   const spans = make("div", undefined, { class: "spans" });
-  for (const [start, end] of view.merged) spans.append(button(start, end, "", "stretch"));
+  for (const [start, end] of recording.merged) spans.append(stretch(start, end));
   list.append(spans);
-  list.open = view.merged.length <= 24;
+  list.open = recording.merged.length <= 24;
   node.append(list);
 
-  if (view.transcript.length) {
+  if (recording.transcript.length) {
     const table = make("table");
-    for (const line of view.transcript) {
+    for (const line of recording.transcript) {
       const row = make("tr", undefined, { class: line.share >= 0.5 ? "in" : line.share < 0.1 ? "out" : "" });
       row.append(make("td", clock(line.start, seconds)), make("td", `${Math.round(100 * line.share)} % kept`),
         make("td", line.text));
@@ -151,5 +166,4 @@ function article(view, sound) {
       }
     });
   }
-  return node;
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprune_ort.explain.explanation import Curve, Explanation, curves_of
-from speechprune_ort.results import Answer
+from speechprune_ort.explain.explanation import Curve, Explanation, Sound, curves_of
+from speechprune_ort.parts import Part
+from speechprune_ort.results import Answer, Evidence, Pruning, Span, merged
 
 __all__ = ["asking_page", "view_of", "written_page"]
 
@@ -43,20 +44,34 @@ def _whole_page(title: str, body: str, scripts: Sequence[str]) -> str:
 
 
 def written_page(explanations: Sequence[Explanation]) -> str:
-    """Answers about one recording side by side, with its sound, in one file."""
+    """Answers about the same recordings side by side, with their sound, in one file."""
     first = explanations[0]
-    source = f"data:{first.sound_type};base64,{base64.b64encode(first.sound).decode()}"
+    players = "".join(_player(sound, len(first.sounds) > 1) for sound in first.sounds)
     views = json.dumps([_view(explanation) for explanation in explanations])
     # Nothing is escaped within a script as it is in HTML: it must not contain its own end.
     content = views.replace("<", "\\u003c")
     body = (
-        f'<div class="sound"><audio controls preload="auto" src="{source}"></audio></div>\n'
+        f'<div class="sound">{players}</div>\n'
         '<div id="answers" class="answers"></div>\n'
         "<noscript>The answers are drawn by JavaScript, which is switched off.</noscript>\n"
         f'<script type="application/json" id="content">{content}</script>'
     )
     scripts = (_asset("page.js"), _asset("written.js"))
     return _whole_page(first.answer.question, body, scripts)
+
+
+def _player(sound: Sound, named: bool) -> str:
+    """A recording that can be played.
+
+    Args:
+        sound: the recording.
+        named: whether its name is shown beside it.
+    """
+    source = f"data:{sound.file_type};base64,{base64.b64encode(sound.file).decode()}"
+    name = escape(sound.name)
+    shown = f"<figcaption>{name}</figcaption>" if named else ""
+    audio = f'<audio controls preload="auto" aria-label="{name}" src="{source}"></audio>'
+    return f"<figure>{shown}{audio}</figure>"
 
 
 def asking_page(model: str) -> str:
@@ -72,7 +87,10 @@ def asking_page(model: str) -> str:
 
 
 def view_of(answer: Answer) -> dict[str, Any]:
-    """What the page draws of an answer, as plain data; it needs nothing of the recording."""
+    """What the page draws of an answer, as plain data; it needs nothing of the recordings.
+
+    Times are those of each recording, from its own beginning.
+    """
     pruning = answer.pruning
     kept = (
         f"{pruning.kept} tokens, {pruning.kept_share:.1%} of the recording; pruning rate "
@@ -93,28 +111,52 @@ def view_of(answer: Answer) -> dict[str, Any]:
     return {
         "question": answer.question,
         "text": answer.text,
-        "seconds": answer.seconds,
         "facts": facts,
-        "spans": [[span.start, span.end] for span in pruning.spans],
-        "merged": [[span.start, span.end] for span in pruning.merged_spans],
         "evidence": None
         if answer.evidence is None
-        else [[e.span.start, e.span.end, round(e.support, 3)] for e in answer.evidence],
-        "curves": [_curve(curve) for curve in curves_of(answer)],
-        "transcript": [],
+        else [_evidence(pruning, e) for e in answer.evidence],
+        "recordings": [
+            {
+                "name": f"recording {number}",
+                "seconds": part.seconds,
+                "spans": _times(pruning.spans_in(part), part),
+                "merged": _times(merged(pruning.spans_in(part)), part),
+                "curves": [_curve(curve) for curve in curves_of(answer, part)],
+                "transcript": [],
+            }
+            for number, part in enumerate(pruning.recordings, 1)
+        ],
     }
+
+
+def _times(spans: Iterable[Span], part: Part) -> list[list[float]]:
+    """Spans in seconds of their own recording."""
+    return [
+        [round(max(0.0, span.start - part.start), 3), round(span.end - part.start, 3)]
+        for span in spans
+    ]
+
+
+def _evidence(pruning: Pruning, found: Evidence) -> dict[str, Any]:
+    """A passage, by the recording that it is of."""
+    place = pruning.recordings.index(pruning.part_of(found.span))
+    ((start, end),) = _times([found.span], pruning.recordings[place])
+    return {"recording": place, "start": start, "end": end, "support": round(found.support, 3)}
 
 
 def _view(explanation: Explanation) -> dict[str, Any]:
-    kept = explanation.kept_shares()
-    return {
-        **view_of(explanation.answer),
-        "wave": {"low": _listed(explanation.low), "high": _listed(explanation.high)},
-        "transcript": [
+    view = view_of(explanation.answer)
+    for place, (drawn, sound) in enumerate(
+        zip(view["recordings"], explanation.sounds, strict=True)
+    ):
+        kept = explanation.kept_shares(place)
+        drawn["name"] = sound.name
+        drawn["wave"] = {"low": _listed(sound.low), "high": _listed(sound.high)}
+        drawn["transcript"] = [
             {"start": line.start, "end": line.end, "text": line.text, "share": round(share, 3)}
-            for line, share in zip(explanation.transcript, kept, strict=True)
-        ],
-    }
+            for line, share in zip(sound.transcript, kept, strict=True)
+        ]
+    return view
 
 
 def _curve(curve: Curve) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def write_explanation(explanation: Explanation, path: Path) -> None:
 
 
 def write_page(explanations: Sequence[Explanation], path: Path) -> None:
-    """Write several answers about one recording side by side on one page.
+    """Write several answers about the same recordings side by side on one page.
 
     Raises:
         OptionError: the file cannot be written.
@@ -60,21 +60,29 @@ def _write_png(explanation: Explanation, path: Path) -> None:
             "A picture needs matplotlib: pip install 'speechprune-ort[eval]', or use .html."
         ) from None
     answer, pruning = explanation.answer, explanation.answer.pruning
-    curves = curves_of(answer)
-    figure = Figure(figsize=(11, 2.2 + 1.6 * len(curves)), dpi=130, layout="constrained")
-    axes = figure.subplots(1 + len(curves), 1, sharex=True, squeeze=False)[:, 0]
+    parts = pruning.recordings
+    curves = [curves_of(answer, part) for part in parts]
+    heights = [2.2 + 1.6 * len(found) for found in curves]
+    figure = Figure(figsize=(11, sum(heights)), dpi=130, layout="constrained")
     figure.suptitle(
         f"{answer.question}  —  {answer.text}", fontsize=10, wrap=True, parse_math=False
     )
-    places = np.linspace(0, answer.seconds, len(explanation.low))
-    axes[0].fill_between(places, explanation.low, explanation.high, color="grey", linewidth=0)
-    for span in pruning.spans:
-        axes[0].axvspan(span.start, span.end, color="tab:blue", alpha=0.25, linewidth=0)
-    axes[0].set_ylabel("kept", fontsize=8)
-    for axis, curve in zip(axes[1:], curves, strict=True):
-        axis.plot(curve.seconds, curve.values, linewidth=0.6)
-        axis.set_ylabel(curve.name, fontsize=8, wrap=True)
-    axes[-1].set_xlabel("seconds")
+    panels = figure.subfigures(len(parts), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for panel, part, sound, found in zip(panels, parts, explanation.sounds, curves, strict=True):
+        if len(parts) > 1:
+            panel.suptitle(sound.name, fontsize=9, parse_math=False)
+        axes = panel.subplots(1 + len(found), 1, sharex=True, squeeze=False)[:, 0]
+        places = np.linspace(0, part.seconds, len(sound.low))
+        axes[0].fill_between(places, sound.low, sound.high, color="grey", linewidth=0)
+        for span in pruning.spans_in(part):
+            start, end = span.start - part.start, span.end - part.start
+            axes[0].axvspan(start, end, color="tab:blue", alpha=0.25, linewidth=0)
+        axes[0].set_ylabel("kept", fontsize=8)
+        axes[0].set_xlim(0, max(part.seconds, pruning.token_seconds))
+        for axis, curve in zip(axes[1:], found, strict=True):
+            axis.plot(curve.seconds, curve.values, linewidth=0.6)
+            axis.set_ylabel(curve.name, fontsize=8, wrap=True)
+        axes[-1].set_xlabel("seconds")
     save_figure(figure, path, ".png")
 
 

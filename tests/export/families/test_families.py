@@ -14,6 +14,7 @@ from tiny_families import CASES, Case, write_diva
 
 from speechprune_ort import ExportError, PruningOptions, SpeechLLM
 from speechprune_ort.contract.manifest import Manifest
+from speechprune_ort.explain.explanation import curves_of
 from speechprune_ort.export.families import load_checkpoint
 from speechprune_ort.export.pipeline import export_bundle
 
@@ -85,6 +86,19 @@ def test_pruning_keeps_what_its_rate_says(
     assert all(0 <= span.start < span.end <= SECONDS for span in spans)
     if case.family == "diva":  # its tokens mix the time of a window
         assert {span.start for span in spans} <= {0.0, 30.0}
+
+
+def test_a_score_is_drawn_where_its_token_lies(
+    case: Case, model: SpeechLLM, samples: NDArray[np.float32]
+) -> None:
+    answer = model.ask(
+        samples, QUESTION, sampling_rate=16_000, method="similarity", max_new_tokens=1
+    )
+    (recording,) = answer.pruning.recordings
+    (curve,) = curves_of(answer, recording)
+    # Windows are heard to their end, so that tokens go on in the silence after the sound.
+    whole = (np.arange(2 * case.window_tokens) + 0.5) * 30 / case.window_tokens
+    np.testing.assert_allclose(curve.seconds, whole, rtol=1e-9)
 
 
 def test_both_backends_keep_the_same(model: SpeechLLM, samples: NDArray[np.float32]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,10 @@ def test_support_is_what_each_stretch_alone_makes_of_the_answer(
     assert supports == sorted(supports, reverse=True)
     assert supports[-1] > 0
     assert recording.with_evidence(said, count=1).evidence == answer.evidence[:1]
+    written = json.loads(json.dumps(answer.to_dict()))["evidence"]
+    assert [(found["start"], found["end"]) for found in written] == [
+        (found.span.start, found.span.end) for found in answer.evidence
+    ]
     # The same by way of what is public: a recording of these tokens alone, and one of none.
     kept, rate = said.pruning.indices, model.manifest.tokens_per_second
     first = answer.evidence[0]

@@ -68,7 +68,7 @@ def test_a_stream_is_explained_from_what_was_kept_of_it(bundle: Path, flac: Path
     with flac.open("rb") as file:
         result = ask(bundle, "-", "--explain", page, stdin=file)
     assert result.returncode == 0, result.stderr
-    assert any(json.loads(page.read_text())["waveform"]["high"])
+    assert any(json.loads(page.read_text())["sounds"][0]["waveform"]["high"])
 
 
 def test_stdin_without_a_recording_is_one_sentence(bundle: Path) -> None:

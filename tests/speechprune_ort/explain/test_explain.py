@@ -17,7 +17,7 @@ from browser import Browser, needs_chromium
 from command import run
 from numpy.typing import NDArray
 
-from speechprune_ort import OptionError, SpeechLLM
+from speechprune_ort import OptionError, Span, SpeechLLM
 from speechprune_ort.explain import (
     explain,
     explain_all,
@@ -25,6 +25,7 @@ from speechprune_ort.explain import (
     write_explanation,
     write_page,
 )
+from speechprune_ort.parts import Part
 
 QUESTION = 'Who said "x < y" & why?'
 
@@ -37,6 +38,12 @@ def views(path: Path) -> Any:
     )
     assert found is not None
     return json.loads(found[1])
+
+
+def drawn(path: Path) -> Any:
+    """What a page draws of the one recording of its first answer."""
+    (found,) = views(path)[0]["recordings"]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +67,32 @@ def explanation(bundle: Path, wav: Path, transcript: Path) -> Any:
     answer = SpeechLLM(bundle, "cpu").ask(
         wav, QUESTION, method="speechprune", pruning_rate=0.4, max_new_tokens=4
     )
-    return explain(answer, wav, transcript=transcript)
+    return explain(answer, wav, transcripts=[transcript])
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory, tone: NDArray[np.float32]) -> Path:
+    path = tmp_path_factory.mktemp("second") / "second <b>.wav"
+    soundfile.write(path, tone[50 * 16_000 : 57 * 16_000], 16_000, subtype="FLOAT")
+    return path
+
+
+@pytest.fixture(scope="module")
+def both(bundle: Path, wav: Path, second: Path, transcript: Path, spoken: Path) -> Any:
+    """An answer about two recordings in one prompt, with its passages."""
+    model = SpeechLLM(bundle, "cpu")
+    heard = model.listen(wav).beside(model.listen(second))
+    asked = {"method": "speechprune", "pruning_rate": 0.4, "max_new_tokens": 4}
+    answer = heard.with_evidence(heard.ask(QUESTION, **asked))
+    return explain(answer, wav, second, transcripts=[transcript, spoken])
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is said in the second recording."""
+    path = tmp_path_factory.mktemp("spoken") / "second.json"
+    path.write_text('[{"start": 1, "end": 4, "text": "Of the second"}]')
+    return path
 
 
 def test_curves_say_what_they_are(
@@ -68,31 +100,152 @@ def test_curves_say_what_they_are(
 ) -> None:
     path = tmp_path / "out.html"
     write_explanation(explanation, path)
-    names = [curve["name"] for curve in views(path)[0]["curves"]]
+    names = [curve["name"] for curve in drawn(path)["curves"]]
     assert any("attention received" in name for name in names)
     passages = SpeechLLM(bundle, "cpu").ask(wav, QUESTION, method="passages", max_new_tokens=1)
     write_explanation(explain(passages, wav), path)
-    assert [curve["name"] for curve in views(path)[0]["curves"]] == [
+    assert [curve["name"] for curve in drawn(path)["curves"]] == [
         "words of the question spoken around it, in standard deviations",
         "unlikeness to the recording's mean, the negative cosine",
     ]
     assert "standard deviations" in explain(passages, wav).to_dict()["score_names"][0]
 
 
-def test_another_recording_or_several_are_refused(bundle: Path, wav: Path) -> None:
+def test_other_recordings_are_refused(
+    bundle: Path, wav: Path, second: Path, both: Any, transcript: Path
+) -> None:
     model = SpeechLLM(bundle, "cpu")
     heard = model.listen(wav)
     short, _ = soundfile.read(wav, frames=5 * 16_000, dtype="float32")
     answer = heard.ask(QUESTION, max_new_tokens=1)
-    together = replace(answer, seconds=80.0)
-    for said, audio in ((answer, short), (together, wav)):
-        with pytest.raises(OptionError, match=r"is about \d0\.0 s of sound .* lasts"):
-            explain(said, audio, None if isinstance(audio, Path) else 16_000)
+    with pytest.raises(OptionError, match=r"is about 40\.0 s of sound and .* lasts 5\.0 s"):
+        explain(answer, short, sampling_rate=16_000)
+    with pytest.raises(
+        OptionError, match=r"is about 40\.0 s of sound, its recording 1, and .* 7\.0"
+    ):
+        explain(both.answer, second, wav)
+    for given, said in (
+        ([wav], "2 recordings and 1 recording was given: give one for each"),
+        ([wav, second, wav], "2 recordings and 3 recordings were given"),
+        ([], "2 recordings and 0 recordings were given"),
+    ):
+        with pytest.raises(OptionError, match=said):
+            explain(both.answer, *given)
+    for wrong, said in (
+        ({"transcripts": [transcript]}, "2 recordings and 1 transcript was given"),
+        ({"names": ["a", "b", "c"]}, "2 recordings and 3 names were given"),
+    ):
+        with pytest.raises(OptionError, match=said):
+            explain(both.answer, wav, second, **wrong)
+    with pytest.raises(OptionError, match="1 recording and 2 recordings were given"):
+        explain_all([answer, both.answer], [wav, second])
     cut = model.ask(wav, QUESTION, long_audio="truncate", max_new_tokens=1)
     assert explain(cut, wav).answer is cut
     for nothing in ([], [None]):
         with pytest.raises(OptionError, match="answer"):
-            explain_all(nothing, wav)  # type: ignore[arg-type]
+            explain_all(nothing, [wav])  # type: ignore[arg-type]
+
+
+def test_each_recording_of_a_prompt_has_its_own_part_of_the_page(
+    both: Any, wav: Path, second: Path, tmp_path: Path
+) -> None:
+    pruning = both.answer.pruning
+    one, two = pruning.recordings
+    assert (one.tokens, two.first, two.tokens) == (1000, 1000, 175)
+    assert (two.start, two.end) == (40, 47)
+    spans = [pruning.spans_in(part) for part in (one, two)]
+    assert spans[0] + spans[1] == pruning.spans
+    assert spans[1]
+    assert all(40 <= span.start < span.end <= 47 for span in spans[1])
+    path = tmp_path / "page.html"
+    write_page([both], path)
+    (view,) = views(path)
+    first, other = view["recordings"]
+    assert (first["name"], other["name"]) == (wav.name, second.name)
+    assert (first["seconds"], other["seconds"]) == (40, 7)
+    assert first["spans"] == [[span.start, span.end] for span in spans[0]]
+    for shown, span in zip(other["spans"], spans[1], strict=True):
+        assert shown == pytest.approx([span.start - 40, span.end - 40], abs=1e-3)
+    joined = [(0, span) for span in first["merged"]] + [(40, span) for span in other["merged"]]
+    for (start, span), found in zip(joined, pruning.merged_spans, strict=True):
+        assert [end + start for end in span] == pytest.approx([found.start, found.end], abs=1e-3)
+    whole, candidates = other["curves"]
+    np.testing.assert_allclose(whole["values"], pruning.similarity[1000:], atol=1e-4)
+    np.testing.assert_allclose(whole["seconds"], (np.arange(175) + 0.5) / 25, atol=6e-3)
+    own = pruning.candidates[pruning.candidates >= 1000] - 1000
+    np.testing.assert_allclose(candidates["seconds"], (own + 0.5) / 25, atol=6e-3)
+    assert len(first["curves"][1]["values"]) + len(own) == len(pruning.candidates)
+    (line,) = other["transcript"]
+    kept = pruning.indices - 1000
+    share = ((kept >= 25) & (kept < 100)).sum() / 75
+    assert (line["text"], line["share"]) == ("Of the second", pytest.approx(share, abs=1e-3))
+    assert [line["text"] for line in first["transcript"]] == ["First <b>half</b>", "Second"]
+    evidence = both.answer.evidence
+    for shown, found in zip(view["evidence"], evidence, strict=True):
+        start = pruning.recordings[shown["recording"]].start
+        assert [shown["start"] + start, shown["end"] + start] == pytest.approx(
+            [found.span.start, found.span.end], abs=2e-3
+        )
+    page = path.read_text()
+    assert "<figcaption>second &lt;b&gt;.wav</figcaption>" in page
+    sources = re.findall(r'src="data:audio/[a-z]+;base64,([^"]+)"', page)
+    for source, file in zip(sources, (wav, second), strict=True):
+        played, rate = soundfile.read(BytesIO(b64decode(source)))
+        assert len(played) / rate == pytest.approx(soundfile.info(file).duration, abs=0.2)
+
+
+def test_stretches_of_two_recordings_are_not_joined(both: Any) -> None:
+    options = {"spans": (Span(39.5, 40.0), Span(40.0, 40.4), Span(41.0, 42.0))}
+    pruning = replace(both.answer.pruning, **options)
+    assert pruning.merged_spans == (Span(39.5, 40.0), Span(40.0, 42.0))
+    content = replace(both.answer, pruning=pruning).to_dict()["pruning"]
+    assert content["merged_spans"] == [[39.5, 40.0], [40.0, 42.0]]
+    assert content["recordings"][1] == {"first": 1000, "tokens": 175, "start": 40, "seconds": 7}
+
+
+def test_the_data_and_the_picture_hold_every_recording(both: Any, tmp_path: Path) -> None:
+    write_explanation(both, tmp_path / "out.json")
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert [sound["name"] for sound in content["sounds"]] == ["recording.wav", "second <b>.wav"]
+    assert len(content["similarity"]) == content["pruning"]["total"] == 1175
+    assert content["sounds"][1]["transcript"] == [[1, 4, "Of the second"]]
+    pytest.importorskip("matplotlib")
+    pictures = {}
+    for name, shown in (("both", both), ("alone", _alone(both))):
+        write_explanation(shown, tmp_path / f"{name}.png")
+        data = (tmp_path / f"{name}.png").read_bytes()
+        pictures[name] = int.from_bytes(data[20:24], "big")  # its height in pixels
+    assert pictures["both"] == 2 * pictures["alone"]
+
+
+def _alone(both: Any) -> Any:
+    """The first recording of an explanation as if it had been asked about by itself."""
+    pruning = both.answer.pruning
+    alone = replace(pruning, recordings=pruning.recordings[:1], spans=())
+    return replace(both, answer=replace(both.answer, pruning=alone), sounds=both.sounds[:1])
+
+
+@needs_chromium
+def test_a_browser_plays_the_recording_that_is_clicked(both: Any, tmp_path: Path) -> None:
+    write_page([both], tmp_path / "page.html")
+    with Browser(tmp_path) as browser:
+        browser.open((tmp_path / "page.html").as_uri())
+        players = "[...document.querySelectorAll('audio')]"
+        browser.until(f"{players}.length == 2 && {players}.every(n => n.readyState >= 1)")
+        assert browser.get("[...document.querySelectorAll('h3')].map(n => n.textContent)") == [
+            "recording.wav", "second <b>.wav",
+        ]  # fmt: skip
+        browser.click("section:last-child .tracks", x=0.5, y=0.3)
+        browser.until(f"{players}[1].currentTime >= 3.4")
+        assert browser.get(f"{players}[0].currentTime") == 0
+        browser.until(
+            "parseFloat(document.querySelector('section:last-child .head').style.left) >= 49"
+        )
+        assert browser.get("document.querySelector('.head').style.left") == "0px"
+        browser.click("section .tracks", x=0.25, y=0.3)
+        browser.until(f"{players}[0].currentTime >= 10")
+        browser.until(f"{players}[1].paused")
+        assert browser.errors == []
 
 
 def test_the_data_has_every_score_and_the_waveform(
@@ -105,7 +258,9 @@ def test_the_data_has_every_score_and_the_waveform(
     assert len(content["attention"]) == len(content["candidates"]) == 750
     assert set(content["pruning"]["indices"]) <= set(content["candidates"])
     assert sum(content["attention"]) == pytest.approx(1, abs=1e-3)
-    low, high = content["waveform"]["low"], content["waveform"]["high"]
+    (sound,) = content["sounds"]
+    assert sound["name"] == "recording.wav"
+    low, high = sound["waveform"]["low"], sound["waveform"]["high"]
     assert len(low) == len(high) <= 1201
     assert max(high) == pytest.approx(tone[: 40 * 16_000].max(), abs=1e-3)
     assert min(low) == pytest.approx(tone[: 40 * 16_000].min(), abs=1e-3)
@@ -123,12 +278,13 @@ def test_the_page_is_whole_and_what_is_said_cannot_break_it(
     assert not re.search(r"(?:src|href)=.(?!data:)|url\(|import ", page), "it needs nothing else"
     (view,) = views(path)
     assert (view["question"], view["text"]) == (QUESTION, answer.text)
-    assert view["spans"] == [[s.start, s.end] for s in answer.pruning.spans]
-    assert [line["text"] for line in view["transcript"]] == ["First <b>half</b>", "Second"]
+    (shown,) = view["recordings"]
+    assert shown["spans"] == [[s.start, s.end] for s in answer.pruning.spans]
+    assert [line["text"] for line in shown["transcript"]] == ["First <b>half</b>", "Second"]
     kept = answer.pruning.indices < 500
     shares = [kept.sum() / 500, (~kept).sum() / 500]
-    assert [line["share"] for line in view["transcript"]] == pytest.approx(shares, abs=1e-3)
-    first, second = view["curves"]
+    assert [line["share"] for line in shown["transcript"]] == pytest.approx(shares, abs=1e-3)
+    first, second = shown["curves"]
     assert (first["whole"], second["whole"]) == (True, False)
     assert len(first["values"]) == 1000
     assert len(second["values"]) == 750
@@ -149,10 +305,17 @@ def test_a_long_curve_is_drawn_by_its_highest_points(explanation: Any, tmp_path:
     pruning = explanation.answer.pruning
     scores = np.zeros(100_000, np.float32)
     scores[[7, 70_001]] = 1, 2
-    long = replace(pruning, total=100_000, similarity=scores, attention=None)
+    long = replace(
+        pruning,
+        total=100_000,
+        similarity=scores,
+        attention=None,
+        token_seconds=40 / 100_000,
+        recordings=(Part(0, 100_000, 0.0, 40.0),),
+    )
     answer = replace(explanation.answer, pruning=long)
     write_explanation(replace(explanation, answer=answer), tmp_path / "out.html")
-    (curve,) = views(tmp_path / "out.html")[0]["curves"]
+    (curve,) = drawn(tmp_path / "out.html")["curves"]
     assert 1000 < len(curve["values"]) <= 4000
     assert sorted(curve["values"])[-2:] == [1, 2]
     at = curve["seconds"][int(np.argmax(curve["values"]))]
@@ -228,11 +391,36 @@ def test_the_command_line_explains_every_question(
         ("ask", bundle, wav, "Who?", "--transcript", transcript),
         ("ask", bundle, wav, "Who?", *options, "--transcript", wav),
         ("ask", bundle, wav, "Who?", *options[:-1], tmp_path / "out.pdf"),
+        ("ask", bundle, wav, "Who?", *options, *("--transcript", transcript) * 2),
     ):
         result = run(*wrong)
         assert result.returncode == 2
         assert result.stderr.count("error: ") == 1
         assert not result.stdout, "it is said before the recording is heard"
+
+
+def test_the_command_line_explains_recordings_together(
+    bundle: Path, wav: Path, second: Path, transcript: Path, spoken: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.html"
+    given = (wav, second, "-q", "Who?", "-q", "Why?", "--max-new-tokens", "4", "--explain", out)
+    said = ("--transcript", transcript, "--transcript", spoken, "--evidence")
+    command = ("ask", bundle, *given, "--device", "cpu")
+    result = run(*command, "--together", *said)
+    assert result.returncode == 0, result.stderr
+    for view, question in zip(views(out), ("Who?", "Why?"), strict=True):
+        assert view["question"] == question
+        assert [shown["name"] for shown in view["recordings"]] == [wav.name, second.name]
+        assert view["recordings"][1]["transcript"][0]["text"] == "Of the second"
+    out.unlink()
+    for wrong, said_of_it in (
+        (("--transcript", transcript), "--explain takes one recording"),
+        (("--together", "--transcript", transcript), "once for each recording"),
+    ):
+        result = run(*command, *wrong)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert said_of_it in " ".join(result.stderr.split())
+        assert not out.exists()
 
 
 def test_several_questions_are_answered_from_one_encoding(bundle: Path, wav: Path) -> None:

@@ -831,8 +831,9 @@ def test_an_answer_comes_with_what_a_page_draws(running: Running, sound: bytes) 
         last = list(found)[-1] if stream else found
         view = last.to_dict()["speechprune"]["view"]
         assert view["question"] == "Who?"
-        assert len(view["curves"][0]["values"]) == 125
-        assert view["spans"] == last.to_dict()["speechprune"]["spans"]
+        (shown,) = view["recordings"]
+        assert len(shown["curves"][0]["values"]) == 125
+        assert shown["spans"] == last.to_dict()["speechprune"]["spans"]
     with pytest.raises(BadRequestError, match=r"explain takes true or false"):
         running.client().chat.completions.create(
             model="tiny", messages=question(sound),
