@@ -22,18 +22,21 @@ make_environment() {
   echo "$stamp" > "$folder/stamp"
 }
 
-# torch comes first and by itself: asked for together with the rest, a resolver may choose
+# First what has a hash, all that torch needs included; then torch and the project, which have none
+# (scripts/lock). torch comes by itself: asked for together with the rest, a resolver may choose
 # another build of it.
 install_project() {
-  "$1" -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-  "$1" -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-    --editable '.[export-cpu,test]'
+  local install=("$1" -m pip install --quiet --disable-pip-version-check)
+  "${install[@]}" --require-hashes --no-deps --requirement locked.txt
+  "${install[@]}" -c constraints.txt torch
+  "${install[@]}" --no-deps --no-build-isolation --editable .
+  "$1" -m pip check > /dev/null
 }
 
-# The environment of scripts/demo and scripts/test, in .venv, pinned by constraints.txt.
+# The environment of scripts/demo and scripts/test, in .venv.
 project_environment() {
-  make_environment .venv "$(cat pyproject.toml constraints.txt | sha256sum | cut -d' ' -f1)" \
-    install_project
+  make_environment .venv "$(cat pyproject.toml constraints.txt locked.txt | sha256sum |
+    cut -d' ' -f1)" install_project
 }
 
 # faster-whisper brings its own tokenizers, so it has an environment of its own.
