@@ -33,7 +33,7 @@ install_project() {
   "$1" -m pip check > /dev/null
 }
 
-# The environment of scripts/demo and scripts/test, in .venv, pinned by constraints.txt.
+# The environment of scripts/demo and scripts/test, in .venv.
 project_environment() {
   make_environment .venv "$(cat pyproject.toml constraints.txt locked.txt | sha256sum |
     cut -d' ' -f1)" install_project

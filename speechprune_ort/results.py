@@ -19,6 +19,7 @@ from speechprune_ort.answer_record import (
 )
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.parts import Part
+from speechprune_ort.runtime.choosing.methods import Scores
 from speechprune_ort.timings import STAGES, Timings
 
 __all__ = [
@@ -100,9 +101,7 @@ class Pruning:
         spans: the kept stretches in seconds; none reaches from one recording into the next.
         token_seconds: length of an audio token, in seconds.
         recordings: where each recording lies on these tokens and seconds, at least one.
-        similarity: (total,) float32 phase 1 score of every token, or None.
-        attention: float32 phase 2 score of every token that phase 1 left, or None.
-        candidates: int64 indices of the tokens that ``attention`` belongs to, or None.
+        scores: those that the method went by, in its order.
         picked: for ``pruning_rate="auto"`` what bounded the number of tokens: ``recording`` (all
             of them fit), ``context``, ``latency_target`` or ``memory_target_mb``; or None.
     """
@@ -113,9 +112,7 @@ class Pruning:
     spans: tuple[Span, ...]
     token_seconds: float
     recordings: tuple[Part, ...]
-    similarity: NDArray[np.float32] | None = None
-    attention: NDArray[np.float32] | None = None
-    candidates: NDArray[np.int64] | None = None
+    scores: tuple[Scores, ...] = ()
     picked: str | None = None
 
     @property

@@ -12,8 +12,6 @@ from speechprune_ort.methods import METHODS
 NAMED = "speechprune_ort/choices.py"
 """Names the default and the method that keeps every token, in one line."""
 OTHER_MEANINGS = {
-    ("runtime/choosing/selection.py", "attention"): "a field of Selection",
-    ("runtime/choosing/selection.py", "similarity"): "a field of Selection",
     ("runtime/hearing/audio.py", "truncate"): "what becomes of long audio",
     ("runtime/hearing/decoding.py", "none"): "FFmpeg's word for no protocol",
     ("runtime/hearing/recording_file.py", "attention"): "an array of a saved recording",
@@ -22,8 +20,6 @@ OTHER_MEANINGS = {
     ("speechprune_ort/contract/specs.py", "attention"): "an output of a graph",
     ("speechprune_ort/contract/specs.py", "similarity"): "a graph",
     ("speechprune_ort/evaluation/plots.py", "random"): "how scikit-learn begins",
-    ("speechprune_ort/explain/explanation.py", "attention"): "a field of Pruning",
-    ("speechprune_ort/explain/explanation.py", "similarity"): "a field of Pruning",
     ("speechprune_ort/server/chat.py", "none"): "OpenAI's word for no tool",
     ("speechprune_ort/server/chat.py", "speechprune"): "this package, in answers",
 }

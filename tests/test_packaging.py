@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -13,6 +15,8 @@ import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from paths import ROOT, TESTS
 
 IMPORT_EVERYTHING = """
@@ -75,6 +79,41 @@ def test_without_onnxruntime_the_message_is_the_install_line() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert "speechprune-ort[cpu]" in result.stdout, result.stderr
+
+
+def pins(name: str) -> dict[str, tuple[str, str]]:
+    """By package, in the index's spelling: its version, and all that the file says after it."""
+    text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.findall(r"^([\w.-]+)==(\S+)(.*)$", text, re.MULTILINE)
+    return {canonicalize_name(package): (version, rest) for package, version, rest in found}
+
+
+def needed(package: str, extras: tuple[str, ...], seen: set[tuple[str, str]]) -> None:
+    """Add a package's requirements, of itself and of its extras, and theirs in turn."""
+    for extra in ("", *extras):
+        if (package, extra) in seen:
+            continue
+        seen.add((package, extra))
+        for line in importlib.metadata.requires(package) or ():
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                name = canonicalize_name(requirement.name)
+                needed(name, tuple(requirement.extras), seen)
+
+
+@pytest.mark.export
+def test_all_that_is_installed_is_locked_by_its_hashes_but_torch() -> None:
+    locked, versions = pins("locked.txt"), pins("constraints.txt")
+    assert {name: found[0] for name, found in locked.items()} == {
+        name: versions[name][0] for name in locked
+    }
+    assert [name for name, (_, rest) in locked.items() if "--hash=sha256:" not in rest] == []
+    seen: set[tuple[str, str]] = set()
+    needed("speechprune-ort", ("export-cpu", "test"), seen)
+    packages = {name for name, _ in seen}
+    assert len(packages) > 80
+    of_cuda = {name for name in packages if name.startswith(("nvidia-", "cuda-", "triton"))}
+    assert packages - of_cuda - set(locked) == {"speechprune-ort", "torch"}
 
 
 def test_tests_lie_in_the_folders_of_what_they_test() -> None:

@@ -149,9 +149,7 @@ class Question:
             spans=self._spans(selection.indices),
             token_seconds=1 / self._engine.manifest.tokens_per_second,
             recordings=self._heard.parts,
-            similarity=selection.similarity,
-            attention=selection.attention,
-            candidates=selection.candidates,
+            scores=selection.scores,
             picked=self.picked,
         )
 

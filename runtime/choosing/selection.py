@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from speechprune_ort.contract.contained import contained
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import PruningOptions
-from speechprune_ort.runtime.choosing.methods import METHODS, Request, Selection
+from speechprune_ort.runtime.choosing.methods import METHODS, Request, Scores, Selection
 from speechprune_ort.runtime.choosing.methods.base import Measure, Select, untimed
 from speechprune_ort.runtime.choosing.scoring import Scorer
 
@@ -97,24 +97,11 @@ def _checked(name: str, request: Request[Any], given: object) -> Selection:
             f"gave {len(indices)} tokens",
             f"it must give {request.n_keep} of {tokens}, each once, in time order",
         )
-    similarity, attention, candidates = given.similarity, given.attention, given.candidates
-    if similarity is not None:
-        similarity = _scores(name, "similarity", similarity, tokens)
-    if candidates is not None:
-        candidates = _whole(name, "candidates", candidates)
-        if len(candidates) == 0 or candidates.min() < 0 or candidates.max() >= tokens:
-            raise _wrong(name, "gave candidates out of range", f"there are {tokens} tokens")
-    if attention is not None:
-        if candidates is None:
-            raise _wrong(
-                name, "gave attention without candidates", "say which tokens it belongs to"
-            )
-        attention = _scores(name, "attention", attention, len(candidates))
     embeds = given.embeds
     if embeds is not None:
         shape = (len(indices), request.embeds.shape[1])
         embeds = _finite(name, "embeds", embeds, shape)
-    return Selection(indices, similarity, attention, candidates, embeds)
+    return Selection(indices, _scores(name, given.scores, tokens), embeds)
 
 
 def _whole(name: str, field: str, given: object) -> NDArray[np.int64]:
@@ -123,8 +110,25 @@ def _whole(name: str, field: str, given: object) -> NDArray[np.int64]:
     return np.asarray(given).astype(np.int64)
 
 
-def _scores(name: str, field: str, given: object, count: int) -> NDArray[np.float32]:
-    return _finite(name, field, given, (count,)).astype(np.float32, copy=False)
+def _scores(name: str, given: object, tokens: int) -> tuple[Scores, ...]:
+    if not isinstance(given, (tuple, list)) or not all(isinstance(s, Scores) for s in given):
+        raise _wrong(name, f"gave {_kind(given)} as scores", "they must be a tuple of Scores")
+    found = []
+    for number, scores in enumerate(given, 1):
+        called, count = f"scores {number}", tokens
+        if not isinstance(scores.name, str) or not scores.name:
+            raise _wrong(name, f"gave {called} no name", "it must be a text")
+        among = scores.tokens
+        if among is not None:
+            among = _whole(name, f"the tokens of {called}", among)
+            if len(among) == 0 or among.min() < 0 or among.max() >= tokens:
+                raise _wrong(
+                    name, f"gave tokens of {called} out of range", f"there are {tokens} tokens"
+                )
+            count = len(among)
+        values = _finite(name, called, scores.values, (count,)).astype(np.float32, copy=False)
+        found.append(Scores(scores.name, values, among, bool(scores.of_one)))
+    return tuple(found)
 
 
 def _finite(name: str, field: str, given: object, shape: tuple[int, ...]) -> NDArray[Any]:

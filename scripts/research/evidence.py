@@ -92,12 +92,10 @@ def spans(model: SpeechLLM, pruning: Pruning) -> list[Span]:
 
 
 def best_by_pruning(model: SpeechLLM, pruning: Pruning) -> int:
-    """The stretch with the highest mean score of the method's last phase that has one."""
+    """The stretch with the highest mean of the scores that the method went by last."""
     scores = np.full(pruning.total, -np.inf)
-    if pruning.attention is not None and pruning.candidates is not None:
-        scores[pruning.candidates] = pruning.attention
-    elif pruning.similarity is not None:
-        scores = pruning.similarity
+    for last in pruning.scores[-1:]:
+        scores[slice(None) if last.tokens is None else last.tokens] = last.values
     rate = model.manifest.tokens_per_second
     parts = stretches(pruning.indices, rate)
     return int(np.argmax([scores[pruning.indices[places]].mean() for places in parts]))

@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.errors import DataError, OptionError
 from speechprune_ort.parts import Part
-from speechprune_ort.results import Answer, Pruning
-from speechprune_ort.runtime.choosing.methods import METHODS, ScoreName
-from speechprune_ort.runtime.choosing.methods.base import FIRST, SECOND
+from speechprune_ort.results import Answer
 from speechprune_ort.runtime.hearing.audio import SAMPLING_RATE, Source, stream_audio
 from speechprune_ort.text import check_text, check_type, printable, read_json
 
@@ -108,16 +106,21 @@ class Explanation:
         """
         pruning = self.answer.pruning
 
-        def listed(scores: NDArray[Any] | None, digits: int = 6) -> list[float] | None:
-            return None if scores is None else [round(float(s), digits) for s in scores]
+        def listed(values: NDArray[Any], digits: int) -> list[float]:
+            return [round(float(value), digits) for value in values]
 
         return {
             **self.answer.to_dict(),
             "token_seconds": pruning.token_seconds,
-            "score_names": [name.label for name in _names(pruning)],
-            "similarity": listed(pruning.similarity),
-            "attention": listed(pruning.attention, 9),
-            "candidates": None if pruning.candidates is None else pruning.candidates.tolist(),
+            "scores": [
+                {
+                    "name": scores.name,
+                    "values": listed(scores.values, 9 if scores.of_one else 6),
+                    "tokens": None if scores.tokens is None else scores.tokens.tolist(),
+                    "of_one": scores.of_one,
+                }
+                for scores in pruning.scores
+            ],
             "sounds": [
                 {
                     "name": sound.name,
@@ -325,19 +328,13 @@ class Curve:
         name: what the method calls it.
         seconds: (n,) middles of the tokens.
         values: (n,) scores.
-        whole: whether every token has a score, and not the candidates alone.
+        whole: whether every token has a score.
     """
 
     name: str
     seconds: NDArray[np.floating[Any]]
     values: NDArray[np.floating[Any]]
     whole: bool
-
-
-def _names(pruning: Pruning) -> tuple[ScoreName, ScoreName]:
-    # An answer may be looked at where the user's own method is not registered.
-    method = METHODS.get(pruning.options.method)
-    return (FIRST, SECOND) if method is None else method.scores
 
 
 def curves_of(answer: Answer, part: Part) -> list[Curve]:
@@ -350,16 +347,11 @@ def curves_of(answer: Answer, part: Part) -> list[Curve]:
     pruning = answer.pruning
     length = pruning.token_seconds
     found: list[Curve] = []
-
-    def add(name: ScoreName, places: NDArray[Any], scores: NDArray[Any], whole: bool) -> None:
-        values = scores.astype(float) * (len(scores) if name.of_one else 1)
+    for scores in pruning.scores:
+        whole = scores.tokens is None
+        places = np.arange(pruning.total) if scores.tokens is None else scores.tokens
         own = part.holds(places)
         seconds = (places[own] - part.first + 0.5) * length
-        found.append(Curve(name.label, seconds, values[own], whole))
-
-    first, second = _names(pruning)
-    if pruning.similarity is not None:
-        add(first, np.arange(pruning.total), pruning.similarity, True)
-    if pruning.attention is not None and pruning.candidates is not None:
-        add(second, pruning.candidates, pruning.attention, False)
+        values = scores.values.astype(float) * (len(places) if scores.of_one else 1)
+        found.append(Curve(scores.name, seconds, values[own], whole))
     return found

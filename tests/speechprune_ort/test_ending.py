@@ -37,7 +37,7 @@ def same(first: Any, second: Any) -> bool:
     return bool(
         first.token_ids == second.token_ids
         and np.array_equal(first.pruning.indices, second.pruning.indices)
-        and np.array_equal(first.pruning.similarity, second.pruning.similarity)
+        and np.array_equal(first.pruning.scores[0].values, second.pruning.scores[0].values)
     )
 
 

@@ -25,7 +25,7 @@ __all__ = [
     "Method",
     "MethodOptions",
     "Request",
-    "ScoreName",
+    "Scores",
     "Selection",
     "TwoPhases",
     "Work",
@@ -34,6 +34,8 @@ __all__ = [
 ]
 
 PAPER_TEMPERATURE = 1.0
+SIMILARITY = "similarity to the question"
+"""What scores of ``Scorer.similarity`` are called."""
 
 Measure = Callable[[str], AbstractContextManager[None]]
 """Times a block under a name, such as ``Timings.measure``."""
@@ -119,21 +121,34 @@ Own = TypeVar("Own", bound=MethodOptions)
 
 
 @dataclass(frozen=True)
+class Scores:
+    """Scores of audio tokens that a method went by.
+
+    Attributes:
+        name: what people see them called: a few words, with the unit.
+        values: (n,) float32, one for each of ``tokens``.
+        tokens: (n,) int64, the tokens that the method still chose among; None for all of them.
+        of_one: whether they are shares of 1, which are shown in multiples of an even share.
+    """
+
+    name: str
+    values: NDArray[np.float32]
+    tokens: NDArray[np.int64] | None = None
+    of_one: bool = False
+
+
+@dataclass(frozen=True)
 class Selection:
     """What a method kept, and the scores that it went by.
 
     Attributes:
         indices: (kept,) int64, ascending; for merged tokens the first of each group.
-        similarity: (tokens,) float32 phase 1 score of every token, or None.
-        attention: (candidates,) float32 phase 2 score, or None.
-        candidates: int64 tokens that phase 2 chose among, or None.
+        scores: in the order in which the method went by them.
         embeds: (kept, hidden) in place of the kept tokens' own, from a method that merges; or None.
     """
 
     indices: NDArray[np.int64]
-    similarity: NDArray[np.float32] | None = None
-    attention: NDArray[np.float32] | None = None
-    candidates: NDArray[np.int64] | None = None
+    scores: tuple[Scores, ...] = ()
     embeds: NDArray[Any] | None = None
 
 
@@ -187,7 +202,7 @@ class Request(Generic[Own]):
         with self.measure("phase_1"):
             scores = self.scorer.similarity()
             kept = keep_by_similarity(scores, n_keep, self.frame_tokens, temperature)
-        return Selection(kept, similarity=scores)
+        return Selection(kept, (Scores(SIMILARITY, scores),))
 
     def by_attention(
         self,
@@ -210,7 +225,8 @@ class Request(Generic[Own]):
                     "it must keep each one."
                 )
             kept = keep_by_attention(scores, self.n_keep)
-        return Selection(candidates[kept], attention=scores, candidates=candidates)
+        found = Scores("attention received, 1 = even", scores, candidates, of_one=True)
+        return Selection(candidates[kept], (found,))
 
 
 Select = Callable[[Request[Any]], Selection]
@@ -267,24 +283,6 @@ def products_of_pairs(work: Work[Any], candidates: int) -> Mapping[str, int]:
 
 
 @dataclass(frozen=True)
-class ScoreName:
-    """What the scores of a phase are called where people look at them.
-
-    Attributes:
-        label: a few words, with the unit.
-        of_one: whether they are shares of 1, which are shown in multiples of an even share.
-    """
-
-    label: str
-    of_one: bool = False
-
-
-FIRST, SECOND = ScoreName("score of the first phase"), ScoreName("score of the second phase")
-SIMILARITY = ScoreName("similarity to the question")
-"""For methods whose first score is ``Scorer.similarity``."""
-
-
-@dataclass(frozen=True)
 class Method:
     """A registered method.
 
@@ -295,7 +293,6 @@ class Method:
         source: paper, or empty.
         encoder_attention: whether requests must have it.
         options: class of its own options.
-        scores: what its ``similarity`` and its ``attention`` are called.
         random: whether it draws by ``seed``, so that results are averaged over several.
         operations: counts those of a choice.
     """
@@ -306,7 +303,6 @@ class Method:
     source: str = ""
     encoder_attention: bool = False
     options: type[MethodOptions] = MethodOptions
-    scores: tuple[ScoreName, ScoreName] = (FIRST, SECOND)
     random: bool = False
     operations: Operations = no_operations
 
@@ -332,7 +328,6 @@ def method(
     source: str = "",
     encoder_attention: bool = False,
     options: type[MethodOptions] = MethodOptions,
-    scores: tuple[ScoreName, ScoreName] = (FIRST, SECOND),
     random: bool = False,
     operations: Operations = no_operations,
 ) -> Callable[[Select], Select]:
@@ -344,7 +339,6 @@ def method(
         source: the paper that it is from.
         encoder_attention: whether it reads ``request.encoder_attention``.
         options: class of its own options, which it finds in ``request.own``.
-        scores: what its ``similarity`` and its ``attention`` are called.
         random: whether it draws by ``request.seed``.
         operations: counts those of a choice, for profiles.
 
@@ -373,7 +367,6 @@ def method(
             source,
             encoder_attention,
             options,
-            scores,
             random,
             operations,
         )

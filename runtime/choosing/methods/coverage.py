@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from speechprune_ort.errors import OptionError
 from speechprune_ort.runtime.choosing.methods.base import (
-    SECOND,
     MethodOptions,
     Request,
-    ScoreName,
+    Scores,
     Selection,
     Work,
     method,
@@ -101,7 +100,7 @@ def coverage_scores(cosines: NDArray[Any], width: int) -> NDArray[np.float32]:
     return scores
 
 
-SPOKEN = ScoreName("words of the question spoken around it, in standard deviations")
+SPOKEN = "words of the question spoken around it, in standard deviations"
 
 
 def coverage_operations(work: Work[Any]) -> Mapping[str, int]:
@@ -110,11 +109,11 @@ def coverage_operations(work: Work[Any]) -> Mapping[str, int]:
 
 
 @method("coverage", summary="passages of 10 s in which the most words of the question are spoken",
-        scores=(SPOKEN, SECOND), operations=coverage_operations)  # fmt: skip
+        operations=coverage_operations)  # fmt: skip
 def coverage(request: Request[MethodOptions]) -> Selection:
     """The best seconds by ``coverage_scores``."""
     frame = request.frame_tokens
     with request.measure("phase_1"):
         scores = coverage_scores(request.scorer.cosines(), PASSAGE_SECONDS * frame)
         kept = keep_by_similarity(scores, request.n_keep, frame, TEMPERATURE)
-    return Selection(kept, similarity=scores)
+    return Selection(kept, (Scores(SPOKEN, scores),))

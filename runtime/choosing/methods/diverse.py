@@ -34,10 +34,10 @@ from speechprune_ort.cancel import checkpoint
 from speechprune_ort.errors import OptionError
 from speechprune_ort.numbers import check_number
 from speechprune_ort.runtime.choosing.methods.base import (
-    SECOND,
     SIMILARITY,
     MethodOptions,
     Request,
+    Scores,
     Selection,
     Work,
     method,
@@ -196,15 +196,14 @@ def sa_map_operations(work: Work[Any]) -> Mapping[str, int]:
 
 
 @method("cdpruner", summary="tokens like the question that differ from each other",
-        source="arXiv:2506.10967", operations=cdpruner_operations,
-        scores=(SIMILARITY, SECOND))  # fmt: skip
+        source="arXiv:2506.10967", operations=cdpruner_operations)  # fmt: skip
 def cdpruner(request: Request[MethodOptions]) -> Selection:
     """The greedy maximum, conditioned on the question."""
     with request.measure("phase_1"):
         similarity = request.scorer.similarity()
     with request.measure("phase_2"):
         kept = keep_diverse(request.embeds, stretched(similarity), request.n_keep)
-    return Selection(kept, similarity=similarity)
+    return Selection(kept, (Scores(SIMILARITY, similarity),))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from speechprune_ort.runtime.choosing.methods.base import (
     Request,
-    ScoreName,
+    Scores,
     Selection,
     TwoPhases,
     Work,
@@ -32,7 +32,7 @@ from speechprune_ort.runtime.choosing.pruning import keep_by_attention, keep_by_
 
 __all__ = ["Passages", "passages"]
 
-RARITY = ScoreName("unlikeness to the recording's mean, the negative cosine")
+RARITY = "unlikeness to the recording's mean, the negative cosine"
 CANDIDATES = 4  # for each token that is kept
 
 
@@ -47,7 +47,7 @@ def operations(work: Work[Any]) -> Mapping[str, int]:
 
 
 @method("passages", summary="of passages found by coverage, those least like the recording's mean",
-        options=Passages, scores=(SPOKEN, RARITY), operations=operations)  # fmt: skip
+        options=Passages, operations=operations)  # fmt: skip
 def passages(request: Request[Passages]) -> Selection:
     """Coverage chooses where to look, commonness what to leave out."""
     frame = request.frame_tokens
@@ -59,4 +59,4 @@ def passages(request: Request[Passages]) -> Selection:
     with request.measure("phase_2"):
         rarity = -request.scorer.commonness()[inside]
         kept = inside[keep_by_attention(rarity, request.n_keep)]
-    return Selection(kept, scores, attention=rarity, candidates=inside)
+    return Selection(kept, (Scores(SPOKEN, scores), Scores(RARITY, rarity, inside)))

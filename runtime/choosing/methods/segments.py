@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from speechprune_ort.errors import OptionError
 from speechprune_ort.runtime.choosing.methods.base import (
-    SECOND,
     MethodOptions,
     Request,
-    ScoreName,
+    Scores,
     Selection,
     method,
 )
@@ -28,7 +27,7 @@ from speechprune_ort.runtime.choosing.methods.base import (
 __all__ = ["keep_by_segments", "segment_attention"]
 
 SEGMENT_SECONDS = 10
-ATTENDED = ScoreName("attention in the audio encoder's last layer, 1 = even")
+ATTENDED = "attention in the audio encoder's last layer, 1 = even"
 
 
 def keep_by_segments(scores: NDArray[np.float32], n_keep: int, segments: int) -> NDArray[np.int64]:
@@ -66,7 +65,7 @@ def keep_by_segments(scores: NDArray[np.float32], n_keep: int, segments: int) ->
 
 
 @method("segment-attention", summary="of each 10 s those that the audio encoder attends to most",
-        source="arXiv:2511.14293", encoder_attention=True, scores=(ATTENDED, SECOND))  # fmt: skip
+        source="arXiv:2511.14293", encoder_attention=True)  # fmt: skip
 def segment_attention(request: Request[MethodOptions]) -> Selection:
     """Segmentwise top-k."""
     scores = request.encoder_attention
@@ -75,4 +74,4 @@ def segment_attention(request: Request[MethodOptions]) -> Selection:
     with request.measure("phase_1"):
         length = SEGMENT_SECONDS * request.frame_tokens
         kept = keep_by_segments(scores, request.n_keep, -(-request.tokens // length))
-    return Selection(kept, similarity=scores)
+    return Selection(kept, (Scores(ATTENDED, scores),))

@@ -13,10 +13,8 @@ from speechprune_ort.choices import AttentionForm, check_choice, check_flag
 from speechprune_ort.numbers import check_number
 from speechprune_ort.runtime.choosing.methods.base import (
     PAPER_TEMPERATURE,
-    SIMILARITY,
     MethodOptions,
     Request,
-    ScoreName,
     Selection,
     TwoPhases,
     Work,
@@ -43,7 +41,6 @@ PHASES = ("similarity", "attention", PAPER_METHOD)
 COMPARISON = ("none", "random", "crop", PAPER_METHOD)
 """What the paper compares; its Original is ``evaluation.settings.ORIGINAL``."""
 PAPER = "SpeechPrune, arXiv:2412.12009"
-RECEIVED = ScoreName("attention received, 1 = even", of_one=True)
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ def second_phase(work: Work[Any]) -> Mapping[str, int]:
 
 
 @method(PAPER_METHOD, summary="phase 1 down to the budget, then phase 2 down to the rate",
-        source=PAPER, options=SpeechPrune, scores=(SIMILARITY, RECEIVED),
+        source=PAPER, options=SpeechPrune,
         operations=both_phases)  # fmt: skip
 def speechprune(request: Request[SpeechPrune]) -> Selection:
     """Both phases."""
@@ -119,11 +116,11 @@ def speechprune(request: Request[SpeechPrune]) -> Selection:
     if request.n_keep == len(first.indices):
         return first
     second = request.by_attention(first.indices, own.attention, own.single_head)
-    return Selection(second.indices, first.similarity, second.attention, second.candidates)
+    return Selection(second.indices, first.scores + second.scores)
 
 
 @method("similarity", summary="phase 1 alone, to the same count", source=PAPER,
-        options=Similarity, scores=(SIMILARITY, RECEIVED),
+        options=Similarity,
         operations=products_with_text)  # fmt: skip
 def similarity(request: Request[Similarity]) -> Selection:
     """Phase 1 alone."""
@@ -131,7 +128,7 @@ def similarity(request: Request[Similarity]) -> Selection:
 
 
 @method("attention", summary="phase 2 alone, to the same count", source=PAPER,
-        options=Attention, scores=(SIMILARITY, RECEIVED),
+        options=Attention,
         operations=second_phase)  # fmt: skip
 def attention(request: Request[Attention]) -> Selection:
     """Phase 2 alone, among all tokens."""

@@ -80,8 +80,9 @@ def test_a_recording_settles_the_rate(bundle: Path, tone: NDArray[np.float32]) -
     assert answer.pruning.picked == "memory_target_mb"
     assert answer.prompt_tokens + answer.generation.max_new_tokens == 400
     # Phase 1 leaves a window, phase 2 the rest of the way.
-    assert answer.pruning.candidates is not None
-    assert len(answer.pruning.candidates) == 750
+    candidates = answer.pruning.scores[1].tokens
+    assert candidates is not None
+    assert len(candidates) == 750
     assert answer.pruning.options.rate == pytest.approx(1 - answer.pruning.kept / 750)
 
     quick = recording.prune(QUESTION, PruningOptions(pruning_rate="auto", latency_target=60.0))

@@ -88,15 +88,17 @@ def test_speechprune_is_phase_2_among_what_phase_1_left() -> None:
     scores = similarity_scores(audio, embeddings(3, seed=1))
     first = keep_by_similarity(scores, 50, 5)
     second = received_attention(*project(audio[first]))
-    np.testing.assert_array_equal(found.similarity, scores)
-    np.testing.assert_array_equal(found.candidates, first)
-    np.testing.assert_array_equal(found.attention, second)
+    by_similarity, by_attention = found.scores
+    np.testing.assert_array_equal(by_similarity.values, scores)
+    assert by_similarity.tokens is None
+    np.testing.assert_array_equal(by_attention.tokens, first)
+    np.testing.assert_array_equal(by_attention.values, second)
     np.testing.assert_array_equal(found.indices, first[keep_by_attention(second, 30)])
 
 
 def test_phase_2_is_left_out_when_it_has_nothing_to_remove() -> None:
     found = choose(PruningOptions(method="speechprune", pruning_rate=0.0), 120, with_=never)
-    assert found.attention is None
+    assert [scores.name for scores in found.scores] == ["similarity to the question"]
     np.testing.assert_array_equal(
         found.indices, choose(PruningOptions(method="similarity", pruning_rate=0), 120).indices
     )
@@ -201,8 +203,8 @@ def test_single_head_reaches_phase_2() -> None:
     options = PruningOptions(method="speechprune", pruning_rate=0.4)
     many = choose(options, 120)
     one = choose(replace(options, single_head=True), 120)
-    np.testing.assert_array_equal(many.candidates, one.candidates)
-    assert not np.allclose(np.asarray(many.attention), np.asarray(one.attention))
+    np.testing.assert_array_equal(many.scores[1].tokens, one.scores[1].tokens)
+    assert not np.allclose(many.scores[1].values, one.scores[1].values)
 
 
 READ_AUDIO = (*READ_TEXT, "affinity-pooling", "fastadasp", "sa-map")

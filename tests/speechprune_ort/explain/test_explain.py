@@ -25,6 +25,7 @@ from speechprune_ort.explain import (
     write_explanation,
     write_page,
 )
+from speechprune_ort.methods import Scores
 from speechprune_ort.parts import Part
 
 QUESTION = 'Who said "x < y" & why?'
@@ -108,7 +109,7 @@ def test_curves_say_what_they_are(
         "words of the question spoken around it, in standard deviations",
         "unlikeness to the recording's mean, the negative cosine",
     ]
-    assert "standard deviations" in explain(passages, wav).to_dict()["score_names"][0]
+    assert "standard deviations" in explain(passages, wav).to_dict()["scores"][0]["name"]
 
 
 def test_other_recordings_are_refused(
@@ -170,11 +171,12 @@ def test_each_recording_of_a_prompt_has_its_own_part_of_the_page(
     for (start, span), found in zip(joined, pruning.merged_spans, strict=True):
         assert [end + start for end in span] == pytest.approx([found.start, found.end], abs=1e-3)
     whole, candidates = other["curves"]
-    np.testing.assert_allclose(whole["values"], pruning.similarity[1000:], atol=1e-4)
+    np.testing.assert_allclose(whole["values"], pruning.scores[0].values[1000:], atol=1e-4)
     np.testing.assert_allclose(whole["seconds"], (np.arange(175) + 0.5) / 25, atol=6e-3)
-    own = pruning.candidates[pruning.candidates >= 1000] - 1000
+    among = pruning.scores[1].tokens
+    own = among[among >= 1000] - 1000
     np.testing.assert_allclose(candidates["seconds"], (own + 0.5) / 25, atol=6e-3)
-    assert len(first["curves"][1]["values"]) + len(own) == len(pruning.candidates)
+    assert len(first["curves"][1]["values"]) + len(own) == len(among)
     (line,) = other["transcript"]
     kept = pruning.indices - 1000
     share = ((kept >= 25) & (kept < 100)).sum() / 75
@@ -207,7 +209,7 @@ def test_the_data_and_the_picture_hold_every_recording(both: Any, tmp_path: Path
     write_explanation(both, tmp_path / "out.json")
     content = json.loads((tmp_path / "out.json").read_text())
     assert [sound["name"] for sound in content["sounds"]] == ["recording.wav", "second <b>.wav"]
-    assert len(content["similarity"]) == content["pruning"]["total"] == 1175
+    assert len(content["scores"][0]["values"]) == content["pruning"]["total"] == 1175
     assert content["sounds"][1]["transcript"] == [[1, 4, "Of the second"]]
     pytest.importorskip("matplotlib")
     pictures = {}
@@ -254,10 +256,13 @@ def test_the_data_has_every_score_and_the_waveform(
     path = tmp_path / "out.json"
     write_explanation(explanation, path)
     content = json.loads(path.read_text())
-    assert len(content["similarity"]) == content["pruning"]["total"] == 1000
-    assert len(content["attention"]) == len(content["candidates"]) == 750
-    assert set(content["pruning"]["indices"]) <= set(content["candidates"])
-    assert sum(content["attention"]) == pytest.approx(1, abs=1e-3)
+    similarity, attention = content["scores"]
+    assert len(similarity["values"]) == content["pruning"]["total"] == 1000
+    assert (similarity["tokens"], similarity["of_one"]) == (None, False)
+    assert len(attention["values"]) == len(attention["tokens"]) == 750
+    assert set(content["pruning"]["indices"]) <= set(attention["tokens"])
+    assert attention["of_one"]
+    assert sum(attention["values"]) == pytest.approx(1, abs=1e-3)
     (sound,) = content["sounds"]
     assert sound["name"] == "recording.wav"
     low, high = sound["waveform"]["low"], sound["waveform"]["high"]
@@ -308,8 +313,7 @@ def test_a_long_curve_is_drawn_by_its_highest_points(explanation: Any, tmp_path:
     long = replace(
         pruning,
         total=100_000,
-        similarity=scores,
-        attention=None,
+        scores=(Scores("similarity", scores),),
         token_seconds=40 / 100_000,
         recordings=(Part(0, 100_000, 0.0, 40.0),),
     )

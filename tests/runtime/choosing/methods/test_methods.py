@@ -23,10 +23,13 @@ from paths import ROOT
 
 from speechprune_ort import OptionError, PruningOptions, SpeechLLM
 from speechprune_ort.contract.contained import refuse_silent_exits
+from speechprune_ort.evaluation.drawing import colour_of
+from speechprune_ort.explain.explanation import curves_of
 from speechprune_ort.methods import (
     METHODS,
     MethodOptions,
     Request,
+    Scores,
     Selection,
     load_plugins,
     method,
@@ -227,6 +230,29 @@ def test_what_a_users_method_gives_is_checked(name: str, monkeypatch: pytest.Mon
         del METHODS[name]
 
 
+def test_a_users_scores_have_their_names_in_curves_and_a_colour_of_their_own(
+    bundle: Path, tone: NDArray[np.float32]
+) -> None:
+    @method("sizes", summary="the largest of the first half")
+    def sizes(request: Request) -> Kept:
+        half = np.arange(request.tokens // 2)
+        values = np.linalg.norm(request.embeds, axis=1).astype(np.float32)
+        kept = half[np.sort(np.argsort(-values[half], kind="stable")[: request.n_keep])]
+        return Kept(kept, (Scores("size", values), Scores("again", values[half], half, True)))
+
+    try:
+        recording = SpeechLLM(bundle, "cpu").listen(tone[: 4 * 16_000], sampling_rate=16_000)
+        answer = recording.ask("Who?", method="sizes", budget=50, max_new_tokens=1)
+        assert colour_of("sizes") not in {colour_of(name) for name in METHODS if name != "sizes"}
+    finally:
+        del METHODS["sizes"]
+    # Where the method is not registered any more, an answer still says what its scores are.
+    whole, half = curves_of(answer, answer.pruning.recordings[0])
+    assert (whole.name, whole.whole, len(whole.values)) == ("size", True, recording.tokens)
+    assert (half.name, half.whole, len(half.values)) == ("again", False, recording.tokens // 2)
+    np.testing.assert_allclose(half.values, whole.values[: len(half.values)] * len(half.values))
+
+
 def test_names_are_taken_once() -> None:
     with pytest.raises(OptionError, match="There is a method 'random' already"):
 
@@ -323,10 +349,26 @@ PLUGINS = {
     "behind": ("return Selection(np.arange(n) + 10**9)", "each once, in time order"),
     "huge": ("return Selection(np.arange(n).astype(object))", "an array of object"),
     "unsigned": ("return Selection(np.arange(n, dtype=np.uint64)[::-1])", "each once"),
-    "scores": ("return Selection(np.arange(n), np.zeros(3))", "as similarity"),
-    "NaN scores": ("return Selection(np.arange(n), np.full(t, np.nan))", "NaN or infinity in sim"),
-    "lone": ("return Selection(np.arange(n), None, np.zeros(n))", "attention without candidates"),
-    "outside": ("return Selection(np.arange(n), None, np.zeros(1), np.array([t]))", "out of range"),
+    "bare scores": ("return Selection(np.arange(n), np.zeros(t))", "as scores: .* tuple of Scores"),
+    "no scores": ("return Selection(np.arange(n), (np.zeros(t),))", "gave a tuple as scores"),
+    "nameless": ("return Selection(np.arange(n), (Scores('', np.zeros(t)),))", "scores 1 no name"),
+    "scores": ("return Selection(np.arange(n), (Scores('x', np.zeros(3)),))", "as scores 1"),
+    "NaN scores": (
+        "return Selection(np.arange(n), [Scores('x', np.full(t, np.nan))])",
+        "NaN or infinity in scores 1",
+    ),
+    "of none": (
+        "return Selection(np.arange(n), (Scores('x', np.zeros(0), np.arange(0)),))",
+        "tokens of scores 1 out of range",
+    ),
+    "of two": (
+        "return Selection(np.arange(n), (Scores('x', np.zeros(t), np.arange(2)),))",
+        "as scores 1",
+    ),
+    "outside": (
+        "return Selection(np.arange(n), (Scores('x', np.zeros(1), np.array([t])),))",
+        "out of range",
+    ),
     "wide": ("return Selection(np.arange(n), embeds=np.zeros((n, 1)))", "as embeds"),
     "NaN rows": ("return Selection(np.arange(n), embeds=np.full((n, 6), np.nan))", "in embeds"),
 }
@@ -341,7 +383,7 @@ def test_whatever_a_plugin_does_is_one_sentence_with_its_name(
     path.write_text(
         "import os, sys\nimport numpy as np\n"
         "from speechprune_ort import OptionError\n"
-        "from speechprune_ort.methods import Request, Selection, method\n"
+        "from speechprune_ort.methods import Request, Scores, Selection, method\n"
         "def deep(): return deep()\n"
         "@method('odd', summary='odd')\n"
         f"def odd(request):\n    n, t = request.n_keep, request.tokens\n    {body}\n"
