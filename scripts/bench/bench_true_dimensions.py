@@ -66,7 +66,7 @@ def spent(command: Sequence[str | Path]) -> tuple[str, str, dict[str, float]]:
         OptionError: it failed; the message ends with its last line.
     """
     started = perf_counter()
-    with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
+    with TemporaryFile("w+", encoding="utf-8") as out, TemporaryFile("w+", encoding="utf-8") as err:
         child = subprocess.Popen([str(word) for word in command], stdout=out, stderr=err)
         _, status, used = os.wait4(child.pid, 0)
         seconds = perf_counter() - started
