@@ -33,6 +33,7 @@ SHARES = {
 }  # fmt: skip
 """Kinds of input, and their shares of all in per cent."""
 KEPT = 3  # findings of one kind and reason that are kept; the rest are counted
+BUSY = 4.0  # times as long as it may compute, an input may take
 START_SECONDS = 120.0  # for a worker to open the bundle
 
 
@@ -52,13 +53,18 @@ class Worker:
         self._rest = b""
 
     def next(self, seconds: float) -> dict[str, Any] | None:
-        """The next line; an empty one where it hangs, None where the process has ended."""
+        """The next line; an empty one where it hangs, None where the process has ended.
+
+        Args:
+            seconds: of computing that it may take. On a busy machine, time passes without it.
+        """
         assert self.process.stdout is not None  # noqa: S101 - it is a pipe
-        until = time.monotonic() + seconds
+        until, computed = time.monotonic() + BUSY * seconds, self._computed() + seconds
         while b"\n" not in self._rest:
-            left = until - time.monotonic()
-            if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
-                return {}
+            if not select.select([self.process.stdout], [], [], 0.2)[0]:
+                if time.monotonic() > until or self._computed() > computed:
+                    return {}
+                continue
             block = os.read(self.process.stdout.fileno(), 1 << 16)
             if not block:
                 return None
@@ -66,6 +72,15 @@ class Worker:
         line, self._rest = self._rest.split(b"\n", 1)
         found: dict[str, Any] = json.loads(line)
         return found
+
+    def _computed(self) -> float:
+        """Seconds of a processor that it has taken."""
+        try:
+            text = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8")
+        except OSError:  # it has ended
+            return 0.0
+        user, system = text.rsplit(")", 1)[1].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def end(self) -> str:
         """End it, and say how it had ended by itself."""
@@ -156,7 +171,7 @@ def main(
     kinds: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(SHARES),
     bundle: Annotated[Path | None, typer.Option(help="Otherwise a tiny one is made.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for findings.")] = Path(".fuzz"),
-    input_seconds: Annotated[float, typer.Option(help="That one input may take.")] = 20.0,
+    input_seconds: Annotated[float, typer.Option(help="Of computing for one input.")] = 20.0,
     memory_mb: Annotated[int, typer.Option(help="Address space of a worker.")] = 6000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

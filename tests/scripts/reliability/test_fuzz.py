@@ -71,6 +71,7 @@ fuzz_targets.main()
         ("raise BaseException('a panic')", "BaseException"),
         ("os.kill(os.getpid(), 11)", "crash: SIGSEGV"),
         ("time.sleep(60)", "hang"),
+        ("while True: pass", "hang"),
         ("bytearray(1 << 40)", "MemoryError"),
         ("os._exit(0)", "the process ended with 0"),
     ],
