@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort import SpeechLLM
+from speechprune_ort.machine import machine_words
 from speechprune_ort.markdown import markdown_table
 from speechprune_ort.runtime.answering.decoder import Decoder
 from speechprune_ort.runtime.answering.prompt import embed_ids
@@ -98,7 +99,7 @@ def main() -> None:
     same = sum(a == b for a, b in zip(*ids.values(), strict=True))
     print(f"{model.manifest.precision}, {given.threads} threads, {given.answers} answers of")
     print(f"{given.tokens} tokens, {given.rounds} rounds; the same ids in {same}; load average")
-    print(f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    print(f"{os.getloadavg()[0]:.1f} on {machine_words()}")
     lines = []
     for name, rounds in kept.items():
         cells = [[r[part][clock] for r in rounds] for part in (0, 1) for clock in (0, 1)]
