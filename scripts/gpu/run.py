@@ -198,23 +198,33 @@ def main() -> None:
                 f"forced-{precision}", limit(1200), stages, "forced", device, path,
                 content / "bundles" / reference,
             )  # fmt: skip
-            if device == "cuda":
-                check.stage(f"captured-{precision}", limit(600), stages, "captured", device, path)
-        settings: dict[str, tuple[str, ...]] = {"profile": ()}
-        if device == "cuda":
-            settings["profile-captured"] = ("--provider-option", "enable_cuda_graph=1")
+            for name in _options(device, precision):
+                check.stage(f"{name}-{precision}", limit(600), stages, name, device, path)
         for bundle in others:
+            precision = bundle.split("-")[1]
+            settings = {"": (), **_options(device, precision)}
             for name, options in settings.items():
                 check.stage(
-                    f"{name}-{bundle.split('-')[1]}", limit(1800), "-m", "speechprune_ort",
-                    "profile", content / "bundles" / bundle, "--device", device, "--durations",
-                    "30,90,600", "--repeats", "7", "--format", "json", *options,
+                    "-".join(filter(None, ("profile", name, precision))), limit(1800),
+                    "-m", "speechprune_ort", "profile", content / "bundles" / bundle,
+                    "--device", device, "--durations", "30,90,600", "--repeats", "7",
+                    "--format", "json", *options,
                 )  # fmt: skip
     well = ready and all(row["well"] for row in check.rows)
     summary = {"about": about, "well": well, "stages": check.rows}
     (results / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     print(f"written: {results / 'summary.json'}")
     sys.exit(0 if well else 1)
+
+
+def _options(device: str, precision: str) -> dict[str, tuple[str, ...]]:
+    """What is compared and measured beside the defaults, by the stage that compares it."""
+    if device == "cpu":
+        return {}
+    chosen = {"captured": "enable_cuda_graph=1"}
+    if precision.startswith("int"):
+        chosen["fused"] = "ep.cuda.fpa_intb_gemm=1"
+    return {name: ("--provider-option", option) for name, option in chosen.items()}
 
 
 def _install(check: Check, limit: int) -> bool:

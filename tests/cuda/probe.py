@@ -9,7 +9,9 @@ import contextlib
 import ctypes
 import gc
 import json
+import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from speechprune_ort import SpeechLLM
 from speechprune_ort.profiling.trace import SMALL, feeds_of, traced
 from speechprune_ort.providers import cuda_problem
 from speechprune_ort.runtime.answering.decoder import Decoder
+from speechprune_ort.runtime.hearing.features import LogMel
 
 QUESTION = "What is said?"
 RATE = 16_000
@@ -134,6 +137,14 @@ def crossings(bundle: Path, _: Path) -> Any:
     """A long recording with silence in it, asked by several methods, between marks."""
     model, library = SpeechLLM(bundle, "cuda"), runtime()
     loud, silence = sound(30), np.zeros(30 * RATE, np.float32)
+    threads = set[str]()
+    alone = LogMel._measure
+
+    def measured(*arguments: Any) -> None:
+        threads.add(threading.current_thread().name.partition("_")[0])
+        alone(*arguments)
+
+    LogMel._measure = measured  # type: ignore[method-assign]
     whole = np.concatenate([*8 * [loud], silence, silence, loud[: 7 * RATE]])
     library.stand_in_mark(b"listen")
     recording = model.listen(whole, sampling_rate=RATE)
@@ -148,7 +159,24 @@ def crossings(bundle: Path, _: Path) -> Any:
     library.stand_in_mark(b"grown")
     decoder.grow(2, 40)
     library.stand_in_mark(b"end")
-    return {"tokens": recording.tokens, "bytes": recording.embeds.nbytes}
+    return {
+        "tokens": recording.tokens,
+        "bytes": recording.embeds.nbytes,
+        "threads": sorted(threads),
+        "cores": len(os.sched_getaffinity(0)),
+    }
+
+
+def encoder(bundle: Path, _: Path) -> Any:
+    """Four windows through the encoder between marks, and what that takes of memory."""
+    engine, library = SpeechLLM(bundle, "cuda").engine, runtime()
+    dims, spec = engine.manifest.dimensions, engine.manifest.graphs["audio_encoder"].spec
+    feeds = feeds_of(spec, SMALL | {"frames": dims.frames, "windows": 4})
+    before = library.stand_in_used()
+    library.stand_in_mark(b"encode")
+    engine.session("audio_encoder").run(["audio_embeds"], feeds)
+    library.stand_in_mark(b"end")
+    return {"bytes": library.stand_in_peak() - before}
 
 
 def unordered(bundle: Path, _: Path) -> Any:
@@ -255,6 +283,7 @@ def main() -> None:
             graph_steps,
             fused,
             crossings,
+            encoder,
             unordered,
             float_attention,
             failing,
