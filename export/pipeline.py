@@ -126,8 +126,9 @@ def export_bundle(
 
 def _with_attention(checkpoint: Checkpoint, wanted: bool) -> Checkpoint:
     """The checkpoint whose audio encoder gives its attention, or does not."""
-    if isinstance(checkpoint.audio_encoder, AttentiveEncoder):
-        checkpoint.audio_encoder.attends = wanted
+    for module in checkpoint.audio_encoder.modules():  # it may stand within another
+        if isinstance(module, AttentiveEncoder):
+            module.attends = wanted
     return replace(checkpoint, encoder_attention=wanted and checkpoint.encoder_attention)
 
 

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import fake_gpu
 import numpy as np
 import pytest
 import soundfile
@@ -21,6 +22,7 @@ from speechprune_ort import (
 )
 from speechprune_ort.contract.specs import AUDIO_ENCODER
 from speechprune_ort.pool import in_order
+from speechprune_ort.runtime.hearing import embeddings
 from speechprune_ort.runtime.hearing.embeddings import (
     DeviceEmbeds,
     EmbedsBuilder,
@@ -60,21 +62,12 @@ def build(device: Any, counts: list[int], budget: int) -> tuple[Any, NDArray[np.
     return builder.finish(), np.concatenate(kept)
 
 
-class Elsewhere:
-    """A device whose memory is not the host's: values are copied to be read."""
-
-    name, index = "cuda", 0
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        return Device("cpu").put(np.zeros(shape, dtype))
-
-    def put(self, array: NDArray[Any]) -> Any:
-        return Device("cpu").put(array.copy())
-
-
-@pytest.mark.parametrize("device", [Device("cpu"), Elsewhere()], ids=["cpu", "elsewhere"])
+@pytest.mark.parametrize("device", [Device("cpu"), fake_gpu.FakeGpu()], ids=["cpu", "elsewhere"])
 @pytest.mark.parametrize("budget", [10**6, 0, 5 * 30 * 8 * 4])
-def test_rows_are_the_same_in_memory_in_a_file_and_after_growing(device: Any, budget: int) -> None:
+def test_rows_are_the_same_in_memory_in_a_file_and_after_growing(
+    device: Any, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embeddings, "copy_rows", fake_gpu.copy_rows)
     counts = [30, 30, 17, 30, 1, 30, 30, 30, 30, 30, 5]
     embeds, wanted = build(device, counts, budget)
     assert isinstance(embeds, DeviceEmbeds if budget == 10**6 else SpilledEmbeds)
