@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,12 @@ def require_plots() -> None:
     Raises:
         OptionError: matplotlib or scikit-learn is not installed.
     """
-    try:
-        import matplotlib  # noqa: F401
-        import sklearn  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise OptionError(
-            f"Plots need {error.name}: pip install 'speechprune-ort[eval]', or use --no-plots."
-        ) from None
+    for name in ("matplotlib", "sklearn"):
+        # Not imported: a wrong option would wait for it.
+        if importlib.util.find_spec(name) is None:
+            raise OptionError(
+                f"Plots need {name}: pip install 'speechprune-ort[eval]', or use --no-plots."
+            )
 
 
 def _figure() -> tuple[Any, Any]:

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -471,6 +472,16 @@ def test_a_dialogue_in_several_voices_is_one_piece_of_evidence() -> None:
         *zip(narrow.versus.values(), wide.versus.values(), strict=True),
     ):
         assert (b.high - b.low) / (a.high - a.low) == pytest.approx(3**0.5, rel=0.15)
+
+
+@pytest.mark.parametrize("missing", ["matplotlib", "sklearn"])
+def test_what_plots_need_is_said_before_anything_is_judged(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plots.require_plots()
+    monkeypatch.setitem(sys.modules, missing, None)  # as if it were not installed
+    with pytest.raises(OptionError, match=rf"Plots need {missing}: pip .*\[eval\].* --no-plots"):
+        plots.require_plots()
 
 
 def test_of_a_long_recording_some_dropped_tokens_are_drawn(
