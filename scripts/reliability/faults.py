@@ -17,8 +17,8 @@ whole result; a journal must not have lost a line; and after one undisturbed run
 beside it.
 
 Kills are numbered, and each has a moment of its own: with --first a run goes on where another was
-ended. Commands that are killed are forked from a process that has imported what they need: what a
-signal does during imports is tried by the kind signals.
+ended. Commands that are killed are forked from a process that has imported what they need, and of
+an export traced what is to be written: what a signal does meanwhile is tried by the kind signals.
 
 Signals are tried on commands that only read, too: SIGINT and SIGTERM in turn at random moments,
 from the first statement of the command on, imports included. It must end with exit code 130 or 143,
@@ -51,7 +51,7 @@ from typing import Annotated, Any
 import numpy as np
 import soundfile
 import typer
-from reliability.warm import Change, Warm, preload
+from reliability.warm import CHECKPOINT, Change, Warm, preload
 from rich.console import Console
 
 from speechprune_ort.markdown import markdown_table
@@ -68,7 +68,8 @@ ANSWERING = (
 """Modules that a command needs."""
 EXPORTING = (
     "onnxscript.optimizer", "onnxscript.rewriter", "onnxscript.version_converter",
-    "speechprune_ort.export.pipeline", "torch._functorch.aot_autograd", "torch.export._trace",
+    "reliability.traced", "speechprune_ort.export.pipeline", "torch._functorch.aot_autograd",
+    "torch.export._trace",
     "transformers.models.qwen2_audio.modeling_qwen2_audio",
     "transformers.models.qwen2_audio.processing_qwen2_audio",
 )  # fmt: skip
@@ -632,6 +633,7 @@ def main(
         if unknown := set(names) - {command.name for command in commands}:
             console.print(f"error: --only: there is no command {min(unknown)!r}.")
             raise typer.Exit(2)
+        os.environ[CHECKPOINT] = str(work / "new")
         preload((*ANSWERING, *(EXPORTING if exports else ())))
         for command in (c for c in commands if c.name in names):
             for kind, tally in tried(command, wanted, numbers, seed):

@@ -21,7 +21,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Change", "Warm", "preload"]
+__all__ = ["CHECKPOINT", "Change", "Warm", "preload"]
+
+CHECKPOINT = "FAULTS_CHECKPOINT"
+"""Variable of the environment with the folder of the checkpoint that is exported."""
 
 FOLDERS = {
     "open": (), "os.rename": (2, 3), "os.remove": (1,), "os.rmdir": (1,), "os.mkdir": (2,),
