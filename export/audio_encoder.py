@@ -10,6 +10,7 @@ import onnx_ir as ir
 import soundfile
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 from transformers import WhisperFeatureExtractor
 
 from speechprune_ort.contract.specs import AUDIO_ENCODER, GraphSpec
@@ -46,10 +47,29 @@ def export_audio_encoder(checkpoint: Checkpoint, plan: Plan, spec: GraphSpec, pa
         return
     # In place and back: a second copy of a large encoder need not fit in memory.
     module.half()
+    if plan.float_dtype == "float32":
+        module = Widened(module)
     try:
         save(with_full_masks(torch_to_ir(module, example, spec, WITH_ATTENTION)), path)
     finally:
         module.float()
+
+
+class Widened(nn.Module):
+    """An encoder that computes in half precision and gives float32.
+
+    Args:
+        encoder: the encoder.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_features: Tensor, feature_lengths: Tensor) -> Any:
+        """What the encoder gives, each of it in float32."""
+        found = self.encoder(input_features, feature_lengths)
+        return tuple(part.float() for part in found) if isinstance(found, tuple) else found.float()
 
 
 def with_full_masks(model: ir.Model) -> ir.Model:

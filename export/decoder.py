@@ -30,17 +30,30 @@ from onnx_ir.tensor_adapters import TorchTensor, to_torch_dtype
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from speechprune_ort.contract.manifest import Parity, PromptPiece
-from speechprune_ort.contract.specs import DECODER, Dimensions, GraphSpec, past_name, present_name
+from speechprune_ort.contract.specs import (
+    BFLOAT16,
+    DECODER,
+    Dimensions,
+    GraphSpec,
+    past_name,
+    present_name,
+)
 from speechprune_ort.errors import ExportError
 from speechprune_ort.export.checkpoint_config import FULL, SLIDING, windows_of
 from speechprune_ort.export.course import Advance, part
-from speechprune_ort.export.graph_file import quiet, save, with_weights
+from speechprune_ort.export.graph_file import (
+    in_float32_throughout,
+    quiet,
+    save,
+    with_weights,
+)
 from speechprune_ort.export.memory import MappedWeights, in_float32
 from speechprune_ort.export.parity import Arrays, Checked, checked, compare, open_graph
 from speechprune_ort.export.precision import WORDS, Plan, Target
 from speechprune_ort.export.quantize import quantize_matmuls
 from speechprune_ort.export.rotary import rotary_rows
 from speechprune_ort.export.work import Graph, Work
+from speechprune_ort.providers import cuda_problem, ort_type
 
 __all__ = ["GRAPH", "export_decoder", "parameters_of", "require_windows"]
 
@@ -49,6 +62,7 @@ _BUILDER_PRECISION = {
     "half_stored": "fp32",
     "w8a8": "fp32",
     "float16": "fp16",
+    "bfloat16": "bf16",
     "int8": "int8",
     "int4": "int4",
 }
@@ -60,6 +74,7 @@ BUILT, STORED = 0.6, 0.9
 TORCH = 0.6
 """Share of its verification that torch takes."""
 DECODE_STEPS = 3  # tokens of it that follow the prefill, compared with torch
+WIDEST = 2_000_000_000  # weights of a bfloat16 decoder that is compared in float32
 
 
 def export_decoder(
@@ -132,10 +147,32 @@ def export_decoder(
     model = ir.load(built / "model.onnx")
     require_windows(model, windows)
     # What the builder quantizes itself comes out as planned.
-    if plan.decoder not in ("int8", "int4"):
+    if plan.decoder == BFLOAT16:
+        model = with_float32_sides(model)
+    elif plan.decoder not in ("int8", "int4"):
         model = with_weights(model, plan.decoder, part(advance, BUILT, STORED))
     save(model, path, part(advance, STORED, 1.0))
     shutil.rmtree(work)
+
+
+def with_float32_sides(model: ir.Model) -> ir.Model:
+    """Let a bfloat16 graph take float32 for everything but its cache, in place.
+
+    numpy has no bfloat16, and what passes between graphs is looked at on the host.
+    """
+    graph, narrow = model.graph, ir.DataType.BFLOAT16
+    cache = past_name(0, "key").partition(".")[0]
+    for value in graph.inputs:
+        if value.dtype != narrow or (value.name or "").startswith(cache):
+            continue
+        cast = ir.node("Cast", [value], {"to": narrow.value}, name=f"{value.name}.narrow")
+        made = cast.outputs[0]
+        made.name, made.type, made.shape = f"{value.name}.bfloat16", value.type, value.shape
+        ir.convenience.replace_all_uses_with(value, made)
+        cast.replace_input_with(0, value)
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+        graph.insert_before(graph[0], cast)
+    return model
 
 
 def require_windows(model: ir.Model, windows: Sequence[int | None]) -> None:
@@ -266,22 +303,40 @@ def _verify(work: Work, spec: GraphSpec, path: Path) -> Checked:
     read = part(work.course.advance, 0.0, TORCH)
     expected = _torch_logits(language_model, list(cases.values()), answer, read)
     dtype = next(t.dtype for t in spec.inputs if t.name == "cos")
-    session, problem = open_graph(path, spec, work.target)
+    with _runnable(path, spec, work) as (file, shown):
+        session, problem = open_graph(file, shown, work.target)
 
-    def figures() -> list[Parity]:
-        found: list[Parity] = []
-        run = part(work.course.advance, TORCH, 1.0)
-        compared = enumerate(zip(cases.items(), expected, strict=True))
-        for number, ((name, (embeds, positions)), wanted) in compared:
-            run(number / len(cases))
-            turned = rotary_rows(language_model, positions, dtype)
-            logits = _graph_logits(session, spec, dims, embeds, turned, answer)
-            found += compare(path.stem, name, "logits", wanted, logits, work.plan.min_cosine)
-            same = float(wanted[0].argmax() == logits[0].argmax())
-            found.append(Parity(f"{name}: logits", "first_token", same, 0.0))
-        return found
+        def figures() -> list[Parity]:
+            found: list[Parity] = []
+            run = part(work.course.advance, TORCH, 1.0)
+            compared = enumerate(zip(cases.items(), expected, strict=True))
+            for number, ((name, (embeds, positions)), wanted) in compared:
+                run(number / len(cases))
+                turned = rotary_rows(language_model, positions, dtype)
+                logits = _graph_logits(session, shown, dims, embeds, turned, answer)
+                found += compare(path.stem, name, "logits", wanted, logits, work.plan.min_cosine)
+                same = float(wanted[0].argmax() == logits[0].argmax())
+                found.append(Parity(f"{name}: logits", "first_token", same, 0.0))
+            return found
 
-    return checked(path.name, problem, figures)
+        return checked(path.name, problem, figures)
+
+
+@contextlib.contextmanager
+def _runnable(path: Path, spec: GraphSpec, work: Work) -> Iterator[tuple[Path, GraphSpec]]:
+    """The decoder as this machine can run it: bfloat16 in float32, where there is no CUDA.
+
+    The CPU's attention has no bfloat16 kernel. One that is too large for that stays as it is, and
+    is not compared.
+    """
+    too_large = parameters_of(work.checkpoint.language_model) > WIDEST
+    if work.plan.decoder != BFLOAT16 or cuda_problem() is None or too_large:
+        yield path, spec
+        return
+    with tempfile.TemporaryDirectory(prefix="decoder-", dir=path.parent) as folder:
+        wide = Path(folder) / path.name
+        save(in_float32_throughout(ir.load(path)), wide)
+        yield wide, spec.in_float32()
 
 
 def _prompts(work: Work) -> dict[str, NDArray[np.float32]]:
@@ -356,27 +411,28 @@ def _graph_logits(
     turned: Arrays,
     answer: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """The same from the graph, cache through numpy: slow, and independent of the runtime."""
-    dtype = np.dtype(next(t.dtype for t in spec.inputs if t.name == "inputs_embeds"))
+    """The same from the graph, cache by copies: slow, and independent of the runtime."""
+    dtypes = {tensor.name: tensor.dtype for tensor in spec.inputs}
+    dtype = np.dtype(dtypes["inputs_embeds"])
     layers = [(i, kind) for i in range(dims.layers) for kind in ("key", "value")]
-    empty = np.zeros((1, dims.kv_heads, 0, dims.head_dim), dtype)
+    cached, _ = ort_type(dtypes[past_name(0, "key")])
+    shape = [1, dims.kv_heads, 0, dims.head_dim]
+    empty = ort.OrtValue.ortvalue_from_shape_and_type(shape, cached)
     cache = {past_name(*layer): empty for layer in layers}
     names = ["logits", *(present_name(*layer) for layer in layers)]
     rows, total = [], 0
     steps: Sequence[NDArray[Any]] = [embeds, *answer[:, None]]
     for step in steps:
         total += len(step)
-        logits, *present = session.run(
-            names,
-            {
-                "inputs_embeds": step[None].astype(dtype),
-                "attention_mask": np.ones((1, total), np.int64),
-                **turned,
-                **cache,
-            },
-        )
+        given = {
+            "inputs_embeds": step[None].astype(dtype),
+            "attention_mask": np.ones((1, total), np.int64),
+            **turned,
+        }
+        values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in given.items()}
+        logits, *present = session.run_with_ort_values(names, {**values, **cache})
         cache = {past_name(*layer): p for layer, p in zip(layers, present, strict=True)}
-        rows.append(logits[0, -1].astype(np.float32))
+        rows.append(logits.numpy()[0, -1].astype(np.float32))
     return np.stack(rows)
 
 

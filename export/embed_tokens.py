@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import torch
+from onnx_ir.tensor_adapters import TorchTensor
 from torch import Tensor
 
 from speechprune_ort.contract.specs import DECODER, EMBED_TOKENS, GraphSpec
@@ -33,9 +34,10 @@ def export_embed_tokens(table: Tensor, plan: Plan, spec: GraphSpec, path: Path) 
         spec: ``embed_tokens``.
         path: graph file to write.
     """
-    stored = torch.float32 if plan.embedding == "float32" else torch.float16
+    wide = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    stored = table.detach().to(wide.get(plan.embedding, torch.float16))
     maker = GraphMaker(spec)
-    weights = maker.constant("table", table.detach().to(stored).numpy())
+    weights = maker.constant("table", TorchTensor(stored, name="table"))
     rows = maker.add("Gather", [weights, maker.inputs["token_ids"]], axis=0)
     maker.save(path, [maker.widen(rows) if spec.outputs[0].dtype == "float32" else rows])
 

@@ -194,8 +194,9 @@ def _estimate(counts: Counts, precision: str, plan: Plan) -> Estimate:
     head: Weights = "int8" if plan.decoder in ("int4", "w8a8") else plan.decoder
     decoder = counts.decoder_matrices * _bytes(plan.decoder, passed)
     decoder += counts.table * _bytes(head, passed)
-    # The builder writes norms in the dtype that passes between graphs.
-    decoder += counts.decoder_others * (_bytes(plan.decoder, passed) if _whole(plan) else passed)
+    # The builder writes norms in the dtype that it computes in.
+    norms = _bytes(plan.decoder, passed) if _whole(plan) else passed
+    decoder += counts.decoder_others * norms
     encoder = counts.encoder_matrices * _bytes(plan.encoder, 4)
     encoder += counts.encoder_others * min(4.0, 2.0 if _half(plan.encoder) else 4.0)
     graphs = {
@@ -214,7 +215,7 @@ def _estimate(counts: Counts, precision: str, plan: Plan) -> Estimate:
 
 
 def _whole(plan: Plan) -> bool:
-    return plan.decoder == "half_stored"
+    return plan.decoder in ("half_stored", "bfloat16")
 
 
 def _half(weights: Weights) -> bool:
@@ -225,4 +226,5 @@ def _bytes(weights: Weights, scale: int) -> float:
     """Bytes of a weight in a matrix, its share of a block's scale included."""
     if weights in ("int8", "int4"):
         return (1.0 if weights == "int8" else 0.5) + scale / BLOCK
-    return {"float32": 4.0, "float16": 2.0, "half_stored": 2.0, "w8a8": 1.0}[weights]
+    whole = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "half_stored": 2.0, "w8a8": 1.0}
+    return whole[weights]

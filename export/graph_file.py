@@ -23,7 +23,15 @@ from speechprune_ort.export.course import Advance
 from speechprune_ort.export.precision import Weights
 from speechprune_ort.export.quantize import quantize_matmuls, quantize_with_activations
 
-__all__ = ["GraphMaker", "quiet", "save", "store_half", "torch_to_ir", "with_weights"]
+__all__ = [
+    "GraphMaker",
+    "in_float32_throughout",
+    "quiet",
+    "save",
+    "store_half",
+    "torch_to_ir",
+    "with_weights",
+]
 
 OPSET = 20
 BLOCK = 32
@@ -139,6 +147,32 @@ def store_half(model: ir.Model, advance: Advance = lambda _: None) -> ir.Model:
         graph.register_initializer(half)
         graph.insert_before(graph[0], cast)
     return model
+
+
+def in_float32_throughout(model: ir.Model) -> ir.Model:
+    """Turn what is bfloat16 in a graph into float32, in place; weights are widened when read."""
+    narrow, wide = ir.DataType.BFLOAT16, ir.DataType.FLOAT
+    graph = model.graph
+    made = (value for node in graph for value in node.outputs)
+    for value in (*graph.inputs, *graph.outputs, *graph.initializers.values(), *made):
+        if value.dtype == narrow:
+            value.type = ir.TensorType(wide)
+        if value.const_value is not None and value.const_value.dtype == narrow:
+            value.const_value = _wide(value.const_value)
+    for node in graph:
+        to = node.attributes.get("to")
+        if node.op_type == "Cast" and to is not None and to.value == narrow.value:
+            node.attributes["to"] = ir.AttrInt64("to", wide.value)
+    return model
+
+
+def _wide(tensor: ir.TensorProtocol) -> ir.LazyTensor:
+    def read() -> ir.TensorProtocol:
+        return ir.tensor(tensor.numpy().astype(np.float32), name=tensor.name)
+
+    return ir.LazyTensor(
+        read, dtype=ir.DataType.FLOAT, shape=ir.Shape(tensor.shape.numpy()), name=tensor.name
+    )
 
 
 def with_weights(model: ir.Model, weights: Weights, advance: Advance = lambda _: None) -> ir.Model:

@@ -66,7 +66,7 @@ def export_bundle(
     Args:
         model: hub id or local folder; for an adapter (LoRA), its folder, which peft merges.
         out: folder to write.
-        precision: ``fp32``, ``fp16``, ``int8``, ``w8a8`` or ``int4``; see ``precision``.
+        precision: ``fp32``, ``fp16``, ``bf16``, ``int8``, ``w8a8`` or ``int4``; see ``precision``.
         target: ``cpu`` or ``cuda``.
         revision: branch, tag or commit on the hub.
         trust_remote_code: whether transformers may run code that comes with the checkpoint.
@@ -113,7 +113,11 @@ def export_bundle(
                 f"{dims.vocab} rows: resize the model's embeddings first."
             )
         specs = graph_specs(
-            dims, chosen.float_dtype, checkpoint.short_windows, checkpoint.encoder_attention
+            dims,
+            chosen.float_dtype,
+            checkpoint.short_windows,
+            checkpoint.encoder_attention,
+            chosen.cache_dtype,
         )
         course.expect(_sizes(checkpoint))
         work = Work(checkpoint, chosen, "cuda" if target == "cuda" else "cpu", course=course)

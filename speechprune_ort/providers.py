@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
+from numpy.typing import DTypeLike
 
 from speechprune_ort.errors import DeviceError, OptionError
 from speechprune_ort.wheels import installed_wheels
@@ -25,6 +27,7 @@ __all__ = [
     "cuda_provider",
     "driver_version",
     "gpu_failure",
+    "ort_type",
 ]
 
 CPU_PROVIDER = "CPUExecutionProvider"
@@ -45,6 +48,7 @@ LEAST_CAPABILITY = 7, 5  # CUDA 13 compiles for nothing older than Turing
 CAPABILITY = 75, 76  # attributes of a device: major and minor
 
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+BFLOAT16 = 16  # its number in ONNX
 
 # From the middle of a message of ten lines, most of them template arguments.
 GPU_FAILURE = re.compile(r"(CUDA|CUDNN|CUDNN_FE|CUBLAS|CURAND|CUFFT) (failure|error)[^;\n]*")
@@ -170,6 +174,18 @@ def gpu_failure(what: str, error: Exception) -> DeviceError | None:
         f"{what} failed on the GPU ({told.group().strip(' ;')}): run `speechprune-ort doctor`, and "
         "look at nvidia-smi and the driver's log."
     )
+
+
+def ort_type(dtype: DTypeLike) -> tuple[Any, int]:
+    """A dtype as ONNX Runtime's bindings take it, and its bytes.
+
+    Args:
+        dtype: as numpy takes it, or ``bfloat16``, which numpy lacks.
+    """
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        return BFLOAT16, 2
+    found = np.dtype(dtype)
+    return found.type, found.itemsize
 
 
 def driver_version() -> tuple[int, int] | None:

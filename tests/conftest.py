@@ -52,16 +52,23 @@ if importlib.util.find_spec("torch") is None:
     ]
 
 
-# Files of a minute and more. Of several processes, none begins such a file when the others end.
+# Files of half a minute and more. Of several processes, none begins such a file when the others end.
 LONGEST = (
     "scripts/small_model/test_small_model.py",
-    "speechprune_ort/evaluation/test_evaluation.py",
     "export/families/test_transformers_families.py",
-    "test_readme.py",
     "export/test_equality.py",
-    "export/test_sliding_windows.py",
+    "speechprune_ort/test_ray.py",
     "export/test_fine_tunes.py",
+    "speechprune_ort/evaluation/test_evaluation.py",
     "runtime/ort/test_bundle.py",
+    "export/test_sliding_windows.py",
+    "export/families/test_text_models.py",
+    "test_readme.py",
+    "export/families/test_families.py",
+    "scripts/bench/test_random_checkpoint.py",
+    "export/test_lean_export.py",
+    "speechprune_ort/cli/test_cli.py",
+    "export/test_estimate.py",
 )
 
 

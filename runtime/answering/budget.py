@@ -12,6 +12,7 @@ import numpy as np
 from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.contract.specs import DECODER
 from speechprune_ort.errors import PromptError
+from speechprune_ort.providers import ort_type
 from speechprune_ort.runtime.answering.decoder import Decoder
 from speechprune_ort.runtime.answering.prompt import embed_ids
 from speechprune_ort.runtime.ort.engine import Engine
@@ -104,7 +105,7 @@ def bytes_per_position(manifest: Manifest) -> int:
     is alive at once within a layer; the width follows from the decoder's number of parameters.
     """
     dims = manifest.dimensions
-    size = np.dtype(manifest.float_dtype).itemsize
+    _, size = ort_type(manifest.cache_dtype)  # the decoder computes in it, too
     cache = 2 * dims.layers * dims.kv_heads * dims.head_dim
     parameters = manifest.graphs[DECODER].parameters or 0
     layer = max(0, parameters - dims.hidden * dims.vocab) / dims.layers

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from speechprune_ort.contract.specs import Dimensions, past_name, present_name
+from speechprune_ort.providers import ort_type
 from speechprune_ort.runtime.ort.device import Device
 from speechprune_ort.runtime.ort.stream import copy_rows
 
-__all__ = ["Beginning", "Cache", "position_bytes"]
+__all__ = ["Beginning", "Cache"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +35,13 @@ class Beginning:
     rows: tuple[NDArray[Any], ...]
 
 
-def position_bytes(dims: Dimensions, float_dtype: str) -> int:
-    """Bytes that one position of one sequence takes in the cache."""
-    return 2 * dims.layers * dims.kv_heads * dims.head_dim * np.dtype(float_dtype).itemsize
-
-
 class Cache:
     """The KV cache of a batch.
 
     Args:
         device: where it lies.
         dims: sizes of the axes.
-        dtype: dtype of keys and values.
+        dtype: dtype of keys and values, see ``ort_type``.
         rows: number of sequences that it has room for.
         capacity: positions of each.
 
@@ -55,9 +51,10 @@ class Cache:
     """
 
     def __init__(
-        self, device: Device, dims: Dimensions, dtype: np.dtype[Any], rows: int, capacity: int
+        self, device: Device, dims: Dimensions, dtype: DTypeLike, rows: int, capacity: int
     ) -> None:
         self._device, self._dims, self._dtype = device, dims, dtype
+        self._type, self._size = ort_type(dtype)
         self.rows, self.capacity = rows, capacity
         self._names = [
             (past_name(layer, kind), present_name(layer, kind))
@@ -76,10 +73,10 @@ class Cache:
 
     def bind(self, binding: ort.IOBinding, first: int, count: int) -> None:
         """Let a run read and write ``count`` rows from ``first`` on."""
-        dims, dtype = self._dims, self._dtype
+        dims = self._dims
         shape = [count, dims.kv_heads, self.capacity, dims.head_dim]
-        skipped = first * dims.kv_heads * self.capacity * dims.head_dim * dtype.itemsize
-        place = (self._device.name, self._device.index, dtype.type, shape)
+        skipped = first * dims.kv_heads * self.capacity * dims.head_dim * self._size
+        place = (self._device.name, self._device.index, self._type, shape)
         for (past, present), buffer in zip(self._names, self._buffers, strict=True):
             address = buffer.data_ptr() + skipped
             binding.bind_input(past, *place, address)
@@ -107,7 +104,7 @@ class Cache:
                     new[row, :, :length] = old[row, :, :length]
             return
         # On the device: heads lie one after the other, each as long as the capacity.
-        heads, size = self._dims.kv_heads, self._dims.head_dim * self._dtype.itemsize
+        heads, size = self._dims.kv_heads, self._dims.head_dim * self._size
         steps = [cache.capacity * size for cache in (smaller, self)]
         for source, target in zip(smaller._buffers, self._buffers, strict=True):
             for row, length in enumerate(lengths):

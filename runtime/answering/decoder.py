@@ -63,6 +63,7 @@ class Decoder:
                 engine.device,
                 manifest.dimensions,
                 np.dtype(manifest.float_dtype),
+                manifest.cache_dtype,
                 engine.stream,
             )
             return cls(graphs, capacity, rows, engine.spares)

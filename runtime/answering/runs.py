@@ -47,7 +47,8 @@ class Graphs:
         rotary: ``rotary``.
         device: where they run.
         dims: sizes of the axes.
-        dtype: dtype of embeddings, cache and logits.
+        dtype: dtype of embeddings and logits.
+        cache_dtype: dtype of keys and values, see ``ort_type``; None for the same.
         stream: what ``decoder`` and ``embed`` run on.
     """
 
@@ -57,6 +58,7 @@ class Graphs:
     device: Device
     dims: Dimensions
     dtype: np.dtype[Any]
+    cache_dtype: str | None = None
     stream: Stream = field(default_factory=Stream)
 
 
@@ -85,7 +87,7 @@ class Runs:
         self._graph_id = next(_graph_ids) if device.graphs else None
         self._binding, self._step_binding = session.io_binding(), session.io_binding()
         self._rotary_binding, self._embed_binding = rotary.io_binding(), embed.io_binding()
-        self.cache = Cache(device, dims, dtype, rows, capacity)
+        self.cache = Cache(device, dims, graphs.cache_dtype or dtype, rows, capacity)
         self.positions = np.full(capacity, -1, np.int64)
         self.logits: NDArray[Any] = np.zeros((rows, 1, dims.vocab), dtype)
         self._logits = device.put(self.logits)

@@ -14,7 +14,13 @@ import onnxruntime as ort
 from numpy.typing import DTypeLike, NDArray
 
 from speechprune_ort.errors import DeviceError, OptionError
-from speechprune_ort.providers import CPU_PROVIDER, cuda_problem, cuda_provider, gpu_failure
+from speechprune_ort.providers import (
+    CPU_PROVIDER,
+    cuda_problem,
+    cuda_provider,
+    gpu_failure,
+    ort_type,
+)
 
 __all__ = ["FUSED", "Device", "resolve_device"]
 
@@ -71,7 +77,7 @@ class Device:
         return [cuda_provider(self.index, {**options, **(more or {})})]
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> ort.OrtValue:
-        """An uninitialised tensor on this device.
+        """An uninitialised tensor on this device; see ``ort_type`` for its dtype.
 
         Raises:
             DeviceError: the GPU has no room for it.
@@ -79,9 +85,10 @@ class Device:
         if self.name == "cpu":
             # Through numpy: pages are touched only when written.
             return ort.OrtValue.ortvalue_from_numpy(np.empty(shape, dtype))
-        with self._explained(f"a buffer of {np.dtype(dtype).itemsize * math.prod(shape)} bytes"):
+        kind, size = ort_type(dtype)
+        with self._explained(f"a buffer of {size * math.prod(shape)} bytes"):
             return ort.OrtValue.ortvalue_from_shape_and_type(
-                list(shape), np.dtype(dtype).type, self.name, self.index
+                list(shape), kind, self.name, self.index
             )
 
     def put(self, array: NDArray[Any]) -> ort.OrtValue:

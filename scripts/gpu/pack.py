@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 ARCHIVE = "check.tar"
 BUNDLES = {
-    "cuda": ("cpu-fp32", "cuda-fp16", "cuda-int8", "cuda-int4"),
+    "cuda": ("cpu-fp32", "cuda-fp16", "cuda-bf16", "cuda-int8", "cuda-int4"),
     "cpu": ("cpu-fp32", "cpu-fp16", "cpu-int8", "cpu-int4"),
 }
 EXTRA = {"cuda": "gpu,profile", "cpu": "cpu,profile"}

@@ -33,7 +33,7 @@ def export(
         Path | None, typer.Argument(help="Bundle: the folder to write; not with --dry-run.")
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="Precision of the weights: fp32, fp16, int8, w8a8 or int4.")
+        str, typer.Option(help="Precision of the weights: fp32, fp16, bf16, int8, w8a8 or int4.")
     ] = "fp32",
     target: Annotated[
         str, typer.Option(help="Device that the bundle is for: cpu or cuda.")

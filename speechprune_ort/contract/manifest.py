@@ -31,7 +31,7 @@ from speechprune_ort.contract.manifest_entries import (
     Words,
     whole_windows,
 )
-from speechprune_ort.contract.specs import Dimensions
+from speechprune_ort.contract.specs import BFLOAT16, Dimensions
 from speechprune_ort.errors import BundleError, IntegrityError
 
 __all__ = [
@@ -63,9 +63,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         family: model family that export used, for the reader's information.
         source: hub id or folder name of the checkpoint.
         revision: commit of the checkpoint on the hub, or None.
-        precision: ``fp32``, ``fp16``, ``int8``, ``w8a8`` or ``int4``.
+        precision: ``fp32``, ``fp16``, ``bf16``, ``int8``, ``w8a8`` or ``int4``.
         target: ``cpu`` or ``cuda``: what the graphs were built for.
-        float_dtype: dtype of embeddings, cache and logits.
+        float_dtype: dtype of embeddings and logits.
         dimensions: sizes that the checkpoint fixes.
         audio: how sound becomes tokens.
         prompt: the chat template in pieces.
@@ -104,6 +104,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def tokens_per_second(self) -> float:
         """Audio tokens per second of sound."""
         return self.dimensions.window_tokens / self.audio.window_seconds
+
+    @property
+    def cache_dtype(self) -> str:
+        """Dtype of keys and values."""
+        return BFLOAT16 if self.precision == "bf16" else self.float_dtype
 
     def _content(self) -> dict[str, Any]:
         return {"schema_version": SCHEMA_VERSION, **msgspec.to_builtins(self)}
@@ -166,6 +171,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             manifest.audio,
             manifest.dimensions,
             manifest.float_dtype,
+            manifest.cache_dtype,
             manifest.prompt,
             manifest.further_turn,
             manifest.forms,

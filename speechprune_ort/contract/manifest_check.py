@@ -20,6 +20,7 @@ def contradiction(
     audio: AudioSpec,
     dims: Dimensions,
     float_dtype: str,
+    cache_dtype: str,
     prompt: Sequence[PromptPiece],
     further_turn: Sequence[PromptPiece],
     forms: Sequence[PromptForm],
@@ -32,7 +33,8 @@ def contradiction(
     Args:
         audio: how sound becomes tokens.
         dims: sizes that the checkpoint fixes.
-        float_dtype: dtype of embeddings, cache and logits.
+        float_dtype: dtype of embeddings and logits.
+        cache_dtype: dtype of keys and values.
         prompt: the chat template.
         further_turn: pieces between an answer and the next one.
         forms: other forms of the chat template.
@@ -49,7 +51,7 @@ def contradiction(
         or (further_turn and _prompt("further_turn", further_turn, dims.vocab, audio=0))
         or next(filter(None, (_form(form, dims.vocab) for form in forms)), None)
         or _beyond(stop_token_ids, dims.vocab)
-        or _graphs(graphs, files, dims, float_dtype, audio.chunk_frames)
+        or _graphs(graphs, files, dims, (float_dtype, cache_dtype), audio.chunk_frames)
     )
 
 
@@ -118,12 +120,13 @@ def _graphs(
     graphs: Mapping[str, GraphEntry],
     files: Collection[str],
     dims: Dimensions,
-    float_dtype: str,
+    dtypes: tuple[str, str],
     chunk_frames: int | None,
 ) -> str | None:
     possible: dict[str, list[GraphSpec]] = {}
+    float_dtype, cache_dtype = dtypes
     for short, attention in product((False, True), repeat=2):
-        specs = graph_specs(dims, float_dtype, short, attention)
+        specs = graph_specs(dims, float_dtype, short, attention, cache_dtype)
         for name, spec in specs.items():
             possible.setdefault(name, []).append(spec)
     for name, entry in graphs.items():

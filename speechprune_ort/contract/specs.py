@@ -16,6 +16,7 @@ __all__ = [
     "ATTENTION",
     "AUDIO_ENCODER",
     "AXES",
+    "BFLOAT16",
     "DECODER",
     "EMBED_TOKENS",
     "FIRST_LAYER_QK",
@@ -102,9 +103,12 @@ class Dimensions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
 
 
+BFLOAT16 = "bfloat16"
+
 DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
+    "tensor(bfloat16)": BFLOAT16,
     "tensor(int64)": "int64",
 }
 """ONNX Runtime's type names as numpy's."""
@@ -131,7 +135,7 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         name: name of the tensor in the graph.
-        dtype: numpy name, such as ``float32``.
+        dtype: numpy name, such as ``float32``, or ``bfloat16``, which numpy lacks.
         axes: an axis name per dimension, all from ``AXES``.
         shape: the size per dimension, None where it varies.
     """
@@ -192,6 +196,15 @@ class GraphSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     return f"{side} {spec.name} {problem}"
         return None
 
+    def in_float32(self) -> GraphSpec:
+        """The same where bfloat16 is float32."""
+
+        def wide(tensor: TensorSpec) -> TensorSpec:
+            dtype = "float32" if tensor.dtype == BFLOAT16 else tensor.dtype
+            return TensorSpec(tensor.name, dtype, tensor.axes, tensor.shape)
+
+        return GraphSpec(self.name, tuple(map(wide, self.inputs)), tuple(map(wide, self.outputs)))
+
 
 def past_name(layer: int, kind: str) -> str:
     """Decoder input that holds the cache of a layer; ``kind`` is ``key`` or ``value``."""
@@ -208,15 +221,17 @@ def graph_specs(
     float_dtype: str,
     short_windows: bool = False,
     encoder_attention: bool = False,
+    cache_dtype: str | None = None,
 ) -> dict[str, GraphSpec]:
     """Every graph that a bundle may hold.
 
     Args:
         dims: sizes fixed by the checkpoint.
-        float_dtype: dtype of embeddings, cache and logits: ``float32`` on CPU, ``float16``
-            on CUDA, where grouped-query attention has no float32 kernel.
+        float_dtype: dtype of embeddings and logits: ``float32`` on CPU, ``float16`` on CUDA.
         short_windows: whether the audio encoder takes windows of fewer frames.
         encoder_attention: whether it also gives the attention that each token receives.
+        cache_dtype: dtype of keys and values, where that is another: on CUDA, grouped-query
+            attention has no float32 kernel.
 
     Returns:
         Specs by graph name.
@@ -249,7 +264,8 @@ def graph_specs(
         )
 
     def cache(names: Iterable[str], axis: str) -> tuple[TensorSpec, ...]:
-        return tuple(tensor(n, float_dtype, "batch", "kv_heads", axis, "head_dim") for n in names)
+        dtype = cache_dtype or float_dtype
+        return tuple(tensor(n, dtype, "batch", "kv_heads", axis, "head_dim") for n in names)
 
     def angles(axis: str) -> tuple[TensorSpec, ...]:
         return tuple(tensor(name, float_dtype, axis, "angles") for name in ("cos", "sin"))

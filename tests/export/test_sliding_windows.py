@@ -201,6 +201,7 @@ def test_a_dry_run_tells_of_them_and_refuses_those_that_contradict(tmp_path: Pat
         ("w8a8", "cpu"),
         ("int4", "cpu"),
         ("fp16", "cuda"),
+        ("bf16", "cuda"),
         ("int4", "cuda"),
     ],
 )
@@ -216,7 +217,8 @@ def test_every_precision_slides(tmp_path: Path, precision: Precision, target: Ta
     chosen = plan(precision, target)
     work = Work(loaded, chosen, target)
     work.embeds["speech"] = work.random.normal(size=(60, 64)).astype(np.float32)
-    spec = graph_specs(loaded.dimensions, chosen.float_dtype, True, False)["decoder"]
+    dtypes = {"float_dtype": chosen.float_dtype, "cache_dtype": chosen.cache_dtype}
+    spec = graph_specs(loaded.dimensions, short_windows=True, **dtypes)["decoder"]
     # The verification of every export: prompts longer than the window, gaps in positions.
     assert export_graph(decoder.GRAPH, work, spec, tmp_path).entry.parity
     loaded.language_model.get_decoder().config.sliding_window = None

@@ -265,6 +265,7 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path: Path) -> None:
         ({"target": "tpu"}, "--target"),
         ({"precision": "fp32", "target": "cuda"}, "fp16"),
         ({"precision": "w8a8", "target": "cuda"}, "fp16"),
+        ({"precision": "bf16", "target": "cpu"}, "bfloat16"),
     ],
 )
 def test_impossible_plans_are_refused_before_anything_is_read(
@@ -276,7 +277,7 @@ def test_impossible_plans_are_refused_before_anything_is_read(
         export_bundle("no/such", tmp_path / "out", **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int4"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int4"])
 def test_a_bundle_for_cuda_says_what_was_not_compared_on_cuda(
     precision: str, checkpoints: Any, tmp_path: Path
 ) -> None:
@@ -292,7 +293,10 @@ def test_a_bundle_for_cuda_says_what_was_not_compared_on_cuda(
         precision=precision, target="cuda",
     )  # fmt: skip
     manifest = Manifest.read(tmp_path / "bundle")
-    assert manifest.float_dtype == "float16"
+    passed = {"bf16": ("float32", "bfloat16")}.get(precision, ("float16", "float16"))
+    assert (manifest.float_dtype, manifest.cache_dtype) == passed
+    cache = {t.dtype for t in manifest.graphs["decoder"].spec.outputs if t.name != "logits"}
+    assert cache == {manifest.cache_dtype}
     for name, graph in manifest.graphs.items():
         assert "no CUDA here" in str(graph.unverified), name
         assert graph.parity, f"{name} runs on the CPU, too, and was not compared"
