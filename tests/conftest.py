@@ -52,7 +52,7 @@ if importlib.util.find_spec("torch") is None:
     ]
 
 
-# Files of half a minute and more. Of several processes, none begins such a file when the others end.
+# Files of half a minute and more: none is begun by one process when the others end.
 LONGEST = (
     "scripts/small_model/test_small_model.py",
     "export/families/test_transformers_families.py",
