@@ -121,7 +121,7 @@ class CudaStream(Stream):
             pointer(target), pointer(source), ctypes.c_size_t(size), ANY_TO_ANY,
             pointer(self._handle),
         )  # fmt: skip
-        _check(code, f"a copy of {size} bytes")
+        _check(code, "decoding")  # what failed may have begun before the copy
 
 
 def open_stream(device: Device) -> Stream:

@@ -258,6 +258,21 @@ def failing(bundle: Path, _: Path) -> Any:
     return {"raised": raised, "providers": native(session).get_providers()}
 
 
+def failing_step(bundle: Path, _: Path) -> Any:
+    """A step on a GPU that fails after the prompt was read, and the step after it."""
+    engine, raised = SpeechLLM(bundle, "cuda").engine, []
+    decoder = Decoder.open(engine, 64)
+    embeds = np.zeros((10, engine.manifest.dimensions.hidden), engine.manifest.float_dtype)
+    decoder.prefill(embeds, np.arange(10))
+    os.environ["STAND_IN_FAIL_AFTER"] = "0"
+    for _ in range(2):
+        try:
+            decoder.step(1, 10)
+        except Exception as error:
+            raised.append((type(error).__name__, str(error)))
+    return {"raised": raised}
+
+
 def options(bundle: Path, _: Path) -> Any:
     """What the provider was told, graph by graph."""
     engine = SpeechLLM(bundle, "cuda").engine
@@ -287,6 +302,7 @@ def main() -> None:
             unordered,
             float_attention,
             failing,
+            failing_step,
             options,
             problem,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,6 +43,30 @@ def test_where_there_is_no_cuda_the_reason_is_kept(
     assert problem == "no driver is installed"
     assert session.get_providers() == ["CPUExecutionProvider"]
     assert open_graph(bundle / "embed_tokens.onnx", spec, "cpu")[1] is None
+
+
+def test_what_lies_behind_a_window_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    import speechprune_ort.export.parity as parity
+
+    expected = np.ones((2, 5, 3), np.float32)
+    found = expected.copy()
+    found[0, 4:], found[1, 2:] = 7, -7
+
+    class Session:
+        def run(self, *_: Any) -> Any:
+            return [found]
+
+    monkeypatch.setattr(parity, "open_graph", lambda *_: (Session(), None))
+    case: Any = {"speech": ({}, {"audio_embeds": expected})}
+    spec: Any = None
+
+    def verified(**heard: Any) -> Any:
+        return parity.verify_graph(Path("encoder.onnx"), spec, "cpu", case, 0.999, **heard)
+
+    assert verified(heard={"speech": [4, 2]}).parity
+    for heard in ({}, {"heard": {"speech": [5, 2]}}, {"heard": {"speech": [4, 3]}}):
+        with pytest.raises(ParityError, match="cosine to torch"):
+            verified(**heard)
 
 
 def test_graphs_hold_no_path_of_the_machine_that_wrote_them(bundle: Path) -> None:
