@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from bench.byte_tokenizer import byte_tokenizer
 from transformers import (
     AudioFlamingo3Config,
     AudioFlamingo3ForConditionalGeneration,
@@ -53,7 +53,7 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-__all__ = ["MODELS", "Drawn", "Model", "Part", "byte_tokenizer", "shortened"]
+__all__ = ["MODELS", "Drawn", "Model", "Part", "shortened"]
 
 Shapes = Mapping[str, torch.Tensor]
 """Tensors on the device ``meta``, by their names in the files."""
@@ -132,22 +132,6 @@ def shortened(model: Model, layers: int | None = None, encoder_layers: int | Non
     if encoder_layers is not None:
         audio[next(name for name in LAYERS if name in audio)] = encoder_layers
     return replace(model, text=text, audio=audio)
-
-
-def byte_tokenizer(controls: Iterable[str], **names: Any) -> PreTrainedTokenizerFast:
-    """One token a byte, and the control tokens.
-
-    Args:
-        controls: texts of control tokens.
-        **names: of some of them, such as ``eos_token``.
-    """
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {character: number for number, character in enumerate(alphabet)}
-    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(c, special=True, normalized=False) for c in controls])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
 
 
 def _chat_tokenizer(*controls: str, heard: str = "", **names: Any) -> PreTrainedTokenizerFast:

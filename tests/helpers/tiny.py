@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from bench.byte_tokenizer import byte_tokenizer
 from transformers import (
     LlamaConfig,
-    PreTrainedTokenizerFast,
     Qwen2AudioConfig,
     Qwen2AudioEncoderConfig,
     Qwen2AudioForConditionalGeneration,
@@ -49,22 +47,6 @@ class Tiny:
     def name(self) -> str:
         grouped = "gqa" if self.kv_heads < self.heads else "mha"
         return f"{self.text}-{grouped}-{'tied' if self.tied else 'untied'}-{self.mel_bins}"
-
-
-def byte_tokenizer(controls: Sequence[str], **names: str) -> PreTrainedTokenizerFast:
-    """One token per byte and the control tokens: nothing to download, every text works.
-
-    Args:
-        controls: texts of control tokens.
-        **names: ``eos_token`` and the like.
-    """
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {character: i for i, character in enumerate(alphabet)}
-    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(c, special=True, normalized=False) for c in controls])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
 
 
 def write_checkpoint(folder: Path, tiny: Tiny) -> Path:

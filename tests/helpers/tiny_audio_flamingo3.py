@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench.byte_tokenizer import byte_tokenizer
 from qwen2_audio_reference import tokens
 from references import Family, Reference, Samples, spread
-from tiny import byte_tokenizer
 from transformers import (
     AudioFlamingo3Config,
     AudioFlamingo3EncoderConfig,

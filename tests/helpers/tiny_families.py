@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench.byte_tokenizer import byte_tokenizer
 from references import RATE, Family, Reference, Samples
 from safetensors.torch import load_file, save_file
-from tiny import byte_tokenizer
 from tiny_tekken import write_tekken
 from transformers import (
     LlamaConfig,

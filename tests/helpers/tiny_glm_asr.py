@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from bench.byte_tokenizer import byte_tokenizer
 from references import Family, Reference, Samples, spread
-from tiny import byte_tokenizer
 from transformers import (
     GlmAsrConfig,
     GlmAsrEncoderConfig,

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench.byte_tokenizer import byte_tokenizer
 from peft import LoraConfig, get_peft_model
 from references import RATE, Family, Reference, Samples, spread
-from tiny import byte_tokenizer
 from transformers import (
     Blip2QFormerConfig,
     GraniteConfig,

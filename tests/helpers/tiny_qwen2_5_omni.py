@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench.byte_tokenizer import byte_tokenizer
 from references import RATE, Family, Reference, Samples, by_windows, spread
 from safetensors.torch import load_file, save_file
-from tiny import byte_tokenizer
 from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5OmniThinkerConfig,

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench.byte_tokenizer import byte_tokenizer
 from references import Family, Reference, Samples, spread
-from tiny import byte_tokenizer
 from transformers import (
     Qwen3ASRConfig,
     Qwen3ASREncoderConfig,

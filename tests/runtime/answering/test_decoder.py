@@ -11,8 +11,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
+from bench.byte_tokenizer import byte_tokenizer
 from numpy.typing import NDArray
-from tiny import byte_tokenizer
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,

@@ -11,8 +11,9 @@ import bench.bench_true_dimensions as bench
 import pytest
 import torch
 import typer
+from bench.byte_tokenizer import byte_tokenizer
 from bench.make_random_checkpoint import MARK, main, make, remove, write_weights
-from bench.true_dimensions import MODELS, Model, Part, byte_tokenizer, shortened
+from bench.true_dimensions import MODELS, Model, Part, shortened
 from paths import ROOT
 from safetensors import safe_open
 
