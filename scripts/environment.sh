@@ -58,3 +58,8 @@ run_module() {
   cd "$folder"
   exec "$environment/bin/python" -P -m "$module" "$@"
 }
+
+# run_with_tests FILE ARGUMENT...: a program that makes the tests' tiny checkpoints.
+run_with_tests() {
+  PYTHONPATH="$PWD/scripts:$PWD/tests/helpers" exec .venv/bin/python "$@"
+}

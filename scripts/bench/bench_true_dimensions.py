@@ -43,7 +43,7 @@ RECORDING = Path(__file__).parents[1] / "research" / "recording" / "meeting.ogg"
 ASKED = ("--method", "speechprune", "--pruning-rate", "0.6", "--max-new-tokens", "4", "--json")
 HEADS = (
     "model", "weights, billions", "bundle, GB", "expected", "peak of export, GB", "expected",
-    "minutes", "CPU minutes", "expected", "encoder, cosine", "decoder, cosine", "first tokens",
+    "minutes", "expected", "CPU minutes", "encoder, cosine", "decoder, cosine", "first tokens",
     "prompt", "first token, s", "peak of the question, GB",
 )  # fmt: skip
 USER_ERROR = 2
@@ -199,8 +199,8 @@ def row(name: str, found: Mapping[str, Any]) -> list[str]:
         f"{export['peak_bytes'] / GB:.1f}",
         f"{estimated['peak_bytes'] / GB:.1f}",
         f"{export['seconds'] / 60:.1f}",
-        f"{export['cpu_seconds'] / 60:.1f}",
         f"{estimated['seconds'] / 60:.1f}",
+        f"{export['cpu_seconds'] / 60:.1f}",
         cosine(encoder),
         cosine(decoder),
         tokens,
