@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import WhisperFeatureExtractor
 
 from speechprune_ort.contract.specs import AUDIO_ENCODER, GraphSpec
+from speechprune_ort.export.compared_sound import short_seconds, whole_windows
 from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.graph_file import save, torch_to_ir, with_weights
 from speechprune_ort.export.parity import Checked, verify_graph
@@ -154,12 +155,20 @@ def _features(work: Work) -> dict[str, tuple[NDArray[np.float32], NDArray[np.int
     )
     shape = (2, dims.mel_bins, dims.frames)
     noise = work.random.standard_normal(shape).astype(np.float32)
+    whole = whole_windows(audio.window_seconds)
     features = {
         "speech": (mel["input_features"], mel["attention_mask"].sum(-1)),
-        "random, 2 windows": (noise, np.array([dims.frames, dims.frames // 3])),
+        "random, whole windows": (noise[:whole], np.array([dims.frames, dims.frames // 3])[:whole]),
     }
     if work.checkpoint.short_windows:
-        frames, _ = audio.padded_frames(dims.frames // 3, dims.frames, dims.window_tokens)
+
+        def padded(sound: int) -> int:
+            return audio.padded_frames(sound, dims.frames, dims.window_tokens)[0]
+
+        windows, sound = features["speech"]
+        features["speech"] = (windows[:, :, : padded(int(sound.max()))], sound)
+        share = short_seconds(audio.window_seconds) / audio.window_seconds
+        frames = padded(int(dims.frames * share))
         short = noise[:, :, :frames].copy()
         features["random, short windows"] = (short, np.array([frames - 4, frames // 2]))
     return features

@@ -22,6 +22,7 @@ from speechprune_ort.contract.specs import (
 )
 from speechprune_ort.errors import ExportError, SpeechPruneError
 from speechprune_ort.export.checkpoint_config import Described, check_text, windows_of
+from speechprune_ort.export.compared_sound import WINDOW_SECONDS
 from speechprune_ort.export.course import Sizes, seconds_of
 from speechprune_ort.export.families import Family
 from speechprune_ort.export.precision import Plan, Weights, plans
@@ -52,6 +53,7 @@ class Counts:
         context: number of positions.
         tied: whether the output head is the token embedding, as the config says.
         windows: sliding windows of the language model's layers, see ``windows_of``.
+        window_seconds: seconds of a window of the audio encoder.
     """
 
     encoder_matrices: int
@@ -65,6 +67,7 @@ class Counts:
     context: int
     tied: bool = False
     windows: tuple[int | None, ...] = ()
+    window_seconds: float = WINDOW_SECONDS
 
     @property
     def table(self) -> int:
@@ -78,6 +81,7 @@ class Counts:
             encoder=self.encoder_matrices + self.encoder_others,
             table=self.table,
             decoder=self.decoder_matrices + self.decoder_others + self.table,
+            window_seconds=self.window_seconds,
         )
 
 
@@ -153,6 +157,7 @@ def count(found: Described, family: Family) -> Counts:
         context=text.max_position_embeddings,
         tied=bool(text.tie_word_embeddings),
         windows=windows_of(found.location, settings),
+        window_seconds=family.window_seconds,
     )
 
 

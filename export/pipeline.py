@@ -143,6 +143,7 @@ def _sizes(checkpoint: Checkpoint) -> Sizes:
         encoder=sum(p.numel() for p in checkpoint.audio_encoder.parameters()),
         table=table,
         decoder=decoder.parameters_of(checkpoint.language_model),
+        window_seconds=checkpoint.audio.window_seconds,
     )
 
 

@@ -21,6 +21,7 @@ from speechprune_ort.export.checkpoint_config import (
     describe,
 )
 from speechprune_ort.export.checkpoint_weights import stored_tensors, stored_weights
+from speechprune_ort.export.compared_sound import WINDOW_SECONDS
 from speechprune_ort.export.json_object import read_object
 from speechprune_ort.export.source import Source
 
@@ -46,6 +47,7 @@ class Family:
         audio_token: keys of the config, any of which gives the id of the audio placeholder.
         default_audio_token: where no key does.
         encoder_attention: whether its encoder has attention that belongs to single tokens.
+        window_seconds: the longest window of its audio encoder, as published checkpoints have it.
         loaded_by: class of transformers' that loads it whole, so that a LoRA can be merged into
             it; None where it is put together from parts, which its module's function ``sketch``
             then makes without weights.
@@ -59,6 +61,7 @@ class Family:
     audio_token: tuple[str, ...] = ()
     default_audio_token: int | None = None
     encoder_attention: bool = True
+    window_seconds: float = WINDOW_SECONDS
     loaded_by: str | None = None
 
 
@@ -69,6 +72,15 @@ GENERATE = "transformers' own class: prompt ids, 32 greedy ids, pruned and not, 
 LAYOUT = (
     "the same layout put together from transformers' parts: 32 greedy ids, pruned and not, tiny "
     "random weights"
+)
+
+OMNI = Family(
+    "qwen2_5_omni",
+    "25",
+    GENERATE,
+    ("thinker_config",),
+    window_seconds=300.0,
+    loaded_by=THINKER,
 )
 
 FAMILIES: Mapping[str, Family] = {
@@ -91,13 +103,9 @@ FAMILIES: Mapping[str, Family] = {
         loaded_by="AudioFlamingo3ForConditionalGeneration",
     ),
     # Its text config is Qwen2's only once the parts of its positions are taken off.
-    THINKER: Family("qwen2_5_omni", "25", GENERATE, ("audio_config",), loaded_by=THINKER),
-    "Qwen2_5OmniModel": Family(
-        "qwen2_5_omni", "25", GENERATE, ("thinker_config",), loaded_by=THINKER
-    ),
-    "Qwen2_5OmniForConditionalGeneration": Family(
-        "qwen2_5_omni", "25", GENERATE, ("thinker_config",), loaded_by=THINKER
-    ),
+    THINKER: replace(OMNI, parts=("audio_config",)),
+    "Qwen2_5OmniModel": OMNI,
+    "Qwen2_5OmniForConditionalGeneration": OMNI,
     "Qwen3ASRForConditionalGeneration": Family(
         "qwen3_asr",
         "13",
@@ -125,6 +133,7 @@ FAMILIES: Mapping[str, Family] = {
         audio_token=("audio_token_index", "audio_token_id"),
         default_audio_token=49_155,
         encoder_attention=False,
+        window_seconds=240.0,
         loaded_by="GraniteSpeechForConditionalGeneration",
     ),
     "VoxtralForConditionalGeneration": Family(

@@ -77,6 +77,8 @@ def test_weights_are_counted_without_reading_them(
     assert 0 <= encoder - counts.encoder_matrices - counts.encoder_others < 100_000
     assert counts.decoder_matrices + counts.decoder_others == rest
     assert counts.table == table
+    # Tiny checkpoints have windows of seconds; published ones have those that families state.
+    assert 0 < loaded.audio.window_seconds <= counts.window_seconds
 
 
 def test_a_dry_run_writes_nothing_and_reads_no_weights(tmp_path: Path) -> None:
@@ -112,6 +114,13 @@ def test_what_its_text_model_lacks_is_refused_for_every_family(tmp_path: Path) -
         path.write_text(json.dumps(config))
         with pytest.raises(UnsupportedModelError, match="hidden_act 'gelu'"):
             count(*check_checkpoint(str(folder)))
+
+
+def test_an_encoder_of_long_windows_takes_longer_to_compare() -> None:
+    counts = Counts(encoder_matrices=10**9, encoder_others=0, decoder_matrices=1, decoder_others=1,
+                    hidden=32, vocab=10, heads=1, head_dim=32, context=8)  # fmt: skip
+    longer = replace(counts, window_seconds=300.0)
+    assert estimate(longer, "cpu")[0].seconds > 2 * estimate(counts, "cpu")[0].seconds
 
 
 def test_without_a_folder_nothing_is_exported(tmp_path: Path) -> None:
