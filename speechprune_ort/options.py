@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, TypedDict, Unpack, get_args
+from typing import Any, Literal, Unpack, get_args
 
 from speechprune_ort.choices import (
     DEFAULT_METHOD,
@@ -20,7 +20,7 @@ from speechprune_ort.choices import (
 )
 from speechprune_ort.errors import OptionError
 from speechprune_ort.numbers import check_number, take_plain, whole
-from speechprune_ort.runtime.choosing.methods import METHODS, Method, MethodOptions
+from speechprune_ort.runtime.choosing.methods import METHODS, Method, MethodOptions, OwnOptions
 from speechprune_ort.text import check_text
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "GenerationOptions",
     "LongAudio",
     "Options",
-    "OwnOptions",
     "Positions",
     "PruningOptions",
     "check_long_audio",
@@ -58,20 +57,6 @@ def check_method(name: object) -> None:
     check_choice("method", name, tuple(METHODS))
     if not isinstance(METHODS[str(name)], Method):
         raise OptionError(f"The method {name!r} is not registered: use the decorator `method`.")
-
-
-class OwnOptions(TypedDict, total=False):
-    """Options that single methods of the package have, as keyword arguments.
-
-    Their classes say what they mean: ``TwoPhases``, ``Similarity``, ``Attention`` and ``SaMap`` in
-    ``speechprune_ort.methods``.
-    """
-
-    candidates: float | None
-    frame_temperature: float | None
-    attention: AttentionForm
-    single_head: bool
-    threshold: float
 
 
 def own_options(method: str, given: Mapping[str, Any]) -> MethodOptions:

@@ -27,7 +27,8 @@ from speechprune_ort import (
     SpeechPruneError,
 )
 from speechprune_ort.methods import METHODS
-from speechprune_ort.options import Options, OwnOptions
+from speechprune_ort.options import Options
+from speechprune_ort.runtime.choosing.methods import OwnOptions
 from speechprune_ort.runtime.hearing.audio import load_audio
 
 HALF = "\ud83d"
