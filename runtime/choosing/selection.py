@@ -1,7 +1,9 @@
-"""Choosing by the method that the options name."""
+"""Choosing by the method that the options name, and counting what that costs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,18 @@ from numpy.typing import NDArray
 from speechprune_ort.contract.contained import contained
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import PruningOptions
-from speechprune_ort.runtime.choosing.methods import METHODS, Request, Scores, Selection
-from speechprune_ort.runtime.choosing.methods.base import Measure, Select, untimed
+from speechprune_ort.runtime.choosing.methods import (
+    METHODS,
+    Method,
+    Request,
+    Scores,
+    Selection,
+    Work,
+)
+from speechprune_ort.runtime.choosing.methods.base import PHASES, Measure, untimed
 from speechprune_ort.runtime.choosing.scoring import Scorer
 
-__all__ = ["select"]
+__all__ = ["operations_of", "select"]
 
 
 def select(
@@ -35,7 +44,7 @@ def select(
         frame_tokens: tokens of a one-second frame.
         encoder_attention: (tokens,) attention received in the audio encoder's last layer, where
             it was recorded.
-        measure: times ``phase_1`` and ``phase_2``, where the method has them.
+        measure: times those of ``PHASES`` that the method has.
 
     Returns:
         Exactly ``options.kept_tokens(tokens, window_tokens)`` tokens, in time order.
@@ -68,19 +77,59 @@ def select(
         budget=min(options.budget or window_tokens, tokens),
         frame_tokens=frame_tokens,
         encoder_attention=encoder_attention,
-        measure=measure,
+        measure=_of_phases(measure),
     )
-    if _is_ours(method.select):
+    with _author_named(method):
         selection = method.select(request)
-    else:
-        with contained(f"The method {method.name!r}"):
-            selection = method.select(request)
     return _checked(method.name, request, selection)
 
 
-def _is_ours(select: Select) -> bool:
+def operations_of(name: str, work: Work[Any]) -> dict[str, int]:
+    """Floating point operations of a choice, as its method counts them.
+
+    Args:
+        name: the method's name.
+        work: sizes of the choice.
+
+    Returns:
+        Counts of those of ``PHASES`` that the method has.
+
+    Raises:
+        OptionError: a method of the user's own fails, or does not give whole numbers for these.
+    """
+    method = METHODS[name]
+    with _author_named(method):
+        given = method.operations(work)
+    if not isinstance(given, Mapping):
+        raise _wrong(name, f"gave {_kind(given)} as operations", "they must be a mapping")
+    for phase, count in given.items():
+        if phase not in PHASES:
+            raise _wrong(name, f"counts operations of {phase!a:.80}", f"it may count {EITHER}")
+        if not isinstance(count, (int, np.integer)) or count < 0:
+            cure = "it must be a whole number, at least 0"
+            raise _wrong(name, f"counts {count!a:.80} operations of {phase}", cure)
+    return {phase: int(given[phase]) for phase in PHASES if phase in given}
+
+
+EITHER = " and ".join(PHASES)
+
+
+def _of_phases(measure: Measure) -> Measure:
+    """Times nothing but the method's own stages."""
+
+    def measured(phase: str) -> AbstractContextManager[None]:
+        if phase not in PHASES:
+            raise OptionError(f"A method measures {EITHER}, not {phase!a:.80}.")
+        return measure(phase)
+
+    return measured
+
+
+def _author_named(method: Method) -> AbstractContextManager[None]:
     # A defect of ours shows its traceback; a plugin's is its author's, and named.
-    return getattr(select, "__module__", "").startswith("speechprune_ort.runtime.")
+    if getattr(method.select, "__module__", "").startswith("speechprune_ort.runtime."):
+        return nullcontext()
+    return contained(f"The method {method.name!r}")
 
 
 def _checked(name: str, request: Request[Any], given: object) -> Selection:

@@ -18,12 +18,13 @@ from speechprune_ort.contract.specs import (
     DECODER,
     FIRST_LAYER_QK,
 )
-from speechprune_ort.methods import METHODS, Work
+from speechprune_ort.methods import Work
 from speechprune_ort.model import SpeechLLM
 from speechprune_ort.options import PruningOptions
 from speechprune_ort.profiling.condition import Condition, ProfileOptions
 from speechprune_ort.profiling.trace import feeds_of, traced
 from speechprune_ort.runtime.answering.prompt import Prompt
+from speechprune_ort.runtime.choosing.selection import operations_of
 
 __all__ = ["Operations", "polynomial"]
 
@@ -181,6 +182,9 @@ class Operations:
             condition: recording and setting, with the lengths that were measured.
             pruning: the setting.
             options: question and length of the answer.
+
+        Raises:
+            OptionError: a method of the user's own does not count as it should.
         """
         dims, tokens = self._dims, condition.tokens
         windows, rest = divmod(tokens, dims.window_tokens)
@@ -197,7 +201,7 @@ class Operations:
             head_dim=dims.head_dim,
             projection=lambda count: self._projection(count),
         )
-        counts = {"encoder": encoder, **METHODS[pruning.method].operations(work)}
+        counts = {"encoder": encoder, **operations_of(pruning.method, work)}
         prompt = condition.prompt_tokens
         counts["prefill"] = self._prefill(prompt)
         steps = range(prompt, prompt + options.new_tokens - 1)

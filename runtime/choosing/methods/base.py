@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # methods are known where ONNX Runtime is not installed
 
 __all__ = [
     "METHODS",
+    "PHASES",
     "Measure",
     "Method",
     "MethodOptions",
@@ -33,6 +34,8 @@ __all__ = [
     "untimed",
 ]
 
+PHASES = ("phase_1", "phase_2")
+"""Stages of an answer that a method times and counts; all others are not its own."""
 PAPER_TEMPERATURE = 1.0
 SIMILARITY = "similarity to the question"
 """What scores of ``Scorer.similarity`` are called."""
@@ -165,7 +168,7 @@ class Request(Generic[Own]):
         frame_tokens: tokens of a one-second frame.
         encoder_attention: (tokens,) float32, the attention that each token receives in the audio
             encoder's last layer, 1 on average; only for methods that are registered as needing it.
-        measure: times ``phase_1`` and ``phase_2``.
+        measure: times a block as one of ``PHASES``.
     """
 
     own: Own
@@ -260,8 +263,8 @@ class Work(Generic[Own]):
 
 
 Operations = Callable[[Work[Any]], Mapping[str, int]]
-"""Counts floating point operations by the names that a method measures its work under, two per
-multiplication and addition."""
+"""Counts floating point operations of one or both of ``PHASES``, two per multiplication and
+addition."""
 
 
 def no_operations(_: Work[Any]) -> Mapping[str, int]:

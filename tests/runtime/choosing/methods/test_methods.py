@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +32,7 @@ from speechprune_ort.methods import (
     Request,
     Scores,
     Selection,
+    Work,
     load_plugins,
     method,
     needs_encoder,
@@ -44,7 +46,7 @@ from speechprune_ort.runtime.choosing.methods.merging import (
 )
 from speechprune_ort.runtime.choosing.methods.segments import keep_by_segments
 from speechprune_ort.runtime.choosing.scoring import NumpyScorer
-from speechprune_ort.runtime.choosing.selection import select
+from speechprune_ort.runtime.choosing.selection import operations_of, select
 from speechprune_ort.runtime.hearing.embeddings import HostEmbeds
 
 DOCS = ROOT / "docs"
@@ -336,6 +338,10 @@ PLUGINS = {
     "bare": ("raise BaseException('x')", "fails .BaseException: x"),
     "generator": ("raise GeneratorExit", "fails .GeneratorExit"),
     "deep": ("return deep()", "fails .RecursionError"),
+    "another's stage": (
+        "request.measure('encoder')",
+        "fails .OptionError: A method measures phase_1 and phase_2, not 'encoder'",
+    ),
     "None": ("return None", "gave None: it must return a Selection"),
     "text": ("return 'all'", "gave a str"),
     "list": ("return Selection([0, 1])", "gave a list as indices"),
@@ -372,6 +378,69 @@ PLUGINS = {
     "wide": ("return Selection(np.arange(n), embeds=np.zeros((n, 1)))", "as embeds"),
     "NaN rows": ("return Selection(np.arange(n), embeds=np.full((n, 6), np.nan))", "in embeds"),
 }
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"encoder": 1}, "counts operations of 'encoder': it may count phase_1 and phase_2"),
+        ({"phase_1": 1, 2: 3}, "counts operations of 2: it may"),
+        ({"phase_2": -1}, "counts -1 operations of phase_2: it must be a whole number"),
+        ({"phase_1": 1.5}, "counts 1.5 operations of phase_1"),
+        ({"phase_1": "many"}, "counts 'many' operations of phase_1"),
+        (3, "gave a int as operations"),
+        (None, "gave None as operations"),
+        (ZeroDivisionError("no tokens"), "fails .ZeroDivisionError: no tokens"),
+    ],
+)
+def test_a_users_method_counts_its_own_operations_alone(
+    given: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def counts(_: Work) -> Any:
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    work = Work(MethodOptions(), 100, 50, 75, 5, 8, 2, 4, projection=lambda tokens: tokens)
+    monkeypatch.setattr("speechprune_ort.runtime.choosing.methods.base.METHODS", METHODS)
+    method("counted", summary="counted", operations=counts)(lambda _: Kept(np.arange(1)))
+    try:
+        with pytest.raises(OptionError, match=f"The method 'counted' {message}"):
+            operations_of("counted", work)
+    finally:
+        del METHODS["counted"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_counts_what_it_measures(name: str) -> None:
+    tokens = 60
+    measured: list[str] = []
+
+    @contextmanager
+    def measure(phase: str) -> Iterator[None]:
+        measured.append(phase)
+        yield
+
+    audio = random_rows(tokens)
+
+    def one_head(rows: NDArray[Any], _: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        return rows[:, None], rows[:, None]
+
+    scorer = NumpyScorer(HostEmbeds(audio), random_rows(4, 1), one_head)
+    options = PruningOptions(name) if name == "none" else PruningOptions(name, 0.5, 40)
+    select(
+        options,
+        scorer,
+        window_tokens=40,
+        frame_tokens=5,
+        encoder_attention=np.ones(tokens, np.float32),
+        measure=measure,
+    )
+    work = Work(options.own, tokens, 20, 40, 4, 6, 1, 6, projection=lambda count: count)
+    counted = operations_of(name, work)
+    # What only compares and sorts multiplies nothing.
+    assert list(counted) == (measured if name != "segment-attention" else [])
+    assert all(count > 0 for count in counted.values())
 
 
 @pytest.mark.parametrize("name", PLUGINS)
