@@ -8,15 +8,19 @@ brings them up to date, and a test fails until they are.
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import typer
 from typer.cli import get_docs_for_click
 
+import speechprune_ort
+import speechprune_ort.methods
 from speechprune_ort.cli.app import app
 from speechprune_ort.files import write_whole
 from speechprune_ort.markdown import markdown_table
@@ -65,6 +69,25 @@ def methods() -> str:
     return "\n".join(markdown_table(heads, rows))
 
 
+def names_of(module: ModuleType) -> str:
+    """The names that a module offers, as a table with the first sentence about each."""
+    rows = []
+    for name in module.__all__:
+        found = getattr(module, name)
+        kind = inspect.isclass(found) or inspect.isfunction(found)
+        said = inspect.getdoc(found) if kind else CONSTANTS[name]
+        text = " ".join(str(said).split("\n\n")[0].split()).replace("``", "`")
+        rows.append((f"`{name}`", text))
+    return "\n".join(markdown_table(("name", "what it is"), rows))
+
+
+CONSTANTS = {
+    "METHODS": "Every registered method by its name.",
+    "__version__": "The version of the package, a text.",
+}
+"""What names are that have no docstring."""
+
+
 def model_card() -> str:
     """The default model's card, without the lines that only the hub reads."""
     return FRONT_MATTER.sub("", CARD.read_text(encoding="utf-8"))
@@ -82,11 +105,13 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "contributing": lambda: beside_docs("CONTRIBUTING.md"),
     "methods": methods,
     "model_card": model_card,
+    "names": lambda: names_of(speechprune_ort),
+    "names_of_methods": lambda: names_of(speechprune_ort.methods),
     "security": lambda: beside_docs("SECURITY.md"),
 }
 """Makers of the parts, by the name that a page has for them."""
 
-WRITTEN = frozenset({"commands", "methods"})
+WRITTEN = frozenset({"commands", "methods", "names", "names_of_methods"})
 """Parts that stand in the pages themselves."""
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import io
+import pkgutil
 import re
 import tokenize
 from collections.abc import Iterator
@@ -16,6 +18,8 @@ import typer
 import yaml
 from paths import ROOT
 
+import speechprune_ort
+from speechprune_ort import Answer, Chat, LiveRecording, Recording, SpeechLLM, methods
 from speechprune_ort.cli.app import app
 from speechprune_ort.methods import METHODS
 
@@ -62,6 +66,68 @@ def test_every_method_is_in_the_reference() -> None:
         assert f"| `{name}` | {found.summary} |" in page
         for paper in re.findall(r"\d{4}\.\d{5}", found.source):
             assert f"https://arxiv.org/abs/{paper}" in page
+
+
+CALLED_ON = {
+    "model": SpeechLLM,
+    "recording": Recording,
+    "chat": Chat,
+    "live": LiveRecording,
+    "answer": Answer,
+}
+"""Classes of the objects that pages call by these names."""
+
+
+def public(kind: type) -> set[str]:
+    names = {*dir(kind), *(getattr(kind, "__dataclass_fields__", ()))}
+    return {name for name in names if not name.startswith("_")}
+
+
+def test_the_page_of_the_interface_has_every_call_and_no_other() -> None:
+    page = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
+    shown: dict[str, set[str]] = {name: set() for name in CALLED_ON}
+    holder = ""  # `.name` is of the same as the span before it
+    for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE):
+        for span in re.findall(r"`([^`]+)`", row):
+            call = re.fullmatch(r"(?:await |async for piece in )?(\w*)\.(\w+)(?:\((.*)\))?", span)
+            if call is None:
+                continue
+            holder = call[1] or holder
+            shown[holder].add(call[2])
+            if call[3] and call[3] != "...":
+                takes = inspect.signature(getattr(CALLED_ON[holder], call[2])).parameters
+                assert set(re.findall(r"\w+", call[3])) <= set(takes), span
+    table = page.split("`Answer` is frozen")[1].split("\n\n")[1]
+    columns = [row.split(" | ")[0] for row in table.splitlines()[2:]]
+    shown["answer"] |= {name for cell in columns for name in re.findall(r"`(\w+)`", cell)}
+    shown["answer"] |= {"text", "to_dict"}  # in sentences
+    assert {n: shown[n] for n in shown} == {n: public(kind) for n, kind in CALLED_ON.items()}
+
+
+def test_the_page_of_the_interface_lists_every_name() -> None:
+    page = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
+    for module in (speechprune_ort, methods):
+        listed = page.split(f"From `{module.__name__}`")[1].split("<!-- to here -->")[0]
+        assert re.findall(r"^\| `(\w+)`", listed, re.MULTILINE) == module.__all__
+
+
+def test_the_reference_of_python_has_every_name_and_no_other() -> None:
+    page = (DOCS / "reference" / "python.md").read_text(encoding="utf-8")
+    shown = set()
+    for path, settings in re.findall(r"^::: ([\w.]+)\n((?:    .*\n)*)", page, re.MULTILINE):
+        found = pkgutil.resolve_name(path)
+        members = re.search(r"members: \[(.*)\]", settings)
+        if members:
+            names = members[1].split(", ")
+        elif isinstance(found, ModuleType):
+            names = found.__all__
+        else:
+            shown.add(path.rpartition(".")[2])
+            continue
+        assert all(hasattr(found, name) for name in names), path
+        shown |= set(names)
+    constants = {"METHODS", "__version__"}  # told in a line of the interface's page
+    assert {*speechprune_ort.__all__, *methods.__all__} - shown == constants
 
 
 def test_every_mark_names_a_part_and_every_part_is_used(hook: ModuleType) -> None:
