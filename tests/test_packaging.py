@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import os
 import re
@@ -114,6 +115,48 @@ def test_all_that_is_installed_is_locked_by_its_hashes_but_torch() -> None:
     assert len(packages) > 80
     of_cuda = {name for name in packages if name.startswith(("nvidia-", "cuda-", "triton"))}
     assert packages - of_cuda - set(locked) == {"speechprune-ort", "torch"}
+
+
+def imported_by(module: str, seen: set[str]) -> set[str]:
+    """Modules from elsewhere that a module of scripts/ imports, and those of scripts/ that it does.
+
+    Args:
+        module: its name.
+        seen: modules of scripts/ that were read already; those that are read now are added.
+    """
+    place = ROOT / "scripts" / module.replace(".", "/")
+    file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    if module in seen or not file.is_file():
+        return set()
+    seen.add(module)
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            top = name.split(".")[0]
+            if (ROOT / "scripts" / top).is_dir() or (ROOT / "scripts" / f"{top}.py").is_file():
+                found |= imported_by(name, seen)
+            elif top not in sys.stdlib_module_names:
+                found.add(top)
+    return found
+
+
+@pytest.mark.export
+def test_a_release_is_checked_with_all_that_its_demo_imports() -> None:
+    script = (ROOT / "scripts" / "check_release").read_text(encoding="utf-8")
+    extras = re.findall(r'"\$file\[([\w,-]+)\]"', script)
+    assert len(extras) == 1
+    seen: set[tuple[str, str]] = set()
+    needed("speechprune-ort", tuple(extras[0].split(",")), seen)
+    there = {name for name, _ in seen}
+    read: set[str] = set()
+    modules = imported_by("build_small_model", read) | imported_by("demo_answers", read)
+    assert {"gguf", "torch"} <= modules
+    sources = importlib.metadata.packages_distributions()
+    lacking = [m for m in modules if not there & {canonicalize_name(d) for d in sources[m]}]
+    assert not lacking
 
 
 def test_tests_lie_in_the_folders_of_what_they_test() -> None:

@@ -10,7 +10,7 @@ against a sha256, and so is the trained result: it is the same byte for byte on 
 are kept in ``$SPEECHPRUNE_ORT_CACHE``, ``$XDG_CACHE_HOME/speechprune-ort`` or
 ``~/.cache/speechprune-ort``.
 
-Needs torch, transformers and gguf: ``pip install -e '.[export,test]'``.
+Needs torch, transformers and gguf: ``pip install -e '.[export,default]'``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def main(
         raise typer.Exit(USER_ERROR) from error
     except ModuleNotFoundError as error:
         console.print(
-            f"Error: {error.name} is not installed: pip install -e '.[export,test]'.", markup=False
+            f"Error: {error.name} is not installed: pip install -e '.[export,default]'.",
+            markup=False,
         )
         raise typer.Exit(USER_ERROR) from error
     except OSError as error:
