@@ -42,13 +42,7 @@ from speechprune_ort.export.families.loading import (
     unreadable,
     weights_of,
 )
-from speechprune_ort.export.families.prompts import (
-    QUERY_MARK,
-    Asked,
-    further_turn,
-    prompts_of,
-    rendered,
-)
+from speechprune_ort.export.families.prompts import QUERY_MARK, Asked, rendered, template_prompts
 from speechprune_ort.export.families.whisper import (
     additive_mask,
     encoder_frames,
@@ -152,12 +146,8 @@ def load(source: Source) -> Checkpoint:
         audio=audio,
         mel_bins=mel_bins,
         # Its published code hears one recording.
-        prompts=prompts_of(
-            partial(_render, tokenizer, order),
-            AUDIO_MARK,
-            tokenizer,
-            further_turn(tokenizer, audio=AUDIO_MARK),
-            recordings=1,
+        prompts=template_prompts(
+            tokenizer, AUDIO_MARK, join="", render=partial(_render, order=order), recordings=1
         ),
     )
 
@@ -221,7 +211,7 @@ def _audio_encoder(
     return AudioEncoder(whisper, queries, weight, bias)
 
 
-def _render(tokenizer: Any, order: str, asked: Asked) -> str:
+def _render(tokenizer: Any, asked: Asked, order: str) -> str:
     """The prompt in one of DiVA's two published forms.
 
     ``text_first``: the user's text as a system message, then the audio. ``audio_first``: the

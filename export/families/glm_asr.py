@@ -24,7 +24,7 @@ from speechprune_ort.export.families.loading import (
     processor_of,
     require_log_mel,
 )
-from speechprune_ort.export.families.prompts import first_turn, further_turn, prompts_of
+from speechprune_ort.export.families.prompts import template_prompts
 from speechprune_ort.export.families.whisper import heard_windows, received_attention
 from speechprune_ort.export.source import Source
 
@@ -117,13 +117,7 @@ def load(source: Source) -> Checkpoint:
         audio=audio,
         mel_bins=encoder.num_mel_bins,
         # Its processor takes one recording for each text.
-        prompts=prompts_of(
-            partial(first_turn, processor),
-            processor.audio_token,
-            processor.tokenizer,
-            further_turn(processor),
-            recordings=1,
-        ),
+        prompts=template_prompts(processor, processor.audio_token, recordings=1),
         encoder_attention=True,
     )
 

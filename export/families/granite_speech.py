@@ -8,7 +8,6 @@ edge, so that a recording is heard as transformers hears it up to the length of 
 from __future__ import annotations
 
 import math
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +26,7 @@ from speechprune_ort.export.families.loading import (
     stored_file,
     tokenizer_of,
 )
-from speechprune_ort.export.families.prompts import first_turn, further_turn, prompts_of
+from speechprune_ort.export.families.prompts import template_prompts
 from speechprune_ort.export.families.whisper import additive_mask, filled, last_place
 from speechprune_ort.export.json_object import read_object
 from speechprune_ort.export.source import Source
@@ -214,12 +213,7 @@ def load(source: Source) -> Checkpoint:
         tokenizer=tokenizer,
         audio=audio,
         mel_bins=mel_bins,
-        prompts=prompts_of(
-            partial(first_turn, tokenizer, audio=audio_token),
-            audio_token,
-            tokenizer,
-            further_turn(tokenizer, audio=audio_token),
-        ),
+        prompts=template_prompts(tokenizer, audio_token, join=""),
         short_windows=True,
     )
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -30,11 +31,11 @@ __all__ = [
     "Asked",
     "Prompts",
     "first_turn",
-    "further_turn",
     "prompts_of",
     "rendered",
     "split_prompt",
     "split_turn",
+    "template_prompts",
 ]
 
 QUERY_MARK = "SPEECHPRUNEQUERY"
@@ -126,6 +127,48 @@ def prompts_of(
     }
 
 
+def template_prompts(
+    owner: Any,
+    audio_token: str,
+    *,
+    join: str | None = None,
+    text_first: bool = False,
+    render: Callable[[Any, Asked], str] | None = None,
+    recordings: int = RECORDINGS,
+    languages: Mapping[str, str] = MappingProxyType({}),
+) -> Prompts:
+    """``prompts_of`` a chat template, further turns included.
+
+    Args:
+        owner: processor of the checkpoint, or its tokenizer where that has the template.
+        audio_token: text of the placeholder.
+        join: between text and placeholders, where a message is one text; None where it has parts.
+        text_first: whether the template's own order has the text ahead of the recordings.
+        render: writes the first turn where it is more than the template of one message of the
+            user's; it is given the owner.
+        recordings: as of ``prompts_of``.
+        languages: as of ``prompts_of``.
+
+    Raises:
+        ExportError: the template's own form cannot be rendered or cut.
+    """
+    audio = None if join is None else audio_token
+
+    def written(asked: Asked) -> str:
+        if asked.text_first is None:
+            asked = replace(asked, text_first=text_first)
+        return first_turn(owner, asked, audio=audio, join=join or "")
+
+    return prompts_of(
+        written if render is None else partial(render, owner),
+        audio_token,
+        getattr(owner, "tokenizer", owner),
+        further_turn(owner, audio=audio, join=join or ""),
+        recordings=recordings,
+        languages=languages,
+    )
+
+
 def text_first(pieces: Sequence[PromptPiece]) -> bool:
     """Whether the user's text stands ahead of every recording."""
     kinds = [piece.kind for piece in pieces]
@@ -149,22 +192,19 @@ def rendered(owner: Any, conversation: Sequence[Mapping[str, Any]]) -> str:
     return str(text)
 
 
-def first_turn(
-    owner: Any, asked: Asked, query: str = QUERY_MARK, *, audio: str | None = None, join: str = ""
-) -> str:
+def first_turn(owner: Any, asked: Asked, *, audio: str | None = None, join: str = "") -> str:
     """The beginning of a conversation, up to the first answer, by a chat template.
 
     Args:
         owner: processor of the checkpoint, or its tokenizer where that has the template.
         asked: what it has; a language is no part of a conversation.
-        query: the user's text.
         audio: placeholder that stands in a message's text; None where a message has parts.
         join: between text and placeholders, where they are one text.
 
     Raises:
         ExportError: there is no template, or it cannot be rendered.
     """
-    return rendered(owner, _begun(asked, query, audio, join))
+    return rendered(owner, _begun(asked, QUERY_MARK, audio, join))
 
 
 def further_turn(owner: Any, *, audio: str | None = None, join: str = "") -> str:

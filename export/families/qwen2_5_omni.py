@@ -8,7 +8,6 @@ taken as Qwen2.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ from speechprune_ort.export.families.loading import (
     require_log_mel,
     tokenizer_of,
 )
-from speechprune_ort.export.families.prompts import first_turn, further_turn, prompts_of
+from speechprune_ort.export.families.prompts import template_prompts
 from speechprune_ort.export.families.whisper import (
     POOLED,
     POOLED_STEPS,
@@ -141,9 +140,7 @@ def load(source: Source) -> Checkpoint:
         tokenizer=tokenizer,
         audio=audio,
         mel_bins=encoder.num_mel_bins,
-        prompts=prompts_of(
-            partial(first_turn, tokenizer), audio_token, tokenizer, further_turn(tokenizer)
-        ),
+        prompts=template_prompts(tokenizer, audio_token),
         short_windows=True,
         encoder_attention=True,
         # The model's own config: an adapter with tokens of its own has changed its vocabulary.

@@ -6,7 +6,6 @@ grouped-query attention or not, tied embeddings or not.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from transformers import Qwen2AudioForConditionalGeneration
@@ -19,12 +18,7 @@ from speechprune_ort.export.families.loading import (
     processor_of,
     require_log_mel,
 )
-from speechprune_ort.export.families.prompts import (
-    RECORDINGS,
-    first_turn,
-    further_turn,
-    prompts_of,
-)
+from speechprune_ort.export.families.prompts import RECORDINGS, template_prompts
 from speechprune_ort.export.families.whisper import POOLED_STEPS, PooledEncoder
 from speechprune_ort.export.source import Source
 
@@ -71,13 +65,7 @@ def load_pooled(family: str, cls: Any, source: Source, recordings: int = RECORDI
         tokenizer=processor.tokenizer,
         audio=audio,
         mel_bins=encoder.num_mel_bins,
-        prompts=prompts_of(
-            partial(first_turn, processor),
-            processor.audio_token,
-            processor.tokenizer,
-            further_turn(processor),
-            recordings=recordings,
-        ),
+        prompts=template_prompts(processor, processor.audio_token, recordings=recordings),
         short_windows=True,
         encoder_attention=True,
     )

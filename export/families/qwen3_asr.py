@@ -8,7 +8,6 @@ included, which are made of the recording as a whole.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -31,9 +30,8 @@ from speechprune_ort.export.families.prompts import (
     QUERY_MARK,
     Asked,
     first_turn,
-    further_turn,
-    prompts_of,
     rendered,
+    template_prompts,
 )
 from speechprune_ort.export.families.whisper import (
     ChunkLayer,
@@ -177,11 +175,10 @@ def load(source: Source) -> Checkpoint:
         audio=audio,
         mel_bins=encoder.num_mel_bins,
         # Its processor takes one recording for each text.
-        prompts=prompts_of(
-            partial(_render, processor),
+        prompts=template_prompts(
+            processor,
             processor.audio_token,
-            processor.tokenizer,
-            further_turn(processor),
+            render=_render,
             recordings=1,
             languages=LANGUAGE_CODE_TO_NAME,
         ),

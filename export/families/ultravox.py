@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -42,7 +40,7 @@ from speechprune_ort.export.families.loading import (
     tokenizer_of,
     weights_of,
 )
-from speechprune_ort.export.families.prompts import Asked, first_turn, further_turn, prompts_of
+from speechprune_ort.export.families.prompts import template_prompts
 from speechprune_ort.export.families.whisper import (
     additive_mask,
     attended_layers,
@@ -180,12 +178,8 @@ def load(source: Source) -> Checkpoint:
         tokenizer=tokenizer,
         audio=audio,
         mel_bins=encoder.num_mel_bins,
-        prompts=prompts_of(
-            partial(_render, tokenizer),
-            AUDIO_MARK,
-            tokenizer,
-            further_turn(tokenizer, audio=AUDIO_MARK, join=" "),
-        ),
+        # As Ultravox's own pipeline lays it out: the text, a space, the audio.
+        prompts=template_prompts(tokenizer, AUDIO_MARK, join=" ", text_first=True),
         encoder_attention=True,
     )
 
@@ -288,13 +282,3 @@ def _text_config(location: str, settings: dict[str, Any]) -> PreTrainedConfig:
     text: PreTrainedConfig = CONFIG_MAPPING[kind](**settings)
     check_text(location, text.to_dict())
     return text
-
-
-def _render(tokenizer: Any, asked: Asked) -> str:
-    """The first turn: the text, a space, the audio, as Ultravox's own pipeline lays it out.
-
-    Raises:
-        ExportError: the tokenizer has no chat template.
-    """
-    asked = replace(asked, text_first=asked.text_first is not False)
-    return first_turn(tokenizer, asked, audio=AUDIO_MARK, join=" ")
