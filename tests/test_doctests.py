@@ -22,7 +22,7 @@ WITH_EXAMPLES = {
         "evaluation.drawing", "evaluation.latex", "evaluation.layout",
         "evaluation.perturbation", "evaluation.samples", "evaluation.scoring",
         "evaluation.settings", "contract.manifest_entries", "markdown", "numbers", "options",
-        "pool", "statistics",
+        "pool", "statistics", "cli.grouped",
         "profiling.break_even", "profiling.distribution", "profiling.operations",
         "profiling.workload", "results",
         "runtime.hearing.audio", "runtime.answering.budget", "runtime.hearing.features",

@@ -19,27 +19,24 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from speechprune_ort.answer_stream import AnswerStream, begin_all
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cli.ask_each import ask_each, requests
+from speechprune_ort.cli.grouped import grouped
 from speechprune_ort.cli.help import HEARING, SHOWING, WORDING
 from speechprune_ort.cli.options import (
+    GENERATED,
     HEARD,
-    AllowSilence,
+    WORDED,
     Attention,
     Budget,
     Bundle,
     Calibrated,
     Candidates,
-    Channel,
     Device,
     FrameTemperature,
+    Generated,
+    Heard,
     KeptPositions,
-    Language,
     LatencyTarget,
     LongRecordings,
-    MaxChannels,
-    MaxDecodedMb,
-    MaxNewTokens,
-    MaxSeconds,
-    MaxStreamMb,
     MemoryBudgetMb,
     MemoryTargetMb,
     Method,
@@ -48,16 +45,10 @@ from speechprune_ort.cli.options import (
     ProviderOption,
     PruningRate,
     Samples,
-    Seed,
     ShowEvidence,
-    SilenceDbfs,
     SingleHead,
-    Stop,
-    System,
-    Temperature,
-    TextFirst,
     Threads,
-    TopP,
+    Worded,
     calibrated,
     load_plugins,
     own_options,
@@ -74,7 +65,6 @@ from speechprune_ort.options import (
 )
 from speechprune_ort.results import Answer
 from speechprune_ort.text import check_text, printable
-from speechprune_ort.wording import Wording
 
 if TYPE_CHECKING:
     from speechprune_ort.batch import BatchTask
@@ -89,6 +79,7 @@ COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 SHOWN_FROM_S = 60.0  # seconds of audio that are worth a progress bar
 
 
+@grouped
 def ask(
     bundle: Bundle,
     audio: Annotated[
@@ -123,26 +114,14 @@ def ask(
     single_head: SingleHead = False,
     method_option: MethodOption = None,
     positions: KeptPositions = "renumbered",
-    max_new_tokens: MaxNewTokens = 128,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    stop: Stop = None,
-    seed: Seed = 0,
+    generation: Generated = GENERATED,
     samples: Samples = 1,
-    channel: Channel = None,
-    max_seconds: MaxSeconds = HEARD.max_seconds,
-    max_channels: MaxChannels = HEARD.max_channels,
-    max_decoded_mb: MaxDecodedMb = HEARD.max_decoded_mb,
-    max_stream_mb: MaxStreamMb = HEARD.max_stream_mb,
-    silence_dbfs: SilenceDbfs = HEARD.silence_dbfs,
-    allow_silence: AllowSilence = False,
+    audio_options: Heard = HEARD,
     device: Device = "auto",
     threads: Threads = None,
     provider_option: ProviderOption = None,
     plugin: Plugins = None,
-    system: System = None,
-    text_first: TextFirst = None,
-    language: Language = None,
+    wording: Worded = WORDED,
     together: Annotated[
         bool,
         typer.Option(
@@ -248,7 +227,7 @@ def ask(
         method=method,
         pruning_rate=pruning_rate_of(pruning_rate),
         budget=budget,
-        seed=seed,
+        seed=generation.seed,
         positions=positions,
         latency_target=latency_target,
         memory_target_mb=memory_target_mb,
@@ -260,23 +239,6 @@ def ask(
             single_head=single_head,
         ),
     )
-    generation = GenerationOptions(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        stop=tuple(stop or ()),
-    )
-    options = AudioOptions(
-        channel=channel,
-        max_seconds=max_seconds,
-        max_channels=max_channels,
-        max_decoded_mb=max_decoded_mb,
-        max_stream_mb=max_stream_mb,
-        silence_dbfs=silence_dbfs,
-        allow_silence=allow_silence,
-    )
-    wording = Wording(system, text_first, language)
     chosen = provider_options(provider_option)
     if len(recordings) > 1 and not together:
         _ask_each(
@@ -290,7 +252,7 @@ def ask(
                 provider_options=chosen or {},
                 long_audio=long_audio,
                 memory_budget_mb=memory_budget_mb,
-                audio_options=options,
+                audio_options=audio_options,
                 wording=wording,
             ),
             as_json,
@@ -314,14 +276,21 @@ def ask(
         heard = model.live(
             memory_budget_mb=memory_budget_mb,
             encoder_attention=needs_encoder(pruning),
-            audio_options=options,
+            audio_options=audio_options,
         )
         ask_live(heard, _standard_input(), questions, every, answer)
         return
     with ExitStack() as opened:
-        sources = [opened.enter_context(_source(path, options)) for path in recordings]
+        sources = [opened.enter_context(_source(path, audio_options)) for path in recordings]
         first, *others = [
-            _listen(model, source, long_audio, memory_budget_mb, needs_encoder(pruning), options)
+            _listen(
+                model,
+                source,
+                long_audio,
+                memory_budget_mb,
+                needs_encoder(pruning),
+                audio_options,
+            )
             for source in sources
         ]
         recording = (first.beside(*others) if others else first).worded(**worded)
@@ -346,7 +315,7 @@ def ask(
                 if len(questions) > 1 and not seed_behind:
                     sys.stderr.write(f"\n{questions[number]}\n")
                 if samples > 1:
-                    sys.stderr.write(f"\nseed {seed + seed_behind}\n")
+                    sys.stderr.write(f"\nseed {generation.seed + seed_behind}\n")
                 answers.append(_print_answer(stream, finished))
         if explain is not None:
             from speechprune_ort.explain import explain_all
@@ -356,7 +325,7 @@ def ask(
                 sources,
                 transcripts=transcripts,
                 names=_names(recordings),
-                audio_options=options,
+                audio_options=audio_options,
             )
             _write(shown, explain)
 

@@ -8,29 +8,25 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.cli.grouped import grouped
 from speechprune_ort.cli.options import (
+    GENERATED,
     HEARD,
+    WORDED,
     Address,
-    AllowSilence,
     Attention,
     Budget,
     Bundle,
     Calibrated,
     Candidates,
-    Channel,
     Device,
     Engine,
     FrameTemperature,
+    Generated,
+    Heard,
     KeptPositions,
-    Language,
     LatencyTarget,
     LongRecordings,
-    MaxChannels,
-    MaxDecodedMb,
-    MaxNewTokens,
-    MaxSeconds,
-    MaxStreamMb,
     MemoryBudgetMb,
     MemoryTargetMb,
     Method,
@@ -39,16 +35,10 @@ from speechprune_ort.cli.options import (
     ProviderOption,
     PruningRate,
     Samples,
-    Seed,
     ShowEvidence,
-    SilenceDbfs,
     SingleHead,
-    Stop,
-    System,
-    Temperature,
-    TextFirst,
     Threads,
-    TopP,
+    Worded,
     Workers,
     calibrated,
     load_plugins,
@@ -59,15 +49,14 @@ from speechprune_ort.cli.options import (
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import (
     DEFAULT_METHOD,
-    GenerationOptions,
     PruningOptions,
 )
 from speechprune_ort.progress import Bar
-from speechprune_ort.wording import Wording
 
 __all__ = ["batch"]
 
 
+@grouped
 def batch(
     bundle: Bundle,
     requests: Annotated[
@@ -95,22 +84,10 @@ def batch(
     single_head: SingleHead = False,
     method_option: MethodOption = None,
     positions: KeptPositions = "renumbered",
-    max_new_tokens: MaxNewTokens = 128,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    stop: Stop = None,
-    seed: Seed = 0,
+    generation: Generated = GENERATED,
     samples: Samples = 1,
-    system: System = None,
-    text_first: TextFirst = None,
-    language: Language = None,
-    channel: Channel = None,
-    max_seconds: MaxSeconds = HEARD.max_seconds,
-    max_channels: MaxChannels = HEARD.max_channels,
-    max_decoded_mb: MaxDecodedMb = HEARD.max_decoded_mb,
-    max_stream_mb: MaxStreamMb = HEARD.max_stream_mb,
-    silence_dbfs: SilenceDbfs = HEARD.silence_dbfs,
-    allow_silence: AllowSilence = False,
+    wording: Worded = WORDED,
+    audio_options: Heard = HEARD,
     deadline: Annotated[
         float | None,
         typer.Option(
@@ -146,7 +123,7 @@ def batch(
         method=method,
         pruning_rate=pruning_rate_of(pruning_rate),
         budget=budget,
-        seed=seed,
+        seed=generation.seed,
         positions=positions,
         latency_target=latency_target,
         memory_target_mb=memory_target_mb,
@@ -157,13 +134,6 @@ def batch(
             attention=attention,
             single_head=single_head,
         ),
-    )
-    generation = GenerationOptions(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        stop=tuple(stop or ()),
     )
     task = BatchTask(
         bundle=bundle,
@@ -176,17 +146,9 @@ def batch(
         plugins=tuple(plugin or ()),
         long_audio=long_audio,
         memory_budget_mb=memory_budget_mb,
-        audio_options=AudioOptions(
-            channel=channel,
-            max_seconds=max_seconds,
-            max_channels=max_channels,
-            max_decoded_mb=max_decoded_mb,
-            max_stream_mb=max_stream_mb,
-            silence_dbfs=silence_dbfs,
-            allow_silence=allow_silence,
-        ),
+        audio_options=audio_options,
         deadline=deadline,
-        wording=Wording(system, text_first, language),
+        wording=wording,
         samples=samples,
         evidence=evidence,
     )

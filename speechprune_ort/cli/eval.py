@@ -10,28 +10,22 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 from rich.console import Console
 
-from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.cli.grouped import grouped
 from speechprune_ort.cli.options import (
     DRAWING,
     HEARD,
     Address,
-    AllowSilence,
     Attention,
     Budget,
     Bundle,
-    Channel,
     Device,
     Engine,
     FrameTemperature,
+    Heard,
     KeptPositions,
-    MaxChannels,
-    MaxDecodedMb,
-    MaxSeconds,
-    MaxStreamMb,
     MethodOption,
     Plugins,
     ProviderOption,
-    SilenceDbfs,
     SingleHead,
     Threads,
     Workers,
@@ -68,6 +62,7 @@ def _methods(text: str, name: str) -> list[str]:
     return methods
 
 
+@grouped
 def evaluate(
     bundle: Bundle,
     data: Annotated[
@@ -167,13 +162,7 @@ def evaluate(
     single_head: SingleHead = False,
     method_option: MethodOption = None,
     positions: KeptPositions = "renumbered",
-    channel: Channel = None,
-    max_seconds: MaxSeconds = HEARD.max_seconds,
-    max_channels: MaxChannels = HEARD.max_channels,
-    max_decoded_mb: MaxDecodedMb = HEARD.max_decoded_mb,
-    max_stream_mb: MaxStreamMb = HEARD.max_stream_mb,
-    silence_dbfs: SilenceDbfs = HEARD.silence_dbfs,
-    allow_silence: AllowSilence = False,
+    audio_options: Heard = HEARD,
     engine: Engine = "local",
     address: Address = None,
     workers: Workers = 2,
@@ -229,15 +218,7 @@ def evaluate(
         threads=threads,
         provider_options=provider_options(provider_option),
         plugins=plugin or (),
-        audio_options=AudioOptions(
-            channel=channel,
-            max_seconds=max_seconds,
-            max_channels=max_channels,
-            max_decoded_mb=max_decoded_mb,
-            max_stream_mb=max_stream_mb,
-            silence_dbfs=silence_dbfs,
-            allow_silence=allow_silence,
-        ),
+        audio_options=audio_options,
     )
     console = Console(stderr=True, markup=False, soft_wrap=True)
     told = iter([power_of(plan, rivals)])

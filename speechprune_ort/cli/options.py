@@ -10,15 +10,25 @@ from typing import Annotated, Any, Literal
 import typer
 
 from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.cli.grouped import MadeBy
 from speechprune_ort.cli.help import ANSWERING, HEARING, KEEPING, RUNNING, SHOWING, WORDING
 from speechprune_ort.errors import OptionError
 from speechprune_ort.methods import METHODS
-from speechprune_ort.options import AttentionForm, DeviceName, LongAudio, Positions
+from speechprune_ort.options import (
+    AttentionForm,
+    DeviceName,
+    GenerationOptions,
+    LongAudio,
+    Positions,
+)
+from speechprune_ort.wording import Wording
 
 __all__ = [
     "ATTENDING",
     "DRAWING",
+    "GENERATED",
     "HEARD",
+    "WORDED",
     "Address",
     "AllowSilence",
     "Attention",
@@ -26,19 +36,15 @@ __all__ = [
     "Bundle",
     "Calibrated",
     "Candidates",
-    "Channel",
     "Device",
     "Engine",
     "FrameTemperature",
+    "Generated",
+    "Heard",
     "KeptPositions",
-    "Language",
     "LatencyTarget",
     "LongRecordings",
-    "MaxChannels",
-    "MaxDecodedMb",
-    "MaxNewTokens",
     "MaxSeconds",
-    "MaxStreamMb",
     "MemoryBudgetMb",
     "MemoryTargetMb",
     "Method",
@@ -47,16 +53,10 @@ __all__ = [
     "ProviderOption",
     "PruningRate",
     "Samples",
-    "Seed",
     "ShowEvidence",
-    "SilenceDbfs",
     "SingleHead",
-    "Stop",
-    "System",
-    "Temperature",
-    "TextFirst",
     "Threads",
-    "TopP",
+    "Worded",
     "Workers",
     "calibrated",
     "load_plugins",
@@ -64,6 +64,9 @@ __all__ = [
     "provider_options",
     "pruning_rate_of",
 ]
+
+GENERATED, HEARD, WORDED = GenerationOptions(), AudioOptions(), Wording()
+"""What options make of which none is given."""
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -222,32 +225,39 @@ Calibrated = Annotated[
     ),
 ]
 
-# What a prompt says besides the question: the fields of Wording.
-System = Annotated[
-    str | None,
-    typer.Option(
-        help="System prompt, where the model's chat template has a place for one.",
-        rich_help_panel=WORDING,
-    ),
-]
-TextFirst = Annotated[
-    bool | None,
-    typer.Option(
-        "--text-first/--audio-first",
-        help="Whether the question or the audio comes first in the prompt, where the chat "
-        "template allows both; by default the template's own order.",
-        rich_help_panel=WORDING,
-        show_default=False,
-    ),
-]
-Language = Annotated[
-    str | None,
-    typer.Option(
-        help="Language spoken in the recording, such as en, where the chat template has a "
-        "place for it.",
-        rich_help_panel=WORDING,
-    ),
-]
+
+def _wording(
+    system: Annotated[
+        str | None,
+        typer.Option(
+            help="System prompt, where the model's chat template has a place for one.",
+            rich_help_panel=WORDING,
+        ),
+    ] = None,
+    text_first: Annotated[
+        bool | None,
+        typer.Option(
+            "--text-first/--audio-first",
+            help="Whether the question or the audio comes first in the prompt, where the chat "
+            "template allows both; by default the template's own order.",
+            rich_help_panel=WORDING,
+            show_default=False,
+        ),
+    ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option(
+            help="Language spoken in the recording, such as en, where the chat template has a "
+            "place for it.",
+            rich_help_panel=WORDING,
+        ),
+    ] = None,
+) -> Wording:
+    """What a prompt says besides the question."""
+    return Wording(system, text_first, language)
+
+
+Worded = Annotated[Wording, MadeBy(_wording)]
 ShowEvidence = Annotated[
     bool,
     typer.Option(
@@ -257,25 +267,50 @@ ShowEvidence = Annotated[
     ),
 ]
 
-# How the answer is generated: the fields of GenerationOptions.
-MaxNewTokens = Annotated[
-    int, typer.Option(help="Longest answer, in tokens.", rich_help_panel=ANSWERING)
-]
-Temperature = Annotated[
-    float,
-    typer.Option(
-        help="Temperature of sampling; 0 always takes the most likely token.",
-        rich_help_panel=ANSWERING,
-    ),
-]
-TopP = Annotated[
-    float,
-    typer.Option(
-        help="Sample from the smallest set of tokens whose probability reaches this share; has no "
-        "effect at temperature 0.",
-        rich_help_panel=ANSWERING,
-    ),
-]
+
+def _generation(
+    max_new_tokens: Annotated[
+        int, typer.Option(help="Longest answer, in tokens.", rich_help_panel=ANSWERING)
+    ] = 128,
+    temperature: Annotated[
+        float,
+        typer.Option(
+            help="Temperature of sampling; 0 always takes the most likely token.",
+            rich_help_panel=ANSWERING,
+        ),
+    ] = 0.0,
+    top_p: Annotated[
+        float,
+        typer.Option(
+            help="Sample from the smallest set of tokens whose probability reaches this share; has "
+            "no effect at temperature 0.",
+            rich_help_panel=ANSWERING,
+        ),
+    ] = 1.0,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Text before which the answer ends; may be repeated.", rich_help_panel=ANSWERING
+        ),
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help=f"Seed for sampling and for the methods {DRAWING}.", rich_help_panel=ANSWERING
+        ),
+    ] = 0,
+) -> GenerationOptions:
+    """How the answer is generated."""
+    return GenerationOptions(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        stop=tuple(stop or ()),
+    )
+
+
+Generated = Annotated[GenerationOptions, MadeBy(_generation)]
 Samples = Annotated[
     int,
     typer.Option(
@@ -284,21 +319,73 @@ Samples = Annotated[
         rich_help_panel=ANSWERING,
     ),
 ]
-Stop = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Text before which the answer ends; may be repeated.", rich_help_panel=ANSWERING
-    ),
+
+MaxSeconds = Annotated[
+    float,
+    typer.Option(help="Longest recording that is accepted, in seconds.", rich_help_panel=HEARING),
 ]
-Seed = Annotated[
-    int,
+AllowSilence = Annotated[
+    bool,
     typer.Option(
-        help=f"Seed for sampling and for the methods {DRAWING}.", rich_help_panel=ANSWERING
+        "--allow-silence",
+        help="Also answer questions about silent recordings.",
+        rich_help_panel=HEARING,
     ),
 ]
 
-# How a recording is heard: the fields of AudioOptions, and their defaults.
-HEARD = AudioOptions()
+
+def _audio_options(
+    channel: Annotated[
+        int | None,
+        typer.Option(
+            help="Channel to use, counted from 0; by default the mean of all channels.",
+            rich_help_panel=HEARING,
+        ),
+    ] = None,
+    max_seconds: MaxSeconds = HEARD.max_seconds,
+    max_channels: Annotated[
+        int,
+        typer.Option(
+            help="Largest number of channels that a recording may have.", rich_help_panel=HEARING
+        ),
+    ] = HEARD.max_channels,
+    max_decoded_mb: Annotated[
+        float,
+        typer.Option(
+            help="Largest size of a recording once it is decoded, in 1e6 bytes.",
+            rich_help_panel=HEARING,
+        ),
+    ] = HEARD.max_decoded_mb,
+    max_stream_mb: Annotated[
+        float,
+        typer.Option(
+            help="Largest amount to read from a pipe or from standard input, in 1e6 bytes.",
+            rich_help_panel=HEARING,
+        ),
+    ] = HEARD.max_stream_mb,
+    silence_dbfs: Annotated[
+        float,
+        typer.Option(
+            help="Level in dB of full scale; a recording with no 20 ms louder than this counts as "
+            "silent.",
+            rich_help_panel=HEARING,
+        ),
+    ] = HEARD.silence_dbfs,
+    allow_silence: AllowSilence = False,
+) -> AudioOptions:
+    """How a recording is heard."""
+    return AudioOptions(
+        channel=channel,
+        max_seconds=max_seconds,
+        max_channels=max_channels,
+        max_decoded_mb=max_decoded_mb,
+        max_stream_mb=max_stream_mb,
+        silence_dbfs=silence_dbfs,
+        allow_silence=allow_silence,
+    )
+
+
+Heard = Annotated[AudioOptions, MadeBy(_audio_options)]
 LongRecordings = Annotated[
     LongAudio,
     typer.Option(
@@ -311,53 +398,6 @@ MemoryBudgetMb = Annotated[
     float,
     typer.Option(
         help="Memory for audio embeddings, in 1e6 bytes; the rest goes to a temporary file.",
-        rich_help_panel=HEARING,
-    ),
-]
-Channel = Annotated[
-    int | None,
-    typer.Option(
-        help="Channel to use, counted from 0; by default the mean of all channels.",
-        rich_help_panel=HEARING,
-    ),
-]
-MaxSeconds = Annotated[
-    float,
-    typer.Option(help="Longest recording that is accepted, in seconds.", rich_help_panel=HEARING),
-]
-MaxChannels = Annotated[
-    int,
-    typer.Option(
-        help="Largest number of channels that a recording may have.", rich_help_panel=HEARING
-    ),
-]
-MaxDecodedMb = Annotated[
-    float,
-    typer.Option(
-        help="Largest size of a recording once it is decoded, in 1e6 bytes.",
-        rich_help_panel=HEARING,
-    ),
-]
-MaxStreamMb = Annotated[
-    float,
-    typer.Option(
-        help="Largest amount to read from a pipe or from standard input, in 1e6 bytes.",
-        rich_help_panel=HEARING,
-    ),
-]
-SilenceDbfs = Annotated[
-    float,
-    typer.Option(
-        help="Level in dB of full scale; a recording with no 20 ms louder than this counts as "
-        "silent.",
-        rich_help_panel=HEARING,
-    ),
-]
-AllowSilence = Annotated[
-    bool,
-    typer.Option(
-        "--allow-silence",
-        help="Also answer questions about silent recordings.",
         rich_help_panel=HEARING,
     ),
 ]

@@ -12,20 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.cli.grouped import grouped
 from speechprune_ort.cli.options import (
     HEARD,
-    AllowSilence,
-    Channel,
     Device,
-    MaxChannels,
-    MaxDecodedMb,
-    MaxSeconds,
-    MaxStreamMb,
+    Heard,
     Method,
     Plugins,
     ProviderOption,
-    SilenceDbfs,
     Threads,
     load_plugins,
     provider_options,
@@ -47,6 +41,7 @@ REPEATS, SPARE_ROUNDS = 5, 2
 BUSY = 0.1  # share of the processors' time that others may take without a warning
 
 
+@grouped
 def profile(
     bundles: Annotated[
         list[Path] | None,
@@ -84,13 +79,7 @@ def profile(
     loads: Annotated[
         int, typer.Option(help="Number of times to open the bundle, to measure loading.")
     ] = 3,
-    channel: Channel = None,
-    max_seconds: MaxSeconds = HEARD.max_seconds,
-    max_channels: MaxChannels = HEARD.max_channels,
-    max_decoded_mb: MaxDecodedMb = HEARD.max_decoded_mb,
-    max_stream_mb: MaxStreamMb = HEARD.max_stream_mb,
-    silence_dbfs: SilenceDbfs = HEARD.silence_dbfs,
-    allow_silence: AllowSilence = False,
+    audio_options: Heard = HEARD,
     device: Device = "auto",
     threads: Threads = None,
     provider_option: ProviderOption = None,
@@ -192,19 +181,12 @@ def profile(
     settings = parse_rates(pruning_rates, method)
     sounds = sounds_of(audio or [], durations)
     chosen = provider_options(provider_option)
-    heard = AudioOptions(
-        channel=channel,
-        max_seconds=max_seconds,
-        max_channels=max_channels,
-        max_decoded_mb=max_decoded_mb,
-        max_stream_mb=max_stream_mb,
-        silence_dbfs=silence_dbfs,
-        allow_silence=allow_silence,
-    )
     if repeats is None:
         figures = len(sounds) * len(settings) * len(COMPARED)
         repeats = rounds_needed(figures) + SPARE_ROUNDS if paired else REPEATS
-    options = ProfileOptions(question or QUESTION, new_tokens, repeats, warmup, loads, heard)
+    options = ProfileOptions(
+        question or QUESTION, new_tokens, repeats, warmup, loads, audio_options
+    )
     console = Console(stderr=True, markup=False)
     traces: list[Path] = []
     with Line() as line:
