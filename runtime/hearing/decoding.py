@@ -43,6 +43,8 @@ FORMATS = (
     "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,eac3,flac,flv,gsm,loas,matroska,mov,"
     "mp3,mpc,mpc8,mpeg,mpegts,ogg,oma,rm,tak,truehd,tta,voc,w64,wav,wv,xwma"
 )
+PLANAR = {"dblp": "f8", "fltp": "f4", "s16p": "i2", "s32p": "i4", "u8p": "u1"}
+"""Numpy's names of FFmpeg's formats of samples with a plane for each channel."""
 STATES_LENGTH = {"asf", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "tta", "wav"}
 
 
@@ -434,8 +436,17 @@ def _ffmpeg_raises() -> tuple[type[Exception], ...]:
 
 def _floats(frame: Any) -> NDArray[np.float32]:
     """The samples of a frame as (frames, channels) float32, full scale at 1 as in libsndfile."""
-    array: NDArray[Any] = frame.to_ndarray()
-    array = array.T if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels)
+    channels = frame.layout.nb_channels
+    array: NDArray[Any]
+    if frame.format.is_planar:
+        # Not frame.to_ndarray(): it takes whatever stands behind the eighth plane for a plane.
+        dtype = PLANAR.get(frame.format.name)
+        if dtype is None:
+            raise ValueError(f"samples of {frame.format.name} are not read")
+        planes = frame.planes[:channels]
+        array = np.stack([np.frombuffer(plane, dtype, frame.samples) for plane in planes], axis=1)
+    else:
+        array = frame.to_ndarray().reshape(-1, channels)
     samples = np.ascontiguousarray(array, np.float32)
     if array.dtype == np.uint8:
         samples = (samples - np.float32(128)) / np.float32(128)

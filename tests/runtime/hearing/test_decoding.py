@@ -585,6 +585,27 @@ def test_what_phones_and_browsers_record(
         load_audio(path)
 
 
+@pytest.mark.parametrize("layout", ["5.1", "7.1"])
+def test_of_eight_channels_each_is_heard(layout: str, tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="the extra [media] is not installed")
+    path, number = tmp_path / "a.wv", {"5.1": 6, "7.1": 8}[layout]
+    levels = np.arange(1, number + 1, dtype=np.float32) / 16
+    with av.open(str(path), "w", format="wv") as container:
+        stream = container.add_stream("wavpack", rate=16_000)
+        stream.layout, stream.format = layout, "fltp"
+        frame = av.AudioFrame(format="fltp", layout=layout, samples=16_000)
+        frame.sample_rate = 16_000
+        for plane, level in zip(frame.planes, levels, strict=False):
+            plane.update(np.full(16_000, level, np.float32))
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    for channel, level in enumerate(levels):
+        samples, found = heard(path, channel=channel)
+        assert found.decoder == "ffmpeg"
+        np.testing.assert_allclose(samples, level, atol=1e-4)
+        assert len(samples) == 16_000
+
+
 def test_a_cut_m4a_and_further_tracks_are_noted(tmp_path: Path) -> None:
     path = tmp_path / "a.mka"
     encoded(path, "aac", tracks=2)
