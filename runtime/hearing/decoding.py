@@ -45,7 +45,7 @@ FORMATS = (
 )
 PLANAR = {"dblp": "f8", "fltp": "f4", "s16p": "i2", "s32p": "i4", "u8p": "u1"}
 """Numpy's names of FFmpeg's formats of samples with a plane for each channel."""
-STATES_LENGTH = {"asf", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "tta", "wav"}
+STATES_LENGTH = {"asf", "avi", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "tta", "wav"}
 
 
 @dataclass(slots=True)

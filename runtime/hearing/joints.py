@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
+from itertools import chain, pairwise
 
 from speechprune_ort.errors import AudioError
-from speechprune_ort.runtime.hearing import mpeg, ogg
+from speechprune_ort.runtime.hearing import adts, boxed, mpeg, ogg
 from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Part
 from speechprune_ort.runtime.hearing.containers import CHUNKED, TAGS, W64, Chunked
 
@@ -21,12 +22,18 @@ MOST_CHUNKS = 1000  # of one recording, before the next begins
 MOST_KINDS = 50  # changes of the container within one file
 AT_ONCE = 1 << 22
 SURE_FRAMES = 8  # frames of an mp3 that may begin anywhere: samples do not look like so many
-BEGINS = frozenset([*CHUNKED, FLAC, b"OggS", b".snd", W64[:4]])
+MANY_FRAMES = 40  # frames that no packet of another container holds
+UNREAD = 4096  # bytes behind an mp3 that may be tags of an unknown kind
+BEGINS = frozenset(
+    [*CHUNKED, FLAC, b"OggS", b".snd", W64[:4], *(magic[:4] for magic in boxed.MAGICS)]
+)
 NEEDLES = (b"RIFF", b"RF64", b"BW64", b"FORM", b"caff\0\1\0\0", ogg.BEGIN, W64, b"ID3", b".snd",
-           FLAC + b"\0\0\0\x22", FLAC + b"\x80\0\0\x22",
-           b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2", b"\xff\xe3",
-           b"\xff\xe2")  # fmt: skip
-"""First bytes of the recordings that must be searched for."""
+           FLAC + b"\0\0\0\x22", FLAC + b"\x80\0\0\x22", *boxed.NEEDLES)  # fmt: skip
+"""First bytes of the recordings that must be searched for, besides frames."""
+SEARCHED = (
+    re.compile(b"\xff[\xe2\xe3\xf1\xf2\xf3\xf9\xfa\xfb]"),  # the frames of mp3 and aac
+    re.compile(b"|".join(map(re.escape, NEEDLES))),  # together with the others, it is much slower
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,8 @@ def find_joints(file: BinaryFile) -> Joints:
     try:
         if head[:4] == FLAC:
             return _flac(file, start)
+        if boxed.box_walk(head):
+            return _boxed(file, start)
         if form is None and head[:4] not in (b"OggS", b".snd") and head != W64:
             return _mp3(file)
         if start:
@@ -99,12 +108,16 @@ def _from(file: BinaryFile, place: int, frames: int = mpeg.MORE_FRAMES) -> Joint
     head = file.read(16)
     form = CHUNKED.get(head[:4])
     if form is not None:
-        known = _is_begin(form, file, place)
+        known = _is_begin(form, file, place) or boxed.is_begin(file, place)
     elif head[:4] == b".snd":
         known = _is_au(head)
     else:
         known = (
-            head == W64 or head[:4] in (b"OggS", FLAC) or mpeg.run(file, place, frames) is not None
+            head == W64
+            or head[:4] in (b"OggS", FLAC)
+            or mpeg.run(file, place, frames) is not None
+            or adts.run_end(file, place, min(frames, SURE_FRAMES)) is not None
+            or boxed.is_begin(file, place)
         )
     if not known:
         return None
@@ -128,8 +141,11 @@ def _mp3(file: BinaryFile) -> Joints:
     end = file.seek(0, os.SEEK_END)
     run = mpeg.run(file, 0)
     if run is None:
-        cut = mpeg.cut_mp2(file)
-        return Joints([0], ends={0: cut[0]}, lacks=cut[1]) if cut else Joints()
+        if cut := mpeg.cut_mp2(file):
+            return Joints([0], ends={0: cut[0]}, lacks=cut[1])
+        begin = mpeg.behind_tags(file, 0)
+        place = adts.run_end(file, begin, mpeg.MORE_FRAMES)
+        return _then(file, Joints([0]), place or begin, open_ended=place is None)
     found, wrong, last, place = Joints([0]), list[str](), 0, 0
     while run is not None:
         found.starts.extend(run.starts[1:])
@@ -148,6 +164,9 @@ def _mp3(file: BinaryFile) -> Joints:
             found.ends[found.starts[-1]] = place  # a decoder may lose seconds there
             found.starts.append(again)
             run = mpeg.run(file, again)
+        elif (rest := _rest(file, place, end)) and end - place > UNREAD:
+            wrong.append(rest)
+            found.ends[found.starts[-1]] = place
     lacks = max(0, place - end)
     if lacks:
         file.seek(last)
@@ -156,6 +175,68 @@ def _mp3(file: BinaryFile) -> Joints:
     if len(found.starts) == 1 and not found.ends:
         return Joints(lacks=lacks)
     return Joints(found.starts, tuple(wrong), found.ends, lacks)
+
+
+def _boxed(file: BinaryFile, start: int) -> Joints:
+    """Each box states its size, so that a recording ends where something else begins."""
+    end, found = file.seek(0, os.SEEK_END), [0]
+    while True:
+        file.seek(start)
+        head = file.read(16)
+        walk = boxed.box_walk(head)
+        if walk is None:
+            raise AssertionError(head)
+        place, open_ended = walk(file, start, end)
+        file.seek(min(place, end))
+        if open_ended or place == start or boxed.box_walk(file.read(16)) is not walk:
+            return _then(file, Joints(found), place, open_ended=open_ended)
+        found.append(place)
+        start = place
+
+
+def _then(file: BinaryFile, found: Joints, place: int, *, open_ended: bool) -> Joints:
+    """Add the recordings that follow one.
+
+    Args:
+        file: the file.
+        found: what begins before.
+        place: where the last of it ends.
+        open_ended: whether it may go on from there.
+    """
+    end = file.seek(0, os.SEEK_END)
+    if place >= end:
+        return found
+    following = None if open_ended else _from(file, place)
+    if following is None:
+        places = _places(file, place + 1, end)
+        found_there = (_from(file, at, SURE_FRAMES) for at in places if _stands_alone(file, at))
+        following = next(filter(None, found_there), None)
+        rest = _rest(file, place, following.starts[0] if following else end)
+        if rest and not open_ended:
+            found = replace(found, wrong=(*found.wrong, rest))
+    if not open_ended:  # tags that its decoder does not know may follow
+        found.ends[found.starts[-1]] = place
+    return _joined(found, following)
+
+
+def _stands_alone(file: BinaryFile, place: int) -> bool:
+    """Whether what begins at an offset is not a few frames within another container."""
+    run, begin = mpeg.run(file, place, SURE_FRAMES), mpeg.behind_tags(file, place)
+    stop = run.end if run else adts.run_end(file, begin, SURE_FRAMES)
+    if stop is None or mpeg.behind_tags(file, stop) >= file.seek(0, os.SEEK_END):
+        return True
+    return run.frames >= MANY_FRAMES if run else adts.run_end(file, begin, MANY_FRAMES) is not None
+
+
+def _rest(file: BinaryFile, start: int, stop: int) -> str | None:
+    """What a range is called that belongs to no recording; None for tags and zeros."""
+    start, end = mpeg.behind_tags(file, start), file.seek(0, os.SEEK_END)
+    while start < stop:
+        file.seek(start)
+        if file.read(min(AT_ONCE, stop - start)).strip(b"\0"):
+            return f"bytes {start} to {stop} of {end} are of no recording that is known"
+        start += AT_ONCE
+    return None
 
 
 def _flac(file: BinaryFile, start: int) -> Joints:
@@ -180,11 +261,10 @@ def _places(file: BinaryFile, start: int, end: int) -> Iterator[int]:
         file.seek(start)
         block = file.read(AT_ONCE + longest)
         found = set[int]()
-        for needle in NEEDLES:
-            at = block.find(needle)
-            while 0 <= at < AT_ONCE:
-                found.add(at)
-                at = block.find(needle, at + 1)
+        for match in chain.from_iterable(kind.finditer(block) for kind in SEARCHED):
+            before = 4 if match[0] == boxed.TYPE else 0
+            if match.start() < AT_ONCE:
+                found.add(max(0, match.start() - before))
         yield from (start + at for at in sorted(found) if _may_begin(block[at : at + 12]))
         start += AT_ONCE
 
@@ -192,7 +272,7 @@ def _places(file: BinaryFile, start: int, end: int) -> Iterator[int]:
 def _may_begin(head: bytes) -> bool:
     """Whether it is worth a closer look."""
     if head[0] == 0xFF:
-        return mpeg.frame_bytes(head) > 0
+        return mpeg.frame_bytes(head) > 0 or adts.frame_bytes(head) > 0
     if head[:3] == b"ID3":  # its version, and the size in seven bits a byte
         return len(head) > 9 and 2 <= head[3] <= 4 and not head[4] and max(head[6:10]) < 128
     return True
@@ -208,10 +288,11 @@ def _chunked(form: Chunked, magic: bytes, file: BinaryFile) -> Joints:
                 found.append(place)
                 start = place
                 break
-            foreign = name in BEGINS or name.startswith(TAGS) or mpeg.frame_bytes(name)
+            strange = not all(32 <= letter < 127 for letter in name)
+            foreign = strange or name in BEGINS or name.startswith(TAGS)
             if number and foreign and (others := _from(file, place)):
                 return _joined(Joints(found), others)
-            if number == MOST_CHUNKS or not all(32 <= letter < 127 for letter in name):
+            if number == MOST_CHUNKS or strange:
                 return Joints(found)  # samples whose stated size is wrong
         else:
             return Joints(found)
@@ -261,8 +342,10 @@ def _w64(file: BinaryFile) -> Joints:
                 found.append(place)
                 break
         else:
-            following = (_from(file, place) for place in ends if size >= 40)
-            return _joined(Joints(found), next(filter(None, following), None))
+            if size < 40:
+                return Joints(found)
+            known = (place for place in ends if _from(file, place))
+            return _then(file, Joints(found), next(known, ends[1]), open_ended=False)
 
 
 def _ogg(file: BinaryFile) -> Joints:
