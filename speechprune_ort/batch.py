@@ -28,7 +28,7 @@ from speechprune_ort.errors import (
 )
 from speechprune_ort.files import write_whole
 from speechprune_ort.journal import Journal
-from speechprune_ort.methods import load_plugins, needs_encoder
+from speechprune_ort.methods import load_plugins, needs_encoder, sources_of
 from speechprune_ort.model import MEMORY_BUDGET_MB, SpeechLLM
 from speechprune_ort.numbers import whole
 from speechprune_ort.options import (
@@ -49,7 +49,6 @@ from speechprune_ort.wording import Wording
 __all__ = ["BatchTask", "Outcome", "Question", "answer_all", "read_requests", "run_batch"]
 
 ANOTHER = "give another OUT"
-HASHED = 1 << 20  # bytes of each end of a recording that tell it from another of its size
 FAILURES = (PromptError, ComputeError, DeadlineError, DeviceError)
 """Errors of one question, after which the others are still answered."""
 OPTIONS = frozenset(Options.__annotations__) | {entry.name for entry in fields(AudioOptions)}
@@ -202,8 +201,10 @@ class BatchTask:
             about["samples"] = self.samples
         if self.evidence:
             about["evidence"] = True
-        if self.plugins:
-            about["plugins"] = [_digest(path.read_bytes()) for path in self.plugins]
+        if self.provider_options:
+            about["provider_options"] = dict(self.provider_options)
+        if sources := sources_of(self.plugins, [self.pruning.method]):
+            about["plugins"] = sources
         return about
 
     def groups(self) -> list[tuple[Question, ...]]:
@@ -369,10 +370,11 @@ def run_batch(
 ) -> Outcome:
     """Answer all questions into a file, going on where an earlier run stopped.
 
-    Every output line carries a fingerprint of the bundle, the options, its question, and the size
-    and both ends of its recording. A line whose fingerprint fits is reused; a file with any other
-    answer in it is refused. Lines with an error are tried again. Answers are kept in
-    ``OUT.partial`` until ``out`` is written, in the order of the questions.
+    Every output line carries a fingerprint of the bundle, the options, the code of a method of the
+    user's own, its question, and its whole recording (a stream has none). A line whose fingerprint
+    fits is reused; a file with any other answer in it is refused. Lines with an error are tried
+    again. Answers are kept in ``OUT.partial`` until ``out`` is written, in the order of the
+    questions.
 
     Args:
         task: what to answer.
@@ -388,12 +390,7 @@ def run_batch(
             not a file of answers at all. It is left as it is.
         DataError: one of them is damaged or cannot be written; what is done is kept.
     """
-    try:
-        about = task.about()
-    except OSError as error:
-        raise OptionError(
-            f"{error.filename} cannot be read ({error.strerror}): give a file that you may read."
-        ) from None
+    about = task.about()
     check_path(out, "OUT", OptionError)
     out = Path(os.path.realpath(out))  # a link stays, the file that it names is written
     partial = out.with_name(f"{out.name}.partial")
@@ -495,7 +492,7 @@ def _fingerprint(about: Mapping[str, Any], question: Question) -> str:
 
 @lru_cache(maxsize=4)  # neighbouring lines ask about one recording
 def _content(path: str) -> tuple[int, str] | None:
-    """Size of a recording, and a hash of its first and its last bytes.
+    """Size of a recording, and a hash of it; None for a stream or what cannot be read.
 
     Not its time: a copy changes that, and a quick replacement need not.
     """
@@ -504,9 +501,7 @@ def _content(path: str) -> tuple[int, str] | None:
             about = os.fstat(stream.fileno())
             if not stat.S_ISREG(about.st_mode):
                 return None
-            first = stream.read(HASHED)
-            stream.seek(max(len(first), about.st_size - HASHED))
-            return about.st_size, _digest(first + stream.read(HASHED))
+            return about.st_size, hashlib.file_digest(stream, "sha256").hexdigest()
     except (OSError, ValueError):
         return None
 

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import marshal
 import os
 import sys
 from collections.abc import Iterable
@@ -40,6 +41,7 @@ from pathlib import Path
 
 from speechprune_ort.contract.contained import contained
 from speechprune_ort.errors import OptionError
+from speechprune_ort.files import sha256_of
 from speechprune_ort.options import PruningOptions
 from speechprune_ort.runtime.choosing.methods import (
     METHODS,
@@ -73,6 +75,7 @@ __all__ = [
     "load_plugins",
     "method",
     "needs_encoder",
+    "sources_of",
 ]
 
 
@@ -107,3 +110,39 @@ def load_plugins(paths: Iterable[Path]) -> None:
         except BaseException:
             del sys.modules[name]
             raise
+
+
+def sources_of(plugins: Iterable[Path], names: Iterable[str]) -> list[str]:
+    """Digests of the code that results depend on and that is not this package's.
+
+    Args:
+        plugins: files that register methods.
+        names: methods that are used: one may have been registered by a module that is no plugin.
+
+    Returns:
+        The sha256 of each file, in hex and in order; of a method that no file has, of what it is
+        compiled to.
+
+    Raises:
+        OptionError: a file cannot be read.
+    """
+    files, found = {os.path.realpath(path) for path in plugins}, set[str]()
+    for name in names:
+        select = METHODS[name].select
+        module = str(getattr(select, "__module__", ""))
+        if module.startswith("speechprune_ort."):
+            continue
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if file:
+            files.add(os.path.realpath(file))
+        else:  # typed into an interpreter
+            code = getattr(select, "__code__", getattr(type(select).__call__, "__code__", None))
+            found.add(hashlib.sha256(marshal.dumps(code)).hexdigest())
+    for path in map(Path, files):
+        try:
+            found.add(sha256_of(path))
+        except OSError as error:
+            raise OptionError(
+                f"{path} cannot be read ({error.strerror}): give a file that you may read."
+            ) from None
+    return sorted(found)

@@ -17,6 +17,8 @@ from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation
 from speechprune_ort.evaluation.samples import Sample
 from speechprune_ort.evaluation.scoring import Scoring
 from speechprune_ort.evaluation.settings import Setting
+from speechprune_ort.files import sha256_of
+from speechprune_ort.methods import sources_of
 from speechprune_ort.options import DeviceName
 
 __all__ = ["Origin", "Plan", "Work"]
@@ -108,6 +110,11 @@ class Plan:
         }
         if self.audio_options != AudioOptions():  # rows that do not say so are of the default
             about["audio"] = asdict(self.audio_options)
+        if self.provider_options:
+            about["provider_options"] = dict(self.provider_options)
+        methods = dict.fromkeys(setting.options.method for setting in self.settings)
+        if sources := sources_of(self.plugins, methods):
+            about["plugins"] = sources
         return about
 
     def _shared_options(self) -> list[dict[str, Any]]:
@@ -167,7 +174,11 @@ class Plan:
     @cached_property
     def _digests(self) -> list[str]:
         """What the rows of each sample depend on."""
-        contents = (asdict(sample) | {"audio": sample.audio.name} for sample in self.samples)
+        heard = {path: _content(path) for path in {sample.audio for sample in self.samples}}
+        contents = (
+            asdict(sample) | {"audio": sample.audio.name, "sha256": heard[sample.audio]}
+            for sample in self.samples
+        )
         dumped = (json.dumps(content, sort_keys=True).encode() for content in contents)
         return [hashlib.sha256(content).hexdigest() for content in dumped]
 
@@ -209,3 +220,11 @@ class Plan:
             if "group" in part:  # which a sample that was added later may have joined
                 part["group"] = self.clusters[index]
         return asked
+
+
+def _content(path: Path) -> str | None:
+    """The sha256 of a recording; None where it is not there or cannot be read."""
+    try:
+        return sha256_of(path) if path.is_file() else None
+    except (OSError, ValueError):
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import inspect
 import json
 import os
@@ -35,6 +36,7 @@ from speechprune_ort.batch import BatchTask, Outcome, read_requests, run_batch
 from speechprune_ort.cli.ask import ask
 from speechprune_ort.cli.batch import batch
 from speechprune_ort.evaluation.calibration import Calibration
+from speechprune_ort.methods import METHODS, Request, Selection, load_plugins, method, sources_of
 from speechprune_ort.pool import in_order
 
 TONE = np.sin(np.arange(32_000, dtype=np.float32)) / 9
@@ -406,6 +408,75 @@ def test_answers_of_anything_else_are_refused_and_left_as_they_are(
     with pytest.raises(OptionError, match="begun with other generation: use the same"):
         go(bundle, folder, **{**options, "generation": GenerationOptions(max_new_tokens=5)})
     assert partial.read_bytes() == began
+
+
+def test_a_recording_that_differs_in_its_middle_is_another(bundle: Path, folder: Path) -> None:
+    sound = bytearray((folder / "0.wav").read_bytes())
+    room = b"LIST" + (2 << 20).to_bytes(4, "little") + bytes(2 << 20)
+    header, samples = sound[:36], sound[36:]
+    (folder / "0.wav").write_bytes(header + room + samples + room)
+    write(folder / "in.jsonl", [{"audio": "0.wav", "question": "Who?"}])
+    assert go(bundle, folder).new == 1
+    samples[10_000:20_000] = bytes(10_000)
+    (folder / "0.wav").write_bytes(header + room + samples + room)
+    with pytest.raises(OptionError, match="another question or recording"):
+        go(bundle, folder)
+
+
+FIRSTS = """from speechprune_ort.methods import Selection, method
+import numpy as np
+
+@method("firsts", summary="the first tokens")
+def firsts(request):
+    return Selection(np.arange(request.n_keep))
+"""
+
+
+def test_another_code_of_a_plugin_and_other_provider_options_are_another_batch(
+    bundle: Path, folder: Path
+) -> None:
+    path = folder / "firsts.py"
+    path.write_text(FIRSTS)
+    load_plugins([path])
+    try:
+        options: dict[str, Any] = {"plugins": (path,), "pruning": PruningOptions("firsts")}
+        go(bundle, folder, **options)
+        with pytest.raises(OptionError, match="of another bundle or other options"):
+            go(bundle, folder, **options, provider_options={"prefer_nhwc": "1"})
+        go(bundle, folder, **options)
+        path.write_text(FIRSTS.replace("(request.n_keep)", "(request.n_keep) * 1"))
+        with pytest.raises(OptionError, match="of another bundle or other options"):
+            go(bundle, folder, **options)
+    finally:
+        del METHODS["firsts"]
+
+
+def test_the_code_of_a_method_is_known_wherever_it_was_registered(tmp_path: Path) -> None:
+    def firsts(request: Request) -> Selection:
+        return Selection(np.arange(request.n_keep))
+
+    def others(request: Request) -> Selection:
+        return Selection(np.arange(request.n_keep) + 1)
+
+    path = tmp_path / "firsts.py"
+    path.write_text(FIRSTS)
+    others.__qualname__ = firsts.__qualname__  # the same function, changed
+    found = [sources_of([], ["coverage"]), sources_of([path], ["coverage"])]
+    try:
+        for select, module in ((firsts, __name__), (firsts, "typed"), (others, "typed")):
+            select.__module__ = module
+            method("firsts", summary="some tokens")(select)
+            found.append(sources_of([], ["firsts"]))
+    finally:
+        del METHODS["firsts"]
+    nothing, plugin, module_, typed, changed = found
+    assert nothing == []
+    assert plugin == [hashlib.sha256(path.read_bytes()).hexdigest()]
+    assert len(module_) == len(typed) == len(changed) == 1
+    assert typed != changed
+    path.unlink()
+    with pytest.raises(OptionError, match=r"firsts\.py cannot be read"):
+        sources_of([path], [])
 
 
 def test_lines_that_are_added_or_mended_are_all_that_is_answered(

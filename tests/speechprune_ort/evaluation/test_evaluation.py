@@ -26,6 +26,7 @@ from speechprune_ort.evaluation.rows import judge_all
 from speechprune_ort.evaluation.samples import read_samples
 from speechprune_ort.evaluation.settings import settings_of
 from speechprune_ort.evaluation.summary import summarize
+from speechprune_ort.methods import METHODS, load_plugins
 
 SAMPLES = 6
 BROKEN = "s4"
@@ -388,3 +389,53 @@ def test_a_folder_of_results_that_is_a_file_is_one_sentence(bundle: Path, tmp_pa
         with pytest.raises(OptionError, match=message):
             judge_all(plan, tmp_path / out, LocalExecutor())
     assert (tmp_path / "results").read_text() == "mine"
+
+
+def test_rows_are_those_of_a_recordings_content_a_methods_code_and_provider_options(
+    bundle: Path, tmp_path: Path
+) -> None:
+    def made(level: float) -> None:
+        soundfile.write(tmp_path / "a.wav", level * np.sin(np.arange(32_000) / 7), 16_000)
+
+    made(0.3)
+    line = {"id": "a", "audio": "a.wav", "question": "Which?", "choices": ["One.", "Two."],
+            "answer": "A"}  # fmt: skip
+    (tmp_path / "set.jsonl").write_text(json.dumps(line) + "\n")
+    samples = tuple(read_samples(tmp_path / "set.jsonl"))
+    plugin = tmp_path / "firsts.py"
+    code = """from speechprune_ort.methods import Selection, method
+import numpy as np
+
+@method("firsts", summary="the first tokens")
+def firsts(request):
+    return Selection(np.arange(request.n_keep))
+"""
+    plugin.write_text(code)
+    load_plugins([plugin])
+    settings = tuple(settings_of(["firsts"], [0.5], [0]))
+
+    def plan(**changes: Any) -> Plan:
+        return Plan(bundle, samples, settings, controls=False, device="cpu", plugins=(plugin,),
+                    **changes)  # fmt: skip
+
+    try:
+        judged: list[int] = []
+
+        def judge(**changes: Any) -> None:
+            done: list[int] = []
+            judge_all(plan(**changes), tmp_path / "out", LocalExecutor(),
+                      lambda at, _: done.append(at))  # fmt: skip
+            judged.append(len(done) - 1)
+
+        judge()
+        judge()
+        made(0.2)
+        judge()
+        assert judged == [1, 0, 1]
+        with pytest.raises(OptionError, match="begun with other provider_options"):
+            judge(provider_options={"arena_extend_strategy": "kSameAsRequested"})
+        plugin.write_text(code + "# changed\n")
+        with pytest.raises(OptionError, match="begun with other plugins"):
+            judge()
+    finally:
+        del METHODS["firsts"]
