@@ -163,6 +163,11 @@ def in_float32_throughout(model: ir.Model) -> ir.Model:
         to = node.attributes.get("to")
         if node.op_type == "Cast" and to is not None and to.value == narrow.value:
             node.attributes["to"] = ir.AttrInt64("to", wide.value)
+        constant = node.attributes.get("value")
+        if node.op_type == "Constant" and constant is not None:
+            tensor = constant.as_tensor()
+            if tensor.dtype == narrow:
+                node.attributes["value"] = ir.AttrTensor("value", _wide(tensor))
     return model
 
 

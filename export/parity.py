@@ -96,13 +96,14 @@ def checked(graph: str, problem: str | None, figures: Callable[[], list[Parity]]
         figures: runs the graph and compares.
 
     Raises:
+        DeviceError: the GPU has no room, or fails.
         ParityError: the values differ, or the graph does not run where it must.
     """
     try:
         return Checked(
             tuple(figures()), problem and f"compared on the CPU: no CUDA here ({problem})"
         )
-    except (ParityError, MemoryError):
+    except (DeviceError, ParityError, MemoryError):
         raise
     except Exception as error:  # onnxruntime raises several classes of its own
         reason = str(error).strip().splitlines()[0]

@@ -86,3 +86,19 @@ def test_a_module_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.export, "export", counted)
     traced(1.0)
     assert len(traces) == 1
+
+
+def test_a_graph_in_bfloat16_is_widened_with_the_constants_in_it() -> None:
+    narrow = ir.DataType.BFLOAT16
+    given = ir.Value(name="given", type=ir.TensorType(narrow), shape=ir.Shape(["n"]))
+    scale = ir.node("Constant", [], {"value": ir.tensor(0.7, dtype=narrow, name="scale")})
+    scaled = ir.node("Mul", [given, scale.outputs[0]])
+    for value, name in ((scale.outputs[0], "scale"), (scaled.outputs[0], "scaled")):
+        value.name, value.type = name, ir.TensorType(narrow)
+    graph = ir.Graph([given], scaled.outputs, nodes=[scale, scaled], opset_imports={"": 21})
+    model = graph_file.in_float32_throughout(ir.Model(graph, ir_version=10))
+    session = ort.InferenceSession(
+        ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    (found,) = session.run(None, {"given": np.array([2, -4], np.float32)})
+    np.testing.assert_array_equal(found, np.array([2, -4], np.float32) * np.float32(0.69921875))
