@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,19 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from speechprune_ort import SpeechLLM
+from speechprune_ort import DeviceError, SpeechLLM
+from speechprune_ort.contract.manifest import Manifest
+from speechprune_ort.export.parity import checked, open_graph
 from speechprune_ort.profiling.trace import SMALL, feeds_of, traced
 from speechprune_ort.providers import cuda_problem
 from speechprune_ort.runtime.answering.decoder import Decoder
 from speechprune_ort.runtime.hearing.features import LogMel
+from speechprune_ort.runtime.ort.stream import CudaStream, copy_rows
 
 QUESTION = "What is said?"
 RATE = 16_000
+MANY = 40  # of tokens and rows: more than any arithmetic of shapes has numbers
+POOL = 1 << 25  # bytes
 
 
 def runtime() -> Any:
@@ -51,6 +57,7 @@ def placement(bundle: Path, _: Path) -> Any:
     """Of each graph: every operator, the provider that ran it, and what it gave."""
     engine = SpeechLLM(bundle, "cuda").engine
     sizes = SMALL | {"frames": engine.manifest.dimensions.frames}
+    sizes |= dict.fromkeys(("tokens", "rows", "kept", "total", "past", "slots"), MANY)
     found = {}
     for name, entry in engine.manifest.graphs.items():
         (events,) = traced(engine, name, [feeds_of(entry.spec, sizes)])
@@ -59,33 +66,71 @@ def placement(bundle: Path, _: Path) -> Any:
     return found
 
 
+class Pool:
+    """ONNX Runtime's pool for values made from Python, which stays with the process.
+
+    It is made large enough for a test: whatever is allocated beside it belongs to a model.
+    """
+
+    def __init__(self) -> None:
+        self._library = runtime()
+        self.take()
+        self._bytes = self._library.stand_in_used()
+
+    def take(self) -> None:
+        """Have all of it, which makes it grow where a value still lies in it."""
+        ort.OrtValue.ortvalue_from_shape_and_type([POOL], np.uint8, "cuda", 0)
+
+    @property
+    def beside(self) -> int:
+        """Bytes that are allocated elsewhere."""
+        used: int = self._library.stand_in_used() - self._bytes
+        return used
+
+
+def work_with(model: SpeechLLM, work: Path) -> list[tuple[str, int]]:
+    """Everything that a caller does with a model: where it was answered, and tokens of answers."""
+    recording = model.listen(sound(40), sampling_rate=RATE)
+    answers = [
+        recording.ask(QUESTION, method=method, pruning_rate=rate, max_new_tokens=3)
+        for method, rate in (("none", 0.0), ("speechprune", 0.5), ("passages", 0.8))
+    ]
+    floats: dict[str, Any] = {"method": "speechprune", "attention": "float", "max_new_tokens": 1}
+    answers.append(recording.ask(QUESTION, **floats))
+    recording.save(work / "recording.spr")
+    loaded = model.load_recording(work / "recording.spr")
+    assert np.array_equal(loaded.embeds, recording.embeds)
+    scored = recording.score(QUESTION, ["yes", "no"])
+    assert np.isfinite(np.concatenate(scored.log_probabilities)).all()
+    live = model.live(RATE)
+    for second in np.split(sound(4), 4):
+        live.add(second)
+    answers.append(live.ask(QUESTION, max_new_tokens=2))
+    path = work / "sound.wav"
+    write_wav(path)
+    answers += model.ask_many([(path, QUESTION)] * 3, max_new_tokens=2)
+    return [(answer.device, len(answer.token_ids)) for answer in answers]
+
+
 def use(bundle: Path, work: Path) -> Any:
-    """Everything that a caller does with a model; the bytes that stay allocated, twice."""
-    library, left, answers = runtime(), [], []
-    for _ in range(3):
+    """All of that twice; the bytes that stay allocated once a model is closed."""
+    pool, answers, closed = Pool(), [], []
+    for _ in range(2):
         model = SpeechLLM(bundle, "cuda")
-        recording = model.listen(sound(40), sampling_rate=RATE)
-        for method, rate in (("none", 0.0), ("speechprune", 0.5), ("passages", 0.8)):
-            answer = recording.ask(QUESTION, method=method, pruning_rate=rate, max_new_tokens=3)
-            answers.append((answer.device, len(answer.token_ids)))
-        floats = recording.ask(QUESTION, method="speechprune", attention="float", max_new_tokens=1)
-        answers.append((floats.device, len(floats.token_ids)))
-        recording.save(work / "recording.spr")
-        loaded = model.load_recording(work / "recording.spr")
-        assert np.array_equal(loaded.embeds, recording.embeds)
-        scored = recording.score(QUESTION, ["yes", "no"])
-        assert np.isfinite(np.concatenate(scored.log_probabilities)).all()
-        path = work / "sound.wav"
-        write_wav(path)
-        many = list(model.ask_many([(path, QUESTION)] * 3, max_new_tokens=2))
-        answers += [(answer.device, len(answer.token_ids)) for answer in many]
-        providers = {
-            name: native(s).get_providers()[0] for name, s in model.engine._sessions.items()
-        }
-        del model, recording, loaded, many, answer, floats
+        answers += work_with(model, work)
+        sessions = model.engine._sessions.items()
+        providers = {name: native(session).get_providers()[0] for name, session in sessions}
+        model.close()
+        closed.append(pool.beside)
         gc.collect()
-        left.append(library.stand_in_used())
-    return {"answers": answers, "left": left, "providers": providers}
+        pool.take()
+        closed.append(pool.beside)
+    return {"answers": answers, "closed": closed, "providers": providers}
+
+
+def room(bundle: Path, work: Path) -> Any:
+    """The same on a GPU that may have no room for it."""
+    return {"answers": work_with(SpeechLLM(bundle, "cuda"), work)}
 
 
 def write_wav(path: Path) -> None:
@@ -109,7 +154,7 @@ def steps(bundle: Path, _: Path) -> Any:
             decoder.steps(dict.fromkeys(range(rows), (1, position)))
         library.stand_in_mark(b"end")
         lengths += decoder.lengths
-    return {"lengths": lengths}
+    return {"lengths": lengths, "layers": engine.manifest.dimensions.layers}
 
 
 def fused(bundle: Path, _: Path) -> Any:
@@ -203,8 +248,8 @@ def unordered(bundle: Path, _: Path) -> Any:
 
 def graph_steps(bundle: Path, _: Path) -> Any:
     """Steps by CUDA graphs between marks, of two answers and of two rows; what stays allocated."""
-    library, left, closed, lengths = runtime(), [], [], []
-    for _ in range(3):
+    library, pool, left, closed, lengths = runtime(), Pool(), [], [], []
+    for _ in range(2):
         model = SpeechLLM(bundle, "cuda", provider_options={"enable_cuda_graph": "1"})
         embeds = np.zeros((10, model.manifest.dimensions.hidden), model.manifest.float_dtype)
         for capacity, rows in ((64, 1), (100, 1), (64, 2)):
@@ -227,9 +272,11 @@ def graph_steps(bundle: Path, _: Path) -> Any:
             lengths.append(len(answer.token_ids))
             left[-1].append(library.stand_in_used())
         model.close()
-        del recording, model, answer
+        closed.append(pool.beside)
+        del recording
         gc.collect()
-        closed.append(library.stand_in_used())
+        pool.take()
+        closed.append(pool.beside)
     return {"left": left, "closed": closed, "lengths": lengths}
 
 
@@ -260,17 +307,72 @@ def failing(bundle: Path, _: Path) -> Any:
 
 def failing_step(bundle: Path, _: Path) -> Any:
     """A step on a GPU that fails after the prompt was read, and the step after it."""
-    engine, raised = SpeechLLM(bundle, "cuda").engine, []
+    engine, library, raised = SpeechLLM(bundle, "cuda").engine, runtime(), []
     decoder = Decoder.open(engine, 64)
     embeds = np.zeros((10, engine.manifest.dimensions.hidden), engine.manifest.float_dtype)
     decoder.prefill(embeds, np.arange(10))
     os.environ["STAND_IN_FAIL_AFTER"] = "0"
     for _ in range(2):
+        library.stand_in_mark(b"failing")
         try:
             decoder.step(1, 10)
         except Exception as error:
             raised.append((type(error).__name__, str(error)))
+        library.stand_in_mark(b"failed")
     return {"raised": raised}
+
+
+def turns(bundle: Path, _: Path) -> Any:
+    """Two answers at once: what each thread gives to the stream that both share, in order."""
+    engine, told = SpeechLLM(bundle, "cuda").engine, []
+    embeds = np.zeros((10, engine.manifest.dimensions.hidden), engine.manifest.float_dtype)
+    together, up, down = threading.Barrier(2), CudaStream.up, CudaStream.down
+
+    def slowly(stream: CudaStream, *arguments: Any) -> None:
+        told.append(("up", threading.get_ident()))
+        up(stream, *arguments)
+        time.sleep(0.01)  # long enough for the other thread to come between
+
+    def at_last(stream: CudaStream, *arguments: Any) -> None:
+        down(stream, *arguments)
+        told.append(("down", threading.get_ident()))
+
+    def answer() -> None:
+        decoder = Decoder.open(engine, 64)
+        decoder.prefill(embeds, np.arange(10))
+        together.wait()
+        for position in range(10, 14):
+            decoder.step(1, position)
+
+    CudaStream.up, CudaStream.down = slowly, at_last  # type: ignore[method-assign]
+    threads = [threading.Thread(target=answer) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {"told": told}
+
+
+def compared(bundle: Path, _: Path) -> Any:
+    """The encoder opened and run as export does to compare it with torch."""
+    manifest = Manifest.read(bundle)
+    entry = manifest.graphs["audio_encoder"]
+    session, problem = open_graph(bundle / entry.file, entry.spec, "cuda")
+    feeds = feeds_of(entry.spec, SMALL | {"frames": manifest.dimensions.frames})
+    told = checked(entry.file, problem, lambda: session.run(None, feeds) and [])
+    return {"providers": session.get_providers(), "unverified": told.unverified}
+
+
+def stray(bundle: Path, _: Path) -> Any:
+    """What must be noticed: the host reads what lies on the GPU, and a copy that leaves it."""
+    engine, library = SpeechLLM(bundle, "cuda").engine, runtime()
+    value = engine.device.empty((4,), np.float32)
+    held = np.zeros(1 << 20, np.float32)
+    library.stand_in_mark(b"beyond")
+    with contextlib.suppress(DeviceError):
+        copy_rows(held.ctypes.data, held.nbytes, value.data_ptr(), held.nbytes, held.nbytes, 1)
+    library.stand_in_mark(b"end")
+    return ctypes.c_float.from_address(value.data_ptr()).value
 
 
 def options(bundle: Path, _: Path) -> Any:
@@ -294,6 +396,7 @@ def main() -> None:
         for f in (
             placement,
             use,
+            room,
             steps,
             graph_steps,
             fused,
@@ -303,6 +406,9 @@ def main() -> None:
             float_attention,
             failing,
             failing_step,
+            turns,
+            compared,
+            stray,
             options,
             problem,
         )

@@ -53,9 +53,7 @@ static void stand_in_tell(const char *kind, const char *what) { pthread_mutex_lo
 void stand_in_mark(const char *what) { pthread_mutex_lock(&lock); note("mark", what, 0); pthread_mutex_unlock(&lock); }
 size_t stand_in_used(void) { return used; }
 size_t stand_in_peak(void) { return peak; }
-int stand_in_launches(void) { return launches; }
 void stand_in_library(const char *what) { pthread_mutex_lock(&lock); note("library", what, 0); pthread_mutex_unlock(&lock); }
-void stand_in_write(void *at, const void *from, size_t bytes) { memcpy(shadow + ((byte *)at - device), from, bytes); }
 
 static void start(void) {
   if (device) return;

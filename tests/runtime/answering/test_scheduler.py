@@ -166,6 +166,23 @@ def test_what_fails_in_one_row_fails_there(bundle: Path, monkeypatch: pytest.Mon
     assert is_idle(model)
 
 
+def test_choices_are_not_scored_by_what_is_not_finite(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = SpeechLLM(bundle, "cpu")
+    recording, _ = recordings(model, 80, 80)
+    steps = Decoder.steps
+
+    def overflowing(self: Decoder, tokens: Any) -> Any:
+        found = steps(self, tokens)
+        found[max(found)][3] = np.inf
+        return found
+
+    monkeypatch.setattr(Decoder, "steps", overflowing)
+    with pytest.raises(BundleError, match="not all finite"):
+        recording.score("Who?", ["yes", "no"])
+
+
 def test_many_questions_are_answered_in_order_and_taken_as_there_is_room(bundle: Path) -> None:
     model = SpeechLLM(bundle, "cpu", max_batch=2)
     (recording,) = recordings(model, 70)

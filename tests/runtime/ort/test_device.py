@@ -197,6 +197,18 @@ class Session:
         self.runs += 1
 
 
+class CapturedSession(Session):
+    """Where steps are captured, runs are told which graph they belong to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings: list[Any] = []
+
+    def run_with_iobinding(self, binding: Binding, settings: Any = None) -> None:
+        super().run_with_iobinding(binding)
+        self.settings.append(settings)
+
+
 class Value:
     """A tensor on a device that this machine lacks."""
 
@@ -279,6 +291,26 @@ def test_angles_whose_run_was_ended_are_computed_again(monkeypatch: pytest.Monke
     assert rotary.runs == 1, "these are there"
 
 
+def test_the_mask_of_a_captured_step_is_as_long_as_the_cache_and_hides_what_is_empty() -> None:
+    sessions: Any = (CapturedSession(), CapturedSession(), CapturedSession())
+    device = FakeCuda("cuda", 0, (("enable_cuda_graph", "1"),))
+    decoder = Decoder(Graphs(*sessions, device, DIMS, np.dtype("float16")), 10, 2)
+    for row in range(2):
+        decoder.prefill(np.zeros((4 + row, 8), np.float16), np.arange(4 + row), row)
+    sessions[0].binding.calls.clear()
+    decoder.steps({0: (3, 4), 1: (7, 5)})
+    assert decoder._runs._sent[:2].tolist() == [3, 7]
+    mask = decoder._runs._sent[-20:].reshape(2, 10)
+    assert mask.tolist() == [5 * [1] + 5 * [0], 6 * [1] + 4 * [0]]
+    shapes = {call[1]: call[5] for call in sessions[0].binding.calls}
+    assert (shapes["attention_mask"], shapes["logits"]) == ([2, 10], [2, 1, DIMS.vocab])
+    prompt, _, step = (run["gpu_graph_id"] for run in sessions[0].settings)
+    assert prompt == "-1"
+    assert int(step) > 0
+    decoder.steps({1: (9, 6)})
+    assert decoder._runs._sent[:2].tolist() == [0, 9], "a captured step takes all rows"
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_logits_that_are_not_finite_are_no_answer(value: float) -> None:
     decoder = on_cuda(Session(), Session(), Session(), 10)
@@ -288,6 +320,8 @@ def test_logits_that_are_not_finite_are_no_answer(value: float) -> None:
     decoder._runs.logits[0, 0, 7] = value
     with pytest.raises(BundleError, match="not all finite"):
         decoder.step(3, 4)
+    with pytest.raises(BundleError, match="not all finite"):
+        decoder.prefill(np.zeros((4, 8), np.float16), np.arange(4))
 
 
 def test_the_cache_cannot_overflow() -> None:

@@ -96,6 +96,7 @@ def test_rows_from_the_host_go_to_their_place(gpu: Any) -> None:
     rows = np.arange(24, dtype=HALF).reshape(3, 8)
     embeds = DeviceEmbeds.of(rows, gpu)
     np.testing.assert_array_equal(embeds.host, rows)
+    assert gpu.made == [(3, 8)], "memory for them is taken once"
     embeds.write(rows[:1], 2)
     np.testing.assert_array_equal(embeds.rows(1, 2), rows[[1, 0]])
     with pytest.raises(ValueError, match="rows 2 to 5 of a buffer of 3"):
