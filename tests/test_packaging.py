@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib.metadata
 import os
 import re
@@ -19,6 +20,13 @@ from numpy.typing import NDArray
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from paths import ROOT, TESTS
+
+# Files of the npm package uplot, 1.6.32, by their sha256.
+UPLOT = {
+    "uplot/LICENSE": "8f989229699b4fe2f1a0432d0e9edc338a8a911e250e2d1b01ecd770a5f5b1bd",
+    "uplot/uPlot.iife.min.js": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
+    "uplot/uPlot.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+}
 
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, sys
@@ -198,8 +206,11 @@ def test_the_wheel_holds_one_package(built: Path) -> None:
         "export/families/qwen2_audio.py",
         "runtime/choosing/pruning.py",
         "cli/ask.py",
+        *(f"explain/{name}" for name in ("layout.html", "page.css", "page.js", *UPLOT)),
     ):
         assert f"speechprune_ort/{wanted}" in names
+    licences = {f"licenses/{name}" for name in ("LICENSE", "speechprune_ort/explain/uplot/LICENSE")}
+    assert {f"speechprune_ort-0.1.0.dist-info/{name}" for name in licences} <= set(names)
     size = wheel.stat().st_size
     assert size < 1_500_000, f"the wheel has {size} bytes: something large has come in"
     folders = ("tests/", "scripts/", "docs/")
@@ -211,6 +222,12 @@ def test_the_wheel_holds_one_package(built: Path) -> None:
     }
     modules |= {str(p.relative_to(ROOT)) for p in (ROOT / "speechprune_ort").rglob("*.py")}
     assert modules == {name for name in names if name.endswith(".py")}
+
+
+def test_uplot_is_as_it_was_published() -> None:
+    for name, digest in UPLOT.items():
+        found = hashlib.sha256((ROOT / "speechprune_ort" / "explain" / name).read_bytes())
+        assert found.hexdigest() == digest, name
 
 
 def test_what_the_wheel_holds_answers_without_the_repository(

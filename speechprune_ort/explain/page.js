@@ -16,51 +16,130 @@ function clock(seconds, length) {
   return `${minutes}:${String(whole % 60).padStart(2, "0")}`;
 }
 
-// A picture of numbers alone, 1000 wide and 100 high, stretched to its place.
-function picture(shapes, label) {
-  const holder = make("div");
-  holder.innerHTML = `<svg viewBox="0 0 1000 100" preserveAspectRatio="none" role="img">${shapes.join("")}</svg>`;
-  holder.firstChild.setAttribute("aria-label", label);
-  return holder.firstChild;
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const color = (name) => () => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+const HEIGHT = 94, AXIS = 22;
+
+// What is drawn of a recording: a name, (times, values...) as uPlot takes them, and uPlot's series.
+function panels(recording) {
+  const { seconds, wave, curves } = recording;
+  const found = [];
+  if (wave) {
+    const loudest = Math.max(1e-6, ...wave.high.map(Math.abs), ...wave.low.map(Math.abs)), n = wave.low.length;
+    const edge = { stroke: color("wave"), width: 1, points: { show: false } };
+    found.push({
+      name: "waveform; blue was kept", numbers: false, range: [-loudest, loudest],
+      data: [wave.low.map((_, i) => n < 2 ? 0 : seconds * i / (n - 1)), wave.high, wave.low],
+      series: [edge, edge], bands: [{ series: [1, 2], fill: color("wave") }],
+    });
+  }
+  for (const { name, whole, seconds: times, values } of curves) {
+    let low = Infinity, high = -Infinity;
+    for (const value of values) { low = Math.min(low, value); high = Math.max(high, value); }
+    const line = { stroke: color("kept"), width: 1, points: { show: false } };
+    const dots = { stroke: color("dot"), paths: () => null, points: { show: true, size: 3, width: 0, fill: color("dot") } };
+    found.push({
+      name, numbers: true, range: low < high ? [low, high] : [low - 1, low + 1],
+      data: [times, values], series: [whole ? line : dots],
+    });
+  }
+  if (!found.length) found.push({ name: "blue was kept", data: [[]] });
+  return found.map((panel) => panel.data[0].length ? panel
+    : { ...panel, numbers: false, range: [0, 1], data: [[0, seconds], [null, null]], series: [{}], bands: [] });
 }
 
-function keptShapes(view) {
-  return view.spans.map(([start, end]) => {
-    const x = 1000 * start / view.seconds, width = Math.max(0.6, 1000 * (end - start) / view.seconds);
-    return `<rect class="kept" x="${x.toFixed(2)}" width="${width.toFixed(2)}" y="0" height="100"/>`;
+// Options of a plot, as wide as the screen's part of the tracks.
+function options(recording, panel, width, last, moved) {
+  const { seconds, spans } = recording;
+  const kept = ({ ctx, bbox, valToPos }) => {
+    ctx.save();
+    ctx.globalAlpha = Number(color("shade")());
+    ctx.fillStyle = color("kept")();
+    for (const [start, end] of spans) {
+      const from = Math.max(bbox.left, valToPos(start, "x", true));
+      const to = Math.min(bbox.left + bbox.width, valToPos(end, "x", true));
+      if (to >= from) ctx.fillRect(from, bbox.top, Math.max(1, to - from), bbox.height);
+    }
+    ctx.restore();
+  };
+  // The last one that is written has room beside it.
+  const fits = ({ valToPos, width: now }, times) => times.map((time) => valToPos(time, "x") <= now - 36 ? time : null);
+  return {
+    width, height: HEIGHT + (last ? AXIS : 0), padding: [2, 0, 2, 0], legend: { show: false },
+    scales: { x: { time: false }, y: { range: panel.range } },
+    series: [{}, ...panel.series], bands: panel.bands,
+    axes: [
+      {
+        show: last, size: AXIS, gap: 2, align: 1, space: 60, incrs: STEPS, filter: fits, stroke: color("faint"),
+        font: "12px system-ui, sans-serif", grid: { show: false }, ticks: { stroke: color("line"), size: 4 },
+        border: { show: true, stroke: color("line") }, values: (_, times) => times.map((time) => time === null ? null : clock(time, seconds)),
+      },
+      { show: false },
+    ],
+    cursor: { y: false, drag: { x: false, y: false }, points: { show: panel.numbers } },
+    hooks: { drawClear: [kept], setCursor: [moved] },
+  };
+}
+
+// The plots of a recording above each other; returns their node and a function that zooms.
+function plots(recording, play) {
+  const scroll = make("div", undefined, { class: "scroll" }), tracks = make("div", undefined, { class: "tracks" });
+  // Wide tracks are scrolled; what is drawn stays in sight and is as wide as that.
+  const seen = make("div", undefined, { class: "seen" });
+  const head = make("div", undefined, { class: "head", style: "left:0" });
+  const shown = panels(recording).map((panel, i, all) => {
+    const label = make("div", undefined, { class: "label" }), value = make("output");
+    const place = make("div", undefined, { role: "img", "aria-label": panel.name, class: i === all.length - 1 ? "plot last" : "plot" });
+    label.append(make("span", panel.name), ...(panel.numbers ? [value] : []));
+    seen.append(label, place);
+    return { panel, place, value, plot: null };
   });
-}
+  tracks.append(seen, head);
+  scroll.append(tracks);
 
-function waveShape(low, high) {
-  const loudest = Math.max(1e-6, ...high.map(Math.abs), ...low.map(Math.abs)), n = low.length;
-  const x = (i) => (n < 2 ? 0 : 1000 * i / (n - 1)).toFixed(1);
-  const y = (value) => (50 * (1 - value / loudest)).toFixed(1);
-  const upper = high.map((value, i) => `${x(i)},${y(value)}`);
-  const lower = low.map((value, i) => `${x(i)},${y(value)}`).reverse();
-  return `<polygon class="wave" points="${upper.concat(lower).join(" ")}"/>`;
-}
-
-function curveShape(curve, seconds) {
-  let low = Infinity, high = -Infinity;
-  for (const value of curve.values) { low = Math.min(low, value); high = Math.max(high, value); }
-  const y = (value) => (100 - 96 * (value - low) / (high - low || 1) - 2).toFixed(1);
-  const x = (second) => (1000 * second / seconds).toFixed(2);
-  if (curve.whole) {
-    const points = curve.values.map((value, i) => `${x(curve.seconds[i])},${y(value)}`);
-    return `<polyline class="curve" points="${points.join(" ")}"/>`;
-  }
-  const dots = curve.values.map((value, i) => `M${x(curve.seconds[i])} ${y(value)}h0.01`);
-  return `<path class="dots" d="${dots.join("")}"/>`;
-}
-
-function axis(seconds) {
-  const node = make("div", undefined, { class: "axis" });
-  const step = STEPS.find((s) => seconds / s <= 6) || STEPS[STEPS.length - 1];
-  for (let second = 0; second <= seconds - step / 2; second += step) {
-    node.append(make("span", clock(second, seconds), { style: `left:${100 * second / seconds}%` }));
-  }
-  node.append(make("span", `${clock(seconds, seconds)}${seconds > 120 ? "" : " s"}`, { style: "left:100%" }));
-  return node;
+  const tell = ({ plot, value, panel }) => {
+    const at = plot.cursor.left >= 0 ? plot.cursor.idx : null;
+    value.textContent = at === null || !panel.numbers ? ""
+      : `${panel.data[1][at]} at ${clock(panel.data[0][at], recording.seconds)}`;
+  };
+  // The same moment is marked in all of them.
+  const moved = (plot) => {
+    for (const one of shown) {
+      if (one.plot !== plot && one.plot) one.plot.setCursor({ left: plot.cursor.left, top: plot.cursor.top }, false);
+      if (one.plot) tell(one);
+    }
+  };
+  const look = () => {
+    const scale = recording.seconds / tracks.offsetWidth, min = scale * scroll.scrollLeft;
+    for (const { plot } of shown) plot.setScale("x", { min, max: min + scale * scroll.clientWidth });
+  };
+  new ResizeObserver(() => {
+    const width = scroll.clientWidth;
+    if (!width) return;
+    seen.style.width = `${width}px`;
+    shown.forEach((one, i) => {
+      if (one.plot) one.plot.setSize({ width, height: one.plot.height });
+      else one.plot = new uPlot(options(recording, one.panel, width, i === shown.length - 1, moved), one.panel.data, one.place);
+    });
+    look();
+  }).observe(scroll);
+  scroll.addEventListener("scroll", look);
+  tracks.addEventListener("click", (event) => {
+    const box = tracks.getBoundingClientRect();
+    play(recording.seconds * (event.clientX - box.left) / box.width);
+  });
+  const repaint = () => {
+    if (!scroll.isConnected) dark.removeEventListener("change", repaint);
+    else for (const { plot } of shown) plot.redraw(false, true);
+  };
+  dark.addEventListener("change", repaint);
+  const zoom = (times) => {
+    const middle = (scroll.scrollLeft + scroll.clientWidth / 2) / tracks.offsetWidth;
+    tracks.style.width = `${100 * times}%`;
+    scroll.scrollLeft = middle * tracks.offsetWidth - scroll.clientWidth / 2;
+    look();
+  };
+  return { scroll, head, zoom };
 }
 
 // One answer as an article; sounds are the players of the page, one for each recording or none.
@@ -110,21 +189,7 @@ function article(view, sounds) {
 // A recording of an answer: what was kept of it, its scores, and what is said.
 function draw(node, recording, sound, marks, play, stretch) {
   const seconds = recording.seconds;
-  const tracks = make("div", undefined, { class: "tracks" });
-  const panel = (name, shape) => tracks.append(
-    make("div", name, { class: "label" }), picture([...keptShapes(recording), shape], name));
-  if (recording.wave) panel("waveform; blue was kept", waveShape(recording.wave.low, recording.wave.high));
-  for (const curve of recording.curves) panel(curve.name, curveShape(curve, seconds));
-  if (!recording.wave && !recording.curves.length) panel("blue was kept", "");
-  tracks.append(axis(seconds));
-  const head = make("div", undefined, { class: "head", style: "left:0" });
-  tracks.append(head);
-  tracks.addEventListener("click", (event) => {
-    const box = tracks.getBoundingClientRect();
-    play(seconds * (event.clientX - box.left) / box.width);
-  });
-  const scroll = make("div", undefined, { class: "scroll" });
-  scroll.append(tracks);
+  const { scroll, head, zoom: look } = plots(recording, play);
   node.append(scroll);
   if (seconds > 60) {
     const zoom = make("input", undefined, {
@@ -132,7 +197,7 @@ function draw(node, recording, sound, marks, play, stretch) {
     });
     const label = make("label", "zoom", { class: "zoom hint" });
     label.append(zoom);
-    zoom.addEventListener("input", () => { tracks.style.width = `${100 * zoom.value}%`; });
+    zoom.addEventListener("input", () => look(Number(zoom.value)));
     node.append(label);
   }
 

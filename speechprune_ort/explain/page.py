@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import base64
-import json
+import functools
 from collections.abc import Iterable, Sequence
-from html import escape
 from importlib.resources import files
 from typing import Any
 
+import jinja2
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
-from speechprune_ort.explain.explanation import Curve, Explanation, Sound, curves_of
+from speechprune_ort.explain.explanation import Curve, Explanation, curves_of
 from speechprune_ort.parts import Part
 from speechprune_ort.results import Answer, Evidence, Pruning, Span, merged
 
@@ -21,57 +22,38 @@ __all__ = ["asking_page", "view_of", "written_page"]
 MOST_POINTS = 4000  # of a curve: more than a screen is wide
 
 
-def _asset(name: str) -> str:
+@functools.cache
+def _templates() -> jinja2.Environment:
+    """Those of the page. All that is not a file of the page itself is escaped where it is put."""
+    found = jinja2.Environment(
+        autoescape=True,
+        loader=jinja2.FunctionLoader(_file),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    found.filters["file"] = lambda name: Markup(_file(name))  # noqa: S704 - a file of the package
+    found.filters["base64"] = lambda content: base64.b64encode(content).decode()
+    return found
+
+
+def _file(name: str) -> str:
     """One of the page's files, as text."""
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _whole_page(title: str, body: str, scripts: Sequence[str]) -> str:
-    """A page that needs no other file.
-
-    Args:
-        title: as text.
-        body: as HTML.
-        scripts: run one after the other.
-    """
-    run = "".join(f"<script>\n{script}</script>\n" for script in scripts)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{_asset('page.css')}</style></head>\n"
-        f"<body>\n{body}\n{run}</body></html>\n"
-    )
 
 
 def written_page(explanations: Sequence[Explanation]) -> str:
     """Answers about the same recordings side by side, with their sound, in one file."""
     first = explanations[0]
-    players = "".join(_player(sound, len(first.sounds) > 1) for sound in first.sounds)
-    views = json.dumps([_view(explanation) for explanation in explanations])
-    # Nothing is escaped within a script as it is in HTML: it must not contain its own end.
-    content = views.replace("<", "\\u003c")
-    body = (
-        f'<div class="sound">{players}</div>\n'
-        '<div id="answers" class="answers"></div>\n'
-        "<noscript>The answers are drawn by JavaScript, which is switched off.</noscript>\n"
-        f'<script type="application/json" id="content">{content}</script>'
+    return (
+        _templates()
+        .get_template("written.html")
+        .render(
+            title=first.answer.question,
+            sounds=first.sounds,
+            views=[_view(explanation) for explanation in explanations],
+        )
     )
-    scripts = (_asset("page.js"), _asset("written.js"))
-    return _whole_page(first.answer.question, body, scripts)
-
-
-def _player(sound: Sound, named: bool) -> str:
-    """A recording that can be played.
-
-    Args:
-        sound: the recording.
-        named: whether its name is shown beside it.
-    """
-    source = f"data:{sound.file_type};base64,{base64.b64encode(sound.file).decode()}"
-    name = escape(sound.name)
-    shown = f"<figcaption>{name}</figcaption>" if named else ""
-    audio = f'<audio controls preload="auto" aria-label="{name}" src="{source}"></audio>'
-    return f"<figure>{shown}{audio}</figure>"
 
 
 def asking_page(model: str) -> str:
@@ -80,10 +62,7 @@ def asking_page(model: str) -> str:
     Args:
         model: its name, as requests give it.
     """
-    name = f"const MODEL = {json.dumps(model)};\n".replace("<", "\\u003c")
-    return _whole_page(
-        "Ask about a recording", _asset("ask.html"), (_asset("page.js"), name + _asset("ask.js"))
-    )
+    return _templates().get_template("ask.html").render(model=model)
 
 
 def view_of(answer: Answer) -> dict[str, Any]:

@@ -41,7 +41,8 @@ class Browser:
         options = [
             "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
             "--remote-debugging-pipe", f"--user-data-dir={folder / 'browser'}", "--mute-audio",
-            "--disable-background-networking",
+            "--disable-background-networking", "--disable-component-update", "--disable-quic",
+            "--disable-sync", "--no-first-run",
         ]  # fmt: skip
         self._process = subprocess.Popen(
             ["bash", "-c", f'exec "$0" "$@" 3<&{ours[0]} 4>&{theirs[1]}', CHROMIUM, *options],
@@ -61,9 +62,8 @@ class Browser:
         height = 800
         self.tell("Emulation.setDeviceMetricsOverride", width=width, height=height,
                   deviceScaleFactor=1, mobile=phone)  # fmt: skip
-        if dark:
-            feature = {"name": "prefers-color-scheme", "value": "dark"}
-            self.tell("Emulation.setEmulatedMedia", features=[feature])
+        self.tell("Emulation.setTouchEmulationEnabled", enabled=phone)
+        self.darken(dark)
 
     def __enter__(self) -> Self:
         return self
@@ -130,16 +130,36 @@ class Browser:
             time.sleep(0.05)
         return found
 
+    def darken(self, dark: bool) -> None:
+        """The user prefers dark pages, or bright ones."""
+        feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.tell("Emulation.setEmulatedMedia", features=[feature])
+
     def click(self, selector: str, x: float = 0.5, y: float = 0.5) -> None:
         """Click into an element, at shares of its width and height."""
+        place = self._place(selector, x, y)
+        for kind in ("mousePressed", "mouseReleased"):
+            self.tell("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
+
+    def point(self, selector: str, x: float = 0.5, y: float = 0.5) -> None:
+        """Move the mouse into an element, at shares of its width and height."""
+        place = self._place(selector, x, y)
+        self.tell("Input.dispatchMouseEvent", type="mouseMoved", **place)
+
+    def tap(self, selector: str, x: float = 0.5, y: float = 0.5) -> None:
+        """Touch an element with a finger, at shares of its width and height."""
+        place = self._place(selector, x, y)
+        self.tell("Input.dispatchTouchEvent", type="touchStart", touchPoints=[place])
+        self.tell("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    def _place(self, selector: str, x: float, y: float) -> dict[str, float]:
+        """Where in the window a place of an element lies, which is scrolled into view."""
         box = self.get(
             f"(() => {{ const n = document.querySelector({json.dumps(selector)});"
             " n.scrollIntoView({block: 'center'}); const b = n.getBoundingClientRect();"
             " return [b.left, b.top, b.width, b.height]; })()"
         )
-        place = {"x": box[0] + x * box[2], "y": box[1] + y * box[3]}
-        for kind in ("mousePressed", "mouseReleased"):
-            self.tell("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
+        return {"x": box[0] + x * box[2], "y": box[1] + y * box[3]}
 
     def type(self, text: str) -> None:
         """Type into what has the focus."""

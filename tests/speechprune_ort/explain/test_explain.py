@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
+import time
 from base64 import b64decode
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ from speechprune_ort.explain import (
     write_explanation,
     write_page,
 )
+from speechprune_ort.explain.page import asking_page
 from speechprune_ort.methods import Scores
 from speechprune_ort.parts import Part
 
@@ -279,7 +284,9 @@ def test_the_page_is_whole_and_what_is_said_cannot_break_it(
     write_explanation(replace(explanation, answer=answer), path)
     page = path.read_text()
     assert "</script><script>alert" not in page
-    assert "<title>Who said &quot;x &lt; y&quot; &amp; why?</title>" in page
+    title = re.search("<title>(.*)</title>", page)
+    assert title is not None
+    assert (html.unescape(title[1]), "<" in title[1]) == (QUESTION, False)
     assert not re.search(r"(?:src|href)=.(?!data:)|url\(|import ", page), "it needs nothing else"
     (view,) = views(path)
     assert (view["question"], view["text"]) == (QUESTION, answer.text)
@@ -358,15 +365,169 @@ def test_a_browser_plays_what_is_clicked(explanation: Any, tmp_path: Path) -> No
         assert browser.errors == []
 
 
+TOP = 0.04  # of a plot's height: above most of the curve
+
+
+def pixels(browser: Browser, plot: int, places: Sequence[tuple[float, float]]) -> list[list[int]]:
+    """Red, green, blue and opacity of a plot, at shares of its width and height."""
+    found: list[list[int]] = browser.get(
+        f"(() => {{ const canvas = document.querySelectorAll('canvas')[{plot}];"
+        " const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d',"
+        " {willReadFrequently: true}); copy.drawImage(canvas, 0, 0);"
+        " const pixel = (x, y) => copy.getImageData("
+        "Math.floor(x * canvas.width), Math.floor(y * canvas.height), 1, 1).data;"
+        f" return {[list(place) for place in places]}.map(place => [...pixel(...place)]); }})()"
+    )
+    return found
+
+
+def eventually(found: Callable[[], bool]) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + 60
+    while not found():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@needs_chromium
+def test_a_browser_draws_what_was_kept_and_the_scores(explanation: Any, tmp_path: Path) -> None:
+    pruning = explanation.answer.pruning
+    step = Scores("a step", np.repeat(np.float32([0, 1]), 500))
+    answer = replace(
+        explanation.answer, pruning=replace(pruning, scores=(step, *pruning.scores[1:]))
+    )
+    write_explanation(replace(explanation, answer=answer), tmp_path / "page.html")
+    (view,) = views(tmp_path / "page.html")
+    (shown,) = view["recordings"]
+    with Browser(tmp_path) as browser:
+        browser.open((tmp_path / "page.html").as_uri())
+        browser.until("document.querySelectorAll('canvas').length == 3")
+        labels = browser.get("[...document.querySelectorAll('.plot')].map(n => n.ariaLabel)")
+        assert labels == ["waveform; blue was kept", *(curve["name"] for curve in shown["curves"])]
+        edges = [0.0, *(end for span in shown["spans"] for end in span), 40.0]
+        # Wide enough to be pixels; kept and not kept alternate.
+        middles = [
+            ((start + end) / 2, bool(place % 2))
+            for place, (start, end) in enumerate(pairwise(edges))
+            if end - start > 0.3
+        ]
+        assert {kept for _, kept in middles} == {False, True}
+        places = [(second / 40, TOP) for second, _ in middles]
+        eventually(
+            lambda: (
+                [found[3] > 0 for found in pixels(browser, 0, places)]
+                == [kept for _, kept in middles]
+            )
+        )
+
+        def drawn(at: float, first: int, last: int) -> bool:
+            column = pixels(browser, 1, [(at, (y + 0.5) / 94) for y in range(first, last)])
+            return any(found[3] == 255 for found in column)
+
+        assert [drawn(0.25, *rows) for rows in ((0, 10), (84, 94))] == [False, True]
+        assert [drawn(0.75, *rows) for rows in ((0, 10), (84, 94))] == [True, False]
+        browser.point(".plot", x=0.75, y=0.5)
+        told = browser.until("document.querySelector('output').textContent")
+        assert re.fullmatch(r"1 at (29\.9|30\.0|30\.1)", told)
+        assert browser.get("document.querySelectorAll('output')[1].textContent") != "", "in all"
+        assert browser.errors == []
+
+
 @needs_chromium
 def test_the_page_fits_a_telephone_in_the_dark(explanation: Any, tmp_path: Path) -> None:
     write_page([explanation, explanation], tmp_path / "page.html")
     with Browser(tmp_path, width=360, dark=True, phone=True) as browser:
         browser.open((tmp_path / "page.html").as_uri())
-        browser.until("document.querySelectorAll('article').length == 2")
+        browser.until("document.querySelectorAll('canvas').length == 6")
         assert browser.get("document.documentElement.scrollWidth") <= 360
+        tops = browser.get(
+            "[...document.querySelectorAll('article')].map(n => n.getBoundingClientRect().left)"
+        )
+        assert len(set(tops)) == 1, "below each other"
         color = browser.get("getComputedStyle(document.body).backgroundColor")
         assert max(map(int, re.findall(r"\d+", color)[:3])) < 60
+        browser.until("document.querySelector('audio').readyState >= 1")
+        browser.tap("article .tracks", x=0.5, y=0.3)
+        browser.until("document.querySelector('audio').currentTime >= 20")
+        browser.tap("article tr:first-child")
+        browser.until("document.querySelector('audio').currentTime < 20")
+        browser.until("document.querySelector('tr:first-child').ariaCurrent === 'true'")
+        longest = max(explanation.answer.pruning.spans, key=lambda span: span.end - span.start)
+        inside = [((longest.start + longest.end) / 80, TOP)]
+        kept = pixels(browser, 0, inside)
+        assert kept[0][3] > 0
+        browser.darken(False)
+        eventually(lambda: pixels(browser, 0, inside) != kept)
+        assert browser.errors == []
+
+
+@needs_chromium
+def test_a_long_recording_is_zoomed_and_scrolled(explanation: Any, tmp_path: Path) -> None:
+    pruning = explanation.answer.pruning
+    long = replace(
+        pruning,
+        total=90_000,
+        scores=(Scores("similarity", np.sin(np.arange(90_000, dtype=np.float32) / 99)),),
+        recordings=(Part(0, 90_000, 0.0, 3600.0),),
+        spans=(Span(3000.0, 3010.0),),
+    )
+    answer = replace(explanation.answer, pruning=long)
+    write_explanation(replace(explanation, answer=answer), tmp_path / "page.html")
+    with Browser(tmp_path, width=500) as browser:
+        browser.open((tmp_path / "page.html").as_uri())
+        browser.until("document.querySelectorAll('canvas').length == 2")
+        browser.get(
+            "(() => { const zoom = document.querySelector('[type=range]'); zoom.value = 64;"
+            " zoom.dispatchEvent(new Event('input')); })()"
+        )
+        width = browser.get("document.querySelector('.tracks').offsetWidth")
+        assert width > 64 * 400
+        assert browser.get("document.querySelector('canvas').width") <= 500, "drawn as seen"
+        # 3005 s in the middle of what is seen, which are 56 s.
+        browser.get(
+            "(() => { const n = document.querySelector('.scroll');"
+            f" n.scrollLeft = {3005 / 3600 * width} - n.clientWidth / 2; }})()"
+        )
+        places = [(x, TOP) for x in (0.2, 0.5, 0.8)]
+        eventually(
+            lambda: [found[3] > 0 for found in pixels(browser, 0, places)] == [False, True, False]
+        )
+        assert browser.get("document.documentElement.scrollWidth") <= 500
+        assert browser.errors == []
+
+
+EVIL = "</script><img src=x onerror=window.evil=1><script>window.evil=1</script>{{ 1 }}&amp;<b>"
+
+
+def test_the_name_of_a_model_cannot_break_the_page_of_a_server() -> None:
+    page = asking_page(EVIL)
+    assert EVIL not in page
+    named = re.search("^const MODEL = (.*);$", page, re.MULTILINE)
+    assert named is not None
+    assert (json.loads(named[1]), "<" in named[1]) == (EVIL, False)
+
+
+@needs_chromium
+def test_markup_in_words_and_names_stays_text(explanation: Any, wav: Path, tmp_path: Path) -> None:
+    said = tmp_path / "said.json"
+    said.write_text(json.dumps([{"start": 0, "end": 20, "text": EVIL}]))
+    answer = replace(explanation.answer, question=EVIL, text=EVIL, notes=(EVIL,))
+    pruning = replace(answer.pruning, scores=(replace(answer.pruning.scores[0], name=EVIL),))
+    answer = replace(answer, pruning=pruning)
+    shown = explain(answer, wav, transcripts=[said], names=[f'"{EVIL}'])
+    write_page([shown], tmp_path / "page.html")
+    with Browser(tmp_path) as browser:
+        browser.open((tmp_path / "page.html").as_uri())
+        browser.until("document.querySelectorAll('canvas').length == 2")
+        found = browser.get(
+            "[document.title, ...['h2', '.answer', 'dd:last-of-type', 'td:last-child',"
+            " '.label:nth-of-type(3) span'].map(n => document.querySelector(n).textContent)]"
+        )
+        assert found == [EVIL] * 6
+        assert browser.get("document.querySelector('audio').ariaLabel") == f'"{EVIL}'
+        assert browser.get("document.querySelectorAll('img, b').length") == 0
+        assert browser.get("typeof window.evil") == "undefined"
+        assert browser.errors == []
 
 
 def test_the_picture_is_one_and_other_endings_are_refused(explanation: Any, tmp_path: Path) -> None:

@@ -873,20 +873,20 @@ def test_a_browser_uploads_asks_and_plays(
             browser.click("#question")
             browser.type(text)
             browser.click("#send")
-            browser.until(
-                f"document.querySelectorAll('article svg').length >= {2 if text == 'Who?' else 4}"
-            )
+            drawn = 2 if text == "Who?" else 4
+            browser.until(f"document.querySelectorAll('article canvas').length >= {drawn}")
         assert browser.get("[...document.querySelectorAll('h2')].map(n => n.textContent)") == [
             "Why <b>not</b>?", "Who?",
         ]  # fmt: skip
-        assert browser.get("document.querySelectorAll('.wave').length") == 2, "drawn by the browser"
+        assert browser.get("document.querySelectorAll('[aria-label^=waveform] canvas').length") == 2
         said = [{"start": 0, "end": 2.5, "text": "<b>One</b>"},
                 {"start": 2.5, "end": 5, "text": "two"}]  # fmt: skip
-        for name, content in (("no.json", {"start": 0}), ("said.json", {"turns": said})):
+        wrong = "<img src=x onerror=window.evil=1>.json"
+        for name, content in ((wrong, {"start": 0}), ("said.json", {"turns": said})):
             (tmp_path / name).write_text(json.dumps(content))
-        browser.choose("#said", tmp_path / "no.json")
+        browser.choose("#said", tmp_path / wrong)
         told = browser.until("document.querySelector('#problem').textContent")
-        assert told.startswith("no.json is not a transcript: choose JSON like")
+        assert told.startswith(f"{wrong} is not a transcript: choose JSON like")
         browser.choose("#said", tmp_path / "said.json")
         browser.until("document.querySelectorAll('article tr').length == 4")
         assert browser.get("document.querySelector('#problem').textContent") == ""
@@ -906,5 +906,6 @@ def test_a_browser_uploads_asks_and_plays(
         browser.get("document.querySelector('#rate').max = 9")
         browser.click("#send")
         assert "pruning_rate" in browser.until("document.querySelector('#problem').textContent")
+        assert browser.get("document.querySelectorAll('b, img').length") == 0, "text is text"
         expected = [e for e in browser.errors if "401" not in e and "400" not in e]
         assert expected == []
