@@ -12,6 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from speechprune_ort.answer_record import ErrorLine, EvidenceRecord, LineRecord, SampleRecord
 from speechprune_ort.answer_stream import NO_MEMORY
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cancel import Cancel, Limits
@@ -75,7 +79,8 @@ class Question:
 
     def failed(self, reason: str) -> dict[str, Any]:
         """The output line of a question without an answer."""
-        return {"id": self.name, "error": reason}
+        found: dict[str, Any] = msgspec.to_builtins(ErrorLine(self.name, reason))
+        return found
 
 
 def read_requests(path: Path) -> list[Question]:
@@ -294,31 +299,33 @@ class BatchTask:
 
     def _line(self, question: Question, answers: Sequence[Answer]) -> dict[str, Any]:
         answer = answers[0]
-        line = {
-            "id": question.name,
-            "question": question.text,
-            "text": answer.text,
-            "finish_reason": answer.finish_reason,
-            "seconds": round(answer.seconds, 3),
-            "seconds_heard": round(answer.seconds_heard, 3),
-            "decoder": answer.decoder,
-            "notes": list(answer.notes),
-            "tokens": answer.pruning.total,
-            "kept": answer.pruning.kept,
-        }
-        if self.evidence:
-            line["evidence"] = answer.to_dict()["evidence"]
-        if self.samples > 1:
-            line["samples"] = [
-                {
-                    "seed": sample.generation.seed,
-                    "text": sample.text,
-                    "finish_reason": sample.finish_reason,
-                    **({"evidence": sample.to_dict()["evidence"]} if self.evidence else {}),
-                }
-                for sample in answers
-            ]
-        return line
+
+        def evidence(of: Answer) -> list[EvidenceRecord] | UnsetType:
+            return [found.record() for found in of.evidence or ()] if self.evidence else UNSET
+
+        samples = [
+            SampleRecord(
+                sample.generation.seed, sample.text, sample.finish_reason, evidence(sample)
+            )
+            for sample in answers
+        ]
+        line = LineRecord(
+            id=question.name,
+            question=question.text,
+            text=answer.text,
+            finish_reason=answer.finish_reason,
+            seconds=round(answer.seconds, 3),
+            seconds_heard=round(answer.seconds_heard, 3),
+            decoder=answer.decoder,
+            notes=list(answer.notes),
+            tokens=answer.pruning.total,
+            kept=answer.pruning.kept,
+            merged_spans=[[span.start, span.end] for span in answer.pruning.merged_spans],
+            evidence=evidence(answer),
+            samples=samples if self.samples > 1 else UNSET,
+        )
+        found: dict[str, Any] = msgspec.to_builtins(line)
+        return found
 
 
 def answer_all(

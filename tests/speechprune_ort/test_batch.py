@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import soundfile
@@ -32,6 +33,7 @@ from speechprune_ort import (
     SpeechLLM,
     SpeechPruneError,
 )
+from speechprune_ort.answer_record import line_schema
 from speechprune_ort.batch import BatchTask, Outcome, read_requests, run_batch
 from speechprune_ort.cli.ask import ask
 from speechprune_ort.cli.batch import batch
@@ -110,6 +112,7 @@ def test_each_line_has_its_answer_or_its_error_in_order(bundle: Path, folder: Pa
     model = SpeechLLM(bundle, "cpu")
     alone = model.ask(folder / "1.wav", "Who was 4?", max_new_tokens=4)
     assert lines[4]["text"] == alone.text
+    assert lines[4]["merged_spans"] == alone.to_dict()["pruning"]["merged_spans"] != []
     assert not (folder / "out.jsonl.partial").exists()
     # The same command tries again what failed, and only that.
     soundfile.write(folder / "gone.wav", TONE, 16_000)
@@ -299,6 +302,8 @@ def test_samples_evidence_wording_and_calibration_are_those_of_python(
     assert line["text"] == wanted[0].text
     plain = recording.with_evidence(wanted[0]).to_dict()["evidence"]
     assert line["evidence"] == line["samples"][0]["evidence"] == plain
+    for entry in (line, failed):
+        jsonschema.validate(entry, line_schema())
     assert "gone.wav" in failed["error"]
     for change in ({"samples": 3}, {"evidence": False}, {"system": "Be long."}):
         given = {"samples": 2, "evidence": True, "system": "Be brief.", **change}

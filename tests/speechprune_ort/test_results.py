@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from paths import ROOT
 
 from speechprune_ort import Answer, Recording, SpeechLLM
-from speechprune_ort.answer_record import answer_schema
+from speechprune_ort.answer_record import answer_schema, line_schema
 from speechprune_ort.options import PruningOptions
 from speechprune_ort.runtime.answering.prompt import Prompt
 from speechprune_ort.runtime.answering.question import Question
@@ -65,6 +65,15 @@ def test_an_answer_without_tokens_has_no_confidence(answer: Answer) -> None:
     assert empty.confidence is None
     assert "confidence  " not in str(empty)
     jsonschema.validate(empty.to_dict(), answer_schema())
+
+
+def test_the_published_schema_of_a_line_is_current_and_refuses_others() -> None:
+    path = ROOT / "docs" / "reference" / "line.schema.json"
+    schema = json.loads(path.read_text())
+    assert schema == json.loads(json.dumps(line_schema())), "run scripts/write_schemas.py"
+    for wrong in ({"id": "1"}, {"id": "1", "error": "No.", "text": "Yes."}, {"error": "No."}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, schema)
 
 
 def test_the_published_schema_is_current_and_true(answer: Answer) -> None:

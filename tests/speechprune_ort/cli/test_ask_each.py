@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import soundfile
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
 from speechprune_ort import OptionError, SpeechLLM
+from speechprune_ort.answer_record import line_schema
 from speechprune_ort.cli.app import app
 
 
@@ -42,8 +44,12 @@ def test_each_recording_is_answered_and_a_bad_file_is_named(bundle: Path, folder
     assert [line.get("question") for line in lines[:2]] == ["Who?", "Why?"]
     assert result.stderr.count("error: ") == 1, "a bad file is named once"
     assert result.stderr.count("b.wav") == 1, "and its name stands there once"
-    model = SpeechLLM(bundle, "cpu")
-    assert lines[5]["text"] == model.ask(files[2], "Why?", max_new_tokens=4).text
+    answer = SpeechLLM(bundle, "cpu").ask(files[2], "Why?", max_new_tokens=4)
+    assert lines[5]["text"] == answer.text
+    spans = answer.to_dict()["pruning"]["merged_spans"]
+    assert lines[5]["merged_spans"] == spans != []
+    for line in lines:
+        jsonschema.validate(line, line_schema())
 
 
 def test_the_table_has_every_answer(bundle: Path, folder: Path) -> None:
