@@ -24,41 +24,25 @@ from speechprune_ort.cli.help import HEARING, SHOWING, WORDING
 from speechprune_ort.cli.options import (
     GENERATED,
     HEARD,
+    KEPT,
     WORDED,
-    Attention,
-    Budget,
     Bundle,
-    Calibrated,
-    Candidates,
     Device,
-    FrameTemperature,
     Generated,
     Heard,
-    KeptPositions,
-    LatencyTarget,
+    Kept,
     LongRecordings,
     MemoryBudgetMb,
-    MemoryTargetMb,
-    Method,
-    MethodOption,
-    Plugins,
     ProviderOption,
-    PruningRate,
     Samples,
     ShowEvidence,
-    SingleHead,
     Threads,
     Worded,
-    calibrated,
-    load_plugins,
-    own_options,
     provider_options,
-    pruning_rate_of,
 )
 from speechprune_ort.errors import AudioError, OptionError
 from speechprune_ort.files import check_out
 from speechprune_ort.options import (
-    DEFAULT_METHOD,
     GenerationOptions,
     LongAudio,
     PruningOptions,
@@ -101,26 +85,15 @@ def ask(
         list[str] | None,
         typer.Option("--question", "-q", help="Question about every recording; may be repeated."),
     ] = None,
-    method: Method = DEFAULT_METHOD,
-    pruning_rate: PruningRate = "0.2",
-    latency_target: LatencyTarget = None,
-    memory_target_mb: MemoryTargetMb = None,
+    keeping: Kept = KEPT,
     long_audio: LongRecordings = "prune",
     memory_budget_mb: MemoryBudgetMb = 192.0,
-    budget: Budget = None,
-    candidates: Candidates = None,
-    frame_temperature: FrameTemperature = None,
-    attention: Attention = None,
-    single_head: SingleHead = False,
-    method_option: MethodOption = None,
-    positions: KeptPositions = "renumbered",
     generation: Generated = GENERATED,
     samples: Samples = 1,
     audio_options: Heard = HEARD,
     device: Device = "auto",
     threads: Threads = None,
     provider_option: ProviderOption = None,
-    plugin: Plugins = None,
     wording: Worded = WORDED,
     together: Annotated[
         bool,
@@ -148,7 +121,6 @@ def ask(
             rich_help_panel=HEARING,
         ),
     ] = None,
-    calibration: Calibrated = None,
     explain: Annotated[
         Path | None,
         typer.Option(
@@ -187,7 +159,6 @@ def ask(
     from speechprune_ort.methods import needs_encoder
     from speechprune_ort.runtime.answering.prompt import form_of
 
-    load_plugins(plugin)
     if live:
         _check_live(audio, rest, asked, explain, long_audio, every)
     elif every is not None:
@@ -222,23 +193,7 @@ def ask(
             read_transcript(path)
     for question in questions:  # and so is what cannot be asked
         check_text(question)
-    method, candidates = calibrated(calibration, bundle, method, candidates)
-    pruning = PruningOptions(
-        method=method,
-        pruning_rate=pruning_rate_of(pruning_rate),
-        budget=budget,
-        seed=generation.seed,
-        positions=positions,
-        latency_target=latency_target,
-        memory_target_mb=memory_target_mb,
-        **own_options(
-            method_option,
-            candidates=candidates,
-            frame_temperature=frame_temperature,
-            attention=attention,
-            single_head=single_head,
-        ),
-    )
+    pruning = keeping.options(bundle, generation.seed)
     chosen = provider_options(provider_option)
     if len(recordings) > 1 and not together:
         _ask_each(

@@ -12,45 +12,26 @@ from speechprune_ort.cli.grouped import grouped
 from speechprune_ort.cli.options import (
     GENERATED,
     HEARD,
+    KEPT,
     WORDED,
     Address,
-    Attention,
-    Budget,
     Bundle,
-    Calibrated,
-    Candidates,
     Device,
     Engine,
-    FrameTemperature,
     Generated,
     Heard,
-    KeptPositions,
-    LatencyTarget,
+    Kept,
     LongRecordings,
     MemoryBudgetMb,
-    MemoryTargetMb,
-    Method,
-    MethodOption,
-    Plugins,
     ProviderOption,
-    PruningRate,
     Samples,
     ShowEvidence,
-    SingleHead,
     Threads,
     Worded,
     Workers,
-    calibrated,
-    load_plugins,
-    own_options,
     provider_options,
-    pruning_rate_of,
 )
 from speechprune_ort.errors import OptionError
-from speechprune_ort.options import (
-    DEFAULT_METHOD,
-    PruningOptions,
-)
 from speechprune_ort.progress import Bar
 
 __all__ = ["batch"]
@@ -71,19 +52,9 @@ def batch(
             "replaced."
         ),
     ],
-    method: Method = DEFAULT_METHOD,
-    pruning_rate: PruningRate = "0.2",
-    latency_target: LatencyTarget = None,
-    memory_target_mb: MemoryTargetMb = None,
+    keeping: Kept = KEPT,
     long_audio: LongRecordings = "prune",
     memory_budget_mb: MemoryBudgetMb = 192.0,
-    budget: Budget = None,
-    candidates: Candidates = None,
-    frame_temperature: FrameTemperature = None,
-    attention: Attention = None,
-    single_head: SingleHead = False,
-    method_option: MethodOption = None,
-    positions: KeptPositions = "renumbered",
     generation: Generated = GENERATED,
     samples: Samples = 1,
     wording: Worded = WORDED,
@@ -101,8 +72,6 @@ def batch(
     device: Device = "auto",
     threads: Threads = None,
     provider_option: ProviderOption = None,
-    plugin: Plugins = None,
-    calibration: Calibrated = None,
     evidence: ShowEvidence = False,
 ) -> None:
     """Answer a file of questions; each recording is encoded once for neighbouring lines.
@@ -117,24 +86,7 @@ def batch(
         raise OptionError(f"--engine takes local or ray, not {engine!r}.")
     if address is not None and engine != "ray":
         raise OptionError("--address needs --engine ray: give both, or leave out --address.")
-    load_plugins(plugin)
-    method, candidates = calibrated(calibration, bundle, method, candidates)
-    pruning = PruningOptions(
-        method=method,
-        pruning_rate=pruning_rate_of(pruning_rate),
-        budget=budget,
-        seed=generation.seed,
-        positions=positions,
-        latency_target=latency_target,
-        memory_target_mb=memory_target_mb,
-        **own_options(
-            method_option,
-            candidates=candidates,
-            frame_temperature=frame_temperature,
-            attention=attention,
-            single_head=single_head,
-        ),
-    )
+    pruning = keeping.options(bundle, generation.seed)
     task = BatchTask(
         bundle=bundle,
         questions=tuple(read_requests(requests)),
@@ -143,7 +95,7 @@ def batch(
         device=device,
         threads=threads,
         provider_options=provider_options(provider_option) or {},
-        plugins=tuple(plugin or ()),
+        plugins=tuple(keeping.plugin or ()),
         long_audio=long_audio,
         memory_budget_mb=memory_budget_mb,
         audio_options=audio_options,

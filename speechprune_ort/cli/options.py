@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,11 +16,13 @@ from speechprune_ort.cli.help import ANSWERING, HEARING, KEEPING, RUNNING, SHOWI
 from speechprune_ort.errors import OptionError
 from speechprune_ort.methods import METHODS
 from speechprune_ort.options import (
+    DEFAULT_METHOD,
     AttentionForm,
     DeviceName,
     GenerationOptions,
     LongAudio,
     Positions,
+    PruningOptions,
 )
 from speechprune_ort.wording import Wording
 
@@ -28,6 +31,7 @@ __all__ = [
     "DRAWING",
     "GENERATED",
     "HEARD",
+    "KEPT",
     "WORDED",
     "Address",
     "AllowSilence",
@@ -41,6 +45,8 @@ __all__ = [
     "FrameTemperature",
     "Generated",
     "Heard",
+    "Keeping",
+    "Kept",
     "KeptPositions",
     "LatencyTarget",
     "LongRecordings",
@@ -224,6 +230,60 @@ Calibrated = Annotated[
         rich_help_panel=KEEPING,
     ),
 ]
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What is kept of the audio, as it is given on the command line."""
+
+    method: Method = DEFAULT_METHOD
+    pruning_rate: PruningRate = "0.2"
+    latency_target: LatencyTarget = None
+    memory_target_mb: MemoryTargetMb = None
+    budget: Budget = None
+    candidates: Candidates = None
+    frame_temperature: FrameTemperature = None
+    attention: Attention = None
+    single_head: SingleHead = False
+    method_option: MethodOption = None
+    positions: KeptPositions = "renumbered"
+    plugin: Plugins = None
+    calibration: Calibrated = None
+
+    def options(self, bundle: Path, seed: int) -> PruningOptions:
+        """The options; plugins are loaded, as the method may be one of theirs.
+
+        Args:
+            bundle: the bundle's folder.
+            seed: for methods in which chance decides.
+
+        Raises:
+            OptionError: a value is out of range, a plugin fails, or the calibration is of another
+                bundle.
+            DataError: the calibration cannot be read.
+        """
+        load_plugins(self.plugin)
+        method, candidates = calibrated(self.calibration, bundle, self.method, self.candidates)
+        return PruningOptions(
+            method=method,
+            pruning_rate=pruning_rate_of(self.pruning_rate),
+            budget=self.budget,
+            seed=seed,
+            positions=self.positions,
+            latency_target=self.latency_target,
+            memory_target_mb=self.memory_target_mb,
+            **own_options(
+                self.method_option,
+                candidates=candidates,
+                frame_temperature=self.frame_temperature,
+                attention=self.attention,
+                single_head=self.single_head,
+            ),
+        )
+
+
+Kept = Annotated[Keeping, MadeBy(Keeping)]
+KEPT = Keeping()
 
 
 def _wording(
