@@ -22,10 +22,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from small_model.errors import SmallModelError
 from small_model.training.text import TEST_IDS, read_spiral, split_dialogues
+from user_errors import one_sentence
 
-from speechprune_ort.errors import DataError, SpeechPruneError
+from speechprune_ort.errors import OptionError
 from speechprune_ort.evaluation.executor import LocalExecutor
 from speechprune_ort.evaluation.plan import Plan
 from speechprune_ort.evaluation.rows import judge_all
@@ -37,7 +37,6 @@ from speechprune_ort.markdown import markdown_table
 from speechprune_ort.options import DEFAULT_METHOD
 from speechprune_ort.progress import Bar
 
-USER_ERROR = 2
 MARGIN = 0.03
 RATES = "0.2,0.4,0.6,0.7,0.8,0.9"
 
@@ -102,11 +101,8 @@ def ids(
     limit: Annotated[int | None, typer.Option(min=1, help="Recordings to be judged.")] = None,
 ) -> None:
     """Print the ids of the development dialogues."""
-    try:
+    with one_sentence(console, OSError):
         print("\n".join(development(spiral)[:limit]))
-    except (SmallModelError, OSError) as error:
-        console.print(f"Error: {error}", markup=False)
-        raise typer.Exit(USER_ERROR) from error
 
 
 @app.command()
@@ -121,8 +117,13 @@ def run(
     threads: Annotated[int | None, typer.Option(help="Threads within an operator.")] = None,
 ) -> None:
     """Judge the rates and say which one the rule chooses."""
-    try:
-        numbers = [float(part) for part in rates.split(",")]
+    with one_sentence(console):
+        try:
+            numbers = [float(part) for part in rates.split(",")]
+        except ValueError:
+            raise OptionError(
+                f"--rates takes numbers separated by commas, not {rates!a}."
+            ) from None
         samples = [shuffled(sample, 0) for sample in read_samples(data)[:limit]]
         settings = [
             setting
@@ -133,25 +134,16 @@ def run(
         with Bar(console, "samples") as bar:
             rows = judge_all(plan, out, LocalExecutor(), bar)
         summary = summarize(rows, settings, ())
-    except ValueError:
-        console.print(f"Error: --rates takes numbers separated by commas, not {rates!a}.")
-        raise typer.Exit(USER_ERROR) from None
-    except SpeechPruneError as error:
-        console.print(f"Error: {error}", markup=False)
-        raise typer.Exit(USER_ERROR) from error
     for name, reason in summary.failed.items():
         sys.stderr.write(f"not used: {name}: {reason}\n")
     subset = summary.subsets["clean"][0]
     lines = [line for line in subset.settings if line.name != "none"]
     held = holding(lines, margin)
     chosen = held[-1].pruning_rate if held else None
-    try:
+    with one_sentence(console):
         write_whole(out / "default_rate.md", table(subset, lines, margin) + "\n")
         content = {"method": method, "margin": margin, "rate": chosen, "n": len(samples)}
         write_json(out / "default_rate.json", content)
-    except DataError as error:
-        console.print(f"Error: {error}", markup=False)
-        raise typer.Exit(USER_ERROR) from error
     print(table(subset, lines, margin))
     said = f"the default is {chosen:g}" if chosen is not None else "no rate holds: nothing changes"
     print(f"\nBy the rule {said}.")

@@ -41,13 +41,13 @@ import typer
 from research.pool_spiral import hidden, write
 from rich.console import Console
 from rich.progress import track
+from user_errors import one_sentence
 
 from speechprune_ort.errors import DataError, SpeechPruneError
 from speechprune_ort.evaluation.samples import Sample, chance, read_samples
 from speechprune_ort.files import whole_folder, write_jsonl
 from speechprune_ort.text import check_path, check_text, check_type, read_jsonl
 
-USER_ERROR = 2
 CHOICES = 4
 SHORTEST, LONGEST = 4, 40  # words of a transcript that is asked for
 NEAREST = 12  # transcripts by length, from which the wrong ones are drawn
@@ -320,7 +320,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of wrong choices, places and neighbours.")] = 0,
 ) -> None:
     """Make sets of recordings of people."""
-    try:
+    with one_sentence(console, OSError):
         try:
             lengths = [float(part) for part in minutes.split(",") if part]
         except ValueError:
@@ -346,9 +346,6 @@ def main(
                     full = f"{name}-{'own' if length is None else f'{length:g}'}"
                     if count := make(chosen, clips, partial / full, length, seed):
                         counts[full] = count
-    except (SpeechPruneError, OSError) as error:
-        console.print(f"Error: {error}", markup=False)
-        raise typer.Exit(USER_ERROR) from error
     for name, count in counts.items():
         print(f"{count:4} samples in {out / name}")
 

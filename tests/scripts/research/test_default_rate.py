@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
@@ -65,3 +66,13 @@ def test_it_judges_and_says_what_follows(bundle: Path, tone: NDArray[Any], tmp_p
     refused = run(*arguments, "--rates", "half")
     assert refused.returncode == 2
     assert "--rates takes numbers" in refused.stderr
+
+
+def test_an_option_that_is_wrong_is_named_and_no_other(tmp_path: Path) -> None:
+    line = {"audio": "a.wav", "question": "Who?", "choices": ["Ann", "Bob"], "answer": 0}
+    (tmp_path / "set.jsonl").write_text(json.dumps(line) + "\n")
+    soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
+    refused = run("run", tmp_path / "bundle", tmp_path / "set.jsonl", "--method", "nothing")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("Error: method must be one of ")
+    assert refused.stderr.count("\n") == 1
