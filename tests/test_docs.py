@@ -182,10 +182,11 @@ def test_every_page_that_code_names_is_there() -> None:
     assert not sorted((path, page) for path, page in named if not (ROOT / page).is_file())
 
 
-def test_every_test_that_reliability_names_is_there() -> None:
-    page = (DOCS / "explanation" / "reliability.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("name", "least"), [("reliability", 40), ("cuda", 15)])
+def test_every_test_that_a_page_names_is_there(name: str, least: int) -> None:
+    page = (DOCS / "explanation" / f"{name}.md").read_text(encoding="utf-8")
     rows = re.findall(r"\| `(tests/[\w./]+)`: (.*) \|", page)
-    assert len(rows) > 40
+    assert len(rows) > least
     for path, names in rows:
         code = (ROOT / path).read_text(encoding="utf-8")
         for name in re.findall(r"`(\w+)`", names):

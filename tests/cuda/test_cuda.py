@@ -370,6 +370,7 @@ def test_the_encoders_attention_is_fused(
     family: str, precision: str, exported: Callable[[str, str], Path], cuda: Cuda
 ) -> None:
     ran = cuda.probe("encoder", exported(family, precision))
+    assert "error" not in ran.found, ran.found
     told = kernels(ran.between("encode"))
     assert any("flash_fwd" in name or "attention_kernel" in name for name in told)
     # Granite's Q-Former looks at 15 frames, and outputs of a CTC head are mixed: no matrix of all.
