@@ -304,12 +304,11 @@ def test_a_step_is_one_copy_up_and_one_down_that_is_waited_for(
 ) -> None:
     ran = cuda.probe("steps", exported(family, precision))
     assert ran.found["lengths"] == 3 * [14]
-    # Memory for a step of a size is found by its first two.
-    for number in (2, 3, 6, 7):
+    for number in range(8):
         lines = ran.between("step", number)
         assert crossed(lines) == ONCE
-        kinds = {line[0] for line in lines}
-        assert not {"allocate", "free", "refused"} & kinds
+        if number % 4:  # the first of a size may need memory that none before it did
+            assert not {"allocate", "free", "refused"} & {line[0] for line in lines}
     for mark, numbers in (("prefill", range(3)), ("step", range(8))):
         for number in numbers:
             told = kernels(ran.between(mark, number))
