@@ -18,9 +18,11 @@ from speechprune_ort.choices import (
     check_choice,
     check_flag,
 )
-from speechprune_ort.errors import OptionError
+from speechprune_ort.contract.contained import contained
+from speechprune_ort.errors import OptionError, SpeechPruneError
 from speechprune_ort.numbers import check_number, take_plain, whole
 from speechprune_ort.runtime.choosing.methods import METHODS, Method, MethodOptions, OwnOptions
+from speechprune_ort.runtime.choosing.methods.base import is_ours
 from speechprune_ort.text import check_text
 
 __all__ = [
@@ -79,7 +81,18 @@ def own_options(method: str, given: Mapping[str, Any]) -> MethodOptions:
         cure = f", or use a method that does ({', '.join(users)})" if users else ""
         known = f" Its options are {', '.join(kind.names())}." if kind.names() else ""
         raise OptionError(f"The method {method} does not read {name}: leave it out{cure}.{known}")
-    return kind(**given)
+    if is_ours(kind):
+        return kind(**given)
+    what = f"The class {kind.__name__} of options of the method {method!r}"
+    with contained(what, passing=(SpeechPruneError,)):
+        return kind(**given)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether JSON has such a value."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _method_of(own: MethodOptions) -> str:
@@ -207,6 +220,12 @@ class PruningOptions:
         if self.budget is not None:
             whole("budget", self.budget, 1)
         whole("seed", self.seed, 0)
+        for name in self.own.names():
+            if not _is_plain(value := getattr(self.own, name)):
+                raise OptionError(
+                    f"The option {name} of the method {self.method!r} must be a number, a text, "
+                    f"true or false, or a list of these, not a {type(value).__name__}."
+                )
         if self.method == EVERY_TOKEN and (self.budget is not None or rate == "auto"):
             name = "pruning_rate='auto'" if self.budget is None else "budget"
             raise OptionError(f"The method none keeps every token: leave out {name}.")

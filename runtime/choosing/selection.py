@@ -20,7 +20,7 @@ from speechprune_ort.runtime.choosing.methods import (
     Selection,
     Work,
 )
-from speechprune_ort.runtime.choosing.methods.base import PHASES, Measure, untimed
+from speechprune_ort.runtime.choosing.methods.base import PHASES, Measure, is_ours, untimed
 from speechprune_ort.runtime.choosing.scoring import Scorer
 
 __all__ = ["operations_of", "select"]
@@ -79,7 +79,7 @@ def select(
         encoder_attention=encoder_attention,
         measure=_of_phases(measure),
     )
-    with _author_named(method):
+    with _author_named(method, method.select):
         selection = method.select(request)
     return _checked(method.name, request, selection)
 
@@ -98,7 +98,7 @@ def operations_of(name: str, work: Work[Any]) -> dict[str, int]:
         OptionError: a method of the user's own fails, or does not give whole numbers for these.
     """
     method = METHODS[name]
-    with _author_named(method):
+    with _author_named(method, method.operations):
         given = method.operations(work)
     if not isinstance(given, Mapping):
         raise _wrong(name, f"gave {_kind(given)} as operations", "they must be a mapping")
@@ -125,11 +125,8 @@ def _of_phases(measure: Measure) -> Measure:
     return measured
 
 
-def _author_named(method: Method) -> AbstractContextManager[None]:
-    # A defect of ours shows its traceback; a plugin's is its author's, and named.
-    if getattr(method.select, "__module__", "").startswith("speechprune_ort.runtime."):
-        return nullcontext()
-    return contained(f"The method {method.name!r}")
+def _author_named(method: Method, hook: object) -> AbstractContextManager[None]:
+    return nullcontext() if is_ours(hook) else contained(f"The method {method.name!r}")
 
 
 def _checked(name: str, request: Request[Any], given: object) -> Selection:

@@ -20,11 +20,12 @@ _process = os.getpid()
 
 
 @contextmanager
-def contained(what: str) -> Iterator[None]:
+def contained(what: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """A block of foreign code.
 
     Args:
         what: what the code is, as the subject of the sentence.
+        passing: errors that it is expected to raise.
 
     Raises:
         OptionError: it raises anything, or asks the process to end.
@@ -40,6 +41,8 @@ def contained(what: str) -> Iterator[None]:
             "out."
         ) from error
     except BaseException as error:
+        if isinstance(error, passing):
+            raise
         raise OptionError(
             f"{what} fails ({type(error).__name__}: {_reason(error)}): correct it, or leave it out."
         ) from error

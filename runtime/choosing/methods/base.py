@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort.choices import AttentionForm
-from speechprune_ort.errors import OptionError
+from speechprune_ort.contract.contained import contained
+from speechprune_ort.errors import OptionError, SpeechPruneError
 from speechprune_ort.numbers import check_number, take_plain
 from speechprune_ort.runtime.choosing.pruning import keep_by_attention, keep_by_similarity
 
@@ -30,6 +31,7 @@ __all__ = [
     "Selection",
     "TwoPhases",
     "Work",
+    "is_ours",
     "method",
     "untimed",
 ]
@@ -49,6 +51,14 @@ def untimed(_: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+def is_ours(defined: object) -> bool:
+    """Whether a function or class is this package's.
+
+    A defect of ours shows its traceback; a plugin's is its author's, and named.
+    """
+    return str(getattr(defined, "__module__", "")).startswith("speechprune_ort.runtime.")
+
+
 @dataclass(frozen=True)
 class MethodOptions:
     """Options of a method: none. Those of other methods are frozen dataclasses derived from it.
@@ -61,7 +71,17 @@ class MethodOptions:
 
     def __post_init__(self) -> None:
         take_plain(self)
-        self.check()
+        if is_ours(type(self)):
+            self.check()
+            return
+        kind = type(self).__name__
+        with contained(f"The check of the options {kind}", passing=(SpeechPruneError,)):
+            found: object = self.check()  # type: ignore[func-returns-value]
+        if found is not None:
+            raise OptionError(
+                f"The check of the options {kind} gave a {type(found).__name__}: it must raise "
+                "OptionError, or return nothing."
+            )
 
     def check(self) -> None:
         """Refuse values that are out of range.
@@ -346,16 +366,33 @@ def method(
         operations: counts those of a choice, for profiles.
 
     Raises:
-        OptionError: another function has that name, or ``options`` is not a class of options.
+        OptionError: another function has that name, or an argument is of another type.
     """
     if not isinstance(name, str) or not name:
         raise OptionError(f"A method's name must be a text, not {name!r}.")
+    for field, value in (("summary", summary), ("source", source)):
+        if not isinstance(value, str):
+            raise OptionError(f"The {field} of the method {name!r} must be a text, not {value!r}.")
+    for field, flag in (("encoder_attention", encoder_attention), ("random", random)):
+        if not isinstance(flag, bool):
+            raise OptionError(
+                f"{field} of the method {name!r} must be True or False, not {flag!r}."
+            )
+    if not callable(operations):
+        raise OptionError(
+            f"The operations of the method {name!r} must be a function, not {operations!r}."
+        )
     if not (
         isinstance(options, type) and issubclass(options, MethodOptions) and is_dataclass(options)
     ):
         raise OptionError(
             f"The options of the method {name!r} must be a frozen dataclass that inherits from "
             f"MethodOptions, not {options!a:.80}."
+        )
+    if any("names" in vars(kind) for kind in options.__mro__ if kind is not MethodOptions):
+        raise OptionError(
+            f"The options of the method {name!r} define names, which MethodOptions has: give that "
+            "another name."
         )
 
     def register(select: Select) -> Select:

@@ -483,6 +483,122 @@ def test_a_plugin_that_cannot_be_loaded_is_one_sentence(
         load_plugins([path])
 
 
+CHECKS = {
+    "raises": ("raise ValueError('no')", "The check of the options Odd fails .ValueError: no"),
+    "leaves": ("sys.exit(0)", "The check of the options Odd asked the process to end"),
+    "deep": ("self.check()", "The check of the options Odd fails .RecursionError"),
+    "says": ("return self.step > 0", "The check of the options Odd gave a bool: it must raise"),
+    "refuses": ("raise OptionError('step must be odd.')", "^step must be odd.$"),
+    "a set": (
+        "object.__setattr__(self, 'step', {1})",
+        "The option step of the method 'odd' .* set",
+    ),
+}
+COUNTS = {
+    "raises": ("raise ValueError('no')", "fails .ValueError: no"),
+    "leaves": ("sys.exit(0)", "asked the process to end"),
+    "no size": ("return {'phase_1': work.nothing}", "fails .AttributeError"),
+}
+
+
+def odd(folder: Path, check: str = "pass", count: str = "return {}", more: str = "") -> None:
+    """Load a plugin whose method is sound, and whose hooks need not be."""
+    path = folder / "odd.py"
+    path.write_text(
+        "import sys\nfrom dataclasses import dataclass, field\nimport numpy as np\n"
+        "from speechprune_ort import OptionError\n"
+        "from speechprune_ort.methods import MethodOptions, Selection, method\n"
+        f"def fails(): raise KeyError('x')\ndef count(work):\n    {count}\n"
+        "@dataclass(frozen=True)\nclass Odd(MethodOptions):\n    step: int = 1\n"
+        f"    {more}\n    def check(self):\n        {check}\n"
+        "@method('odd', summary='odd', options=Odd, operations=count)\n"
+        "def odd(request): return Selection(np.arange(request.n_keep))\n"
+    )
+    load_plugins([path])
+
+
+@pytest.fixture
+def without_odd() -> Iterator[None]:
+    yield
+    METHODS.pop("odd", None)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_whatever_a_plugins_check_does_is_one_sentence(
+    name: str, tmp_path: Path, without_odd: None
+) -> None:
+    check, message = CHECKS[name]
+    odd(tmp_path, check)
+    with pytest.raises(OptionError, match=message):
+        PruningOptions("odd", step=3)  # type: ignore[call-arg]
+
+
+def test_a_plugins_options_that_cannot_be_made_are_one_sentence(
+    tmp_path: Path, without_odd: None
+) -> None:
+    odd(tmp_path, more="at: int = field(default_factory=fails)")
+    with pytest.raises(
+        OptionError, match=r"The class Odd of options of the method 'odd' fails .Key"
+    ):
+        PruningOptions("odd")
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_whatever_a_plugins_count_of_operations_does_is_one_sentence(
+    name: str, tmp_path: Path, without_odd: None
+) -> None:
+    count, message = COUNTS[name]
+    odd(tmp_path, count=count)
+    sizes = dict.fromkeys(("tokens", "kept", "budget", "words", "hidden", "heads", "head_dim"), 1)
+    work = Work(own=MethodOptions(), projection=lambda tokens: tokens, **sizes)
+    with pytest.raises(OptionError, match="The method 'odd' " + message):
+        operations_of("odd", work)
+
+
+def test_profile_says_what_a_plugins_count_does(
+    bundle: Path, tone: NDArray[np.float32], tmp_path: Path
+) -> None:
+    odd(tmp_path, count="return 5")
+    METHODS.pop("odd")
+    soundfile.write(tmp_path / "a.wav", tone[:64_000], 16_000)
+    done = subprocess.run(
+        [sys.executable, "-m", "speechprune_ort", "profile", bundle, "--audio", tmp_path / "a.wav",
+         "--plugin", tmp_path / "odd.py", "--method", "odd", "--pruning-rates", "0.5",
+         "--repeats", "1", "--warmup", "0", "--loads", "1", "--new-tokens", "1"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "The method 'odd' gave a int as operations" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"summary": None}, "The summary of the method 'seeded' must be a text"),
+        ({"source": 5}, "The source of the method 'seeded' must be a text"),
+        ({"random": "yes"}, "random of the method 'seeded' must be True or False"),
+        ({"operations": {}}, "The operations of the method 'seeded' must be a function"),
+    ],
+)
+def test_what_a_method_cannot_be_registered_with_is_named(
+    changed: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        method("seeded", **{"summary": "", **changed})
+
+
+def test_options_that_define_what_they_inherit_are_refused() -> None:
+    @dataclass(frozen=True)
+    class Named(MethodOptions):
+        @classmethod
+        def names(cls) -> tuple[str, ...]:
+            raise ValueError
+
+    with pytest.raises(OptionError, match="define names, which MethodOptions has"):
+        method("seeded", summary="", options=Named)
+
+
 @dataclass(frozen=True)
 class Stride(MethodOptions):
     step: int = 2
