@@ -33,7 +33,7 @@ MOVIE = frozenset((TYPE, INDEX, SOUND, b"wide", b"free", b"skip", b"pnot", b"sty
 """Boxes that an mp4 or a mov may begin with."""
 LARGEST_TYPE = 4096  # bytes of what says which kind an mp4 or a matroska is
 
-# Of matroska: what is descended into where its size is not stated, as in live recordings.
+# Of matroska: what is descended into where its size is not stated (live), or more than is there.
 SEGMENT, CLUSTER = 0x18538067, 0x1F43B675
 TOP = frozenset((SEGMENT, CLUSTER, 0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1941A469,
                  0x1043A770, 0x1254C367, 0xEC, 0xBF))  # fmt: skip
@@ -126,8 +126,9 @@ def _matroska(file: BinaryFile, start: int, end: int) -> tuple[int, bool]:
         known = name in TOP or name in WITHIN or (place == start and head[:4] == EBML)
         if not known or not more:
             return place, False
-        live = size == (1 << 7 * more) - 1 and name in (SEGMENT, CLUSTER)
-        behind = place + width + more + (0 if live else size)
+        behind = place + width + more + size
+        if name in (SEGMENT, CLUSTER) and behind > end:  # live, or cut: what it holds is walked
+            behind = place + width + more
         if behind > end:
             return place, True
         place = behind

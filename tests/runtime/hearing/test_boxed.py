@@ -151,6 +151,15 @@ def test_behind_one_that_is_cut_the_next_is_heard_or_it_is_said(kind: str, share
     assert notes or kind in ("aac", "avi")  # which state no length that could be missed
 
 
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+def test_the_header_of_a_codec_within_a_cut_matroska_is_no_recording(share: float) -> None:
+    content = made("mka")
+    head = b"fLaC\0\0\0\x22" + bytes(34)
+    at = content.index(bytes.fromhex("63a2")) + 3  # where the codec's own header stands
+    content = content[:at] + head[: content[at - 1] & 127] + content[at + len(head) :]
+    assert find_joints(io.BytesIO(content[: int(share * len(content))])).starts == [0]
+
+
 def test_a_box_without_a_size_reaches_to_the_next_recording() -> None:
     content = bytearray(made("mp4"))
     at = content.index(b"mdat")
