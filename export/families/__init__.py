@@ -7,10 +7,10 @@ torch, is imported.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from speechprune_ort.errors import ExportError, SpeechPruneError, UnsupportedModelError
 from speechprune_ort.export.checkpoint_config import (
@@ -44,6 +44,8 @@ class Family:
             that of the language model.
         references: keys of the config that name checkpoints of their own; ``reference_decoder`` is
             the language model.
+        named: keys of the config whose checkpoint stands in for a part: by the key of the part's
+            own config, the key that names it and the beginning of its weights' names.
         audio_token: keys of the config, any of which gives the id of the audio placeholder.
         default_audio_token: where no key does.
         encoder_attention: whether its encoder has attention that belongs to single tokens.
@@ -58,6 +60,7 @@ class Family:
     checked: str
     parts: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
+    named: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     audio_token: tuple[str, ...] = ()
     default_audio_token: int | None = None
     encoder_attention: bool = True
@@ -144,7 +147,15 @@ FAMILIES: Mapping[str, Family] = {
         audio_token=("audio_token_id",),
         loaded_by="VoxtralForConditionalGeneration",
     ),
-    "UltravoxModel": Family("ultravox", "6.3", LAYOUT),
+    "UltravoxModel": Family(
+        "ultravox",
+        "6.3",
+        LAYOUT,
+        named={
+            "audio_config": ("audio_model_id", "audio_tower."),
+            "text_config": ("text_model_id", "language_model."),
+        },
+    ),
     "DiVAModel": Family(
         "diva",
         "14.9 or 3.7",
@@ -205,9 +216,10 @@ def check_checkpoint(
         check_audio_token(found.location, token, text.get("vocab_size"))
     if found.folder is not None:
         _check_files(found.folder, allow_pickle)
-        for key in family.references:
-            text_model = key == "reference_decoder"
-            _check_reference(found.folder, config.get(key), text_model, allow_pickle)
+    for key in family.references:
+        _check_reference(found, key, key == "reference_decoder", allow_pickle)
+    for part, (key, begin) in family.named.items():
+        _check_part(found, part, key, begin, allow_pickle)
     return found, family
 
 
@@ -258,20 +270,57 @@ def load_checkpoint(
     return with_windows_told(with_context_told(with_scale_folded(loaded)))
 
 
-def _check_reference(folder: Path, named: Any, text: bool, allow_pickle: bool) -> None:
-    """What can be said of a checkpoint that lies beside the one that names it."""
-    beside = folder / named if isinstance(named, str) and named else folder
-    if beside == folder or not beside.is_dir():
-        return  # on the hub, or missing: its loader says so
-    found = describe(str(beside))
-    if found.adapter is not None:
-        raise UnsupportedModelError(
-            f"{str(beside)!r} is an adapter: merge it where it was trained, and refer to the whole "
-            "model."
+def _check_part(found: Described, part: str, key: str, begin: str, allow_pickle: bool) -> None:
+    """Check a part that is the checkpoint's own, or another's that it names.
+
+    Args:
+        found: the checkpoint.
+        part: key of the part's own config.
+        key: key that names another checkpoint.
+        begin: how the names of the part's weights begin.
+        allow_pickle: whether weights may be pickled.
+    """
+    if found.config.get(part):
+        check_parts(found.location, found.config, (part,))
+        if part == "text_config":
+            check_text(found.location, found.config[part])
+        names = stored_weights(found.folder, allow_pickle) if found.folder is not None else {}
+        # On the hub, and in pickles, names of weights are not seen before they are read.
+        if not names or not found.config.get(key) or any(map(_begins(begin), names)):
+            return
+    _check_reference(found, key, part == "text_config", allow_pickle)
+
+
+def _begins(begin: str) -> Callable[[str], bool]:
+    return lambda name: name.startswith(begin)
+
+
+def _check_reference(found: Described, key: str, text: bool, allow_pickle: bool) -> None:
+    """Check a checkpoint that another names, by its config and its files' headers."""
+    named = found.config.get(key)
+    if not isinstance(named, str) or not named:
+        raise ExportError(
+            f"config.json of {found.location!r} names no {key}, and its "
+            f"{'language model' if text else 'audio encoder'} is a checkpoint of its own: add it."
         )
-    if text:
-        check_text(found.location, found.config)
-    _check_files(beside, allow_pickle)
+    beside = None if found.folder is None else found.folder / named
+    try:
+        other = describe(str(beside) if beside is not None and beside.is_dir() else named)
+        if other.adapter is not None:
+            raise UnsupportedModelError(
+                f"{other.location!r} is an adapter: merge it where it was trained, and refer to "
+                "the whole model."
+            )
+        if text:
+            check_text(other.location, other.config)
+        elif other.config.get("model_type") != "whisper":
+            raise UnsupportedModelError(
+                f"{other.location!r} is {other.config.get('model_type')!r}: export knows whisper."
+            )
+        if other.folder is not None:
+            _check_files(other.folder, allow_pickle)
+    except ExportError as error:
+        raise type(error)(f"{found.location!r} names {named!r} as {key}. {error}") from error
 
 
 def _check_files(folder: Path, allow_pickle: bool) -> None:

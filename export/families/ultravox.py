@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -236,13 +238,14 @@ def _require_known(location: str, config: Mapping[str, Any]) -> None:
 
 
 def _reference(location: str, config: Mapping[str, Any], key: str, what: str) -> str:
-    """Hub id or folder of a part that the checkpoint does not hold."""
+    """Hub id or folder of a part that the checkpoint does not hold; a folder also beside it."""
     named = config.get(key)
     if not named:
         raise ExportError(
             f"The checkpoint {location!r} holds no {what} and names no {key}: give a complete one."
         )
-    return str(named)
+    beside = Path(location) / str(named)
+    return str(beside) if beside.is_dir() else str(named)
 
 
 def _tower(source: Source, config: Mapping[str, Any], weights: dict[str, Tensor]) -> Any:

@@ -17,7 +17,8 @@ import torch
 from hub_server import COMMIT, hub, reach
 from safetensors.torch import load_file, save_file
 from tiny import TINY
-from tiny_families import write_voxtral
+from tiny_families import write_diva, write_voxtral
+from tiny_ultravox import write as write_ultravox
 
 from speechprune_ort import ExportError, ParityError
 from speechprune_ort.export.families import FAMILIES, check_checkpoint, load_checkpoint
@@ -290,6 +291,85 @@ def test_every_shape_of_rope_that_is_taken_is_tested(copy: Path) -> None:
     text(use_sliding_window=True, max_window_layers=2, num_hidden_layers=2)(copy)
     check_checkpoint(str(copy))  # no layer is left that would slide
     assert set(FAMILIES) >= {"Qwen2AudioForConditionalGeneration", "DiVAModel"}
+
+
+def rewritten(folder: Path, **values: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+TEXT_MODELS: Mapping[str, tuple[Callable[[Path], None], str]] = {
+    "another kind": (lambda f: rewritten(f, model_type="gpt2"), "text model of .* is 'gpt2'"),
+    "no config": (lambda f: (f / "config.json").unlink(), "config.json"),
+    "garbage": (lambda f: (f / "config.json").write_text("{"), "is not JSON"),
+    "quantized": (
+        lambda f: rewritten(f, quantization_config={"quant_method": "gptq"}),
+        "is quantized .'gptq'",
+    ),
+    "rope": (
+        lambda f: rewritten(f, rope_parameters={"rope_type": "mystery", "rope_theta": 1e4}),
+        "mystery",
+    ),
+    "activation": (lambda f: rewritten(f, hidden_act="gelu"), "hidden_act"),
+    "cut weights": (lambda f: cut(f), "is cut off"),
+    "missing": (lambda f: shutil.rmtree(f), "decoder|text"),
+}
+
+
+@pytest.mark.parametrize("family", ["diva", "ultravox"])
+@pytest.mark.parametrize("name", TEXT_MODELS)
+def test_a_text_model_of_its_own_is_refused_before_any_weight_is_read(
+    family: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoint"
+    if family == "diva":
+        folder.mkdir()
+        write_diva(folder, 1, None)
+        text, key = folder / "decoder", "reference_decoder"
+    else:
+        write_ultravox(folder, whole=False)
+        text, key = folder / "language_model", "text_model_id"
+    check_checkpoint(str(folder))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    change, message = TEXT_MODELS[name]
+    change(text)
+    with pytest.raises(ExportError, match=message) as found:
+        check_checkpoint(str(folder))
+    assert key in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("family", ["diva", "ultravox"])
+@pytest.mark.parametrize("named", [None, "", 5, ["x"], "no/such"])
+def test_a_text_model_that_is_named_nowhere_is_refused(
+    family: str, named: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = tmp_path / "checkpoint"
+    if family == "diva":
+        folder.mkdir()
+        write_diva(folder, 1, None)
+        rewritten(folder, reference_decoder=named)
+    else:
+        write_ultravox(folder, whole=False)
+        rewritten(folder, text_model_id=named, text_config=None)
+    with pytest.raises(ExportError, match=r"reference_decoder|text_model_id"):
+        check_checkpoint(str(folder))
+
+
+def test_an_ultravoxs_own_text_model_is_checked_before_torch(tmp_path: Path) -> None:
+    folder = write_ultravox(tmp_path / "checkpoint")
+    check_checkpoint(str(folder))
+    config = json.loads((folder / "config.json").read_text())
+    for values, message in (
+        ({"text_config": config["text_config"] | {"model_type": "gpt2"}}, "'gpt2'"),
+        ({"text_config": [1]}, "has no text_config"),
+        ({"text_config": None}, "names no text_model_id"),
+        ({"audio_config": None}, "names no audio_model_id"),
+    ):
+        rewritten(folder, **{**config, **values})
+        with pytest.raises(ExportError, match=message):
+            check_checkpoint(str(folder))
 
 
 def more_layers(weights: dict[str, torch.Tensor]) -> None:
