@@ -6,6 +6,7 @@ is checked here is what lets a small file take all memory or never end.
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,19 @@ STEPS = 64
 """Steps of one kind, those within sequences counted."""
 PATTERN = 4000
 """Characters of one pattern."""
+
+TOKEN = 1024
+"""Characters of one token; the longest that published tokenizers have are some 128."""
+PIECE = 128
+"""Characters of a token of a Unigram model, which tries every one of them at every place."""
+WORD = 1000
+"""Characters of a word that a WordPiece model looks through: its time grows by their square."""
+ADDED = 20_000
+"""Tokens beside the vocabulary."""
+NORMALIZED = 1e7
+"""Characters that the normalizer may make of them together: it is run over each on loading."""
+MAPPED = 72
+"""Bytes that a map of characters may make of one: NFKC has 18 characters of at most four."""
 
 NORMALIZERS = {
     "Sequence": 1.0,
@@ -78,10 +92,30 @@ DECODERS = frozenset(
 CHILDREN = ("normalizers", "pretokenizers", "processors", "decoders")
 
 
-class _Tokenizer(msgspec.Struct):
-    """The parts of the file that are steps; the vocabulary is passed over."""
+class _Model(msgspec.Struct):
+    """What the time and the memory of a model depend on."""
 
-    model: msgspec.Raw
+    type: str | None = None
+    vocab: dict[str, Any] | list[Any] | None = None
+    dropout: float | None = None
+    unk_token: str | None = None
+    continuing_subword_prefix: str | None = None
+    end_of_word_suffix: str | None = None
+    max_input_chars_per_word: int | None = None
+
+
+class _Added(msgspec.Struct):
+    """A token beside the vocabulary."""
+
+    content: str
+    normalized: bool = False
+
+
+class _Tokenizer(msgspec.Struct):
+    """The parts of the file that have bounds."""
+
+    model: _Model
+    added_tokens: list[_Added] | None = None
     normalizer: dict[str, Any] | None = None
     pre_tokenizer: dict[str, Any] | None = None
     post_processor: dict[str, Any] | None = None
@@ -107,9 +141,14 @@ def check_tokenizer(path: Path) -> None:
         growth = 1.0
         for step in _steps(content.normalizer, frozenset(NORMALIZERS)):
             growth *= NORMALIZERS[step["type"]] * _growth(step)
+            _check_map(step)
         _bounded("normalizer", growth)
+        _check_model(content.model)
+        _check_added(content.added_tokens or [], growth)
         for step in _steps(content.pre_tokenizer, SPLITTERS):
             _check_pattern(step)
+            if step["type"] == "FixedLength" and not step.get("length", 1):
+                raise ValueError("it splits a text into pieces of no length")
         growth = 1.0
         for step in _steps(content.decoder, DECODERS):
             growth *= _growth(step)
@@ -123,6 +162,42 @@ def check_tokenizer(path: Path) -> None:
         raise BundleError(
             f"{path} is not a tokenizer that this version reads ({error}): export the bundle again."
         ) from None
+
+
+def _check_model(model: _Model) -> None:
+    vocab = model.vocab or ()
+    # A Unigram model has pairs of a token and its score.
+    tokens = [t[0] if isinstance(t, list) and t else t for t in vocab]
+    longest = max((len(token) for token in tokens if isinstance(token, str)), default=0)
+    if longest > (most := PIECE if model.type == "Unigram" else TOKEN):
+        raise ValueError(f"it has a token of {longest} characters, and {most} are the most")
+    for name in ("unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
+        if len(getattr(model, name) or "") > TOKEN:
+            raise ValueError(f"its {name} has more than {TOKEN} characters")
+    if (model.max_input_chars_per_word or 0) > WORD:
+        raise ValueError(f"its max_input_chars_per_word is more than {WORD}")
+    if model.dropout:
+        raise ValueError("it drops merges at random (dropout), so that no answer repeats")
+
+
+def _check_added(tokens: list[_Added], growth: float) -> None:
+    if len(tokens) > ADDED:
+        raise ValueError(f"it adds {len(tokens)} tokens, and {ADDED} are the most")
+    if any(len(token.content) > TOKEN for token in tokens):
+        raise ValueError(f"it adds a token of more than {TOKEN} characters")
+    made = growth * sum(len(token.content) for token in tokens if token.normalized)
+    if made > NORMALIZED:
+        raise ValueError(f"its normalizer makes {made:.0f} characters of the tokens that it adds")
+
+
+def _check_map(step: dict[str, Any]) -> None:
+    """Check what a map of characters makes of one: texts that end with zeros, behind its trie."""
+    if step["type"] != "Precompiled":
+        return
+    content = base64.b64decode(str(step.get("precompiled_charsmap") or ""))
+    texts = content[4 + int.from_bytes(content[:4], "little") :].split(b"\0")
+    if (longest := max(map(len, texts))) > MAPPED:
+        raise ValueError(f"its map of characters makes {longest} bytes of one")
 
 
 def _steps(part: dict[str, Any] | None, known: frozenset[str]) -> list[dict[str, Any]]:
@@ -184,8 +259,8 @@ def _repeats_a_repetition(pattern: str) -> bool:
 
     >>> _repeats_a_repetition(r"(?i:'s|'t)| ?[^\s(+]+|\s+(?!\S)")
     False
-    >>> _repeats_a_repetition("(a|b+)*c")
-    True
+    >>> _repeats_a_repetition("(a|b+)*c"), _repeats_a_repetition("a{9}{9}")
+    (True, True)
     """
     inside = [False]  # per open group: whether it holds a repetition
     closed = False  # whether the group that was just closed does
@@ -207,7 +282,7 @@ def _repeats_a_repetition(pattern: str) -> bool:
             closed = inside.pop() if len(inside) > 1 else False
             inside[-1] |= closed
         elif sign in "*+{":
-            if closed:
+            if closed or (sign == "{" and pattern[at - 2] in "*+}"):
                 return True
             inside[-1] = True
             closed = False
@@ -226,3 +301,7 @@ def _check_template(step: dict[str, Any]) -> None:
         texts = [p for p in pieces if isinstance(p, dict) and "Sequence" in p]
         if len(texts) > (1 if name == "single" else 2):
             raise ValueError(f"its template {name!r} takes a text several times")
+    special = step.get("special_tokens") or {}
+    for entry in special.values() if isinstance(special, dict) else ():
+        if isinstance(entry, dict) and len(entry.get("ids") or ()) > STEPS:
+            raise ValueError(f"its template has a special token of more than {STEPS} ids")

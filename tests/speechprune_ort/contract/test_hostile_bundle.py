@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import hashlib
 import io
@@ -41,6 +42,7 @@ from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
 from speechprune_ort.runtime.hearing.encoder import WindowEncoder
 from speechprune_ort.runtime.ort import session as session_module
 from speechprune_ort.runtime.ort.bundle import verify_files
+from speechprune_ort.runtime.ort.tokenizer import TextTokenizer
 from speechprune_ort.runtime.ort.tokenizer_file import open_tokenizer
 
 Change = Callable[[dict[str, Any]], object]
@@ -442,6 +444,78 @@ def test_tokenizers_that_blow_up_are_refused(parts: Any, word: str, copy: Path) 
     tokenizer_with(copy, **parts)
     with pytest.raises(BundleError, match=word):
         opened(copy)
+
+
+WORDS = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "",
+         "max_input_chars_per_word": 100, "vocab": {"[UNK]": 0, "a": 1}}  # fmt: skip
+PAIRS = {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}
+PIECES = {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]]}
+
+
+MAP = base64.b64encode(bytes([8, 0, 0, 0]) + bytes(8) + b"z" * 60_000 + b"\0").decode()
+
+
+def added(*contents: str) -> list[dict[str, Any]]:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "special"), False)
+    return [{"id": 2 + number, "content": content, "normalized": True, **flags}
+            for number, content in enumerate(contents)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("parts", "word"),
+    [
+        ({"model": WORDS | {"max_input_chars_per_word": 10**9}}, "max_input_chars_per_word"),
+        ({"model": WORDS | {"continuing_subword_prefix": "#" * 10**6}}, "subword_prefix has more"),
+        ({"model": PAIRS | {"continuing_subword_prefix": "#" * 10**6}}, "subword_prefix has more"),
+        ({"model": PAIRS | {"end_of_word_suffix": "#" * 10**6}}, "end_of_word_suffix has more"),
+        ({"model": PAIRS | {"unk_token": "u" * 10**6}}, "unk_token has more"),
+        ({"model": PAIRS | {"vocab": {"a": 0, "b" * 10**6: 1}}}, "token of 1000000 characters"),
+        ({"model": PAIRS | {"dropout": 0.1}}, "at random"),
+        ({"model": PIECES | {"vocab": [["<unk>", 0.0], *(["a" * n, -1.0] for n in range(1, 999))]}},
+         "token of 998 characters"),
+        ({"added_tokens": added(*map(str, range(200_000)))}, "adds 200000 tokens"),
+        ({"added_tokens": added("x" * 10**6)}, "adds a token of more than"),
+        ({"added_tokens": added(*(f"x{n}" * 20 for n in range(20_000))),
+          "normalizer": replace({"Regex": ""}, "a" * 900)}, "of the tokens that it adds"),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": MAP}}, "60000 bytes of"),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "x"}}, "not a tokenizer"),
+        ({"normalizer": replace({"Regex": "a{1000}{1000}b"}, "x")}, "repeats a repetition"),
+        ({"pre_tokenizer": {"type": "FixedLength", "length": 0}}, "pieces of no length"),
+        ({"post_processor": {"type": "TemplateProcessing", "pair": [],
+          "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+          "special_tokens": {"x": {"id": "x", "ids": [0] * 10**6, "tokens": ["x"] * 10**6}}}},
+         "special token of more than 64 ids"),
+    ],
+)  # fmt: skip
+def test_tokenizers_that_take_too_long_are_refused(parts: Any, word: str, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({"version": "1.0", "model": PAIRS, **parts}))
+    with pytest.raises(BundleError, match=word):
+        check_tokenizer(path)
+
+
+@pytest.mark.parametrize("model", [WORDS, PAIRS, PIECES])
+def test_tokenizers_within_bounds_are_quick_whatever_they_hold(model: Any, tmp_path: Path) -> None:
+    """As far as the bounds allow, and texts that are the worst for each."""
+    path, longest = tmp_path / "tokenizer.json", 1024
+    if model is PIECES:
+        model = model | {"vocab": [["<unk>", 0.0], *(["a" * n, -1.0] for n in range(1, 129))]}
+    elif model is WORDS:
+        vocab = {"[UNK]": 0, "a": 1, "b" * longest: 2}
+        model = model | {"max_input_chars_per_word": 1000, "vocab": vocab}
+    else:
+        vocab = {"a" * n: n - 1 for n in range(1, longest + 1)}
+        merges = [f"{'a' * (n - 1)} a" for n in range(2, longest + 1)]
+        model = model | {"vocab": vocab, "merges": merges}
+    contents = added(*(f"x{n}" for n in range(10_000)))
+    path.write_text(json.dumps({"version": "1.0", "model": model, "added_tokens": contents}))
+    begin = time.process_time()
+    check_tokenizer(path)
+    tokenizer = TextTokenizer(open_tokenizer(path, 100_000))
+    for text in ("a" * 20_000, "a" * 999 + " ", "b" * 20_000):
+        tokenizer.encode(text)
+    tokenizer.decode([1] * 1000)
+    assert time.process_time() - begin < 15
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "[" * 100_000, "\x00"])
