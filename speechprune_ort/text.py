@@ -114,7 +114,10 @@ def check_path(
     """
     if not isinstance(value, (str, PathLike)):
         raise error(f"{what} must be a path, not {_shown(value)}: give a str or a Path.")
-    path = os.fspath(value)
+    try:
+        path = os.fspath(value)
+    except Exception as wrong:  # whatever a caller's own path-like object does
+        raise error(f"{what} must be a path ({wrong}): give a str or a Path.") from wrong
     if not isinstance(path, str):
         raise error(f"{what} must be a path as text, not bytes: give os.fsdecode of it.")
     if not path:

@@ -113,6 +113,15 @@ def _spooled(stream: Any, title: str, limit_mb: float) -> Spool:
     return spool
 
 
+def _named(source: str | PathLike[str]) -> str:
+    try:
+        return os.fsdecode(source)
+    except Exception as error:  # whatever a caller's own path-like object does
+        raise AudioError(
+            f"A {type(source).__name__} is not a path ({error}): give a text or a pathlib.Path."
+        ) from error
+
+
 def _opened_path(name: str, limit_mb: float) -> BinaryIO:
     if not name:
         raise AudioError("The path of the recording is empty: give a file.")
@@ -165,7 +174,7 @@ def opened(source: str | PathLike[str] | BinaryIO, limit_mb: float) -> Iterator[
         AudioError: the source is missing or cannot be read.
     """
     if isinstance(source, (str, PathLike)):
-        name = os.fsdecode(source)
+        name = _named(source)
         with _opened_path(name, limit_mb) as file:
             yield _Guarded(file, name), name
         return
@@ -194,7 +203,7 @@ def rereadable(
         AudioError: a stream cannot be read.
     """
     if isinstance(source, (str, PathLike)):
-        name = os.fsdecode(source)
+        name = _named(source)
         file = _opened_path(name, limit_mb)
         if isinstance(file, Spool):
             with file:

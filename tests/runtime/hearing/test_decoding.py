@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from paths import TROUBLE
 from signals import speech_like
 
-from speechprune_ort import AudioError, AudioOptions
+from speechprune_ort import AudioError, AudioOptions, OptionError
 from speechprune_ort.runtime.hearing import mpeg, ogg
 from speechprune_ort.runtime.hearing.audio import AudioStream, audio_seconds, load_audio
 from speechprune_ort.runtime.hearing.decoding import Decoded, decode_by_ffmpeg
 from speechprune_ort.runtime.hearing.joints import Joints, find_joints
 from speechprune_ort.runtime.hearing.overheard import overheard
+from speechprune_ort.text import check_path
 
 # File: its rate, the samples that ffmpeg 5.1.9 finds in it, and their RMS second by second. Of the
 # chain they are those of its two links, each by itself: see the test of chains below.
@@ -789,6 +790,20 @@ def test_a_file_object_that_cannot_be_sought_in_after_all_is_an_error(name: str)
     file = type("File", (io.BytesIO,), {name: fails})(wav()[0])
     with pytest.raises(AudioError, match=r"cannot be read \(no\)"):
         load_audio(file)
+
+
+@pytest.mark.parametrize("given", [5, ValueError("no")])
+def test_a_path_that_is_none_after_all_is_a_sentence(given: Any) -> None:
+    class Odd(os.PathLike[str]):
+        def __fspath__(self) -> str:
+            if isinstance(given, Exception):
+                raise given
+            return given  # type: ignore[no-any-return]
+
+    with pytest.raises(AudioError, match="A Odd is not a path"):
+        load_audio(Odd())
+    with pytest.raises(OptionError, match="OUT must be a path"):
+        check_path(Odd(), "OUT", OptionError)
 
 
 def test_a_read_that_takes_no_size_is_a_sentence() -> None:
