@@ -53,6 +53,10 @@ from speechprune_ort.wording import Wording
 __all__ = ["BatchTask", "Outcome", "Question", "answer_all", "read_requests", "run_batch"]
 
 ANOTHER = "give another OUT"
+HASHED = 1 << 32
+"""Bytes up to which a recording is hashed whole: a sparse file may have any size."""
+ENDS = 1 << 26
+"""Bytes of each end of a larger one that are hashed."""
 FAILURES = (PromptError, ComputeError, DeadlineError, DeviceError)
 """Errors of one question, after which the others are still answered."""
 OPTIONS = frozenset(Options.__annotations__) | {entry.name for entry in fields(AudioOptions)}
@@ -499,7 +503,7 @@ def _fingerprint(about: Mapping[str, Any], question: Question) -> str:
 
 @lru_cache(maxsize=4)  # neighbouring lines ask about one recording
 def _content(path: str) -> tuple[int, str] | None:
-    """Size of a recording, and a hash of it; None for a stream or what cannot be read.
+    """Size of a recording, and a hash of it or, of a huge one, of its ends; None for a stream.
 
     Not its time: a copy changes that, and a quick replacement need not.
     """
@@ -508,7 +512,11 @@ def _content(path: str) -> tuple[int, str] | None:
             about = os.fstat(stream.fileno())
             if not stat.S_ISREG(about.st_mode):
                 return None
-            return about.st_size, hashlib.file_digest(stream, "sha256").hexdigest()
+            if about.st_size <= HASHED:
+                return about.st_size, hashlib.file_digest(stream, "sha256").hexdigest()
+            first = stream.read(ENDS)
+            stream.seek(-ENDS, os.SEEK_END)
+            return about.st_size, _digest(first + stream.read(ENDS))
     except (OSError, ValueError):
         return None
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from math import prod
 from typing import Literal
 
@@ -19,6 +20,7 @@ W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 STREAMED = 0x7F000000
 """A stated size from here on means that the writer (a pipe, a recorder) did not know it."""
 
+MOST_CHUNKS = 10_000  # before the samples: zeros read as chunks without content
 TRAILERS = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"JUNK", b"cue ", b"_PMX", b"fact", b"PEAK")
 TAGS = (b"TAG", b"ID3", b"APE")  # that players write after the last chunk
 
@@ -105,7 +107,7 @@ def _repaired(file: BinaryFile, end: int) -> tuple[BinaryFile, str | None]:
     if form is None or (form.kinds and head[8:] not in form.kinds):
         return file, _cut(file, head, end)
     wide: tuple[int, int] | None = None
-    for name, at, size in form.chunks(file, form.start, end):
+    for name, at, size in islice(form.chunks(file, form.start, end), MOST_CHUNKS):
         if name == b"ds64":  # the sizes of a wav that may exceed 4 GiB stand here
             file.seek(at + 8)
             wide = at + 8, int.from_bytes(file.read(8), "little")

@@ -23,6 +23,7 @@ MOST_KINDS = 50  # changes of the container within one file
 AT_ONCE = 1 << 22
 SURE_FRAMES = 8  # frames of an mp3 that may begin anywhere: samples do not look like so many
 MANY_FRAMES = 40  # frames that no packet of another container holds
+LOOKED_THROUGH = 1 << 32  # bytes, for what follows: a sparse file may have any size
 UNREAD = 4096  # bytes behind an mp3 that may be tags of an unknown kind
 BEGINS = frozenset(
     [*CHUNKED, FLAC, b"OggS", b".snd", W64[:4], *(magic[:4] for magic in boxed.MAGICS)]
@@ -208,11 +209,11 @@ def _then(file: BinaryFile, found: Joints, place: int, *, open_ended: bool) -> J
         return found
     following = None if open_ended else _from(file, place)
     if following is None:
-        places = _places(file, place + 1, end)
+        places = _places(file, place + 1, min(end, place + LOOKED_THROUGH))
         found_there = (_from(file, at, SURE_FRAMES) for at in places if _stands_alone(file, at))
         following = next(filter(None, found_there), None)
-        rest = _rest(file, place, following.starts[0] if following else end)
-        if rest and not open_ended:
+        stop = following.starts[0] if following else end
+        if not open_ended and (rest := _rest(file, place, stop)):
             found = replace(found, wrong=(*found.wrong, rest))
     if not open_ended:  # tags that its decoder does not know may follow
         found.ends[found.starts[-1]] = place
@@ -231,7 +232,8 @@ def _stands_alone(file: BinaryFile, place: int) -> bool:
 def _rest(file: BinaryFile, start: int, stop: int) -> str | None:
     """What a range is called that belongs to no recording; None for tags and zeros."""
     start, end = mpeg.behind_tags(file, start), file.seek(0, os.SEEK_END)
-    while start < stop:
+    looked_to = min(stop, start + LOOKED_THROUGH)
+    while start < looked_to:
         file.seek(start)
         if file.read(min(AT_ONCE, stop - start)).strip(b"\0"):
             return f"bytes {start} to {stop} of {end} are of no recording that is known"

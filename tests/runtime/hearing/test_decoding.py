@@ -24,6 +24,7 @@ from signals import speech_like
 from speechprune_ort import AudioError, AudioOptions, OptionError
 from speechprune_ort.runtime.hearing import mpeg, ogg
 from speechprune_ort.runtime.hearing.audio import AudioStream, audio_seconds, load_audio
+from speechprune_ort.runtime.hearing.containers import repair_sizes
 from speechprune_ort.runtime.hearing.decoding import Decoded, decode_by_ffmpeg
 from speechprune_ort.runtime.hearing.joints import Joints, find_joints
 from speechprune_ort.runtime.hearing.overheard import overheard
@@ -248,6 +249,9 @@ def test_a_file_of_chunks_without_end_is_not_searched_for_ever() -> None:
     begin = b"RIFF\0\0\0\0WAVE"
     assert reads(begin + b"JUNK\0\0\0\0" * 100_000) < 2_000
     assert reads(begin + bytes(1 << 20)) < 10
+    file = Counted(begin + b"fmt \0\0\0\0" + bytes(1 << 20))
+    repair_sizes(file)
+    assert file.reads < 20_000
 
 
 @pytest.mark.parametrize("stated", [2**62, 2**63 - 1, 2**64 - 1])
