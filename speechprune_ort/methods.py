@@ -75,7 +75,6 @@ __all__ = [
     "load_plugins",
     "method",
     "needs_encoder",
-    "sources_of",
 ]
 
 

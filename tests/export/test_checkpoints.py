@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -330,7 +331,7 @@ def test_a_text_model_of_its_own_is_refused_before_any_weight_is_read(
         write_ultravox(folder, whole=False)
         text, key = folder / "language_model", "text_model_id"
     check_checkpoint(str(folder))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # read long ago
     change, message = TEXT_MODELS[name]
     change(text)
     with pytest.raises(ExportError, match=message) as found:
@@ -344,7 +345,7 @@ def test_a_text_model_of_its_own_is_refused_before_any_weight_is_read(
 def test_a_text_model_that_is_named_nowhere_is_refused(
     family: str, named: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # read long ago
     folder = tmp_path / "checkpoint"
     if family == "diva":
         folder.mkdir()

@@ -122,9 +122,9 @@ def test_the_runtime_learns_a_family_from_the_manifest_alone() -> None:
     [
         ({"reference_encoder": None}, "names no reference_encoder"),
         ({"reference_encoder": ["encoder"]}, "names no reference_encoder"),
-        ({"reference_decoder": "nowhere/at-all"}, "cannot be loaded"),
+        ({"reference_decoder": "nowhere/at-all"}, "names 'nowhere/at-all' as reference_decoder"),
         ({"reference_decoder": "encoder"}, "'whisper': export knows"),
-        ({"reference_encoder": "decoder"}, "cannot be loaded"),
+        ({"reference_encoder": "decoder"}, "'llama': export knows"),
         ({"bundle_prompt_order": "sideways"}, "text_first or audio_first"),
     ],
 )
