@@ -405,8 +405,8 @@ class _Ffmpeg:
         while True:
             try:
                 packet = next(packets)
-            except StopIteration:
-                return
+            except (StopIteration, IndexError):
+                return  # PyAV raises the latter at the end of a file in which a track began late
             except _ffmpeg_raises():
                 yield None
                 return

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 
 from speechprune_ort.errors import AudioError
-from speechprune_ort.runtime.hearing import adts, boxed, mpeg, ogg
+from speechprune_ort.runtime.hearing import adts, boxed, mpeg, ogg, transport
 from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Part
 from speechprune_ort.runtime.hearing.containers import CHUNKED, TAGS, W64, Chunked
 
@@ -76,6 +76,9 @@ def find_joints(file: BinaryFile) -> Joints:
         if boxed.box_walk(head):
             return _boxed(file, start)
         if form is None and head[:4] not in (b"OggS", b".snd") and head != W64:
+            file.seek(0)
+            if transport.begins_transport(file.read(transport.SURE_BYTES)):
+                return _transport(file)
             return _mp3(file)
         if start:
             return _from(file, start) or Joints()
@@ -193,6 +196,12 @@ def _boxed(file: BinaryFile, start: int) -> Joints:
             return _then(file, Joints(found), place, open_ended=open_ended)
         found.append(place)
         start = place
+
+
+def _transport(file: BinaryFile) -> Joints:
+    """Packets of one size follow each other, and what begins behind them is another recording."""
+    starts, place = transport.transport_starts(file)
+    return _joined(Joints(starts), _from(file, place))
 
 
 def _then(file: BinaryFile, found: Joints, place: int, *, open_ended: bool) -> Joints:
