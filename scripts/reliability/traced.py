@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from reliability.warm import CHECKPOINT
+from tqdm.std import tqdm
 
 from speechprune_ort.contract.specs import AUDIO_ENCODER, FIRST_LAYER_QK_FLOAT, graph_specs
 from speechprune_ort.export import audio_encoder, first_layer_qk
@@ -31,6 +32,7 @@ def _once(module: Any, example: tuple[Any, ...], spec: Any) -> Any:
 
 def _trace(folder: str) -> None:
     torch.set_num_threads(1)  # threads do not live on in a forked process
+    tqdm.monitor_interval = 0  # nor does the one that may hold the lock of all progress bars
     with quiet():
         checkpoint = _with_attention(load_checkpoint(folder, None, False), False)
     dims, chosen = checkpoint.dimensions, plan("fp32", "cpu")
