@@ -7,7 +7,13 @@ are not whole, which such families take, are short ones.
 
 from __future__ import annotations
 
-__all__ = ["WINDOW_SECONDS", "seconds_compared", "short_seconds", "whole_windows"]
+__all__ = [
+    "WINDOW_SECONDS",
+    "seconds_at_once",
+    "seconds_compared",
+    "short_seconds",
+    "whole_windows",
+]
 
 WINDOW_SECONDS = 30.0
 """Of Whisper's window, and of all families but those that say otherwise."""
@@ -22,6 +28,15 @@ def whole_windows(window_seconds: float) -> int:
     (2, 1)
     """
     return 2 if 2 * window_seconds <= NOISE_SECONDS else 1
+
+
+def seconds_at_once(window_seconds: float) -> float:
+    """Seconds of the largest batch of windows.
+
+    >>> seconds_at_once(30.0), seconds_at_once(240.0)
+    (60.0, 240.0)
+    """
+    return whole_windows(window_seconds) * window_seconds
 
 
 def short_seconds(window_seconds: float) -> float:
@@ -40,5 +55,4 @@ def seconds_compared(window_seconds: float) -> float:
     (110.0, 310.0)
     """
     speech = min(window_seconds, WINDOW_SECONDS)
-    noise = whole_windows(window_seconds) * window_seconds
-    return speech + noise + 2 * short_seconds(window_seconds)
+    return speech + seconds_at_once(window_seconds) + 2 * short_seconds(window_seconds)

@@ -1,8 +1,8 @@
 """What an export would write and need, from a checkpoint's config alone: no weight is read.
 
 Sizes are counted from the checkpoint's own class, built without memory. How much memory an export
-takes is estimated from one that was measured (``docs/results/accuracy.md``, at full size), and its
-time as ``course`` does.
+takes is estimated from some that were measured (``docs/results/accuracy.md``, at full size), and
+its time as ``course`` does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from speechprune_ort.contract.specs import (
 )
 from speechprune_ort.errors import ExportError, SpeechPruneError
 from speechprune_ort.export.checkpoint_config import Described, check_text, windows_of
-from speechprune_ort.export.compared_sound import WINDOW_SECONDS
+from speechprune_ort.export.compared_sound import WINDOW_SECONDS, seconds_at_once
 from speechprune_ort.export.course import Sizes, seconds_of
 from speechprune_ort.export.families import Family
 from speechprune_ort.export.precision import Plan, Weights, plans
@@ -35,6 +35,8 @@ LIBRARIES = 1_500_000_000
 """Bytes that torch, transformers and ONNX Runtime take."""
 LOADED = 1.2
 """Bytes that a session takes at its peak for each byte of its file."""
+SOUND = 25_000_000
+"""Bytes that encoders take for each second of the sound that they are compared on at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +217,10 @@ def _estimate(counts: Counts, precision: str, plan: Plan) -> Estimate:
     written = {name: round(size) for name, size in graphs.items()}
     # Two copies of the widest matrix, which is the head, are in float32 while it is quantized.
     widest = 8 * counts.table
-    memory = round(LIBRARIES + LOADED * max(decoder, encoder) + widest)
+    quantizing = LOADED * max(decoder, encoder) + widest
+    comparing = 4 * counts.sizes.encoder + LOADED * encoder
+    comparing += SOUND * seconds_at_once(counts.window_seconds)
+    memory = round(LIBRARIES + max(quantizing, comparing))
     return Estimate(precision, written, memory, sum(seconds_of(counts.sizes).values()))
 
 

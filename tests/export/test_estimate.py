@@ -116,11 +116,13 @@ def test_what_its_text_model_lacks_is_refused_for_every_family(tmp_path: Path) -
             count(*check_checkpoint(str(folder)))
 
 
-def test_an_encoder_of_long_windows_takes_longer_to_compare() -> None:
+def test_an_encoder_of_long_windows_takes_more_to_compare() -> None:
     counts = Counts(encoder_matrices=10**9, encoder_others=0, decoder_matrices=1, decoder_others=1,
                     hidden=32, vocab=10, heads=1, head_dim=32, context=8)  # fmt: skip
     longer = replace(counts, window_seconds=300.0)
-    assert estimate(longer, "cpu")[0].seconds > 2 * estimate(counts, "cpu")[0].seconds
+    brief, long = (estimate(of, "cpu")[0] for of in (counts, longer))
+    assert long.seconds > 2 * brief.seconds
+    assert long.memory > brief.memory + 5e9
 
 
 def test_without_a_folder_nothing_is_exported(tmp_path: Path) -> None:
