@@ -30,7 +30,7 @@ from speechprune_ort.errors import (
     PromptError,
     SpeechPruneError,
 )
-from speechprune_ort.files import write_whole
+from speechprune_ort.files import content_of, write_whole
 from speechprune_ort.journal import Journal
 from speechprune_ort.methods import load_plugins, needs_encoder, sources_of
 from speechprune_ort.model import MEMORY_BUDGET_MB, SpeechLLM
@@ -53,10 +53,6 @@ from speechprune_ort.wording import Wording
 __all__ = ["BatchTask", "Outcome", "Question", "answer_all", "read_requests", "run_batch"]
 
 ANOTHER = "give another OUT"
-HASHED = 1 << 32
-"""Bytes up to which a recording is hashed whole: a sparse file may have any size."""
-ENDS = 1 << 26
-"""Bytes of each end of a larger one that are hashed."""
 FAILURES = (PromptError, ComputeError, DeadlineError, DeviceError)
 """Errors of one question, after which the others are still answered."""
 OPTIONS = frozenset(Options.__annotations__) | {entry.name for entry in fields(AudioOptions)}
@@ -493,36 +489,15 @@ def _check_known(
         )
 
 
+_content = lru_cache(maxsize=4)(content_of)  # neighbouring lines ask about one recording
+
+
 def _fingerprint(about: Mapping[str, Any], question: Question) -> str:
     heard = os.path.realpath(question.audio)
     own: list[Any] = [question.name, heard, _content(heard), question.text]
     if question.error:
         own = [question.line, question.error]
     return _digest(json.dumps([about, own], sort_keys=True).encode())
-
-
-@lru_cache(maxsize=4)  # neighbouring lines ask about one recording
-def _content(path: str) -> tuple[int, str] | None:
-    """Size of a recording, and a hash of it or, of a huge one, of its ends; None for a stream.
-
-    Not its time: a copy changes that, and a quick replacement need not.
-    """
-    try:
-        with open(path, "rb", opener=_without_waiting) as stream:
-            about = os.fstat(stream.fileno())
-            if not stat.S_ISREG(about.st_mode):
-                return None
-            if about.st_size <= HASHED:
-                return about.st_size, hashlib.file_digest(stream, "sha256").hexdigest()
-            first = stream.read(ENDS)
-            stream.seek(-ENDS, os.SEEK_END)
-            return about.st_size, _digest(first + stream.read(ENDS))
-    except (OSError, ValueError):
-        return None
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for its writer
 
 
 def _digest(content: bytes) -> str:

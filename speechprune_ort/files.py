@@ -33,6 +33,7 @@ from speechprune_ort.text import check_path
 __all__ = [
     "cannot_write",
     "check_out",
+    "content_of",
     "hidden_name",
     "locked",
     "make_folder",
@@ -52,6 +53,11 @@ __all__ = [
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LONGEST = 200
 """Bytes of a name that leave room for what is added to it; file systems allow 255."""
+
+HASHED = 1 << 32
+"""Bytes up to which a recording is hashed whole: a sparse file may have any size."""
+ENDS = 1 << 26
+"""Bytes of each end of a larger one that are hashed."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
@@ -332,6 +338,35 @@ def sha256_of(path: Path) -> str:
     """The sha256 of a file's bytes, lower-case hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def content_of(path: str) -> tuple[int, str] | None:
+    """Size of a recording, and a hash of it or, of a huge one, of its ends.
+
+    Not its time: a copy changes that, and a quick replacement need not.
+
+    Args:
+        path: where it lies.
+
+    Returns:
+        Bytes and sha256 in hex; None for a stream and for what cannot be read.
+    """
+    try:
+        with open(path, "rb", opener=_without_waiting) as stream:
+            about = os.fstat(stream.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                return None
+            if about.st_size <= HASHED:
+                return about.st_size, hashlib.file_digest(stream, "sha256").hexdigest()
+            first = stream.read(ENDS)
+            stream.seek(-ENDS, os.SEEK_END)
+            return about.st_size, hashlib.sha256(first + stream.read(ENDS)).hexdigest()
+    except (OSError, ValueError):
+        return None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for its writer
 
 
 def hidden_name(name: str, word: str) -> str:

@@ -12,7 +12,7 @@ from speechprune_ort.errors import OptionError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["check_number", "plain", "take_plain", "whole"]
+__all__ = ["check_number", "numbers_in", "plain", "take_plain", "whole"]
 
 
 def plain(value: Any) -> Any:
@@ -29,6 +29,26 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.ndim == 0:
         return plain(value[()])
     return value.item() if isinstance(value, np.generic) else value
+
+
+def numbers_in(name: str, text: str, kind: type[int] | type[float] = float) -> list[float]:
+    """Numbers separated by commas.
+
+    Args:
+        name: of the option, for the message.
+        text: what it was given.
+        kind: of the numbers.
+
+    >>> numbers_in("--rates", "0.2,0.8")
+    [0.2, 0.8]
+
+    Raises:
+        OptionError: the text is not of this form.
+    """
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise OptionError(f"{name} takes numbers separated by commas, not {text!a}.") from None
 
 
 def whole(name: str, value: Any, least: int, most: int | None = None) -> int:

@@ -25,7 +25,6 @@ from rich.console import Console
 from small_model.training.text import TEST_IDS, read_spiral, split_dialogues
 from user_errors import one_sentence
 
-from speechprune_ort.errors import OptionError
 from speechprune_ort.evaluation.executor import LocalExecutor
 from speechprune_ort.evaluation.plan import Plan
 from speechprune_ort.evaluation.rows import judge_all
@@ -34,6 +33,7 @@ from speechprune_ort.evaluation.settings import settings_of
 from speechprune_ort.evaluation.summary import Line, Subset, summarize
 from speechprune_ort.files import write_json, write_whole
 from speechprune_ort.markdown import markdown_table
+from speechprune_ort.numbers import numbers_in
 from speechprune_ort.options import DEFAULT_METHOD
 from speechprune_ort.progress import Bar
 
@@ -118,12 +118,7 @@ def run(
 ) -> None:
     """Judge the rates and say which one the rule chooses."""
     with one_sentence(console):
-        try:
-            numbers = [float(part) for part in rates.split(",")]
-        except ValueError:
-            raise OptionError(
-                f"--rates takes numbers separated by commas, not {rates!a}."
-            ) from None
+        numbers = numbers_in("--rates", rates)
         samples = [shuffled(sample, 0) for sample in read_samples(data)[:limit]]
         settings = [
             setting

@@ -38,7 +38,6 @@ from rich.console import Console
 from small_model.parts import cache_folder
 from user_errors import one_sentence
 
-from speechprune_ort.errors import OptionError
 from speechprune_ort.evaluation.costs import Cost, measure_costs
 from speechprune_ort.evaluation.executor import Judged
 from speechprune_ort.evaluation.judge import EVERYTHING, Judge
@@ -54,6 +53,7 @@ from speechprune_ort.evaluation.tasks import read_given
 from speechprune_ort.journal import Journal
 from speechprune_ort.machine import machine_words
 from speechprune_ort.model import SpeechLLM
+from speechprune_ort.numbers import numbers_in
 from speechprune_ort.options import PruningOptions
 from speechprune_ort.progress import Bar
 from speechprune_ort.recording import Recording
@@ -213,10 +213,7 @@ def main(
 ) -> None:
     """Judge methods and transcripts on the same recordings."""
     with one_sentence(console):
-        try:
-            rates = [float(part) for part in pruning_rates.split(",")]
-        except ValueError:
-            raise OptionError(f"--pruning-rates takes numbers, not {pruning_rates!a}.") from None
+        rates = numbers_in("--pruning-rates", pruning_rates)
         given = read_given(data)
         folder = whisper or whisper_base(out / "whisper-base", cache_folder(), console.print)
         settings = settings_of(methods.split(","), rates, [0]) + text_settings(rates)

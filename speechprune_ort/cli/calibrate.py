@@ -11,6 +11,7 @@ from rich.console import Console
 
 from speechprune_ort.cli.options import Bundle, Device, Threads
 from speechprune_ort.errors import OptionError
+from speechprune_ort.numbers import numbers_in
 from speechprune_ort.progress import Bar
 
 __all__ = ["calibrate"]
@@ -50,12 +51,7 @@ def calibrate(
     from speechprune_ort.evaluation.samples import read_samples, shuffled
     from speechprune_ort.files import check_out, write_json
 
-    try:
-        numbers = [float(part) for part in candidates.split(",")]
-    except ValueError:
-        raise OptionError(
-            f"--candidates takes numbers separated by commas, not {candidates!a}."
-        ) from None
+    numbers = numbers_in("--candidates", candidates)
     if not data.is_file():
         raise OptionError(
             f"{data} is not a file: give a JSONL or JSON file of training recordings."

@@ -35,6 +35,7 @@ from speechprune_ort.cli.options import (
 )
 from speechprune_ort.cli.tasks import Map, Task
 from speechprune_ort.errors import OptionError
+from speechprune_ort.numbers import numbers_in
 from speechprune_ort.options import PruningOptions
 from speechprune_ort.progress import Bar
 from speechprune_ort.runtime.choosing.methods.speechprune import COMPARISON, PAPER_METHOD
@@ -43,13 +44,6 @@ if TYPE_CHECKING:
     from speechprune_ort.evaluation.executor import Executor
 
 __all__ = ["evaluate"]
-
-
-def _numbers(name: str, text: str, kind: type[int] | type[float]) -> list[float]:
-    try:
-        return [kind(part) for part in text.split(",")]
-    except ValueError:
-        raise OptionError(f"{name} takes numbers separated by commas, not {text!r}.") from None
 
 
 def _methods(text: str, name: str) -> list[str]:
@@ -193,10 +187,10 @@ def evaluate(
     )
     settings = settings_of(
         _methods(methods, "--methods"),
-        _numbers("--pruning-rates", pruning_rates, float),
-        [int(value) for value in _numbers("--seeds", seeds, int)],
+        numbers_in("--pruning-rates", pruning_rates),
+        [int(value) for value in numbers_in("--seeds", seeds, int)],
         base,
-        _numbers("--candidates", candidates, float) if candidates else (),
+        numbers_in("--candidates", candidates) if candidates else (),
         own,
     )
     plan = plan_of(

@@ -41,8 +41,8 @@ def print_estimate(found: Described, family: Family, precision: str, target: str
         console.print(told)
     console.print(_table(estimate(counts, target), precision))
     console.print(
-        f"{counts.sizes.all / 1e9:.2f} billion weights. Memory and minutes are estimated from one "
-        "export on 2 cores, without disk and download. Faults in the weights show only when they "
+        f"{counts.sizes.all / 1e9:.2f} billion weights. Memory and minutes are estimated from "
+        "exports on 2 cores, without disk and download. Faults in the weights show only when they "
         "are read."
     )
 

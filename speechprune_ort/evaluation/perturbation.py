@@ -13,6 +13,7 @@ import soxr
 from numpy.typing import NDArray
 
 from speechprune_ort.errors import OptionError
+from speechprune_ort.numbers import numbers_in
 
 __all__ = ["CLEAN", "NOISES", "Perturbation", "parse_noise", "parse_speed", "perturb"]
 
@@ -77,10 +78,7 @@ def parse_speed(text: str) -> list[Perturbation]:
     Raises:
         OptionError: it is not of this form, or a factor is out of range.
     """
-    try:
-        factors = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise OptionError(f"--speed takes numbers separated by commas, not {text!r}.") from None
+    factors = numbers_in("--speed", text)
     for factor in factors:
         if not SLOWEST <= factor <= FASTEST:
             raise OptionError(

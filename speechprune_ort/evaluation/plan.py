@@ -17,7 +17,7 @@ from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation
 from speechprune_ort.evaluation.samples import Sample
 from speechprune_ort.evaluation.scoring import Scoring
 from speechprune_ort.evaluation.settings import Setting
-from speechprune_ort.files import sha256_of
+from speechprune_ort.files import content_of
 from speechprune_ort.methods import sources_of
 from speechprune_ort.options import DeviceName
 
@@ -174,9 +174,9 @@ class Plan:
     @cached_property
     def _digests(self) -> list[str]:
         """What the rows of each sample depend on."""
-        heard = {path: _content(path) for path in {sample.audio for sample in self.samples}}
+        heard = {path: content_of(str(path)) for path in {sample.audio for sample in self.samples}}
         contents = (
-            asdict(sample) | {"audio": sample.audio.name, "sha256": heard[sample.audio]}
+            asdict(sample) | {"audio": sample.audio.name, "content": heard[sample.audio]}
             for sample in self.samples
         )
         dumped = (json.dumps(content, sort_keys=True).encode() for content in contents)
@@ -220,11 +220,3 @@ class Plan:
             if "group" in part:  # which a sample that was added later may have joined
                 part["group"] = self.clusters[index]
         return asked
-
-
-def _content(path: Path) -> str | None:
-    """The sha256 of a recording; None where it is not there or cannot be read."""
-    try:
-        return sha256_of(path) if path.is_file() else None
-    except (OSError, ValueError):
-        return None
