@@ -18,6 +18,7 @@ from small_model.training.spelling import Cutter, letter_ids, words_of
 
 BATCH_FRAMES = 2500  # most of a minute of audio a step
 WARM_UP_STEPS = 30
+FALLING = 0.6  # of a schedule's time, in which the rate falls
 AVERAGED_STEPS = 60  # of a line of the curve
 
 Weights = list[torch.nn.Parameter]
@@ -87,6 +88,7 @@ class Schedule:
         check: Evaluates what is trained.
         checks: How often.
         clip: Largest norm of a step's gradient.
+        rate: Share of the learning rates; a model that is trained already goes on at less.
     """
 
     minutes: float
@@ -94,6 +96,18 @@ class Schedule:
     check: Callable[[], Mapping[str, Any]]
     checks: int = 5
     clip: float = 2.0
+    rate: float = 1.0
+
+    def factor(self, step: int, share: float) -> float:
+        """Of the learning rates: warm-up, a constant rate, then linearly down to nearly nothing.
+
+        >>> schedule = Schedule(1.0, print, dict, rate=0.5)
+        >>> steps = ((29, 0.1), (900, 0.7), (990, 1.0))
+        >>> [round(schedule.factor(step, share), 3) for step, share in steps]
+        [0.5, 0.26, 0.01]
+        """
+        falling = min(1.0, max(0.0, 1 - share) / FALLING + 0.02)
+        return self.rate * min(1.0, (step + 1) / WARM_UP_STEPS) * falling
 
 
 def run(
@@ -102,7 +116,7 @@ def run(
     data: Sequence[Utterance],
     loss_of: LossOf,
 ) -> None:
-    """Train weights in place: warm-up, a constant rate, then linearly down to nearly nothing.
+    """Train weights in place, at the rates of the schedule.
 
     Args:
         schedule: How long.
@@ -123,7 +137,7 @@ def run(
             spent = (time.process_time() - began - checking) / 60
             if (share := spent / schedule.minutes) >= 1:
                 break
-            factor = min(1, (step + 1) / WARM_UP_STEPS) * min(1, (1 - share) / 0.6 + 0.02)
+            factor = schedule.factor(step, share)
             for group, (_, rate) in zip(optimizer.param_groups, groups, strict=True):
                 group["lr"] = rate * factor
             chosen = [data[index] for index in indices]

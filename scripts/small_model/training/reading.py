@@ -25,7 +25,6 @@ from small_model.training.writer import Writer
 
 RATE = 5e-4
 STEP_TOKENS = 700  # at least so many audio tokens a step, as one pack
-WARM_UP_STEPS = 20
 REMEMBERED = 0.97  # of the running means in the curve
 JOINED_TOKENS = (1, 1, 1, 1, 1, 300, 700, 1400)  # recordings are joined until they have so many
 PICKED = 200  # recordings, until shards are looked for anew
@@ -153,9 +152,8 @@ def train(
     while share < 1:
         spent = (time.process_time() - began - checking) / 60
         share = spent / schedule.minutes
-        factor = min(1, (step + 1) / WARM_UP_STEPS) * min(1, max(0, 1 - share) / 0.6 + 0.02)
         for group in optimizer.param_groups:
-            group["lr"] = RATE * factor
+            group["lr"] = RATE * schedule.factor(step, share)
         pack: list[Spoken] = []
         while sum(len(one.audio) for one in pack) < STEP_TOKENS:
             pack.append(next(recordings)())

@@ -64,6 +64,8 @@ Work = Annotated[Path, typer.Argument(metavar="WORK", help="Folder for all that 
 Spiral = Annotated[Path, typer.Option(help="Folder of SPIRAL's data.jsonl and data_h.jsonl.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder for downloads.")]
 Minutes = Annotated[float, typer.Option(min=0.1, help="CPU minutes of the schedule.")]
+Rate = Annotated[float, typer.Option(min=0, max=1, help="Share of the learning rates.")]
+Threads = Annotated[int, typer.Option(min=1, help="Of torch; each one's time counts.")]
 Start = Annotated[Path | None, typer.Option(help="Folder of a released delta to go on from.")]
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -134,13 +136,19 @@ def make_data(
 
 @app.command(name="letters")
 def train_letters(
-    work: Work, spiral: Spiral, cache: Cache = None, minutes: Minutes = 25.0, start: Start = None
+    work: Work,
+    spiral: Spiral,
+    cache: Cache = None,
+    minutes: Minutes = 25.0,
+    start: Start = None,
+    rate: Rate = 1.0,
+    threads: Threads = 1,
 ) -> None:
     """Stage 1: letters by CTC on Whisper's upper two layers; WORK/letters.safetensors.
 
     With ``--start`` the layers above are kept as they are there.
     """
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     job = job_of(work, spiral, cache)
     cutter, tests = cutter_of(job), data.test_sets(job)
     encoder = whisper_encoder(job.cache, job.report)
@@ -156,17 +164,23 @@ def train_letters(
         return {name: letters.spelling_errors(speller, heard) for name, heard in sets.items()}
 
     report = curve(work, "letters")
-    letters.train(speller, utterances_of(job, cutter), Schedule(minutes, report, check))
+    letters.train(speller, utterances_of(job, cutter), Schedule(minutes, report, check, rate=rate))
     checkpoint.write(work / LETTERS, model, speller)
     report({name: letters.spelling_errors(speller, heard) for name, heard in tests.items()})
 
 
 @app.command(name="pieces")
 def train_pieces(
-    work: Work, spiral: Spiral, cache: Cache = None, minutes: Minutes = 20.0, start: Start = None
+    work: Work,
+    spiral: Spiral,
+    cache: Cache = None,
+    minutes: Minutes = 20.0,
+    start: Start = None,
+    rate: Rate = 1.0,
+    threads: Threads = 1,
 ) -> None:
     """Stage 2: letters and pieces together, with two added layers; WORK/pieces.safetensors."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     job = job_of(work, spiral, cache)
     cutter, tests = cutter_of(job), data.test_sets(job)
     encoder = whisper_encoder(job.cache, job.report)
@@ -194,7 +208,7 @@ def train_pieces(
         return {name: errors(heard[:PEOPLE_CHECKED]) for name, heard in tests.items()}
 
     report = curve(work, "pieces")
-    writer.train(model, speller, texts, aligner, Schedule(minutes, report, check))
+    writer.train(model, speller, texts, aligner, Schedule(minutes, report, check, rate=rate))
     checkpoint.write(work / CHECKPOINT, model, speller)
     report({name: errors(heard) for name, heard in tests.items()})
 
@@ -209,13 +223,15 @@ def train_reader(
         bool, typer.Option("--exact", help="On texts that nobody has spoken.")
     ] = False,
     start: Start = None,
+    rate: Rate = 1.0,
+    threads: Threads = 1,
 ) -> None:
     """Stage 3: the language model reads pieces by LoRA; WORK/reader.safetensors.
 
     It goes on from that file, else from ``--start``. Without ``--exact`` it reads what the encoder
     of ``--start`` or of WORK/pieces.safetensors makes of speech, and some exact texts beside it.
     """
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     job = job_of(work, spiral, cache)
     tokenizer = library.AutoTokenizer.from_pretrained(job.language_model)
     cutter = cutter_of(job)
@@ -265,7 +281,7 @@ def train_reader(
         }
 
     report = curve(work, "read-exact" if exact else "read")
-    reading.train(reader, recordings, Schedule(minutes, report, check))
+    reading.train(reader, recordings, Schedule(minutes, report, check, rate=rate))
 
 
 @app.command(name="assemble")
