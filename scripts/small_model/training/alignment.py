@@ -93,6 +93,21 @@ def piece_places(pieces: Sequence[str], times: Sequence[int], count: int) -> Lab
     return labels
 
 
+def word_ends(places: Labels, words: Sequence[int]) -> list[tuple[int, int]]:
+    """The last audio token of each word that has one, and the word, in order.
+
+    >>> word_ends(np.array([-1, 0, 0, 1, -1, 2, 2]), [0, 0, 1])
+    [(3, 0), (6, 1)]
+
+    Args:
+        places: Of :func:`piece_places`.
+        words: The word of each piece.
+    """
+    of_token = np.array([*words, -1])[places]
+    ends = {int(word): token for token, word in enumerate(of_token) if word >= 0}
+    return [(token, word) for word, token in ends.items()]
+
+
 def pairwise_next(
     pieces: Sequence[str], spans: Sequence[tuple[int, int]]
 ) -> list[tuple[str, tuple[int, int]]]:

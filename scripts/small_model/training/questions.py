@@ -19,6 +19,7 @@ TRANSCRIPT_REQUESTS = (
     "Transcribe the recording.",
 )
 NOT_SAID = "That is not said."
+WORDS_OF_ONE, HEAVIEST = 15, 4.0  # words of a transcript that weigh as much as an answer; at most
 NOT_SAID_SHARE, TRANSCRIPT_SHARE = 0.12, 0.85
 MEETING = re.compile(r"[A-Z]{3,}2? [A-Z]{3,}")
 SENTENCE_END = re.compile(r"(?<=[.?!]) +")
@@ -92,7 +93,8 @@ class Asker:
         rng.shuffle(pairs)
         turns = [Turn(question, answer, 1.0) for question, answer in pairs]
         if transcript and (not turns or rng.random() < TRANSCRIPT_SHARE):
-            turns.append(Turn(rng.choice(TRANSCRIPT_REQUESTS), text, 1.0))
+            weight = min(HEAVIEST, max(1.0, len(text.split()) / WORDS_OF_ONE))
+            turns.append(Turn(rng.choice(TRANSCRIPT_REQUESTS), text, weight))
         return turns
 
 

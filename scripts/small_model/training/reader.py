@@ -21,11 +21,12 @@ from small_model.assemble import TEXT
 from small_model.text import IMAGE_TOKENS
 from small_model.training.packing import attend_in_packs, fuse
 from small_model.training.questions import Turn
-from small_model.training.spelling import Cutter, misheard, words_of
+from small_model.training.spelling import Cutter, forms_of, misheard
 from small_model.training.targets import Targets
 from speechprune_ort.models.delta import FACTOR_A, FACTOR_B
 
 RANK = 8
+HEARD_WEIGHT = 1.0  # of a recording's words where they end, beside its answers
 SCALE = 2.0  # of the products of LoRA's factors
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FACTOR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.default\.weight")
@@ -39,16 +40,37 @@ LETTER_TOKENS = (0.5, 1.3)  # audio tokens that a letter lasts; in speech 1.2 to
 PAUSE_TOKENS = (1, 6)
 
 
+End = tuple[int, str]
+
+
 class Spoken(NamedTuple):
     """A recording for the language model.
 
     Attributes:
         audio: Audio tokens, (tokens, hidden).
         turns: What is asked about it.
+        ends: Audio tokens with which words end, and these words as they are written.
     """
 
     audio: torch.Tensor
     turns: Sequence[Turn]
+    ends: Sequence[End] = ()
+
+
+class Loss(NamedTuple):
+    """Of a pack of recordings.
+
+    Attributes:
+        total: What is to become small, a scalar.
+        turns: Cross-entropy of each recording's turns.
+        heard: Mean cross-entropy of words where they end; not a number without any.
+        positions: Of the pack.
+    """
+
+    total: torch.Tensor
+    turns: list[list[float]]
+    heard: float
+    positions: int
 
 
 @dataclass(frozen=True)
@@ -65,15 +87,17 @@ class Exact:
     targets: Targets
     rng: random.Random
 
-    def __call__(self, sentences: Sequence[str]) -> torch.Tensor:
-        """(tokens, hidden) float32 of sentences with pauses between them."""
+    def __call__(self, sentences: Sequence[str]) -> tuple[torch.Tensor, list[End]]:
+        """(tokens, hidden) float32 of sentences with pauses between them, and where words end."""
         rng, targets = self.rng, self.targets
         pieces: list[int] = []
         words: list[int] = []
+        ends: list[End] = []
         strength: list[float] = []  # of the word: the encoder does not know all of them well
         letter, wrong = rng.uniform(*LETTER_TOKENS), rng.uniform(0, 0.4)
         for sentence in sentences:
-            for word in words_of(sentence):
+            for form in forms_of(sentence):
+                word = form.lower()
                 heard = misheard(word, rng) if rng.random() < wrong else word
                 heard = heard.strip("'") or word
                 whole = targets.words.get(heard, 0) or rng.randrange(len(targets.whole))
@@ -86,6 +110,8 @@ class Exact:
                         pieces += count * [row]
                         words += count * [whole if len(cut) > 1 else 0]
                         strength += count * [known]
+                if pieces:
+                    ends.append((len(pieces) - 1, form))
             pause = rng.randint(*PAUSE_TOKENS)
             pieces += pause * [0]
             words += pause * [0]
@@ -93,7 +119,7 @@ class Exact:
         said = targets.between(
             torch.tensor(pieces), torch.tensor(words), torch.tensor(strength)[:, None]
         )
-        return self.noisy(said)
+        return self.noisy(said), ends
 
     def noisy(self, tokens: torch.Tensor) -> torch.Tensor:
         """Neighbours run into each other, some are another piece in part, and all is noisy."""
@@ -164,14 +190,16 @@ class Reader:
         before, behind = self.embeddings[self.ids(BEFORE)], self.embeddings[list(tail)]
         return torch.cat([before, audio.to(torch.bfloat16), behind])[None]
 
-    def loss(self, recordings: Sequence[Spoken]) -> tuple[torch.Tensor, list[list[float]], int]:
+    def loss(self, recordings: Sequence[Spoken]) -> Loss:
         """Cross-entropy of the answers, averaged over the tokens of each, then weighted and summed.
 
-        The recordings go through the model as one pack, in which none attends to another.
-
-        Returns:
-            The sum, the cross-entropy of each recording's turns, the number of positions.
+        Beside it each word where it ends, averaged over those of a recording: a few answers alone
+        are little to learn reading from. The recordings go through the model as one pack, in which
+        none attends to another.
         """
+        before = len(self.ids(BEFORE))
+        ended: list[tuple[int, int]] = []
+        shares: list[float] = []
         inputs: list[torch.Tensor] = []
         places: list[int] = []
         wanted: list[int] = []
@@ -186,6 +214,8 @@ class Reader:
                 told += enumerate(answer, len(tail))
                 turns.append((len(answer), turn.weight))
                 tail += answer
+            ended += [(start + before + at, self.ids(f" {form}")[0]) for at, form in one.ends]
+            shares += [HEARD_WEIGHT / len(one.ends)] * len(one.ends)
             prompt = self.prompt(one.audio, tail)[0]
             lead = start + len(prompt) - len(tail) - 1  # each token is said by the one before it
             places += [lead + place for place, _ in told]
@@ -199,12 +229,17 @@ class Reader:
             use_cache=False,
             lengths=lengths,
         ).last_hidden_state[0]
+        places += [place for place, _ in ended]
+        wanted += [token for _, token in ended]
         logits = self.inner.lm_head(hidden[places]).float()
         entropy = F.cross_entropy(logits, torch.tensor(wanted), reduction="none")
-        each = [part.mean() for part in torch.split(entropy, [count for count, _ in turns])]
+        *parts, heard = torch.split(entropy, [*(count for count, _ in turns), len(ended)])
+        each = [part.mean() for part in parts]
         total = torch.stack([w * e for (_, w), e in zip(turns, each, strict=True)]).sum()
+        total = total + (torch.tensor(shares) * heard).sum()
         values = iter([float(e.detach()) for e in each])
-        return total, [[next(values) for _ in one.turns] for one in recordings], start
+        told_of = [[next(values) for _ in one.turns] for one in recordings]
+        return Loss(total, told_of, float(heard.detach().mean()), start)
 
     @torch.inference_mode()
     def answer(self, audio: torch.Tensor, question: str, limit: int = 32) -> str:

@@ -12,13 +12,15 @@ from typing import Any
 
 import torch
 
+from small_model.training.alignment import letter_times, piece_places, word_ends
 from small_model.training.evaluate import word_errors
 from small_model.training.facts import FactMaker
-from small_model.training.loop import Schedule, blank_out
+from small_model.training.letters import Speller
+from small_model.training.loop import Schedule, blank_out, utterances
 from small_model.training.questions import TRANSCRIPT_REQUESTS, Asker, Turn
-from small_model.training.reader import Exact, Reader, Spoken
+from small_model.training.reader import End, Exact, Reader, Spoken
 from small_model.training.speech import Heard, read_shard
-from small_model.training.spelling import spoken, words_of
+from small_model.training.spelling import Cutter, forms_of, spoken, words_of
 from small_model.training.text import Dialogue, Lexicon, random_sentence
 from small_model.training.voices import plain
 from small_model.training.writer import Writer
@@ -69,7 +71,7 @@ def asked_exactly(
     for _ in range(count):
         fact, sentences = unseen.fact(), texts.sentences()
         sentences.insert(texts.rng.randint(0, len(sentences)), spoken(fact.sentence))
-        found.append((exact_of(sentences), fact.question, fact.answer))
+        found.append((exact_of(sentences)[0], fact.question, fact.answer))
     return found
 
 
@@ -78,7 +80,12 @@ def exact(texts: Texts, asker: Asker, exact_of: Exact) -> Iterator[Callable[[], 
     while True:
         sentences = texts.sentences()
         turns = asker.turns(" ".join(sentences))
-        yield lambda: Spoken(exact_of(sentences), turns)  # noqa: B023 - called before the next
+        yield lambda: said(turns, *exact_of(sentences))  # noqa: B023 - called before the next
+
+
+def said(turns: Sequence[Turn], audio: torch.Tensor, ends: Sequence[End]) -> Spoken:
+    """A recording with its turns ahead of what is heard."""
+    return Spoken(audio, turns, ends)
 
 
 def shuffled(shards: Callable[[], Sequence[Path]], rng: random.Random) -> Iterator[Heard]:
@@ -98,7 +105,7 @@ def shuffled(shards: Callable[[], Sequence[Path]], rng: random.Random) -> Iterat
 
 
 def real(
-    stream: Iterator[Heard], asker: Asker, writer: Writer, rng: random.Random
+    stream: Iterator[Heard], asker: Asker, ear: Ear, rng: random.Random
 ) -> Iterator[Callable[[], Spoken]]:
     """Endless recordings of training speech, some of them joined to longer ones."""
     while True:
@@ -108,7 +115,7 @@ def real(
             parts.append(next(stream))
         turns = asker.turns(" ".join(part.text for part in parts), len(parts) == 1)
         if turns:
-            yield lambda: Spoken(written(parts, writer, rng), turns)  # noqa: B023 - as above
+            yield lambda: said(turns, *ear.written(parts, rng))  # noqa: B023 - as above
 
 
 def mixed(
@@ -121,16 +128,50 @@ def mixed(
         yield next(texts if rng.random() < EXACT_SHARE else speech)
 
 
-@torch.no_grad()
-def written(parts: Sequence[Heard], writer: Writer, rng: random.Random | None) -> torch.Tensor:
-    """Audio tokens (tokens, hidden) of stored speech; with ``rng`` parts of it are masked."""
-    tokens = []
-    for part in parts:
-        batch = torch.from_numpy(part.features).float()[None]
-        if rng is not None:
-            blank_out(batch, rng)
-        tokens.append(writer(batch)[0])
-    return torch.cat(tokens)
+@dataclass(frozen=True)
+class Ear:
+    """The trained encoder.
+
+    Attributes:
+        writer: To audio tokens.
+        speller: Its letters say when words end.
+        cutter: Cuts words.
+    """
+
+    writer: Writer
+    speller: Speller
+    cutter: Cutter
+
+    @torch.no_grad()
+    def written(
+        self, parts: Sequence[Heard], rng: random.Random | None = None
+    ) -> tuple[torch.Tensor, list[End]]:
+        """Audio tokens (tokens, hidden) of stored speech, and where words end.
+
+        With ``rng`` parts of it are masked.
+        """
+        tokens: list[torch.Tensor] = []
+        ends: list[End] = []
+        for part in parts:
+            batch = torch.from_numpy(part.features).float()[None]
+            if rng is not None:
+                blank_out(batch, rng)
+            below = self.writer.below(batch)
+            start = sum(map(len, tokens))
+            ends += [(start + at, form) for at, form in self.ends(below, part)]
+            tokens.append(self.writer.top(below)[0])
+        return torch.cat(tokens), ends
+
+    def ends(self, below: torch.Tensor, heard: Heard) -> list[End]:
+        """Where words end in what the layers below make of speech; none if it has no time."""
+        forms = forms_of(heard.text)
+        cuts = [self.cutter.cut(form.lower()) for form in forms]
+        if not (found := utterances([heard], self.cutter)):
+            return []
+        times = letter_times(self.speller.scores(below)[0].numpy(), found[0].letters)
+        places = piece_places([p for cut in cuts for p in cut], times.tolist(), below.shape[1] // 2)
+        words = [index for index, cut in enumerate(cuts) for _ in cut]
+        return [(at, forms[word]) for at, word in word_ends(places, words)]
 
 
 def train(
@@ -148,7 +189,7 @@ def train(
     optimizer = torch.optim.AdamW(reader.masters, lr=RATE, betas=(0.9, 0.98), weight_decay=0.0)
     began, checking, share = time.process_time(), 0.0, 0.0
     step = tokens = checked = 0
-    figures = dict.fromkeys(("answer", "transcript"), math.nan)
+    figures = dict.fromkeys(("answer", "transcript", "heard"), math.nan)
     while share < 1:
         spent = (time.process_time() - began - checking) / 60
         share = spent / schedule.minutes
@@ -157,20 +198,22 @@ def train(
         pack: list[Spoken] = []
         while sum(len(one.audio) for one in pack) < STEP_TOKENS:
             pack.append(next(recordings)())
-        loss, each, count = reader.loss(pack)
-        (loss / len(pack)).backward()  # type: ignore[no-untyped-call]
-        for one, values in zip(pack, each, strict=True):
+        loss = reader.loss(pack)
+        (loss.total / len(pack)).backward()  # type: ignore[no-untyped-call]
+        told = [("heard", loss.heard)]
+        for one, values in zip(pack, loss.turns, strict=True):
             for turn, value in zip(one.turns, values, strict=True):
                 name = "transcript" if turn.question in TRANSCRIPT_REQUESTS else "answer"
-                old = figures[name]
-                figures[name] = (
-                    value if math.isnan(old) else REMEMBERED * old + (1 - REMEMBERED) * value
-                )
+                told.append((name, value))
+        for name, value in told:
+            old = figures[name]
+            mixture = REMEMBERED * old + (1 - REMEMBERED) * value
+            figures[name] = value if math.isnan(old) else old if math.isnan(value) else mixture
         reader.to_masters()
         torch.nn.utils.clip_grad_norm_(reader.masters, 1.0)
         optimizer.step()
         reader.from_masters()
-        step, tokens = step + 1, tokens + count
+        step, tokens = step + 1, tokens + loss.positions
         if share >= (checked + 1) / schedule.checks:
             checked, before = checked + 1, time.process_time()
             line = {"minutes": round(spent, 1), "step": step, "tokens": tokens}
@@ -183,7 +226,7 @@ def train(
 def surprise(reader: Reader, recordings: Sequence[tuple[torch.Tensor, str]]) -> float:
     """Mean cross-entropy a token of the transcripts of recordings, audio tokens and text."""
     turns = [(audio, Turn(TRANSCRIPT_REQUESTS[0], text, 1.0)) for audio, text in recordings]
-    losses = [reader.loss([Spoken(audio, [turn])])[1][0][0] for audio, turn in turns]
+    losses = [reader.loss([Spoken(audio, [turn])]).turns[0][0] for audio, turn in turns]
     return round(sum(losses) / len(losses), 3)
 
 

@@ -77,14 +77,23 @@ def spoken(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"\s+(?=[,.;:!?])", "", text)).strip()
 
 
+def forms_of(text: str) -> list[str]:
+    """Words of a spoken text as they are written, letters and apostrophes.
+
+    >>> forms_of("It's well-known: 'Yes!'")
+    ["It's", 'well', 'known', 'Yes']
+    """
+    found = re.findall(r"[A-Za-z']+", spoken(text).replace("\u2019", "'"))
+    return [word for part in found if (word := part.strip("'"))]
+
+
 def words_of(text: str) -> list[str]:
-    """Lower-case words of a spoken text, letters and apostrophes.
+    """The words of :func:`forms_of` in lower case.
 
     >>> words_of("It's well-known: 'Yes!'")
     ["it's", 'well', 'known', 'yes']
     """
-    found = re.findall(r"[a-z']+", spoken(text).lower().replace("\u2019", "'"))
-    return [word for part in found if (word := part.strip("'"))]
+    return [form.lower() for form in forms_of(text)]
 
 
 class Cutter:

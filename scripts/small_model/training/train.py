@@ -59,7 +59,8 @@ READER, LETTERS = "reader.safetensors", "letters.safetensors"
 FACTS_READ = 3000  # for the words of their forms
 ASKED = 16  # questions at each check
 READ_ALOUD = 8  # clips of each set, weighed at each check
-REPEATED = 1  # of them are repeated, too, which takes much longer
+REPEATED = {"people": 6, "awb": 3}  # of them are repeated, too, which takes much longer
+CHECKED_MINUTES = 8  # between two lines of a curve, where a schedule is long
 Work = Annotated[Path, typer.Argument(metavar="WORK", help="Folder for all that training keeps.")]
 Spiral = Annotated[Path, typer.Option(help="Folder of SPIRAL's data.jsonl and data_h.jsonl.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder for downloads.")]
@@ -93,6 +94,11 @@ def curve(work: Path, stage: str) -> Any:
             file.write(text + "\n")
 
     return report
+
+
+def planned(minutes: float, report: Any, check: Any, rate: float) -> Schedule:
+    """A schedule with five lines of its curve, or more if it is long."""
+    return Schedule(minutes, report, check, max(5, round(minutes / CHECKED_MINUTES)), rate=rate)
 
 
 def cutter_of(job: data.Job) -> Cutter:
@@ -164,7 +170,7 @@ def train_letters(
         return {name: letters.spelling_errors(speller, heard) for name, heard in sets.items()}
 
     report = curve(work, "letters")
-    letters.train(speller, utterances_of(job, cutter), Schedule(minutes, report, check, rate=rate))
+    letters.train(speller, utterances_of(job, cutter), planned(minutes, report, check, rate))
     checkpoint.write(work / LETTERS, model, speller)
     report({name: letters.spelling_errors(speller, heard) for name, heard in tests.items()})
 
@@ -208,7 +214,7 @@ def train_pieces(
         return {name: errors(heard[:PEOPLE_CHECKED]) for name, heard in tests.items()}
 
     report = curve(work, "pieces")
-    writer.train(model, speller, texts, aligner, Schedule(minutes, report, check, rate=rate))
+    writer.train(model, speller, texts, aligner, planned(minutes, report, check, rate))
     checkpoint.write(work / CHECKPOINT, model, speller)
     report({name: errors(heard) for name, heard in tests.items()})
 
@@ -262,9 +268,10 @@ def train_reader(
         model = writer.Writer(encoder, speller, table.shape[1])
         checkpoint.read(start / DELTA if start else work / CHECKPOINT, model, speller)
         heard = reading.shuffled(lambda: data.training_shards(job), rng)
-        recordings = reading.mixed(reading.real(heard, asker, model, rng), recordings, rng)
+        ear = reading.Ear(model, speller, cutter)
+        recordings = reading.mixed(reading.real(heard, asker, ear, rng), recordings, rng)
         read_aloud = {
-            name: [(reading.written([h], model, None), h.text) for h in tested[:READ_ALOUD]]
+            name: [(ear.written([h])[0], h.text) for h in spread(tested, READ_ALOUD)]
             for name, tested in data.test_sets(job).items()
         }
 
@@ -275,13 +282,13 @@ def train_reader(
         return {
             name: {
                 "transcript": reading.surprise(reader, said),
-                **reading.repeated(reader, said[:REPEATED]),
+                **reading.repeated(reader, said[: REPEATED.get(name, 1)]),
             }
             for name, said in read_aloud.items()
         }
 
     report = curve(work, "read-exact" if exact else "read")
-    reading.train(reader, recordings, Schedule(minutes, report, check, rate=rate))
+    reading.train(reader, recordings, planned(minutes, report, check, rate))
 
 
 @app.command(name="assemble")
@@ -353,6 +360,11 @@ def evaluate(
             listener, split.test[:dialogues], speaker, NEVER_HEARD, conditions, rows, print
         )
         keep("choices", scored)
+
+
+def spread(heard: Sequence[Heard], count: int) -> list[Heard]:
+    """At most ``count``, spread evenly."""
+    return [heard[i * len(heard) // count] for i in range(min(count, len(heard)))]
 
 
 def halves(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
