@@ -68,9 +68,9 @@ def train(speller: Speller, data: Sequence[Utterance], schedule: Schedule) -> No
 
 
 @torch.inference_mode()
-def spell(speller: Speller, features: np.ndarray[Any, Any]) -> str:
+def spell(speller: Speller, features: torch.Tensor) -> str:
     """What is heard, read off class by class."""
-    scores = speller(torch.from_numpy(features).float()[None])[0]
+    scores = speller(features[None])[0]
     return read_letters(scores.argmax(-1).tolist())
 
 
@@ -78,6 +78,6 @@ def spelling_errors(speller: Speller, heard: Sequence[Heard]) -> float:
     """Word error rate of greedy spelling."""
     wrong = total = 0
     for one in heard:
-        errors, words = word_errors(" ".join(words_of(one.text)), spell(speller, one.features))
+        errors, words = word_errors(" ".join(words_of(one.text)), spell(speller, one.tensor))
         wrong, total = wrong + errors, total + words
     return round(wrong / max(1, total), 3)

@@ -58,13 +58,13 @@ def batches(lengths: Sequence[int], rng: random.Random) -> list[list[int]]:
     return found
 
 
-def stacked(features: Sequence[np.ndarray[Any, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+def stacked(features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Features of several lengths as one batch, (batch, frames, width), and its mask."""
     longest = max(map(len, features))
     batch = torch.zeros(len(features), longest, WIDTH)
     mask = torch.zeros(len(features), 1, 1, longest)
     for row, values in enumerate(features):
-        batch[row, : len(values)] = torch.from_numpy(values).float()
+        batch[row, : len(values)] = values
         mask[row, ..., len(values) :] = -1e4
     return batch, mask
 
@@ -141,7 +141,7 @@ def run(
             for group, (_, rate) in zip(optimizer.param_groups, groups, strict=True):
                 group["lr"] = rate * factor
             chosen = [data[index] for index in indices]
-            batch, mask = stacked([one.heard.features for one in chosen])
+            batch, mask = stacked([one.heard.tensor for one in chosen])
             blank_out(batch, rng)
             loss, figures = loss_of(batch, mask, chosen)
             optimizer.zero_grad()

@@ -215,7 +215,7 @@ class Reader:
                 turns.append((len(answer), turn.weight))
                 tail += answer
             ended += [(start + before + at, self.ids(f" {form}")[0]) for at, form in one.ends]
-            shares += [HEARD_WEIGHT / len(one.ends)] * len(one.ends)
+            shares += [HEARD_WEIGHT / len(one.ends) for _ in one.ends]
             prompt = self.prompt(one.audio, tail)[0]
             lead = start + len(prompt) - len(tail) - 1  # each token is said by the one before it
             places += [lead + place for place, _ in told]

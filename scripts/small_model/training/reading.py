@@ -153,7 +153,7 @@ class Ear:
         tokens: list[torch.Tensor] = []
         ends: list[End] = []
         for part in parts:
-            batch = torch.from_numpy(part.features).float()[None]
+            batch = part.tensor[None]
             if rng is not None:
                 blank_out(batch, rng)
             below = self.writer.below(batch)

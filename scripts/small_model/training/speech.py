@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import soxr
+import torch
 
 from small_model.errors import UntimedError
 from small_model.training.facts import FactMaker
@@ -91,6 +92,11 @@ class Heard:
     text: str
     voice: str
 
+    @property
+    def tensor(self) -> torch.Tensor:
+        """The features as float32."""
+        return torch.from_numpy(self.features.astype(np.float32))
+
 
 def training_texts(
     dialogues: Sequence[Dialogue], lexicon: Lexicon, rng: random.Random
@@ -142,8 +148,8 @@ def make_shard(path: Path, speech: Iterable[tuple[Samples, str, str]], lower: Lo
 
 
 def read_shard(path: Path) -> Iterator[Heard]:
-    """What :func:`make_shard` wrote."""
-    features, at = np.load(path.with_suffix(".npy")), 0
+    """What :func:`make_shard` wrote; features are mapped, so that processes share them."""
+    features, at = np.load(path.with_suffix(".npy"), mmap_mode="r"), 0
     for entry in json.loads(path.with_suffix(".json").read_text(encoding="utf-8")):
         yield Heard(features[at : at + entry["frames"]], entry["text"], entry["voice"])
         at += entry["frames"]

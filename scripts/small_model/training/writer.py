@@ -112,7 +112,7 @@ class Writer(torch.nn.Module):
         """The projection that is best by least squares, as a beginning."""
         inputs, targets = [], []
         for one in data:
-            below = self.below(torch.from_numpy(one.heard.features).float()[None])
+            below = self.below(one.heard.tensor[None])
             pieces, words = aligner.label(speller.scores(below)[0].numpy(), one)
             inputs.append(self.states(below)[0])
             targets.append(
@@ -205,7 +205,7 @@ def named(
 @torch.inference_mode()
 def scores_of(writer: Writer, heard: Heard, targets: Targets) -> Floats:
     """Log-probabilities of pieces, (tokens, pieces)."""
-    tokens = writer(torch.from_numpy(heard.features).float()[None])[0]
+    tokens = writer(heard.tensor[None])[0]
     around = tokens - targets.centre
     scores: Floats = nearness(around, targets.pieces).log_softmax(1).numpy()
     return scores

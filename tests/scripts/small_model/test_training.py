@@ -262,7 +262,7 @@ def test_a_reader_learns_an_answer_and_its_factors_can_be_merged() -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("peft")
     from small_model.training.questions import Turn
-    from small_model.training.reader import SCALE, Reader, Spoken, factors_of
+    from small_model.training.reader import HEARD_WEIGHT, SCALE, Reader, Spoken, factors_of
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
@@ -276,22 +276,29 @@ def test_a_reader_learns_an_answer_and_its_factors_can_be_merged() -> None:
     optimizer = torch.optim.AdamW(reader.masters, 1e-2)
     losses = []
     for _ in range(24):
-        loss, each, positions = reader.loss([one])
-        loss.backward()
+        loss = reader.loss([one])
+        loss.total.backward()
         reader.to_masters()
         optimizer.step()
         reader.from_masters()
-        losses.append(float(loss.detach()))
-        assert [len(turns) for turns in each] == [2]
-        assert positions > 12 + len("Who?What?AnnTea")
+        losses.append(float(loss.total.detach()))
+        assert [len(turns) for turns in loss.turns] == [2]
+        assert loss.positions > 12 + len("Who?What?AnnTea")
     assert losses[-1] < 0.9 * losses[0]
     # Reading back what was kept gives the same reader, and merging gives the same matrices.
     kept = {name: values.clone() for name, values in reader.state().items()}
     for master in reader.masters:
         master.data.zero_()
     reader.load(kept)
-    again, _, _ = reader.loss([one])
-    assert abs(float(again.detach()) - float(reader.loss([one])[0].detach())) < 1e-6
+    again, once_more = (float(reader.loss([one]).total.detach()) for _ in range(2))
+    assert abs(again - once_more) < 1e-6
+    # A word is asked for at the token where it ends, by its first token's id.
+    heard = reader.loss([Spoken(audio, one.turns, [(11, "tea")])])
+    first_id = reader.ids(" tea")[0]
+    hidden = reader.inner.model(inputs_embeds=reader.prompt(audio, [])).last_hidden_state[0, -1]
+    told = torch.log_softmax(reader.inner.lm_head(hidden).float(), -1)[first_id]
+    assert abs(heard.heard + float(told.detach())) < 0.02
+    assert abs(float(heard.total.detach()) - again - HEARD_WEIGHT * heard.heard) < 1e-4
     factors = factors_of(kept)
     assert set(factors) <= set(plain)
     name = "model.layers.0.self_attn.q_proj.weight"
