@@ -59,7 +59,7 @@ READER, LETTERS = "reader.safetensors", "letters.safetensors"
 FACTS_READ = 3000  # for the words of their forms
 ASKED = 16  # questions at each check
 READ_ALOUD = 8  # clips of each set, weighed at each check
-REPEATED = {"people": 6, "awb": 3}  # of them are repeated, too, which takes much longer
+REPEATED = {"people": 4, "awb": 2}  # of them are repeated, too, which takes much longer
 CHECKED_MINUTES = 8  # between two lines of a curve, where a schedule is long
 Work = Annotated[Path, typer.Argument(metavar="WORK", help="Folder for all that training keeps.")]
 Spiral = Annotated[Path, typer.Option(help="Folder of SPIRAL's data.jsonl and data_h.jsonl.")]
