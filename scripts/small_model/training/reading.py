@@ -234,14 +234,16 @@ def surprise(reader: Reader, recordings: Sequence[tuple[torch.Tensor, str]]) -> 
 def repeated(
     reader: Reader, recordings: Sequence[tuple[torch.Tensor, str]]
 ) -> dict[str, float | int]:
-    """Word error rate of recordings, audio tokens and text, that the model shall repeat."""
+    """Word error rate of recordings, audio tokens and text, that the model shall repeat, if any."""
     wrong = total = 0
     for audio, text in recordings:
         said = " ".join(words_of(text))
         heard = reader.answer(audio, TRANSCRIPT_REQUESTS[0], limit=80)
         errors, words = word_errors(said, " ".join(words_of(heard)))
         wrong, total = wrong + errors, total + words
-    return {"repeated": round(wrong / max(1, total), 3), "clips": len(recordings)}
+    if not total:
+        return {}
+    return {"repeated": round(wrong / total, 3), "clips": len(recordings)}
 
 
 @torch.inference_mode()

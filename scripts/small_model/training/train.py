@@ -59,8 +59,8 @@ READER, LETTERS = "reader.safetensors", "letters.safetensors"
 FACTS_READ = 3000  # for the words of their forms
 ASKED = 16  # questions at each check
 READ_ALOUD = 8  # clips of each set, weighed at each check
-REPEATED = {"people": 4, "awb": 2}  # of them are repeated, too, which takes much longer
-CHECKED_MINUTES = 8  # between two lines of a curve, where a schedule is long
+REPEATED = {"people": 2}  # of them are repeated, too, half a second a word
+CHECKED_MINUTES = 12  # between two lines of a curve, where a schedule is long
 Work = Annotated[Path, typer.Argument(metavar="WORK", help="Folder for all that training keeps.")]
 Spiral = Annotated[Path, typer.Option(help="Folder of SPIRAL's data.jsonl and data_h.jsonl.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder for downloads.")]
@@ -282,7 +282,7 @@ def train_reader(
         return {
             name: {
                 "transcript": reading.surprise(reader, said),
-                **reading.repeated(reader, said[: REPEATED.get(name, 1)]),
+                **reading.repeated(reader, said[: REPEATED.get(name, 0)]),
             }
             for name, said in read_aloud.items()
         }
