@@ -3,13 +3,13 @@
 
     scripts/research/synthesize_spiral SPIRAL OUT [--voices flite:slt,flite:rms] [--processes 2]
 
-SPIRAL is a folder with ``data.jsonl`` and ``data_h.jsonl``. OUT gets those lines of them that were
+SPIRAL is a folder with ``data.jsonl`` and ``data_h.jsonl``. OUT gets those lines of them that are
 spoken, ``wavs/ID.wav`` (mono, 16 kHz, 16 bits) and ``key_times.json``: where the key sentence lies,
 in seconds. Each speaker of a recording has a voice of his own, as far as they reach; pauses are
 longer between turns than between sentences. What is there is not spoken again: an interrupted run
 goes on. With ``--key-only`` a recording is its key sentence alone.
 
-Needs flite and espeak-ng (Debian: ``apt-get install libflite1 espeak-ng``), and in this environment
+Needs flite and espeak-ng (Debian: ``apt-get install flite espeak-ng``), and in this environment
 numpy, soundfile, soxr, onnxruntime, typer and rich. These voices are no match for recorded people:
 say so beside every figure that is made from them.
 """
@@ -28,7 +28,7 @@ import soundfile
 import typer
 from rich.console import Console
 from rich.progress import track
-from small_model.errors import SmallModelError, UntimedError
+from small_model.errors import SmallModelError
 from small_model.parts import JOE, JOE_CONFIG, cache_folder, fetch_package_files
 from small_model.training.speaker import Speaker
 from small_model.training.text import chance, key_indices
@@ -92,7 +92,7 @@ def speak(
             pause = SENTENCE_PAUSE_S if name == previous else TURN_PAUSE_S
             pieces.append(np.zeros(int(pause * RATE), np.float32))
             length += len(pieces[-1])
-        samples = speaker.say(text, voices[name], vary=False).samples
+        samples = speaker.say(text, voices[name], vary=False)
         if index in key:
             times += [length / RATE, (length + len(samples)) / RATE]
         pieces.append(samples)
@@ -103,24 +103,19 @@ def speak(
 
 
 def make(job: Job, entries: list[dict[str, Any]], queue: Any) -> None:
-    """Speak recordings, one process's share; reports id, key time and what went wrong."""
+    """Speak recordings, one process's share; reports each, and what went wrong."""
     try:
         speaker = Speaker(job.piper, chance(0))
         for entry in entries:
             name = entry["metadata"]["id"]
             wav, times = job.out / "wavs" / f"{name}.wav", job.out / "times" / f"{name}.json"
-            try:
-                samples, span = speak(entry, speaker, job)
-            except UntimedError as error:
-                queue.put((name, str(error)))
-                continue
+            samples, span = speak(entry, speaker, job)
             write_whole(times, json.dumps(span))
             with whole_file(wav) as partial:  # last: what has a recording is complete
                 soundfile.write(partial, samples, RATE, format="WAV", subtype="PCM_16")
-            queue.put((name, None))
-        queue.put(None)
+            queue.put(None)
     except BaseException as error:
-        queue.put(("", f"{type(error).__name__}: {error}"))
+        queue.put(f"{type(error).__name__}: {error}")
         raise
 
 
@@ -151,8 +146,12 @@ def read(spiral: Path, ids: Path | None, limit: int | None) -> dict[str, list[di
     }
 
 
-def run(job: Job, entries: list[dict[str, Any]], processes: int) -> list[str]:
-    """Speak what is missing in several processes; lines of what could not be spoken."""
+def run(job: Job, entries: list[dict[str, Any]], processes: int) -> None:
+    """Speak what is missing in several processes.
+
+    Raises:
+        SmallModelError: one of them failed.
+    """
     missing = [e for e in entries if not (job.out / "wavs" / f"{e['metadata']['id']}.wav").exists()]
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
@@ -160,21 +159,13 @@ def run(job: Job, entries: list[dict[str, Any]], processes: int) -> list[str]:
     workers = [context.Process(target=make, args=(job, share, queue)) for share in shares]
     for worker in workers:
         worker.start()
-    failed = []
     for _ in track(range(len(missing)), "Speaking", console=console, disable=not missing):
-        item = queue.get()
-        while item is None:
-            item = queue.get()
-        name, error = item
-        if not name:
+        if error := queue.get():
             for worker in workers:
                 worker.terminate()
             raise SmallModelError(error)
-        if error:
-            failed.append(f"{name}: {error}")
     for worker in workers:
         worker.join()
-    return failed
 
 
 def main(
@@ -198,7 +189,7 @@ def main(
         entries = {e["metadata"]["id"]: e for part in parts.values() for e in part}
         for folder in ("wavs", "times"):
             (out / folder).mkdir(parents=True, exist_ok=True)
-        failed = run(job, list(entries.values()), processes)
+        run(job, list(entries.values()), processes)
         times = {}
         for name in entries:
             path = out / "times" / f"{name}.json"
@@ -206,11 +197,8 @@ def main(
                 times[name] = span
         write_json(out / "key_times.json", times)
         for name, part in parts.items():
-            spoken = [e for e in part if (out / "wavs" / f"{e['metadata']['id']}.wav").exists()]
-            write_jsonl(out / name, spoken)
-    for line in failed:
-        console.print(f"not spoken: {line}", markup=False)
-    print(f"{len(entries) - len(failed)} recordings in {out}")
+            write_jsonl(out / name, part)
+    print(f"{len(entries)} recordings in {out}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 import transformers
 from safetensors.numpy import save_file
 
-from small_model.ctranslate2_whisper import parse_model_bin, whisper_encoder_weights
+from small_model.ctranslate2_whisper import whisper_encoder_weights
 from small_model.delta import Array, Delta
 from small_model.errors import SmallModelError
 from small_model.language_model import LanguageModel, read_gguf
@@ -83,7 +83,7 @@ def gather(cache: Path, report: Report) -> Parts:
     language_model = fetch_qwen(cache, report)
     report("Reading Whisper's encoder (CTranslate2)")
     model_bin = b"".join(paths[part].read_bytes() for part in WHISPER_PARTS)
-    encoder = whisper_encoder_weights(parse_model_bin(model_bin, "Whisper base's model.bin"))
+    encoder = whisper_encoder_weights(model_bin)
     report("Reading Qwen2.5-Coder-0.5B (GGUF)")
     return Parts(encoder, read_gguf(language_model))
 

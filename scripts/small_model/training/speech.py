@@ -9,73 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soxr
 import torch
 
-from small_model.errors import UntimedError
 from small_model.training.facts import FactMaker
 from small_model.training.features import Half, Lower
-from small_model.training.piper import Piper
-from small_model.training.rooms import leveled, spoil
+from small_model.training.rooms import spoil
+from small_model.training.speaker import Speaker
 from small_model.training.spelling import spoken
 from small_model.training.text import Dialogue, Lexicon, random_sentence
-from small_model.training.voices import RATE, Espeak, Flite, Samples, plain
+from small_model.training.voices import RATE, Samples, plain
 from speechprune_ort.files import whole_file, write_whole
 
-# Share of the sentences. flite's awb is never among them: it is the voice that was never heard.
-VOICES = {
-    "hibari:heart": 0.28,
-    "piper:joe": 0.22,
-    "flite:slt": 0.16,
-    "flite:rms": 0.14,
-    "flite:kal16": 0.05,
-    "espeak:en-us+m3": 0.04,
-    "espeak:en-us+f2": 0.04,
-    "espeak:en-us+m7": 0.04,
-    "espeak:en-gb-scotland": 0.03,
-}
-NEVER_HEARD = "flite:awb"
 LONGEST_S = 29.0
-
-
-class Speaker:
-    """All engines behind one call.
-
-    Args:
-        piper: The Piper voice's ``.onnx`` file.
-        rng: Source of chance.
-    """
-
-    def __init__(self, piper: Path, rng: random.Random) -> None:
-        from hibari import Hibari
-
-        self._flite, self._espeak, self.rng = Flite(), Espeak(), rng
-        self._piper, self._hibari = Piper(piper, self._espeak), Hibari()
-
-    def choose(self) -> str:
-        """A training voice by its share."""
-        return self.rng.choices(list(VOICES), list(VOICES.values()))[0]
-
-    def say(self, text: str, voice: str, vary: bool = True) -> Samples:
-        """Speak plain text; with ``vary`` at another pace and pitch each time.
-
-        Returns:
-            (n,) float32 at 16 kHz, at one level.
-        """
-        engine, name = voice.split(":")
-        rng = self.rng
-        if engine == "flite":
-            samples = self._flite.say(text, name).samples
-        elif engine == "espeak":
-            rate, pitch = (rng.randint(135, 200), rng.randint(25, 75)) if vary else (160, 50)
-            samples = self._espeak.say(text, name, rate, pitch).samples
-        elif engine == "piper":
-            samples = self._piper.say(text, rng.uniform(0.85, 1.2) if vary else 1.0).samples
-        else:
-            pace = rng.uniform(0.85, 1.25) if vary else 1.0
-            wave = self._hibari(text, speed=pace, seed=rng.getrandbits(31))
-            samples = soxr.resample(wave, 24_000, RATE, quality="MQ").astype(np.float32)
-        return leveled(samples)
 
 
 @dataclass(frozen=True)
@@ -122,10 +67,7 @@ def speech_of(
     samples, said = [np.zeros(0, np.float32)], []
     while sum(map(len, samples)) < goal * RATE:
         text = spoken(plain(next(texts)))
-        try:
-            sentence = speaker.say(text, rng.choice(voices))
-        except UntimedError:
-            continue
+        sentence = speaker.say(text, rng.choice(voices))
         if sum(map(len, samples)) + len(sentence) > longest * RATE:
             break
         samples += [sentence, np.zeros(int(rng.uniform(0.05, 0.4) * RATE), np.float32)]

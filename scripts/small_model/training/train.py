@@ -10,7 +10,7 @@
 
 ``pieces`` and ``read`` go on from the released model with ``--start scripts/small_model/trained``.
 Needs ``pip install -e '.[train,test]' hibari-tts==0.2.1 ctranslate2==4.8.5`` and
-``apt-get install libflite1 espeak-ng wamerican``.
+``apt-get install flite espeak-ng wamerican``.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from small_model.training.facts import UNSEEN_TEMPLATES, FactMaker
 from small_model.training.loop import Schedule, Utterance, utterances
 from small_model.training.questions import Asker
 from small_model.training.reader import SCALE, Exact, Reader, factors_of, state_of
-from small_model.training.speaker import Speaker as FormerSpeaker
-from small_model.training.speech import NEVER_HEARD, Heard, read_shard
+from small_model.training.speaker import NEVER_HEARD, Speaker
+from small_model.training.speech import Heard, read_shard
 from small_model.training.spelling import Cutter, spoken
 from small_model.training.targets import Targets
 from small_model.training.text import Dialogue, Lexicon
@@ -339,7 +339,7 @@ def evaluate(
 
     if meeting is not None:
         keep("meeting", judge.asked(listener, meeting, meeting.with_name("questions.json")))
-    speaker = FormerSpeaker(None, random.Random(1))  # noqa: S311 - no secrets
+    speaker = Speaker(None, random.Random(1))  # noqa: S311 - no secrets
     for voice in ("flite:slt", NEVER_HEARD):
         facts = FactMaker(lexicon.single, random.Random("unseen"), UNSEEN_TEMPLATES)  # noqa: S311
         made = judged.evaluate_answers(listener, split.test, speaker, voice, facts, answers)

@@ -12,11 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_model.ctranslate2_whisper import (
-    parse_model_bin,
-    read_model_bin,
-    whisper_encoder_weights,
-)
+from small_model.ctranslate2_whisper import parse_model_bin, whisper_encoder_weights
 from small_model.errors import SmallModelError
 from small_model.language_model import transformers_name
 from small_model.text import CHAT_TEMPLATE, IMAGE_TOKENS, RENAMED_TOKENS, rename_tokens, token_id
@@ -35,13 +31,10 @@ def string(text: str) -> bytes:
 
 
 def model_bin(
-    variables: dict[str, np.ndarray[Any, Any]],
-    aliases: dict[str, str] | None = None,
-    version: int = 6,
-    specification: str = "WhisperSpec",
+    variables: dict[str, np.ndarray[Any, Any]], aliases: dict[str, str] | None = None
 ) -> bytes:
     """A CTranslate2 model file, written independently of the reader."""
-    data = struct.pack("<I", version) + string(specification) + struct.pack("<I", 3)
+    data = struct.pack("<I", 6) + string("WhisperSpec") + struct.pack("<I", 3)
     data += struct.pack("<I", len(variables))
     for name, values in variables.items():
         data += string(name) + struct.pack("<B", values.ndim)
@@ -85,7 +78,7 @@ def tiny_encoder(layers: int = 2) -> dict[str, np.ndarray[Any, Any]]:
     return variables
 
 
-def test_model_bin_gives_back_every_type_shape_and_alias(tmp_path: Path) -> None:
+def test_model_bin_gives_back_every_type_shape_and_alias() -> None:
     written: dict[str, np.ndarray[Any, Any]] = {
         "a/float32": np.arange(6, dtype=np.float32).reshape(2, 3),
         "b/int8": np.array([-1, 5], dtype=np.int8),
@@ -93,47 +86,19 @@ def test_model_bin_gives_back_every_type_shape_and_alias(tmp_path: Path) -> None
         "d/scalar": np.array(7, dtype=np.int32),
         "e/float16": np.array([0.5, -2.0], dtype=np.float16),
     }
-    path = tmp_path / "model.bin"
-    path.write_bytes(model_bin(written, {"f/alias": "e/float16"}))
-    model = read_model_bin(path)
-    assert (model.version, model.specification, model.revision) == (6, "WhisperSpec", 3)
-    assert set(model.variables) == {*written, "f/alias"}
+    variables = parse_model_bin(model_bin(written, {"f/alias": "e/float16"}))
+    assert set(variables) == {*written, "f/alias"}
     for name, values in written.items():
-        assert model.variables[name].dtype == values.dtype
-        np.testing.assert_array_equal(model.variables[name], values)
-    assert model.variables["f/alias"] is model.variables["e/float16"]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda data: data[:-9], "cut short"),
-        (lambda data: data + b"\0", "1 bytes after its end"),
-        (lambda data: struct.pack("<I", 4) + data[4:], "format version 4"),
-    ],
-)
-def test_model_bin_refuses_damaged_files(change: Any, message: str) -> None:
-    data = model_bin({"a": np.zeros(3, dtype=np.float32)})
-    with pytest.raises(SmallModelError, match=message):
-        parse_model_bin(change(data), "model.bin")
-
-
-def test_model_bin_names_the_variable_whose_size_contradicts_its_shape() -> None:
-    data = model_bin({"a/weight": np.zeros((2, 3), dtype=np.float32)})
-    wrong = data.replace(struct.pack("<2I", 2, 3), struct.pack("<2I", 2, 4))
-    with pytest.raises(SmallModelError, match=r"a/weight has shape \(2, 4\) but 6 values"):
-        parse_model_bin(wrong, "model.bin")
-
-
-def test_model_bin_refuses_an_alias_of_nothing() -> None:
-    data = model_bin({"a": np.zeros(1, dtype=np.float32)}, {"b": "missing"})
-    with pytest.raises(SmallModelError, match="alias b stands for missing"):
-        parse_model_bin(data, "model.bin")
+        assert variables[name].dtype == values.dtype
+        np.testing.assert_array_equal(variables[name], values)
+    assert variables["f/alias"] is variables["e/float16"]
 
 
 def test_encoder_weights_have_whispers_names_and_split_projections() -> None:
     variables = tiny_encoder(layers=2)
-    weights = whisper_encoder_weights(parse_model_bin(model_bin(variables), "model.bin"))
+    others = {"decoder/embeddings/weight": np.zeros(3, np.int8), "encoder/num_heads": np.array(2)}
+    data = model_bin({**variables, **{k: v.astype(np.int8) for k, v in others.items()}})
+    weights = whisper_encoder_weights(data)
     stacked = variables["encoder/layer_1/self_attention/linear_0/weight"].astype(np.float32)
     for row, projection in enumerate("qkv"):
         np.testing.assert_array_equal(
@@ -160,30 +125,16 @@ def test_encoder_weights_fill_transformers_encoder_exactly() -> None:
         max_source_positions=FRAMES,
     )
     encoder = transformers.models.whisper.modeling_whisper.WhisperEncoder(config)
-    model = parse_model_bin(model_bin(tiny_encoder(layers=2)), "model.bin")
-    state = {name: torch.from_numpy(v) for name, v in whisper_encoder_weights(model).items()}
+    weights = whisper_encoder_weights(model_bin(tiny_encoder(layers=2)))
+    state = {name: torch.from_numpy(values) for name, values in weights.items()}
     encoder.load_state_dict(state, strict=True)
-
-
-def test_encoder_weights_refuse_a_key_bias_another_model_and_a_missing_variable() -> None:
-    variables = tiny_encoder()
-    variables["encoder/layer_1/self_attention/linear_0/bias"][WIDTH] = 1
-    with pytest.raises(SmallModelError, match="layer_1/self_attention has a bias on the key"):
-        whisper_encoder_weights(parse_model_bin(model_bin(variables), "model.bin"))
-    other = model_bin(tiny_encoder(), specification="TransformerSpec")
-    with pytest.raises(SmallModelError, match="is a TransformerSpec"):
-        whisper_encoder_weights(parse_model_bin(other, "model.bin"))
-    variables = tiny_encoder()
-    del variables["encoder/conv2/bias"]
-    with pytest.raises(SmallModelError, match="no variable encoder/conv2/bias"):
-        whisper_encoder_weights(parse_model_bin(model_bin(variables), "model.bin"))
 
 
 def test_gguf_names() -> None:
     assert transformers_name("output_norm.weight") == "norm.weight"
     assert transformers_name("blk.0.ffn_norm.weight") == "layers.0.post_attention_layernorm.weight"
     assert transformers_name("blk.3.attn_k.bias") == "layers.3.self_attn.k_proj.bias"
-    with pytest.raises(SmallModelError, match=r"rope_freqs\.weight"):
+    with pytest.raises(KeyError, match=r"rope_freqs\.weight"):
         transformers_name("rope_freqs.weight")
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_model.errors import SmallModelError
 from small_model.training.actors import trusted
 from small_model.training.alignment import letter_times, piece_places, steady
 from small_model.training.facts import FactMaker
 from small_model.training.questions import NOT_SAID, Asker
 from small_model.training.rooms import faster, in_room, leveled, telephone
+from small_model.training.speaker import Speaker
 from small_model.training.spelling import (
     LONGEST,
     SPACE,
@@ -23,6 +25,7 @@ from small_model.training.spelling import (
     words_of,
 )
 from small_model.training.text import chance
+from small_model.training.voices import plain
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'"
 # Single letters, and the pieces that the words below need.
@@ -154,6 +157,26 @@ def test_added_layers_begin_as_identity_and_a_checkpoint_is_whole(tmp_path: Path
             weights.zero_()
         checkpoint.read(tmp_path / "trained.safetensors", writer, speller)
         torch.testing.assert_close(writer(features), before)
+
+
+@pytest.mark.parametrize(
+    ("voice", "missing"),
+    [
+        ("flite:slt", "flite does not speak"),
+        ("espeak:en-us", "espeak-ng does not speak"),
+        ("piper:joe", "piper:joe needs its file"),
+    ],
+)
+def test_a_voice_that_is_not_there_is_named(
+    voice: str, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SmallModelError, match=missing):
+        Speaker(None, chance(1)).say("Hello.", voice)
+
+
+def test_typography_becomes_ascii() -> None:
+    assert plain("\u201cCaf\u00e9\u201d \u2014 it\u2019s\u2026  so") == '"Cafe" , it\'s... so'
 
 
 def test_damage_keeps_level_and_length() -> None:
