@@ -19,6 +19,7 @@ from small_model.training.questions import TRANSCRIPT_REQUESTS, Asker, Turn
 from small_model.training.reader import Exact, Reader, Spoken
 from small_model.training.speech import Heard, read_shard
 from small_model.training.spelling import spoken, words_of
+from small_model.training.stacking import Stacker
 from small_model.training.text import Dialogue, Lexicon, random_sentence
 from small_model.training.voices import plain
 from small_model.training.writer import Writer
@@ -28,6 +29,7 @@ STEP_TOKENS = 700  # at least so many audio tokens a step, as one pack
 REMEMBERED = 0.97  # of the running means in the curve
 JOINED_TOKENS = (1, 1, 1, 1, 1, 300, 700, 1400)  # recordings are joined until they have so many
 PICKED = 200  # recordings, until shards are looked for anew
+PADDED_SHARE = 0.25  # of the recordings of a layout without a mask
 EXACT_SHARE = 0.15  # of the recordings beside speech, for what speech does not say
 
 
@@ -98,13 +100,13 @@ def shuffled(shards: Callable[[], Sequence[Path]], rng: random.Random) -> Iterat
 
 
 def real(
-    stream: Iterator[Heard], asker: Asker, writer: Writer, rng: random.Random
+    stream: Iterator[Heard], asker: Asker, writer: Writer | Stacker, rng: random.Random
 ) -> Iterator[Callable[[], Spoken]]:
     """Endless recordings of training speech, some of them joined to longer ones."""
     while True:
         most = rng.choice(JOINED_TOKENS)
         parts = [next(stream)]
-        while sum(len(part.features) for part in parts) // 2 < most:
+        while sum(len(part.features) for part in parts) // writer.frames < most:
             parts.append(next(stream))
         turns = asker.turns(" ".join(part.text for part in parts), len(parts) == 1)
         if turns:
@@ -122,14 +124,22 @@ def mixed(
 
 
 @torch.no_grad()
-def written(parts: Sequence[Heard], writer: Writer, rng: random.Random | None) -> torch.Tensor:
-    """Audio tokens (tokens, hidden) of stored speech; with ``rng`` parts of it are masked."""
+def written(
+    parts: Sequence[Heard], writer: Writer | Stacker, rng: random.Random | None
+) -> torch.Tensor:
+    """Audio tokens (tokens, hidden) of stored speech; with ``rng`` parts of it are masked.
+
+    In Voxtral's layout the silence up to the end of the last window follows, with ``rng`` at times.
+    """
     tokens = []
     for part in parts:
         batch = torch.from_numpy(part.features).float()[None]
         if rng is not None:
             blank_out(batch, rng)
         tokens.append(writer(batch)[0])
+    silence = writer.silence
+    if silence is not None and (rng is None or rng.random() < PADDED_SHARE):
+        tokens.append(silence[len(tokens[-1]) :])
     return torch.cat(tokens)
 
 
