@@ -45,6 +45,7 @@ if importlib.util.find_spec("torch") is None:
         "export/test_parity.py",
         "scripts/bench/test_random_checkpoint.py",
         "scripts/small_model/test_small_model.py",
+        "scripts/small_model/test_second_architecture.py",
         "scripts/small_model/test_small_model_parts.py",
         "export/families/test_text_models.py",
         "scripts/small_model/test_training_parts.py",

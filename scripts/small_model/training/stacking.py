@@ -1,0 +1,193 @@
+"""Voxtral's projector on the trained encoder: four frames of it become one audio token.
+
+The encoder stays as it is. A token lasts as long as two of the default layout's, and shall lie
+between what these two shall say: each token between piece and word, and both in the middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - its customary name
+
+from small_model.training.alignment import OUTSIDE
+from small_model.training.encoder import WIDTH, pooled
+from small_model.training.features import WINDOW_S, Lower
+from small_model.training.letters import Speller
+from small_model.training.loop import Schedule, Utterance, run
+from small_model.training.voices import RATE
+from small_model.training.writer import OTHER_WORDS, SMOOTHING, Aligner, Writer, nearness
+from small_model.voxtral import PROJECTOR, STACKED
+
+RIDGE = 1.0
+LEARNING_RATE = 1e-3
+BEEP = 1600  # samples
+
+
+class Stacker(torch.nn.Module):
+    """Stored features to audio tokens of Voxtral's layout, in the language model's space.
+
+    Args:
+        writer: Of the default layout; its layers and LayerNorm are used, and not trained.
+
+    Attributes:
+        silence: Audio tokens of a window in which nothing is said, (375, hidden), or None.
+    """
+
+    frames = STACKED
+    silence: torch.Tensor | None = None
+
+    def __init__(self, writer: Writer) -> None:
+        super().__init__()
+        self.writer = writer.requires_grad_(False)
+        hidden = writer.linear.out_features
+        self.linear_1 = torch.nn.Linear(STACKED * WIDTH, hidden, bias=False)
+        self.linear_2 = torch.nn.Linear(hidden, hidden, bias=False)
+
+    @torch.no_grad()
+    def below(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """What the lower layers make of features, (batch, frames, width) to the same."""
+        below: torch.Tensor = self.writer.below(features, mask)
+        return below
+
+    def top(self, below: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """States of the layers below, (batch, frames, width), to audio tokens."""
+        return self.project(self.states(below, mask))
+
+    @torch.no_grad()
+    def states(self, below: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """States of Whisper's layers, (batch, frames, width), to (batch, tokens, 4 * width)."""
+        return self.joined(self.writer.above(below, mask))
+
+    def joined(self, above: torch.Tensor) -> torch.Tensor:
+        """States of all layers, (batch, frames, width), to (batch, frames // 4, 4 * width).
+
+        Frames that fill no token are left out.
+        """
+        normed: torch.Tensor = self.writer.norm(above)
+        whole = normed.shape[1] // STACKED * STACKED
+        return normed[:, :whole].reshape(len(normed), -1, STACKED * WIDTH)
+
+    def layers(self) -> dict[str, torch.nn.Linear]:
+        """The layers of the projector, which are trained, by Voxtral's names."""
+        return {"linear_1": self.linear_1, "linear_2": self.linear_2}
+
+    def project(self, states: torch.Tensor) -> torch.Tensor:
+        """(..., 4 * width) to (..., hidden)."""
+        tokens: torch.Tensor = self.linear_2(F.gelu(self.linear_1(states)))
+        return tokens
+
+    def forward(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """(batch, frames, width) to (batch, frames // 4, hidden), float32."""
+        return self.top(self.below(features, mask), mask)
+
+    def hear_silence(self, lower: Lower) -> None:
+        """Keep what silence says: Voxtral hears a recording's last window to its end."""
+        samples = np.zeros(WINDOW_S * RATE, np.float32)
+        # As loud as speech: the loudest sound sets the floor of log-mel features.
+        samples[:BEEP] = 0.1 * np.sin(np.arange(BEEP) / 5)
+        with torch.no_grad():
+            self.silence = self(torch.from_numpy(lower(samples)).float()[None])[0]
+
+    @torch.no_grad()
+    def start(self, data: Sequence[Utterance]) -> None:
+        """Begin with what the default layout's projection says, two of its tokens in one."""
+        inputs, targets = [], []
+        for one in data:
+            above = self.writer.above(self.writer.below(one.heard.tensor[None]))
+            inputs.append(self.joined(above)[0])
+            targets.append(middles(self.writer.linear(self.writer.norm(pooled(above)))[0]))
+        self.fit(torch.cat(inputs), torch.cat(targets))
+
+    @torch.no_grad()
+    def fit(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+        """Take the linear map of a token's mean frame that is best by least squares.
+
+        ``gelu(x) - gelu(-x)`` is x: two hidden units carry one dimension, so the map has a rank of
+        half the hidden units. What is constant in a LayerNorm's output stands for the bias that the
+        layers do not have.
+
+        Args:
+            inputs: (n, 4 * width).
+            targets: (n, hidden).
+        """
+        frames = inputs.reshape(len(inputs), STACKED, -1).mean(1)
+        gram = frames.T @ frames + RIDGE * torch.eye(frames.shape[1])
+        weight = torch.linalg.solve(gram, frames.T @ targets)
+        # The directions in which what is said varies most; the last ones are the largest.
+        half, said = self.linear_2.out_features // 2, frames @ weight
+        main = torch.linalg.eigh(said.T @ said)[1][:, -half:]
+        first = (weight @ main).T
+        scale = (frames @ first.T).square().mean(0).sqrt().clamp(min=1e-6)[:, None]
+        first, last = (first / scale / STACKED).repeat(1, STACKED), main * scale.T
+        self.linear_1.weight.zero_()
+        self.linear_2.weight.zero_()
+        self.linear_1.weight[: 2 * half] = torch.cat([first, -first])
+        self.linear_2.weight[:, : 2 * half] = torch.cat([last, -last], 1)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The projector under the names of Voxtral's checkpoint, float32."""
+        return {f"{PROJECTOR}{name}.weight": m.weight.detach() for name, m in self.layers().items()}
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take what :meth:`tensors` gave."""
+        for name, layer in self.layers().items():
+            layer.weight.copy_(tensors[f"{PROJECTOR}{name}.weight"])
+
+
+def middles(tokens: torch.Tensor) -> torch.Tensor:
+    """The mean of each two tokens, (n, hidden) to (n // 2, hidden)."""
+    return tokens[: len(tokens) // 2 * 2].reshape(-1, 2, tokens.shape[1]).mean(1)
+
+
+def train(
+    stacker: Stacker,
+    speller: Speller,
+    data: Sequence[Utterance],
+    aligner: Aligner,
+    schedule: Schedule,
+) -> None:
+    """Train the projector in place.
+
+    Each token is drawn to the middle of its two targets, and to both its pieces and both its words
+    among all others.
+    """
+    targets = aligner.targets
+
+    def named(around: torch.Tensor, table: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(nearness(around, table), wanted, label_smoothing=SMOOTHING)
+
+    def loss_of(
+        batch: torch.Tensor, mask: torch.Tensor, chosen: Sequence[Utterance]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        below = stacker.below(batch, mask)
+        with torch.no_grad():
+            scores = speller.scores(below)
+        tokens = stacker.top(below, mask)
+        count = tokens.shape[1]
+        pieces, words = (
+            labels[:, : 2 * count].reshape(-1, count, 2)
+            for labels in aligner.batch(scores.numpy(), chosen)
+        )
+        inside = (pieces != OUTSIDE).all(2)
+        said, piece, word = tokens[inside], pieces[inside], words[inside]
+        wanted = targets.between(piece.flatten(), word.flatten())
+        distance = (said - middles(wanted)).square().sum(1).mean()
+        twice = (said - targets.centre).repeat_interleave(2, 0)
+        naming = named(twice, targets.pieces, piece.flatten())
+        spoken = word.flatten() > 0
+        others = torch.randint(1, len(targets.whole), (OTHER_WORDS,))
+        known = word.flatten()[spoken]
+        candidates, place = torch.cat([known, others]).unique(  # type: ignore[no-untyped-call]
+            return_inverse=True
+        )
+        meaning = named(twice[spoken], targets.whole[candidates], place[: len(known)])
+        figures = {"distance": distance.item(), "piece_loss": naming.item()}
+        figures |= {"word_loss": meaning.item()}
+        return naming + meaning + distance, figures
+
+    weights = [p for layer in stacker.layers().values() for p in layer.parameters()]
+    run(schedule, [(weights, LEARNING_RATE)], data, loss_of)
