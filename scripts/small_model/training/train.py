@@ -10,7 +10,7 @@
 
 A second architecture, Voxtral's layout on the same encoder:
 
-    python scripts/train_small_model.py stack WORK --spiral DIR --minutes 10
+    python scripts/train_small_model.py stack WORK --spiral DIR
     python scripts/train_small_model.py read WORK --spiral DIR --layout voxtral --minutes 60
     python scripts/train_small_model.py assemble WORK --layout voxtral
 
@@ -61,7 +61,7 @@ from speechprune_ort.models.delta import FACTOR_A, FACTOR_B
 USER_ERROR = 2
 PEOPLE_CHECKED = 60  # clips at each check of a curve; all at the end
 PENALTIES = (0.0, 3.0)  # nats for a change of piece
-STARTING_TEXTS = 60  # of least squares
+STARTING_TEXTS, FITTED_TEXTS = 60, 300  # of least squares: stage 2, Voxtral's projector
 CHECKPOINT = "pieces.safetensors"
 MERGED, CHANGED = "merged", "delta"  # folders of the checkpoint, and of what training changed
 STACK, SECOND = "stack.safetensors", "voxtral"  # Voxtral's projector, and the checkpoint
@@ -254,20 +254,12 @@ def train_pieces(
 
 
 @app.command(name="stack")
-def train_stack(
-    work: Work,
-    spiral: Spiral,
-    cache: Cache = None,
-    minutes: Minutes = 10.0,
-    start: Start = None,
-    rate: Rate = 1.0,
-    threads: Threads = 1,
-) -> None:
-    """Voxtral's projector on the trained encoder, which stays as it is; WORK/stack.safetensors.
+def fit_stack(work: Work, spiral: Spiral, cache: Cache = None, start: Start = None) -> None:
+    """Voxtral's projector on the trained encoder, by least squares; WORK/stack.safetensors.
 
-    The encoder is that of ``--start`` or of WORK/pieces.safetensors.
+    The encoder is that of ``--start`` or of WORK/pieces.safetensors, and stays as it is.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     encoded = heard_by(work, start)
     job = job_of(work, spiral, cache)
     cutter, tests = cutter_of(job), data.test_sets(job)
@@ -278,24 +270,17 @@ def train_stack(
     table = model_of(job.language_model).get_input_embeddings().weight.detach()
     tokenizer = library.AutoTokenizer.from_pretrained(job.language_model)
     targets = Targets([one.heard.text for one in texts], cutter, tokenizer, table)
-    aligner = writer.Aligner(cutter, targets)
     model = writer.Writer(encoder, speller, table.shape[1])
     checkpoint.read(encoded, model, speller)
     stacker = stacking.Stacker(model)
-    stacker.start(texts[:: max(1, len(texts) // STARTING_TEXTS)])
-
-    def check() -> dict[str, Any]:
-        save_file(halves(stacker.tensors()), work / STACK)
-        return {
-            name: writer.writing_errors(stacker, heard[:READ_ALOUD], targets, PENALTIES)
+    stacker.start([one.heard for one in texts[:: max(1, len(texts) // FITTED_TEXTS)]])
+    save_file(halves(stacker.tensors()), work / STACK)
+    curve(work, "stack")(
+        {
+            name: writer.writing_errors(stacker, heard[:PEOPLE_CHECKED], targets, PENALTIES)
             for name, heard in tests.items()
         }
-
-    report = curve(work, "stack")
-    report({"minutes": 0, **check()})
-    schedule = Schedule(minutes, report, check, checks=2, rate=rate)
-    stacking.train(stacker, speller, texts, aligner, schedule)
-    report(check())
+    )
 
 
 @app.command(name="read")

@@ -18,7 +18,6 @@ from small_model.training.encoder import LOWER_LAYERS, WIDTH, seeded_encoder
 from small_model.training.features import Lower
 from small_model.training.layouts import VOXTRAL
 from small_model.training.letters import Speller
-from small_model.training.loop import Utterance
 from small_model.training.speech import Heard
 from small_model.training.spelling import Cutter
 from small_model.training.stacking import Stacker, middles
@@ -117,7 +116,7 @@ def test_the_projector_begins_as_the_best_linear_map_of_half_its_rank() -> None:
 def test_the_projector_begins_as_the_mean_of_two_tokens_of_the_default_layout() -> None:
     _, stacker = trained()
     features = np.random.default_rng(3).standard_normal((8, 400, WIDTH)).astype(np.float16)
-    stacker.start([Utterance(Heard(one, "", ""), ()) for one in features])
+    stacker.start([Heard(one, "", "") for one in features])
     with torch.no_grad():
         batch = torch.from_numpy(features).float()
         found, tokens = stacker(batch), stacker.writer(batch)
