@@ -329,7 +329,8 @@ def torch_lower(
         of them, the mean over its heads.
     """
     inner: Any = language_model.get_decoder()
-    layers, found = inner.layers, {}
+    layers = inner.layers
+    found: dict[str, Tensor] = {}
 
     def attended(module: nn.Module, _: Any, given: dict[str, Any]) -> None:
         turns = given["position_embeddings"]
