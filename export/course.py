@@ -81,15 +81,28 @@ COSTS: Mapping[str, Cost] = {
     "export embed_tokens": Cost(1.0, 8.0, "table"),
     SEAL: Cost(0.0, 2.0, "all"),
 }
-"""Every step that an export reports, in order.
+"""Every step that an export of a whole decoder reports, in order.
 
 For the 8.4 billion weights of Qwen2-Audio-7B's dimensions it is 9 minutes, and an export took 9.6
 (docs/results/accuracy.md).
 """
 
 
-def seconds_of(sizes: Sizes) -> dict[str, float]:
+CUT_COSTS: Mapping[str, Cost] = {
+    "export decoder_lower": Cost(1.0),
+    "verify decoder_lower": Cost(5.0, 3.0, "decoder"),
+    "export decoder_upper": Cost(1.0),
+    "verify decoder_upper": Cost(5.0, 30.0, "decoder"),
+}
+"""Steps before the last one where the decoder is cut, too: torch computes it once more."""
+
+
+def seconds_of(sizes: Sizes, cut: bool = False) -> dict[str, float]:
     """Seconds that each step of an export should take, on two cores and without a download.
+
+    Args:
+        sizes: weights of the checkpoint.
+        cut: whether the decoder is cut.
 
     >>> seconds = seconds_of(Sizes(encoder=0, table=0, decoder=0))
     >>> list(seconds)[0], list(seconds)[-1]
@@ -97,7 +110,7 @@ def seconds_of(sizes: Sizes) -> dict[str, float]:
     """
     return {
         step: cost.fixed + cost.billion * getattr(sizes, cost.of) / 1e9
-        for step, cost in COSTS.items()
+        for step, cost in ({**COSTS, **CUT_COSTS} if cut else COSTS).items()
     }
 
 
@@ -113,12 +126,12 @@ class Course:
         self._seconds: Mapping[str, float] = {}
         self._step, self._before = "", 0.0
 
-    def expect(self, sizes: Sizes) -> None:
+    def expect(self, sizes: Sizes, cut: bool = False) -> None:
         """Estimate the length of the export; until then the share that is done is 0."""
-        self._seconds = seconds_of(sizes)
+        self._seconds = seconds_of(sizes, cut)
 
     def begin(self, step: str) -> None:
-        """Begin a step of ``COSTS``; the one before it is done."""
+        """Begin a step of ``COSTS`` or ``CUT_COSTS``; the one before it is done."""
         self._before += self._seconds.get(self._step, 0.0)
         self._step = step
         self.advance(0.0)

@@ -16,7 +16,10 @@ import copy
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +36,6 @@ from speechprune_ort.contract.manifest import Parity, PromptPiece
 from speechprune_ort.contract.specs import (
     BFLOAT16,
     DECODER,
-    Dimensions,
     GraphSpec,
     past_name,
     present_name,
@@ -55,7 +57,20 @@ from speechprune_ort.export.rotary import rotary_rows
 from speechprune_ort.export.work import Graph, Work
 from speechprune_ort.providers import cuda_problem, ort_type
 
-__all__ = ["GRAPH", "export_decoder", "parameters_of", "require_windows"]
+__all__ = [
+    "GRAPH",
+    "Logits",
+    "Part",
+    "empty_cache",
+    "export_decoder",
+    "logits_of",
+    "parameters_of",
+    "prompt_cases",
+    "require_windows",
+    "run_parts",
+    "runnable",
+    "verify_logits",
+]
 
 _BUILDER_PRECISION = {
     "float32": "fp32",
@@ -67,6 +82,7 @@ _BUILDER_PRECISION = {
     "int4": "int4",
 }
 
+PAST, PRESENT = (name(0, "").partition(".")[0] for name in (past_name, present_name))
 QUESTION = "What is said in the recording?"
 ANSWER = "The recording says that"
 BUILT, STORED = 0.6, 0.9
@@ -161,9 +177,8 @@ def with_float32_sides(model: ir.Model) -> ir.Model:
     numpy has no bfloat16, and what passes between graphs is looked at on the host.
     """
     graph, narrow = model.graph, ir.DataType.BFLOAT16
-    cache = past_name(0, "key").partition(".")[0]
     for value in graph.inputs:
-        if value.dtype != narrow or (value.name or "").startswith(cache):
+        if value.dtype != narrow or (value.name or "").startswith(PAST):
             continue
         cast = ir.node("Cast", [value], {"to": narrow.value}, name=f"{value.name}.narrow")
         made = cast.outputs[0]
@@ -285,26 +300,80 @@ def _write(work: Work, spec: GraphSpec, path: Path) -> None:  # noqa: ARG001 - t
 
 
 def _verify(work: Work, spec: GraphSpec, path: Path) -> Checked:
-    """Prefill and a few teacher-forced steps, compared with torch at every step.
+    def opened(stack: ExitStack) -> tuple[Logits, str | None]:
+        file, shown = stack.enter_context(runnable(path, spec, work))
+        session, problem = open_graph(file, shown, work.target)
+        return partial(logits_of, [Part(session, shown)]), problem
 
-    Each prompt is run on consecutive positions and once on positions with a gap, as pruned audio
-    has them with ``positions="original"``.
+    return verify_logits(work, path, spec, opened)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A graph that a token passes through.
+
+    Attributes:
+        session: the graph, opened.
+        spec: its inputs and outputs.
     """
-    language_model, dims = work.checkpoint.language_model, work.checkpoint.dimensions
-    following = work.checkpoint.tokenizer.encode(ANSWER, add_special_tokens=False)[:DECODE_STEPS]
-    answer = work.rows(np.array(following, np.int64))
+
+    session: ort.InferenceSession
+    spec: GraphSpec
+
+
+Logits = Callable[[NDArray[Any], Arrays, NDArray[np.float32]], NDArray[np.float32]]
+"""Logits (1 + steps, vocab) from a prompt's embeddings, the angles of its positions and those of
+the answer, and the answer's embeddings."""
+
+
+def prompt_cases(
+    work: Work, steps: int
+) -> dict[str, tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """Prompts to verify on, each at consecutive positions and at positions with a gap.
+
+    Pruned audio has gaps with ``positions="original"``.
+
+    Args:
+        work: the export.
+        steps: tokens that follow.
+
+    Returns:
+        By name, embeddings (tokens, hidden), and positions (tokens + steps,).
+    """
     cases = {}
     for case, embeds in _prompts(work).items():
         count = len(embeds)
         gap = np.arange(count) + np.where(np.arange(count) >= count // 2, 7, 0)
         for name, at in ((case, np.arange(count)), (f"{case}, gapped positions", gap)):
-            cases[name] = embeds, np.append(at, at[-1] + 1 + np.arange(len(answer)))
+            cases[name] = embeds, np.append(at, at[-1] + 1 + np.arange(steps))
+    return cases
+
+
+def verify_logits(
+    work: Work,
+    path: Path,
+    spec: GraphSpec,
+    opened: Callable[[ExitStack], tuple[Logits, str | None]],
+) -> Checked:
+    """Prefill and a few teacher-forced steps, compared with torch at every step.
+
+    Args:
+        work: the export.
+        path: the graph, for messages.
+        spec: its inputs and outputs.
+        opened: opens what is compared, for as long as the stack is open; with what keeps it from
+            running on the target, as ``open_graph`` says.
+    """
+    language_model = work.checkpoint.language_model
+    following = work.checkpoint.tokenizer.encode(ANSWER, add_special_tokens=False)[:DECODE_STEPS]
+    answer = work.rows(np.array(following, np.int64))
+    cases = prompt_cases(work, len(answer))
     # All of torch before the session opens: both at once need not fit in memory.
     read = part(work.course.advance, 0.0, TORCH)
     expected = _torch_logits(language_model, list(cases.values()), answer, read)
     dtype = next(t.dtype for t in spec.inputs if t.name == "cos")
-    with _runnable(path, spec, work) as (file, shown):
-        session, problem = open_graph(file, shown, work.target)
+    with ExitStack() as stack:
+        logits_from, problem = opened(stack)
 
         def figures() -> list[Parity]:
             found: list[Parity] = []
@@ -313,7 +382,7 @@ def _verify(work: Work, spec: GraphSpec, path: Path) -> Checked:
             for number, ((name, (embeds, positions)), wanted) in compared:
                 run(number / len(cases))
                 turned = rotary_rows(language_model, positions, dtype)
-                logits = _graph_logits(session, shown, dims, embeds, turned, answer)
+                logits = logits_from(embeds, turned, answer)
                 found += compare(path.stem, name, "logits", wanted, logits, work.plan.min_cosine)
                 same = float(wanted[0].argmax() == logits[0].argmax())
                 found.append(Parity(f"{name}: logits", "first_token", same, 0.0))
@@ -323,7 +392,7 @@ def _verify(work: Work, spec: GraphSpec, path: Path) -> Checked:
 
 
 @contextlib.contextmanager
-def _runnable(path: Path, spec: GraphSpec, work: Work) -> Iterator[tuple[Path, GraphSpec]]:
+def runnable(path: Path, spec: GraphSpec, work: Work) -> Iterator[tuple[Path, GraphSpec]]:
     """The decoder as this machine can run it: bfloat16 in float32, where there is no CUDA.
 
     The CPU's attention has no bfloat16 kernel. One that is too large for that stays as it is, and
@@ -403,36 +472,63 @@ def _torch_logits(
     return [logits[row, [places.index(place) for place in own]] for row, own in enumerate(wanted)]
 
 
-def _graph_logits(
-    session: ort.InferenceSession,
-    spec: GraphSpec,
-    dims: Dimensions,
+def empty_cache(parts: Sequence[Part]) -> dict[str, ort.OrtValue]:
+    """The cache before the first token, by the names of the inputs that take it."""
+    found = {}
+    for tensor in (tensor for one in parts for tensor in one.spec.inputs):
+        if tensor.name.startswith(PAST):
+            shape = [1, tensor.shape[1], 0, tensor.shape[3]]
+            kind, _ = ort_type(tensor.dtype)
+            found[tensor.name] = ort.OrtValue.ortvalue_from_shape_and_type(shape, kind)
+    return found
+
+
+def run_parts(
+    parts: Sequence[Part],
     embeds: NDArray[Any],
+    total: int,
     turned: Arrays,
-    answer: NDArray[np.float32],
+    cache: dict[str, ort.OrtValue],
+) -> dict[str, ort.OrtValue]:
+    """Run graphs one behind the other, cache by copies: slow, and independent of the runtime.
+
+    Args:
+        parts: the graphs.
+        embeds: (tokens, hidden).
+        total: positions in the cache afterwards.
+        turned: ``cos`` and ``sin`` of all positions.
+        cache: what each graph takes of it; brought up to date.
+
+    Returns:
+        Every output, by name.
+    """
+    dtype = parts[0].spec.inputs[0].dtype
+    given = {
+        "inputs_embeds": embeds[None].astype(dtype),
+        "attention_mask": np.ones((1, total), np.int64),
+        **turned,
+    }
+    values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in given.items()}
+    for one in parts:
+        names = [tensor.name for tensor in one.spec.outputs]
+        known = {**values, **cache}
+        fed = {tensor.name: known[tensor.name] for tensor in one.spec.inputs}
+        values.update(zip(names, one.session.run_with_ort_values(names, fed), strict=True))
+    for name in cache:
+        cache[name] = values[name.replace(PAST, PRESENT)]
+    return values
+
+
+def logits_of(
+    parts: Sequence[Part], embeds: NDArray[Any], turned: Arrays, answer: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """The same from the graph, cache by copies: slow, and independent of the runtime."""
-    dtypes = {tensor.name: tensor.dtype for tensor in spec.inputs}
-    dtype = np.dtype(dtypes["inputs_embeds"])
-    layers = [(i, kind) for i in range(dims.layers) for kind in ("key", "value")]
-    cached, _ = ort_type(dtypes[past_name(0, "key")])
-    shape = [1, dims.kv_heads, 0, dims.head_dim]
-    empty = ort.OrtValue.ortvalue_from_shape_and_type(shape, cached)
-    cache = {past_name(*layer): empty for layer in layers}
-    names = ["logits", *(present_name(*layer) for layer in layers)]
-    rows, total = [], 0
+    """Logits (1 + steps, vocab) of graphs that follow each other; see ``Logits``."""
+    cache, rows, total = empty_cache(parts), [], 0
     steps: Sequence[NDArray[Any]] = [embeds, *answer[:, None]]
     for step in steps:
         total += len(step)
-        given = {
-            "inputs_embeds": step[None].astype(dtype),
-            "attention_mask": np.ones((1, total), np.int64),
-            **turned,
-        }
-        values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in given.items()}
-        logits, *present = session.run_with_ort_values(names, {**values, **cache})
-        cache = {past_name(*layer): p for layer, p in zip(layers, present, strict=True)}
-        rows.append(logits.numpy()[0, -1].astype(np.float32))
+        made = run_parts(parts, step, total, turned, cache)
+        rows.append(made["logits"].numpy()[0, -1].astype(np.float32))
     return np.stack(rows)
 
 

@@ -25,6 +25,7 @@ from speechprune_ort.export.quantize import quantize_matmuls, quantize_with_acti
 
 __all__ = [
     "GraphMaker",
+    "described",
     "in_float32_throughout",
     "quiet",
     "save",
@@ -235,7 +236,7 @@ class GraphMaker:
 
     def __init__(self, spec: GraphSpec) -> None:
         self._spec = spec
-        self.inputs = {tensor.name: _value(tensor) for tensor in spec.inputs}
+        self.inputs = {tensor.name: described(tensor) for tensor in spec.inputs}
         self._nodes: list[ir.Node] = []
         self._initializers: list[ir.Value] = []
 
@@ -270,8 +271,8 @@ class GraphMaker:
     def model(self, outputs: Sequence[ir.Value]) -> ir.Model:
         """The graph with ``outputs`` in the spec's order."""
         for value, tensor in zip(outputs, self._spec.outputs, strict=True):
-            described = _value(tensor)
-            value.name, value.type, value.shape = described.name, described.type, described.shape
+            wanted = described(tensor)
+            value.name, value.type, value.shape = wanted.name, wanted.type, wanted.shape
         graph = ir.Graph(
             list(self.inputs.values()),
             list(outputs),
@@ -283,7 +284,8 @@ class GraphMaker:
         return ir.Model(graph, ir_version=10)
 
 
-def _value(tensor: TensorSpec) -> ir.Value:
+def described(tensor: TensorSpec) -> ir.Value:
+    """A value with the name, dtype and axes of a spec."""
     dtype = ir.DataType.from_numpy(np.dtype(tensor.dtype))
     sizes = [
         axis if size is None else size for axis, size in zip(tensor.axes, tensor.shape, strict=True)

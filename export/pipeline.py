@@ -10,6 +10,7 @@ from speechprune_ort.contract.specs import graph_specs
 from speechprune_ort.errors import ExportError
 from speechprune_ort.export import (
     audio_encoder,
+    cut_decoder,
     decoder,
     embed_tokens,
     first_layer_qk,
@@ -40,8 +41,10 @@ GRAPHS: tuple[Graph, ...] = (
     rotary.GRAPH,
     decoder.GRAPH,
     embed_tokens.GRAPH,  # may read the decoder's output head
+    cut_decoder.LOWER,  # read the decoder's weights, as well
+    cut_decoder.UPPER,
 )
-"""Every graph of a bundle, in the order in which they are exported."""
+"""Every graph that a bundle may have, in the order in which they are exported."""
 
 
 def export_bundle(
@@ -54,6 +57,7 @@ def export_bundle(
     trust_remote_code: bool = False,
     overwrite: bool = False,
     encoder_attention: bool = False,
+    cut_after: int | None = None,
     base: str | None = None,
     allow_pickle: bool = False,
     report: Report = lambda _, __: None,
@@ -73,6 +77,8 @@ def export_bundle(
         overwrite: whether to replace ``out`` if it is there.
         encoder_attention: whether the audio encoder also returns the attention of its last layer,
             for the methods that need it; encoding then always takes a little longer.
+        cut_after: number of the decoder's first layers behind which it is cut, for the methods
+            that drop tokens there: two further graphs, which read the decoder's own weights.
         base: checkpoint that an adapter is merged into; None for the one that it names.
         allow_pickle: whether to take weights from ``.bin`` files where there are no safetensors.
             Only tensors are read (``torch.load`` with ``weights_only``).
@@ -94,6 +100,7 @@ def export_bundle(
         revision=revision,
         overwrite=overwrite,
         encoder_attention=encoder_attention,
+        cut_after=cut_after,
         base=base,
         allow_pickle=allow_pickle,
     )
@@ -112,16 +119,22 @@ def export_bundle(
                 f"The tokenizer has {len(checkpoint.tokenizer)} tokens and the embedding table "
                 f"{dims.vocab} rows: resize the model's embeddings first."
             )
+        cut_decoder.check_cut(cut_after, dims.layers)
         specs = graph_specs(
             dims,
             chosen.float_dtype,
             checkpoint.short_windows,
             checkpoint.encoder_attention,
             chosen.cache_dtype,
+            cut_after,
         )
-        course.expect(_sizes(checkpoint))
+        course.expect(_sizes(checkpoint), cut_after is not None)
         work = Work(checkpoint, chosen, "cuda" if target == "cuda" else "cpu", course=course)
-        rows = [export_graph(graph, work, specs[graph.name], folder) for graph in GRAPHS]
+        rows = [
+            export_graph(graph, work, specs[graph.name], folder)
+            for graph in GRAPHS
+            if graph.name in specs
+        ]
         checkpoint.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_FILE))
         course.begin(SEAL)
         seal(folder, work, rows, precision=precision, source=_source(model, found))

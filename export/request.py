@@ -22,6 +22,7 @@ def check_request(
     revision: str | None = None,
     overwrite: bool = False,
     encoder_attention: bool = False,
+    cut_after: int | None = None,
     base: str | None = None,
     allow_pickle: bool = False,
 ) -> tuple[Described, Family]:
@@ -35,6 +36,7 @@ def check_request(
         revision: branch, tag or commit on the hub.
         overwrite: whether a bundle at ``out`` may be replaced.
         encoder_attention: whether the encoder's attention is wanted, too.
+        cut_after: as for ``export_bundle``.
         base: as for ``export_bundle``.
         allow_pickle: as for ``export_bundle``.
 
@@ -45,6 +47,10 @@ def check_request(
         ExportError: options, checkpoint or folder do not allow it; the message says which.
     """
     plan(precision, target)
+    if cut_after is not None and cut_after < 1:
+        raise ExportError(
+            f"--cut-after {cut_after} leaves no layer below the cut: give 1 or more, such as 2."
+        )
     folder = Path(model).expanduser()
     if out is not None:
         check_place(out, overwrite, folder if model and folder.is_dir() else None)

@@ -62,10 +62,14 @@ def methods() -> str:
         if not found.select.__module__.startswith("speechprune_ort."):
             continue
         source = PAPER.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", found.source)
-        attention = "needed" if found.encoder_attention else ""
+        flags = (
+            ("`--encoder-attention`", found.encoder_attention),
+            ("`--cut-after`", found.decoder_attention),
+        )
+        needs = ", ".join(flag for flag, needed in flags if needed)
         options = ", ".join(f"`{name}`" for name in found.options.names())
-        rows.append((f"`{found.name}`", found.summary, options, attention, source))
-    heads = ("name", "what is kept", "options", "encoder's attention", "source")
+        rows.append((f"`{found.name}`", found.summary, options, needs, source))
+    heads = ("name", "what is kept", "options", "bundle exported with", "source")
     return "\n".join(markdown_table(heads, rows))
 
 

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort.answer_stream import AnswerStream
-from speechprune_ort.cancel import Cancel, Limits, checkpoint
+from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.errors import OptionError, PromptError
+from speechprune_ort.methods import needs_cut
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.results import Answer
 from speechprune_ort.runtime.answering.beginning import open_decoder
 from speechprune_ort.runtime.answering.decoder import Decoder
-from speechprune_ort.runtime.answering.generation import Generation
+from speechprune_ort.runtime.answering.generation import Generation, spoken_alone
 from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
 from speechprune_ort.runtime.answering.question import LaidOut, Question
 from speechprune_ort.runtime.hearing.heard import Heard
@@ -44,6 +45,9 @@ class Chat:
         wording: what the prompt says besides the questions.
         pruning: what is kept of the audio, for the first question.
         generation: how answers' tokens are chosen, unless a turn has options of its own.
+
+    Raises:
+        OptionError: the method drops tokens within the decoder.
     """
 
     def __init__(
@@ -54,6 +58,11 @@ class Chat:
         pruning: PruningOptions,
         generation: GenerationOptions,
     ) -> None:
+        if needs_cut(pruning):
+            raise OptionError(
+                f"The method {pruning.method} takes a single question: ask each on its own, or use "
+                "another method for a chat."
+            )
         self._engine, self._heard, self._wording = engine, heard, wording
         self._pruning, self._generation = pruning, generation
         self._busy = threading.Lock()
@@ -151,14 +160,7 @@ class Chat:
         stops = self._engine.manifest.stop_token_ids
         said = Generation(self._engine.text, stops, generation, int(positions[-1]))
         said.take(logits)
-        while True:
-            while said.pieces:
-                yield said.pieces.popleft()
-            if said.reason is not None:
-                break
-            checkpoint()
-            with timings.measure("decode"):
-                said.take(decoder.step(said.ids[-1], said.position))
+        yield from spoken_alone(said, decoder.step, timings)
         whole = LaidOut(laid_out.selection, laid_out.embeds, positions)
         answer = asked.answer(question, said, generation, whole, timings)
         read = decoder.length - len(positions)

@@ -74,6 +74,7 @@ __all__ = [
     "Work",
     "load_plugins",
     "method",
+    "needs_cut",
     "needs_encoder",
 ]
 
@@ -81,6 +82,11 @@ __all__ = [
 def needs_encoder(options: PruningOptions) -> bool:
     """Whether these options need a recording made with ``encoder_attention=True``."""
     return METHODS[options.method].encoder_attention
+
+
+def needs_cut(options: PruningOptions) -> bool:
+    """Whether these options need a bundle that was exported with ``--cut-after``."""
+    return METHODS[options.method].decoder_attention
 
 
 def load_plugins(paths: Iterable[Path]) -> None:

@@ -128,9 +128,10 @@ class PruningOptions:
             of the question are spoken), ``passages`` (our own: what stands out in such passages
             from the recording's mean), ``segment-attention`` (arXiv:2511.14293),
             ``affinity-pooling`` (arXiv:2604.06871), ``fastadasp`` (arXiv:2410.03007), ``cdpruner``
-            (arXiv:2506.10967), ``sa-map`` (preprints.org 202606.0741), ``random`` tokens, ``crop``
-            (one random contiguous stretch), ``truncate`` (the beginning of the recording, as other
-            stacks do), ``none`` (every token), or a method of your own
+            (arXiv:2506.10967), ``sa-map`` (preprints.org 202606.0741), ``fastv`` of
+            arXiv:2403.06764 (within the language model, behind its first layers), ``random``
+            tokens, ``crop`` (one random contiguous stretch), ``truncate`` (the beginning of the
+            recording, as other stacks do), ``none`` (every token), or a method of your own
             (``speechprune_ort.methods``).
         pruning_rate: share of the budget that is removed, 0 <= rate < 1, the paper's PR. Of
             a 750-token budget 0.2 leaves 600 tokens, however long the recording is. ``auto`` keeps
@@ -229,6 +230,11 @@ class PruningOptions:
         if self.method == EVERY_TOKEN and (self.budget is not None or rate == "auto"):
             name = "pruning_rate='auto'" if self.budget is None else "budget"
             raise OptionError(f"The method none keeps every token: leave out {name}.")
+        if METHODS[self.method].decoder_attention and rate == "auto":
+            raise OptionError(
+                f"The method {self.method} has the decoder's first layers read every token, which "
+                "pruning_rate='auto' cannot bound: give a number."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, with the method's own options among the others."""

@@ -15,7 +15,7 @@ from speechprune_ort.answer_stream import AnswerStream, answers_together
 from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.chat import Chat
 from speechprune_ort.errors import OptionError, PromptError, RecordingError, SpeechPruneError
-from speechprune_ort.methods import METHODS
+from speechprune_ort.methods import METHODS, needs_cut
 from speechprune_ort.numbers import whole
 from speechprune_ort.options import GenerationOptions, Options, PruningOptions
 from speechprune_ort.results import Answer, Pruning, Score
@@ -339,6 +339,11 @@ class Recording:
         """
         pruning, generation = sort_options(pruning, generation, options)
         n = whole("n", n, 1, MOST_ROWS)
+        if n > 1 and needs_cut(pruning):
+            raise OptionError(
+                f"The method {pruning.method} gives one answer at a time: ask for one, or use "
+                "another method."
+            )
         choosing, *limits = (Limits(cancel, deadline) for _ in range(n + 1))
         shared = Timings()
         try:

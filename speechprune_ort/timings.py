@@ -16,6 +16,7 @@ STAGES = (
     "log_mel",
     "encoder",
     "embed",  # the prompt's own tokens
+    "lower_layers",  # of a cut decoder, which read every token
     "phase_1",  # similarity to the question, and what it keeps
     "phase_2",  # first-layer projections, attention received, and what it keeps
     "assemble",

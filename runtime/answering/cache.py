@@ -44,6 +44,7 @@ class Cache:
         dtype: dtype of keys and values, see ``ort_type``.
         rows: number of sequences that it has room for.
         capacity: positions of each.
+        layers: layers whose keys and values it holds; None for all.
 
     Attributes:
         rows: as given.
@@ -51,14 +52,20 @@ class Cache:
     """
 
     def __init__(
-        self, device: Device, dims: Dimensions, dtype: DTypeLike, rows: int, capacity: int
+        self,
+        device: Device,
+        dims: Dimensions,
+        dtype: DTypeLike,
+        rows: int,
+        capacity: int,
+        layers: range | None = None,
     ) -> None:
         self._device, self._dims, self._dtype = device, dims, dtype
         self._type, self._size = ort_type(dtype)
         self.rows, self.capacity = rows, capacity
         self._names = [
             (past_name(layer, kind), present_name(layer, kind))
-            for layer in range(dims.layers)
+            for layer in layers or range(dims.layers)
             for kind in ("key", "value")
         ]
         self._arrays: list[NDArray[Any]] = []  # of the host's cache alone

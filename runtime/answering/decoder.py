@@ -1,7 +1,6 @@
 """Prefill and decode steps, for one sequence or several, and where each is in the cache.
 
-What runs, and on which buffers, is in ``runs``. The angles of positions are computed ahead of time:
-those of the prompt's true positions, and after them those that the answer will take.
+What runs, and on which buffers, is in ``runs``; the angles of positions are in ``angles``.
 """
 
 from __future__ import annotations
@@ -159,8 +158,7 @@ class Decoder:
         """
         start, end = self._lengths[row], self._lengths[row] + len(positions)
         self._check(end, int(positions.max()))
-        if not np.array_equal(self._runs.positions[start:end], positions):
-            self._turn(start, positions, ahead=True)
+        self._runs.angles.turn(start, positions, ahead=True)
         self._lengths[row] = end
         logits = self._runs.read(embeds, row, end)
         check_finite(logits)
@@ -225,9 +223,8 @@ class Decoder:
         runs = self._runs
         rows = range(runs.rows) if runs.captured else range(min(tokens), max(tokens) + 1)
         for row, (_, position) in tokens.items():
-            slot = self._lengths[row]
-            if runs.positions[slot] != position:
-                self._turn(slot, np.array([position], np.int64), ahead=len(tokens) == 1)
+            at = np.array([position], np.int64)
+            runs.angles.turn(self._lengths[row], at, ahead=len(tokens) == 1)
         # A row that does not take part writes to its next slot, which it will write again.
         lengths = [self._lengths[row] + 1 for row in rows]
         if max(lengths) > self.capacity:
@@ -248,23 +245,6 @@ class Decoder:
             raise ValueError(f"the cache holds {self.capacity} positions, not {length}")
         if position >= self._dims.context:
             raise ValueError(f"the model has {self._dims.context} positions, not {position}")
-
-    def _turn(self, slot: int, positions: NDArray[np.int64], ahead: bool) -> None:
-        """Compute the angles of positions into the slots from ``slot`` on.
-
-        Args:
-            slot: slot of the first one.
-            positions: (tokens,) int64.
-            ahead: whether to fill all slots after them as well: what follows a token of an answer
-                is nearly always the next position.
-        """
-        written = positions
-        if ahead:
-            last, end = int(positions[-1]), slot + len(positions)
-            beyond = min(last + 1 + self.capacity - end, self._dims.context)
-            written = np.concatenate([positions, np.arange(last + 1, beyond)])
-            self._runs.positions[slot:] = -1
-        self._runs.turn(slot, written)
 
     def _take(self, rows: int, capacity: int) -> Runs:
         """Buffers of at least this size; if graphs point to them, those of earlier answers."""

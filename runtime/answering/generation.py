@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container
+from collections.abc import Callable, Container, Generator
 from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from speechprune_ort.cancel import checkpoint
 from speechprune_ort.options import GenerationOptions
 from speechprune_ort.runtime.answering.sampling import Sampler, log_probability
 from speechprune_ort.runtime.answering.text_stream import TextStream
 from speechprune_ort.runtime.ort.tokenizer import TextTokenizer
+from speechprune_ort.timings import Timings
 
-__all__ = ["Generation", "Reason"]
+__all__ = ["Generation", "Reason", "spoken_alone"]
 
 Reason = Literal["stop", "length", "stop_string"]
 
@@ -74,3 +76,26 @@ class Generation:
             piece += self._out.finish()
         if piece:
             self.pieces.append(piece)
+
+
+def spoken_alone(
+    said: Generation, step: Callable[[int, int], NDArray[Any]], timings: Timings
+) -> Generator[str, None, None]:
+    """Yield the text of an answer that no other shares steps with, once its first token is chosen.
+
+    Args:
+        said: the answer; it goes on to its end.
+        step: from a token and its position to (vocab,) logits of the next.
+        timings: what steps take is added to it.
+
+    Raises:
+        CancelledError: the call was ended.
+    """
+    while True:
+        while said.pieces:
+            yield said.pieces.popleft()
+        if said.reason is not None:
+            return
+        checkpoint()
+        with timings.measure("decode"):
+            said.take(step(said.ids[-1], said.position))

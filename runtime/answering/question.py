@@ -11,19 +11,21 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from speechprune_ort.choices import DEFAULT_METHOD, EVERY_TOKEN
-from speechprune_ort.errors import PromptError
+from speechprune_ort.contract.specs import DECODER
+from speechprune_ort.errors import OptionError, PromptError
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.results import Answer, Evidence, Pruning, Score, Span, spans_of
 from speechprune_ort.runtime.answering.beginning import open_decoder
 from speechprune_ort.runtime.answering.budget import PrefillTime, pick_tokens
+from speechprune_ort.runtime.answering.cut_decoder import CutDecoder, check_cut
 from speechprune_ort.runtime.answering.decoder import Decoder, check_finite
 from speechprune_ort.runtime.answering.evidence import stretches
-from speechprune_ort.runtime.answering.generation import Generation
+from speechprune_ort.runtime.answering.generation import Generation, spoken_alone
 from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
 from speechprune_ort.runtime.answering.sampling import log_probability
 from speechprune_ort.runtime.answering.scheduler import Reading, Scheduler
 from speechprune_ort.runtime.choosing.backends import open_backend
-from speechprune_ort.runtime.choosing.methods import MethodOptions, Selection
+from speechprune_ort.runtime.choosing.methods import METHODS, MethodOptions, Selection
 from speechprune_ort.runtime.choosing.selection import select
 from speechprune_ort.runtime.hearing.embeddings import HostEmbeds
 from speechprune_ort.runtime.hearing.heard import Heard
@@ -42,11 +44,14 @@ class LaidOut:
         selection: audio tokens in it.
         embeds: (prompt, hidden) on the host, or (1, prompt, hidden) on the device.
         positions: (prompt,) int64 of each.
+        cut: the decoder whose lower half has read all of it, dropped tokens included, so that there
+            are no ``embeds``; None where the whole decoder reads it.
     """
 
     selection: Selection
     embeds: NDArray[Any] | ort.OrtValue
     positions: NDArray[np.int64]
+    cut: CutDecoder | None = None
 
     @property
     def length(self) -> int:
@@ -74,6 +79,7 @@ class Question:
 
     Raises:
         PromptError: ``pruning_rate="auto"`` finds no room for a single audio token.
+        OptionError: the method needs a cut decoder, which the bundle lacks.
         BundleError: the embedding table has no row for a token.
     """
 
@@ -88,6 +94,8 @@ class Question:
     ) -> None:
         self._engine, self._prompt, self._heard = engine, prompt, heard
         self._new_tokens, self._timings = new_tokens, timings
+        check_cut(engine, options.method)
+        self._cut: CutDecoder | None = None
         options, self.picked = self._rated(options)
         self._backend = open_backend(engine, options.backend)
         own = settled(options.own, {"frame_temperature": engine.manifest.frame_temperature})
@@ -123,12 +131,19 @@ class Question:
     def choose(self) -> Selection:
         """Choose the audio tokens that reach the language model.
 
+        A method that goes by the decoder's attention has its first layers read the whole prompt
+        here.
+
         Raises:
             OptionError: the method cannot choose, see ``select``.
+            PromptError: a prompt that is read as a whole exceeds the context, with its answer.
         """
         if not self._heard.tokens:
             return Selection(np.zeros(0, np.int64))
         manifest = self._engine.manifest
+        attention = None
+        if METHODS[self.options.method].decoder_attention:
+            attention = self._read_below()
         scorer = self._backend.scorer(self._heard.audio, self._query)
         with numpy_threads(self._engine.threads):
             return select(
@@ -137,8 +152,24 @@ class Question:
                 window_tokens=manifest.dimensions.window_tokens,
                 frame_tokens=manifest.audio.frame_tokens,
                 encoder_attention=self._heard.encoder_attention,
+                decoder_attention=attention,
                 measure=self._timings.measure,
             )
+
+    def _read_below(self) -> NDArray[np.float32]:
+        """Let the first layers of a cut decoder read every token.
+
+        Returns:
+            (tokens,) attention that each audio token receives from the prompt's last position.
+        """
+        self._cut = None
+        every = np.arange(self._heard.tokens)
+        whole = self.lay_out(Selection(every))
+        cut = CutDecoder(self._engine, self._new_tokens)
+        with self._timings.measure("lower_layers"):
+            attention = cut.read(whole.embeds, whole.length)
+        self._cut = cut
+        return attention[len(self._before) + self._placed(every)]
 
     def pruning(self, selection: Selection) -> Pruning:
         """What was chosen, for the caller."""
@@ -172,6 +203,8 @@ class Question:
         Raises:
             PromptError: prompt and answer exceed the context.
         """
+        if self._cut is not None:
+            return self._kept_of(self._cut, selection)
         audio, rows, places = self._heard.audio, selection.indices, selection.indices
         if selection.embeds is not None:  # merged tokens stand where their first ones stood
             typed = selection.embeds.astype(audio.dtype, copy=False)
@@ -185,6 +218,24 @@ class Question:
             embeds = self._backend.lay_out(self._before, audio, rows, self._after)
         return LaidOut(selection, embeds, positions)
 
+    def _kept_of(self, cut: CutDecoder, selection: Selection) -> LaidOut:
+        """The prompt whose lower half was read, without the tokens that were not chosen."""
+        places = selection.indices
+        if self._between:
+            places, _ = self._with_text_between(places)
+        kept = self._unpruned(places)
+        original = self.options.positions == "original"
+        positions = kept if original else np.arange(len(kept), dtype=np.int64)
+        cut.keep(kept, positions)
+        return LaidOut(selection, np.zeros(0), positions, cut)
+
+    def _placed(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Places of audio tokens behind the beginning of the unpruned prompt."""
+        lengths = [0, *(len(text) for text in self._between)]
+        starts = np.array([part.first for part in self._heard.parts[1:]], np.int64)
+        ahead: NDArray[np.int64] = np.cumsum(lengths)
+        return indices + ahead[np.searchsorted(starts, indices, side="right")]
+
     def _with_text_between(
         self, indices: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -197,10 +248,10 @@ class Question:
             Ascending places among recordings and text; and which row of the kept tokens, followed
             by all text, stands at each.
         """
-        meets = np.array([part.first for part in self._heard.parts[1:]])
-        lengths = np.array([len(text) for text in self._between])
-        ahead = np.concatenate([[0], np.cumsum(lengths)])  # rows of text before each recording
-        audio = indices + ahead[np.searchsorted(meets, indices, side="right")]
+        meets = [part.first for part in self._heard.parts[1:]]
+        lengths = [len(text) for text in self._between]
+        ahead = np.cumsum([0, *lengths])  # rows of text before each recording
+        audio = self._placed(indices)
         text = [
             meet + first + np.arange(length)
             for meet, first, length in zip(meets, ahead, lengths, strict=False)
@@ -213,8 +264,7 @@ class Question:
         first, last = len(self._before), len(self._after)
         positions = np.arange(first + len(indices) + last, dtype=np.int64)
         if self.options.positions == "original":
-            behind = first + self._heard.tokens + sum(map(len, self._between))
-            positions[first:] = np.concatenate([first + indices, behind + np.arange(last)])
+            positions = self._unpruned(indices)
         context = self._engine.manifest.dimensions.context
         needed = int(positions[-1]) + 1 + self._new_tokens
         if needed > context:
@@ -224,6 +274,16 @@ class Question:
                 f"{_cure(self.options, len(indices), needed - context, rate)}."
             )
         return positions
+
+    def _unpruned(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions of the kept tokens, text included, in the unpruned prompt.
+
+        Args:
+            places: (kept,) int64, among recordings and the text between them.
+        """
+        first, last = len(self._before), len(self._after)
+        behind = first + self._heard.tokens + sum(map(len, self._between))
+        return np.concatenate([np.arange(first), first + places, behind + np.arange(last)])
 
     def speak(
         self, generation: GenerationOptions, scheduler: Scheduler
@@ -263,6 +323,10 @@ class Question:
             generation,
             int(laid_out.positions[-1]),
         )
+        if laid_out.cut is not None:
+            yield ""
+            yield from self._say_alone(laid_out.cut, said, timings)
+            return self.answer(self._prompt.question, said, generation, laid_out, timings)
         reading = Reading(
             laid_out.embeds,
             laid_out.positions,
@@ -270,6 +334,7 @@ class Question:
             said,
             timings,
         )
+        self._engine.session(DECODER)  # which may have to be opened: no part of reading
         scheduler.enter(reading)
         try:
             yield ""
@@ -277,6 +342,16 @@ class Question:
         finally:
             scheduler.leave(reading)
         return self.answer(self._prompt.question, said, generation, laid_out, timings)
+
+    @staticmethod
+    def _say_alone(
+        cut: CutDecoder, said: Generation, timings: Timings
+    ) -> Generator[str, None, None]:
+        with timings.measure("prefill"):
+            logits = cut.prefill()
+        with timings.measure("decode"):
+            said.take(logits)
+        yield from spoken_alone(said, cut.step, timings)
 
     def answer(
         self,
@@ -327,16 +402,26 @@ class Question:
         """
         laid_out = self.lay_out(self.choose())
         stepped = sum(len(ids) > 1 for ids in continuations)
-        rows = max(1, min(rows, stepped)) if self._engine.device.name == "cpu" else 1
-        # One position more: one that has ended stays in the batch while others go on.
-        decoder = open_decoder(self._engine, laid_out.length + self._new_tokens + 1, rows)
+        alone = self._engine.device.name != "cpu" or laid_out.cut is not None
+        rows = 1 if alone else max(1, min(rows, stepped))
+        if laid_out.cut is None:
+            self._engine.session(DECODER)  # as in ``say``
+        decoder: Decoder | CutDecoder
         with self._timings.measure("prefill"):
             # The decoder's own logits are overwritten by its next step.
-            first = decoder.prefill(laid_out.embeds, laid_out.positions).copy()
+            if laid_out.cut is not None:
+                decoder = laid_out.cut
+                first = decoder.prefill().copy()
+            else:
+                # One position more: one that has ended stays in the batch while others go on.
+                room = laid_out.length + self._new_tokens + 1
+                decoder = open_decoder(self._engine, room, rows)
+                first = decoder.prefill(laid_out.embeds, laid_out.positions).copy()
         found: list[tuple[float, ...]] = []
         with self._timings.measure("decode"):
-            for row in range(1, rows):
-                decoder.copy(0, row, laid_out.length)
+            if isinstance(decoder, Decoder):
+                for row in range(1, rows):
+                    decoder.copy(0, row, laid_out.length)
             for start in range(0, len(continuations), rows):
                 found += _tried(decoder, laid_out, first, continuations[start : start + rows])
         return Score(
@@ -357,7 +442,13 @@ class Question:
 
         Raises:
             PromptError: prompt and answer exceed the context.
+            OptionError: the method drops tokens within the decoder.
         """
+        if METHODS[self.options.method].decoder_attention:
+            raise OptionError(
+                f"The method {self.options.method} reads every token before it drops some, so that "
+                "no passage is alone: leave out the evidence, or use another method."
+            )
         selection, audio = self.choose(), self._engine.manifest.audio
         rate = self._engine.manifest.tokens_per_second
         kept = selection.indices
@@ -416,6 +507,7 @@ def pieces(
     Raises:
         PromptError: the question is empty, or prompt and answer exceed the context.
     """
+    check_cut(engine, pruning.method)
     text = prompt()  # refused before hours are encoded
     heard = heard() if callable(heard) else heard
     asked = Question(engine, text, heard, pruning, generation.max_new_tokens, timings)
@@ -429,7 +521,7 @@ def _part(selection: Selection, places: NDArray[np.int64]) -> Selection:
 
 
 def _tried(
-    decoder: Decoder,
+    decoder: Decoder | CutDecoder,
     laid_out: LaidOut,
     first: NDArray[np.float32],
     continuations: Sequence[Sequence[int]],
@@ -452,7 +544,7 @@ def _tried(
 
 
 def _cure(pruning: PruningOptions, kept: int, excess: int, tokens_per_second: float) -> str:
-    if pruning.method == EVERY_TOKEN:
+    if pruning.method == EVERY_TOKEN or METHODS[pruning.method].decoder_attention:
         fits = max(0, kept - excess)
         return (
             f"prune (method={DEFAULT_METHOD!r}), or give a shorter recording: {fits} audio tokens "

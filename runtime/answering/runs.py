@@ -24,6 +24,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from speechprune_ort.contract.specs import Dimensions
+from speechprune_ort.runtime.answering.angles import Angles
 from speechprune_ort.runtime.answering.cache import Cache
 from speechprune_ort.runtime.ort.device import Device
 from speechprune_ort.runtime.ort.session import CheckedSession
@@ -63,7 +64,7 @@ class Graphs:
 
 
 class Runs:
-    """Runs of the decoder, the embedding of its tokens, and the turning of its positions.
+    """Runs of the decoder, the embedding of its tokens, and the angles of its positions.
 
     Args:
         graphs: what runs.
@@ -72,23 +73,22 @@ class Runs:
 
     Attributes:
         cache: the cache of keys and values.
-        positions: (capacity,) int64, position that each slot is turned for; -1 where none is set.
+        angles: what attention turns each slot by.
         logits: (rows, 1, vocab) logits of the last run, on the host.
     """
 
     def __init__(self, graphs: Graphs, rows: int, capacity: int) -> None:
-        session, embed, rotary = graphs.decoder, graphs.embed, graphs.rotary
+        session, embed = graphs.decoder, graphs.embed
         device, dims, dtype = graphs.device, graphs.dims, graphs.dtype
-        self._session, self._embed, self._rotary = session, embed, rotary
+        self._session, self._embed = session, embed
         self._device, self._dims, self._dtype = device, dims, dtype
         self._stream = graphs.stream
         self._place = (device.name, device.index)
-        self._angles = dims.head_dim // 2
         self._graph_id = next(_graph_ids) if device.graphs else None
         self._binding, self._step_binding = session.io_binding(), session.io_binding()
-        self._rotary_binding, self._embed_binding = rotary.io_binding(), embed.io_binding()
+        self._embed_binding = embed.io_binding()
         self.cache = Cache(device, dims, graphs.cache_dtype or dtype, rows, capacity)
-        self.positions = np.full(capacity, -1, np.int64)
+        self.angles = Angles(graphs.rotary, device, dims, dtype, capacity)
         self.logits: NDArray[Any] = np.zeros((rows, 1, dims.vocab), dtype)
         self._logits = device.put(self.logits)
         self._wide = np.empty((rows, dims.vocab), np.float32)
@@ -100,8 +100,7 @@ class Runs:
         self._sent = np.zeros(self._mask_at + rows * capacity, np.int64)
         self._given = device.put(self._sent)
         self._embeds = device.empty((rows, dims.hidden), dtype)
-        self._turned = {n: device.empty((capacity, self._angles), dtype) for n in ("cos", "sin")}
-        for name, value in self._turned.items():
+        for name, value in self.angles.values.items():
             self._binding.bind_ortvalue_input(name, value)
             self._step_binding.bind_ortvalue_input(name, value)
         # A binding holds addresses; what they point to must be held here.
@@ -124,19 +123,6 @@ class Runs:
     def captured(self) -> bool:
         """Whether steps are captured as CUDA graphs; they take all rows then."""
         return self._graph_id is not None
-
-    def turn(self, slot: int, positions: NDArray[np.int64]) -> None:
-        """Write the angles of (tokens,) positions into the slots from ``slot`` on."""
-        slots = slice(slot, slot + len(positions))
-        self.positions[slots] = -1  # a run that is ended leaves them half written
-        self._rotary_binding.bind_ortvalue_input("position_ids", self._device.put(positions))
-        size = self._angles * self._dtype.itemsize
-        shape = [len(positions), self._angles]
-        for name, value in self._turned.items():
-            address = value.data_ptr() + slot * size
-            self._rotary_binding.bind_output(name, *self._place, self._dtype.type, shape, address)
-        self._rotary.run_with_iobinding(self._rotary_binding)
-        self.positions[slots] = positions
 
     def read(
         self, embeds: NDArray[Any] | ort.OrtValue, row: int, length: int

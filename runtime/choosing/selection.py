@@ -33,6 +33,7 @@ def select(
     window_tokens: int,
     frame_tokens: int,
     encoder_attention: NDArray[np.float32] | None = None,
+    decoder_attention: NDArray[np.float32] | None = None,
     measure: Measure = untimed,
 ) -> Selection:
     """Choose which audio tokens reach the language model.
@@ -44,6 +45,8 @@ def select(
         frame_tokens: tokens of a one-second frame.
         encoder_attention: (tokens,) attention received in the audio encoder's last layer, where
             it was recorded.
+        decoder_attention: (tokens,) attention received behind the decoder's first layers, where
+            they have read them.
         measure: times those of ``PHASES`` that the method has.
 
     Returns:
@@ -51,9 +54,9 @@ def select(
 
     Raises:
         OptionError: there are no audio tokens, a size is below 1, a method that reads the
-            embeddings finds them of different widths or not finite, it needs the encoder's
-            attention and that was not recorded, or a method of the user's own fails or does not
-            return a selection of that many tokens.
+            embeddings finds them of different widths or not finite, it needs the encoder's or the
+            decoder's attention and that is not there, or a method of the user's own fails or does
+            not return a selection of that many tokens.
     """
     tokens = scorer.tokens
     for name, size in (
@@ -69,6 +72,11 @@ def select(
             f"{method.name} needs the audio encoder's attention: listen to the recording with "
             "encoder_attention=True."
         )
+    if method.decoder_attention and decoder_attention is None:
+        raise OptionError(
+            f"{method.name} needs the decoder's attention: ask with a bundle that was exported "
+            "with --cut-after 2."
+        )
     request = Request(
         own=options.own,
         seed=options.seed,
@@ -77,11 +85,16 @@ def select(
         budget=min(options.budget or window_tokens, tokens),
         frame_tokens=frame_tokens,
         encoder_attention=encoder_attention,
+        decoder_attention=decoder_attention,
         measure=_of_phases(measure),
     )
     with _author_named(method, method.select):
         selection = method.select(request)
-    return _checked(method.name, request, selection)
+    found = _checked(method.name, request, selection)
+    if method.decoder_attention and found.embeds is not None:
+        cure = "what is kept behind the decoder's first layers cannot be merged"
+        raise _wrong(method.name, "gave embeds", cure)
+    return found
 
 
 def operations_of(name: str, work: Work[Any]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from speechprune_ort.contract.manifest import TOKENIZER_FILE, Manifest
 from speechprune_ort.contract.specs import (
     AUDIO_ENCODER,
     DECODER,
+    DECODER_LOWER,
+    DECODER_UPPER,
     EMBED_TOKENS,
     FIRST_LAYER_QK,
     ROTARY,
@@ -24,6 +27,8 @@ from speechprune_ort.runtime.ort.tokenizer import TextTokenizer
 from speechprune_ort.runtime.ort.tokenizer_file import open_tokenizer
 
 __all__ = ["Engine", "Spares"]
+
+DECODERS = (DECODER, DECODER_LOWER, DECODER_UPPER)
 
 
 class Spares:
@@ -93,8 +98,13 @@ class Engine:
         self.stream = open_stream(self.device)
         self._sessions: dict[str, CheckedSession] = {}
         self._closed = False
-        for name in (AUDIO_ENCODER, EMBED_TOKENS, FIRST_LAYER_QK, ROTARY, DECODER):
+        self._opening = threading.Lock()
+        for name in (AUDIO_ENCODER, EMBED_TOKENS, FIRST_LAYER_QK, ROTARY):
             self.session(name)
+        # A decoder that is also there in halves is opened as the first question needs it: in
+        # memory, either takes all of its weights.
+        if manifest.cut_after is None:
+            self.session(DECODER)
 
     def path(self, name: str) -> Path:
         """The file of a graph.
@@ -116,17 +126,18 @@ class Engine:
         """
         if self._closed:
             raise OptionError(f"The model of {self.folder} is closed: open it again.")
-        if name not in self._sessions:
-            self._sessions[name] = open_session(
-                self.path(name),
-                self.manifest.graphs[name].spec,
-                self.device,
-                self.threads,
-                spinning=name == DECODER,
-                stream=self.stream if name in (DECODER, EMBED_TOKENS) else None,
-                trace=None if self._traces is None else self._traces / name,
-            )
-        return self._sessions[name]
+        with self._opening:  # not twice, by two questions
+            if name not in self._sessions:
+                self._sessions[name] = open_session(
+                    self.path(name),
+                    self.manifest.graphs[name].spec,
+                    self.device,
+                    self.threads,
+                    spinning=name in DECODERS,
+                    stream=self.stream if name in (*DECODERS, EMBED_TOKENS) else None,
+                    trace=None if self._traces is None else self._traces / name,
+                )
+            return self._sessions[name]
 
     def close(self) -> None:
         """Release every session; what is running goes on to its end, and nothing new begins."""

@@ -16,7 +16,14 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from speechprune_ort.cancel import running
-from speechprune_ort.contract.specs import AUDIO_ENCODER, DECODER, EMBED_TOKENS, GraphSpec
+from speechprune_ort.contract.specs import (
+    AUDIO_ENCODER,
+    DECODER,
+    DECODER_LOWER,
+    DECODER_UPPER,
+    EMBED_TOKENS,
+    GraphSpec,
+)
 from speechprune_ort.errors import (
     BundleError,
     ComputeError,
@@ -34,6 +41,8 @@ CURES = {
     AUDIO_ENCODER: "lower the memory budget of recordings, or free memory",
     EMBED_TOKENS: "ask a shorter question, or free memory",
     DECODER: "raise the pruning rate, lower max_new_tokens, or free memory",
+    DECODER_LOWER: "give a shorter recording, lower max_new_tokens, or free memory",
+    DECODER_UPPER: "raise the pruning rate, lower max_new_tokens, or free memory",
 }
 OTHER_CURE = "lower the budget of tokens, or free memory"
 SHAPES = re.compile(
@@ -229,6 +238,9 @@ def open_session(
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what it logs as an error it also raises, and we say it
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    if spec.name in (DECODER_LOWER, DECODER_UPPER):
+        # Within a run only: while one half runs, the other's threads must not.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     for name, value in device.session_entries.items():
         options.add_session_config_entry(name, value)
     if trace is not None:

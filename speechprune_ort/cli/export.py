@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from speechprune_ort.cli.options import ATTENDING
+from speechprune_ort.cli.options import ATTENDING, CUTTING
 from speechprune_ort.contract.manifest import GraphEntry, Parity
 from speechprune_ort.errors import ExportError
 from speechprune_ort.progress import Steps
@@ -58,6 +58,14 @@ def export(
             help=f"Give the audio encoder an attention output, which the methods {ATTENDING} need.",
         ),
     ] = False,
+    cut_after: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            help=f"Cut the decoder behind its first K layers as well, which the method {CUTTING} "
+            "needs; its authors take 2.",
+        ),
+    ] = None,
     base: Annotated[
         str | None,
         typer.Option(
@@ -98,6 +106,7 @@ def export(
         revision=revision,
         overwrite=overwrite,
         encoder_attention=encoder_attention,
+        cut_after=cut_after,
         base=base,
         allow_pickle=allow_pickle,
     )
@@ -119,6 +128,7 @@ def export(
             trust_remote_code=trust_remote_code,
             overwrite=overwrite,
             encoder_attention=encoder_attention,
+            cut_after=cut_after,
             base=base,
             allow_pickle=allow_pickle,
             report=steps,

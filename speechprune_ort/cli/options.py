@@ -28,6 +28,7 @@ from speechprune_ort.wording import Wording
 
 __all__ = [
     "ATTENDING",
+    "CUTTING",
     "DRAWING",
     "GENERATED",
     "HEARD",
@@ -134,6 +135,8 @@ DRAWING = _listed(name for name, found in METHODS.items() if found.random)
 """Methods of the package in which chance decides, as a sentence lists them."""
 ATTENDING = _listed(name for name, found in METHODS.items() if found.encoder_attention)
 """Those that read the audio encoder's attention."""
+CUTTING = _listed(name for name, found in METHODS.items() if found.decoder_attention)
+"""Those that choose behind the decoder's first layers."""
 
 # What is kept of the audio: the fields of PruningOptions.
 Method = Annotated[

@@ -31,7 +31,7 @@ from speechprune_ort.contract.manifest_entries import (
     Words,
     whole_windows,
 )
-from speechprune_ort.contract.specs import BFLOAT16, Dimensions
+from speechprune_ort.contract.specs import BFLOAT16, DECODER_LOWER, Dimensions, cached_layers
 from speechprune_ort.errors import BundleError, IntegrityError
 
 __all__ = [
@@ -109,6 +109,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def cache_dtype(self) -> str:
         """Dtype of keys and values."""
         return BFLOAT16 if self.precision == "bf16" else self.float_dtype
+
+    @property
+    def cut_after(self) -> int | None:
+        """Layers in the lower half of the decoder; None where it is not cut."""
+        lower = self.graphs.get(DECODER_LOWER)
+        return None if lower is None else cached_layers(lower.spec)
 
     def _content(self) -> dict[str, Any]:
         return {"schema_version": SCHEMA_VERSION, **msgspec.to_builtins(self)}

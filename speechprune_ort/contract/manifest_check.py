@@ -6,7 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 
 from speechprune_ort.contract.manifest_entries import AudioSpec, GraphEntry, PromptForm, PromptPiece
-from speechprune_ort.contract.specs import Dimensions, GraphSpec, graph_specs
+from speechprune_ort.contract.specs import (
+    DECODER_LOWER,
+    DECODER_UPPER,
+    Dimensions,
+    GraphSpec,
+    cached_layers,
+    graph_specs,
+)
 
 __all__ = ["contradiction"]
 
@@ -123,10 +130,17 @@ def _graphs(
     dtypes: tuple[str, str],
     chunk_frames: int | None,
 ) -> str | None:
+    halves = [graphs.get(name) for name in (DECODER_LOWER, DECODER_UPPER)]
+    lower = halves[0]
+    if halves.count(None) == 1:
+        return "there is one half of a cut decoder without the other"
+    cut_after = None if lower is None else cached_layers(lower.spec)
+    if cut_after is not None and not 1 <= cut_after < dims.layers:
+        return f"a decoder of {dims.layers} layers is cut after {cut_after}"
     possible: dict[str, list[GraphSpec]] = {}
     float_dtype, cache_dtype = dtypes
     for short, attention in product((False, True), repeat=2):
-        specs = graph_specs(dims, float_dtype, short, attention, cache_dtype)
+        specs = graph_specs(dims, float_dtype, short, attention, cache_dtype, cut_after)
         for name, spec in specs.items():
             possible.setdefault(name, []).append(spec)
     for name, entry in graphs.items():

@@ -18,15 +18,20 @@ __all__ = [
     "AXES",
     "BFLOAT16",
     "DECODER",
+    "DECODER_LOWER",
+    "DECODER_UPPER",
     "EMBED_TOKENS",
     "FIRST_LAYER_QK",
     "FIRST_LAYER_QK_FLOAT",
+    "HIDDEN_STATES",
+    "LAST_ATTENTION",
     "RECEIVED_ATTENTION",
     "ROTARY",
     "SIMILARITY",
     "Dimensions",
     "GraphSpec",
     "TensorSpec",
+    "cached_layers",
     "graph_specs",
     "past_name",
     "present_name",
@@ -41,6 +46,14 @@ RECEIVED_ATTENTION = "received_attention"
 ASSEMBLE = "assemble"
 ROTARY = "rotary"
 DECODER = "decoder"
+DECODER_LOWER = "decoder_lower"
+DECODER_UPPER = "decoder_upper"
+"""The decoder's first layers and its others, where export was asked to cut it."""
+
+HIDDEN_STATES = "hidden_states"
+"""What passes from the lower half of a cut decoder to the upper one."""
+LAST_ATTENTION = "last_attention"
+"""Attention of a prompt's last position in the lower half's last layer, the mean over its heads."""
 
 ATTENTION = "attention"
 """Output of the audio encoder, where export was asked for it."""
@@ -216,12 +229,19 @@ def present_name(layer: int, kind: str) -> str:
     return f"present.{layer}.{kind}"
 
 
+def cached_layers(spec: GraphSpec) -> int:
+    """Number of layers whose cache a graph takes."""
+    prefix = past_name(0, "").partition(".")[0]
+    return sum(tensor.name.startswith(prefix) for tensor in spec.inputs) // 2
+
+
 def graph_specs(
     dims: Dimensions,
     float_dtype: str,
     short_windows: bool = False,
     encoder_attention: bool = False,
     cache_dtype: str | None = None,
+    cut_after: int | None = None,
 ) -> dict[str, GraphSpec]:
     """Every graph that a bundle may hold.
 
@@ -232,6 +252,8 @@ def graph_specs(
         encoder_attention: whether it also gives the attention that each token receives.
         cache_dtype: dtype of keys and values, where that is another: on CUDA, grouped-query
             attention has no float32 kernel.
+        cut_after: number of layers in the lower half of a cut decoder, at least 1 and fewer than
+            there are; None where it is whole.
 
     Returns:
         Specs by graph name.
@@ -263,15 +285,51 @@ def graph_specs(
             ),
         )
 
-    def cache(names: Iterable[str], axis: str) -> tuple[TensorSpec, ...]:
+    def cache(names: Iterable[str], axis: str, rows: str = "batch") -> tuple[TensorSpec, ...]:
         dtype = cache_dtype or float_dtype
-        return tuple(tensor(n, dtype, "batch", "kv_heads", axis, "head_dim") for n in names)
+        return tuple(tensor(n, dtype, rows, "kv_heads", axis, "head_dim") for n in names)
 
     def angles(axis: str) -> tuple[TensorSpec, ...]:
         return tuple(tensor(name, float_dtype, axis, "angles") for name in ("cos", "sin"))
 
-    layers = [(layer, kind) for layer in range(dims.layers) for kind in ("key", "value")]
-    specs = (
+    def pairs(first: int, end: int) -> list[tuple[int, str]]:
+        return [(layer, kind) for layer in range(first, end) for kind in ("key", "value")]
+
+    layers = pairs(0, dims.layers)
+
+    def halves(after: int) -> tuple[GraphSpec, ...]:
+        # One sequence: what is dropped differs from one to another.
+        def half(
+            name: str, given: str, layers: list[tuple[int, str]], *made: TensorSpec
+        ) -> GraphSpec:
+            return GraphSpec(
+                name,
+                (
+                    tensor(given, float_dtype, "single", "tokens", "hidden"),
+                    tensor("attention_mask", "int64", "single", "total"),
+                    *angles("slots"),
+                    *cache((past_name(*layer) for layer in layers), "past", "single"),
+                ),
+                (*made, *cache((present_name(*layer) for layer in layers), "total", "single")),
+            )
+
+        return (
+            half(
+                DECODER_LOWER,
+                "inputs_embeds",
+                pairs(0, after),
+                tensor(HIDDEN_STATES, float_dtype, "single", "tokens", "hidden"),
+                tensor(LAST_ATTENTION, "float32", "single", "total"),
+            ),
+            half(
+                DECODER_UPPER,
+                HIDDEN_STATES,
+                pairs(after, dims.layers),
+                tensor("logits", float_dtype, "single", "last", "vocab"),
+            ),
+        )
+
+    specs: tuple[GraphSpec, ...] = (
         GraphSpec(
             AUDIO_ENCODER,
             (
@@ -331,4 +389,6 @@ def graph_specs(
             ),
         ),
     )
+    if cut_after is not None:
+        specs += halves(cut_after)
     return {spec.name: spec for spec in specs}

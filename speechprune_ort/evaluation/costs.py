@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from speechprune_ort.contract.manifest import Manifest
-from speechprune_ort.contract.specs import DECODER
+from speechprune_ort.contract.specs import DECODER, DECODER_LOWER, DECODER_UPPER
 from speechprune_ort.meters import reset_peak, resident
 from speechprune_ort.model import SpeechLLM
+from speechprune_ort.runtime.answering.cut_decoder import CutDecoder
 from speechprune_ort.runtime.answering.decoder import Decoder
 
 __all__ = ["Cost", "measure_costs", "prefill_tflops"]
@@ -49,7 +50,7 @@ class Cost:
         return asdict(self)
 
 
-def prefill_tflops(manifest: Manifest, tokens: int) -> float | None:
+def prefill_tflops(manifest: Manifest, tokens: int, whole: int | None = None) -> float | None:
     """Operations to read a prompt, in 1e12: two per weight and token, and attention.
 
     The output layer reads the last position alone. Attention is causal: half of the products of
@@ -58,6 +59,8 @@ def prefill_tflops(manifest: Manifest, tokens: int) -> float | None:
     Args:
         manifest: the bundle's manifest.
         tokens: positions of the prompt.
+        whole: positions that the lower half of a cut decoder reads, where not all of them are kept
+            behind it; None where the decoder is whole.
 
     Returns:
         None where the bundle does not say how many parameters its decoder has.
@@ -66,9 +69,12 @@ def prefill_tflops(manifest: Manifest, tokens: int) -> float | None:
     if not parameters:
         return None
     head = dims.hidden * dims.vocab
-    linear = 2 * ((parameters - head) * tokens + head)
-    attention = 2 * tokens * tokens * dims.heads * dims.head_dim * dims.layers
-    return (linear + attention) / 1e12
+    below = 0 if whole is None else manifest.cut_after or 0
+    read = ((below, whole or 0), (dims.layers - below, tokens))  # layers, and what they read
+    rows = sum(layers * count for layers, count in read) / dims.layers
+    linear = 2 * ((parameters - head) * rows + head)
+    pairs = sum(layers * count * count for layers, count in read)
+    return (linear + 2 * pairs * dims.heads * dims.head_dim) / 1e12
 
 
 def measure_costs(
@@ -77,6 +83,7 @@ def measure_costs(
     prompt_tokens: int,
     repeats: int = REPEATS,
     choose: Mapping[str, Callable[[], object]] | None = None,
+    whole: Mapping[str, int] | None = None,
 ) -> dict[str, Cost]:
     """Measure time and memory of prompts of several lengths.
 
@@ -89,24 +96,40 @@ def measure_costs(
         prompt_tokens: positions of the prompt without audio.
         repeats: measurements of time for each setting.
         choose: functions that choose the tokens, by name of setting.
+        whole: audio tokens of the recording, by name of those settings that have all of them read
+            by the lower half of a cut decoder, which is part of reading their prompts.
     """
-    choose = choose or {}
+    choose, whole = choose or {}, whole or {}
+    sizes = {name: (count, whole.get(name)) for name, count in kept.items()}
     manifest = model.manifest
     text = model.embed_text("What was said in the meeting, and by whom, and when was it said?")
-    lengths = sorted(set(kept.values()))
+    shortest_first = sorted(set(sizes.values()), key=lambda size: (size[0], size[1] or 0))
 
-    def read(audio_tokens: int) -> float:
-        embeds = np.resize(text, (audio_tokens + prompt_tokens, text.shape[1]))
-        decoder = Decoder.open(model.engine, len(embeds) + 1)
-        started = perf_counter()
-        decoder.prefill(embeds, np.arange(len(embeds)))
+    def read(size: tuple[int, int | None]) -> float:
+        audio_tokens, every = size
+        count = (audio_tokens if every is None else every) + prompt_tokens
+        embeds = np.resize(text, (count, text.shape[1]))
+        if every is None:
+            decoder = Decoder.open(model.engine, count + 1)
+            started = perf_counter()
+            decoder.prefill(embeds, np.arange(count))
+        else:
+            cut, kept = CutDecoder(model.engine, 1), np.arange(audio_tokens + prompt_tokens)
+            started = perf_counter()
+            cut.read(embeds, count)
+            cut.keep(kept, kept)
+            cut.prefill()
         return perf_counter() - started
 
-    memory = {length: _peak(model, lambda n=length: read(n)) for length in lengths}
-    times: dict[int, list[float]] = {length: [] for length in lengths}
+    # Opened as they are first needed, which is no cost of a prompt.
+    for _, every in shortest_first:
+        for name in (DECODER,) if every is None else (DECODER_LOWER, DECODER_UPPER):
+            model.engine.session(name)
+    memory = {size: _peak(model, lambda s=size: read(s)) for size in shortest_first}
+    times: dict[tuple[int, int | None], list[float]] = {size: [] for size in shortest_first}
     for _ in range(repeats):
-        for length in lengths:
-            times[length].append(read(length))
+        for size in shortest_first:
+            times[size].append(read(size))
     chosen: dict[str, list[float]] = {name: [] for name in choose}
     for turn in range(repeats + 1):
         for name, work in choose.items():
@@ -116,14 +139,18 @@ def measure_costs(
                 chosen[name].append(perf_counter() - started)
     return {
         name: Cost(
-            prompt_tokens=count + prompt_tokens,
-            tflops=prefill_tflops(manifest, count + prompt_tokens),
+            prompt_tokens=size[0] + prompt_tokens,
+            tflops=prefill_tflops(
+                manifest,
+                size[0] + prompt_tokens,
+                None if size[1] is None else size[1] + prompt_tokens,
+            ),
             selection_ms=1000 * statistics.median(chosen[name]) if name in chosen else None,
-            prefill_ms=1000 * statistics.median(times[count]),
-            memory_gb=memory[count][0],
-            activation_gb=memory[count][1],
+            prefill_ms=1000 * statistics.median(times[size]),
+            memory_gb=memory[size][0],
+            activation_gb=memory[size][1],
         )
-        for name, count in kept.items()
+        for name, size in sizes.items()
     }
 
 

@@ -22,7 +22,7 @@ from speechprune_ort.evaluation.summary import Summary, comparisons, summarize
 from speechprune_ort.evaluation.validate import recordings_digest
 from speechprune_ort.files import sha256_of
 from speechprune_ort.machine import machine_words
-from speechprune_ort.methods import METHODS, needs_encoder
+from speechprune_ort.methods import METHODS, needs_cut, needs_encoder
 from speechprune_ort.model import SpeechLLM
 from speechprune_ort.options import PruningOptions
 from speechprune_ort.recording import Recording
@@ -130,9 +130,10 @@ def _costs(
     choose = {
         setting.name: partial(recording.prune, shown.question, setting.options)
         for setting in plan.settings
-        if setting.options.method != EVERY_TOKEN
+        if setting.options.method != EVERY_TOKEN and not needs_cut(setting.options)
     }
-    return measure_costs(model, kept, len(text.ids), choose=choose)
+    whole = {s.name: recording.tokens for s in plan.settings if needs_cut(s.options)}
+    return measure_costs(model, kept, len(text.ids), choose=choose, whole=whole)
 
 
 def _about(plan: Plan, summary: Summary, stated: str, command: str | None) -> dict[str, Any]:

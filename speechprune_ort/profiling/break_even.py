@@ -12,7 +12,7 @@ from speechprune_ort.profiling.condition import Condition
 __all__ = ["Trade", "break_even", "shortest_that_pays"]
 
 PRUNING = ("phase_1_ms", "phase_2_ms")
-SAVED = ("assemble_ms", "prefill_ms", "decode_ms")
+SAVED = ("assemble_ms", "lower_layers_ms", "prefill_ms", "decode_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,8 @@ class Trade:
         seconds: its length.
         setting: the pruning rate.
         cost_ms: both phases, medians.
-        saved_ms: assembling, prefill and decode without pruning less the same with it.
+        saved_ms: assembling, prefill (with the lower layers of a cut decoder) and decode without
+            pruning less the same with it.
     """
 
     sound: str

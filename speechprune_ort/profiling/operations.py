@@ -16,9 +16,11 @@ from math import prod
 from speechprune_ort.contract.specs import (
     AUDIO_ENCODER,
     DECODER,
+    DECODER_LOWER,
+    DECODER_UPPER,
     FIRST_LAYER_QK,
 )
-from speechprune_ort.methods import Work
+from speechprune_ort.methods import Work, needs_cut
 from speechprune_ort.model import SpeechLLM
 from speechprune_ort.options import PruningOptions
 from speechprune_ort.profiling.condition import Condition, ProfileOptions
@@ -121,6 +123,7 @@ class Operations:
 
     def __init__(self, model: SpeechLLM) -> None:
         self._engine, self._dims = model.engine, model.manifest.dimensions
+        self._decoders: dict[tuple[str, bool], Callable[[int], int]] = {}
 
     def _counted(
         self, name: str, runs: Sequence[Mapping[str, int]], pasts: Sequence[int] = (0, 0, 0)
@@ -157,14 +160,13 @@ class Operations:
         runs = [{"windows": 1, "frames": step * count} for count in tokens]
         return polynomial(tokens, self._counted(AUDIO_ENCODER, runs))
 
-    @cached_property
-    def _prefill(self) -> Callable[[int], int]:
-        return polynomial(SIZES, self._counted(DECODER, [_prompt(size, 0) for size in SIZES]))
-
-    @cached_property
-    def _step(self) -> Callable[[int], int]:
-        runs = [_prompt(1, size) for size in SIZES]
-        return polynomial(SIZES, self._counted(DECODER, runs, SIZES))
+    def _decoder(self, name: str, step: bool = False) -> Callable[[int], int]:
+        """Operations of a decoder's prompt by its length, or of a step by what is in the cache."""
+        if (name, step) not in self._decoders:
+            sizes = [_prompt(1, size) if step else _prompt(size, 0) for size in SIZES]
+            counts = self._counted(name, sizes, SIZES if step else (0, 0, 0))
+            self._decoders[name, step] = polynomial(SIZES, counts)
+        return self._decoders[name, step]
 
     @cached_property
     def _projection(self) -> Callable[[int], int]:
@@ -202,8 +204,14 @@ class Operations:
             projection=lambda count: self._projection(count),
         )
         counts = {"encoder": encoder, **operations_of(pruning.method, work)}
-        prompt = condition.prompt_tokens
-        counts["prefill"] = self._prefill(prompt)
-        steps = range(prompt, prompt + options.new_tokens - 1)
-        counts["decode"] = sum(self._step(past) for past in steps)
+        read = {DECODER: condition.prompt_tokens}
+        if needs_cut(pruning):
+            whole = condition.prompt_tokens + tokens - condition.kept
+            read = {DECODER_LOWER: whole, DECODER_UPPER: condition.prompt_tokens}
+        for name, prompt in read.items():
+            stage = "lower_layers" if name == DECODER_LOWER else "prefill"
+            counts[stage] = self._decoder(name)(prompt)
+            steps = range(prompt, prompt + options.new_tokens - 1)
+            decoded = sum(map(self._decoder(name, step=True), steps))
+            counts["decode"] = counts.get("decode", 0) + decoded
         return counts

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PICTURES", "check_picture", "draw", "page", "require_matplotlib"]
 
-COLOURS = ("#8c8c8c", "#bdb76b", "#4c72b0", "#c0c0c0", "#dd8452", "#c44e52", "#da8bc3", "#55a868",
-           "#8172b3")  # fmt: skip
+COLOURS = ("#8c8c8c", "#bdb76b", "#4c72b0", "#c0c0c0", "#64b5cd", "#dd8452", "#c44e52", "#da8bc3",
+           "#55a868", "#8172b3")  # fmt: skip
 
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1120px;color:#222}
 table{border-collapse:collapse;margin:.6rem 0 1.6rem;font-variant-numeric:tabular-nums}

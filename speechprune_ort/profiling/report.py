@@ -31,6 +31,7 @@ SHOWN = (
     ("encoder", "encoder_ms"),
     ("phase 1", "phase_1_ms"),
     ("phase 2", "phase_2_ms"),
+    ("lower layers", "lower_layers_ms"),
     ("prefill", "prefill_ms"),
     ("first token", "ttft_ms"),
     ("from embeds", "ttft_embeds_ms"),

@@ -32,7 +32,7 @@ from speechprune_ort.timings import STAGES, Timings
 __all__ = ["Profile", "profile", "profile_in_turns", "write_traces"]
 
 LISTENING = ("audio", "log_mel", "encoder")
-FROM_EMBEDDINGS = ("embed", "phase_1", "phase_2", "assemble", "prefill")
+FROM_EMBEDDINGS = ("embed", "lower_layers", "phase_1", "phase_2", "assemble", "prefill")
 
 
 @dataclass(slots=True)

@@ -247,7 +247,7 @@ def test_a_stream_gives_the_same_answer_in_pieces(bundle: Any, tone: NDArray[np.
     assert len(pieces) > 1
     assert "".join(pieces) == stream.answer.text == answer.text
     assert stream.answer.token_ids == answer.token_ids
-    assert set(answer.timings.seconds) == set(STAGES)
+    assert set(answer.timings.seconds) == set(STAGES) - {"lower_layers"}
     with pytest.raises(OptionError, match="no option 'pruning_rat'"):
         model.stream(tone, QUESTION, sampling_rate=16_000, pruning_rat=0.1)
 

@@ -13,6 +13,7 @@ from speechprune_ort.runtime.choosing.methods import (
     passages,
     segments,
     speechprune,
+    within,
 )
 from speechprune_ort.runtime.choosing.methods.base import (
     METHODS,
@@ -44,6 +45,7 @@ __all__ = [
     "passages",
     "segments",
     "speechprune",
+    "within",
 ]
 
 

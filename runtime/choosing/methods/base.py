@@ -188,6 +188,9 @@ class Request(Generic[Own]):
         frame_tokens: tokens of a one-second frame.
         encoder_attention: (tokens,) float32, the attention that each token receives in the audio
             encoder's last layer, 1 on average; only for methods that are registered as needing it.
+        decoder_attention: (tokens,) float32, the attention that each token receives from the
+            prompt's last position behind the decoder's first layers, which have read all of them;
+            likewise.
         measure: times a block as one of ``PHASES``.
     """
 
@@ -198,6 +201,7 @@ class Request(Generic[Own]):
     budget: int
     frame_tokens: int
     encoder_attention: NDArray[np.float32] | None = None
+    decoder_attention: NDArray[np.float32] | None = None
     measure: Measure = untimed
 
     @property
@@ -315,6 +319,8 @@ class Method:
         summary: what it keeps, in a few words.
         source: paper, or empty.
         encoder_attention: whether requests must have it.
+        decoder_attention: whether requests must have it; what is not kept is then dropped behind
+            the decoder's first layers.
         options: class of its own options.
         random: whether it draws by ``seed``, so that results are averaged over several.
         operations: counts those of a choice.
@@ -325,6 +331,7 @@ class Method:
     summary: str
     source: str = ""
     encoder_attention: bool = False
+    decoder_attention: bool = False
     options: type[MethodOptions] = MethodOptions
     random: bool = False
     operations: Operations = no_operations
@@ -350,6 +357,7 @@ def method(
     summary: str,
     source: str = "",
     encoder_attention: bool = False,
+    decoder_attention: bool = False,
     options: type[MethodOptions] = MethodOptions,
     random: bool = False,
     operations: Operations = no_operations,
@@ -361,6 +369,8 @@ def method(
         summary: what it keeps, in a few words.
         source: the paper that it is from.
         encoder_attention: whether it reads ``request.encoder_attention``.
+        decoder_attention: whether it reads ``request.decoder_attention``: then the decoder's first
+            layers read every token, and the others what the method keeps.
         options: class of its own options, which it finds in ``request.own``.
         random: whether it draws by ``request.seed``.
         operations: counts those of a choice, for profiles.
@@ -373,7 +383,12 @@ def method(
     for field, value in (("summary", summary), ("source", source)):
         if not isinstance(value, str):
             raise OptionError(f"The {field} of the method {name!r} must be a text, not {value!r}.")
-    for field, flag in (("encoder_attention", encoder_attention), ("random", random)):
+    flags = (
+        ("encoder_attention", encoder_attention),
+        ("decoder_attention", decoder_attention),
+        ("random", random),
+    )
+    for field, flag in flags:
         if not isinstance(flag, bool):
             raise OptionError(
                 f"{field} of the method {name!r} must be True or False, not {flag!r}."
@@ -406,6 +421,7 @@ def method(
             summary,
             source,
             encoder_attention,
+            decoder_attention,
             options,
             random,
             operations,

@@ -46,7 +46,12 @@ def choose(options: PruningOptions, tokens: int, window: int = 50, with_: Any = 
     scorer = NumpyScorer(HostEmbeds(embeddings(tokens)), embeddings(3, seed=1), with_ or project)
     attention = np.random.default_rng(2).random(tokens, np.float32)
     return select(
-        options, scorer, window_tokens=window, frame_tokens=5, encoder_attention=attention
+        options,
+        scorer,
+        window_tokens=window,
+        frame_tokens=5,
+        encoder_attention=attention,
+        decoder_attention=attention,
     )
 
 
@@ -140,6 +145,7 @@ def test_methods_that_read_the_text_refuse_nan_in_it() -> None:
             window_tokens=50,
             frame_tokens=5,
             encoder_attention=attention,
+            decoder_attention=attention,
         )
         if method in READ_TEXT:
             with pytest.raises(OptionError, match="text embeddings"):
@@ -163,7 +169,8 @@ def test_nothing_to_choose_from_is_an_error(method: Any, change: str) -> None:
     def call() -> None:
         scorer = NumpyScorer(HostEmbeds(audio), embeddings(3), project)
         attention = np.ones(len(audio), np.float32)
-        select(PruningOptions(method=method), scorer, **sizes, encoder_attention=attention)
+        given = {"encoder_attention": attention, "decoder_attention": attention}
+        select(PruningOptions(method=method), scorer, **sizes, **given)
 
     with pytest.raises(OptionError, match=change if change in sizes else "audio embeddings"):
         call()
@@ -191,6 +198,7 @@ def test_inputs_are_never_changed(method: Any) -> None:
         window_tokens=50,
         frame_tokens=5,
         encoder_attention=attention,
+        decoder_attention=attention,
     )
 
 

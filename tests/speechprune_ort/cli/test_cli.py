@@ -36,7 +36,7 @@ def test_ask_prints_the_answer_and_what_was_kept(bundle: Path, wav: Path) -> Non
     assert result.stdout.strip()
     assert "450 of 1875 tokens" in result.stderr
     assert "device auto took cpu" in result.stderr
-    for stage in STAGES:
+    for stage in set(STAGES) - {"lower_layers"}:  # of a cut decoder
         assert stage in result.stderr
 
 
