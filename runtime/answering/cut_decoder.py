@@ -174,7 +174,7 @@ class CutDecoder:
             if isinstance(embeds, np.ndarray):
                 embeds = device.put(np.ascontiguousarray(embeds[None], self._dtype))
             self._hidden = np.zeros((1, count, dims.hidden), self._dtype)
-            attention = np.zeros((1, count), np.float32)
+            attention: NDArray[np.float32] = np.zeros((1, count), np.float32)
             passed, received = device.put(self._hidden), device.put(attention)
             lower.binding.bind_ortvalue_output(HIDDEN_STATES, passed)
             lower.binding.bind_ortvalue_output(LAST_ATTENTION, received)
@@ -184,7 +184,7 @@ class CutDecoder:
                 self._stream.down(received, attention)
         lower.binding.bind_ortvalue_output(HIDDEN_STATES, self._between)
         self._lower = lower
-        return attention[0]
+        return attention.reshape(-1)
 
     def keep(self, kept: NDArray[np.int64], positions: NDArray[np.int64]) -> None:
         """Say which tokens of the prompt the upper half is to read.

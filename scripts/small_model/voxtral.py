@@ -57,7 +57,7 @@ def llama_settings(text: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def output_biases(text: Mapping[str, Any]) -> dict[str, Array]:
-    """The biases that Llama has and Qwen2 has not: zero, by the names of ``LlamaModel``."""
+    """The biases that Llama has and Qwen2 has not: zero, by the names of Llama's class."""
     return {
         f"layers.{layer}.self_attn.o_proj.bias": np.zeros(text["hidden_size"], np.float32)
         for layer in range(text["num_hidden_layers"])
