@@ -233,7 +233,7 @@ def ask(
             encoder_attention=needs_encoder(pruning),
             audio_options=audio_options,
         )
-        ask_live(heard, _standard_input(), questions, every, answer)
+        ask_live(heard, _own_input(), questions, every, answer)
         return
     with ExitStack() as opened:
         sources = [opened.enter_context(_source(path, audio_options)) for path in recordings]
@@ -418,6 +418,14 @@ def _standard_input() -> BinaryIO:
     if sys.stdin is None:
         raise AudioError("Standard input is closed: pipe a recording into it, or give a file.")
     return sys.stdin.buffer
+
+
+def _own_input() -> BinaryIO:
+    """Standard input by a reader of its own, for a thread that may be reading when all else ends.
+
+    The interpreter closes ``sys.stdin`` at its end, and aborts where a thread is in its reader.
+    """
+    return open(_standard_input().fileno(), "rb", closefd=False)
 
 
 def _print_notes(notes: Sequence[str]) -> None:

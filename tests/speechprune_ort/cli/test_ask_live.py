@@ -111,3 +111,15 @@ def test_mistakes_are_one_sentence(bundle: Path, options: tuple[str, ...], words
     lines = ran.stderr.decode().splitlines()
     assert any(word in lines[-1] for word in words.split("|")), lines
     assert sum(line.startswith("error: ") for line in lines) == 1
+
+
+def test_a_mistake_ends_it_while_the_sound_is_still_coming(bundle: Path) -> None:
+    command = [sys.executable, "-m", "speechprune_ort", "ask", str(bundle), "-", "--live"]
+    with subprocess.Popen(
+        [*command, "--device", "cpu"], stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as running:  # fmt: skip
+        assert running.stderr is not None
+        told = running.stderr.read().decode()
+        assert running.wait(240) == 2, told
+    assert "There is no terminal" in told.splitlines()[-1]
