@@ -245,6 +245,15 @@ def check_checkpoint(folder: Path) -> None:
         "a prompt with audio gives finite logits": bool(spoken.isfinite().all()),
         f"'{PROBE}' continues with '{PROBE_ANSWER}' (found '{answer}')": answer == PROBE_ANSWER,
     }
+    demand(conditions)
+
+
+def demand(conditions: Mapping[str, bool]) -> None:
+    """Refuse a finished checkpoint of which not all is true.
+
+    Raises:
+        SmallModelError: it names what is not.
+    """
     failed = [text for text, holds in conditions.items() if not holds]
     if failed:
         raise SmallModelError(

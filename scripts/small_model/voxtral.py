@@ -24,13 +24,13 @@ from small_model.assemble import (
     Parts,
     check_target,
     checkpoint_weights,
+    demand,
     library,
     token_id_of,
     write_tokenizer,
     write_weights,
 )
 from small_model.delta import Array, Delta
-from small_model.errors import SmallModelError
 from small_model.parts import Report
 from small_model.text import IMAGE_TOKENS, PAD, rename_tokens, token_id
 from speechprune_ort.files import whole_folder
@@ -184,12 +184,7 @@ def check_voxtral(folder: Path) -> None:
         "audio tokens are finite": bool(spoken.isfinite().all()),
         f"'{PROBE}' continues with '{PROBE_ANSWER}' (found '{answer}')": answer == PROBE_ANSWER,
     }
-    failed = [text for text, holds in conditions.items() if not holds]
-    if failed:
-        raise SmallModelError(
-            f"The finished checkpoint fails its check: not true that {'; '.join(failed)}: use "
-            "the transformers version named in pyproject.toml, nothing was written."
-        )
+    demand(conditions)
 
 
 def build_voxtral(parts: Parts, delta: Delta, out: Path, report: Report) -> None:
