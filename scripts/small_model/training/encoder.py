@@ -17,7 +17,7 @@ from small_model.training.features import first
 library: Any = transformers
 
 NAME = "fast-backward"
-SHORT = 400  # frames; up to here products written out are faster backward
+SHORT = 400  # positions; up to here products and softmax written out are faster backward
 WIDTH, HEADS, WHISPER_LAYERS = 512, 8, 6
 LOWER_LAYERS = 4  # frozen; their output is stored
 ADDED_LAYERS = 2  # above Whisper's six, from letters to pieces
@@ -80,18 +80,16 @@ def attend(
         (batch, frames, heads, size).
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if query.shape[2] > SHORT and query.requires_grad:
-        mask = None if attention_mask is None else attention_mask.float()
-        wide = (query.float(), key.float(), value.float())
-        said = F.scaled_dot_product_attention(*wide, attn_mask=mask, scale=scale).to(query.dtype)
-    elif query.requires_grad:
+    trained, mask = query.requires_grad, attention_mask
+    if trained and query.shape[2] <= SHORT:
         scores = torch.matmul(query * scale, key.transpose(2, 3))
-        weights = (scores if attention_mask is None else scores + attention_mask).softmax(-1)
+        weights = (scores if mask is None else scores + mask).softmax(-1)
         said = torch.matmul(weights, value)
     else:
-        said = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, scale=scale
-        )
+        dtype = torch.float32 if trained else query.dtype
+        wide = (query.to(dtype), key.to(dtype), value.to(dtype))
+        mask = None if mask is None else mask.to(dtype)
+        said = F.scaled_dot_product_attention(*wide, attn_mask=mask, scale=scale).to(query.dtype)
     return said.transpose(1, 2), None
 
 

@@ -15,8 +15,9 @@ from peft.tuners.lora import Linear
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from small_model.training.encoder import SHORT
+
 NAME = "packs"
-SHORT = 400  # positions; up to here products and softmax written out are faster backward
 
 
 def attend_in_packs(model: Any) -> None:

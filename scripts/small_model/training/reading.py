@@ -82,11 +82,11 @@ def exact(texts: Texts, asker: Asker, exact_of: Exact) -> Iterator[Callable[[], 
     while True:
         sentences = texts.sentences()
         turns = asker.turns(" ".join(sentences))
-        yield lambda: said(turns, *exact_of(sentences))  # noqa: B023 - called before the next
+        yield lambda: recording_of(turns, *exact_of(sentences))  # noqa: B023 - called before the next
 
 
-def said(turns: Sequence[Turn], audio: torch.Tensor, ends: Sequence[End]) -> Spoken:
-    """A recording with its turns ahead of what is heard."""
+def recording_of(turns: Sequence[Turn], audio: torch.Tensor, ends: Sequence[End]) -> Spoken:
+    """A recording, from its turns and what is made of its speech."""
     return Spoken(audio, turns, ends)
 
 
@@ -117,7 +117,7 @@ def real(
             parts.append(next(stream))
         turns = asker.turns(" ".join(part.text for part in parts), len(parts) == 1)
         if turns:
-            yield lambda: said(turns, *ear.written(parts, rng))  # noqa: B023 - as above
+            yield lambda: recording_of(turns, *ear.written(parts, rng))  # noqa: B023 - as above
 
 
 def mixed(
