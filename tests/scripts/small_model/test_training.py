@@ -328,3 +328,31 @@ def test_a_reader_learns_an_answer_and_its_factors_can_be_merged() -> None:
     merged = reader.model.merge_and_unload().state_dict()[name].float()
     first, second = factors[name]
     torch.testing.assert_close(merged, plain[name] + SCALE * second @ first, rtol=0.02, atol=2e-3)
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("frames", [40, 420])
+def test_the_encoders_attention_is_torchs_forward_and_backward(frames: int) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from small_model.training.encoder import SHORT, attend
+
+    torch.manual_seed(0)
+    mask = torch.zeros(2, 1, 1, frames)
+    mask[1, ..., frames // 2 :] = -1e4
+    parts = [torch.randn(2, 8, frames, 64, requires_grad=True) for _ in range(3)]
+
+    def found(said: Any) -> list[Any]:
+        said.square().sum().backward()
+        gradients = [part.grad.clone() for part in parts]
+        for part in parts:
+            part.grad = None
+        return [said.detach(), *gradients]
+
+    wanted = torch.nn.functional.scaled_dot_product_attention(*parts, attn_mask=mask)
+    expected = found(wanted.transpose(1, 2))
+    for ours, theirs in zip(found(attend(None, *parts, mask)[0]), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(attend(None, *parts, mask)[0], expected[0])
+    assert 40 <= SHORT < 420
