@@ -4,7 +4,8 @@
                               [--repeats 7] [--threads 2] [--only NAME,...] [--json FILE]
                               [--markdown FILE]
 
-CHECKPOINT is a Qwen2-Audio folder whose language model is a Llama (the embedded default model);
+CHECKPOINT is a Qwen2-Audio folder whose language model is a Llama or Qwen2 (the embedded default
+model);
 WORK keeps what is made of it for each contender. Every contender is a process with the same
 threads on the same cores, and they take turns: one order each a round, in rotating order, the
 first round not counted. Between orders all of them sleep.
@@ -43,12 +44,15 @@ from speechprune_ort.runtime.hearing.audio import load_audio
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).parent / "peers" / "worker.py"
 RECORDING = ROOT / "scripts" / "research" / "recording" / "meeting.ogg"
-QUESTION = "How large is the budget that the city council has approved?"
+QUESTIONS = RECORDING.with_name("questions.json")
+SEVERAL = 8  # questions at once
+SEVERAL_TOKENS = 150  # of each prompt: what pruning rate 0.8 leaves of a window
 WINDOW_SECONDS = 30
 RATE = 16_000
 REST = 0.2  # seconds between orders, in which threads stop spinning
 PRECISIONS = ("fp32", "int8", "int4")  # that everyone has
 OURS = ("fp32", "int8", "w8a8", "int4")
+PER_STEP = {"decode_s": "decode, ms a token", "steps_s": "decode, ms a step"}
 USER_ERROR = 2
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -77,7 +81,8 @@ class Contender:
 
 def contenders(checkpoint: Path, work: Path) -> list[Contender]:
     """Everyone, the reference of each precision first."""
-    here, whole = Path(sys.executable), ("text", "encode", "answer")
+    here = Path(sys.executable)
+    text, whole = ("text", "several"), ("text", "several", "encode", "answer", "answers")
     llama = ROOT / ".venv-llama" / "bin" / "python"
     whisper = ROOT / ".venv-faster-whisper" / "bin" / "python"
 
@@ -92,9 +97,9 @@ def contenders(checkpoint: Path, work: Path) -> list[Contender]:
         found.append(Contender(name, kind, precision, here, lambda: checkpoint, whole))
     for p in PRECISIONS:
         name = f"onnxruntime-genai {p}"
-        found.append(Contender(name, "genai", p, here, made(genai_folder, p), ("text",)))
+        found.append(Contender(name, "genai", p, here, made(genai_folder, p), text))
     for p in PRECISIONS:
-        found.append(Contender(f"llama.cpp {p}", "llama", p, llama, made(gguf_file, p), ("text",)))
+        found.append(Contender(f"llama.cpp {p}", "llama", p, llama, made(gguf_file, p), text))
     for dtype, precision in (("float32", "fp32"), ("int8", "int8")):
         name, kind = f"faster-whisper {precision}", f"faster-whisper-{dtype}"
         make = lambda: ct2_folder(checkpoint, whisper, work)  # noqa: E731
@@ -196,12 +201,22 @@ def cases(prompts: Sequence[int], steps: int, window: Path, vocabulary: int) -> 
         )
         for count in prompts
     ]  # fmt: skip
+    several = random.integers(0, vocabulary, (SEVERAL, SEVERAL_TOKENS)).tolist()
+    found.append(
+        Case(
+            f"{SEVERAL} sequences of {SEVERAL_TOKENS} tokens at once",
+            {"do": "several", "prompts": several, "steps": steps},
+        )
+    )
     found.append(Case("audio encoder, 30 s", {"do": "encode", "audio": str(window)}))
+    questions = [one["question"] for one in json.loads(QUESTIONS.read_text())["questions"]]
     for rate in (None, 0.8):
         kept = "all tokens" if rate is None else f"pruning rate {rate:g}"
-        order = {"do": "answer", "audio": str(window), "question": QUESTION, "steps": steps,
-                 "pruning_rate": rate}  # fmt: skip
-        found.append(Case(f"answer from 30 s of audio, {kept}", order))
+        order = {"audio": str(window), "steps": steps, "pruning_rate": rate}
+        one = {**order, "do": "answer", "question": questions[0]}
+        many = {**order, "do": "answers", "questions": questions[:SEVERAL]}
+        found.append(Case(f"answer from 30 s of audio, {kept}", one))
+        found.append(Case(f"{SEVERAL} answers from 30 s of audio, {kept}", many))
     return found
 
 
@@ -273,7 +288,7 @@ def table_of(case: Case, everyone: Sequence[Contender]) -> Table:
     steps = case.order.get("steps", 2) - 1
     table = Table("", title=case.name)
     for figure in figures:
-        what = {"decode_s": "decode, ms a token"}.get(figure, f"{figure.removesuffix('_s')}, ms")
+        what = PER_STEP.get(figure, f"{figure.removesuffix('_s')}, ms")
         table.add_column(what, justify="right")
         table.add_column("x ours fp32", justify="right")
         table.add_column("x ours, same precision", justify="right")
@@ -282,7 +297,7 @@ def table_of(case: Case, everyone: Sequence[Contender]) -> Table:
             continue
         cells = [contender.name]
         for figure in figures:
-            count = steps if figure == "decode_s" else 1
+            count = steps if figure in PER_STEP else 1
             mine = median_ms(case, contender.name, figure, count)
             cells.append("" if mine is None else f"{mine:,.2f}")
             for precision in ("fp32", contender.precision):

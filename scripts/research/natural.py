@@ -2,7 +2,8 @@
 """Make sets for ``speechprune-ort eval`` from recordings of people, and hide them in longer ones.
 
     scripts/research/natural SET_FOLDER [OUT]                    # makes the sets and runs them
-    python -m research.natural SET_FOLDER OUT [--minutes 1,5,20] [--limit 60] [--seed 0]
+    python -m research.natural SET_FOLDER OUT [--minutes 1,5,20] [--limit 60] [--pooled]
+                               [--seed 0]
 
 SET_FOLDER holds ``manifest.jsonl``, a clip a line (``file``, ``transcript``, ``speaker``,
 ``kind``), and, where there are some, ``orders.jsonl`` with spoken orders (``file``, ``speaker``,
@@ -21,6 +22,8 @@ minutes with the clip at a random place among others of the manifest. None of th
 or one of the four transcripts, and a clip that is longer is left out. A sample's group is its
 speaker, so that intervals are over speakers; where the folder does not name one ("not named"), each
 recording is a group.
+
+With ``--pooled`` all three kinds of question are one set of each length, ``people-1`` and so on.
 
 The recordings stay where they are; what is joined is written to OUT. Needs ``pip install -e
 '.[cpu]'``.
@@ -317,6 +320,7 @@ def main(
         typer.Option(min=1, help="Most samples of a set, of as many speakers as can be."),
     ] = None,
     facts_file: Annotated[Path, typer.Option("--facts", help="Questions on clips.")] = FACTS,
+    pooled: Annotated[bool, typer.Option("--pooled", help="One set for all questions.")] = False,
     seed: Annotated[int, typer.Option(help="Of wrong choices, places and neighbours.")] = 0,
 ) -> None:
     """Make sets of recordings of people."""
@@ -337,6 +341,8 @@ def main(
             "orders": list(ordered(orders, seed)),
             "facts": list(facts(clips, facts_file)),
         }
+        if pooled:
+            asked = {"people": [question for questions in asked.values() for question in questions]}
         counts: dict[str, int] = defaultdict(int)
         with whole_folder(out) as partial:
             for name, questions in asked.items():

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Pool SPIRAL in several voices into one set, each dialogue a group, or hidden among others.
 
-    python scripts/research/pool_spiral.py OUT FOLDER... [--minutes 20] [--limit 40] [--seed 0]
+    python scripts/research/pool_spiral.py OUT FOLDER... [--minutes 20] [--babble 10] [--limit 40]
+                                              [--seed 0]
 
 A FOLDER is SPIRAL in one voice, as ``synthesize_spiral.py`` makes it. OUT gets ``set.jsonl`` for
 ``speechprune-ort eval --data OUT/set.jsonl``: every dialogue once, voices taking turns, then in its
 next voice; with the dialogue as its group, so that intervals count it once. With ``--minutes`` each
 recording is placed at a random point among others of its folder, drawn for its id, until they last
-that long; these are written as FLAC, and the key sentence's time is moved along.
+that long, and with ``--babble`` three voices speak behind it all, so many dB below; these are
+written as FLAC, and the key sentence's time is moved along.
 
 Needs ``pip install -e '.[cpu]'``.
 """
@@ -27,6 +29,7 @@ from rich.console import Console
 from rich.progress import track
 
 from speechprune_ort.errors import DataError, SpeechPruneError
+from speechprune_ort.evaluation.perturbation import BABBLE_VOICES, Perturbation, perturb
 from speechprune_ort.evaluation.samples import Sample, chance, read_samples
 from speechprune_ort.files import whole_file, write_jsonl
 from speechprune_ort.runtime.hearing.audio import SAMPLING_RATE, load_audio
@@ -90,6 +93,36 @@ def hidden(
     return np.concatenate([first, own, last]), before / SAMPLING_RATE
 
 
+def behind(
+    samples: NDArray[np.float32], name: str, others: Sequence[Sample], ratio: float, seed: int
+) -> NDArray[np.float32]:
+    """A recording with others behind it, as ``eval --noise`` mixes them, within full scale.
+
+    Args:
+        samples: the recording.
+        name: of it, for the draw.
+        others: of its folder.
+        ratio: signal-to-noise ratio in dB.
+        seed: of the draw.
+
+    Raises:
+        DataError: there are fewer others than voices behind it.
+    """
+    if len(others) < BABBLE_VOICES:
+        raise DataError(f"{len(others)} recordings are too few for {BABBLE_VOICES} voices behind.")
+    random = chance(seed, "babble", name)
+    drawn = random.sample(others, len(others))
+    noisy = perturb(
+        samples,
+        Perturbation("babble", ratio),
+        SAMPLING_RATE,
+        random.getrandbits(32),
+        lambda number: load_audio(drawn[number].audio, None),
+    )
+    peak = float(np.abs(noisy).max())
+    return noisy / np.float32(max(1.0, peak))
+
+
 def entry(sample: Sample, voice: str, audio: str, start: float) -> dict[str, Any]:
     """A line of the set."""
     key = None if sample.key is None else [round(start + t, 3) for t in sample.key]
@@ -119,6 +152,9 @@ def main(
     minutes: Annotated[
         float | None, typer.Option(min=0.1, help="Hide each among others; as they are by default.")
     ] = None,
+    babble: Annotated[
+        float | None, typer.Option(help="Signal-to-noise ratio of other voices, in dB.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first recordings.")] = None,
     seed: Annotated[int, typer.Option(help="Of places and neighbours.")] = 0,
 ) -> None:
@@ -132,12 +168,14 @@ def main(
         pairs = in_turns(list(names), named)
         out.mkdir(parents=True, exist_ok=True)
         entries = []
-        chosen = pairs[:limit]
-        for voice, sample in track(chosen, "Joining", console=console, disable=minutes is None):
+        chosen, joined = pairs[:limit], minutes is not None or babble is not None
+        for voice, sample in track(chosen, "Joining", console=console, disable=not joined):
             audio, start = os.path.relpath(sample.audio, out), 0.0
-            if minutes is not None:
+            if joined:
                 others = [s for s in voices[voice] if s.name != sample.name]
-                samples, start = hidden(sample, others, 60 * minutes, seed)
+                samples, start = hidden(sample, others, 60 * (minutes or 0), seed)
+                if babble is not None:
+                    samples = behind(samples, sample.name, others, babble, seed)
                 audio = f"{voice}-{sample.name}.flac"
                 write(out / audio, samples)
             entries.append(entry(sample, voice, audio, start))

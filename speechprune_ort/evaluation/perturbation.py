@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from speechprune_ort.errors import OptionError
 from speechprune_ort.numbers import numbers_in
 
-__all__ = ["CLEAN", "NOISES", "Perturbation", "parse_noise", "parse_speed", "perturb"]
+__all__ = [
+    "BABBLE_VOICES",
+    "CLEAN",
+    "NOISES",
+    "Perturbation",
+    "parse_noise",
+    "parse_speed",
+    "perturb",
+]
 
 Samples = NDArray[np.float32]
 

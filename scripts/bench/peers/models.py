@@ -23,6 +23,9 @@ __all__ = ["GGUF_TYPES", "ct2_folder", "genai_folder", "gguf_file", "language_mo
 GGUF_TYPES: Mapping[str, str] = {"fp32": "F32", "int8": "Q8_0", "int4": "Q4_0"}
 """llama.cpp's type at each precision."""
 
+KINDS_OF_MODEL = ("llama", "qwen2")
+"""``model_type`` of the language models that are written for llama.cpp."""
+
 OF_LAYER = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
@@ -84,7 +87,7 @@ def genai_folder(checkpoint: Path, precision: str, work: Path) -> Path:
 
 
 def interleaved(weight: NDArray[Any], heads: int) -> NDArray[Any]:
-    """Rows of a query or key projection in llama.cpp's order, which turns neighbouring pairs.
+    """Rows of a Llama's query or key projection as llama.cpp turns them: neighbouring pairs.
 
     >>> interleaved(np.arange(4)[:, None], 1).ravel().tolist()
     [0, 2, 1, 3]
@@ -95,17 +98,19 @@ def interleaved(weight: NDArray[Any], heads: int) -> NDArray[Any]:
 
 
 def gguf_name(name: str) -> str:
-    """llama.cpp's name of a Llama weight.
+    """llama.cpp's name of a weight of a Llama or Qwen2.
 
     >>> gguf_name("model.layers.3.mlp.up_proj.weight")
     'blk.3.ffn_up.weight'
+    >>> gguf_name("model.layers.0.self_attn.q_proj.bias")
+    'blk.0.attn_q.bias'
     """
-    plain = name.removeprefix("model.").removesuffix(".weight")
+    plain, _, kind = name.removeprefix("model.").rpartition(".")
     whole = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}
     if plain in whole:
-        return f"{whole[plain]}.weight"
+        return f"{whole[plain]}.{kind}"
     _, number, part = plain.split(".", 2)
-    return f"blk.{number}.{OF_LAYER[part]}.weight"
+    return f"blk.{number}.{OF_LAYER[part]}.{kind}"
 
 
 def gguf_file(checkpoint: Path, precision: str, work: Path) -> Path:
@@ -115,13 +120,15 @@ def gguf_file(checkpoint: Path, precision: str, work: Path) -> Path:
         return path
     folder = language_model(checkpoint, work)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config["model_type"] != "llama":
-        raise SystemExit(f"{folder} is a {config['model_type']} model: only llama is written here.")
+    architecture = config["model_type"]
+    if architecture not in KINDS_OF_MODEL:
+        known = " and ".join(KINDS_OF_MODEL)
+        raise SystemExit(f"{folder} is a {architecture} model: only {known} are written here.")
     kind = gguf.GGMLQuantizationType[GGUF_TYPES[precision]]
     head = gguf.GGMLQuantizationType.Q8_0
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     with whole_file(path) as half:
-        writer = gguf.GGUFWriter(half, "llama")
+        writer = gguf.GGUFWriter(half, architecture)
         writer.add_context_length(config["max_position_embeddings"])
         writer.add_embedding_length(config["hidden_size"])
         writer.add_block_count(config["num_hidden_layers"])
@@ -134,9 +141,9 @@ def gguf_file(checkpoint: Path, precision: str, work: Path) -> Path:
         writer.add_vocab_size(config["vocab_size"])
         writer.add_tokenizer_model("no_vocab")
         for name, weight in weights_of(folder):
-            if name.endswith("q_proj.weight"):
+            if architecture == "llama" and name.endswith("q_proj.weight"):
                 weight = interleaved(weight, heads)
-            elif name.endswith("k_proj.weight"):
+            elif architecture == "llama" and name.endswith("k_proj.weight"):
                 weight = interleaved(weight, kv_heads)
             matrix = weight.ndim == 2 and kind != gguf.GGMLQuantizationType.F32
             if matrix:

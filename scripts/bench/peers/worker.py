@@ -6,9 +6,12 @@ Peers whose packages exclude each other have environments of their own. The proc
 orders without using the processor, so that contenders can take turns. An order is one JSON object:
 
 - ``{"do": "text", "prompt": [ids], "steps": n}``: read the prompt, then n tokens by greedy search;
+- ``{"do": "several", "prompts": [[ids], ...], "steps": n}``: read prompts of one length, then n
+  tokens behind each, all of them a step at a time where the contender can;
 - ``{"do": "encode", "audio": FILE}``: a window of audio through the audio encoder;
 - ``{"do": "answer", "audio": FILE, "question": TEXT, "steps": n, "pruning_rate": r or null}``:
-  from samples to n tokens of an answer.
+  from samples to n tokens of an answer;
+- ``{"do": "answers", "questions": [TEXT, ...], ...}``: the same for several questions at once.
 
 An answer has seconds by their names and the tokens' ``ids``, or one ``error``.
 """
@@ -19,13 +22,20 @@ import argparse
 import importlib.metadata
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 Order = dict[str, Any]
 Result = dict[str, Any]
+
+
+def several_result(started: float, read: float, said: Sequence[Sequence[int]]) -> Result:
+    """What ``several`` gives: when it began, when the prompts were read, and ids of each."""
+    now = perf_counter()
+    return {"prefill_s": read - started, "steps_s": now - read, "whole_s": now - started,
+            "ids": [i for ids in said for i in ids]}  # fmt: skip
 
 
 def ours(model: Path, threads: int) -> Callable[[Order], Result]:
@@ -51,6 +61,31 @@ def ours(model: Path, threads: int) -> Callable[[Order], Result]:
         seconds = perf_counter() - started
         return {"answer_s": seconds, "ids": list(said.token_ids), "kept": said.pruning.kept}
 
+    def answers(order: Order) -> Result:
+        rate = order["pruning_rate"]
+        pruning = PruningOptions("none") if rate is None else PruningOptions("speechprune", rate)
+        generation = GenerationOptions(max_new_tokens=order["steps"], ignore_stop=True)
+        started = perf_counter()
+        recording = llm.listen(order["audio"])
+        said = list(recording.ask_many(order["questions"], pruning=pruning, generation=generation))
+        seconds = perf_counter() - started
+        return {"answers_s": seconds, "ids": [i for one in said for i in one.token_ids]}
+
+    def several(order: Order) -> Result:
+        prompts, steps = order["prompts"], order["steps"]
+        started = perf_counter()
+        decoder = Decoder.open(llm.engine, len(prompts[0]) + steps, len(prompts))
+        said = []
+        for row, ids in enumerate(prompts):
+            embeds = embed_ids(llm.engine, tuple(ids))
+            said.append([int(decoder.prefill(embeds, np.arange(len(ids)), row).argmax())])
+        read = perf_counter()
+        for place in range(len(prompts[0]), len(prompts[0]) + steps - 1):
+            found = decoder.steps({row: (ids[-1], place) for row, ids in enumerate(said)})
+            for row, logits in found.items():
+                said[row].append(int(logits.argmax()))
+        return several_result(started, read, said)
+
     def text(order: Order) -> Result:
         ids, steps = order["prompt"], order["steps"]
         started = perf_counter()
@@ -62,7 +97,9 @@ def ours(model: Path, threads: int) -> Callable[[Order], Result]:
             said.append(int(decoder.step(said[-1], place).argmax()))
         return {"prefill_s": read - started, "decode_s": perf_counter() - read, "ids": said}
 
-    works = {"encode": encode, "answer": answer, "text": text}
+    works = {
+        "encode": encode, "answer": answer, "answers": answers, "several": several, "text": text,
+    }  # fmt: skip
     return lambda order: works[order["do"]](order)
 
 
@@ -94,19 +131,42 @@ def torch_model(model: Path, threads: int, dtype: str) -> Callable[[Order], Resu
         return {"encode_s": perf_counter() - started}
 
     def answer(order: Order) -> Result:
-        parts = [{"type": "audio"}, {"type": "text", "text": order["question"]}]
-        prompt = processor.apply_chat_template(
-            [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
-        )
+        said = answers({**order, "questions": [order["question"]]})
+        return {"answer_s": said["answers_s"], "ids": said["ids"]}
+
+    def answers(order: Order) -> Result:
+        prompts = []
+        for question in order["questions"]:
+            parts = [{"type": "audio"}, {"type": "text", "text": question}]
+            turn = [{"role": "user", "content": parts}]
+            prompts.append(
+                processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+            )
         started = perf_counter()
         samples, rate = soundfile.read(order["audio"], dtype="float32")
-        inputs = processor(text=prompt, audio=samples, sampling_rate=rate, return_tensors="pt")
+        inputs = processor(
+            text=prompts, audio=[samples] * len(prompts), sampling_rate=rate,
+            return_tensors="pt", padding=True,
+        )  # fmt: skip
         inputs["input_features"] = inputs["input_features"].to(whole.dtype)
         steps = order["steps"]
         said = whole.generate(
             **inputs, do_sample=False, max_new_tokens=steps, min_new_tokens=steps
-        )[0, inputs["input_ids"].shape[1] :]
-        return {"answer_s": perf_counter() - started, "ids": said.tolist()}
+        )[:, inputs["input_ids"].shape[1] :]
+        return {"answers_s": perf_counter() - started, "ids": said.flatten().tolist()}
+
+    def several(order: Order) -> Result:
+        ids, steps = torch.tensor(order["prompts"]), order["steps"]
+        language_model, head = whole.model.language_model, whole.lm_head
+        started = perf_counter()
+        out = language_model(input_ids=ids, use_cache=True)
+        tokens = head(out.last_hidden_state[:, -1]).argmax(-1)
+        read, said = perf_counter(), [tokens]
+        for _ in range(steps - 1):
+            out = language_model(input_ids=tokens[:, None], past_key_values=out.past_key_values)
+            tokens = head(out.last_hidden_state[:, -1]).argmax(-1)
+            said.append(tokens)
+        return several_result(started, read, torch.stack(said, 1).tolist())
 
     def text(order: Order) -> Result:
         ids, steps = torch.tensor([order["prompt"]]), order["steps"]
@@ -123,7 +183,9 @@ def torch_model(model: Path, threads: int, dtype: str) -> Callable[[Order], Resu
             said.append(token)
         return {"prefill_s": read - started, "decode_s": perf_counter() - read, "ids": said}
 
-    works = {"encode": encode, "answer": answer, "text": text}
+    works = {
+        "encode": encode, "answer": answer, "answers": answers, "several": several, "text": text,
+    }  # fmt: skip
 
     @torch.inference_mode()
     def run(order: Order) -> Result:
@@ -134,6 +196,7 @@ def torch_model(model: Path, threads: int, dtype: str) -> Callable[[Order], Resu
 
 def genai(model: Path, threads: int) -> Callable[[Order], Result]:
     """onnxruntime-genai's own generator, on the folder that its builder made."""
+    import numpy as np
     import onnxruntime_genai as og
 
     config = og.Config(str(model))
@@ -142,7 +205,25 @@ def genai(model: Path, threads: int) -> Callable[[Order], Result]:
     )
     language_model = og.Model(config)
 
-    def run(order: Order) -> Result:
+    def several(order: Order) -> Result:
+        prompts = np.array(order["prompts"], np.int32)
+        options = og.GeneratorParams(language_model)
+        options.set_search_options(
+            do_sample=False, batch_size=len(prompts),
+            max_length=prompts.shape[1] + order["steps"],
+            min_length=prompts.shape[1] + order["steps"],
+        )  # fmt: skip
+        generator = og.Generator(language_model, options)
+        started = perf_counter()
+        generator.append_tokens(prompts)
+        generator.generate_next_token()
+        read, said = perf_counter(), [generator.get_next_tokens().tolist()]
+        for _ in range(order["steps"] - 1):
+            generator.generate_next_token()
+            said.append(generator.get_next_tokens().tolist())
+        return several_result(started, read, list(zip(*said, strict=True)))
+
+    def text(order: Order) -> Result:
         ids, steps = order["prompt"], order["steps"]
         options = og.GeneratorParams(language_model)
         options.set_search_options(do_sample=False, max_length=len(ids) + steps, min_length=0)
@@ -156,7 +237,8 @@ def genai(model: Path, threads: int) -> Callable[[Order], Result]:
             said.append(int(generator.get_next_tokens()[0]))
         return {"prefill_s": read - started, "decode_s": perf_counter() - read, "ids": said}
 
-    return run
+    works = {"several": several, "text": text}
+    return lambda order: works[order["do"]](order)
 
 
 def llama(model: Path, threads: int) -> Callable[[Order], Result]:
@@ -168,12 +250,52 @@ def llama(model: Path, threads: int) -> Callable[[Order], Result]:
         str(model), n_ctx=4096, n_threads=threads, n_threads_batch=threads, verbose=False
     )
 
-    def next_token() -> int:
+    def best(context: Any, place: int) -> int:
         # Its sampler would sort all logits: the best of them is looked up as by everyone else.
-        last = llama_cpp.llama_get_logits_ith(language_model.ctx, -1)
-        return int(np.ctypeslib.as_array(last, (language_model.n_vocab(),)).argmax())
+        logits = llama_cpp.llama_get_logits_ith(context, place)
+        return int(np.ctypeslib.as_array(logits, (language_model.n_vocab(),)).argmax())
 
-    def run(order: Order) -> Result:
+    def next_token() -> int:
+        return best(language_model.ctx, -1)
+
+    def several(order: Order) -> Result:
+        prompts, steps = order["prompts"], order["steps"]
+        rows, length = len(prompts), len(prompts[0])
+        options = llama_cpp.llama_context_default_params()
+        options.n_ctx = rows * (length + steps)
+        options.n_batch = options.n_ubatch = rows * length
+        options.n_seq_max = rows
+        options.n_threads = options.n_threads_batch = threads
+        context = llama_cpp.llama_init_from_model(language_model.model, options)
+        batch = llama_cpp.llama_batch_init(rows * length, 0, 1)
+
+        def decode(tokens: Sequence[Sequence[int]], start: int) -> list[int]:
+            batch.n_tokens = 0
+            last = []
+            for row, ids in enumerate(tokens):
+                for place, token in enumerate(ids):
+                    at = batch.n_tokens
+                    batch.token[at], batch.pos[at] = token, start + place
+                    batch.n_seq_id[at], batch.seq_id[at][0] = 1, row
+                    batch.logits[at] = place == len(ids) - 1
+                    batch.n_tokens += 1
+                last.append(batch.n_tokens - 1)
+            if status := llama_cpp.llama_decode(context, batch):
+                raise RuntimeError(f"llama_decode gave {status}")
+            return [best(context, at) for at in last]
+
+        try:
+            started = perf_counter()
+            said = [decode(prompts, 0)]
+            read = perf_counter()
+            for step in range(steps - 1):
+                said.append(decode([[token] for token in said[-1]], length + step))
+            return several_result(started, read, list(zip(*said, strict=True)))
+        finally:
+            llama_cpp.llama_batch_free(batch)
+            llama_cpp.llama_free(context)
+
+    def text(order: Order) -> Result:
         ids, steps = order["prompt"], order["steps"]
         language_model.reset()
         started = perf_counter()
@@ -185,7 +307,8 @@ def llama(model: Path, threads: int) -> Callable[[Order], Result]:
             said.append(next_token())
         return {"prefill_s": read - started, "decode_s": perf_counter() - read, "ids": said}
 
-    return run
+    works = {"several": several, "text": text}
+    return lambda order: works[order["do"]](order)
 
 
 def faster_whisper(model: Path, threads: int, compute_type: str) -> Callable[[Order], Result]:

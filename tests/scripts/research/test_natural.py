@@ -163,6 +163,17 @@ def test_a_limit_takes_as_many_kinds_and_speakers_as_can_be(folder: Path, tmp_pa
     assert [s.name for s in sets["said-own"]] == ["clip0", "clip5", "clip1"]
 
 
+def test_pooled_questions_are_one_set_of_each_length(folder: Path, tmp_path: Path) -> None:
+    apart = made(folder, tmp_path / "apart", "--minutes", "0.1")
+    pooled = made(folder, tmp_path / "pooled", "--minutes", "0.1", "--pooled")
+    assert list(pooled) == ["people-0.1", "people-own"]
+    for length in ("own", "0.1"):
+        separate = [s for kind in ("said", "orders", "facts") for s in apart[f"{kind}-{length}"]]
+        together = pooled[f"people-{length}"]
+        assert sorted(s.name for s in together) == sorted(s.name for s in separate)
+        assert len({s.name for s in together}) == len(together)
+
+
 @pytest.mark.parametrize(
     ("file", "entry", "named"),
     [

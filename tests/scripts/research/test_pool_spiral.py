@@ -93,6 +93,27 @@ def test_a_recording_is_whole_among_others(voices: list[Path], tmp_path: Path) -
     assert (out / "set.jsonl").read_text() != places
 
 
+def test_other_voices_speak_behind_as_loud_as_asked(voices: list[Path], tmp_path: Path) -> None:
+    for folder, options in (("clean", ()), ("noisy", ("--babble", 10))):
+        result = run(tmp_path / folder, *voices, "--minutes", 0.15, "--limit", 2, *options)
+        assert result.returncode == 0, result.stderr
+    pairs = zip(
+        read_samples(tmp_path / "clean" / "set.jsonl"),
+        read_samples(tmp_path / "noisy" / "set.jsonl"),
+        strict=True,
+    )
+    for clean, noisy in pairs:
+        assert (clean.name, clean.key) == (noisy.name, noisy.key)
+        own, _ = soundfile.read(clean.audio, dtype="float64")
+        both, _ = soundfile.read(noisy.audio, dtype="float64")
+        behind = both - own
+        assert 10 * np.log10(np.mean(own**2) / np.mean(behind**2)) == pytest.approx(10, abs=0.1)
+    # Where nothing is joined, it is written anew all the same.
+    alone = run(tmp_path / "alone", *voices, "--limit", 1, "--babble", 10)
+    assert alone.returncode == 0, alone.stderr
+    assert len(list((tmp_path / "alone").glob("*.flac"))) == 1
+
+
 def test_what_cannot_be_pooled_is_one_sentence(voices: list[Path], tmp_path: Path) -> None:
     too_long = run(tmp_path / "out", *voices, "--minutes", 5)
     assert (too_long.returncode, too_long.stderr.count("\n") < 4) == (2, True)
