@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import soundfile
 import torch
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from transformers import WhisperFeatureExtractor
 
 from speechprune_ort.contract.specs import AUDIO_ENCODER, GraphSpec
 from speechprune_ort.export.compared_sound import short_seconds, whole_windows
+from speechprune_ort.export.encoder_attention import OPSET, with_cut_keys, with_full_masks
 from speechprune_ort.export.families.base import Checkpoint
 from speechprune_ort.export.graph_file import save, torch_to_ir, with_weights
 from speechprune_ort.export.parity import Checked, verify_graph
@@ -24,12 +24,11 @@ from speechprune_ort.sample import SPEECH
 
 __all__ = ["GRAPH", "export_audio_encoder"]
 
-WITH_ATTENTION = 23  # the operators' version that has one for attention, which CUDA fuses
-MASK = 3  # its input
-
 
 def export_audio_encoder(checkpoint: Checkpoint, plan: Plan, spec: GraphSpec, path: Path) -> None:
     """Trace encoder, pooling and projector; every window of a batch on its own.
+
+    All windows of a run must have one length, see ``with_cut_keys``.
 
     Args:
         checkpoint: the loaded checkpoint.
@@ -44,14 +43,15 @@ def export_audio_encoder(checkpoint: Checkpoint, plan: Plan, spec: GraphSpec, pa
     )
     module = checkpoint.audio_encoder
     if plan.encoder != "float16":
-        save(with_weights(torch_to_ir(module, example, spec), plan.encoder), path)
+        model = with_full_masks(with_cut_keys(torch_to_ir(module, example, spec, OPSET)))
+        save(with_weights(model, plan.encoder), path)
         return
     # In place and back: a second copy of a large encoder need not fit in memory.
     module.half()
     if plan.float_dtype == "float32":
         module = Widened(module)
     try:
-        save(with_full_masks(torch_to_ir(module, example, spec, WITH_ATTENTION)), path)
+        save(with_full_masks(torch_to_ir(module, example, spec, OPSET)), path)
     finally:
         module.float()
 
@@ -71,39 +71,6 @@ class Widened(nn.Module):
         """What the encoder gives, each of it in float32."""
         found = self.encoder(input_features, feature_lengths)
         return tuple(part.float() for part in found) if isinstance(found, tuple) else found.float()
-
-
-def with_full_masks(model: ir.Model) -> ir.Model:
-    """Give every query a row of its own in the masks of ``Attention``, in place.
-
-    The operator does not broadcast there. Without it, attention would be products and a softmax
-    over a matrix of all frames by all frames, for each head of each window.
-    """
-    graph, full = model.graph, dict[ir.Value, ir.Value]()
-    for node in list(graph):
-        if node.op_type != "Attention" or len(node.inputs) <= MASK:
-            continue
-        query, mask = node.inputs[0], node.inputs[MASK]
-        if mask is None or mask.shape is None or mask.shape[-2] != 1:
-            continue
-        if mask not in full:
-            rows = ir.node("Shape", [query], {"start": 2, "end": 3})
-            ones = [_ones(graph, f"{mask.name}.{count}", count) for count in (2, 1)]
-            shape = ir.node("Concat", [ones[0], rows.outputs[0], ones[1]], {"axis": 0})
-            expand = ir.node("Expand", [mask, shape.outputs[0]])
-            graph.insert_before(node, [rows, shape, expand])
-            full[mask] = expand.outputs[0]
-        node.replace_input_with(MASK, full[mask])
-    return model
-
-
-def _ones(graph: ir.Graph, name: str, count: int) -> ir.Value:
-    tensor = ir.tensor(np.ones(count, np.int64), name=name)
-    value = ir.Value(
-        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape([count]), const_value=tensor
-    )
-    graph.register_initializer(value)
-    return value
 
 
 def _write(work: Work, spec: GraphSpec, path: Path) -> None:
@@ -126,11 +93,15 @@ def _verify(work: Work, spec: GraphSpec, path: Path) -> Checked:
         outputs = found if isinstance(found, tuple) else (found,)
         named = zip((t.name for t in spec.outputs), outputs, strict=True)
         computed = {name: value.numpy() for name, value in named}
-        cases[case] = (inputs, computed)
-        expected = computed["audio_embeds"]
-        heard[case] = [audio.tokens(int(n)) for n in lengths]
-        kept = [row[:count] for row, count in zip(expected, heard[case], strict=True)]
-        work.embeds[case] = np.concatenate(kept)
+        tokens = [audio.tokens(int(n)) for n in lengths]
+        alike = dict.fromkeys(lengths.tolist())
+        for length in alike:  # windows of one length at once
+            rows, name = lengths == length, f"{case}, {length} frames" if len(alike) > 1 else case
+            cases[name] = ({n: v[rows] for n, v in inputs.items()},
+                           {n: v[rows] for n, v in computed.items()})  # fmt: skip
+            heard[name] = [count for count, row in zip(tokens, rows, strict=True) if row]
+        kept = zip(computed["audio_embeds"], tokens, strict=True)
+        work.embeds[case] = np.concatenate([window[:count] for window, count in kept])
     checked = verify_graph(path, spec, work.target, cases, work.plan.min_cosine, heard)
     encoder.to("meta")  # nothing needs its weights again
     return checked

@@ -301,6 +301,11 @@ class GenerationOptions:
         temperature: 0 is greedy; above 0 samples from the softmax of logits / temperature.
         top_p: sample from the smallest set of tokens whose probability reaches this share,
             0 < top_p <= 1. Has no effect when greedy.
+        repetition_penalty: the logit of a token that the answer has said already is divided by
+            this, or multiplied where it is negative (arXiv:1909.05858, section 4.1); above 0, and
+            1 leaves it.
+        no_repeat_ngram_size: no run of so many tokens stands twice in an answer, which ends the
+            loops that greedy search falls into; 0 allows any.
         seed: seed for sampling.
         stop: the answer ends before the first of these strings; the string is not returned.
         ignore_stop: continue past the model's own end of the answer, up to ``max_new_tokens``: for
@@ -316,6 +321,8 @@ class GenerationOptions:
     seed: int = 0
     stop: tuple[str, ...] = ()
     ignore_stop: bool = False
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
 
     def __post_init__(self) -> None:
         take_plain(self)
@@ -333,6 +340,14 @@ class GenerationOptions:
             isinstance(share, (int, float)) and 0 < share <= 1,
             "above 0 and at most 1",
         )
+        penalty = self.repetition_penalty
+        check_number(
+            "repetition_penalty",
+            penalty,
+            isinstance(penalty, (int, float)) and 0 < penalty < math.inf,
+            "positive and finite",
+        )
+        whole("no_repeat_ngram_size", self.no_repeat_ngram_size, 0)
         whole("seed", self.seed, 0)
         check_flag("ignore_stop", self.ignore_stop)
         # A set has no order, and what is done with them would depend on it.
@@ -365,3 +380,5 @@ class Options(OwnOptions, total=False):
     top_p: float
     stop: tuple[str, ...]
     ignore_stop: bool
+    repetition_penalty: float
+    no_repeat_ngram_size: int

@@ -22,6 +22,11 @@ from speechprune_ort.runtime.ort.session import memory_errors
 
 __all__ = ["Decoder", "check_finite"]
 
+# Positions of a prompt that are read at once on the CPU. Attention multiplies each of them with all
+# that the cache holds, later ones of the same run included: with several runs there are fewer of
+# those, and scores take less memory. Fewer positions than these do not fill the processor.
+BLOCK = 256
+
 
 class Decoder:
     """Answers being generated: the sessions that they take, and a cache.
@@ -159,8 +164,13 @@ class Decoder:
         start, end = self._lengths[row], self._lengths[row] + len(positions)
         self._check(end, int(positions.max()))
         self._runs.angles.turn(start, positions, ahead=True)
-        self._lengths[row] = end
-        logits = self._runs.read(embeds, row, end)
+        blocks: list[NDArray[Any] | ort.OrtValue] = [embeds]
+        ends = [end]
+        if isinstance(embeds, np.ndarray) and self._runs.cache.on_host:
+            blocks = np.array_split(embeds, -(-len(positions) // BLOCK))
+            ends = (start + np.cumsum([len(block) for block in blocks])).tolist()
+        for block, self._lengths[row] in zip(blocks, ends, strict=True):
+            logits = self._runs.read(block, row, self._lengths[row])
         check_finite(logits)
         return logits
 

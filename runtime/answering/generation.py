@@ -59,7 +59,7 @@ class Generation:
 
     def take(self, logits: NDArray[Any]) -> None:
         """Choose the next token from (vocab,) logits, and release what text it completes."""
-        token = self._sampler(logits)
+        token = self._sampler(logits, self.ids)
         piece = ""
         if token in self._stop and not self._options.ignore_stop:
             self.reason = "stop"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,17 @@ def log_probability(logits: NDArray[np.float32], token: int) -> float:
     return float(logits[token] - largest - np.log(np.exp(logits - largest).sum(dtype=np.float64)))
 
 
+def completing(said: Sequence[int], size: int) -> list[int]:
+    """Tokens that would let a run of ``size`` tokens stand a second time.
+
+    >>> completing([5, 6, 7, 5, 6], 3), completing([5, 6, 7], 1), completing([5, 6], 3)
+    ([7], [5, 6, 7], [])
+    """
+    begun = list(said[len(said) - size + 1 :])
+    starts = range(len(said) - size + 1)
+    return [said[at + size - 1] for at in starts if list(said[at : at + size - 1]) == begun]
+
+
 class Sampler:
     """Greedy or nucleus sampling, deterministic for a seed.
 
@@ -43,9 +55,10 @@ class Sampler:
         self._options = options
         self._random = np.random.default_rng(options.seed)
 
-    def __call__(self, logits: NDArray[Any]) -> int:
-        """Pick a token id from ``logits`` (vocab,)."""
+    def __call__(self, logits: NDArray[Any], said: Sequence[int] = ()) -> int:
+        """Pick a token id from ``logits`` (vocab,), ``said`` being the answer's ids so far."""
         options = self._options
+        logits = self._less_repeated(logits, said)
         if options.temperature == 0:
             return int(logits.argmax())
         behind = logits.astype(np.float64) - logits.max()
@@ -59,3 +72,20 @@ class Sampler:
         nucleus = order[:size]
         weights = odds[nucleus]
         return int(self._random.choice(nucleus, p=weights / weights.sum()))
+
+    def _less_repeated(self, logits: NDArray[Any], said: Sequence[int]) -> NDArray[Any]:
+        """Logits by which what was said is less likely or out of the question, as the options say.
+
+        Where nothing else were left, everything is allowed.
+        """
+        penalty, size = self._options.repetition_penalty, self._options.no_repeat_ngram_size
+        if not said or (penalty == 1 and not size):
+            return logits
+        found = logits.astype(np.float64)
+        if penalty != 1:
+            known = np.unique(said)
+            found[known] *= np.where(found[known] < 0, penalty, 1 / penalty)
+        banned = completing(said, size) if size else []
+        if len(set(banned)) < len(found):
+            found[banned] = -np.inf
+        return found

@@ -1,14 +1,16 @@
 """The runtime beside what people would use instead: same weights, same input, in turns.
 
     scripts/bench/bench_peers CHECKPOINT WORK [--prompts 150,750,2200] [--steps 32]
-                              [--repeats 7] [--threads 2] [--only NAME,...] [--json FILE]
-                              [--markdown FILE]
+                              [--repeats 7] [--threads 2] [--only NAME,...]
+                              [--cases NAME,...] [--json FILE] [--markdown FILE]
 
 CHECKPOINT is a Qwen2-Audio folder whose language model is a Llama or Qwen2 (the embedded default
-model);
-WORK keeps what is made of it for each contender. Every contender is a process with the same
-threads on the same cores, and they take turns: one order each a round, in rotating order, the
-first round not counted. Between orders all of them sleep.
+model); WORK keeps what is made of it for each contender. Every contender is a process with the
+same threads on the same cores, and they take turns: one order each a round, in rotating order, the
+first round not counted. Between orders all of them sleep, and a machine may page out what sleeps:
+each is given a short untimed order ahead of a timed one. ``--only`` and ``--cases`` take parts of
+the names of contenders and of tables: a checkpoint of 7 billion parameters' dimensions and a few
+layers (``make_random_checkpoint --layers``) is raced with ``--cases text``.
 
 ``scripts/bench/bench_peers`` makes the environments. Exit code 1: a contender failed (it is named,
 and the others' figures stand); 2: the arguments cannot be used.
@@ -49,6 +51,7 @@ SEVERAL = 8  # questions at once
 SEVERAL_TOKENS = 150  # of each prompt: what pruning rate 0.8 leaves of a window
 WINDOW_SECONDS = 30
 RATE = 16_000
+WARM_TOKENS = 32
 REST = 0.2  # seconds between orders, in which threads stop spinning
 PRECISIONS = ("fp32", "int8", "int4")  # that everyone has
 OURS = ("fp32", "int8", "w8a8", "int4")
@@ -226,6 +229,18 @@ def takes(contender: Contender, case: Case) -> bool:
     return case.order["do"] in contender.orders and (contender.kind == "ours" or not pruned)
 
 
+def warm_up(worker: Worker, case: Case) -> None:
+    """Give short orders that touch the weights which a case takes.
+
+    Raises:
+        RuntimeError: one failed.
+    """
+    if "audio" in case.order:
+        worker.do({"do": "encode", "audio": case.order["audio"]})
+    if "text" in worker.contender.orders and case.order["do"] != "encode":
+        worker.do({"do": "text", "prompt": list(range(1, WARM_TOKENS + 1)), "steps": 2})
+
+
 def race(
     workers: dict[str, Worker], found: Sequence[Case], repeats: int
 ) -> Iterator[tuple[str, str]]:
@@ -239,6 +254,7 @@ def race(
                     name = names[(turn + place) % len(names)]
                     time.sleep(REST)
                     try:
+                        warm_up(workers[name], case)
                         answer = workers[name].do(case.order)
                     except RuntimeError as error:
                         workers.pop(name).close()
@@ -340,6 +356,9 @@ def main(
     repeats: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 7,
     threads: Annotated[int, typer.Option(min=1, help="Threads and cores of everyone.")] = 2,
     only: Annotated[str, typer.Option(help="Parts of names, comma-separated.")] = "",
+    only_cases: Annotated[
+        str, typer.Option("--cases", help="Parts of tables' names, comma-separated.")
+    ] = "",
     json_file: Annotated[Path | None, typer.Option("--json", help="All samples.")] = None,
     markdown_file: Annotated[Path | None, typer.Option("--markdown", help="The tables.")] = None,
 ) -> None:
@@ -368,7 +387,10 @@ def main(
             except (RuntimeError, OSError) as error:
                 failures[contender.name] = str(error)
         versions = {name: worker.version for name, worker in workers.items()}
-        found = cases(counts, steps, cut_window(work), config["vocab_size"])
+        every = cases(counts, steps, cut_window(work), config["vocab_size"])
+        found = [case for case in every if any(part in case.name for part in only_cases.split(","))]
+        if not found:
+            raise OptionError(f"--cases {only_cases!r} is part of no table's name.")
         failures.update(race(workers, found, repeats))
     except SpeechPruneError as error:
         console.print(f"Error: {error}", markup=False)

@@ -8,8 +8,8 @@ A FOLDER is SPIRAL in one voice, as ``synthesize_spiral.py`` makes it. OUT gets 
 ``speechprune-ort eval --data OUT/set.jsonl``: every dialogue once, voices taking turns, then in its
 next voice; with the dialogue as its group, so that intervals count it once. With ``--minutes`` each
 recording is placed at a random point among others of its folder, drawn for its id, until they last
-that long, and with ``--babble`` three voices speak behind it all, so many dB below; these are
-written as FLAC, and the key sentence's time is moved along.
+that long, and with ``--babble`` other voices (three, or ``--speakers``) are heard behind it all,
+so many dB below; these are written as FLAC, and the key sentence's time is moved along.
 
 Needs ``pip install -e '.[cpu]'``.
 """
@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.progress import track
 
 from speechprune_ort.errors import DataError, SpeechPruneError
-from speechprune_ort.evaluation.perturbation import BABBLE_VOICES, Perturbation, perturb
+from speechprune_ort.evaluation.perturbation import BABBLE_VOICES, spoken_over
 from speechprune_ort.evaluation.samples import Sample, chance, read_samples
 from speechprune_ort.files import whole_file, write_jsonl
 from speechprune_ort.runtime.hearing.audio import SAMPLING_RATE, load_audio
@@ -94,33 +94,34 @@ def hidden(
 
 
 def behind(
-    samples: NDArray[np.float32], name: str, others: Sequence[Sample], ratio: float, seed: int
+    samples: NDArray[np.float32],
+    sample: Sample,
+    others: Sequence[Sample],
+    ratio: float,
+    count: int,
+    seed: int,
 ) -> NDArray[np.float32]:
-    """A recording with others behind it, as ``eval --noise`` mixes them, within full scale.
+    """A recording with others behind it, within full scale.
 
     Args:
         samples: the recording.
-        name: of it, for the draw.
-        others: of its folder.
+        sample: what it is of, for the draw.
+        others: which may be heard.
         ratio: signal-to-noise ratio in dB.
+        count: how many of the others are heard.
         seed: of the draw.
 
     Raises:
-        DataError: there are fewer others than voices behind it.
+        DataError: there are fewer others.
     """
-    if len(others) < BABBLE_VOICES:
-        raise DataError(f"{len(others)} recordings are too few for {BABBLE_VOICES} voices behind.")
-    random = chance(seed, "babble", name)
-    drawn = random.sample(others, len(others))
-    noisy = perturb(
-        samples,
-        Perturbation("babble", ratio),
-        SAMPLING_RATE,
-        random.getrandbits(32),
-        lambda number: load_audio(drawn[number].audio, None),
-    )
-    peak = float(np.abs(noisy).max())
-    return noisy / np.float32(max(1.0, peak))
+    if len(others) < count:
+        raise DataError(f"{len(others)} recordings are too few for {count} voices behind.")
+    random = chance(seed, "behind", sample.name)
+    voices = (load_audio(other.audio, None) for other in random.sample(others, count))
+    generator = np.random.default_rng(random.getrandbits(32))
+    noisy = spoken_over(samples, voices, ratio, generator)
+    within: NDArray[np.float32] = noisy / max(np.float32(1), np.abs(noisy).max())
+    return within
 
 
 def entry(sample: Sample, voice: str, audio: str, start: float) -> dict[str, Any]:
@@ -155,6 +156,9 @@ def main(
     babble: Annotated[
         float | None, typer.Option(help="Signal-to-noise ratio of other voices, in dB.")
     ] = None,
+    speakers: Annotated[
+        int, typer.Option(min=1, help="How many of them; 1 is two people at once.")
+    ] = BABBLE_VOICES,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first recordings.")] = None,
     seed: Annotated[int, typer.Option(help="Of places and neighbours.")] = 0,
 ) -> None:
@@ -175,7 +179,9 @@ def main(
                 others = [s for s in voices[voice] if s.name != sample.name]
                 samples, start = hidden(sample, others, 60 * (minutes or 0), seed)
                 if babble is not None:
-                    samples = behind(samples, sample.name, others, babble, seed)
+                    rest = [s for v, part in voices.items() if v != voice for s in part]
+                    heard = [s for s in rest if s.name != sample.name] or others
+                    samples = behind(samples, sample, heard, babble, speakers, seed)
                 audio = f"{voice}-{sample.name}.flac"
                 write(out / audio, samples)
             entries.append(entry(sample, voice, audio, start))

@@ -350,6 +350,20 @@ def _generation(
             rich_help_panel=ANSWERING,
         ),
     ] = 1.0,
+    repetition_penalty: Annotated[
+        float,
+        typer.Option(
+            help="What the logits of tokens that were said are divided by; 1 leaves them.",
+            rich_help_panel=ANSWERING,
+        ),
+    ] = 1.0,
+    no_repeat_ngram_size: Annotated[
+        int,
+        typer.Option(
+            help="No run of so many tokens stands twice in an answer; 0 allows any.",
+            rich_help_panel=ANSWERING,
+        ),
+    ] = 0,
     stop: Annotated[
         list[str] | None,
         typer.Option(
@@ -368,6 +382,8 @@ def _generation(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        no_repeat_ngram_size=no_repeat_ngram_size,
         seed=seed,
         stop=tuple(stop or ()),
     )

@@ -5,7 +5,7 @@ All of it is linear or seeded, at the model's sampling rate; only added noise ch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,8 +118,8 @@ def perturb(
         noise = random.standard_normal(len(samples)).astype(np.float32)
         return _mix(samples, noise, perturbation.value)
     if perturbation.kind == "babble":
-        voices = [_fitted(others(i), len(samples), random) for i in range(BABBLE_VOICES)]
-        return _mix(samples, np.sum(voices, axis=0, dtype=np.float32), perturbation.value)
+        voices = (others(i) for i in range(BABBLE_VOICES))
+        return spoken_over(samples, voices, perturbation.value, random)
     if perturbation.kind == "room":
         return _same_level(_convolve(samples, _room(rate, random)), samples)
     if perturbation.kind == "telephone":
@@ -131,6 +131,24 @@ def perturb(
         f"There is no perturbation {perturbation.kind!r}: give clean, telephone, speed, "
         f"{', '.join(NOISES)}."
     )
+
+
+def spoken_over(
+    samples: Samples, voices: Iterable[Samples], ratio_db: float, random: np.random.Generator
+) -> Samples:
+    """A recording with others behind it, equally loud and each from a random place on.
+
+    Args:
+        samples: (n,) float32.
+        voices: (m,) float32 each, repeated or cut to ``n``.
+        ratio_db: the recording's power over that of all voices together, in dB.
+        random: draws where each begins.
+
+    Returns:
+        (n,) float32; it may be louder than full scale.
+    """
+    fitted = [_fitted(voice, len(samples), random) for voice in voices]
+    return _mix(samples, np.sum(fitted, axis=0, dtype=np.float32), ratio_db)
 
 
 def _power(samples: Samples) -> float:

@@ -77,7 +77,9 @@ def operator_count(name: str, inputs: Shapes, outputs: Shapes, past: int) -> int
         return 2 * prod(_shape(outputs[0])) * prod(_shape(inputs[1])[1:])
     if name in WITHIN:
         query, key = _shape(inputs[0]), _shape(inputs[1])
-        batch, length, width = query[0], query[1], query[2]
+        if len(query) == 4:  # (batch, heads, length, size)
+            query = (query[0], query[2], query[1] * query[3])
+        batch, length, width = query
         keys = key[1] if len(key) == 3 else key[2]
         return 2 * 2 * batch * length * keys * width
     if name in CAUSAL:

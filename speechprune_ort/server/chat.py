@@ -50,6 +50,7 @@ NO_EFFECT = {
 }
 """Values of parameters that ask for nothing; any other is refused."""
 MOST_ANSWERS = 8
+SAMPLING = ("temperature", "top_p", "repetition_penalty", "no_repeat_ngram_size", "seed")
 """Most answers to one question: they are decoded together, and others wait meanwhile."""
 
 
@@ -104,7 +105,11 @@ class StreamOptions(_Struct):
 
 
 class ChatRequest(_Struct):
-    """The body of a request; ``speechprune`` is ours: fields of ``PruningOptions`` and ``OWN``."""
+    """The body of a request.
+
+    ``speechprune`` is ours: fields of ``PruningOptions`` and ``OWN``. OpenAI's has no
+    ``repetition_penalty`` and ``no_repeat_ngram_size``.
+    """
 
     model: str
     messages: list[Message]
@@ -114,6 +119,8 @@ class ChatRequest(_Struct):
     max_completion_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
+    repetition_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
     speechprune: dict[str, Any] = {}
@@ -286,12 +293,11 @@ def _generation(request: ChatRequest, most: int) -> GenerationOptions:
             400, f"This server gives at most {most} tokens, not {tokens}: ask for fewer."
         )
     stop = request.stop or ()
+    given = {name: value for name in SAMPLING if (value := getattr(request, name)) is not None}
     return GenerationOptions(
         max_new_tokens=tokens,
-        temperature=default.temperature if request.temperature is None else request.temperature,
-        top_p=default.top_p if request.top_p is None else request.top_p,
-        seed=default.seed if request.seed is None else request.seed,
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        **given,
     )
 
 

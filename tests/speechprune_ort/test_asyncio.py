@@ -38,11 +38,11 @@ def test_pieces_and_answer_are_those_of_ask(recording: Recording) -> None:
 
 def test_the_event_loop_goes_on_beside_several_answers(recording: Recording) -> None:
     questions = (QUESTION, "Who was late?", "What was ordered?")
-    wanted = [recording.ask(q, max_new_tokens=8, ignore_stop=True).token_ids for q in questions]
+    wanted = [recording.ask(q, max_new_tokens=96, ignore_stop=True).token_ids for q in questions]
 
     async def together() -> tuple[list[tuple[int, ...]], int]:
         async def one(question: str) -> tuple[int, ...]:
-            return (await recording.stream(question, max_new_tokens=8, ignore_stop=True)).token_ids
+            return (await recording.stream(question, max_new_tokens=96, ignore_stop=True)).token_ids
 
         answers, turns = asyncio.gather(*map(one, questions)), 0
         while not answers.done():

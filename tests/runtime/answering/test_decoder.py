@@ -133,6 +133,33 @@ def test_a_second_prompt_forgets_the_first_ones_positions(
     np.testing.assert_allclose(logits, wanted, rtol=0, atol=TOLERANCE)
 
 
+def test_a_prompt_that_is_read_in_blocks_is_what_torch_reads_at_once(
+    pair: tuple[PreTrainedModel, Decoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, decoder = pair
+    random = np.random.default_rng(4)
+    embeds = random.standard_normal((20, 64)).astype(np.float32)
+    gaps = np.sort(random.choice(400, 20, replace=False))
+    read: list[int] = []
+    runs = decoder._runs
+    take = runs.read
+
+    def reading(block: NDArray[Any], row: int, length: int) -> NDArray[np.float32]:
+        read.append(len(block))
+        return take(block, row, length)
+
+    monkeypatch.setattr(runs, "read", reading)
+    monkeypatch.setattr("speechprune_ort.runtime.answering.decoder.BLOCK", 7)
+    found = decoder.prefill(embeds, gaps).copy()
+    assert read == [7, 7, 6]  # as even as can be: one of few tokens would be as dear as any
+    np.testing.assert_allclose(found, by_torch(model, embeds, [], [*gaps]), rtol=0, atol=TOLERANCE)
+    last = int(gaps[-1])
+    found = decoder.step(5, last + 1)
+    wanted = by_torch(model, embeds, [5], [*gaps, last + 1])
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE)
+    assert decoder.length == 21
+
+
 def test_an_answer_may_end_at_the_models_last_position_and_not_behind_it(
     pair: tuple[PreTrainedModel, Decoder],
 ) -> None:

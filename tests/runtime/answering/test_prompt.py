@@ -193,6 +193,36 @@ def test_sampling_frequencies_follow_the_logits() -> None:
     np.testing.assert_allclose(counts, [0.7, 0.2, 0.1], atol=0.03)
 
 
+@given(
+    said=st.lists(st.integers(0, 4), max_size=14),
+    size=st.integers(0, 4),
+    penalty=st.floats(0.5, 2.0),
+    seed=st.integers(0, 99),
+)
+def test_repetitions_are_less_likely_as_in_transformers(
+    said: list[int], size: int, penalty: float, seed: int
+) -> None:
+    import torch
+    import transformers
+
+    logits = np.random.default_rng(seed).normal(size=7).astype(np.float32)
+    processors = [transformers.RepetitionPenaltyLogitsProcessor(penalty)]
+    if size:
+        processors.append(transformers.NoRepeatNGramLogitsProcessor(size))
+    wanted, ids = torch.from_numpy(logits.copy())[None], torch.tensor([said], dtype=torch.int64)
+    for processor in processors:
+        wanted = processor(ids, wanted)
+    options = GenerationOptions(repetition_penalty=penalty, no_repeat_ngram_size=size)
+    assert Sampler(options)(logits, said) == int(wanted.argmax())
+
+
+def test_where_every_token_would_repeat_all_are_allowed() -> None:
+    sampler = Sampler(GenerationOptions(no_repeat_ngram_size=1))
+    logits = np.array([1.0, 3.0, 2.0], np.float32)
+    assert [sampler(logits, said) for said in ([], [1], [1, 2], [0, 1, 2])] == [1, 2, 0, 1]
+    assert logits.tolist() == [1, 3, 2]
+
+
 def stream(text: str, stop: tuple[str, ...] = ()) -> tuple[list[str], TextStream]:
     tokenizer = TextTokenizer(byte_tokenizer())
     return streamed(tokenizer, tokenizer.encode(text).ids, stop)
@@ -314,7 +344,9 @@ def test_impossible_pruning_options_are_refused(options: dict[str, object]) -> N
     "options",
     [
         {"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1},
-        {"stop": "word"}, {"stop": ("",)}, {"seed": 1.5},
+        {"stop": "word"}, {"stop": ("",)}, {"seed": 1.5}, {"repetition_penalty": 0},
+        {"repetition_penalty": float("inf")}, {"no_repeat_ngram_size": -1},
+        {"no_repeat_ngram_size": 2.5},
     ],
 )  # fmt: skip
 def test_impossible_generation_options_are_refused(options: dict[str, object]) -> None:

@@ -136,6 +136,25 @@ def test_an_answer_is_that_of_the_model(running: Running, model: SpeechLLM, soun
     assert len(ours["spans"]) == 1  # type: ignore[index, call-overload, arg-type]
 
 
+def test_repetitions_are_as_unlikely_as_a_request_says(
+    running: Running, model: SpeechLLM, sound: bytes
+) -> None:
+    given: dict[str, Any] = {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2}
+    found = running.client().chat.completions.create(
+        model="tiny", messages=question(sound), max_tokens=24, extra_body=given
+    )
+    plain, alone = (
+        model.ask(sound, "Who?", max_new_tokens=24, **options) for options in ({}, given)
+    )
+    assert found.choices[0].message.content == alone.text != plain.text
+    pairs = list(zip(alone.token_ids, alone.token_ids[1:], strict=False))
+    assert len(pairs) == len(set(pairs)) > 0
+    with pytest.raises(APIStatusError, match="no_repeat_ngram_size must be"):
+        running.client().chat.completions.create(
+            model="tiny", messages=question(sound), extra_body={"no_repeat_ngram_size": -1}
+        )
+
+
 def test_an_answer_comes_in_pieces(running: Running, sound: bytes) -> None:
     client = running.client()
     whole = client.chat.completions.create(
