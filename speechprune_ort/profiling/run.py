@@ -76,27 +76,30 @@ class _Bench:
         progress: Callable[[str], None],
     ) -> None:
         self._settings, self._options, self._progress = settings, options, progress
-        self._loads: list[float] = []
-        model = None
+        self._open_bundle, self._loads = open_bundle, list[float]()
         for number in range(options.loads):
             progress(f"opening {number + 1} of {options.loads}")
-            model = None  # the one before goes first
-            gc.collect()
-            started = perf_counter()
-            model = open_bundle()
-            self._loads.append(1000 * (perf_counter() - started))
-        assert model is not None, "loads is at least 1"  # noqa: S101 - options are checked
-        self._model = model
+            model = self.open_anew()
         self._memory = MemoryMeter(model.device.name)
         self._energy = EnergyMeter(model.device.name)
         self._samples: dict[tuple[str, str], dict[str, list[float]]] = {}
         self._found: dict[tuple[str, str], Condition] = {}
 
+    def open_anew(self) -> SpeechLLM:
+        """Close the bundle, if it is open, and open it."""
+        self._model: SpeechLLM | None = None  # the one before goes first
+        gc.collect()
+        started = perf_counter()
+        self._model = self._open_bundle()
+        self._loads.append(1000 * (perf_counter() - started))
+        return self._model
+
     def measure(self, sound: Sound, counts: bool) -> None:
         """Encode a recording and ask about it at every setting; ``counts`` keeps the figures."""
-        heard = Reading()
+        heard, model = Reading(), self._model
+        assert model is not None, "loads is at least 1"  # noqa: S101 - options are checked
         with self._metered(heard):
-            recording = _listen(self._model, sound, self._settings, self._options)
+            recording = _listen(model, sound, self._settings, self._options)
         for setting in self._settings:
             place = (sound.name, setting.name)
             condition = self._found.setdefault(
@@ -129,6 +132,7 @@ class _Bench:
         """The profile; other programs took the share ``busy`` of the processors meanwhile."""
         self._progress("counting operations")
         model, options = self._model, self._options
+        assert model is not None, "loads is at least 1"  # noqa: S101 - options are checked
         counted = Operations(model)
         for place, condition in self._found.items():
             samples = self._samples.get(place, {})
@@ -191,7 +195,9 @@ def profile_in_turns(
     """Measure several bundles in turns, recording by recording; which goes first alternates.
 
     The n-th samples of all profiles are of the same round, so that they can be compared in pairs:
-    whatever slows the machine down affects all bundles alike.
+    whatever slows the machine down affects all bundles alike. Each round opens them anew, in the
+    order in which it measures them, and warms them up: where an open bundle's memory happens to
+    lie makes a few percent for as long as it is open.
 
     Args:
         open_bundles: each opens a bundle anew; all stay open together.
@@ -202,12 +208,20 @@ def profile_in_turns(
     """
     benches = [_Bench(each, settings, options, progress) for each in open_bundles]
     busy = BusyMeter()
-    for turn in range(options.warmup + options.repeats):
-        counts = turn >= options.warmup
-        said = f"round {turn + 1 - options.warmup} of {options.repeats}" if counts else "warming up"
+    warmups = 0 if len(benches) > 1 else options.warmup
+    for turn in range(warmups + options.repeats):
+        counts = turn >= warmups
+        said = f"round {turn + 1 - warmups} of {options.repeats}" if counts else "warming up"
+        order = benches if turn % 2 == 0 else benches[::-1]
+        for bench in order if len(benches) > 1 else ():
+            progress(f"{said}, opening")
+            bench.open_anew()
         for sound in sounds:
             progress(f"{said}, {sound.name}")
-            for bench in benches if turn % 2 == 0 else reversed(benches):
+            if len(benches) > 1:
+                for bench in order * options.warmup:
+                    bench.measure(sound, False)
+            for bench in order:
                 bench.measure(sound, counts)
     share = busy.share()
     return [bench.result(share) for bench in benches]

@@ -321,6 +321,7 @@ def test_two_bundles_are_measured_in_turns(bundle: Path, monkeypatch: pytest.Mon
         def __init__(self, name: str) -> None:
             super().__init__(bundle, "cpu", threads=1)
             self.called = name
+            order.append(name.upper())
 
         def listen(self, *arguments: Any, **options: Any) -> Any:
             order.append(self.called)
@@ -332,7 +333,8 @@ def test_two_bundles_are_measured_in_turns(bundle: Path, monkeypatch: pytest.Mon
         parse_rates("0.8", "speechprune"),
         ProfileOptions("Who said that?", new_tokens=2, repeats=2, warmup=1, loads=1),
     )
-    assert "".join(order) == "abbaab"
+    # Each round opens both anew, warms them up and measures them, in its own order.
+    assert "".join(order) == "AB" + "ABabab" + "BAbaba"
     figures = [found.conditions[0].figures for found in profiles]
     assert all(found["end_to_end_ms"].n == found["cpu_ms"].n == 2 for found in figures)
     assert all(0 <= found.about["busy"] <= 1 for found in profiles)
