@@ -23,6 +23,7 @@ __all__ = [
     "parse_noise",
     "parse_speed",
     "perturb",
+    "spoken_over",
 ]
 
 Samples = NDArray[np.float32]

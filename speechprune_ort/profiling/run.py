@@ -207,20 +207,19 @@ def profile_in_turns(
         progress: likewise.
     """
     benches = [_Bench(each, settings, options, progress) for each in open_bundles]
-    busy = BusyMeter()
-    warmups = 0 if len(benches) > 1 else options.warmup
+    busy, several = BusyMeter(), len(benches) > 1
+    warmups = 0 if several else options.warmup  # several are warmed up in each round
     for turn in range(warmups + options.repeats):
         counts = turn >= warmups
         said = f"round {turn + 1 - warmups} of {options.repeats}" if counts else "warming up"
         order = benches if turn % 2 == 0 else benches[::-1]
-        for bench in order if len(benches) > 1 else ():
+        for bench in order if several else ():
             progress(f"{said}, opening")
             bench.open_anew()
         for sound in sounds:
             progress(f"{said}, {sound.name}")
-            if len(benches) > 1:
-                for bench in order * options.warmup:
-                    bench.measure(sound, False)
+            for bench in order * options.warmup if several else ():
+                bench.measure(sound, False)
             for bench in order:
                 bench.measure(sound, counts)
     share = busy.share()

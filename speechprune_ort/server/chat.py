@@ -50,8 +50,9 @@ NO_EFFECT = {
 }
 """Values of parameters that ask for nothing; any other is refused."""
 MOST_ANSWERS = 8
-SAMPLING = ("temperature", "top_p", "repetition_penalty", "no_repeat_ngram_size", "seed")
 """Most answers to one question: they are decoded together, and others wait meanwhile."""
+SAMPLING = ("temperature", "top_p", "repetition_penalty", "no_repeat_ngram_size", "seed")
+"""Fields of a request that are those of ``GenerationOptions``."""
 
 
 class _Struct(msgspec.Struct, forbid_unknown_fields=True):
