@@ -55,7 +55,7 @@ WARM_TOKENS = 32
 REST = 0.2  # seconds between orders, in which threads stop spinning
 PRECISIONS = ("fp32", "int8", "int4")  # that everyone has
 OURS = ("fp32", "int8", "w8a8", "int4")
-PER_STEP = {"decode_s": "decode, ms a token", "steps_s": "decode, ms a step"}
+DECODE = "decode_s"  # the figure that is given a step
 USER_ERROR = 2
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -85,7 +85,7 @@ class Contender:
 def contenders(checkpoint: Path, work: Path) -> list[Contender]:
     """Everyone, the reference of each precision first."""
     here = Path(sys.executable)
-    text, whole = ("text", "several"), ("text", "several", "encode", "answer", "answers")
+    text, whole = ("text",), ("text", "encode", "answer", "answers")
     llama = ROOT / ".venv-llama" / "bin" / "python"
     whisper = ROOT / ".venv-faster-whisper" / "bin" / "python"
 
@@ -199,7 +199,7 @@ def cases(prompts: Sequence[int], steps: int, window: Path, vocabulary: int) -> 
     found = [
         Case(
             f"text, {count} tokens",
-            {"do": "text", "prompt": random.integers(0, vocabulary, count).tolist(),
+            {"do": "text", "prompts": random.integers(0, vocabulary, (1, count)).tolist(),
              "steps": steps},
         )
         for count in prompts
@@ -208,7 +208,7 @@ def cases(prompts: Sequence[int], steps: int, window: Path, vocabulary: int) -> 
     found.append(
         Case(
             f"{SEVERAL} sequences of {SEVERAL_TOKENS} tokens at once",
-            {"do": "several", "prompts": several, "steps": steps},
+            {"do": "text", "prompts": several, "steps": steps},
         )
     )
     found.append(Case("audio encoder, 30 s", {"do": "encode", "audio": str(window)}))
@@ -238,7 +238,7 @@ def warm_up(worker: Worker, case: Case) -> None:
     if "audio" in case.order:
         worker.do({"do": "encode", "audio": case.order["audio"]})
     if "text" in worker.contender.orders and case.order["do"] != "encode":
-        worker.do({"do": "text", "prompt": list(range(1, WARM_TOKENS + 1)), "steps": 2})
+        worker.do({"do": "text", "prompts": [list(range(1, WARM_TOKENS + 1))], "steps": 2})
 
 
 def race(
@@ -304,7 +304,8 @@ def table_of(case: Case, everyone: Sequence[Contender]) -> Table:
     steps = case.order.get("steps", 2) - 1
     table = Table("", title=case.name)
     for figure in figures:
-        what = PER_STEP.get(figure, f"{figure.removesuffix('_s')}, ms")
+        per_step = " a step" if figure == DECODE else ""
+        what = f"{figure.removesuffix('_s')}, ms{per_step}"
         table.add_column(what, justify="right")
         table.add_column("x ours fp32", justify="right")
         table.add_column("x ours, same precision", justify="right")
@@ -313,7 +314,7 @@ def table_of(case: Case, everyone: Sequence[Contender]) -> Table:
             continue
         cells = [contender.name]
         for figure in figures:
-            count = steps if figure in PER_STEP else 1
+            count = steps if figure == DECODE else 1
             mine = median_ms(case, contender.name, figure, count)
             cells.append("" if mine is None else f"{mine:,.2f}")
             for precision in ("fp32", contender.precision):

@@ -5,9 +5,8 @@
 Peers whose packages exclude each other have environments of their own. The process waits between
 orders without using the processor, so that contenders can take turns. An order is one JSON object:
 
-- ``{"do": "text", "prompt": [ids], "steps": n}``: read the prompt, then n tokens by greedy search;
-- ``{"do": "several", "prompts": [[ids], ...], "steps": n}``: read prompts of one length, then n
-  tokens behind each, all of them a step at a time where the contender can;
+- ``{"do": "text", "prompts": [[ids], ...], "steps": n}``: read prompts of one length, then n
+  tokens behind each by greedy search, all of them a step at a time;
 - ``{"do": "encode", "audio": FILE}``: a window of audio through the audio encoder;
 - ``{"do": "answer", "audio": FILE, "question": TEXT, "steps": n, "pruning_rate": r or null}``:
   from samples to n tokens of an answer;
@@ -31,10 +30,10 @@ Order = dict[str, Any]
 Result = dict[str, Any]
 
 
-def several_result(started: float, read: float, said: Sequence[Sequence[int]]) -> Result:
-    """What ``several`` gives: when it began, when the prompts were read, and ids of each."""
+def text_result(started: float, read: float, said: Sequence[Sequence[int]]) -> Result:
+    """What ``text`` gives: when it began, when the prompts were read, and ids of each."""
     now = perf_counter()
-    return {"prefill_s": read - started, "steps_s": now - read, "whole_s": now - started,
+    return {"prefill_s": read - started, "decode_s": now - read, "whole_s": now - started,
             "ids": [i for ids in said for i in ids]}  # fmt: skip
 
 
@@ -71,7 +70,7 @@ def ours(model: Path, threads: int) -> Callable[[Order], Result]:
         seconds = perf_counter() - started
         return {"answers_s": seconds, "ids": [i for one in said for i in one.token_ids]}
 
-    def several(order: Order) -> Result:
+    def text(order: Order) -> Result:
         prompts, steps = order["prompts"], order["steps"]
         started = perf_counter()
         decoder = Decoder.open(llm.engine, len(prompts[0]) + steps, len(prompts))
@@ -84,22 +83,9 @@ def ours(model: Path, threads: int) -> Callable[[Order], Result]:
             found = decoder.steps({row: (ids[-1], place) for row, ids in enumerate(said)})
             for row, logits in found.items():
                 said[row].append(int(logits.argmax()))
-        return several_result(started, read, said)
+        return text_result(started, read, said)
 
-    def text(order: Order) -> Result:
-        ids, steps = order["prompt"], order["steps"]
-        started = perf_counter()
-        decoder = Decoder.open(llm.engine, len(ids) + steps)
-        logits = decoder.prefill(embed_ids(llm.engine, tuple(ids)), np.arange(len(ids)))
-        said = [int(logits.argmax())]
-        read = perf_counter()
-        for place in range(len(ids), len(ids) + steps - 1):
-            said.append(int(decoder.step(said[-1], place).argmax()))
-        return {"prefill_s": read - started, "decode_s": perf_counter() - read, "ids": said}
-
-    works = {
-        "encode": encode, "answer": answer, "answers": answers, "several": several, "text": text,
-    }  # fmt: skip
+    works = {"encode": encode, "answer": answer, "answers": answers, "text": text}
     return lambda order: works[order["do"]](order)
 
 
@@ -155,7 +141,7 @@ def torch_model(model: Path, threads: int, dtype: str) -> Callable[[Order], Resu
         )[:, inputs["input_ids"].shape[1] :]
         return {"answers_s": perf_counter() - started, "ids": said.flatten().tolist()}
 
-    def several(order: Order) -> Result:
+    def text(order: Order) -> Result:
         ids, steps = torch.tensor(order["prompts"]), order["steps"]
         language_model, head = whole.model.language_model, whole.lm_head
         started = perf_counter()
@@ -166,26 +152,9 @@ def torch_model(model: Path, threads: int, dtype: str) -> Callable[[Order], Resu
             out = language_model(input_ids=tokens[:, None], past_key_values=out.past_key_values)
             tokens = head(out.last_hidden_state[:, -1]).argmax(-1)
             said.append(tokens)
-        return several_result(started, read, torch.stack(said, 1).tolist())
+        return text_result(started, read, torch.stack(said, 1).tolist())
 
-    def text(order: Order) -> Result:
-        ids, steps = torch.tensor([order["prompt"]]), order["steps"]
-        language_model, head = whole.model.language_model, whole.lm_head
-        started = perf_counter()
-        out = language_model(input_ids=ids, use_cache=True)
-        token = int(head(out.last_hidden_state[0, -1]).argmax())
-        read, said = perf_counter(), [token]
-        for _ in range(steps - 1):
-            out = language_model(
-                input_ids=torch.tensor([[token]]), past_key_values=out.past_key_values
-            )
-            token = int(head(out.last_hidden_state[0, -1]).argmax())
-            said.append(token)
-        return {"prefill_s": read - started, "decode_s": perf_counter() - read, "ids": said}
-
-    works = {
-        "encode": encode, "answer": answer, "answers": answers, "several": several, "text": text,
-    }  # fmt: skip
+    works = {"encode": encode, "answer": answer, "answers": answers, "text": text}
 
     @torch.inference_mode()
     def run(order: Order) -> Result:
@@ -205,7 +174,7 @@ def genai(model: Path, threads: int) -> Callable[[Order], Result]:
     )
     language_model = og.Model(config)
 
-    def several(order: Order) -> Result:
+    def text(order: Order) -> Result:
         prompts = np.array(order["prompts"], np.int32)
         options = og.GeneratorParams(language_model)
         options.set_search_options(
@@ -221,24 +190,9 @@ def genai(model: Path, threads: int) -> Callable[[Order], Result]:
         for _ in range(order["steps"] - 1):
             generator.generate_next_token()
             said.append(generator.get_next_tokens().tolist())
-        return several_result(started, read, list(zip(*said, strict=True)))
+        return text_result(started, read, list(zip(*said, strict=True)))
 
-    def text(order: Order) -> Result:
-        ids, steps = order["prompt"], order["steps"]
-        options = og.GeneratorParams(language_model)
-        options.set_search_options(do_sample=False, max_length=len(ids) + steps, min_length=0)
-        generator = og.Generator(language_model, options)
-        started = perf_counter()
-        generator.append_tokens(ids)
-        generator.generate_next_token()
-        read, said = perf_counter(), [int(generator.get_next_tokens()[0])]
-        for _ in range(steps - 1):
-            generator.generate_next_token()
-            said.append(int(generator.get_next_tokens()[0]))
-        return {"prefill_s": read - started, "decode_s": perf_counter() - read, "ids": said}
-
-    works = {"several": several, "text": text}
-    return lambda order: works[order["do"]](order)
+    return text
 
 
 def llama(model: Path, threads: int) -> Callable[[Order], Result]:
@@ -247,7 +201,7 @@ def llama(model: Path, threads: int) -> Callable[[Order], Result]:
     import numpy as np
 
     language_model = llama_cpp.Llama(
-        str(model), n_ctx=4096, n_threads=threads, n_threads_batch=threads, verbose=False
+        str(model), n_ctx=64, n_threads=threads, n_threads_batch=threads, verbose=False
     )
 
     def best(context: Any, place: int) -> int:
@@ -255,15 +209,12 @@ def llama(model: Path, threads: int) -> Callable[[Order], Result]:
         logits = llama_cpp.llama_get_logits_ith(context, place)
         return int(np.ctypeslib.as_array(logits, (language_model.n_vocab(),)).argmax())
 
-    def next_token() -> int:
-        return best(language_model.ctx, -1)
-
-    def several(order: Order) -> Result:
+    def text(order: Order) -> Result:
         prompts, steps = order["prompts"], order["steps"]
         rows, length = len(prompts), len(prompts[0])
         options = llama_cpp.llama_context_default_params()
         options.n_ctx = rows * (length + steps)
-        options.n_batch = options.n_ubatch = rows * length
+        options.n_batch = rows * length
         options.n_seq_max = rows
         options.n_threads = options.n_threads_batch = threads
         context = llama_cpp.llama_init_from_model(language_model.model, options)
@@ -290,25 +241,12 @@ def llama(model: Path, threads: int) -> Callable[[Order], Result]:
             read = perf_counter()
             for step in range(steps - 1):
                 said.append(decode([[token] for token in said[-1]], length + step))
-            return several_result(started, read, list(zip(*said, strict=True)))
+            return text_result(started, read, list(zip(*said, strict=True)))
         finally:
             llama_cpp.llama_batch_free(batch)
             llama_cpp.llama_free(context)
 
-    def text(order: Order) -> Result:
-        ids, steps = order["prompt"], order["steps"]
-        language_model.reset()
-        started = perf_counter()
-        language_model.eval(ids)
-        said = [next_token()]
-        read = perf_counter()
-        for _ in range(steps - 1):
-            language_model.eval(said[-1:])
-            said.append(next_token())
-        return {"prefill_s": read - started, "decode_s": perf_counter() - read, "ids": said}
-
-    works = {"several": several, "text": text}
-    return lambda order: works[order["do"]](order)
+    return text
 
 
 def faster_whisper(model: Path, threads: int, compute_type: str) -> Callable[[Order], Result]:
