@@ -104,6 +104,9 @@ class StrictSession(ort.InferenceSession):  # type: ignore[misc]
         first = providers[0]
         wanted = first if isinstance(first, str) else first[0]
         self._on_gpu = wanted == CUDA_PROVIDER
+        # Processors with AVX2 or AVX-512 alone, without VNNI, add pairs of 8-bit products in 16
+        # bits, which saturates. Only there does this change anything: weights become unsigned.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             super().__init__(path, options, providers=list(providers), enable_fallback=0)
         except Exception as error:  # onnxruntime raises several classes of its own

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from speechprune_ort import BundleError, CancelledError, DeviceError, OptionError, SpeechLLM
 from speechprune_ort import providers as providers_module
 from speechprune_ort.contract.specs import Dimensions, TensorSpec
-from speechprune_ort.providers import cuda_problem, cuda_provider
+from speechprune_ort.providers import CPU_PROVIDER, StrictSession, cuda_problem, cuda_provider
 from speechprune_ort.runtime.answering.decoder import Decoder
 from speechprune_ort.runtime.answering.runs import Graphs
 from speechprune_ort.runtime.ort import session as session_module
@@ -350,3 +353,28 @@ def test_spec_mismatches_are_named(found: Any, problem: str | None) -> None:
     spec = TensorSpec("x", "float32", ("tokens", "hidden"), (None, 8))
     mismatch = spec.mismatch(found)
     assert (mismatch is None) if problem is None else (problem in str(mismatch))
+
+
+def test_products_of_8_bits_do_not_saturate(tmp_path: Path) -> None:
+    """Pairs of the largest products, which AVX2's instruction for them adds in 16 bits."""
+    values = np.full((1, 64), 255, np.float32)
+    weights = np.full((64, 8), 127, np.int8)
+    initializers = [
+        numpy_helper.from_array(weights, "weights"),
+        numpy_helper.from_array(np.ones(8, np.float32), "scales"),
+    ]
+    node = helper.make_node("DynamicQuantizeMatMul", ["a", "weights", "scales"], ["y"],
+                            domain="com.microsoft")  # fmt: skip
+    graph = helper.make_graph(
+        [node],
+        "product",
+        [helper.make_tensor_value_info("a", TensorProto.FLOAT, [1, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8])],
+        initializers,
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    path = tmp_path / "product.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    session = StrictSession(path, ort.SessionOptions(), [CPU_PROVIDER])
+    (found,) = session.run(None, {"a": values})
+    np.testing.assert_allclose(found, values @ weights.astype(np.float32), rtol=1e-6)
