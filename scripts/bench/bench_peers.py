@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -33,14 +32,13 @@ import numpy as np
 import soundfile
 import typer
 from bench.peers.models import ct2_folder, genai_folder, gguf_file, language_model, our_bundle
+from bench.peers.tables import tables_of
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from speechprune_ort.errors import OptionError, SpeechPruneError
 from speechprune_ort.files import write_json, write_whole
 from speechprune_ort.machine import machine
-from speechprune_ort.markdown import markdown_of
 from speechprune_ort.runtime.hearing.audio import load_audio
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +53,6 @@ WARM_TOKENS = 32
 REST = 0.2  # seconds between orders, in which threads stop spinning
 PRECISIONS = ("fp32", "int8", "int4")  # that everyone has
 OURS = ("fp32", "int8", "w8a8", "int4")
-DECODE = "decode_s"  # the figure that is given a step
 USER_ERROR = 2
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -292,39 +289,6 @@ def matrix_rate(threads: int) -> float:
     return 2 * size**3 / best
 
 
-def median_ms(case: Case, name: str, figure: str, count: int = 1) -> float | None:
-    """Median of a figure in milliseconds, divided by ``count``."""
-    values = case.seconds.get(name, {}).get(figure)
-    return 1000 * statistics.median(values) / count if values else None
-
-
-def table_of(case: Case, everyone: Sequence[Contender]) -> Table:
-    """A case: medians, and how many times as long as ours each takes."""
-    figures = list(dict.fromkeys(f for found in case.seconds.values() for f in found))
-    steps = case.order.get("steps", 2) - 1
-    table = Table("", title=case.name)
-    for figure in figures:
-        per_step = " a step" if figure == DECODE else ""
-        what = f"{figure.removesuffix('_s')}, ms{per_step}"
-        table.add_column(what, justify="right")
-        table.add_column("x ours fp32", justify="right")
-        table.add_column("x ours, same precision", justify="right")
-    for contender in everyone:
-        if contender.name not in case.seconds:
-            continue
-        cells = [contender.name]
-        for figure in figures:
-            count = steps if figure == DECODE else 1
-            mine = median_ms(case, contender.name, figure, count)
-            cells.append("" if mine is None else f"{mine:,.2f}")
-            for precision in ("fp32", contender.precision):
-                ours = median_ms(case, f"speechprune-ort {precision}", figure, count)
-                known = mine is not None and ours is not None
-                cells.append(f"{mine / ours:.2f}" if known else "")  # type: ignore[operator]
-        table.add_row(*cells)
-    return table
-
-
 def agreement(case: Case) -> dict[str, float]:
     """Share of tokens that each contender says as ours does at fp32, up to the first other one."""
     ours = case.ids.get("speechprune-ort fp32")
@@ -399,26 +363,24 @@ def main(
     finally:
         for worker in workers.values():
             worker.close()
-    tables = [table_of(case, everyone) for case in found]
-    out = Console(highlight=False, width=130)
-    for table in tables:
-        out.print(table)
-    out.print(f"float32 matrix product of the machine: {rate / 1e9:.0f} GFLOP/s")
     for name, reason in failures.items():
         console.print(f"failed: {name}: {reason}", markup=False)
+    content = {
+        "machine": machine(), "threads": threads, "repeats": repeats, "versions": versions,
+        "matrix_flops": rate, "failed": failures,
+        "cases": [
+            {"name": case.name, "steps": steps, "seconds": case.seconds,
+             "same_as_ours": agreement(case)}
+            for case in found
+        ],
+    }  # fmt: skip
+    tables = tables_of(content)
+    typer.echo(tables)
+    typer.echo(f"float32 matrix product of the machine: {rate / 1e9:.0f} GFLOP/s")
     if json_file:
-        content = {
-            "machine": machine(), "threads": threads, "repeats": repeats, "versions": versions,
-            "matrix_flops": rate, "failed": failures,
-            "cases": [
-                {"name": case.name, "seconds": case.seconds, "same_as_ours": agreement(case)}
-                for case in found
-            ],
-        }  # fmt: skip
         write_json(json_file, content)
     if markdown_file:
-        lines = [line for table in tables for line in markdown_of(table)]
-        write_whole(markdown_file, "\n".join(lines))
+        write_whole(markdown_file, tables)
     if failures:
         raise typer.Exit(1)
 
