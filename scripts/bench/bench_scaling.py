@@ -1,0 +1,286 @@
+#!/usr/bin/env python3
+"""Time and memory against length, pruning rate and number of answers, as tables and a picture.
+
+    .venv/bin/python scripts/bench/bench_scaling.py BUNDLE AUDIO OUT
+        [--durations 30,90,300,1200,3600,10800] [--pruning-rates none,0.2,0.8]
+        [--answers 1,2,4,8,16] [--threads 2] [--rounds 3] [--seconds 120]
+
+AUDIO is repeated to each length as a file. Each point of the curves hears it and answers one
+question in a process of its own, so that its peak of memory is its own, too. A point has
+``--rounds`` processes, but no further one once they took ``--seconds`` together; the tables say how
+many there were. What does not fit into the model's context is named. Several answers are prompts of
+150 random tokens and 64 tokens each, decoded together. An empty list leaves its part out.
+
+Writes OUT.json, OUT.md and OUT.png. Needs ``pip install -e '.[cpu,profile]'``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import track
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+POINT = "SPEECHPRUNE_POINT"  # names the file with what a process measures, which it writes to
+QUESTION = "How large is the budget that the city council has approved?"
+TOKENS = 16
+PROMPT, STEPS = 150, 64
+RATE = 16_000
+COLOURS: Mapping[str, str] = {"none": "#222222", "0.2": "#0072b2", "0.8": "#d55e00"}
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def numbers(text: str) -> list[int]:
+    """Positive numbers, separated by commas; none of nothing.
+
+    Raises:
+        typer.BadParameter: it is something else.
+    """
+    parts = text.split(",") if text else []
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise typer.BadParameter(f"{text!r}: give positive numbers, separated by commas.")
+    return [int(part) for part in parts]
+
+
+def measure_answer(point: Mapping[str, Any]) -> dict[str, Any]:
+    """Hear a file and answer once: seconds, and bytes at the peak."""
+    from speechprune_ort import GenerationOptions, PromptError, PruningOptions, SpeechLLM
+    from speechprune_ort.meters import resident
+
+    model = SpeechLLM(point["bundle"], "cpu", point["threads"])
+    rate = point["rate"]
+    pruning = PruningOptions("none") if rate == "none" else PruningOptions(pruning_rate=float(rate))
+    generation = GenerationOptions(max_new_tokens=TOKENS, ignore_stop=True)
+    started = perf_counter()
+    recording = model.listen(point["audio"])
+    heard = perf_counter()
+    try:
+        said = recording.ask(QUESTION, pruning=pruning, generation=generation)
+    except PromptError as error:
+        return {"skipped": str(error)}
+    return {
+        "hearing": heard - started,
+        "asking": perf_counter() - heard,
+        "first_token": heard - started + said.timings.first_token,
+        "kept": said.pruning.kept,
+        "tokens": recording.tokens,
+        "peak": resident("VmHWM"),
+    }
+
+
+def measure_batch(point: Mapping[str, Any]) -> dict[str, Any]:
+    """Read prompts and decode behind them together: seconds, and bytes at the peak."""
+    import numpy as np
+    from bench_batch import said
+
+    from speechprune_ort import SpeechLLM
+    from speechprune_ort.meters import resident
+    from speechprune_ort.runtime.answering.prompt import embed_ids
+
+    model = SpeechLLM(point["bundle"], "cpu", point["threads"])
+    random = np.random.default_rng(0)
+    vocab = min(model.manifest.dimensions.vocab, 1000)
+    prompts = [
+        embed_ids(model.engine, tuple(random.integers(0, vocab, PROMPT).tolist()))
+        for _ in range(point["answers"])
+    ]
+    said(model, prompts, 2)  # warms up
+    _, reading, decoding = said(model, prompts, STEPS)
+    return {
+        "reading": reading[0],
+        "decoding": decoding[0],
+        "rate": point["answers"] * (STEPS - 1) / decoding[0],
+        "peak": resident("VmHWM"),
+    }
+
+
+def rounds_of(point: Mapping[str, Any], rounds: int, seconds: float) -> list[dict[str, Any]]:
+    """What up to ``rounds`` processes found.
+
+    Raises:
+        typer.Exit: one failed.
+    """
+    found: list[dict[str, Any]] = []
+    started = perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "point.json")
+        while len(found) < rounds and (not found or perf_counter() - started < seconds):
+            file.write_text(json.dumps(point), encoding="utf-8")
+            done = subprocess.run(
+                [sys.executable, *sys.argv], env={**os.environ, POINT: str(file)}, check=False
+            )
+            if done.returncode:
+                raise typer.Exit(done.returncode)
+            found.append(json.loads(file.read_text(encoding="utf-8")))
+            if "skipped" in found[-1]:
+                break
+    return found
+
+
+def repeated(audio: Path, seconds: int, folder: Path) -> Path:
+    """A recording repeated to a length, as a file."""
+    import numpy as np
+    import soundfile
+
+    from speechprune_ort.runtime.hearing.audio import load_audio
+
+    samples = load_audio(audio)
+    path = folder / f"{seconds}.wav"
+    left = seconds * RATE
+    with soundfile.SoundFile(path, "w", RATE, 1, "PCM_16") as file:
+        while left:
+            part = np.clip(samples[:left], -1, 1)
+            file.write(part)
+            left -= len(part)
+    return path
+
+
+def middle(found: Sequence[Mapping[str, Any]], name: str) -> float:
+    """Median of a figure over the rounds."""
+    return median(one[name] for one in found)
+
+
+def tables(content: Mapping[str, Any]) -> str:
+    """Markdown of all points."""
+    from speechprune_ort.markdown import markdown_table
+
+    lengths = []
+    for point in content["lengths"]:
+        found = point["rounds"]
+        if "skipped" in found[0]:
+            cells: list[object] = ["", "does not fit", "", "", ""]
+        else:
+            cells = [
+                f"{found[0]['kept']:,} of {found[0]['tokens']:,}",
+                f"{middle(found, 'hearing'):,.1f}", f"{middle(found, 'first_token'):,.1f}",
+                f"{middle(found, 'asking'):,.1f}", f"{middle(found, 'peak') / 1e6:,.0f}",
+            ]  # fmt: skip
+        lengths.append([f"{point['seconds']:,}", point["rate"], *cells, len(found)])
+    heads = ["seconds of audio", "pruning rate", "tokens kept", "hearing, s", "first token, s",
+             f"a further question, {TOKENS} tokens, s", "peak MB", "rounds"]  # fmt: skip
+    batches = [
+        [
+            point["answers"], f"{middle(found, 'reading'):,.2f}",
+            f"{middle(found, 'decoding'):,.2f}", f"{middle(found, 'rate'):,.1f}",
+            f"{middle(found, 'peak') / 1e6:,.0f}", len(found),
+        ]
+        for point in content["batches"] for found in [point["rounds"]]
+    ]  # fmt: skip
+    heads_of_batches = ["answers at once", "reading, s", f"decoding {STEPS} tokens each, s",
+                        "tokens a second, all together", "peak MB", "rounds"]  # fmt: skip
+    parts = [(heads, lengths), (heads_of_batches, batches)]
+    return "\n\n".join("\n".join(markdown_table(*part)) for part in parts if part[1]) + "\n"
+
+
+def draw(content: Mapping[str, Any], path: Path) -> None:
+    """Time and memory against length, tokens a second and memory against answers."""
+    from matplotlib.figure import Figure
+
+    from speechprune_ort.files import save_figure
+
+    lengths = [p for p in content["lengths"] if "skipped" not in p["rounds"][0]]
+    batches = content["batches"]
+    rows = bool(lengths) + bool(batches)
+    figure = Figure(figsize=(8, 3.4 * rows), dpi=140, layout="constrained")
+    grid = figure.subplots(rows, 2, squeeze=False)
+    if lengths:
+        _draw_lengths(lengths, *grid[0])
+    if batches:
+        answers = [point["answers"] for point in batches]
+        for axes, name, unit, title in (
+            (grid[-1][0], "rate", 1, "tokens a second, all together"),
+            (grid[-1][1], "peak", 1e9, "peak of memory, GB"),
+        ):
+            figures = [middle(point["rounds"], name) / unit for point in batches]
+            axes.plot(answers, figures, marker="o", markersize=4, color=COLOURS["none"])
+            axes.set_ylim(bottom=0)
+            axes.set_xticks(answers)
+            axes.set_xlabel("answers at once")
+            axes.set_title(title, fontsize=10)
+    for axes in grid.flat:
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path, ".png")
+
+
+def _draw_lengths(points: Sequence[Mapping[str, Any]], time: Axes, memory: Axes) -> None:
+    for rate in dict.fromkeys(point["rate"] for point in points):
+        of_rate = [point for point in points if point["rate"] == rate]
+        x = [point["seconds"] for point in of_rate]
+        label = "every token" if rate == "none" else f"pruning rate {rate}"
+        for axes, name, unit in ((time, "first_token", 1), (memory, "peak", 1e9)):
+            figures = [middle(point["rounds"], name) / unit for point in of_rate]
+            axes.plot(x, figures, marker="o", markersize=4, color=COLOURS.get(rate), label=label)
+    seconds = sorted({point["seconds"] for point in points})
+    for axes, title in ((time, "first token, s"), (memory, "peak of memory, GB")):
+        axes.set_xscale("log")
+        axes.set_xticks(seconds, [f"{s:,}" for s in seconds], fontsize=7)
+        axes.minorticks_off()
+        axes.set_xlabel("seconds of audio")
+        axes.set_title(title, fontsize=10)
+    time.set_yscale("log")
+    memory.set_ylim(bottom=0)
+    time.legend(fontsize=8, frameon=False)
+
+
+def main(
+    bundle: Annotated[Path, typer.Argument(help="Folder that export wrote.")],
+    audio: Annotated[Path, typer.Argument(help="Recording that is repeated.")],
+    out: Annotated[Path, typer.Argument(help="What is written, without ending.")],
+    durations: Annotated[str, typer.Option(help="Seconds.")] = "30,90,300,1200,3600,10800",
+    pruning_rates: Annotated[str, typer.Option(help="Rates, or none.")] = "none,0.2,0.8",
+    answers: Annotated[str, typer.Option(help="Answers at once.")] = "1,2,4,8,16",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of a process.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Processes of a point.")] = 3,
+    seconds: Annotated[float, typer.Option(help="After which none is added.")] = 120,
+) -> None:
+    """Measure, and write the tables and the picture."""
+    if given := os.environ.get(POINT):
+        point = json.loads(Path(given).read_text(encoding="utf-8"))
+        found = measure_batch(point) if "answers" in point else measure_answer(point)
+        Path(given).write_text(json.dumps(found), encoding="utf-8")
+        return
+    from speechprune_ort.files import write_json, write_whole
+    from speechprune_ort.machine import machine, machine_words
+
+    lengths, several = numbers(durations), numbers(answers)
+    common = {"bundle": str(bundle), "threads": threads}
+    content: dict[str, Any] = {
+        "machine": machine(), "threads": threads, "bundle": bundle.name, "lengths": [],
+        "batches": [],
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        for length in track(lengths, "lengths", console=console):
+            file = repeated(audio, length, Path(folder))
+            for rate in pruning_rates.split(","):
+                point = {"seconds": length, "rate": rate, "audio": str(file)}
+                made = rounds_of({**common, **point}, rounds, seconds)
+                content["lengths"].append({**point, "audio": audio.name, "rounds": made})
+            file.unlink()
+    for count in track(several, "answers", console=console):
+        made = rounds_of({**common, "answers": count}, rounds, seconds)
+        content["batches"].append({"answers": count, "rounds": made})
+    write_json(out.with_suffix(".json"), content)
+    write_whole(out.with_suffix(".md"), tables(content))
+    draw(content, out.with_suffix(".png"))
+    print(f"{bundle.name}, {threads} threads; load average {os.getloadavg()[0]:.1f}")
+    print(f"on {machine_words()}")
+    print(tables(content))
+
+
+if __name__ == "__main__":
+    typer.run(main)
