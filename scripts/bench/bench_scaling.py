@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Time and memory against length, pruning rate and number of answers, as tables and a picture.
 
-    .venv/bin/python scripts/bench/bench_scaling.py BUNDLE AUDIO OUT
+    scripts/bench/bench_scaling BUNDLE AUDIO OUT
         [--durations 30,90,300,1200,3600,10800] [--pruning-rates none,0.2,0.8]
         [--answers 1,2,4,8,16] [--threads 2] [--rounds 3] [--seconds 120]
 
@@ -11,7 +10,7 @@ question in a process of its own, so that its peak of memory is its own, too. A 
 many there were. What does not fit into the model's context is named. Several answers are prompts of
 150 random tokens and 64 tokens each, decoded together. An empty list leaves its part out.
 
-Writes OUT.json, OUT.md and OUT.png. Needs ``pip install -e '.[cpu,profile]'``.
+Writes OUT.json, OUT.md and OUT.png. ``scripts/bench/bench_scaling`` makes the environment.
 """
 
 from __future__ import annotations
@@ -85,7 +84,7 @@ def measure_answer(point: Mapping[str, Any]) -> dict[str, Any]:
 def measure_batch(point: Mapping[str, Any]) -> dict[str, Any]:
     """Read prompts and decode behind them together: seconds, and bytes at the peak."""
     import numpy as np
-    from bench_batch import said
+    from bench.bench_batch import said
 
     from speechprune_ort import SpeechLLM
     from speechprune_ort.meters import resident
@@ -151,7 +150,7 @@ def repeated(audio: Path, seconds: int, folder: Path) -> Path:
 
 def middle(found: Sequence[Mapping[str, Any]], name: str) -> float:
     """Median of a figure over the rounds."""
-    return median(one[name] for one in found)
+    return float(median(one[name] for one in found))
 
 
 def tables(content: Mapping[str, Any]) -> str:
@@ -263,12 +262,15 @@ def main(
         "machine": machine(), "threads": threads, "bundle": bundle.name, "lengths": [],
         "batches": [],
     }  # fmt: skip
+    too_long: dict[str, list[dict[str, Any]]] = {}  # what no longer recording fits either
     with tempfile.TemporaryDirectory() as folder:
-        for length in track(lengths, "lengths", console=console):
+        for length in track(sorted(lengths), "lengths", console=console):
             file = repeated(audio, length, Path(folder))
             for rate in pruning_rates.split(","):
                 point = {"seconds": length, "rate": rate, "audio": str(file)}
-                made = rounds_of({**common, **point}, rounds, seconds)
+                made = too_long.get(rate) or rounds_of({**common, **point}, rounds, seconds)
+                if "skipped" in made[0]:
+                    too_long[rate] = made
                 content["lengths"].append({**point, "audio": audio.name, "rounds": made})
             file.unlink()
     for count in track(several, "answers", console=console):

@@ -43,14 +43,16 @@ class Column:
     Attributes:
         name: the case's.
         figure: the worker's name of it.
-        milliseconds: median by contender.
-        spread: largest of the rounds over the smallest, by contender.
+        rounds: milliseconds by contender, of the same rounds where it took part in all.
     """
 
     name: str
     figure: str
-    milliseconds: Mapping[str, float]
-    spread: Mapping[str, float]
+    rounds: Mapping[str, Sequence[float]]
+
+    def median(self, contender: str) -> float | None:
+        """Milliseconds of a contender; None where it has none."""
+        return statistics.median(self.rounds[contender]) if contender in self.rounds else None
 
 
 def columns_of(case: Mapping[str, Any]) -> Iterator[Column]:
@@ -66,9 +68,7 @@ def columns_of(case: Mapping[str, Any]) -> Iterator[Column]:
             if figure in seconds
         }
         if found:
-            medians = {name: statistics.median(values) for name, values in found.items()}
-            spread = {name: max(values) / min(values) for name, values in found.items()}
-            yield Column(case["name"], figure, medians, spread)
+            yield Column(case["name"], figure, found)
 
 
 def precision_of(contender: str) -> str:
@@ -98,7 +98,7 @@ def group(title: str, columns: Sequence[Column], contenders: Sequence[str]) -> l
     for contender in contenders:
         cells = [contender]
         for column in columns:
-            mine, torch = (column.milliseconds.get(name) for name in (contender, REFERENCE))
+            mine, torch = column.median(contender), column.median(REFERENCE)
             cells.append("" if mine is None else written(mine))
             cells.append("" if mine is None or torch is None else f"{torch / mine:.2f}")
         if any(cells[1:]):
@@ -106,26 +106,33 @@ def group(title: str, columns: Sequence[Column], contenders: Sequence[str]) -> l
     return markdown_table(heads, rows)
 
 
-def beside_the_best(columns: Sequence[Column]) -> list[str]:
-    """Ours over the fastest peer with weights of as many bits; 16 have only torch, and no row."""
-    heads = ["figure", "case", "ours", "ms", "fastest peer", "ms", "ours / peer"]
+def beside_the_best(columns: Sequence[Column], contenders: Sequence[str]) -> list[str]:
+    """Ours over the peer with the least median and weights of as many bits.
+
+    Median of the rounds' ratios, and the least and the most of them. 16 bits have only torch.
+    """
+    ours = [name for name in contenders if name.startswith(OURS)]
     rows = []
     for column in columns:
-        for name, mine in column.milliseconds.items():
-            if not name.startswith(OURS):
-                continue
+        cells = []
+        for name in ours:
             bits = BITS[precision_of(name)]
-            peers = {
-                peer: time
-                for peer, time in column.milliseconds.items()
+            peers = [
+                peer
+                for peer in column.rounds
                 if not peer.startswith(OURS) and BITS[precision_of(peer)] == bits
-            }
-            if peers:
-                best = min(peers, key=peers.__getitem__)
-                rows.append(
-                    [FIGURES[column.figure], column.name, precision_of(name), written(mine), best,
-                     written(peers[best]), f"{mine / peers[best]:.2f}"]
-                )  # fmt: skip
+            ]
+            if not peers or name not in column.rounds:
+                cells.append("")
+                continue
+            best = min(peers, key=lambda peer: statistics.median(column.rounds[peer]))
+            ratios = [a / b for a, b in zip(column.rounds[name], column.rounds[best], strict=False)]
+            few, many = min(ratios), max(ratios)
+            middle = statistics.median(ratios)
+            cells.append(f"{middle:.2f} [{few:.2f}, {many:.2f}] {best.split()[0]}")
+        if any(cells):
+            rows.append([f"{FIGURES[column.figure]}: {column.name}", *cells])
+    heads = ["our time over the fastest peer's", *map(precision_of, ours)]
     return markdown_table(heads, rows)
 
 
@@ -144,10 +151,8 @@ def tables_of(content: Mapping[str, Any]) -> str:
         for part in (of_text, others):
             if part:
                 blocks.append(group(f"{FIGURES[figure]}, ms", part, contenders))
-    blocks.append(beside_the_best(columns))
-    widest = max((max(c.spread.values()) for c in columns), default=1.0)
-    said = f"Widest spread of one contender over the rounds of a cell: {widest:.2f} times."
-    return "\n\n".join(["\n".join(block) for block in blocks] + [said]) + "\n"
+    blocks.append(beside_the_best(columns, contenders))
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 
 if __name__ == "__main__":
