@@ -206,7 +206,7 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
         ):
             figures = [middle(point["rounds"], name) / unit for point in batches]
             axes.plot(answers, figures, marker="o", markersize=4, color=COLOURS["none"])
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.1 * max(figures))
             axes.set_xticks(answers)
             axes.set_xlabel("answers at once")
             axes.set_title(title, fontsize=10)
@@ -232,7 +232,8 @@ def _draw_lengths(points: Sequence[Mapping[str, Any]], time: Axes, memory: Axes)
         axes.set_xlabel("seconds of audio")
         axes.set_title(title, fontsize=10)
     time.set_yscale("log")
-    memory.set_ylim(bottom=0)
+    time.yaxis.set_major_formatter("{x:g}")
+    memory.set_ylim(0, 1.1 * max(middle(point["rounds"], "peak") / 1e9 for point in points))
     time.legend(fontsize=8, frameon=False)
 
 
