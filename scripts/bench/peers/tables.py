@@ -25,7 +25,7 @@ OURS = "speechprune-ort"
 FIGURES: Mapping[str, str] = {
     "prefill_s": "prefill",
     "decode_s": "decode, a step",
-    "whole_s": "prompt and 32 tokens",
+    "whole_s": "prompt and answer",
     "encode_s": "encoder",
     "answer_s": "answer",
     "answers_s": "answers",
