@@ -37,22 +37,27 @@ POINT = "SPEECHPRUNE_POINT"  # names the file with what a process measures, whic
 QUESTION = "How large is the budget that the city council has approved?"
 TOKENS = 16
 PROMPT, STEPS = 150, 64
-RATE = 16_000
 COLOURS: Mapping[str, str] = {"none": "#222222", "0.2": "#0072b2", "0.8": "#d55e00"}
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def numbers(text: str) -> list[int]:
+def numbers(option: str, text: str) -> list[int]:
     """Positive numbers, separated by commas; none of nothing.
 
     Raises:
         typer.BadParameter: it is something else.
     """
-    parts = text.split(",") if text else []
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise typer.BadParameter(f"{text!r}: give positive numbers, separated by commas.")
-    return [int(part) for part in parts]
+    from speechprune_ort.errors import OptionError
+    from speechprune_ort.numbers import numbers_in
+
+    try:
+        found = [int(number) for number in numbers_in(option, text, int)] if text else []
+    except OptionError as error:
+        raise typer.BadParameter(str(error)) from None
+    if any(number < 1 for number in found):
+        raise typer.BadParameter(f"{option} {text}: give positive numbers.")
+    return found
 
 
 def measure_answer(point: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,12 +140,12 @@ def repeated(audio: Path, seconds: int, folder: Path) -> Path:
     import numpy as np
     import soundfile
 
-    from speechprune_ort.runtime.hearing.audio import load_audio
+    from speechprune_ort.runtime.hearing.audio import SAMPLING_RATE, load_audio
 
     samples = load_audio(audio)
     path = folder / f"{seconds}.wav"
-    left = seconds * RATE
-    with soundfile.SoundFile(path, "w", RATE, 1, "PCM_16") as file:
+    left = seconds * SAMPLING_RATE
+    with soundfile.SoundFile(path, "w", SAMPLING_RATE, 1, "PCM_16") as file:
         while left:
             part = np.clip(samples[:left], -1, 1)
             file.write(part)
@@ -257,7 +262,7 @@ def main(
     from speechprune_ort.files import write_json, write_whole
     from speechprune_ort.machine import machine, machine_words
 
-    lengths, several = numbers(durations), numbers(answers)
+    lengths, several = numbers("--durations", durations), numbers("--answers", answers)
     common = {"bundle": str(bundle), "threads": threads}
     content: dict[str, Any] = {
         "machine": machine(), "threads": threads, "bundle": bundle.name, "lengths": [],
