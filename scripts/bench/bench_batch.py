@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
 from statistics import median
@@ -33,6 +33,16 @@ def costs(work: Callable[[], Any]) -> tuple[Any, Cost]:
     wall, processor = time.perf_counter(), time.process_time()
     made = work()
     return made, (time.perf_counter() - wall, time.process_time() - processor)
+
+
+def random_prompts(model: SpeechLLM, lengths: Iterable[int]) -> list[NDArray[Any]]:
+    """Embeddings (tokens, hidden) of random token ids, the same ones each time."""
+    random = np.random.default_rng(0)
+    vocab = min(model.manifest.dimensions.vocab, 1000)
+    return [
+        embed_ids(model.engine, tuple(random.integers(0, vocab, length).tolist()))
+        for length in lengths
+    ]
 
 
 def said(
@@ -82,12 +92,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     given = parser.parse_args()
     model = SpeechLLM(given.bundle, "cpu", given.threads)
-    random = np.random.default_rng(0)
-    vocab = min(model.manifest.dimensions.vocab, 1000)
-    prompts = [
-        embed_ids(model.engine, tuple(int(i) for i in random.integers(0, vocab, 140 + 12 * n)))
-        for n in range(given.answers)
-    ]
+    prompts = random_prompts(model, (140 + 12 * n for n in range(given.answers)))
     ways = {"one after the other": one_by_one, "together": said}
     kept: dict[str, list[tuple[Cost, Cost]]] = {name: [] for name in ways}
     for turn in range(given.rounds + 1):

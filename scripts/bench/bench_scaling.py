@@ -10,15 +10,15 @@ question in a process of its own, so that its peak of memory is its own, too. A 
 many there were. What does not fit into the model's context is named. Several answers are prompts of
 150 random tokens and 64 tokens each, decoded together. An empty list leaves its part out.
 
-Writes OUT.json, OUT.md and OUT.png. ``scripts/bench/bench_scaling`` makes the environment.
+Writes OUT.json, OUT.md and OUT.png. A point is in OUT.json as soon as it is measured, and the same
+command goes on behind it after an interruption; once all are there, it measures anew.
+``scripts/bench/bench_scaling`` makes the environment.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,13 +27,13 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from bench.apart import apart, measured
 from rich.console import Console
 from rich.progress import track
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-POINT = "SPEECHPRUNE_POINT"  # names the file with what a process measures, which it writes to
 QUESTION = "How large is the budget that the city council has approved?"
 TOKENS = 16
 PROMPT, STEPS = 150, 64
@@ -88,20 +88,13 @@ def measure_answer(point: Mapping[str, Any]) -> dict[str, Any]:
 
 def measure_batch(point: Mapping[str, Any]) -> dict[str, Any]:
     """Read prompts and decode behind them together: seconds, and bytes at the peak."""
-    import numpy as np
-    from bench.bench_batch import said
+    from bench.bench_batch import random_prompts, said
 
     from speechprune_ort import SpeechLLM
     from speechprune_ort.meters import resident
-    from speechprune_ort.runtime.answering.prompt import embed_ids
 
     model = SpeechLLM(point["bundle"], "cpu", point["threads"])
-    random = np.random.default_rng(0)
-    vocab = min(model.manifest.dimensions.vocab, 1000)
-    prompts = [
-        embed_ids(model.engine, tuple(random.integers(0, vocab, PROMPT).tolist()))
-        for _ in range(point["answers"])
-    ]
+    prompts = random_prompts(model, [PROMPT] * point["answers"])
     said(model, prompts, 2)  # warms up
     _, reading, decoding = said(model, prompts, STEPS)
     return {
@@ -112,6 +105,11 @@ def measure_batch(point: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def measure(point: dict[str, Any]) -> dict[str, Any]:
+    """A point of either part."""
+    return measure_batch(point) if "answers" in point else measure_answer(point)
+
+
 def rounds_of(point: Mapping[str, Any], rounds: int, seconds: float) -> list[dict[str, Any]]:
     """What up to ``rounds`` processes found.
 
@@ -120,19 +118,47 @@ def rounds_of(point: Mapping[str, Any], rounds: int, seconds: float) -> list[dic
     """
     found: list[dict[str, Any]] = []
     started = perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "point.json")
-        while len(found) < rounds and (not found or perf_counter() - started < seconds):
-            file.write_text(json.dumps(point), encoding="utf-8")
-            done = subprocess.run(
-                [sys.executable, *sys.argv], env={**os.environ, POINT: str(file)}, check=False
-            )
-            if done.returncode:
-                raise typer.Exit(done.returncode)
-            found.append(json.loads(file.read_text(encoding="utf-8")))
-            if "skipped" in found[-1]:
-                break
+    while len(found) < rounds and (not found or perf_counter() - started < seconds):
+        found.append(apart(point))
+        if "skipped" in found[-1]:
+            break
     return found
+
+
+class Points:
+    """What is measured, in a file that has each point as soon as it is there.
+
+    Args:
+        path: the file.
+        common: what holds for every point; a file of others is not gone on with.
+    """
+
+    def __init__(self, path: Path, common: Mapping[str, Any]) -> None:
+        self.path = path
+        self.content: dict[str, Any] = {**common, "complete": False, "lengths": [], "batches": []}
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        if before.get("complete") is False and all(before.get(k) == common[k] for k in common):
+            self.content = before
+
+    def found(self, part: str, point: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+        """The rounds of a point; None where it is still to be measured."""
+        return next(
+            (p["rounds"] for p in self.content[part] if all(p[k] == point[k] for k in point)), None
+        )
+
+    def add(self, part: str, point: Mapping[str, Any], rounds: Sequence[Any]) -> None:
+        """A point, into the file."""
+        self.content[part].append({**point, "rounds": rounds})
+        self.write()
+
+    def write(self) -> None:
+        """The file as a whole."""
+        from speechprune_ort.files import write_json
+
+        write_json(self.path, self.content)
 
 
 def repeated(audio: Path, seconds: int, folder: Path) -> Path:
@@ -254,40 +280,47 @@ def main(
     seconds: Annotated[float, typer.Option(help="After which none is added.")] = 120,
 ) -> None:
     """Measure, and write the tables and the picture."""
-    if given := os.environ.get(POINT):
-        point = json.loads(Path(given).read_text(encoding="utf-8"))
-        found = measure_batch(point) if "answers" in point else measure_answer(point)
-        Path(given).write_text(json.dumps(found), encoding="utf-8")
+    if measured(measure):
         return
-    from speechprune_ort.files import write_json, write_whole
+    from speechprune_ort.files import write_whole
     from speechprune_ort.machine import machine, machine_words
 
     lengths, several = numbers("--durations", durations), numbers("--answers", answers)
-    common = {"bundle": str(bundle), "threads": threads}
-    content: dict[str, Any] = {
-        "machine": machine(), "threads": threads, "bundle": bundle.name, "lengths": [],
-        "batches": [],
-    }  # fmt: skip
+    opened = {"bundle": str(bundle), "threads": threads}
+    points = Points(out.with_suffix(".json"), {
+        "machine": machine(), "threads": threads, "bundle": bundle.name, "audio": audio.name,
+        "asked": {
+            "durations": durations, "pruning_rates": pruning_rates, "answers": answers,
+            "rounds": rounds, "seconds": seconds,
+        },
+    })  # fmt: skip
     too_long: dict[str, list[dict[str, Any]]] = {}  # what no longer recording fits either
     with tempfile.TemporaryDirectory() as folder:
         for length in track(sorted(lengths), "lengths", console=console):
-            file = repeated(audio, length, Path(folder))
+            file: Path | None = None
             for rate in pruning_rates.split(","):
-                point = {"seconds": length, "rate": rate, "audio": str(file)}
-                made = too_long.get(rate) or rounds_of({**common, **point}, rounds, seconds)
+                point: dict[str, Any] = {"seconds": length, "rate": rate}
+                made = points.found("lengths", point)
+                if made is None:
+                    file = file or repeated(audio, length, Path(folder))
+                    asked = {**opened, **point, "audio": str(file)}
+                    made = too_long.get(rate) or rounds_of(asked, rounds, seconds)
+                    points.add("lengths", point, made)
                 if "skipped" in made[0]:
                     too_long[rate] = made
-                content["lengths"].append({**point, "audio": audio.name, "rounds": made})
-            file.unlink()
+            if file:
+                file.unlink()
     for count in track(several, "answers", console=console):
-        made = rounds_of({**common, "answers": count}, rounds, seconds)
-        content["batches"].append({"answers": count, "rounds": made})
-    write_json(out.with_suffix(".json"), content)
-    write_whole(out.with_suffix(".md"), tables(content))
-    draw(content, out.with_suffix(".png"))
+        if points.found("batches", {"answers": count}) is None:
+            made = rounds_of({**opened, "answers": count}, rounds, seconds)
+            points.add("batches", {"answers": count}, made)
+    points.content["complete"] = True
+    points.write()
+    write_whole(out.with_suffix(".md"), tables(points.content))
+    draw(points.content, out.with_suffix(".png"))
     print(f"{bundle.name}, {threads} threads; load average {os.getloadavg()[0]:.1f}")
     print(f"on {machine_words()}")
-    print(tables(content))
+    print(tables(points.content))
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ from user_errors import one_sentence
 from speechprune_ort.errors import DataError, SpeechPruneError
 from speechprune_ort.evaluation.samples import Sample, chance, read_samples
 from speechprune_ort.files import whole_folder, write_jsonl
+from speechprune_ort.runtime.hearing.audio import load_audio
 from speechprune_ort.text import check_path, check_text, check_type, read_jsonl
 
 CHOICES = 4
@@ -300,8 +301,8 @@ def make(
         if seconds >= 60 * minutes:
             continue
         folder.mkdir(parents=True, exist_ok=True)
-        sample = Sample(question.name, path, "", ("", ""), 0)
-        samples, start = hidden(sample, neighbours(question, clips), 60 * minutes, seed)
+        others = neighbours(question, clips)
+        samples, start = hidden(load_audio(path, None), question.name, others, 60 * minutes, seed)
         write(folder / f"{question.name}.flac", samples)
         entries.append(entry_of(question, f"{question.name}.flac", seed, start, seconds))
     if entries:

@@ -1,23 +1,25 @@
-#!/usr/bin/env python3
 """Pool SPIRAL in several voices into one set, each dialogue a group, or hidden among others.
 
-    python scripts/research/pool_spiral.py OUT FOLDER... [--minutes 20] [--babble 10] [--limit 40]
-                                              [--seed 0]
+    scripts/research/pool_spiral OUT FOLDER... [--minutes 20] [--babble 10] [--limit 40]
+                                               [--pauses 3] [--seed 0]
 
 A FOLDER is SPIRAL in one voice, as ``synthesize_spiral.py`` makes it. OUT gets ``set.jsonl`` for
 ``speechprune-ort eval --data OUT/set.jsonl``: every dialogue once, voices taking turns, then in its
 next voice; with the dialogue as its group, so that intervals count it once. With ``--minutes`` each
 recording is placed at a random point among others of its folder, drawn for its id, until they last
 that long, and with ``--babble`` other voices (three, or ``--speakers``) are heard behind it all,
-so many dB below; these are written as FLAC, and the key sentence's time is moved along.
+so many dB below; these are written as FLAC, and the key sentence's time is moved along. With
+``--pauses`` every second recording, of those that are asked about and of those around them, has so
+many seconds more in each of its pauses: dense and sparse stretches are joined.
 
-Needs ``pip install -e '.[cpu]'``.
+``scripts/research/pool_spiral`` makes the environment.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +27,7 @@ import numpy as np
 import soundfile
 import typer
 from numpy.typing import NDArray
+from research.pauses import lengthened
 from rich.console import Console
 from rich.progress import track
 
@@ -59,32 +62,42 @@ def in_turns(
 
 
 def hidden(
-    sample: Sample, others: Sequence[Sample], seconds: float, seed: int
+    own: NDArray[np.float32],
+    name: str,
+    others: Sequence[Sample],
+    seconds: float,
+    seed: int,
+    pauses: float = 0,
 ) -> tuple[NDArray[np.float32], float]:
     """A recording among others, and the second at which it begins.
 
     Args:
-        sample: to be heard whole.
+        own: the recording, to be heard whole.
+        name: its id.
         others: of its folder; drawn in an order of its own for each id.
         seconds: length of the result; the recording's own, where that is longer.
         seed: of the draw.
+        pauses: seconds by which the pauses of every second one of the others are lengthened.
 
     Raises:
         DataError: the others do not last that long.
     """
-    random = chance(seed, sample.name)
+    random = chance(seed, name)
     pause = np.zeros(int(PAUSE_S * SAMPLING_RATE), np.float32)
-    own = load_audio(sample.audio, None)
     room = round(seconds * SAMPLING_RATE) - len(own)
     before = random.randrange(max(1, room))
-    drawn = iter(random.sample(others, len(others)))
+    drawn = enumerate(random.sample(others, len(others)))
 
     def stretch(length: int) -> NDArray[np.float32]:
         parts: list[NDArray[np.float32]] = []
         while sum(map(len, parts)) < length:
-            if (other := next(drawn, None)) is None:
+            number, other = next(drawn, (0, None))
+            if other is None:
                 raise DataError(f"{len(others)} recordings are too few for {seconds:g} s.")
-            parts += [load_audio(other.audio, None), pause]
+            heard = load_audio(other.audio, None)
+            if pauses and number % 2:
+                heard, _ = lengthened(heard, pauses, SAMPLING_RATE)
+            parts += [heard, pause]
         return np.concatenate([*parts, pause])[:length]
 
     first, last = stretch(before), stretch(max(0, room - before))
@@ -159,6 +172,9 @@ def main(
     speakers: Annotated[
         int, typer.Option(min=1, help="How many of them; 1 is two people at once.")
     ] = BABBLE_VOICES,
+    pauses: Annotated[
+        float, typer.Option(min=0, help="Seconds that every second recording's pauses gain.")
+    ] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first recordings.")] = None,
     seed: Annotated[int, typer.Option(help="Of places and neighbours.")] = 0,
 ) -> None:
@@ -172,12 +188,18 @@ def main(
         pairs = in_turns(list(names), named)
         out.mkdir(parents=True, exist_ok=True)
         entries = []
-        chosen, joined = pairs[:limit], minutes is not None or babble is not None
-        for voice, sample in track(chosen, "Joining", console=console, disable=not joined):
+        chosen, joined = pairs[:limit], minutes is not None or babble is not None or pauses > 0
+        tracked = track(chosen, "Joining", console=console, disable=not joined)
+        for number, (voice, sample) in enumerate(tracked):
             audio, start = os.path.relpath(sample.audio, out), 0.0
             if joined:
                 others = [s for s in voices[voice] if s.name != sample.name]
-                samples, start = hidden(sample, others, 60 * (minutes or 0), seed)
+                own = load_audio(sample.audio, None)
+                if pauses and number % 2:
+                    own, key = lengthened(own, pauses, SAMPLING_RATE, sample.key)
+                    sample = replace(sample, key=key)
+                length = 60 * (minutes or 0)
+                samples, start = hidden(own, sample.name, others, length, seed, pauses)
                 if babble is not None:
                     rest = [s for v, part in voices.items() if v != voice for s in part]
                     heard = [s for s in rest if s.name != sample.name] or others

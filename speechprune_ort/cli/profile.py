@@ -26,7 +26,7 @@ from speechprune_ort.cli.options import (
 )
 from speechprune_ort.errors import OptionError
 from speechprune_ort.files import cannot_write, check_out, make_folder, whole_file
-from speechprune_ort.options import DEFAULT_METHOD
+from speechprune_ort.options import DEFAULT_METHOD, DeviceName
 from speechprune_ort.progress import Line
 from speechprune_ort.ranges import use_nvtx
 
@@ -189,9 +189,16 @@ def profile(
     )
     console = Console(stderr=True, markup=False)
     traces: list[Path] = []
+    taken: dict[Path, DeviceName] = {}
+
+    def opened(bundle: Path, traces_to: Path | None = None) -> SpeechLLM:
+        model = SpeechLLM(bundle, taken.get(bundle, device), threads, chosen, traces_to)
+        taken[bundle] = model.device.name  # what auto takes is said at the first opening
+        return model
+
     with Line() as line:
         profiles = profile_in_turns(
-            [functools.partial(SpeechLLM, bundle, device, threads, chosen) for bundle in bundles],
+            [functools.partial(opened, bundle) for bundle in bundles],
             sounds,
             settings,
             options,
@@ -199,8 +206,7 @@ def profile(
         )
         if ort_profile is not None:
             line("writing traces")
-            model = SpeechLLM(bundles[0], device, threads, chosen, ort_profile)
-            traces = write_traces(model, sounds[0], settings, options)
+            traces = write_traces(opened(bundles[0], ort_profile), sounds[0], settings, options)
     for path in traces:
         console.print(f"trace: {path}")
     for each in profiles:

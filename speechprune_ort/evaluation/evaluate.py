@@ -150,5 +150,6 @@ def _about(plan: Plan, summary: Summary, stated: str, command: str | None) -> di
         "power, stated before the run": stated,
         "scoring": plan.scoring,
         "choices": origin.order,
+        **({"another recording": f"read as {plan.control.name}"} if plan.controls else {}),
         "machine": f"{machine_words()}, {plan.device}",
     }

@@ -155,6 +155,7 @@ class Judge:
             row["key"] = list(sample.key)
         if work.controls and perturbation == CLEAN:
             row["controls"] = self._controls(chooser, work.index, sample)
+            row["another_read_as"] = self._plan.control.name
         return row
 
     def result(
@@ -192,7 +193,7 @@ class Judge:
         # sample's own. The recording before has just been encoded.
         with contextlib.suppress(AudioError):
             other = self._other(index, len(self._plan.samples) - 1, self.hear)
-            controls["mismatched"] = chooser(other, EVERYTHING).index
+            controls["mismatched"] = chooser(other, self._plan.control.options).index
         if sample.transcript:
             text = self._model.recall(self._model.embed_text(sample.transcript))
             controls["transcript"] = chooser(text, EVERYTHING).index

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation
 from speechprune_ort.evaluation.samples import Sample
 from speechprune_ort.evaluation.scoring import Scoring
-from speechprune_ort.evaluation.settings import Setting
+from speechprune_ort.evaluation.settings import ORIGINAL, Setting
 from speechprune_ort.files import content_of
 from speechprune_ort.methods import sources_of
-from speechprune_ort.options import DeviceName
+from speechprune_ort.options import DEFAULT_METHOD, DeviceName, PruningOptions
 
 __all__ = ["Origin", "Plan", "Work"]
 
@@ -138,6 +139,21 @@ class Plan:
         return f"{self.samples[index].name} {perturbation} {digest[:12]}"
 
     @cached_property
+    def control(self) -> Setting:
+        """How the mismatched control reads another recording.
+
+        Every token where that is compared, too. Otherwise as the default method does (if it is not
+        compared, the first one that is) at the first rate: every token of a long recording can take
+        longer than all else together, or not fit.
+        """
+        every = Setting(PruningOptions(method=EVERY_TOKEN))
+        pruned = [s for s in self.settings if s.name not in (every.name, ORIGINAL.name)]
+        if not pruned or every.name in (setting.name for setting in self.settings):
+            return every
+        first = (s for s in pruned if s.options.rate == pruned[0].options.rate)
+        return min(first, key=lambda setting: setting.options.method != DEFAULT_METHOD)
+
+    @cached_property
     def clusters(self) -> tuple[str, ...]:
         """The cluster of each sample: those that it is one piece of evidence with.
 
@@ -205,7 +221,9 @@ class Plan:
             if names:
                 missing[perturbation.name] = names
         clean = row.get(CLEAN.name, {})
-        controls = self.controls and CLEAN in self.perturbations and "controls" not in clean
+        # Rows that do not say how another recording was read have read every token of it.
+        read = clean.get("another_read_as", EVERY_TOKEN) if "controls" in clean else None
+        controls = self.controls and CLEAN in self.perturbations and read != self.control.name
         return Work(index, missing, controls) if missing or controls else None
 
     def asked_for(self, index: int, row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -217,6 +235,7 @@ class Plan:
                 part.pop("error", None)
             if not self.controls:
                 part.pop("controls", None)
+                part.pop("another_read_as", None)
             if "group" in part:  # which a sample that was added later may have joined
                 part["group"] = self.clusters[index]
         return asked

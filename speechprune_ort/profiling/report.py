@@ -11,7 +11,7 @@ from rich.table import Table
 
 from speechprune_ort.markdown import markdown_of
 from speechprune_ort.profiling.break_even import break_even, shortest_that_pays
-from speechprune_ort.profiling.compare import Change
+from speechprune_ort.profiling.compare import FALSE_ALARMS, Change
 from speechprune_ort.profiling.condition import Condition
 from speechprune_ort.profiling.run import Profile
 
@@ -186,7 +186,8 @@ def changes_table(changes: Sequence[Change], worse: Sequence[Change]) -> Table:
     """Two profiles side by side; what became worse is marked."""
     paired = any(change.probability is not None for change in changes)
     how = (
-        "measured in turns: ratios round by round; verdicts at 5 % for all figures together (Holm)"
+        f"measured in turns: ratios round by round; verdicts at {FALSE_ALARMS:.0%} for all figures "
+        "together (Holm)"
         if paired
         else "measured in two runs: what changed on the machine between them counts as well"
     )

@@ -7,6 +7,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import shuffle
 from time import perf_counter, process_time
 from typing import Any
 
@@ -85,10 +86,14 @@ class _Bench:
         self._samples: dict[tuple[str, str], dict[str, list[float]]] = {}
         self._found: dict[tuple[str, str], Condition] = {}
 
+    def close(self) -> None:
+        """Close the bundle, if it is open."""
+        self._model: SpeechLLM | None = None
+        gc.collect()
+
     def open_anew(self) -> SpeechLLM:
         """Close the bundle, if it is open, and open it."""
-        self._model: SpeechLLM | None = None  # the one before goes first
-        gc.collect()
+        self.close()
         started = perf_counter()
         self._model = self._open_bundle()
         self._loads.append(1000 * (perf_counter() - started))
@@ -191,13 +196,15 @@ def profile_in_turns(
     settings: Sequence[Setting],
     options: ProfileOptions,
     progress: Callable[[str], None] = lambda _: None,
+    draw: Callable[[list[Any]], None] = shuffle,
 ) -> list[Profile]:
-    """Measure several bundles in turns, recording by recording; which goes first alternates.
+    """Measure several bundles in turns, recording by recording, in an order drawn for each round.
 
     The n-th samples of all profiles are of the same round, so that they can be compared in pairs:
-    whatever slows the machine down affects all bundles alike. Each round opens them anew, in the
-    order in which it measures them, and warms them up: where an open bundle's memory happens to
-    lie makes a few percent for as long as it is open.
+    whatever slows the machine down affects all bundles alike. Each round closes all of them, opens
+    them in the order in which it measures them, and warms them up: where an open bundle's memory
+    happens to lie makes a few percent for as long as it is open. As nothing but the draw tells two
+    equal bundles apart, flips of a round's sign are an exact test.
 
     Args:
         open_bundles: each opens a bundle anew; all stay open together.
@@ -205,6 +212,7 @@ def profile_in_turns(
         settings: likewise.
         options: likewise.
         progress: likewise.
+        draw: draws the order of a round, in place.
     """
     benches = [_Bench(each, settings, options, progress) for each in open_bundles]
     busy, several = BusyMeter(), len(benches) > 1
@@ -212,10 +220,14 @@ def profile_in_turns(
     for turn in range(warmups + options.repeats):
         counts = turn >= warmups
         said = f"round {turn + 1 - warmups} of {options.repeats}" if counts else "warming up"
-        order = benches if turn % 2 == 0 else benches[::-1]
-        for bench in order if several else ():
+        order = list(benches)
+        draw(order)
+        if several:
             progress(f"{said}, opening")
-            bench.open_anew()
+            for bench in order:
+                bench.close()
+            for bench in order:
+                bench.open_anew()
         for sound in sounds:
             progress(f"{said}, {sound.name}")
             for bench in order * options.warmup if several else ():

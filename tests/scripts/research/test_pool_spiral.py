@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,14 +17,16 @@ from signals import speech_like
 
 from speechprune_ort.evaluation.samples import read_samples
 
-SCRIPT = SCRIPTS / "research" / "pool_spiral.py"
 RATE = 16_000
 SECONDS = 3.0
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "research.pool_spiral", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(SCRIPTS)},
+    )  # fmt: skip
 
 
 def entry(name: str) -> dict[str, Any]:
@@ -112,6 +115,22 @@ def test_other_voices_speak_behind_as_loud_as_asked(voices: list[Path], tmp_path
     alone = run(tmp_path / "alone", *voices, "--limit", 1, "--babble", 10)
     assert alone.returncode == 0, alone.stderr
     assert len(list((tmp_path / "alone").glob("*.flac"))) == 1
+
+
+def test_pauses_of_every_second_recording_are_longer(voices: list[Path], tmp_path: Path) -> None:
+    gap = np.zeros(RATE // 2, np.float32)
+    said = np.full(RATE, 0.1, np.float32)
+    for path in tmp_path.glob("*/wavs/*.wav"):  # the key is behind the pause
+        soundfile.write(path, np.concatenate([said, gap, said]), RATE)
+    result = run(tmp_path / "out", *voices, "--pauses", 2, "--limit", 4)
+    assert result.returncode == 0, result.stderr
+    found = read_samples(tmp_path / "out" / "set.jsonl")
+    assert [soundfile.info(s.audio).duration for s in found] == [2.5, 4.5, 2.5, 4.5]
+    assert [s.key for s in found] == [(1.0, 2.0), (1.0, 4.0)] * 2
+    joined = run(tmp_path / "long", *voices, "--pauses", 2, "--limit", 1, "--minutes", 0.15)
+    assert joined.returncode == 0, joined.stderr
+    samples, _ = soundfile.read(read_samples(tmp_path / "long" / "set.jsonl")[0].audio)
+    assert len(samples) == 9 * RATE
 
 
 def test_what_cannot_be_pooled_is_one_sentence(voices: list[Path], tmp_path: Path) -> None:

@@ -24,9 +24,10 @@ from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation
 from speechprune_ort.evaluation.plan import Plan, Work
 from speechprune_ort.evaluation.rows import judge_all
 from speechprune_ort.evaluation.samples import read_samples
-from speechprune_ort.evaluation.settings import settings_of
+from speechprune_ort.evaluation.settings import ORIGINAL, settings_of
 from speechprune_ort.evaluation.summary import summarize
 from speechprune_ort.methods import METHODS, load_plugins
+from speechprune_ort.recording import Recording
 
 SAMPLES = 6
 BROKEN = "s4"
@@ -104,6 +105,43 @@ def test_every_scoring_judges_every_setting_and_control(
     assert row["settings"]["truncate@0"]["kept"] == 750
     assert row["settings"]["speechprune@0.6"]["kept"] == 300
     assert set(row["controls"]) == {"question", "mismatched", "transcript"}
+
+
+def test_another_recording_is_read_whole_only_where_every_token_is_compared(
+    bundle: Path, data: Path
+) -> None:
+    """Every token of a long recording takes longer than all else together, or does not fit."""
+    whole = plan_of(bundle, data)
+    assert whole.control.name == "none"
+    row = Judge(whole).rows(work_of(whole, 1))
+    assert row["clean"]["another_read_as"] == "none"
+    assert whole.work(1, row) is None
+    older = {"clean": {k: v for k, v in row["clean"].items() if k != "another_read_as"}}
+    assert whole.work(1, older) is None, "rows from before this was written down"
+
+    def pruned(methods: list[str]) -> Plan:
+        return replace(whole, settings=tuple(settings_of(methods, [0.6, 0.2], [0])))
+
+    assert pruned(["random", "coverage"]).control.name == "coverage@0.6"
+    assert replace(whole, settings=(ORIGINAL,)).control.name == "none"
+    plan = pruned(["speechprune", "random"])
+    assert plan.control.name == "speechprune@0.6"
+    work = plan.work(1, row)
+    assert work, "every token was read, which this plan does not compare"
+    assert work.controls
+    judge, read = Judge(plan), list[str]()
+    score = Recording.score
+
+    def noted(recording: Recording, *given: Any, **options: Any) -> Any:
+        if pruning := options.get("pruning"):
+            read.append(pruning.method)
+        return score(recording, *given, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recording, "score", noted)
+        controls = judge.rows(Work(1, {}, controls=True))
+    assert read == ["speechprune", "none"], "another recording; the transcript is read whole"
+    assert controls["clean"]["another_read_as"] == "speechprune@0.6"
 
 
 def test_a_recording_is_encoded_once_for_all_settings(
@@ -311,7 +349,7 @@ def test_more_settings_later_are_all_that_is_judged(
     # A recording more: it is judged, and the first, whose neighbour for the control it becomes.
     asked.clear()
     samples = tuple(read_samples(data))[:3]
-    more = plan(["random"], [0, 1], perturbations=telephone[:1])
+    more = plan(["none", "random"], [0, 1], perturbations=telephone[:1])
     assert len(judge_all(more, tmp_path / "grown", Noted())) == 3
     assert [work.index for work in asked] == [0, 2]
     samples = samples[:2]
