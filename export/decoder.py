@@ -49,6 +49,7 @@ from speechprune_ort.export.graph_file import (
     save,
     with_weights,
 )
+from speechprune_ort.export.last_position import for_last_position
 from speechprune_ort.export.memory import MappedWeights, in_float32
 from speechprune_ort.export.parity import Arrays, Checked, checked, compare, open_graph
 from speechprune_ort.export.precision import WORDS, Plan, Target
@@ -162,6 +163,7 @@ def export_decoder(
         ) from error
     model = ir.load(built / "model.onnx")
     require_windows(model, windows)
+    model = for_last_position(model)
     # What the builder quantizes itself comes out as planned.
     if plan.decoder == BFLOAT16:
         model = with_float32_sides(model)

@@ -42,6 +42,7 @@ if importlib.util.find_spec("torch") is None:
         "export/test_graph_file.py",
         "speechprune_ort/contract/test_hostile_bundle.py",
         "speechprune_ort/models/test_recipe.py",
+        "export/test_last_position.py",
         "export/test_lean_export.py",
         "export/test_sliding_windows.py",
         "export/test_parity.py",

@@ -53,8 +53,9 @@ class Cost:
 def prefill_tflops(manifest: Manifest, tokens: int, whole: int | None = None) -> float | None:
     """Operations to read a prompt, in 1e12: two per weight and token, and attention.
 
-    The output layer reads the last position alone. Attention is causal: half of the products of
-    queries with keys, and of weights with values.
+    The output layer reads the last position alone, and so does all of the last layer behind its
+    attention. Attention is causal: half of the products of queries with keys, and of weights with
+    values.
 
     Args:
         manifest: the bundle's manifest.
@@ -72,7 +73,9 @@ def prefill_tflops(manifest: Manifest, tokens: int, whole: int | None = None) ->
     below = 0 if whole is None else manifest.cut_after or 0
     read = ((below, whole or 0), (dims.layers - below, tokens))  # layers, and what they read
     rows = sum(layers * count for layers, count in read) / dims.layers
-    linear = 2 * ((parameters - head) * rows + head)
+    projections = dims.hidden * (dims.heads + 2 * dims.kv_heads) * dims.head_dim
+    behind = (parameters - head) / dims.layers - projections  # of a layer, behind its attention
+    linear = 2 * ((parameters - head) * rows + head - behind * (tokens - 1))
     pairs = sum(layers * count * count for layers, count in read)
     return (linear + 2 * pairs * dims.heads * dims.head_dim) / 1e12
 
