@@ -47,6 +47,7 @@ from speechprune_ort.export.decoder import (
     verify_logits,
 )
 from speechprune_ort.export.graph_file import described
+from speechprune_ort.export.initializers import initializer
 from speechprune_ort.export.memory import in_float32
 from speechprune_ort.export.parity import Checked, checked, compare, open_graph
 from speechprune_ort.export.precision import WORDS
@@ -96,16 +97,7 @@ class _Added:
     def constant(self, array: Sequence[int] | float) -> ir.Value:
         """A fixed operand: int64 of a sequence, float32 of a number."""
         dtype = np.float32 if isinstance(array, float) else np.int64
-        name = self._name()
-        tensor = ir.tensor(np.array(array, dtype), name=name)
-        value = ir.Value(
-            name=name,
-            type=ir.TensorType(tensor.dtype),
-            shape=ir.Shape(np.shape(array)),
-            const_value=tensor,
-        )
-        self._graph.register_initializer(value)
-        return value
+        return initializer(self._graph, self._name(), np.array(array, dtype))
 
     def node(self, op: str, inputs: Sequence[ir.Value], **attributes: Any) -> ir.Value:
         """A node with one output of the first input's dtype."""

@@ -6,12 +6,11 @@ each head of each window. torch writes ``Attention`` instead, whose masks are ch
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from speechprune_ort.export.initializers import initializer
 
 __all__ = ["OPSET", "with_cut_keys", "with_full_masks"]
 
@@ -160,7 +159,7 @@ def _end(graph: ir.Graph, mask: ir.Value, made: list[ir.Node]) -> ir.Value:
 
     heard: ir.Value = mask
     if mask.dtype != ir.DataType.BOOL:  # what is added to scores: 0, or far below
-        floor = _constant(graph, f"{mask.name}.floor", np.array(-1.0, np.float32))
+        floor = initializer(graph, f"{mask.name}.floor", np.array(-1.0, np.float32))
         heard = add("Greater", mask, floor)
     counted = add("Cast", heard, to=int(ir.DataType.INT64))
     last = _whole(graph, f"{mask.name}.last", [3])
@@ -169,18 +168,4 @@ def _end(graph: ir.Graph, mask: ir.Value, made: list[ir.Node]) -> ir.Value:
 
 
 def _whole(graph: ir.Graph, name: str, numbers: list[int]) -> ir.Value:
-    return _constant(graph, name, np.array(numbers, np.int64))
-
-
-def _constant(graph: ir.Graph, name: str, values: NDArray[Any]) -> ir.Value:
-    if name in graph.initializers:
-        return graph.initializers[name]
-    tensor = ir.tensor(values, name=name)
-    value = ir.Value(
-        name=name,
-        type=ir.TensorType(tensor.dtype),
-        shape=ir.Shape(values.shape),
-        const_value=tensor,
-    )
-    graph.register_initializer(value)
-    return value
+    return initializer(graph, name, np.array(numbers, np.int64))

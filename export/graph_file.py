@@ -20,6 +20,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from speechprune_ort.contract.specs import GraphSpec, TensorSpec
 from speechprune_ort.export.course import Advance
+from speechprune_ort.export.initializers import fixed
 from speechprune_ort.export.precision import Weights
 from speechprune_ort.export.quantize import quantize_matmuls, quantize_with_activations
 
@@ -242,13 +243,7 @@ class GraphMaker:
 
     def constant(self, name: str, array: NDArray[np.generic] | ir.TensorProtocol) -> ir.Value:
         """A weight or a fixed operand; a tensor in another graph's file stays there."""
-        tensor = ir.tensor(array, name=name)
-        value = ir.Value(
-            name=name,
-            type=ir.TensorType(tensor.dtype),
-            shape=ir.Shape(tensor.shape.numpy()),
-            const_value=tensor,
-        )
+        value = fixed(name, array)
         self._initializers.append(value)
         return value
 

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from speechprune_ort.errors import ExportError
+from speechprune_ort.export.initializers import initializer
 
 __all__ = ["for_last_position"]
 
@@ -69,11 +70,7 @@ def for_last_position(model: ir.Model) -> ir.Model:
                 open_nodes.append(source)
     if attention[0].outputs[0].name not in entering or any(n is cut for n in _users(entering)):
         raise _unknown("the last attention leads nowhere")
-    place = ir.Value(
-        name=f"{LAST}.index", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([1]),
-        const_value=ir.tensor(np.array([-1], np.int64), name=f"{LAST}.index"),
-    )  # fmt: skip
-    graph.register_initializer(place)
+    place = initializer(graph, f"{LAST}.index", np.array([-1], np.int64))
     for number, (value, uses) in enumerate(entering.values()):
         taken = ir.node("Gather", [value, place], {"axis": 1}, name=f"{LAST}.{number}")
         made = taken.outputs[0]

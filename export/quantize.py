@@ -18,6 +18,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import (
 )
 
 from speechprune_ort.export.course import Advance
+from speechprune_ort.export.initializers import initializer
 
 __all__ = ["quantize_matmuls", "quantize_with_activations"]
 
@@ -133,7 +134,7 @@ def _replace(
     source, value = node.inputs
     if value is None or value.name is None:
         raise ValueError(f"{node.name} has no named weight")
-    weights = [_weight(graph, f"{value.name}_{part}", array) for part, array in parts.items()]
+    weights = [initializer(graph, f"{value.name}_{part}", array) for part, array in parts.items()]
     quantized = ir.node(
         op_type,
         [source, *weights],
@@ -147,18 +148,3 @@ def _replace(
     if not value.uses():
         del graph.initializers[value.name]
     graph.opset_imports["com.microsoft"] = 1
-
-
-def _weight(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    """An initializer; one that is there already is used again."""
-    if name not in graph.initializers:
-        tensor = ir.tensor(array, name=name)
-        graph.register_initializer(
-            ir.Value(
-                name=name,
-                type=ir.TensorType(tensor.dtype),
-                shape=ir.Shape(array.shape),
-                const_value=tensor,
-            )
-        )
-    return graph.initializers[name]

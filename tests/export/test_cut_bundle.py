@@ -179,7 +179,8 @@ def test_costs_count_both_halves(cut: Path, model: SpeechLLM, samples: NDArray[n
     whole, less = (condition.operations for condition in found.conditions)
     assert "lower_layers" not in whole
     reading = [less["lower_layers"], less["prefill"]]
-    assert 0.4 < less["lower_layers"] / whole["prefill"] < 0.6  # one layer of two
+    # One layer of two, the other of which computes the last position alone behind its attention.
+    assert 0.5 < less["lower_layers"] / whole["prefill"] < 0.7
     assert sum(reading) < whole["prefill"]
     figures = found.conditions[1].figures
     assert figures["lower_layers_ms"].p50 > 0
