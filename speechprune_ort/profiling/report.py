@@ -186,8 +186,8 @@ def changes_table(changes: Sequence[Change], worse: Sequence[Change]) -> Table:
     """Two profiles side by side; what became worse is marked."""
     paired = any(change.probability is not None for change in changes)
     how = (
-        f"measured in turns: ratios round by round; verdicts at {100 * FALSE_ALARMS:g} % for all figures "
-        "together (Holm)"
+        f"measured in turns: ratios round by round; verdicts at {100 * FALSE_ALARMS:g} % for all "
+        "figures together (Holm)"
         if paired
         else "measured in two runs: what changed on the machine between them counts as well"
     )
