@@ -29,6 +29,7 @@ from speechprune_ort.contract.specs import DECODER
 from speechprune_ort.errors import AudioError, OptionError
 from speechprune_ort.evaluation.costs import prefill_tflops
 from speechprune_ort.evaluation.settings import settings_of
+from speechprune_ort.markdown import markdown_of
 from speechprune_ort.meters import BusyMeter, EnergyMeter, MemoryMeter, Reading
 from speechprune_ort.methods import METHODS, Selection, Work, method
 from speechprune_ort.profiling.break_even import Trade, shortest_that_pays
@@ -45,7 +46,7 @@ from speechprune_ort.profiling.condition import Condition, ProfileOptions
 from speechprune_ort.profiling.distribution import Distribution
 from speechprune_ort.profiling.operations import Operations
 from speechprune_ort.profiling.page import PICTURES, draw, page
-from speechprune_ort.profiling.report import FORMATS, render, tables
+from speechprune_ort.profiling.report import FORMATS, changes_table, render, tables
 from speechprune_ort.profiling.run import Profile, profile, profile_in_turns
 from speechprune_ort.profiling.workload import parse_rates, sounds_of
 from speechprune_ort.results import STAGES
@@ -362,8 +363,14 @@ def test_the_command_compares_two_bundles(bundle: Path) -> None:
     assert {change["verdict"] for change in content["changes"]} == {"no difference"}
     assert content["before"]["about"]["bundle_digest"] == content["after"]["about"]["bundle_digest"]
     assert "give --repeats" in done.stderr
-    shown = CliRunner().invoke(app, arguments)
-    assert "no difference" in shown.stdout
+
+
+def test_a_comparison_in_turns_says_how_its_verdicts_were_found() -> None:
+    changes = paired(rounds_needed(2 * len(COMPARED)) + 2, 1.3, 0)
+    table = "\n".join(markdown_of(changes_table(changes, [])))
+    assert table.count("larger") == sum(change.verdict == "larger" for change in changes) > 0
+    assert table.count("no difference") == len(changes) - table.count("larger")
+    assert "measured in turns: ratios round by round; verdicts at 1 % for all figures" in table
 
 
 def test_what_others_take_of_the_processors_is_read_off(tmp_path: Path) -> None:
