@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprune_ort.methods import MethodOptions, Request, Scores, Selection, method
+from speechprune_ort.runtime.choosing.methods.base import PAPER_TEMPERATURE, SIMILARITY
 from speechprune_ort.runtime.choosing.methods.coverage import (
     PASSAGE_SECONDS,
     SPOKEN,
@@ -72,7 +73,7 @@ def shared_out(weights: NDArray[np.float64], room: NDArray[np.int64], count: int
 
 
 def by_stretches(
-    request: Request[MethodOptions], scores: NDArray[np.float32], temperature: float, dense: bool
+    request: Request[MethodOptions], scores: Scores, temperature: float, dense: bool
 ) -> Selection:
     """The best of each stretch."""
     frame, tokens = request.frame_tokens, request.tokens
@@ -81,13 +82,13 @@ def by_stretches(
     room = np.diff(np.append(starts, tokens))
     moved = np.add.reduceat(changes(request.embeds), starts) if dense else room.astype(np.float64)
     kept = [
-        start + keep_by_similarity(scores[start : start + size], count, frame, temperature)
+        start + keep_by_similarity(scores.values[start : start + size], count, frame, temperature)
         for start, size, count in zip(
             starts, room, shared_out(moved, room, request.n_keep), strict=True
         )
         if count
     ]
-    return Selection(np.concatenate(kept), (Scores(SPOKEN, scores),))
+    return Selection(np.concatenate(kept), (scores,))
 
 
 def register(dense: bool, name: str, words: str) -> None:
@@ -97,11 +98,12 @@ def register(dense: bool, name: str, words: str) -> None:
     def by_coverage(request: Request[MethodOptions]) -> Selection:
         width = PASSAGE_SECONDS * request.frame_tokens
         scores = coverage_scores(request.scorer.cosines(), width)
-        return by_stretches(request, scores, TEMPERATURE, dense)
+        return by_stretches(request, Scores(SPOKEN, scores), TEMPERATURE, dense)
 
     @method(f"similarity-{name}", summary=f"phase 1, the budget shared out {words}")
     def by_similarity(request: Request[MethodOptions]) -> Selection:
-        return by_stretches(request, request.scorer.similarity(), 1.0, dense)
+        scores = Scores(SIMILARITY, request.scorer.similarity())
+        return by_stretches(request, scores, PAPER_TEMPERATURE, dense)
 
 
 register(False, "even", "evenly")
