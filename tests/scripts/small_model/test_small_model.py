@@ -18,8 +18,9 @@ from speechprune_ort import SpeechLLM
 from speechprune_ort.runtime.hearing.audio import load_audio
 
 RECORDING = ROOT / "scripts" / "research" / "recording" / "meeting.ogg"
-QUESTIONS = json.loads(RECORDING.with_name("questions.json").read_text(encoding="utf-8"))
-QUESTION = QUESTIONS["questions"][0]["question"]
+EVERY = json.loads(RECORDING.with_name("questions.json").read_text(encoding="utf-8"))["questions"]
+QUESTIONS = EVERY[:5]  # half of them: reading their prompts takes longer than all else
+QUESTION = QUESTIONS[0]["question"]
 
 pytestmark = [
     pytest.mark.export,
@@ -67,8 +68,8 @@ def test_it_hears_as_torch_hears_and_answers(checkpoint: Path, bundle: Path) -> 
     with SpeechLLM(bundle, "cpu") as model:
         recording = model.listen(RECORDING)
         heard = np.asarray(recording.embeds)
-        asked = [one["question"] for one in QUESTIONS["questions"]]
-        answers = list(recording.ask_many(asked, pruning_rate=0.4, max_new_tokens=24))
+        asked = [one["question"] for one in QUESTIONS]
+        answers = list(recording.ask_many(asked, pruning_rate=0.6, max_new_tokens=24))
     wanted = Qwen2Audio(str(checkpoint), QUESTION).audio_embeds(samples).numpy()
     assert heard.shape == wanted.shape
     products = (heard * wanted).sum(1)
@@ -76,7 +77,7 @@ def test_it_hears_as_torch_hears_and_answers(checkpoint: Path, bundle: Path) -> 
     assert np.median(cosines) > 0.99
     right = [
         any(text in answer.text.lower() for text in one["accepted"])
-        for one, answer in zip(QUESTIONS["questions"], answers, strict=True)
+        for one, answer in zip(QUESTIONS, answers, strict=True)
     ]
     assert sum(right) >= 2, [answer.text for answer in answers]
-    assert all(len(answer.pruning.indices) == 450 for answer in answers)
+    assert all(len(answer.pruning.indices) == 300 for answer in answers)
