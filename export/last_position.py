@@ -47,12 +47,12 @@ def for_last_position(model: ir.Model) -> ir.Model:
     Raises:
         ExportError: it is written in another way.
     """
-    graph = model.graph
-    attention = [node for node in graph if node.op_type == "GroupQueryAttention"][-1:]
-    cuts = [node for node in graph if node.op_type == "Gather" and _takes_last(node)]
-    if not attention or len(cuts) != 1:
+    graph, nodes = model.graph, list(model.graph)
+    attended = [at for at, node in enumerate(nodes) if node.op_type == "GroupQueryAttention"]
+    cuts = [node for node in nodes if node.op_type == "Gather" and _takes_last(node)]
+    if not attended or len(cuts) != 1:
         raise _unknown("no attention, or no single place where the last position is taken")
-    [cut], before = cuts, _until(graph, attention[0])
+    attention, before, [cut] = nodes[attended[-1]], set(nodes[: attended[-1] + 1]), cuts
     behind: set[ir.Node] = set()
     entering: dict[str, tuple[ir.Value, list[tuple[ir.Node, int]]]] = {}
     open_nodes = [cut]
@@ -68,7 +68,7 @@ def for_last_position(model: ir.Model) -> ir.Model:
                     raise _unknown(f"a {source.op_type} behind the last attention")
                 behind.add(source)
                 open_nodes.append(source)
-    if attention[0].outputs[0].name not in entering or any(n is cut for n in _users(entering)):
+    if not behind or attention.outputs[0].name not in entering:
         raise _unknown("the last attention leads nowhere")
     place = initializer(graph, f"{LAST}.index", np.array([-1], np.int64))
     for number, (value, uses) in enumerate(entering.values()):
@@ -76,7 +76,7 @@ def for_last_position(model: ir.Model) -> ir.Model:
         made = taken.outputs[0]
         made.name, made.type = f"{LAST}.{number}.output", value.type
         made.shape = _of_one(value.shape)
-        graph.insert_after(attention[0], taken)
+        graph.insert_after(attention, taken)
         for node, operand in uses:
             node.replace_input_with(operand, made)
     for node in behind:
@@ -85,28 +85,11 @@ def for_last_position(model: ir.Model) -> ir.Model:
     return model
 
 
-def _until(graph: ir.Graph, last: ir.Node) -> set[ir.Node]:
-    """Nodes up to one of them, itself included."""
-    found: set[ir.Node] = set()
-    for node in graph:
-        found.add(node)
-        if node is last:
-            break
-    return found
-
-
 def _computed(node: ir.Node) -> Iterator[tuple[int, ir.Value]]:
     """Inputs that are computed from the graph's own, by their place."""
     for index, value in enumerate(node.inputs):
-        if value is None or value.const_value is not None or value.is_initializer():
-            continue
-        source = value.producer()
-        if source is None or source.op_type != "Constant":
+        if value is not None and ir.convenience.get_const_tensor(value) is None:
             yield index, value
-
-
-def _users(entering: dict[str, tuple[ir.Value, list[tuple[ir.Node, int]]]]) -> Iterator[ir.Node]:
-    return (node for _, uses in entering.values() for node, _ in uses)
 
 
 def _takes_last(node: ir.Node) -> bool:

@@ -36,11 +36,13 @@ from transformers import Qwen2AudioForConditionalGeneration
 from user_errors import one_sentence
 
 from speechprune_ort import PruningOptions, SpeechLLM
-from speechprune_ort.errors import DataError
+from speechprune_ort.errors import DataError, OptionError
 from speechprune_ort.evaluation.samples import Sample, read_samples
 from speechprune_ort.files import whole_folder, write_json
+from speechprune_ort.methods import needs_cut, needs_encoder
 from speechprune_ort.options import DEFAULT_METHOD
-from speechprune_ort.runtime.answering.prompt import Prompt, embed_ids
+from speechprune_ort.runtime.answering.prompt import Prompt
+from speechprune_ort.timings import Timings
 
 TARGETS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 SCALE = 2  # of the products of the factors
@@ -55,13 +57,17 @@ def prompt_of(model: SpeechLLM, sample: Sample, pruning: PruningOptions) -> NDAr
 
     Raises:
         AudioError: the recording cannot be used.
+        OptionError: the method drops tokens within the decoder, so that there is no such prompt.
     """
-    recording = model.listen(sample.audio)
-    kept = recording.prune(sample.question, pruning).indices
-    before, after = Prompt.of(model.engine, sample.question).parts
-    parts = [embed_ids(model.engine, before), recording.embeds[kept],
-             embed_ids(model.engine, after)]  # fmt: skip
-    return np.concatenate(parts).astype(np.float32)
+    recording = model.listen(sample.audio, encoder_attention=needs_encoder(pruning))
+    if needs_cut(pruning):
+        raise OptionError(f"{pruning.method} drops tokens within the decoder: give another method.")
+    # The prompt as an answer reads it, merged tokens included.
+    prompt = Prompt.of(model.engine, sample.question)
+    asked = recording._about(prompt, pruning, 1, Timings())  # noqa: SLF001
+    embeds = asked.lay_out(asked.choose()).embeds
+    assert isinstance(embeds, np.ndarray)  # noqa: S101 - on the CPU
+    return embeds.astype(np.float32)
 
 
 def answer_of(model: SpeechLLM, sample: Sample) -> list[int]:
@@ -144,7 +150,7 @@ def main(
         if out.exists():
             raise DataError(f"{out} is there already: give another folder for what is learnt.")
         samples = read_samples(data)[:limit]
-        model = SpeechLLM(bundle)
+        model = SpeechLLM(bundle, "cpu")
         if model.manifest.family != "qwen2_audio":
             raise DataError(f"{bundle} is a {model.manifest.family}: give a Qwen2-Audio's export.")
         pruning = PruningOptions(method, pruning_rate, seed=seed)

@@ -16,7 +16,7 @@ from research.tune_pruned import TARGETS, Tuner, answer_of, main, prompt_of
 from safetensors.torch import load_file
 from tiny import TINY
 
-from speechprune_ort import PruningOptions, SpeechLLM
+from speechprune_ort import OptionError, PruningOptions, SpeechLLM
 from speechprune_ort.evaluation.samples import read_samples
 
 QUESTION = "Who owns the budget?"
@@ -48,6 +48,19 @@ def test_an_untrained_adapter_scores_as_the_bundle_does(
         loss = float(tuner.loss(prompt, choice))
     assert len(answer) == len(choice) + 1
     assert loss == pytest.approx(-float(np.mean(found.log_probabilities[0])), abs=1e-4)
+
+
+def test_merged_tokens_are_learnt_from_as_they_are_merged(bundle: Path, data: Path) -> None:
+    model, sample = SpeechLLM(bundle, "cpu"), read_samples(data)[0]
+    pruning = PruningOptions("affinity-pooling", pruning_rate=0.8)
+    recording = model.listen(sample.audio)
+    kept = recording.prune(sample.question, pruning).indices
+    prompt = prompt_of(model, sample, pruning)
+    rows = {row.tobytes() for row in recording.embeds.astype(np.float32)}
+    own = sum(row.tobytes() in rows for row in prompt)
+    assert own < len(kept), "a mean of several tokens is none of them"
+    with pytest.raises(OptionError, match="fastv drops tokens within the decoder"):
+        prompt_of(model, sample, PruningOptions("fastv", pruning_rate=0.8))
 
 
 def test_what_is_learnt_is_an_adapter_of_the_checkpoint(
