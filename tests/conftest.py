@@ -52,6 +52,7 @@ if importlib.util.find_spec("torch") is None:
         "scripts/small_model/test_second_architecture.py",
         "scripts/small_model/test_small_model_parts.py",
         "export/families/test_text_models.py",
+        "scripts/small_model/test_evaluate.py",
         "scripts/small_model/test_training_parts.py",
         "export/families/test_transformers_families.py",
     ]

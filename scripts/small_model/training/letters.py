@@ -13,10 +13,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its customary name
 
 from small_model.training.encoder import LOWER_LAYERS, WHISPER_LAYERS, WIDTH, Layers, pooled
-from small_model.training.evaluate import word_errors
 from small_model.training.loop import Schedule, Utterance, run
 from small_model.training.speech import Heard
-from small_model.training.spelling import letter_classes, read_letters, words_of
+from small_model.training.spelling import (
+    letter_classes,
+    read_letters,
+    word_errors,
+    words_of,
+)
 
 LAYER_RATE, HEAD_RATE = 3e-4, 2e-3
 

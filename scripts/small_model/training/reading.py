@@ -13,14 +13,19 @@ from typing import Any
 import torch
 
 from small_model.training.alignment import letter_times, piece_places, word_ends
-from small_model.training.evaluate import word_errors
 from small_model.training.facts import FactMaker
 from small_model.training.letters import Speller
 from small_model.training.loop import Schedule, blank_out, utterances
 from small_model.training.questions import TRANSCRIPT_REQUESTS, Asker, Turn
 from small_model.training.reader import End, Exact, Reader, Spoken
 from small_model.training.speech import Heard, read_shard
-from small_model.training.spelling import Cutter, forms_of, spoken, words_of
+from small_model.training.spelling import (
+    Cutter,
+    forms_of,
+    spoken,
+    word_errors,
+    words_of,
+)
 from small_model.training.stacking import Stacker
 from small_model.training.text import Dialogue, Lexicon, random_sentence
 from small_model.training.voices import plain

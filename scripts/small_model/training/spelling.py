@@ -96,6 +96,21 @@ def words_of(text: str) -> list[str]:
     return [form.lower() for form in forms_of(text)]
 
 
+def word_errors(said: str, heard: str) -> tuple[int, int]:
+    """Edit distance in words, case and punctuation ignored, and words said.
+
+    >>> word_errors("The roof is dry.", "the roof was dry now")
+    (2, 4)
+    """
+    left, right = (re.findall(r"[a-z0-9']+", text.lower()) for text in (said, heard))
+    row = list(range(len(right) + 1))
+    for i, word in enumerate(left, 1):
+        previous, row[0] = row[0], i
+        for j, other in enumerate(right, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (word != other))
+    return row[-1], len(left)
+
+
 class Cutter:
     """Cuts words into pieces that the language model has as tokens.
 

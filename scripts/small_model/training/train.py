@@ -6,7 +6,9 @@
     python scripts/train_small_model.py read WORK --spiral DIR --exact --minutes 25
     python scripts/train_small_model.py read WORK --spiral DIR --minutes 90
     python scripts/train_small_model.py assemble WORK
-    python scripts/train_small_model.py evaluate WORK --spiral DIR [--natural DIR] [--meeting FILE]
+    speechprune-ort export WORK/merged BUNDLE --precision int8
+    python scripts/train_small_model.py evaluate BUNDLE FILE --spiral DIR [--natural DIR]
+                                                 [--meeting FILE]
 
 A second architecture, Voxtral's layout on the same encoder:
 
@@ -39,7 +41,7 @@ from small_model.delta import DELTA, read_delta, record_result, write_delta
 from small_model.errors import SmallModelError
 from small_model.language_model import read_gguf
 from small_model.parts import cache_folder, fetch_qwen
-from small_model.training import checkpoint, data, judge, letters, reading, stacking, writer
+from small_model.training import checkpoint, data, letters, reading, stacking, writer
 from small_model.training import evaluate as judged
 from small_model.training.base import write_language_model
 from small_model.training.encoder import LOWER_LAYERS, library, whisper_encoder
@@ -55,6 +57,8 @@ from small_model.training.spelling import Cutter, spoken
 from small_model.training.targets import Targets
 from small_model.training.text import Dialogue, Lexicon
 from small_model.voxtral import as_llama, build_voxtral, stacked_delta
+from speechprune_ort import SpeechLLM
+from speechprune_ort.errors import SpeechPruneError
 from speechprune_ort.files import write_json
 from speechprune_ort.models.delta import FACTOR_A, FACTOR_B
 
@@ -316,7 +320,7 @@ def train_reader(
     reader = Reader(as_llama(base) if layout is Name.VOXTRAL else base, tokenizer, kind)
     rng = random.Random(f"read-{exact}")  # noqa: S311 - no secrets
     torch.manual_seed(int(exact))
-    split, lexicon = data.read_texts(job)
+    split, lexicon = data.read_texts(job.spiral, tokenizer)
     dialogues = (*split.align, *split.adapt)
     facts = FactMaker(lexicon.single + lexicon.double, rng)
     texts = reading.Texts(dialogues, lexicon, facts, rng)
@@ -347,7 +351,7 @@ def train_reader(
         ear = reading.Ear(model, speller, cutter)
         recordings = reading.mixed(reading.real(heard, asker, ear, rng), recordings, rng)
         read_aloud = {
-            name: [(ear.written([h])[0], h.text) for h in spread(tested, READ_ALOUD)]
+            name: [(ear.written([h])[0], h.text) for h in judged.spread(tested, READ_ALOUD)]
             for name, tested in data.test_sets(job).items()
         }
 
@@ -398,59 +402,42 @@ def write_checkpoint(
 
 @app.command(name="evaluate")
 def evaluate(
-    work: Work,
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="An exported checkpoint.")],
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="JSON file to write.")],
     spiral: Spiral,
-    cache: Cache = None,
     natural: Annotated[Path | None, typer.Option(help="Folder of people's recordings.")] = None,
     meeting: Annotated[Path | None, typer.Option(help="Recording with questions.json.")] = None,
-    clips: Annotated[int, typer.Option(min=1, help="Of people.")] = 60,
-    answers: Annotated[int, typer.Option(min=1, help="Free questions a voice.")] = 50,
-    sentences: Annotated[int, typer.Option(min=1, help="To repeat, a voice.")] = 60,
-    dialogues: Annotated[int, typer.Option(min=0, help="Of SPIRAL's, by a voice never heard.")] = 0,
+    clips: Annotated[int, typer.Option(min=1, help="Of people.")] = 40,
+    answers: Annotated[int, typer.Option(min=1, help="Free questions a voice.")] = 30,
+    sentences: Annotated[int, typer.Option(min=1, help="To repeat, a voice.")] = 20,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of ONNX Runtime.")] = None,
 ) -> None:
-    """What WORK/merged makes of speech: WORK/results.json."""
-    job = job_of(work, spiral, cache)
-    split, lexicon = data.read_texts(job)
-    listener = judged.Listener(work / MERGED)
-    path = work / "results.json"
+    """What a bundle of the default model makes of speech; needs flite."""
+    model = SpeechLLM(bundle, threads=threads)
+    tokenizer = library.PreTrainedTokenizerFast(tokenizer_file=str(bundle / "tokenizer.json"))
+    split, lexicon = data.read_texts(spiral, tokenizer)
     results: dict[str, Any] = {}
 
-    def keep(name: str, value: Any) -> None:
+    def keep(name: str, value: dict[str, Any]) -> None:
         results[name] = value
-        write_json(path, results)
-        shown = (
-            {k: v for k, v in value.items() if k != "rows"} if isinstance(value, dict) else value
-        )
+        write_json(out, results)
+        shown = {key: found for key, found in value.items() if key != "rows"}
         console.print(json.dumps({name: shown}), markup=False)
 
     if meeting is not None:
-        keep("meeting", judge.asked(listener, meeting, meeting.with_name("questions.json")))
+        keep("meeting", judged.meeting(model, meeting))
     speaker = Speaker(None, random.Random(1))  # noqa: S311 - no secrets
     for voice in ("flite:slt", NEVER_HEARD):
         facts = FactMaker(lexicon.single, random.Random("unseen"), UNSEEN_TEMPLATES)  # noqa: S311
-        made = judged.evaluate_answers(listener, split.test, speaker, voice, facts, answers)
-        keep(f"answers {voice}", made)
+        found = judged.answers(model, split.test, speaker, voice, facts, answers)
+        keep(f"answers {voice}", found)
         rng = random.Random(1)  # noqa: S311 - no secrets
         texts = rng.sample([s for d in split.test for s in d.sentences], sentences)
         spoken_texts = [spoken(text) for text in texts]
-        keep(f"words {voice}", judged.evaluate_words(listener, spoken_texts, speaker, voice))
+        keep(f"words {voice}", judged.words(model, spoken_texts, speaker, voice))
     if natural is not None:
-        keep("people", judge.people(listener, natural / "manifest.jsonl", clips))
-        keep("orders", judge.orders(listener, natural / "orders.jsonl"))
-    if dialogues:
-        pruned = ("speechprune@0.2", "random@0.2")
-        conditions = ("question", "text", "whole", "whole_other", *pruned)
-        rows = work / "choices.jsonl"
-        rows.unlink(missing_ok=True)
-        scored = judged.evaluate_choices(
-            listener, split.test[:dialogues], speaker, NEVER_HEARD, conditions, rows, print
-        )
-        keep("choices", scored)
-
-
-def spread(heard: Sequence[Heard], count: int) -> list[Heard]:
-    """At most ``count``, spread evenly."""
-    return [heard[i * len(heard) // count] for i in range(min(count, len(heard)))]
+        keep("people", judged.people(model, natural / "manifest.jsonl", clips))
+        keep("orders", judged.orders(model, natural / "orders.jsonl"))
 
 
 def halves(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -467,6 +454,6 @@ def main() -> None:
     """Run a command; what the user can act on is one line and exit 2."""
     try:
         app(standalone_mode=True)
-    except SmallModelError as error:
+    except SpeechPruneError as error:
         console.print(f"Error: {error}", markup=False)
         raise SystemExit(USER_ERROR) from error

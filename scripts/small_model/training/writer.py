@@ -25,11 +25,10 @@ from small_model.training.alignment import (
     steady,
 )
 from small_model.training.encoder import WHISPER_LAYERS, WIDTH, Layers, pooled
-from small_model.training.evaluate import word_errors
 from small_model.training.letters import Speller, ctc_loss
 from small_model.training.loop import Schedule, Utterance, run
 from small_model.training.speech import Heard
-from small_model.training.spelling import Cutter, words_of
+from small_model.training.spelling import Cutter, word_errors, words_of
 from small_model.training.targets import SHARE, Targets
 
 SHARPNESS = 40.0  # logits a squared distance
