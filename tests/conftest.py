@@ -47,6 +47,7 @@ if importlib.util.find_spec("torch") is None:
         "export/test_sliding_windows.py",
         "export/test_parity.py",
         "scripts/bench/test_random_checkpoint.py",
+        "scripts/research/test_precision_table.py",
         "scripts/research/test_tune_pruned.py",
         "scripts/small_model/test_small_model.py",
         "scripts/small_model/test_second_architecture.py",

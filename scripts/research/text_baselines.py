@@ -205,7 +205,9 @@ def main(
     whisper: Annotated[
         Path | None, typer.Option(help="Whisper in CTranslate2's format; by default the base one.")
     ] = None,
-    methods: Annotated[str, typer.Option(help="Methods beside it.")] = "none,passages,speechprune",
+    methods: Annotated[
+        str, typer.Option(help="Methods beside it; may be empty.")
+    ] = "none,passages,speechprune",
     pruning_rates: Annotated[str, typer.Option(help="Pruning rates.")] = "0.2,0.6,0.8",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first samples.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of both, within an operator.")] = 2,
@@ -216,9 +218,10 @@ def main(
         rates = numbers_in("--pruning-rates", pruning_rates)
         given = read_given(data)
         folder = whisper or whisper_base(out / "whisper-base", cache_folder(), console.print)
-        settings = settings_of(methods.split(","), rates, [0]) + text_settings(rates)
+        beside = settings_of(methods.split(","), rates, [0]) if methods else []
+        settings = beside + text_settings(rates)
         samples = tuple(shuffled(sample, 0) for sample in given.samples[:limit])
-        plan = Plan(bundle, samples, tuple(settings), threads=threads)
+        plan = Plan(bundle, samples, tuple(settings), threads=threads, controls=bool(methods))
         command = [transcriber, WORKER, folder, "--threads", threads, "--beam", beam]
         about = {"whisper": folder.name, "beam": beam, "threads": threads}
         cure = "give another folder with --out"
