@@ -1,4 +1,5 @@
-# A server on the CPU: mount a bundle at /bundle. Built by the workflow docker, not run: untested.
+# A server on the CPU: mount a bundle at /bundle. The
+# workflow docker builds it and runs --version and serve --help; no bundle has been served from it.
 FROM python:3.11-slim
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE constraints.txt ./

@@ -1,5 +1,6 @@
 # A server on CUDA: mount a bundle at /bundle, and run it with --gpus all. CUDA's libraries come with
-# the wheels. Built by the workflow docker, not run: untested.
+# the wheels. The workflow docker builds it and runs --version and serve --help; no bundle has been
+# served from it.
 FROM python:3.11-slim
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /source

@@ -55,7 +55,14 @@ __all__ = ["BatchTask", "Outcome", "Question", "answer_all", "read_requests", "r
 ANOTHER = "give another OUT"
 FAILURES = (PromptError, ComputeError, DeadlineError, DeviceError)
 """Errors of one question, after which the others are still answered."""
-OPTIONS = frozenset(Options.__annotations__) | {entry.name for entry in fields(AudioOptions)}
+OPTIONS = frozenset(
+    (
+        *Options.__annotations__,
+        *(entry.name for part in (AudioOptions, Wording) for entry in fields(part)),
+        *("long_audio", "memory_budget_mb", "deadline", "samples", "evidence"),
+    )
+)
+"""Keys that a line may not have: they are the command's, for all lines."""
 FORM = 'write {"audio": "a.wav", "question": "Who?"}'
 
 

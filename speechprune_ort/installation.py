@@ -17,7 +17,16 @@ EXTRAS = {
     "media": (("av",), "for m4a, mp4, webm, video and damaged files"),
     "serve": (("starlette", "uvicorn", "prometheus_client", "python-multipart"), "for serve"),
     "hub": (("huggingface-hub",), "for models from the hub"),
-    "eval": (("matplotlib", "pyarrow"), "for the pictures of eval and of --explain"),
+    "eval": (
+        ("matplotlib", "pyarrow", "scikit-learn"),
+        "for the pictures of eval and of --explain",
+    ),
+    "profile": (
+        ("matplotlib", "nvidia-ml-py", "nvtx"),
+        "for the pictures of profile, GPU memory and energy",
+    ),
+    "lora": (("peft",), "for exporting LoRA folders"),
+    "ray": (("ray",), "for --engine ray"),
 }
 """The packages of each extra, and what they are for."""
 

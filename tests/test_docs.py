@@ -236,7 +236,7 @@ def of_pages() -> list[tuple[str, str]]:
 
 
 ELSEWHERE = {
-    "AudioBench", "Qwen2AudioModel", "Qwen2Model", "cu_seqlens", "k_quant_type",
+    "AudioBench", "Qwen2Model", "cu_seqlens", "k_quant_type",
     "manylinux_2_17_aarch64", "manylinux_2_28_aarch64",
     "faster_whisper_environment",
     "MEMORY_MB", "TASK_DATASET", "test_NAME", "tiny_NAME",

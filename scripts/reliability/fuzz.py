@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Altered inputs: each gives an answer or an error of this project, or is a finding.
 
-    scripts/fuzz [--inputs 100000] [--seconds S] [--seed 0] [--kinds audio,manifest] [--bundle B]
+    scripts/fuzz [--inputs 2000] [--seconds S] [--seed 0] [--kinds audio,manifest] [--bundle B]
 
 Inputs are made from a seed and a number, so that each can be made again. They run in processes of
 their own, with a limit of memory and of time, so that a crash or a hang is caught. A finding is

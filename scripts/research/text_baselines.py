@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Set the pruning of audio tokens beside transcribing: the same language model, as many tokens.
 
-    scripts/research/text_baselines BUNDLE DATA [OUT]     # makes the environments, too
+    scripts/research/text_baselines BUNDLE DATA [--out RESULTS]     # makes the environments, too
     python -m research.text_baselines BUNDLE DATA --out RESULTS --transcriber PYTHON
 
 DATA is what ``speechprune-ort eval`` reads. Two settings join its methods in one table:

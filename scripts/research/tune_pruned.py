@@ -1,7 +1,7 @@
 """Fine-tune a language model by LoRA on pruned prompts: what training adds to choosing tokens.
 
-    scripts/research/tune_pruned CHECKPOINT BUNDLE SET OUT [--method speechprune]
-                                 [--pruning-rate 0.8] [--passes 1] [--limit 200]
+    scripts/research/tune_pruned CHECKPOINT BUNDLE SET OUT [--method coverage]
+                                 [--pruning-rate 0.8] [--passes 1] [--limit N]
 
 CHECKPOINT is a Qwen2-Audio folder, BUNDLE its export, SET what ``speechprune-ort eval`` takes, of
 recordings for training alone. Each question's prompt is laid out as the bundle lays it out, with
@@ -10,7 +10,7 @@ is learnt, in float32, by AdamW. OUT becomes a LoRA folder (arXiv:2106.09685), w
 judged like any checkpoint, at the same number of tokens:
 
     speechprune-ort export OUT tuned/ --base CHECKPOINT
-    speechprune-ort eval tuned/ --data TEST --methods speechprune --pruning-rates 0.8
+    speechprune-ort eval tuned/ --data TEST --methods coverage --pruning-rates 0.8
 
 ``training.json`` in OUT has the losses, recordings and minutes that it took.
 """

@@ -5,9 +5,9 @@
 OUT becomes a folder of class ``Qwen2AudioForConditionalGeneration`` that transformers loads, in
 float16: base weights, and what training changed (``trained``, its model card is there).
 
-The base weights come from Python packages (see ``parts.py``). Each downloaded file is checked
-against a sha256, and so is the trained result: it is the same byte for byte on every run. Downloads
-are kept in ``$SPEECHPRUNE_ORT_CACHE``, ``$XDG_CACHE_HOME/speechprune-ort`` or
+The base weights come from the hub, or from Python packages (see ``parts.py``). Each downloaded file
+is checked against a sha256, and so is the trained result: it is the same byte for byte on every
+run. Downloads are kept in ``$SPEECHPRUNE_ORT_CACHE``, ``$XDG_CACHE_HOME/speechprune-ort`` or
 ``~/.cache/speechprune-ort``.
 
 Needs torch, transformers and gguf: ``pip install -e '.[export,default]'``.

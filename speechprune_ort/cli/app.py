@@ -78,7 +78,7 @@ _add(MODELS, families, "families", "")
 _add(
     MEASURE, quietable(evaluate), "eval",
     "bundle/ --data questions.jsonl --out results/",
-    "bundle/ --data mmau-test-mini/ --task mmau --out results/ --methods passages,random",
+    "bundle/ --data mmau-test-mini/ --task mmau-test-mini --out results/ --methods passages,random",
 )  # fmt: skip
 _add(
     MEASURE, quietable(calibrate), "calibrate",

@@ -19,7 +19,7 @@ from speechprune_ort.evaluation.samples import Sample
 from speechprune_ort.evaluation.scoring import Scoring
 from speechprune_ort.evaluation.settings import ORIGINAL, Setting
 from speechprune_ort.files import content_of
-from speechprune_ort.methods import sources_of
+from speechprune_ort.methods import METHODS, sources_of
 from speechprune_ort.options import DEFAULT_METHOD, DeviceName, PruningOptions
 
 __all__ = ["Origin", "Plan", "Work"]
@@ -119,15 +119,22 @@ class Plan:
         return about
 
     def _shared_options(self) -> list[dict[str, Any]]:
-        """Options of pruning that a setting's name does not say."""
-        found = []
-        for setting in self.settings:
-            options = setting.options.to_dict()
+        """Options of pruning that a setting's name does not say.
+
+        Of a method's own options those that are not its defaults, and nothing of the method that
+        keeps every token, which none of them changes: methods that are added complete the rows.
+        """
+        found: list[dict[str, Any]] = []
+        every = [setting.options for setting in self.settings]
+        for options in [one for one in every if one.method != EVERY_TOKEN] or every:
+            defaults = asdict(METHODS[options.method].options())
+            own = {n: v for n, v in asdict(options.own).items() if v != defaults[n]}
+            shared = {n: v for n, v in asdict(options).items() if n != "own"} | own
             for name in CHOSEN_PER_SETTING:
-                options.pop(name, None)
-            if options not in found:
-                found.append(options)
-        return found
+                shared.pop(name, None)
+            if shared not in found:
+                found.append(shared)
+        return sorted(found, key=str)
 
     def key(self, index: int, perturbation: str) -> str:
         """Name of a row: of its sample, with a digest of the other samples that it depends on."""

@@ -231,12 +231,14 @@ def test_all_that_is_wrong_with_lines_and_recordings_ends_nothing(
     lines: list[Any] = [{"audio": name, "question": "Who?"} for name in names]
     lines += [{"audio": "0.wav", "question": " "}, 5, {"audio": "0.wav", "question": "x" * 99_999}]
     lines += [{"audio": "0.wav", "question": "Who?", "max_new_tokens": 1}]  # of all lines
+    lines += [{"audio": "0.wav", "question": "Who?", name: 1} for name in ("language", "samples")]
     lines += [{"audio": "0.wav", "question": "Who?", "speaker": 1}]
     write(folder / "in.jsonl", lines)
-    assert go(bundle, folder) == Outcome(answered=1, failed=10, new=9)
+    assert go(bundle, folder) == Outcome(answered=1, failed=12, new=9)
     found = lines_of(folder / "out.jsonl")
-    assert [line["id"] for line in found] == [str(number) for number in range(1, 12)]
-    assert "'max_new_tokens' is an option of the command" in found[9]["error"]
+    assert [line["id"] for line in found] == [str(number) for number in range(1, 14)]
+    for line, name in zip(found[9:12], ("max_new_tokens", "language", "samples"), strict=True):
+        assert f"'{name}' is an option of the command" in line["error"]
     assert all(line["error"] for line in found[:-1])
     assert "question is empty" in found[6]["error"]
     assert found[7]["error"].startswith("Line 8 of ")

@@ -3,8 +3,8 @@
     python scripts/train_small_model.py data WORK --spiral DIR [--people MANIFEST]
     python scripts/train_small_model.py letters WORK --spiral DIR --minutes 25
     python scripts/train_small_model.py pieces WORK --spiral DIR --minutes 20
-    python scripts/train_small_model.py read WORK --spiral DIR --exact --minutes 25
-    python scripts/train_small_model.py read WORK --spiral DIR --minutes 90
+    python scripts/train_small_model.py read WORK --spiral DIR --exact --minutes 30
+    python scripts/train_small_model.py read WORK --spiral DIR --minutes 150
     python scripts/train_small_model.py assemble WORK
     speechprune-ort export WORK/merged BUNDLE --precision int8
     python scripts/train_small_model.py evaluate BUNDLE FILE --spiral DIR [--natural DIR]

@@ -419,6 +419,22 @@ def test_recordings_are_heard_as_the_plan_says(bundle: Path, tmp_path: Path) -> 
         judge_all(heard, tmp_path / "one", LocalExecutor())
 
 
+def test_rows_are_completed_by_methods_that_have_options_of_their_own(bundle: Path) -> None:
+    def about(*methods: str, budget: int | None = None, **own: Any) -> object:
+        base = PruningOptions(budget=budget)
+        settings = tuple(settings_of(methods, [0.5], [0], base, own=own))
+        return Plan(bundle, (), settings, device="cpu").about()
+
+    first = about("random")
+    assert about("none", "random") == first
+    assert about("speechprune", "similarity", "random") == first
+    assert about("similarity", "fastadasp", "speechprune", "passages") == first
+    assert about("random", "speechprune", attention="float") != first
+    assert about("random", budget=400) == about("none", "random", budget=400) != first
+    with_float = about("attention", attention="float")
+    assert about("none", "speechprune", "attention", attention="float") == with_float
+
+
 def test_a_folder_of_results_that_is_a_file_is_one_sentence(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "results").write_text("mine")
     settings = tuple(settings_of(["none"], [0.5], [0], PruningOptions(method="speechprune")))
