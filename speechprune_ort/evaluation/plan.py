@@ -149,13 +149,13 @@ class Plan:
     def control(self) -> Setting:
         """How the mismatched control reads another recording.
 
-        Every token where that is compared, too. Otherwise as the default method does (if it is not
-        compared, the first one that is) at the first rate: every token of a long recording can take
-        longer than all else together, or not fit.
+        As the default method does (if it is not compared, the first one that is) at the first
+        rate: every token of a long recording can take longer than all else together, or not fit.
+        Every token where nothing else is compared.
         """
         every = Setting(PruningOptions(method=EVERY_TOKEN))
         pruned = [s for s in self.settings if s.name not in (every.name, ORIGINAL.name)]
-        if not pruned or every.name in (setting.name for setting in self.settings):
+        if not pruned:
             return every
         first = (s for s in pruned if s.options.rate == pruned[0].options.rate)
         return min(first, key=lambda setting: setting.options.method != DEFAULT_METHOD)
