@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
 """One table of every method: kinds of speech and lengths side by side, a part for each budget.
 
-    python -m research.methods_table RESULTS... [--out FILE]
+    python -m research.methods_table RESULTS... [--out FILE] [--keep FOLDER]
 
 A RESULTS folder holds a folder for each cell, named by its kind of speech and length
-(``people-5``), with the ``results.json`` of ``speechprune-ort eval``; several of them, such as one
-of the methods and one of transcripts at as many tokens, are rows of one table. Rows go by the mean
-of the cells that all of them have. An accuracy whose interval rests on fewer than ten groups, and
-a cell that has not been run, say so.
+(``people-5``), with the ``results.json`` of ``speechprune-ort eval``, or what ``--keep`` left of
+it: ``people-5.json``, as docs/results/cells has them. Several of them, such as one of the methods
+and one of transcripts at as many tokens, are rows of one table. Rows go by the mean of the cells
+that all of them have. An accuracy whose interval rests on fewer than ten groups says so.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,14 +24,19 @@ from rich.console import Console
 from user_errors import one_sentence
 
 from speechprune_ort.errors import DataError
-from speechprune_ort.files import write_whole
+from speechprune_ort.files import write_json, write_whole
 from speechprune_ort.markdown import markdown_table
 from speechprune_ort.statistics import FEW
+from speechprune_ort.text import read_json
 
 KINDS = ("synthetic", "noisy", "people")
 LENGTHS = ("own", "1", "5", "20")
 WHOLE = {"none": "every token", "truncate@0": "the first window"}
 COMPARED = ("coverage", "speechprune")
+ABOUT = """Made by `scripts/research/compare_methods`. Right choices in % with their 95 % intervals,
+by a [rule that stood before the run](protocol.md#the-present-default-model); differences are
+paired, in percentage points. Rows go by their mean."""
+PLACES = ("command", "bundle", "machine")  # of what a run says of itself, where it was made
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -41,15 +47,17 @@ class Cell:
 
     Attributes:
         name: such as ``people-5``.
+        about: what each command that it is from says of itself.
         lines: of every setting, by its name.
         controls: of every control, by its name.
         costs: of every setting that was measured.
     """
 
     name: str
-    lines: Mapping[str, Mapping[str, Any]]
-    controls: Mapping[str, Mapping[str, Any]]
-    costs: Mapping[str, Mapping[str, Any]]
+    about: list[Mapping[str, Any]] = field(default_factory=list)
+    lines: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    controls: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    costs: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, name: str, folders: Sequence[Path]) -> Cell | None:
@@ -58,18 +66,26 @@ class Cell:
         Raises:
             DataError: a file of results cannot be read.
         """
-        found = [r for folder in folders if (r := Results.read(folder / name)) is not None]
-        if not found:
-            return None
-        lines: dict[str, Mapping[str, Any]] = {}
-        controls: dict[str, Mapping[str, Any]] = {}
-        costs: dict[str, Mapping[str, Any]] = {}
-        for results in found:
-            whole = results.content["subsets"]["clean"][0]
-            lines |= {line["name"]: line for line in whole["settings"]}
-            controls |= {line["name"]: line for line in whole["controls"]}
-            costs |= results.content["costs"]
-        return cls(name, lines, controls, costs)
+        cell = cls(name)
+        for folder in folders:
+            if (results := Results.read(folder / name)) is not None:
+                whole = results.content["subsets"]["clean"][0]
+                about = results.content["about"]
+                cell.about.append({name: v for name, v in about.items() if name not in PLACES})
+                cell.lines.update({line["name"]: line for line in whole["settings"]})
+                cell.controls.update({line["name"]: line for line in whole["controls"]})
+                cell.costs.update(results.content["costs"])
+            elif (kept := folder / f"{name}.json").is_file():
+                content = read_json(kept)
+                cell.about.extend(content["about"])
+                for part in ("lines", "controls", "costs"):
+                    getattr(cell, part).update(content[part])
+        return cell if cell.lines else None
+
+    def keep(self, folder: Path) -> None:
+        """Write it, for ``read``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / f"{self.name}.json", rounded(asdict(self)))
 
     @property
     def heading(self) -> str:
@@ -77,6 +93,19 @@ class Cell:
         kind, _, length = self.name.rpartition("-")
         n = next(iter(self.lines.values()))["accuracy"]["n"]
         return f"{kind}, {'as it is' if length == 'own' else f'{length} min'} (n = {n})"
+
+
+def rounded(value: Any) -> Any:
+    """Plain data with four digits behind the point.
+
+    >>> rounded({"mean": [1 / 3, None]})
+    {'mean': [0.3333, None]}
+    """
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, Mapping):
+        return {key: rounded(part) for key, part in value.items()}
+    return [rounded(part) for part in value] if isinstance(value, list) else value
 
 
 def percent(estimate: Mapping[str, Any], sign: str = "") -> str:
@@ -126,7 +155,9 @@ def references(cells: Sequence[Cell]) -> list[str]:
         (title, *(percent(c.lines[s]["accuracy"]) if s in c.lines else "" for c in cells))
         for s, title in WHOLE.items()
     ]
-    controls = dict.fromkeys(name for cell in cells for name in cell.controls)
+    # Which letter is right most often differs from cell to cell, and says nothing of any method.
+    names = dict.fromkeys(name for cell in cells for name in cell.controls)
+    controls = [name for name in names if not name.startswith("always ")]
     rows += [
         (name, *(percent(c.controls[name]["accuracy"]) if name in c.controls else ""
                  for c in cells))
@@ -148,33 +179,49 @@ def differences(cells: Sequence[Cell], settings: Sequence[str], other: str) -> l
     return markdown_table((f"`{other}` minus", *(cell.heading for cell in cells)), rows)
 
 
-def cost(cell: Cell, settings: Sequence[str]) -> list[str]:
-    """What choosing the tokens and reading the prompt cost."""
-
-    def shown(setting: str, figure: str, digits: int) -> str:
-        value = cell.costs.get(setting, {}).get(figure)
-        return "" if value is None else f"{value:,.{digits}f}"
-
+def choosing(cell: Cell, rates: Sequence[str]) -> list[str]:
+    """What it takes to choose the tokens, by method and rate."""
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for setting, cost in cell.costs.items():
+        method, _, rate = setting.partition("@")
+        if rate in rates and cost["selection_ms"] is not None:
+            found[method][rate] = cost["selection_ms"]
     rows = [
-        (f"`{s}`", shown(s, "selection_ms", 1), shown(s, "prefill_ms", 0), shown(s, "tflops", 2),
-         shown(s, "memory_gb", 2))
-        for s in settings
-        if s in cell.costs
-    ]  # fmt: skip
-    heads = (f"{cell.heading}", "choosing, ms", "prefill, ms", "TFLOPs", "memory, GB")
+        (f"`{method}`", *(f"{by_rate[r]:,.1f}" if r in by_rate else "" for r in rates))
+        for method, by_rate in found.items()
+    ]
+    return markdown_table((f"{cell.heading}: ms to choose", *rates), rows)
+
+
+def reading(cell: Cell) -> list[str]:
+    """What it takes to read the prompt; settings that keep as many tokens share a row."""
+    alike: dict[tuple[float | None, ...], list[str]] = defaultdict(list)
+    for setting, cost in cell.costs.items():
+        alike[cost["prefill_ms"], cost["tflops"], cost["memory_gb"]].append(setting)
+    rows = []
+    for (milliseconds, operations, memory), settings in alike.items():
+        one, rate = settings[0], settings[0].partition("@")[2]
+        title = WHOLE.get(one, f"`{one}`") if len(settings) == 1 else f"rate {rate}, other methods"
+        rows.append((title, f"{milliseconds:,.0f}", number(operations), number(memory)))
+    heads = (f"{cell.heading}: to read the prompt", "prefill, ms", "TFLOPs", "memory, GB")
     return markdown_table(heads, rows)
 
 
-def page(folders: Sequence[Path]) -> str:
-    """Every table.
+def number(value: float | None) -> str:
+    """With two digits behind the point; empty where it was not measured.
 
-    Raises:
-        DataError: there is no cell, or one cannot be read.
+    >>> number(1.234), number(None)
+    ('1.23', '')
     """
-    cells = cells_of(folders)
+    return "" if value is None else f"{value:,.2f}"
+
+
+def page(cells: Sequence[Cell]) -> str:
+    """Every table."""
     settings = list(dict.fromkeys(name for cell in cells for name in cell.lines))
     rates = sorted({s.partition("@")[2] for s in settings if s not in WHOLE})
-    lines = ["## Without a choice, and the controls", "", *references(cells), ""]
+    lines = ["# Methods side by side, every table", "", ABOUT, ""]
+    lines += ["## Without a choice, and the controls", "", *references(cells), ""]
     for rate in rates:
         at = [s for s in settings if s not in WHOLE and s.partition("@")[2] == rate]
         lines += [f"## Pruning rate {rate}", "", *accuracy(cells, at), ""]
@@ -183,17 +230,22 @@ def page(folders: Sequence[Path]) -> str:
     lines += ["## Costs", ""]
     for cell in cells:
         if cell.costs:
-            lines += [*cost(cell, settings), ""]
+            lines += [*choosing(cell, rates), "", *reading(cell), ""]
     return "\n".join(lines)
 
 
 def main(
     results: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Folders of cells.")],
     out: Annotated[Path | None, typer.Option(help="File to write, beside printing it.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="Folder to keep the cells in.")] = None,
 ) -> None:
     """Print the tables of docs/results/methods.md."""
     with one_sentence(console, OSError):
-        made = page(results)
+        cells = cells_of(results)
+        made = page(cells)
+        if keep:
+            for cell in cells:
+                cell.keep(keep)
         if out:
             write_whole(out, made)
     print(made)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from research.methods_table import page
+from paths import ROOT
+from research.methods_table import cells_of, page
 
 from speechprune_ort import DataError
 
@@ -24,11 +25,12 @@ def written(folder: Path, settings: dict[str, float], **versus: float) -> None:
          "versus": {other: estimate(d, 4) for other, d in versus.items() if name[0] == "c"}}
         for name, mean in settings.items()
     ]  # fmt: skip
-    controls = [{"name": "question", "accuracy": estimate(0.25)}]
+    controls = [{"name": name, "accuracy": estimate(0.25)} for name in ("question", "always B")]
     whole = {"name": "all", "settings": lines, "controls": controls}
-    costs = {"random@0.2": {"tflops": 0.5, "selection_ms": None, "prefill_ms": 1234.0,
-                            "memory_gb": 1.5}}  # fmt: skip
-    content = {"subsets": {"clean": [whole]}, "costs": costs}
+    read = {"tflops": 0.5, "prefill_ms": 1234.0, "memory_gb": None}
+    costs = {"none": read | {"selection_ms": None, "prefill_ms": 9000.0}}
+    costs |= {f"{m}@0.2": read | {"selection_ms": n} for n, m in enumerate(("random", "coverage"))}
+    content = {"about": {"command": "eval"}, "subsets": {"clean": [whole]}, "costs": costs}
     (folder / "results.json").write_text(json.dumps(content))
 
 
@@ -41,7 +43,8 @@ def test_cells_stand_side_by_side_and_the_best_mean_first(tmp_path: Path) -> Non
     written(tmp_path / "methods" / "people-5", {"random@0.2": 0.5, "coverage@0.2": 0.6})
     written(tmp_path / "methods" / "synthetic-own", short, **{"random@0.2": 0.4})
     written(tmp_path / "texts" / "people-5", {"sentences@0.2": 0.9})
-    text = page([tmp_path / "methods", tmp_path / "texts"])
+    cells = cells_of([tmp_path / "methods", tmp_path / "texts"])
+    text = page(cells)
     [head] = {r for r in rows(text, "| right") if "mean" in r}
     assert head == "| right, % | synthetic, as it is (n = 40) | people, 5 min (n = 40) | mean |"
     assert rows(text, "| `")[:3] == [
@@ -51,9 +54,23 @@ def test_cells_stand_side_by_side_and_the_best_mean_first(tmp_path: Path) -> Non
     ]
     assert "| every token | 80 [70, 90] |  |" in text
     assert "| `random` | +40 [+30, +50] (4 groups) |  |" in text  # coverage minus random
-    assert "| `random@0.2` |  | 1,234 | 0.50 | 1.50 |" in text
+    assert "| `coverage` | 1.0 |" in text
+    assert "| every token | 9,000 | 0.50 |  |" in text
+    assert "| rate 0.2, other methods | 1,234 | 0.50 |  |" in text
+    assert "| question | 25 [15, 35] | 25 [15, 35] |" in text
+    assert "always" not in text
+    for cell in cells:
+        cell.keep(tmp_path / "kept")
+    assert page(cells_of([tmp_path / "kept"])) == text
+    assert (tmp_path / "kept" / "people-5.json").is_file()
 
 
 def test_no_cell_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there are no results of a cell"):
-        page([tmp_path])
+        cells_of([tmp_path])
+
+
+def test_the_page_is_that_of_the_cells_that_are_kept() -> None:
+    results = ROOT / "docs" / "results"
+    kept = (results / "methods_tables.md").read_text(encoding="utf-8")
+    assert kept == page(cells_of([results / "cells"]))
