@@ -36,6 +36,7 @@ COMPARED = ("coverage", "speechprune")
 ABOUT = """Made by `scripts/research/compare_methods`. Right choices in % with their 95 % intervals,
 by a [rule that stood before the run](protocol.md#the-present-default-model); differences are
 paired, in percentage points. Rows go by their mean."""
+NAMED = 4  # settings with the same costs that a row names one by one
 PLACES = ("command", "bundle", "machine")  # of what a run says of itself, where it was made
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -200,9 +201,10 @@ def reading(cell: Cell) -> list[str]:
         alike[cost["prefill_ms"], cost["tflops"], cost["memory_gb"]].append(setting)
     rows = []
     for (milliseconds, operations, memory), settings in alike.items():
-        one, rate = settings[0], settings[0].partition("@")[2]
-        title = WHOLE.get(one, f"`{one}`") if len(settings) == 1 else f"rate {rate}, other methods"
-        rows.append((title, f"{milliseconds:,.0f}", number(operations), number(memory)))
+        titles = [WHOLE.get(setting, f"`{setting}`") for setting in settings]
+        if len(settings) > NAMED:
+            titles = [f"rate {settings[0].partition('@')[2]}, other methods"]
+        rows.append((", ".join(titles), f"{milliseconds:,.0f}", number(operations), number(memory)))
     heads = (f"{cell.heading}: to read the prompt", "prefill, ms", "TFLOPs", "memory, GB")
     return markdown_table(heads, rows)
 

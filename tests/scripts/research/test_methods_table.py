@@ -56,7 +56,7 @@ def test_cells_stand_side_by_side_and_the_best_mean_first(tmp_path: Path) -> Non
     assert "| `random` | +40 [+30, +50] (4 groups) |  |" in text  # coverage minus random
     assert "| `coverage` | 1.0 |" in text
     assert "| every token | 9,000 | 0.50 |  |" in text
-    assert "| rate 0.2, other methods | 1,234 | 0.50 |  |" in text
+    assert "| `random@0.2`, `coverage@0.2` | 1,234 | 0.50 |  |" in text
     assert "| question | 25 [15, 35] | 25 [15, 35] |" in text
     assert "always" not in text
     for cell in cells:
