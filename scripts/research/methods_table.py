@@ -8,6 +8,9 @@ A RESULTS folder holds a folder for each cell, named by its kind of speech and l
 it: ``people-5.json``, as docs/results/cells has them. Several of them, such as one of the methods
 and one of transcripts at as many tokens, are rows of one table. Rows go by the mean of the cells
 that all of them have. An accuracy whose interval rests on fewer than ten groups says so.
+
+To add what OUT has to docs/results, give docs/results/cells, OUT/results and OUT/texts as RESULTS,
+the first one as ``--keep``, and docs/results/methods_tables.md as ``--out``.
 """
 
 from __future__ import annotations
@@ -70,23 +73,26 @@ class Cell:
         cell = cls(name)
         for folder in folders:
             if (results := Results.read(folder / name)) is not None:
-                whole = results.content["subsets"]["clean"][0]
-                about = results.content["about"]
-                cell.about.append({name: v for name, v in about.items() if name not in PLACES})
+                content = rounded(results.content)
+                whole, about = content["subsets"]["clean"][0], content["about"]
+                said = [{name: v for name, v in about.items() if name not in PLACES}]
                 cell.lines.update({line["name"]: line for line in whole["settings"]})
                 cell.controls.update({line["name"]: line for line in whole["controls"]})
-                cell.costs.update(results.content["costs"])
+                cell.costs.update(content["costs"])
             elif (kept := folder / f"{name}.json").is_file():
                 content = read_json(kept)
-                cell.about.extend(content["about"])
+                said = content["about"]
                 for part in ("lines", "controls", "costs"):
                     getattr(cell, part).update(content[part])
+            else:
+                continue
+            cell.about.extend(one for one in said if one not in cell.about)
         return cell if cell.lines else None
 
     def keep(self, folder: Path) -> None:
         """Write it, for ``read``."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / f"{self.name}.json", rounded(asdict(self)))
+        write_json(folder / f"{self.name}.json", asdict(self))
 
     @property
     def heading(self) -> str:

@@ -99,8 +99,7 @@ def asked(
 def repeat(recordings: Iterable[tuple[str, Recording, str]]) -> dict[str, Any]:
     """Word error rate of each kind of (kind, recording, text) that is to be repeated, and of all.
 
-    ``bounded`` counts no more errors than a clip has words, which is where the two differ that a
-    loop of words is one lost clip.
+    ``bounded`` counts at most as many errors as a clip has words: a loop of words is one lost clip.
     """
     counts: dict[str, list[tuple[int, int]]] = defaultdict(list)
     rows = []
