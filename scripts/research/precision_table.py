@@ -11,7 +11,7 @@ some. Cosines are the worst of all that export compared, which each bundle's man
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from research.reproduce import Results
@@ -23,11 +23,12 @@ from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.contract.manifest_entries import GraphEntry
 from speechprune_ort.contract.specs import AUDIO_ENCODER, DECODER
 from speechprune_ort.errors import DataError
+from speechprune_ort.export.precision import Precision
 from speechprune_ort.files import write_whole
 from speechprune_ort.markdown import markdown_table
 
 ALL = "all"
-PRECISIONS = ("fp32", "fp16", "int8", "w8a8", "int4")
+PRECISIONS = get_args(Precision)
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 

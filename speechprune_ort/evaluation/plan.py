@@ -128,10 +128,12 @@ class Plan:
         every = [setting.options for setting in self.settings]
         for options in [one for one in every if one.method != EVERY_TOKEN] or every:
             defaults = asdict(METHODS[options.method].options())
-            own = {n: v for n, v in asdict(options.own).items() if v != defaults[n]}
-            shared = {n: v for n, v in asdict(options).items() if n != "own"} | own
-            for name in CHOSEN_PER_SETTING:
-                shared.pop(name, None)
+            shared = {
+                name: value
+                for name, value in options.to_dict().items()
+                if name not in CHOSEN_PER_SETTING
+                and (name not in defaults or value != defaults[name])
+            }
             if shared not in found:
                 found.append(shared)
         return sorted(found, key=str)

@@ -118,7 +118,7 @@ def make_actors(job: Job) -> None:
     torch.set_num_threads(1)
     job.features.mkdir(parents=True, exist_ok=True)
     lower = Lower(whisper_encoder(job.cache, job.report), LOWER_LAYERS)
-    whisper = whisper_base(job.cache / "whisper-base-ctranslate2", job.cache, job.report)
+    whisper = whisper_base(job.cache, job.report)
     number = 0
     for names in ACTORS:
         rng = random.Random(1)  # noqa: S311 - no secrets

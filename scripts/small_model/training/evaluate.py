@@ -26,13 +26,12 @@ from small_model.training.spelling import word_errors, words_of
 from small_model.training.text import Dialogue, chance
 from small_model.training.voices import RATE, Samples, plain
 from speechprune_ort import PruningOptions, SpeechLLM
-from speechprune_ort.choices import EVERY_TOKEN
+from speechprune_ort.evaluation.judge import EVERYTHING
 from speechprune_ort.evaluation.samples import Sample
 from speechprune_ort.evaluation.scoring import Chooser
 from speechprune_ort.recording import Recording
 from speechprune_ort.statistics import Estimate, proportion
 
-EVERYTHING = PruningOptions(method=EVERY_TOKEN)
 PRUNED_RATES = (0.2, 0.6, 0.8)
 PAUSE_S = 0.25  # behind each sentence
 LONGEST_S = 30  # of a clip that is repeated
@@ -89,11 +88,10 @@ def recited(sentences: Iterable[str], speaker: Speaker, voice: str) -> Samples:
 def asked(
     recording: Recording,
     question: str,
-    pruning: PruningOptions = EVERYTHING,
     limit: int = ANSWER_TOKENS,
 ) -> str:
-    """A greedy answer of at most ``limit`` tokens."""
-    return recording.ask(question, pruning=pruning, max_new_tokens=limit).text.strip()
+    """A greedy answer of at most ``limit`` tokens, with every token of the recording."""
+    return recording.ask(question, pruning=EVERYTHING, max_new_tokens=limit).text.strip()
 
 
 def repeat(recordings: Iterable[tuple[str, Recording, str]]) -> dict[str, Any]:

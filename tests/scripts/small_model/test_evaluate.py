@@ -13,8 +13,10 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 from small_model.training import evaluate
+from small_model.training.spelling import word_errors
 
 from speechprune_ort import SpeechLLM
+from speechprune_ort.statistics import proportion
 
 KNOWN = {"Who?": "It was Ann.", "When?": "At noon."}
 
@@ -45,6 +47,14 @@ def test_examples() -> None:
     result = doctest.testmod(evaluate)
     assert result.failed == 0
     assert result.attempted > 0
+
+
+def test_scores_are_what_their_names_say() -> None:
+    assert word_errors("the cat sat", "the cat sat") == (0, 3)
+    assert word_errors("the cat sat", "a cat") == (2, 3)
+    found = evaluate.interval(proportion([1.0] * 30 + [0.0] * 10))
+    assert found["mean"] == 0.75
+    assert found["low"] < 0.75 < found["high"]
 
 
 def test_a_loop_counts_once_where_errors_are_bounded() -> None:
