@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import re
 import shutil
@@ -25,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from speechprune_ort.cancel import UNFINISHED
+from speechprune_ort.contract.bundle_folder import bundle_around, listed_files
 from speechprune_ort.contract.manifest import MANIFEST_FILE
 from speechprune_ort.errors import ExportError
 from speechprune_ort.files import (
@@ -131,9 +131,8 @@ def _place(out: Path) -> Path:
     place = out.resolve() if out.name in ("", "..") else out.parent.resolve() / out.name
     if place == place.parent:
         raise ExportError(f"{out} is the root of the file system: give a folder in it.")
-    for above in place.parents:
-        if _is_bundle(above):
-            raise ExportError(f"{out} lies in the bundle {above}: give a folder outside it.")
+    if bundle := bundle_around(place):
+        raise ExportError(f"{out} lies in the bundle {bundle}: give a folder outside it.")
     return place
 
 
@@ -157,36 +156,17 @@ def _require_free(place: Path, overwrite: bool) -> None:
         raise ExportError(f"{place} is already there: give another folder, or --overwrite.")
     if not any(place.iterdir()):
         return
-    if not _is_bundle(place):
+    listed = listed_files(place)
+    if not listed:
         raise ExportError(
             f"{place} is not a bundle, so --overwrite will not replace it: give another folder."
         )
-    strange = sorted({path.name for path in place.iterdir()} - _listed(place) - {MANIFEST_FILE})
+    strange = sorted({path.name for path in place.iterdir()} - listed - {MANIFEST_FILE})
     if strange:
         raise ExportError(
             f"{place} holds {strange[0]}, which does not belong to the bundle, so --overwrite will "
             "not replace it: move it elsewhere, or give another folder."
         )
-
-
-def _is_bundle(folder: Path) -> bool:
-    """Whether a manifest of ours lies in a folder, of whatever version."""
-    return bool(_listed(folder))
-
-
-def _listed(folder: Path) -> set[str]:
-    """Names of the files that the manifest in a folder lists; none where it is not ours."""
-    path = folder / MANIFEST_FILE
-    try:
-        if not path.is_file():
-            return set()
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return set()
-    if not isinstance(content, dict) or not isinstance(content.get("schema_version"), int):
-        return set()
-    files, graphs = content.get("files"), content.get("graphs")
-    return set(files) if isinstance(files, dict) and isinstance(graphs, dict) else set()
 
 
 @contextlib.contextmanager
@@ -236,7 +216,7 @@ def _discard(work: Path, place: Path) -> None:
         if kept.exists() and not os.path.lexists(place):
             kept.rename(place)
             sync(place.parent)
-        if kept.exists() and not _is_bundle(place):
+        if kept.exists() and not listed_files(place):
             return  # the only copy of a bundle
         for path in work.iterdir():
             if path.is_dir():

@@ -42,6 +42,7 @@ from speechprune_ort.options import (
     Options,
     PruningOptions,
 )
+from speechprune_ort.outputs import check_apart
 from speechprune_ort.ray_workers import RayWorkers
 from speechprune_ort.recording import Recording
 from speechprune_ort.results import Answer
@@ -400,17 +401,18 @@ def run_batch(
 
     Raises:
         CancelledError: it was cancelled; what is done is kept.
-        OptionError: ``out`` or ``OUT.partial`` is the file of requests, holds other answers, or is
-            not a file of answers at all. It is left as it is.
+        OptionError: ``out`` or ``OUT.partial`` is a file that is read, lies in a bundle, holds
+            other answers, or is not a file of answers at all. It is left as it is.
         DataError: one of them is damaged or cannot be written; what is done is kept.
     """
     about = task.about()
     check_path(out, "OUT", OptionError)
+    check_apart(out, "OUT", [])
     out = Path(os.path.realpath(out))  # a link stays, the file that it names is written
     partial = out.with_name(f"{out.name}.partial")
     check_path(partial, "OUT.partial", OptionError)
     for path in (out, partial):
-        _check_apart(path, requests)
+        check_apart(path, "OUT", [requests, task.bundle, *task.plugins])
     _content.cache_clear()
     prints = {_fingerprint(about, question): question for question in task.questions}
     _earlier(out, prints)  # refused before anything is made
@@ -444,14 +446,6 @@ def run_batch(
                 journal.discard()
     failed = sum("error" in line for line in lines)
     return Outcome(len(lines) - failed, failed, new)
-
-
-def _check_apart(path: Path, requests: Path) -> None:
-    try:
-        if path.exists() and requests.exists() and path.samefile(requests):
-            raise OptionError(f"{path} is the file of requests: {ANOTHER}.")
-    except OSError as error:
-        raise OptionError(f"{path} cannot be used ({error.strerror}): {ANOTHER}.") from None
 
 
 def _earlier(out: Path, prints: Mapping[str, Question]) -> dict[str, dict[str, Any]]:

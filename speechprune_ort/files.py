@@ -32,7 +32,6 @@ from speechprune_ort.text import check_path
 
 __all__ = [
     "cannot_write",
-    "check_out",
     "content_of",
     "hidden_name",
     "locked",
@@ -42,6 +41,7 @@ __all__ = [
     "save_figure",
     "sha256_of",
     "sync",
+    "try_file",
     "uninterrupted",
     "whole_file",
     "whole_folder",
@@ -105,6 +105,20 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
     finally:
         os.close(handle)
+
+
+def try_file(path: Path) -> None:
+    """Find out whether ``whole_file`` could write a file: one is made beside it and removed.
+
+    Args:
+        path: the file, without links.
+
+    Raises:
+        OSError: it cannot.
+    """
+    partial, handle = _begin(path)
+    partial.unlink()
+    os.close(handle)
 
 
 @contextlib.contextmanager
@@ -240,27 +254,6 @@ def write_jsonl(path: Path, lines: Iterable[Any]) -> None:
     write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def check_out(path: Path, what: str) -> None:
-    """Refuse a file that could not be written, before the work whose result it is to hold.
-
-    Args:
-        path: the file; one that is there is replaced.
-        what: how a message calls the path.
-
-    Raises:
-        OptionError: it is a folder, or its folder is missing or may not be written.
-    """
-    check_path(path, what, OptionError)
-    if path.is_dir():
-        raise OptionError(cannot_write(path, IsADirectoryError(errno.EISDIR, "")))
-    if not path.parent.is_dir():
-        raise OptionError(f"{path.parent} is not a folder: create it, or write elsewhere.")
-    is_device = path.exists() and not path.is_file()
-    if not is_device and not os.access(path.parent, os.W_OK | os.X_OK):
-        refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        raise OptionError(cannot_write(path, refused))
-
-
 def cannot_write(path: Path, error: OSError) -> str:
     """One sentence on why a file or folder could not be written, with the cure.
 
@@ -281,7 +274,7 @@ def cannot_write(path: Path, error: OSError) -> str:
         cure = "give a folder that you may write"
     elif error.errno == errno.EISDIR:
         why, cure = "it is a folder", "give the name of a file"
-    elif error.errno == errno.ENOENT:
+    elif error.errno == errno.ENOENT and not folder.exists():
         why, cure = f"there is no folder {folder}", "make it, or give another"
     else:
         why, cure = error.strerror or str(error), "give another place"

@@ -36,8 +36,8 @@ def main() -> None:
     _speak_utf8()
     if code := _finished(_check_room):
         sys.exit(code)
+    streams.guard()  # first: a pipe that is opened may otherwise get the number of a closed stream
     signals.install()
-    streams.guard()
     code = _finished(_run)
     # What is still in the buffer may fail as well; the first failure counts.
     code = _finished(sys.stdout.flush) or code

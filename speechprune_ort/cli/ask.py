@@ -41,12 +41,13 @@ from speechprune_ort.cli.options import (
     provider_options,
 )
 from speechprune_ort.errors import AudioError, OptionError
-from speechprune_ort.files import check_out
+from speechprune_ort.numbers import whole
 from speechprune_ort.options import (
     GenerationOptions,
     LongAudio,
     PruningOptions,
 )
+from speechprune_ort.outputs import check_out
 from speechprune_ort.results import Answer
 from speechprune_ort.text import check_text, printable
 
@@ -158,6 +159,7 @@ def ask(
     from speechprune_ort.batch import BatchTask
     from speechprune_ort.methods import needs_encoder
     from speechprune_ort.runtime.answering.prompt import form_of
+    from speechprune_ort.runtime.answering.scheduler import MOST_ROWS
 
     if live:
         _check_live(audio, rest, asked, explain, long_audio, every)
@@ -176,6 +178,7 @@ def ask(
             "--samples takes one complete recording: leave it out with --live or several "
             "recordings."
         )
+    whole("--samples", samples, 1, MOST_ROWS)
     transcripts = transcript or []
     if transcripts and explain is None:
         raise OptionError("--transcript needs --explain: give both, or leave out --transcript.")
@@ -183,7 +186,12 @@ def ask(
         from speechprune_ort.explain import check_ending, read_transcript
 
         check_ending(explain)
-        check_out(explain, "--explain")
+        read = [
+            *(Path("/dev/stdin") if path == Path("-") else path for path in recordings),
+            *(bundle, *transcripts, *keeping.files),
+        ]
+        for path in explanation_paths(explain, len(questions) * samples):
+            check_out(path, "--explain", read)
         if len(transcripts) not in (0, len(recordings)):
             raise OptionError(
                 f"--transcript is given {len(transcripts)} times, with {len(recordings)} to be "
@@ -319,10 +327,11 @@ def _write(shown: Sequence[Explanation], path: Path) -> None:
     """Write what was kept for answers: a page for all of them, or a file for each."""
     from speechprune_ort.explain import write_explanation, write_page
 
+    places = explanation_paths(path, len(shown))
     if path.suffix.lower() == ".html":
-        write_page(shown, path)
+        write_page(shown, places[0])
         return
-    for explanation, place in zip(shown, explanation_paths(path, len(shown)), strict=True):
+    for explanation, place in zip(shown, places, strict=True):
         write_explanation(explanation, place)
 
 
@@ -489,15 +498,15 @@ def _listen(
         )
 
 
-def explanation_paths(path: Path, questions: int) -> list[Path]:
-    """A file for each question's explanation.
+def explanation_paths(path: Path, answers: int) -> list[Path]:
+    """The files that explanations are written to: a page for all, or a file for each answer.
 
-    >>> [path.name for path in explanation_paths(Path("page.html"), 2)]
-    ['page-1.html', 'page-2.html']
+    >>> [path.name for path in explanation_paths(Path("kept.png"), 2)]
+    ['kept-1.png', 'kept-2.png']
     """
-    if questions == 1:
+    if answers == 1 or path.suffix.lower() == ".html":
         return [path]
-    return [path.with_stem(f"{path.stem}-{number + 1}") for number in range(questions)]
+    return [path.with_stem(f"{path.stem}-{number + 1}") for number in range(answers)]
 
 
 def _percent(share: float) -> str:

@@ -49,16 +49,19 @@ def calibrate(
     from speechprune_ort.evaluation.calibration import calibrate as run
     from speechprune_ort.evaluation.rows import discard
     from speechprune_ort.evaluation.samples import read_samples, shuffled
-    from speechprune_ort.files import check_out, write_json
+    from speechprune_ort.files import write_json
+    from speechprune_ort.outputs import check_apart, check_out
 
     numbers = numbers_in("--candidates", candidates)
     if not data.is_file():
         raise OptionError(
             f"{data} is not a file: give a JSONL or JSON file of training recordings."
         )
-    check_out(out, "--out")
     work = out.with_name(f"{out.name}.partial")
     samples = [shuffled(sample, 0) for sample in read_samples(data)[:limit]]
+    read = [bundle, data, *(sample.audio for sample in samples)]
+    check_out(out, "--out", read, device=False)
+    check_apart(work, "--out", read)
     console = Console(stderr=True, markup=False, soft_wrap=True)
     with Bar(console, "samples") as bar:
         found = run(

@@ -26,5 +26,8 @@ def get(
 ) -> None:
     """Fetch a model by its name, check it, and print its folder; offline from then on."""
     from speechprune_ort.models.names import get as bring
+    from speechprune_ort.outputs import check_apart
 
+    if to is not None:
+        check_apart(to, "--to", [])
     typer.echo(bring(name, to))

@@ -253,6 +253,11 @@ class Keeping:
     plugin: Plugins = None
     calibration: Calibrated = None
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that are read for it."""
+        return [*(self.plugin or ()), *([self.calibration] if self.calibration else ())]
+
     def options(self, bundle: Path, seed: int) -> PruningOptions:
         """The options; plugins are loaded, as the method may be one of theirs.
 

@@ -25,8 +25,9 @@ from speechprune_ort.cli.options import (
     provider_options,
 )
 from speechprune_ort.errors import OptionError
-from speechprune_ort.files import cannot_write, check_out, make_folder, whole_file
+from speechprune_ort.files import cannot_write, whole_file
 from speechprune_ort.options import DEFAULT_METHOD, DeviceName
+from speechprune_ort.outputs import check_out, check_out_folder
 from speechprune_ort.progress import Line
 from speechprune_ort.ranges import use_nvtx
 
@@ -170,11 +171,13 @@ def profile(
         require_matplotlib()
     if plot is not None:
         check_picture(plot)
+    used = [*bundles, *(audio or ()), *(plugin or ())]
     for name, path in (("--plot", plot), ("--html", html)):
         if path is not None:
-            check_out(path, name)
+            check_out(path, name, used)
+            used.append(path)
     if ort_profile is not None:
-        make_folder(ort_profile)
+        check_out_folder(ort_profile, "--ort-profile", used)
     if nvtx:
         use_nvtx()
     load_plugins(plugin)

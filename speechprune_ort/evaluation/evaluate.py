@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,9 +15,15 @@ from speechprune_ort.errors import OptionError
 from speechprune_ort.evaluation.costs import Cost, measure_costs
 from speechprune_ort.evaluation.executor import Executor, LocalExecutor
 from speechprune_ort.evaluation.plan import Plan
-from speechprune_ort.evaluation.plots import draw_plots, draw_tokens, require_plots
-from speechprune_ort.evaluation.report import Report, power
-from speechprune_ort.evaluation.rows import Rows, judge_all
+from speechprune_ort.evaluation.plots import (
+    PICTURES,
+    TOKENS,
+    draw_plots,
+    draw_tokens,
+    require_plots,
+)
+from speechprune_ort.evaluation.report import WRITTEN, Report, power
+from speechprune_ort.evaluation.rows import ROWS_FILE, Rows, judge_all
 from speechprune_ort.evaluation.samples import Sample
 from speechprune_ort.evaluation.summary import Summary, comparisons, summarize
 from speechprune_ort.evaluation.validate import recordings_digest
@@ -25,6 +32,7 @@ from speechprune_ort.machine import machine_words
 from speechprune_ort.methods import METHODS, needs_cut, needs_encoder
 from speechprune_ort.model import SpeechLLM
 from speechprune_ort.options import PruningOptions
+from speechprune_ort.outputs import check_apart, check_out_folder
 from speechprune_ort.recording import Recording
 from speechprune_ort.runtime.answering.prompt import Prompt
 from speechprune_ort.runtime.choosing.methods.speechprune import PAPER_METHOD
@@ -62,8 +70,8 @@ def run(
         The report, as it was written to ``out``.
 
     Raises:
-        OptionError: a method is not known, an extra is missing, or ``out`` holds the results of
-            another bundle or of other options.
+        OptionError: a method is not known, an extra is missing, or ``out`` is a bundle, holds the
+            results of another bundle or of other options, or files that would be written over.
         DataError: no sample could be used, or a file cannot be written; what is judged is kept.
         SpeechPruneError: the bundle cannot be opened.
     """
@@ -73,6 +81,7 @@ def run(
             raise OptionError(f"There is no method {name!r} to compare: give {', '.join(METHODS)}.")
     if plots:
         require_plots()
+    _check_folder(plan, out, plots)
     stated = power_of(plan, compare)
     rows = judge_all(plan, out, executor or LocalExecutor(), progress)
     summary = summarize(rows, plan.settings, compare)
@@ -93,6 +102,25 @@ def power_of(plan: Plan, compare: Sequence[str] = (PAPER_METHOD,)) -> str:
     """
     groups = len(set(plan.clusters))
     return power(len(plan.samples), groups, comparisons(plan.settings, compare))
+
+
+def _check_folder(plan: Plan, out: Path, plots: bool) -> None:
+    """Refuse a folder in which something would be lost.
+
+    Raises:
+        OptionError: it is such a folder.
+    """
+    read = [*plan.origin.files, *(sample.audio for sample in plan.samples), *plan.plugins]
+    check_out_folder(out, "--out", [plan.bundle, *read])
+    begun = (out / ROWS_FILE).exists()
+    for name in (*WRITTEN, *(PICTURES if plots else ())):
+        path = out / name
+        if not begun and os.path.lexists(path):
+            raise OptionError(
+                f"{out} holds {name}, which no run that goes on there has written: move it "
+                "elsewhere, or give another --out."
+            )
+        check_apart(path, "--out", read)
 
 
 def _looked_at(
@@ -117,7 +145,7 @@ def _looked_at(
     indices = recording.prune(shown.question, pruning).indices
     text_embeds = model.embed_text(shown.question)
     title = f"{shown.name}: {shown.question}"
-    tokens = draw_tokens(out / "tokens_tsne.png", recording.embeds, indices, text_embeds, title)
+    tokens = draw_tokens(out / TOKENS, recording.embeds, indices, text_embeds, title)
     return measured, [*pictures, tokens]
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.errors import OptionError
 from speechprune_ort.evaluation.costs import Cost
-from speechprune_ort.evaluation.drawing import Picture, save
+from speechprune_ort.evaluation.drawing import KINDS, Picture, save
 from speechprune_ort.evaluation.rows import Rows
 from speechprune_ort.evaluation.settings import ORIGINAL, Setting
 from speechprune_ort.evaluation.summary import Line, Subset, Summary
@@ -21,8 +21,18 @@ from speechprune_ort.runtime.choosing.methods.baselines import BEGINNING
 from speechprune_ort.runtime.choosing.methods.speechprune import PHASES
 from speechprune_ort.statistics import proportion
 
-__all__ = ["draw_plots", "draw_tokens", "require_plots"]
+__all__ = ["PICTURES", "draw_plots", "draw_tokens", "require_plots"]
 
+KEPT, TIME, ABLATION, PLACE, TOKENS = (
+    *("accuracy_over_kept_tokens.png", "accuracy_over_time.png", "phase_ablation.png"),
+    *("accuracy_over_key_position.png", "tokens_tsne.png"),
+)
+PICTURES = tuple(
+    str(Path(name).with_suffix(kind))
+    for name in (KEPT, TIME, ABLATION, PLACE, TOKENS)
+    for kind in KINDS
+)
+"""Names of all files that pictures are written to."""
 FIFTHS = 5  # parts of a recording, by where its key sentence begins
 MOST_DROPPED = 5000  # drawn of a long recording: more would take minutes
 NEAREST_TICKS = 1.12  # ratio of two numbers at a logarithmic axis
@@ -75,16 +85,16 @@ def draw_plots(
     for setting in settings:
         if setting.name != ORIGINAL.name or BEGINNING not in methods:
             methods.setdefault(setting.options.method, []).append(setting)
-    paths = [_draw_accuracy(out / "accuracy_over_kept_tokens.png", methods, subset)]
+    paths = [_draw_accuracy(out / KEPT, methods, subset)]
     if costs:
-        paths.append(_draw_times(out / "accuracy_over_time.png", methods, subset, costs))
+        paths.append(_draw_times(out / TIME, methods, subset, costs))
     phases = {method: methods[method] for method in PHASES if method in methods}
     if len(phases) > 1:
-        paths.append(_draw_accuracy(out / "phase_ablation.png", phases, subset))
+        paths.append(_draw_accuracy(out / ABLATION, phases, subset))
     found = [item[perturbation] for item in rows if perturbation in item]
     usable = [row for row in found if "error" not in row]
     if sum("key" in row for row in usable) >= FIFTHS:
-        paths.append(_draw_places(out / "accuracy_over_key_position.png", usable, settings))
+        paths.append(_draw_places(out / PLACE, usable, settings))
     return paths
 
 

@@ -21,8 +21,10 @@ from speechprune_ort.files import write_json, write_whole
 from speechprune_ort.markdown import markdown_table
 from speechprune_ort.statistics import FEW, LEVEL, POWER, Estimate, detectable
 
-__all__ = ["Report", "power", "terminal_tables"]
+__all__ = ["WRITTEN", "Report", "power", "terminal_tables"]
 
+WRITTEN = ("results.json", "results.csv", "results.tex", "report.md")
+"""Names of the files of a report."""
 COLUMNS = (
     "setting",
     "pruning rate",
@@ -86,10 +88,11 @@ class Report:
         Raises:
             DataError: one cannot be written.
         """
-        write_json(out / "results.json", self.to_dict())
-        write_whole(out / "results.csv", _csv(self.summary))
-        write_whole(out / "results.tex", latex(self.summary, self.costs, ALWAYS[0]))
-        write_whole(out / "report.md", _markdown(self.summary, self.costs, self.about, self.plots))
+        data, rows, tables, page = (out / name for name in WRITTEN)
+        write_json(data, self.to_dict())
+        write_whole(rows, _csv(self.summary))
+        write_whole(tables, latex(self.summary, self.costs, ALWAYS[0]))
+        write_whole(page, _markdown(self.summary, self.costs, self.about, self.plots))
 
 
 def power(samples: int, groups: int, comparisons: int) -> str:

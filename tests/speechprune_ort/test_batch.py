@@ -553,7 +553,7 @@ def test_an_output_that_is_none_of_ours_is_refused_and_left_as_it_is(
 def test_the_requests_are_not_taken_for_what_is_under_way(bundle: Path, folder: Path) -> None:
     requests = (folder / "in.jsonl").rename(folder / "out.partial")
     before = requests.read_bytes()
-    with pytest.raises(OptionError, match="is the file of requests"):
+    with pytest.raises(OptionError, match="would replace"):
         go(bundle, folder, "out", "out.partial")
     assert requests.read_bytes() == before
 

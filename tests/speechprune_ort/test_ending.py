@@ -328,7 +328,8 @@ def test_a_standard_output_that_fails_is_one_sentence_or_a_quiet_end(
         write = os.open("/dev/full", os.O_WRONLY)
     run = command(*args)
     if where == "closed":
-        run = ["sh", "-c", 'exec "$@" >&-', "sh", *run]
+        # Both, as the next two files that are opened get the numbers of standard streams.
+        run = ["sh", "-c", 'exec "$@" <&- >&-', "sh", *run]
     try:
         done = subprocess.run(run, stdout=write, stderr=subprocess.PIPE, check=False, timeout=60)
     finally:
