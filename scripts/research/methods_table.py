@@ -156,6 +156,27 @@ def accuracy(cells: Sequence[Cell], settings: Sequence[str]) -> list[str]:
     return markdown_table(("right, %", *(cell.heading for cell in cells), "mean"), rows)
 
 
+def budgets(cell: Cell, rates: Sequence[str]) -> list[str]:
+    """A cell's methods at every budget, the best mean first, and the key sentence's kept share."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for method in dict.fromkeys(name.partition("@")[0] for name in cell.lines):
+        lines = [cell.lines.get(f"{method}@{rate}") for rate in rates]
+        if all(lines):
+            found[method] = [line for line in lines if line]
+
+    def mean(method: str) -> float:
+        return sum(line["accuracy"]["mean"] for line in found[method]) / len(rates)
+
+    rows = []
+    for method in sorted(found, key=mean, reverse=True):
+        shown = [percent(line["accuracy"]) for line in found[method]]
+        shares = [line.get("key_kept") for line in found[method]]
+        kept = "" if None in shares else " / ".join(f"{100 * share:.0f}" for share in shares)
+        rows.append((f"`{method}`", *shown, f"{100 * mean(method):.1f}", kept))
+    heads = (f"{cell.heading}: right, %", *rates, "mean", "of key sentence kept, %")
+    return markdown_table(heads, rows)
+
+
 def references(cells: Sequence[Cell]) -> list[str]:
     """Every token, the first window, and the controls."""
     rows = [
@@ -235,6 +256,9 @@ def page(cells: Sequence[Cell]) -> str:
         lines += [f"## Pruning rate {rate}", "", *accuracy(cells, at), ""]
         for other in COMPARED:
             lines += [*differences(cells, at, other), ""]
+    lines += ["## All budgets", ""]
+    for cell in cells:
+        lines += [*budgets(cell, rates), ""]
     lines += ["## Costs", ""]
     for cell in cells:
         if cell.costs:

@@ -11,6 +11,7 @@ from paths import ROOT
 from research.methods_table import cells_of, page
 
 from speechprune_ort import DataError
+from speechprune_ort.methods import METHODS
 
 
 def estimate(mean: float, clusters: int = 20) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def estimate(mean: float, clusters: int = 20) -> dict[str, Any]:
 def written(folder: Path, settings: dict[str, float], **versus: float) -> None:
     folder.mkdir(parents=True)
     lines = [
-        {"name": name, "accuracy": estimate(mean),
+        {"name": name, "accuracy": estimate(mean), "key_kept": None if name[0] == "s" else 0.5,
          "versus": {other: estimate(d, 4) for other, d in versus.items() if name[0] == "c"}}
         for name, mean in settings.items()
     ]  # fmt: skip
@@ -59,6 +60,10 @@ def test_cells_stand_side_by_side_and_the_best_mean_first(tmp_path: Path) -> Non
     assert "| `random@0.2`, `coverage@0.2` | 1,234 | 0.50 |  |" in text
     assert "| question | 25 [15, 35] | 25 [15, 35] |" in text
     assert "always" not in text
+    # One budget here, and text has no share of a key sentence.
+    assert "| people, 5 min (n = 40): right, % | 0.2 | mean | of key sentence kept, % |" in text
+    assert rows(text, "| `sentences`")[-1] == "| `sentences` | 90 [80, 100] | 90.0 |  |"
+    assert rows(text, "| `coverage` | 70")[-1].endswith("| 70.0 | 50 |")
     for cell in cells:
         cell.keep(tmp_path / "kept")
     assert page(cells_of([tmp_path / "kept"])) == text
@@ -74,3 +79,8 @@ def test_the_page_is_that_of_the_cells_that_are_kept() -> None:
     results = ROOT / "docs" / "results"
     kept = (results / "methods_tables.md").read_text(encoding="utf-8")
     assert kept == page(cells_of([results / "cells"]))
+    # The main page shows rows of these tables, as they are.
+    main = (results / "methods.md").read_text(encoding="utf-8").partition("## On the first")[0]
+    shown = rows(main, "| `")
+    assert {row.split("`")[1] for row in shown} == set(METHODS) - {"none"}
+    assert not set(shown) - set(kept.splitlines())
