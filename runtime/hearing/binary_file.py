@@ -1,11 +1,11 @@
-"""Views of a file for decoders: a part of it, one with bytes replaced, one with bytes added."""
+"""Views of a file for decoders: a part of it, one with bytes replaced, one spliced."""
 
 from __future__ import annotations
 
 import os
 from typing import Protocol
 
-__all__ = ["BinaryFile", "Extended", "Part", "Repaired"]
+__all__ = ["BinaryFile", "Part", "Repaired", "Spliced"]
 
 
 class BinaryFile(Protocol):
@@ -71,32 +71,42 @@ class Part:
         return self._file.tell() - self._start
 
 
-class Extended:
-    """A file with the bytes ``ahead`` before its first and ``behind`` after its last."""
+class Spliced:
+    """A file put together from ranges of another one and from bytes of its own.
 
-    def __init__(self, file: BinaryFile, ahead: bytes = b"", behind: bytes = b"") -> None:
-        self._file, self._ahead, self._behind, self._at = file, ahead, behind, 0
-        self._last = len(ahead) + file.seek(0, os.SEEK_END)
+    Args:
+        file: the other one.
+        pieces: bytes, or the offsets at which a range starts and ends.
+    """
+
+    def __init__(self, file: BinaryFile, *pieces: bytes | tuple[int, int]) -> None:
+        self._file, self._at, self._end = file, 0, 0
+        self._pieces = list[tuple[int, int, bytes | int]]()  # where each starts and ends here
+        for piece in pieces:
+            size = len(piece) if isinstance(piece, bytes) else piece[1] - piece[0]
+            content = piece if isinstance(piece, bytes) else piece[0]
+            self._pieces.append((self._end, self._end + size, content))
+            self._end += size
 
     def read(self, size: int = -1) -> bytes:
         """See ``BinaryFile``."""
-        end = self._last + len(self._behind)
-        left = max(0, end - self._at)
-        size = left if size < 0 else min(size, left)
-        found = self._ahead[self._at : self._at + size]
-        if len(found) < size and self._at < self._last:
-            self._file.seek(self._at + len(found) - len(self._ahead))
-            found += self._file.read(size - len(found))
-        if len(found) < size and self._at + len(found) >= self._last:
-            place = self._at + len(found) - self._last
-            found += self._behind[place : place + size - len(found)]
+        stop = self._end if size < 0 else min(self._at + size, self._end)
+        found = b""
+        for start, end, content in self._pieces:
+            skip, least = self._at + len(found) - start, min(end, stop) - start
+            if not 0 <= skip < least:
+                continue
+            if isinstance(content, bytes):
+                found += content[skip:least]
+            else:
+                self._file.seek(content + skip)
+                found += self._file.read(least - skip)
         self._at += len(found)
         return found
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """See ``BinaryFile``."""
-        end = self._last + len(self._behind)
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: end}
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end}
         self._at = max(0, base[whence] + offset)
         return self._at
 

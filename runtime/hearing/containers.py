@@ -1,4 +1,4 @@
-"""Compares the length that a container states with what the file holds."""
+"""Chunks of a container: those with samples, and whether their sizes are what the file holds."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from itertools import islice
 from math import prod
 from typing import Literal
 
-from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Repaired
+from speechprune_ort.errors import AudioError
+from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Repaired, Spliced
 
-__all__ = ["CHUNKED", "TAGS", "W64", "Chunked", "repair_sizes"]
+__all__ = ["CHUNKED", "TAGS", "W64", "Chunked", "one_by_one", "repair_sizes"]
 
 W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 """The first bytes of a Sony Wave64 file."""
 
 STREAMED = 0x7F000000
 """A stated size from here on means that the writer (a pipe, a recorder) did not know it."""
+
+FORMATS = (b"fmt ", b"COMM", b"desc")
+"""Names of the chunks that say what kind of samples follow."""
+
+W64_START, W64_HEADER = 40, 24  # bytes: of its first chunk, and of a chunk's name and size
 
 MOST_CHUNKS = 10_000  # before the samples: zeros read as chunks without content
 TRAILERS = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"JUNK", b"cue ", b"_PMX", b"fact", b"PEAK")
@@ -70,6 +76,87 @@ CHUNKED = {
     b"FORM": Chunked((b"AIFF", b"AIFC"), 12, 4, "big", b"SSND", even=True),
     b"caff": Chunked((), 8, 8, "big", b"data", even=False),
 }
+
+
+def one_by_one(file: BinaryFile, name: str) -> list[BinaryFile]:
+    """A file for each chunk of samples of a wav, aiff, caf or w64, each with the same header.
+
+    Of several chunks of samples decoders read one, and not all of them the same one.
+
+    Args:
+        file: any file.
+        name: for messages.
+
+    Returns:
+        The file alone, as it is, where it has no second chunk of samples.
+
+    Raises:
+        AudioError: it has more chunks than any recorder writes.
+    """
+    end = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(16)
+    form = CHUNKED.get(head[:4])
+    if head == W64:
+        begin, sound, chunks = W64_START, b"data", _w64_chunks(file, end)
+    elif form is not None and (not form.kinds or head[8:12] in form.kinds):
+        begin, sound, header = form.start, form.sound, 4 + form.width
+        chunks = ((n, at - header, at + size) for n, at, size in form.chunks(file, begin, end))
+    else:
+        return [file]
+    # Of each chunk of samples: where its format starts and ends, and where it does.
+    found: list[tuple[int, int, int, int]] = []
+    since, described = begin, True
+    for number, (kind, place, stop) in enumerate(chunks):
+        if number == MOST_CHUNKS and len(found) > 1:
+            raise AudioError(f"{name} is in more than {MOST_CHUNKS} pieces: save it as one.")
+        if number == MOST_CHUNKS or (found and not _is_name(kind)):
+            break
+        if kind in FORMATS and not described:
+            since, described = place, True
+        elif kind == sound:
+            ahead = (since, place) if described else found[-1][:2]
+            if found:  # its content alone: decoders do not all believe its size
+                found[-1] = (*found[-1][:3], min(found[-1][3], place))
+            found.append((*ahead, place, stop))
+            described = False
+    file.seek(0)
+    if len(found) < 2:
+        return [file]
+    found[-1] = (*found[-1][:3], end)  # whatever it states
+    return [_alone(file, head, begin, *ranges) for ranges in found]
+
+
+def _alone(
+    file: BinaryFile, head: bytes, begin: int, since: int, until: int, start: int, stop: int
+) -> BinaryFile:
+    """A recording that is a container's first bytes, its format, and one chunk of samples."""
+    if head == W64:  # it states the size of the whole
+        file.seek(len(head))
+        stated, end = int.from_bytes(file.read(8), "little"), file.seek(0, os.SEEK_END)
+        lacks = max(0, stated - end) if stop == end else 0
+        size = min(begin + until - since + stop - start + lacks, 256**8 - 1).to_bytes(8, "little")
+        return Spliced(file, head, size, (len(head) + 8, begin), (since, until), (start, stop))
+    # What RF64 states of sizes is about the first chunk alone.
+    magic = b"RIFF" if start > until and head[8:12] == b"WAVE" else head[:4]
+    return Spliced(file, magic, (4, begin), (since, until), (start, stop))
+
+
+def _w64_chunks(file: BinaryFile, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the first letters of the name, the start and the end of each chunk of a w64."""
+    place = W64_START
+    while place + W64_HEADER <= end:
+        file.seek(place)
+        header = file.read(W64_HEADER)
+        size = int.from_bytes(header[16:], "little")
+        if size < W64_HEADER:
+            return
+        yield header[:4], place, place + size
+        place += -(-size // 8) * 8
+
+
+def _is_name(kind: bytes) -> bool:
+    return all(32 <= letter < 127 for letter in kind)
 
 
 def _is_zero(file: BinaryFile, place: int) -> bool:
@@ -169,7 +256,7 @@ def _are_chunks(form: Chunked, file: BinaryFile, start: int, end: int) -> bool:
             return number > 0 or not file.read(1 << 16).strip(b"\0")
         if name.startswith(TAGS):
             return True
-        if not all(32 <= letter < 127 for letter in name):
+        if not _is_name(name):
             return False
         if at + size > end:
             return number > 0 or name in TRAILERS

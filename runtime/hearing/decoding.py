@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,9 +15,9 @@ import soundfile
 from numpy.typing import NDArray
 
 from speechprune_ort.errors import AudioError
-from speechprune_ort.runtime.hearing import mpeg
-from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Extended, Part, Repaired
-from speechprune_ort.runtime.hearing.containers import repair_sizes
+from speechprune_ort.runtime.hearing import mpeg, ogg
+from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Part, Repaired, Spliced
+from speechprune_ort.runtime.hearing.containers import one_by_one, repair_sizes
 from speechprune_ort.runtime.hearing.joints import find_joints
 from speechprune_ort.runtime.hearing.overheard import overheard
 
@@ -45,6 +46,7 @@ FORMATS = (
 )
 PLANAR = {"dblp": "f8", "fltp": "f4", "s16p": "i2", "s32p": "i4", "u8p": "u1"}
 """Numpy's names of FFmpeg's formats of samples with a plane for each channel."""
+CLOCK = re.compile(r"(\d{1,9}):(\d\d):(\d\d(?:\.\d{1,9})?)")
 STATES_LENGTH = {"asf", "avi", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "tta", "wav"}
 
 
@@ -139,8 +141,9 @@ def decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
         start = begin if begin < stop else start
         part = Part(file, start, stop) if stop - start < end else file
         if stop == end and joints.lacks:  # libsndfile drops a frame that is not whole
-            part = Extended(part, behind=bytes(joints.lacks))
-        yield from _decode(part, name, found)
+            part = Spliced(part, (0, part.seek(0, os.SEEK_END)), bytes(joints.lacks))
+        for alone in one_by_one(part, name):
+            yield from _decode(alone, name, found)
     if joints.lacks and not _is_noted(found, name):
         found.notes.append(_damaged(name, f"its last frame lacks {joints.lacks} bytes"))
 
@@ -150,7 +153,7 @@ def _decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
     sound, wrong = repair_sizes(file)
     if wrong:
         found.notes.append(_damaged(name, wrong))
-    watched = _Watched(sound)
+    tracks, watched = ogg.sound_tracks(sound), _Watched(sound)
     try:
         opened = _opened(watched)
         if opened.format not in HEARD or (sound is not file and opened.subtype[:4] == "ALAC"):
@@ -168,6 +171,7 @@ def _decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
         yield from _Ffmpeg(file, name, found, _reason(error)).blocks()
         return
     with opened:
+        _note_tracks(found, name, tracks)
         yield from _Sndfile(opened, watched, sound, name, found).blocks()
 
 
@@ -333,6 +337,7 @@ class _Ffmpeg:
     ) -> None:
         self._file, self._name, self._found = _Heeded(file), name, found
         self._reason, self._skip, self._cause = reason, skip, cause
+        self._others = 0.0  # seconds at which another track ends
 
     def blocks(self) -> Iterator[Block]:
         if not _has_ffmpeg():
@@ -350,10 +355,7 @@ class _Ffmpeg:
             streams = container.streams.audio
             if not streams:
                 raise AudioError(f"{self._name} holds no sound, only pictures: give a recording.")
-            if len(streams) > 1:
-                self._found.notes.append(
-                    f"{self._name} holds {len(streams)} sound tracks: only the first was used."
-                )
+            _note_tracks(self._found, self._name, len(streams))
             yield from self._decoded(container, streams[0])
 
     def _decoded(self, container: Any, stream: Any) -> Iterator[Block]:
@@ -388,7 +390,7 @@ class _Ffmpeg:
         self._file.check(self._name)
         if bad > good:
             raise _undecodable(self._name, f"{self._reason}; most of it is damaged")
-        stated, cause = _stated_seconds(container, stream), self._cause
+        stated, cause = _stated_seconds(container, stream, self._others), self._cause
         if cause or bad:
             self._found.notes.append(
                 f"{self._name} {cause or 'is damaged'}: what could be decoded was used, "
@@ -401,7 +403,7 @@ class _Ffmpeg:
         """Yield the frames of each packet; None for a damaged one."""
         import av
 
-        packets = container.demux(stream)
+        packets = container.demux()
         while True:
             try:
                 packet = next(packets)
@@ -410,6 +412,11 @@ class _Ffmpeg:
             except _ffmpeg_raises():
                 yield None
                 return
+            if packet.stream_index != stream.index:
+                if packet.pts is not None:
+                    ends = (packet.pts + (packet.duration or 0)) * packet.time_base
+                    self._others = max(self._others, float(ends))
+                continue
             try:
                 yield packet.decode()
             except av.EOFError:
@@ -455,12 +462,36 @@ def _floats(frame: Any) -> NDArray[np.float32]:
     return samples
 
 
-def _stated_seconds(container: Any, stream: Any) -> float | None:
-    if container.format.name not in STATES_LENGTH:
+def _stated_seconds(container: Any, stream: Any, others: float) -> float | None:
+    """The length that a container states of a track.
+
+    Where it states that of the whole alone, another track may be the one that goes on so long.
+
+    Args:
+        container: the container.
+        stream: the track.
+        others: seconds that another track was found to go on.
+    """
+    if container.format.name not in STATES_LENGTH or stream.time_base is None:
         return None
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    return None if container.duration is None else container.duration / 1e6
+    unit = float(stream.time_base)
+    own, start = stream.duration, (stream.start_time or 0) * unit
+    if own is not None and container.format.name != "asf":  # which has FFmpeg fill it in
+        return float(own * unit)
+    if found := CLOCK.fullmatch(stream.metadata.get("DURATION", "")):  # of matroska
+        hours, minutes, seconds = map(float, found.groups())
+        return 3600 * hours + 60 * minutes + seconds - start
+    if own is None and container.duration is None:
+        return None
+    whole = container.duration / 1e6 - start if own is None else float(own * unit)
+    return None if others > whole - MISSED_S else whole
+
+
+def _note_tracks(found: Decoded, name: str, tracks: int) -> None:
+    """Say once which of several tracks is heard, whichever decoders read the recording."""
+    note = f"{name} holds {tracks} sound tracks: only the first was used."
+    if tracks > 1 and note not in found.notes:
+        found.notes.append(note)
 
 
 def _damaged(name: str, wrong: str) -> str:

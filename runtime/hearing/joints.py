@@ -13,7 +13,7 @@ from speechprune_ort.runtime.hearing import adts, boxed, mpeg, ogg, transport
 from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Part
 from speechprune_ort.runtime.hearing.containers import CHUNKED, TAGS, W64, Chunked
 
-__all__ = ["Joints", "find_joints"]
+__all__ = ["BEGINS", "Joints", "find_joints"]
 
 FLAC = b"fLaC"
 FLAC_HEADER = 8  # bytes: the name, and the header of the first block, which states the length
@@ -28,6 +28,7 @@ UNREAD = 4096  # bytes behind an mp3 that may be tags of an unknown kind
 BEGINS = frozenset(
     [*CHUNKED, FLAC, b"OggS", b".snd", W64[:4], *(magic[:4] for magic in boxed.MAGICS)]
 )
+"""First letters of the recordings that are not taken for a chunk of another one."""
 NEEDLES = (b"RIFF", b"RF64", b"BW64", b"FORM", b"caff\0\1\0\0", ogg.BEGIN, W64, b"ID3", b".snd",
            FLAC + b"\0\0\0\x22", FLAC + b"\x80\0\0\x22", *boxed.NEEDLES)  # fmt: skip
 """First bytes of the recordings that must be searched for, besides frames."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Extended, Part
+from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Spliced
 
 __all__ = ["MORE_FRAMES", "Run", "behind_tags", "cut_mp2", "format_at", "frame_bytes", "goes_on",
            "is_told", "resync", "run", "states_length", "stating_length"]  # fmt: skip
@@ -154,7 +154,7 @@ def stating_length(file: BinaryFile, guess: int) -> BinaryFile:
     Returns:
         That mp3; the file itself if nothing has to be added.
     """
-    place = file.tell()
+    place, end = file.tell(), file.seek(0, os.SEEK_END)
     found = None if states_length(file) else run(file, 0)
     begin = behind_tags(file, 0)
     file.seek(begin)
@@ -163,7 +163,7 @@ def stating_length(file: BinaryFile, guess: int) -> BinaryFile:
     if found is None or found.frames * _samples(first) <= guess:
         return file
     # Decoders read nothing of a first frame that a tag follows.
-    return Extended(Part(file, begin, file.seek(0, os.SEEK_END)), _info(first, found.frames))
+    return Spliced(file, _info(first, found.frames), (begin, end))
 
 
 def states_length(file: BinaryFile) -> bool:

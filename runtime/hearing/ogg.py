@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from speechprune_ort.runtime.hearing.binary_file import BinaryFile
 
-__all__ = ["BEGIN", "Pages", "next_page", "read_pages"]
+__all__ = ["BEGIN", "Pages", "next_page", "read_pages", "sound_tracks"]
 
 MAGIC = b"OggS"
 BEGIN = MAGIC + b"\0\2" + bytes(8)
@@ -16,6 +16,8 @@ BEGIN = MAGIC + b"\0\2" + bytes(8)
 
 FIRST_PAGE, LAST_PAGE = 2, 4  # flags of the pages that begin and end a stream
 HEADER = 27
+SOUND = (b"\1vorbis", b"OpusHead", b"Speex   ", b"\x7fFLAC", b"fLaC", b"PCM     ")
+"""How the first packet of a stream of sound begins."""
 AT_ONCE = 1 << 20
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -74,6 +76,19 @@ def read_pages(file: BinaryFile, place: int = 0) -> Pages:
             pages.last, at = False, end
     pages.end = at
     return pages
+
+
+def sound_tracks(file: BinaryFile) -> int:
+    """How many streams of sound a recording has at the same time; 0 for one that is no ogg."""
+    found = place = 0
+    while True:
+        file.seek(place)
+        page = file.read(HEADER)
+        if len(page) < HEADER or page[:4] != MAGIC or not page[5] & FIRST_PAGE:
+            return found
+        size = sum(file.read(page[26]))
+        found += file.read(size).startswith(SOUND)
+        place += HEADER + page[26] + size
 
 
 def next_page(file: BinaryFile, at: int) -> int | None:

@@ -45,7 +45,8 @@ def ask_live(
         OptionError: there is neither a question nor a terminal.
     """
     events: SimpleQueue[tuple[str, Any]] = SimpleQueue()
-    _start(events, "sound", _cut(wav_blocks(file, "Standard input"), every))
+    notes: list[str] = []
+    _start(events, "sound", _cut(wav_blocks(file, "Standard input", notes), every))
     if not questions:
         _start(events, "typed", _typed())
     running = {"sound"} if questions else {"sound", "typed"}
@@ -56,6 +57,8 @@ def ask_live(
         if kind == "end":
             running.discard(found)
             if found == "sound":
+                for note in notes:
+                    sys.stderr.write(f"note: {note}\n")
                 for question in questions:
                     answer(live.finish(), question)
                 live.finish()

@@ -240,6 +240,42 @@ def test_recordings_behind_each_other_are_all_heard(kind: str, no_ffmpeg: None) 
     assert kind == "W64" or "damaged" in stream.notes[0]
 
 
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "AIFF", "CAF", "W64"])
+def test_every_chunk_of_samples_is_heard(kind: str, no_ffmpeg: None) -> None:
+    chunk, sounds, files = b"SSND" if kind == "AIFF" else b"data", [], list[bytes]()
+    for seed in range(3):
+        out = io.BytesIO()
+        noise = np.random.default_rng(seed).uniform(-0.5, 0.5, 9_001)
+        soundfile.write(out, noise, 16_000, format=kind)
+        sounds.append(heard(out.getvalue())[0])
+        files.append(out.getvalue())
+    # Whatever stands between them, and whatever the last of them states.
+    others = b"LIST\4\0\0\0INFO" if kind.startswith("WAV") else b""
+    first, second, third = (file[file.index(chunk) :] for file in files)
+    if kind == "RF64":  # they state their sizes elsewhere
+        second, third = (b"data" + struct.pack("<I", 18_002) + c[8:] for c in (second, third))
+    whole = files[0] + second + (bytes(-len(second) % 8) if kind == "W64" else others) + third
+    if kind == "W64":
+        whole = files[0] + bytes(-len(first) % 8) + whole[len(files[0]) :]
+        whole = whole[:16] + len(whole).to_bytes(8, "little") + whole[24:]
+    samples, stream = heard(whole)
+    np.testing.assert_array_equal(samples, np.concatenate(sounds))
+    assert stream.notes == ()
+    samples, stream = heard(whole[:-600])
+    np.testing.assert_array_equal(samples, np.concatenate(sounds)[:-300])
+    assert stream.notes
+
+
+def test_chunks_of_samples_may_differ_in_their_format(no_ffmpeg: None) -> None:
+    (mono, sound), out = wav(), io.BytesIO()
+    soundfile.write(out, np.stack([sound, sound], 1), 16_000, format="WAV")
+    samples, stream = heard(mono + out.getvalue()[12:])
+    np.testing.assert_array_equal(samples, np.concatenate([sound, sound]))
+    assert stream.notes == ()
+    with pytest.raises(AudioError, match="more than 10000 pieces"):
+        heard(mono + b"data\0\0\0\0" * 10_000)
+
+
 def test_a_file_of_chunks_without_end_is_not_searched_for_ever() -> None:
     def reads(content: bytes) -> int:
         file = Counted(content)
@@ -524,8 +560,10 @@ def test_a_cut_ogg_says_so(subtype: str, tmp_path: Path, no_ffmpeg: None) -> Non
     assert "pages break off" in heard(content + b"rubbish" * 9)[1].notes[0]
 
 
-def encoded(path: Path, codec: str, rate: int = 16_000, tracks: int = 1) -> NDArray[np.float32]:
-    """A file that PyAV writes, and the sound that went in."""
+def encoded(
+    path: Path, codec: str, rate: int = 16_000, tracks: int = 1, first_s: float = 4.0
+) -> NDArray[np.float32]:
+    """A file that PyAV writes, whose first track may be shorter, and the sound that went in."""
     av = pytest.importorskip("av", reason="the extra [media] is not installed")
     sound = speech_like(4.0, rate=rate)
     with av.open(str(path), "w") as container:
@@ -537,7 +575,8 @@ def encoded(path: Path, codec: str, rate: int = 16_000, tracks: int = 1) -> NDAr
                 stream.codec_context.open()
             size = stream.codec_context.frame_size or 1024
             resampler = av.AudioResampler(stream.format, "mono", rate, size)
-            frame = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+            given = sound[: round(first_s * rate)] if stream is streams[0] else sound
+            frame = av.AudioFrame.from_ndarray(given[None], format="fltp", layout="mono")
             frame.sample_rate = rate
             for part in (*resampler.resample(frame), *resampler.resample(None)):
                 container.mux(stream.encode(part))
@@ -612,9 +651,18 @@ def test_of_eight_channels_each_is_heard(layout: str, tmp_path: Path) -> None:
 
 
 def test_a_cut_m4a_and_further_tracks_are_noted(tmp_path: Path) -> None:
-    path = tmp_path / "a.mka"
-    encoded(path, "aac", tracks=2)
-    assert "2 sound tracks" in heard(path)[1].notes[0]
+    for name, codec in (
+        ("a.mka", "aac"),
+        ("a.m4a", "aac"),
+        ("a.wma", "wmav2"),
+        ("a.ogg", "libopus"),
+    ):
+        path, rate = tmp_path / name, 44_100 if codec == "wmav2" else 48_000
+        encoded(path, codec, rate, tracks=2, first_s=1.0)
+        samples, stream = heard(path)
+        assert 0.9 < len(samples) / 16_000 < 1.2, name
+        assert stream.notes == (f"{path} holds 2 sound tracks: only the first was used.",)
+        assert stream.decoder == ("libsndfile" if codec == "libopus" else "ffmpeg")
     encoded(tmp_path / "b.mka", "aac")
     content = (tmp_path / "b.mka").read_bytes()
     samples, stream = heard(content[: len(content) // 2])

@@ -24,8 +24,8 @@ def wav(subtype: str = "PCM_16", channels: int = 2, form: str = "WAV") -> bytes:
     return file.getvalue()
 
 
-def heard(content: bytes) -> Any:
-    blocks = list(wav_blocks(io.BytesIO(content), "It"))
+def heard(content: bytes, notes: list[str] | None = None) -> Any:
+    blocks = list(wav_blocks(io.BytesIO(content), "It", notes))
     assert {rate for rate, _ in blocks} == {8000}
     assert all(0 < len(block) <= 2000 for _, block in blocks)
     return np.concatenate([block for _, block in blocks])
@@ -47,6 +47,28 @@ def test_a_length_that_nobody_knew_is_not_believed(size: int) -> None:
     streamed = content[:at] + struct.pack("<I", size) + content[at + 4 :]
     np.testing.assert_array_equal(heard(streamed), heard(content))
     np.testing.assert_array_equal(heard(content + b"LIST\4\0\0\0abcd"), heard(content))
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
+def test_what_follows_the_stated_end_is_heard_as_in_a_file(subtype: str) -> None:
+    content, notes = wav(subtype, 1), list[str]()
+    sound, at = heard(content), content.index(b"data")
+    twice, frame = np.concatenate([sound, sound]), int(subtype[4:]) // 8
+    for more in (content, content[at:], b"LIST\4\0\0\0abcd" + content[at:], content[12:]):
+        np.testing.assert_array_equal(heard(content + more, notes), twice)
+    for tags in (b"LIST\4\0\0\0abcd", b"id3 " + b"\0\0\x20\0" * 9, b"TAG" * 9, bytes(99), b"ab"):
+        np.testing.assert_array_equal(heard(content + tags, notes), sound)
+    assert not notes
+    for stated in (1, 300 * frame, 300 * frame + 1):  # the pad byte of an odd size is sound, too
+        short = content[: at + 4] + struct.pack("<I", stated) + content[at + 8 :]
+        np.testing.assert_array_equal(heard(short, notes), sound)
+        assert (
+            notes.pop() == f"It states {stated} bytes of sound and more came: all of it was heard."
+        )
+    silent = content[: at + 4] + struct.pack("<I", 40 * frame) + bytes(400_000) + content[at + 8 :]
+    assert len(heard(silent, notes)) == 400_000 // frame + len(sound)
+    np.testing.assert_array_equal(heard(content + b"fLaC\0\0\0\x22" + bytes(99), notes), sound)
+    assert "goes on with a recording that is no WAV" in notes[-1]
 
 
 def test_a_block_is_given_before_the_pipe_ends() -> None:
