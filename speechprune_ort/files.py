@@ -345,10 +345,12 @@ def content_of(path: str) -> tuple[int, str] | None:
         Bytes and sha256 in hex; None for a stream and for what cannot be read.
     """
     try:
+        if not stat.S_ISREG(
+            Path(path).stat().st_mode
+        ):  # opened and closed, a pipe loses its writer
+            return None
         with open(path, "rb", opener=_without_waiting) as stream:
             about = os.fstat(stream.fileno())
-            if not stat.S_ISREG(about.st_mode):
-                return None
             if about.st_size <= HASHED:
                 return about.st_size, hashlib.file_digest(stream, "sha256").hexdigest()
             first = stream.read(ENDS)

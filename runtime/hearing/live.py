@@ -174,7 +174,8 @@ class GrowingRecording:
         """
         self._check_open()
         given = None
-        if not (isinstance(block, (str, bytes, PathLike)) or hasattr(block, "read")):
+        content = (str, bytes, bytearray, memoryview, PathLike)
+        if not (isinstance(block, content) or hasattr(block, "read")):
             given = sort_source(block, sampling_rate)
         if not isinstance(given, Samples):
             raise AudioError("A block is samples, not a file: give an array, and its rate.")
@@ -206,10 +207,14 @@ class GrowingRecording:
         """
         if not self._ended:
             self._check_open()
-            self._hear(self._intake.end())
-            self._intake.refuse_silence()
-            self._latest = self.samples, self._heard(self._hearing.finish)
             self._ended = True
+            try:
+                self._hear(self._intake.end())
+                self._intake.refuse_silence()
+                self._latest = self.samples, self._heard(self._hearing.finish)
+            except AudioError as error:  # which stands, as nothing can follow
+                self._failed = error
+                raise
         return self.so_far()
 
     def _hear(self, blocks: list[NDArray[np.float32]]) -> None:
@@ -235,7 +240,7 @@ class GrowingRecording:
             raise
 
     def _check_open(self) -> None:
-        if self._failed is not None:
-            raise self._failed
         if self._ended:
             raise OptionError("The live recording has ended: begin another with model.live().")
+        if self._failed is not None:
+            raise self._failed

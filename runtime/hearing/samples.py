@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from speechprune_ort.errors import AudioError
 from speechprune_ort.numbers import plain
+from speechprune_ort.text import printable
 
 __all__ = ["Samples", "Source", "sort_source"]
 
@@ -67,9 +68,7 @@ def sort_source(source: Source, rate: Any = None) -> Samples | str | PathLike[st
     elif isinstance(source, (tuple, list)) and len(source) == 2:
         source, rate = _from_pair(source, rate)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        if not source:
-            raise AudioError("The bytes are empty: give the content of a file.")
-        source = io.BytesIO(source)
+        source = io.BytesIO(_content(source))
     if isinstance(source, (str, PathLike)) or callable(getattr(source, "read", None)):
         if rate is not None:
             name = source if isinstance(source, (str, PathLike)) else "The file object"
@@ -78,6 +77,17 @@ def sort_source(source: Source, rate: Any = None) -> Samples | str | PathLike[st
             )
         return cast(str | PathLike[str] | BinaryIO, source)
     return _samples(_array(source), rate)
+
+
+def _content(given: bytes | bytearray | memoryview) -> bytes | bytearray:
+    """The bytes of a file, in one piece; a view may leave some of its own out."""
+    try:
+        content = given.tobytes() if isinstance(given, memoryview) else given
+    except ValueError as error:
+        raise AudioError(f"The bytes cannot be read ({error}): give bytes.") from None
+    if not content:
+        raise AudioError("The bytes are empty: give the content of a file.")
+    return content
 
 
 def _from_mapping(given: Mapping[str, Any], rate: Any) -> tuple[Any, Any]:
@@ -137,8 +147,8 @@ def _array(source: Any) -> NDArray[Any]:
         return np.asarray(source)
     except Exception as error:  # another library's tensors may raise anything
         raise AudioError(
-            f"A {kind} cannot become a numpy array ({error}): give its values on the host, such as "
-            "tensor.detach().cpu().numpy()."
+            f"A {kind} cannot become a numpy array ({printable(str(error))}): give its values on "
+            "the host, such as tensor.detach().cpu().numpy()."
         ) from None
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -12,12 +14,16 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, cast
 
-from speechprune_ort.errors import AudioError
+from speechprune_ort.cancel import checkpoint
+from speechprune_ort.errors import AudioError, SpeechPruneError
+from speechprune_ort.text import printable
 
 __all__ = ["Spool", "opened", "rereadable"]
 
 IN_MEMORY = 16 << 20  # bytes of a stream; a longer one goes to a temporary file
 AT_ONCE = 1 << 16
+UNWRITTEN_S = 10.0  # seconds after which a pipe that nobody has opened to write is refused
+LOOK_MS = 100  # between two looks whether the call was ended
 NO_HEADER = 1 << 20  # zero bytes at its start after which a stream is refused
 
 
@@ -50,23 +56,25 @@ class _Guarded:
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         try:
-            place: int = self._file.seek(offset, whence)
+            place = self._file.seek(offset, whence)
         except Exception as error:
             raise _unreadable(self._title, error) from error
-        return self.tell() if place is None else place
+        return place if isinstance(place, int) else self.tell()
 
     def tell(self) -> int:
         try:
-            place: int = self._file.tell()
+            place = self._file.tell()
         except Exception as error:
             raise _unreadable(self._title, error) from error
+        if not isinstance(place, int):
+            raise AudioError(f"{self._title} does not say where it is: give the bytes it holds.")
         return place
 
 
 def _unreadable(title: str, error: Exception) -> AudioError:
     if isinstance(error, AudioError):
         return error
-    return AudioError(f"{title} cannot be read ({error}): give it again.")
+    return AudioError(f"{title} cannot be read ({printable(str(error))}): give it again.")
 
 
 def _spooled(stream: Any, title: str, limit_mb: float) -> Spool:
@@ -80,6 +88,8 @@ def _spooled(stream: Any, title: str, limit_mb: float) -> Spool:
         while True:
             try:
                 block = stream.read(AT_ONCE)
+            except SpeechPruneError:  # of the call, or said already
+                raise
             except Exception as error:
                 raise _unreadable(title, error) from error
             if block is None:
@@ -92,7 +102,7 @@ def _spooled(stream: Any, title: str, limit_mb: float) -> Spool:
                 # No header and no sound begins like this, and a source of zeros may never end.
                 raise AudioError(f"{title} begins with zeros: give a recording.")
             try:
-                spool.write(block)
+                spool.write(bytes(block))
             except OSError as error:
                 raise AudioError(
                     f"{title} cannot be kept in a temporary file ({error}): free some space or "
@@ -113,12 +123,62 @@ def _spooled(stream: Any, title: str, limit_mb: float) -> Spool:
     return spool
 
 
+class _Pipe:
+    """A pipe, device or file without a size; a call that is ended does not wait for its bytes.
+
+    Args:
+        file: it, opened without a buffer and without waiting.
+        name: its path, for messages.
+    """
+
+    def __init__(self, file: io.FileIO, name: str) -> None:
+        self._file, self._name = file, name
+        self._poll = select.poll()
+        self._poll.register(file, select.POLLIN)
+        self._begun = False
+
+    def read(self, size: int) -> bytes:
+        """Read ``size`` bytes; fewer at the end.
+
+        Raises:
+            AudioError: nobody opens it to write.
+            CancelledError: the call was ended.
+        """
+        found = b""
+        while len(found) < size:
+            content = self._some(size - len(found))
+            if not content:
+                break
+            found += content
+        return found
+
+    def _some(self, most: int) -> bytes:
+        refused = time.monotonic() + UNWRITTEN_S
+        while True:
+            checkpoint()
+            ready = self._poll.poll(LOOK_MS)
+            late = not self._begun and time.monotonic() > refused
+            if not ready and not late:
+                continue
+            content = self._file.read(most)
+            if content is not None:
+                if late and not ready and not content:
+                    raise AudioError(
+                        f"{self._name} is a pipe that nobody writes to, {UNWRITTEN_S:g} seconds "
+                        "after it was opened: start what writes first, or give a file."
+                    )
+                self._begun = True
+                return content
+            self._begun = True  # there is a writer, who has not written
+
+
 def _named(source: str | PathLike[str]) -> str:
     try:
         return os.fsdecode(source)
     except Exception as error:  # whatever a caller's own path-like object does
         raise AudioError(
-            f"A {type(source).__name__} is not a path ({error}): give a text or a pathlib.Path."
+            f"A {type(source).__name__} is not a path ({printable(str(error))}): give a text or a "
+            "pathlib.Path."
         ) from error
 
 
@@ -130,20 +190,24 @@ def _opened_path(name: str, limit_mb: float) -> BinaryIO:
         about = path.stat()
         if stat.S_ISDIR(about.st_mode):
             raise AudioError(f"{name} is a folder: give a recording.")
-        file = path.open("rb")
+        if stat.S_ISREG(about.st_mode) and about.st_size:
+            return path.open("rb")
+        # A pipe has size 0 until it is read, as have the files of /proc.
+        file = io.FileIO(path, opener=_without_waiting)
     except FileNotFoundError:
         hint = "download it and give the file" if "://" in name else "check the path"
         raise AudioError(f"No recording at {name}: {hint}.") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise AudioError(f"{name} cannot be opened ({reason}): check the path.") from None
-    if stat.S_ISREG(about.st_mode) and about.st_size:
-        return file
-    # A pipe has size 0 until it is read, as have the files of /proc.
     with file:
         if file.isatty():
             raise AudioError(f"{name} is a terminal: pipe a recording into it, or give a file.")
-        return cast(BinaryIO, _spooled(file, name, limit_mb))
+        return cast(BinaryIO, _spooled(_Pipe(file, name), name, limit_mb))
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _seekable(file: Any) -> bool:

@@ -36,6 +36,7 @@ from speechprune_ort.outputs import check_apart, check_out_folder
 from speechprune_ort.recording import Recording
 from speechprune_ort.runtime.answering.prompt import Prompt
 from speechprune_ort.runtime.choosing.methods.speechprune import PAPER_METHOD
+from speechprune_ort.text import check_path, check_type
 
 __all__ = ["power_of", "run"]
 
@@ -75,7 +76,8 @@ def run(
         DataError: no sample could be used, or a file cannot be written; what is judged is kept.
         SpeechPruneError: the bundle cannot be opened.
     """
-    out = Path(out)
+    check_type(plan, Plan, "plan")
+    out = check_path(out, "The folder of results", OptionError)
     for name in compare:
         if name not in METHODS:
             raise OptionError(f"There is no method {name!r} to compare: give {', '.join(METHODS)}.")

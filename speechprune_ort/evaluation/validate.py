@@ -64,6 +64,8 @@ def validate(given: SampleSet, progress: Callable[[int, int], None] | None = Non
     unusable: dict[str, str] = {}
     for done, path in enumerate(paths):
         try:
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise AudioError(f"{path} is a stream, and a set is read repeatedly: give a file.")
             next(iter(stream_audio(path)), None)
         except (AudioError, OSError) as error:
             unusable[str(path)] = str(error)

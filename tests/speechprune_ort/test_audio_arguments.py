@@ -38,6 +38,29 @@ class Tensor:
         return self.array
 
 
+class Torn:
+    """Of a library whose errors are several lines."""
+
+    def __array__(self, *_: Any, **__: Any) -> NDArray[Any]:
+        raise RuntimeError("no\nway")
+
+
+class Lost(io.BytesIO):
+    """A file that does not say where it is."""
+
+    def seek(self, *_: Any) -> Any:
+        return None
+
+    def tell(self) -> Any:
+        return None
+
+
+def released() -> memoryview:
+    view = memoryview(b"RIFF")
+    view.release()
+    return view
+
+
 def content() -> bytes:
     out = io.BytesIO()
     soundfile.write(out, WAVE, 16_000, format="WAV", subtype="FLOAT")
@@ -59,6 +82,7 @@ def content() -> bytes:
         (content(), None),
         (bytearray(content()), None),
         (memoryview(content()), None),
+        (memoryview(bytes(twice for byte in content() for twice in (byte, 0)))[::2], None),
         (WAVE, np.float16(16_000)),
         (WAVE.astype(np.longdouble), np.uint64(16_000)),
         (WAVE.astype(">f4"), 16_000),
@@ -96,6 +120,11 @@ def test_a_tensor_of_torch_is_an_array() -> None:
         (Tensor(None), 16_000, r"\.detach\(\)\.cpu\(\)"),
         (socket.socketpair()[0], None, "makefile"),
         (b"", None, "bytes are empty"),
+        (memoryview(b"RIFF")[:0], None, "bytes are empty"),
+        (memoryview(b"no wav")[::2], None, "cannot be decoded"),
+        (released(), None, "bytes cannot be read"),
+        (Lost(), None, "does not say where it is"),
+        (Torn(), 16_000, r"\(no\\nway\)"),
         (io.StringIO("RIFF"), None, "binary mode"),
         (WAVE + 1j, 16_000, "must be numbers, not complex"),
         (WAVE > 0, 16_000, "must be numbers, not bool"),

@@ -161,6 +161,7 @@ def test_what_is_no_block_is_refused_and_the_recording_goes_on(
         (np.full(8, np.nan, np.float32), "The live recording has NaN"),
         (np.zeros((4, 3, 2), np.float32), "shape"),
         (tone[: 3 * RATE], "longer than 3 seconds"),
+        (bytearray(b"RIFF"), "A block is samples, not a file"),
         ("Who?", "A block is samples"),
     ):
         with pytest.raises(AudioError, match=words):
@@ -186,6 +187,18 @@ def test_silence_and_nothing_are_refused(model: SpeechLLM) -> None:
     for wrong in (0, 1.5, 10**9):
         with pytest.raises(OptionError, match="sampling_rate"):
             model.live(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rate", [RATE, RATE // 2])
+@pytest.mark.parametrize("samples", [0, 40, RATE])
+def test_an_end_that_is_refused_stands(rate: int, samples: int, model: SpeechLLM) -> None:
+    live = model.live(rate)
+    live.add(np.full(samples, 1e-5 if samples == RATE else 0.1, np.float32))
+    for asked in (live.finish, live.finish, live.so_far, lambda: live.ask("Who?")):
+        with pytest.raises(AudioError, match=r"silent|too short|no samples"):
+            asked()
+    with pytest.raises(OptionError, match="has ended"):
+        live.add(np.ones(8, np.float32))
 
 
 def test_a_recording_whose_encoder_failed_does_not_go_on(

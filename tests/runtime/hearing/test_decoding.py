@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 from paths import TROUBLE
 from signals import speech_like
 
-from speechprune_ort import AudioError, AudioOptions, OptionError
-from speechprune_ort.runtime.hearing import mpeg, ogg
+from speechprune_ort import AudioError, AudioOptions, DeadlineError, OptionError
+from speechprune_ort.cancel import Limits
+from speechprune_ort.files import content_of
+from speechprune_ort.runtime.hearing import mpeg, ogg, streams
 from speechprune_ort.runtime.hearing.audio import AudioStream, audio_seconds, load_audio
 from speechprune_ort.runtime.hearing.containers import repair_sizes
 from speechprune_ort.runtime.hearing.decoding import Decoded, decode_by_ffmpeg
@@ -792,6 +794,35 @@ def test_a_pipe_is_not_touched_to_learn_its_length(tmp_path: Path) -> None:
     for source in fifo(tmp_path, content):
         assert audio_seconds(source) is None
         assert len(load_audio(source)) == 6 * 16_000
+
+
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    monkeypatch.setattr(streams, "UNWRITTEN_S", 0.1)
+    with pytest.raises(AudioError, match="a pipe that nobody writes to"):
+        load_audio(path)
+    content = made(tmp_path, "wav").read_bytes()
+    asked = threading.Event()
+
+    def write() -> None:
+        with path.open("wb") as pipe:
+            assert asked.wait(10)
+            pipe.write(content)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    # It is not opened to be fingerprinted, which would end its writer; a silent one is waited for.
+    assert content_of(str(path)) is None
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # so that the writer always has one
+    with Limits(deadline=0.3).held(), pytest.raises(DeadlineError):
+        load_audio(path)
+    asked.set()
+    assert len(load_audio(path)) == 6 * 16_000
+    writer.join(10)
+    os.close(reader)
 
 
 def test_streams_end_somewhere(tmp_path: Path) -> None:
