@@ -21,20 +21,16 @@ from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.errors import (
-    AudioError,
-    ComputeError,
+    CancelledError,
     DataError,
     DeadlineError,
-    DeviceError,
     OptionError,
-    PromptError,
     SpeechPruneError,
 )
 from speechprune_ort.files import content_of, write_whole
 from speechprune_ort.journal import Journal
 from speechprune_ort.methods import load_plugins, needs_encoder, sources_of
 from speechprune_ort.model import MEMORY_BUDGET_MB, SpeechLLM
-from speechprune_ort.numbers import whole
 from speechprune_ort.options import (
     DeviceName,
     GenerationOptions,
@@ -44,18 +40,24 @@ from speechprune_ort.options import (
 )
 from speechprune_ort.outputs import check_apart
 from speechprune_ort.ray_workers import RayWorkers
-from speechprune_ort.recording import Recording
+from speechprune_ort.recording import Recording, check_samples
 from speechprune_ort.results import Answer
+from speechprune_ort.runtime.answering.cut_decoder import check_cut
 from speechprune_ort.runtime.answering.prompt import AS_IS, form_of
-from speechprune_ort.runtime.answering.scheduler import MOST_ROWS
-from speechprune_ort.text import JsonLine, check_path, check_text, parse_json, read_jsonl
+from speechprune_ort.runtime.answering.question import check_evidence
+from speechprune_ort.text import (
+    JsonLine,
+    check_path,
+    check_question,
+    check_text,
+    parse_json,
+    read_jsonl,
+)
 from speechprune_ort.wording import Wording
 
 __all__ = ["BatchTask", "Outcome", "Question", "answer_all", "read_requests", "run_batch"]
 
 ANOTHER = "give another OUT"
-FAILURES = (PromptError, ComputeError, DeadlineError, DeviceError)
-"""Errors of one question, after which the others are still answered."""
 OPTIONS = frozenset(
     (
         *Options.__annotations__,
@@ -64,6 +66,7 @@ OPTIONS = frozenset(
     )
 )
 """Keys that a line may not have: they are the command's, for all lines."""
+Failure = SpeechPruneError | MemoryError
 FORM = 'write {"audio": "a.wav", "question": "Who?"}'
 
 
@@ -138,7 +141,7 @@ def _request(line: JsonLine, path: Path, folder: Path) -> Question:
             raise DataError(f"'id' must be text or a whole number, not {type(given).__name__}.")
         if given is not None:
             name = check_text(str(given), "'id'", DataError)
-        text = check_text(entry["question"], "'question'", DataError).strip()
+        text = check_question(entry["question"], "'question'", DataError).strip()
         audio = check_path(entry["audio"], "'audio'")
         return Question(name, line.number, check_path(str(folder / audio), "'audio'"), text)
     except DataError as error:
@@ -168,7 +171,8 @@ class BatchTask:
         evidence: whether lines name the passages that their answers are based on.
 
     Raises:
-        OptionError: the deadline or the number of samples is out of range.
+        OptionError: the deadline or the number of samples is out of range, or the method has no
+            evidence, or no more than one answer, to give.
     """
 
     bundle: Path
@@ -189,7 +193,9 @@ class BatchTask:
 
     def __post_init__(self) -> None:
         Limits(deadline=self.deadline).over()  # refused here, not line by line
-        whole("samples", self.samples, 1, MOST_ROWS)
+        check_samples(self.samples, self.pruning, "samples")
+        if self.evidence:
+            check_evidence(self.pruning)
 
     @property
     def uses_cuda(self) -> bool:
@@ -241,6 +247,7 @@ class BatchTask:
         options = dict(self.provider_options) or None
         model = SpeechLLM(self.bundle, self.device, self.threads, options)
         form_of(model.manifest, self.wording)  # refused here, not line by line
+        check_cut(model.engine, self.pruning.method)
         return lambda group: self._answers(model, group)
 
     def _answers(self, model: SpeechLLM, group: Sequence[Question]) -> Iterator[dict[str, Any]]:
@@ -253,22 +260,22 @@ class BatchTask:
                 audio_options=self.audio_options,
                 deadline=self.deadline,
             ).worded(**asdict(self.wording))
-        except (AudioError, ComputeError, DeadlineError, DeviceError, MemoryError) as error:
+        except OptionError:  # of the command, for all lines
+            raise
+        except (SpeechPruneError, MemoryError) as error:
             yield from (question.failed(_reason(error)) for question in group)
             return
         for question, answers in zip(group, self._asked(recording, group), strict=True):
             if isinstance(answers, tuple):
                 yield self._line(question, answers)
-            elif isinstance(answers, FAILURES):
-                yield question.failed(_reason(answers))
             else:
-                raise answers
+                yield question.failed(_reason(answers))
 
     def _asked(
         self, recording: Recording, group: Sequence[Question]
-    ) -> Iterator[tuple[Answer, ...] | SpeechPruneError]:
+    ) -> Iterator[tuple[Answer, ...] | Failure]:
         """The answers to each question, or why there are none."""
-        found: Iterable[tuple[Answer, ...] | SpeechPruneError]
+        found: Iterable[tuple[Answer, ...] | Failure]
         if self.samples == 1:
             found = (
                 (answer,) if isinstance(answer, Answer) else answer
@@ -286,14 +293,12 @@ class BatchTask:
             if self.evidence and isinstance(answers, tuple):
                 try:
                     yield tuple(recording.with_evidence(answer) for answer in answers)
-                except FAILURES as error:
+                except (SpeechPruneError, MemoryError) as error:
                     yield error
             else:
                 yield answers
 
-    def _sampled(
-        self, recording: Recording, question: Question
-    ) -> tuple[Answer, ...] | SpeechPruneError:
+    def _sampled(self, recording: Recording, question: Question) -> tuple[Answer, ...] | Failure:
         try:
             return recording.sample(
                 question.text,
@@ -302,7 +307,7 @@ class BatchTask:
                 generation=self.generation,
                 deadline=self.deadline,
             )
-        except FAILURES as error:
+        except (SpeechPruneError, MemoryError) as error:
             return error
 
     def _line(self, question: Question, answers: Sequence[Answer]) -> dict[str, Any]:
@@ -505,7 +510,12 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, MemoryError):
-        return NO_MEMORY
-    return str(error)
+def _reason(error: Failure) -> str:
+    """Why a line has no answer; the others are still answered.
+
+    Raises:
+        CancelledError: the caller ended all of them.
+    """
+    if isinstance(error, CancelledError) and not isinstance(error, DeadlineError):
+        raise error
+    return NO_MEMORY if isinstance(error, MemoryError) else str(error)

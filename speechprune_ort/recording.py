@@ -29,7 +29,7 @@ from speechprune_ort.text import check_path, check_type
 from speechprune_ort.timings import Timings
 from speechprune_ort.wording import Wording
 
-__all__ = ["Recording", "sort_options"]
+__all__ = ["Recording", "check_samples", "sort_options"]
 
 
 class Recording:
@@ -338,12 +338,7 @@ class Recording:
         What is kept of the audio is chosen at once. Arguments and errors are those of ``sample``.
         """
         pruning, generation = sort_options(pruning, generation, options)
-        n = whole("n", n, 1, MOST_ROWS)
-        if n > 1 and needs_cut(pruning):
-            raise OptionError(
-                f"The method {pruning.method} gives one answer at a time: ask for one, or use "
-                "another method."
-            )
+        n = check_samples(n, pruning)
         choosing, *limits = (Limits(cancel, deadline) for _ in range(n + 1))
         shared = Timings()
         try:
@@ -500,6 +495,26 @@ class Recording:
         self, prompt: Prompt, pruning: PruningOptions, new_tokens: int, timings: Timings
     ) -> Question:
         return Question(self._engine, prompt, self._heard, pruning, new_tokens, timings)
+
+
+def check_samples(n: int, pruning: PruningOptions, name: str = "n") -> int:
+    """The number of answers to one question, if so many can be given at once.
+
+    Args:
+        n: the number.
+        pruning: what is kept of the audio.
+        name: of the number, for the message.
+
+    Raises:
+        OptionError: it is out of range, or the method gives one answer at a time.
+    """
+    n = whole(name, n, 1, MOST_ROWS)
+    if n > 1 and needs_cut(pruning):
+        raise OptionError(
+            f"The method {pruning.method} gives one answer at a time: ask for one, or use another "
+            "method."
+        )
+    return n
 
 
 def sort_options(

@@ -15,6 +15,7 @@ from speechprune_ort.errors import DataError, OptionError, PromptError, SpeechPr
 __all__ = [
     "JsonLine",
     "check_path",
+    "check_question",
     "check_text",
     "check_type",
     "parse_json",
@@ -62,6 +63,22 @@ def check_text(
             f"({value[wrong.start]!a} at position {wrong.start}): give whole UTF-8 text."
         ) from None
     return value
+
+
+def check_question(
+    value: object, what: str = "The question", error: type[SpeechPruneError] = PromptError
+) -> str:
+    """Return the value if it is a text that asks something.
+
+    Arguments are those of ``check_text``.
+
+    Raises:
+        SpeechPruneError: it is no text that can be written down, or it is blank.
+    """
+    question = check_text(value, what, error)
+    if not question.strip():
+        raise error(f"{what} is empty: ask something about the recording.")
+    return question
 
 
 def printable(text: str) -> str:

@@ -20,7 +20,7 @@ from speechprune_ort.errors import BundleError, PromptError
 from speechprune_ort.runtime.ort.engine import Engine
 from speechprune_ort.runtime.ort.tokenizer import TextTokenizer
 from speechprune_ort.runtime.ort.tokenizer_file import tokenizer_errors
-from speechprune_ort.text import check_text
+from speechprune_ort.text import check_question, check_text
 from speechprune_ort.wording import Wording
 
 __all__ = ["AS_IS", "Prompt", "build_prompt", "embed_ids", "form_of"]
@@ -216,9 +216,7 @@ def build_prompt(
         PromptError: the question is not a text, is empty, gives no token, or more than the model
             has positions.
     """
-    question = check_text(texts["query"])
-    if not question.strip():
-        raise PromptError("The question is empty: ask something about the recording.")
+    question = check_question(texts["query"])
     for kind, text in texts.items():
         # Checked before tokenizing, which takes seconds for megabytes while nothing else runs.
         if context is not None and len(check_text(text, NAMED[kind])) > CHARACTERS * context:

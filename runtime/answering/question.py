@@ -33,7 +33,7 @@ from speechprune_ort.runtime.ort.engine import Engine
 from speechprune_ort.runtime.ort.threads import numpy_threads
 from speechprune_ort.timings import Timings
 
-__all__ = ["LaidOut", "Question", "pieces"]
+__all__ = ["LaidOut", "Question", "check_evidence", "pieces"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,13 +206,15 @@ class Question:
         if self._cut is not None:
             return self._kept_of(self._cut, selection)
         audio, rows, places = self._heard.audio, selection.indices, selection.indices
-        if selection.embeds is not None:  # merged tokens stand where their first ones stood
+        # Merged tokens stand where their first ones stood.
+        if selection.embeds is not None and len(rows):
             typed = selection.embeds.astype(audio.dtype, copy=False)
             audio, rows = HostEmbeds(typed), np.arange(len(rows))
         if self._between:  # the template's text between recordings goes where they meet
             places, order = self._with_text_between(places)
             whole = np.concatenate([audio.take(rows), *self._between])[order]
-            audio, rows = HostEmbeds(whole), np.arange(len(whole))
+            if len(whole):
+                audio, rows = HostEmbeds(whole), np.arange(len(whole))
         positions = self._positions(places)
         with self._timings.measure("assemble"):
             embeds = self._backend.lay_out(self._before, audio, rows, self._after)
@@ -444,11 +446,7 @@ class Question:
             PromptError: prompt and answer exceed the context.
             OptionError: the method drops tokens within the decoder.
         """
-        if METHODS[self.options.method].decoder_attention:
-            raise OptionError(
-                f"The method {self.options.method} reads every token before it drops some, so that "
-                "no passage is alone: leave out the evidence, or use another method."
-            )
+        check_evidence(self.options)
         selection, audio = self.choose(), self._engine.manifest.audio
         rate = self._engine.manifest.tokens_per_second
         kept = selection.indices
@@ -512,6 +510,19 @@ def pieces(
     heard = heard() if callable(heard) else heard
     asked = Question(engine, text, heard, pruning, generation.max_new_tokens, timings)
     return (yield from asked.speak(generation, scheduler))
+
+
+def check_evidence(options: PruningOptions) -> None:
+    """Refuse evidence of a method whose answers cannot be asked about one passage alone.
+
+    Raises:
+        OptionError: the method drops tokens within the decoder.
+    """
+    if METHODS[options.method].decoder_attention:
+        raise OptionError(
+            f"The method {options.method} reads every token before it drops some, so that no "
+            "passage is alone: leave out the evidence, or use another method."
+        )
 
 
 def _part(selection: Selection, places: NDArray[np.int64]) -> Selection:

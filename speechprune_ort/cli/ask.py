@@ -41,7 +41,6 @@ from speechprune_ort.cli.options import (
     provider_options,
 )
 from speechprune_ort.errors import AudioError, OptionError
-from speechprune_ort.numbers import whole
 from speechprune_ort.options import (
     GenerationOptions,
     LongAudio,
@@ -49,7 +48,7 @@ from speechprune_ort.options import (
 )
 from speechprune_ort.outputs import check_out
 from speechprune_ort.results import Answer
-from speechprune_ort.text import check_text, printable
+from speechprune_ort.text import check_question, printable
 
 if TYPE_CHECKING:
     from speechprune_ort.batch import BatchTask
@@ -158,8 +157,10 @@ def ask(
     from speechprune_ort import SpeechLLM
     from speechprune_ort.batch import BatchTask
     from speechprune_ort.methods import needs_encoder
+    from speechprune_ort.recording import check_samples
+    from speechprune_ort.runtime.answering.cut_decoder import check_cut
     from speechprune_ort.runtime.answering.prompt import form_of
-    from speechprune_ort.runtime.answering.scheduler import MOST_ROWS
+    from speechprune_ort.runtime.answering.question import check_evidence
 
     if live:
         _check_live(audio, rest, asked, explain, long_audio, every)
@@ -178,7 +179,10 @@ def ask(
             "--samples takes one complete recording: leave it out with --live or several "
             "recordings."
         )
-    whole("--samples", samples, 1, MOST_ROWS)
+    pruning = keeping.options(bundle, generation.seed)
+    check_samples(samples, pruning, "--samples")
+    if evidence:
+        check_evidence(pruning)
     transcripts = transcript or []
     if transcripts and explain is None:
         raise OptionError("--transcript needs --explain: give both, or leave out --transcript.")
@@ -200,8 +204,7 @@ def ask(
         for path in transcripts:
             read_transcript(path)
     for question in questions:  # and so is what cannot be asked
-        check_text(question)
-    pruning = keeping.options(bundle, generation.seed)
+        check_question(question)
     chosen = provider_options(provider_option)
     if len(recordings) > 1 and not together:
         _ask_each(
@@ -222,7 +225,8 @@ def ask(
         )
         return
     model = SpeechLLM(bundle, device, threads, chosen)
-    # What the template has no place for is refused at once.
+    # What the template has no place for is refused at once, as is what the decoder cannot do.
+    check_cut(model.engine, pruning.method)
     form_of(model.manifest, wording, len(recordings))
     worded = asdict(wording)
     if live:

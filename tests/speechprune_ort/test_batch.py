@@ -21,6 +21,7 @@ from command import run
 from numpy.typing import NDArray
 
 from speechprune_ort import (
+    Answer,
     AudioError,
     AudioOptions,
     Cancel,
@@ -30,13 +31,16 @@ from speechprune_ort import (
     GenerationOptions,
     OptionError,
     PruningOptions,
+    Recording,
     SpeechLLM,
     SpeechPruneError,
 )
 from speechprune_ort.answer_record import line_schema
+from speechprune_ort.answer_stream import NO_MEMORY
 from speechprune_ort.batch import BatchTask, Outcome, read_requests, run_batch
 from speechprune_ort.cli.ask import ask
 from speechprune_ort.cli.batch import batch
+from speechprune_ort.errors import OutputError
 from speechprune_ort.evaluation.calibration import Calibration
 from speechprune_ort.methods import METHODS, Request, Selection, load_plugins, method, sources_of
 from speechprune_ort.pool import in_order
@@ -234,15 +238,52 @@ def test_all_that_is_wrong_with_lines_and_recordings_ends_nothing(
     lines += [{"audio": "0.wav", "question": "Who?", name: 1} for name in ("language", "samples")]
     lines += [{"audio": "0.wav", "question": "Who?", "speaker": 1}]
     write(folder / "in.jsonl", lines)
-    assert go(bundle, folder) == Outcome(answered=1, failed=12, new=9)
+    assert go(bundle, folder) == Outcome(answered=1, failed=12, new=8)
     found = lines_of(folder / "out.jsonl")
     assert [line["id"] for line in found] == [str(number) for number in range(1, 14)]
     for line, name in zip(found[9:12], ("max_new_tokens", "language", "samples"), strict=True):
         assert f"'{name}' is an option of the command" in line["error"]
     assert all(line["error"] for line in found[:-1])
-    assert "question is empty" in found[6]["error"]
+    assert "'question' is empty" in found[6]["error"]
     assert found[7]["error"].startswith("Line 8 of ")
     assert found[-1]["text"] is not None
+
+
+def test_whatever_fails_in_one_line_ends_no_other(
+    bundle: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short_alone(request: Request) -> Selection:
+        if request.tokens > 60:
+            raise KeyError("long")
+        return Selection(np.arange(request.n_keep))
+
+    method("short-alone", summary="fails on 3 s")(short_alone)
+    try:
+        go(bundle, folder, "short.jsonl", pruning=PruningOptions("short-alone"))
+    finally:
+        del METHODS["short-alone"]
+    lines = lines_of(folder / "short.jsonl")
+    assert ["text" in line for line in lines] == [True, True, False, False, False]
+    assert "short-alone" in lines[2]["error"]
+    with_evidence, failures = Recording.with_evidence, [MemoryError(), OutputError("No room.")]
+
+    def failing(self: Recording, answer: Answer) -> Answer:
+        if failures:
+            raise failures.pop()
+        return with_evidence(self, answer)
+
+    monkeypatch.setattr(Recording, "with_evidence", failing)
+    go(bundle, folder, pruning=PruningOptions("affinity-pooling"), evidence=True)
+    lines = lines_of(folder / "out.jsonl")
+    assert [line.get("error", "")[:20] for line in lines[:3]] == ["No room.", NO_MEMORY[:20], ""]
+    assert "evidence" in lines[4]
+    for options, words in (
+        ({"evidence": True}, "no passage is alone"),
+        ({"samples": 2}, "one answer at a time"),
+        ({}, "--cut-after"),
+    ):
+        with pytest.raises(OptionError, match=words):
+            go(bundle, folder, "x", pruning=PruningOptions("fastv"), **options)
 
 
 def test_the_exit_code_says_whether_a_line_failed(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from speechprune_ort import OptionError, PruningOptions, SpeechLLM
 from speechprune_ort.runtime.answering.evidence import stretches
+from speechprune_ort.timings import Timings
 
 
 @pytest.mark.parametrize("span_tokens", [1, 3])
@@ -53,6 +54,20 @@ def test_support_is_what_each_stretch_alone_makes_of_the_answer(
         for part in (embeds, embeds[:0])
     ]
     assert first.support == pytest.approx(heard[0] - heard[1], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["affinity-pooling", "coverage"])
+def test_merged_tokens_and_several_recordings_have_evidence(
+    name: str, bundle: Path, tone: NDArray[np.float32]
+) -> None:
+    model = SpeechLLM(bundle, "cpu")
+    one = model.listen(tone[:48_000], sampling_rate=16_000)
+    for recording in (one, one.beside(one)):
+        said = recording.ask("Who?", method=name, pruning_rate=0.5, max_new_tokens=2)
+        asked = recording._about(recording._prompt("Who?"), said.pruning.options, 2, Timings())
+        found = asked.evidence(said.token_ids)
+        assert len(found) >= (2 if recording is not one else 1)
+        assert all(np.isfinite(part.support) for part in found)
 
 
 def test_no_audio_and_no_answer_have_no_evidence(bundle: Path) -> None:

@@ -18,7 +18,8 @@ from msgspec import structs
 from numpy.typing import NDArray
 from paths import TROUBLE
 
-from speechprune_ort import AudioError, AudioOptions, SpeechLLM
+from speechprune_ort import AudioError, AudioOptions, SpeechLLM, SpeechPruneError
+from speechprune_ort.cli.ask import ask as ask_command
 from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.runtime.hearing.features import LogMel
 
@@ -155,3 +156,20 @@ def test_the_bundles_sampling_rate_is_the_one_that_is_heard(bundle: Path, tmp_pa
         assert tokens == at_16.tokens
     with pytest.raises(ValueError, match="mel filters"):
         LogMel(sampling_rate=8_000, hop_length=80, n_fft=200)
+
+
+@pytest.mark.parametrize(
+    ("question", "options", "words"),
+    [
+        (" ", {}, "question is empty"),
+        ("Who?", {"samples": 0}, "--samples"),
+        ("Who?", {"samples": 2, "method": "fastv"}, "one answer at a time"),
+        ("Who?", {"evidence": True, "method": "fastv"}, "no passage is alone"),
+        ("Who?", {"method": "fastv"}, "--cut-after"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_before_anything_is_heard(
+    question: str, options: dict[str, Any], words: str, bundle: Path
+) -> None:
+    with pytest.raises(SpeechPruneError, match=words):
+        ask_command(bundle, Path("missing.wav"), [question], device="cpu", **options)
