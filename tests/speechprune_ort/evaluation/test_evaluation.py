@@ -18,6 +18,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from speechprune_ort import AudioError, AudioOptions, OptionError, PruningOptions
+from speechprune_ort.evaluation.evaluate import run as run_plan
 from speechprune_ort.evaluation.executor import LocalExecutor
 from speechprune_ort.evaluation.judge import Judge
 from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation
@@ -445,6 +446,11 @@ def test_a_folder_of_results_that_is_a_file_is_one_sentence(bundle: Path, tmp_pa
         with pytest.raises(OptionError, match=message):
             judge_all(plan, tmp_path / out, LocalExecutor())
     assert (tmp_path / "results").read_text() == "mine"
+    for wrong in ("", None, 3):
+        with pytest.raises(OptionError, match="The folder of results"):
+            run_plan(plan, wrong)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="plan takes a Plan"):
+        run_plan(None, tmp_path)  # type: ignore[arg-type]
 
 
 def test_rows_are_those_of_a_recordings_content_a_methods_code_and_provider_options(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,15 @@ def test_a_task_is_read_as_it_is_published(name: str, tmp_path: Path) -> None:
     assert findings.whole
     assert findings.samples == findings.recordings == len(shown)
     assert findings.files == {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def test_a_pipe_is_no_recording_of_a_set(tmp_path: Path) -> None:
+    write(tmp_path / TASKS["mmar"].files[0], mmar(tmp_path))
+    found = read_task("mmar", tmp_path)
+    path = found.samples[0].audio
+    path.unlink()
+    os.mkfifo(path)
+    assert "is a stream" in validate(found).unusable[str(path)]
 
 
 def test_a_task_whose_questions_are_lines(tmp_path: Path) -> None:
