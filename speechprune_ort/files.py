@@ -345,9 +345,8 @@ def content_of(path: str) -> tuple[int, str] | None:
         Bytes and sha256 in hex; None for a stream and for what cannot be read.
     """
     try:
-        if not stat.S_ISREG(
-            Path(path).stat().st_mode
-        ):  # opened and closed, a pipe loses its writer
+        # Before it is opened: a pipe that is opened and closed loses its writer.
+        if not stat.S_ISREG(Path(path).stat().st_mode):
             return None
         with open(path, "rb", opener=_without_waiting) as stream:
             about = os.fstat(stream.fileno())
