@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from speechprune_ort.errors import OptionError
-from speechprune_ort.numbers import plain, whole
+from speechprune_ort.choices import check_flag
+from speechprune_ort.numbers import (
+    LARGEST_MB,
+    LONGEST,
+    check_number,
+    check_positive,
+    take_plain,
+    whole,
+)
 from speechprune_ort.text import check_type
 
 __all__ = ["HIGHEST_RATE", "LOWEST_RATE", "AudioOptions", "check_audio_options"]
@@ -46,25 +52,22 @@ class AudioOptions:
     allow_silence: bool = False
 
     def __post_init__(self) -> None:
+        take_plain(self)
         if self.channel is not None:
-            object.__setattr__(self, "channel", whole("channel", self.channel, 0))
-        object.__setattr__(self, "max_channels", whole("max_channels", self.max_channels, 1))
+            whole("channel", self.channel, 0)
+        whole("max_channels", self.max_channels, 1)
         for name in ("max_seconds", "max_decoded_mb", "max_stream_mb"):
-            value = plain(getattr(self, name))
-            ok = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not ok or not 0 < value < math.inf:
-                raise OptionError(f"{name} must be positive and finite, not {value!r}.")
+            most = LONGEST if name == "max_seconds" else LARGEST_MB
+            value = check_positive(name, getattr(self, name), most)
             object.__setattr__(self, name, float(value))
-        level = plain(self.silence_dbfs)
-        number = isinstance(level, (int, float)) and not isinstance(level, bool)
-        if not number or not -math.inf < level <= 0:
-            raise OptionError(
-                f"silence_dbfs must be at most 0 decibels of full scale, not {level!r}."
-            )
+        level = check_number(
+            "silence_dbfs",
+            self.silence_dbfs,
+            lambda level: level <= 0,
+            "at most 0 decibels of full scale",
+        )
         object.__setattr__(self, "silence_dbfs", float(level))
-        if plain(self.allow_silence) not in (True, False):
-            raise OptionError(f"allow_silence must be True or False, not {self.allow_silence!r}.")
-        object.__setattr__(self, "allow_silence", bool(self.allow_silence))
+        check_flag("allow_silence", self.allow_silence)
 
 
 def check_audio_options(options: object) -> AudioOptions:

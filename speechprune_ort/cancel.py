@@ -10,11 +10,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol
 
 from speechprune_ort.errors import CancelledError, DeadlineError, OptionError
+from speechprune_ort.text import shown
 
 __all__ = [
     "UNFINISHED",
@@ -145,7 +145,8 @@ class Limits:
         late: beginning of the message if the deadline passes.
 
     Raises:
-        OptionError: ``cancel`` is not a token, or the deadline is not positive and finite.
+        OptionError: ``cancel`` is not a token, or the deadline is not positive, or above
+            ``LONGEST``.
     """
 
     def __init__(
@@ -155,25 +156,24 @@ class Limits:
         late: str = "There was no answer",
     ) -> None:
         if cancel is not None and not isinstance(cancel, Cancel):
-            raise OptionError(f"cancel takes a speechprune_ort.Cancel, not {cancel!r}.")
+            raise OptionError(f"cancel takes a speechprune_ort.Cancel, not {shown(cancel)}.")
         self._given_up = Cancel()
-        self._own = (self._given_up,) if cancel is None else (self._given_up, cancel)
+        self._own: tuple[Cancel, ...] = (
+            (self._given_up,) if cancel is None else (self._given_up, cancel)
+        )
         self._timer: threading.Timer | None = None
         if deadline is None:
             return
-        if (
-            isinstance(deadline, bool)
-            or not isinstance(deadline, Real)
-            or not 0 < deadline < threading.TIMEOUT_MAX
-        ):
-            raise OptionError(f"deadline must be positive and finite seconds, not {deadline!r}.")
+        from speechprune_ort.numbers import LONGEST, check_positive  # numpy: not for signals alone
+
+        seconds = float(check_positive("deadline", deadline, LONGEST))
         token = Cancel()
         error = DeadlineError(
-            f"{late} within the deadline of {float(deadline):g} seconds: allow more time, prune "
+            f"{late} within the deadline of {seconds:g} seconds: allow more time, prune "
             "more, or lower max_new_tokens."
         )
         self._own += (token,)
-        self._timer = threading.Timer(float(deadline), token.end, [error])
+        self._timer = threading.Timer(seconds, token.end, [error])
         self._timer.daemon = True
         self._timer.start()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from speechprune_ort.errors import OptionError
+from speechprune_ort.text import shown
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -43,8 +44,8 @@ def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     Raises:
         OptionError: it is not; the message has ``name``.
     """
-    if value not in allowed:
-        raise OptionError(f"{name} must be one of {', '.join(allowed)}, not {value!r}.")
+    if not isinstance(value, str) or value not in allowed:
+        raise OptionError(f"{name} must be one of {', '.join(allowed)}, not {shown(value)}.")
 
 
 def check_flag(name: str, value: object) -> None:
@@ -54,4 +55,4 @@ def check_flag(name: str, value: object) -> None:
         OptionError: it is not; the message has ``name``.
     """
     if not isinstance(value, bool):
-        raise OptionError(f"{name} must be True or False, not {value!r}.")
+        raise OptionError(f"{name} must be True or False, not {shown(value)}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from os import PathLike
@@ -21,7 +20,7 @@ from speechprune_ort.audio_options import (
 )
 from speechprune_ort.cancel import Cancel, Limits
 from speechprune_ort.chat import Chat
-from speechprune_ort.choices import Verify, check_choice
+from speechprune_ort.choices import Verify, check_choice, check_flag
 from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.errors import (
     OptionError,
@@ -32,7 +31,7 @@ from speechprune_ort.errors import (
 from speechprune_ort.live import LiveRecording
 from speechprune_ort.methods import needs_encoder
 from speechprune_ort.models.names import bundle_folder
-from speechprune_ort.numbers import plain, whole
+from speechprune_ort.numbers import LARGEST_MB, check_number, check_positive, plain, whole
 from speechprune_ort.options import (
     DeviceName,
     GenerationOptions,
@@ -188,6 +187,7 @@ class SpeechLLM:
         if progress is not None and not callable(progress):
             raise OptionError(f"progress takes a function, not {type(progress).__name__}.")
         check_long_audio(long_audio)
+        check_flag("encoder_attention", plain(encoder_attention))
         check_audio_options(audio_options)
         timings, rate = Timings(), self.manifest.audio.sampling_rate
         limits = Limits(cancel, deadline, "The recording was not processed")
@@ -227,6 +227,7 @@ class SpeechLLM:
         """
         if sampling_rate is not None:
             whole("sampling_rate", sampling_rate, LOWEST_RATE, HIGHEST_RATE)
+        check_flag("encoder_attention", plain(encoder_attention))
         timings, options = Timings(), check_audio_options(audio_options)
         growing = self.ear.grow(timings, _budget(memory_budget_mb), options, encoder_attention)
         return LiveRecording(
@@ -288,13 +289,9 @@ class SpeechLLM:
             )
         if seconds is None:
             seconds = len(embeds) / self.manifest.tokens_per_second
-        length = plain(seconds)
-        if (
-            isinstance(length, bool)
-            or not isinstance(length, (int, float))
-            or not (0 <= length < math.inf)
-        ):
-            raise OptionError(f"seconds must be at least 0 and finite, not {seconds!r}.")
+        length = check_number(
+            "seconds", seconds, lambda length: length >= 0, "at least 0 and finite"
+        )
         typed = embeds.astype(self.manifest.float_dtype, copy=False)
         audio = DeviceEmbeds.of(typed, self.engine.device)
         return Recording(
@@ -558,6 +555,6 @@ class SpeechLLM:
 
 def _budget(megabytes: float) -> int:
     number = plain(megabytes)
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not number > 0:
-        raise OptionError(f"memory_budget_mb must be positive, not {megabytes!r}.")
-    return int(min(number * 1e6, sys.maxsize))
+    if not isinstance(number, float) or number != math.inf:  # infinite: whatever is needed
+        number = check_positive("memory_budget_mb", number)
+    return int(min(number, LARGEST_MB) * 1e6)

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from speechprune_ort.errors import OptionError
+from speechprune_ort.text import shown
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["check_number", "numbers_in", "plain", "take_plain", "whole"]
+__all__ = [
+    "LARGEST_MB",
+    "LONGEST",
+    "check_number",
+    "check_positive",
+    "numbers_in",
+    "plain",
+    "take_plain",
+    "whole",
+]
+
+LARGEST = (1 << 63) - 1
+"""The largest whole number that every reader of our files has room for."""
+LARGEST_MB = 1e12
+"""Most of anything that is counted in 1e6 bytes; so many bytes fit into 64 bits."""
+LONGEST = 1e9
+"""Seconds that a limit of time may have: timers take few more."""
 
 
 def plain(value: Any) -> Any:
@@ -48,11 +67,11 @@ def numbers_in(name: str, text: str, kind: type[int] | type[float] = float) -> l
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError:
-        raise OptionError(f"{name} takes numbers separated by commas, not {text!a}.") from None
+        raise OptionError(f"{name} takes numbers separated by commas, not {shown(text)}.") from None
 
 
-def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """A whole number of at least ``least``, and at most ``most`` where that is given.
+def whole(name: str, value: Any, least: int, most: int = LARGEST) -> int:
+    """A whole number from ``least`` to ``most``.
 
     Raises:
         OptionError: it is not; the message has ``name``.
@@ -60,27 +79,57 @@ def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
     number = plain(value)
     # bool is an int in Python; True as a count is a slip, not a choice.
     if isinstance(number, bool) or not isinstance(number, int) or number < least:
-        raise OptionError(f"{name} must be a whole number of at least {least}, not {value!r}.")
-    if most is not None and number > most:
-        raise OptionError(f"{name} must be at most {most}, not {value!r}.")
+        raise OptionError(
+            f"{name} must be a whole number of at least {least}, not {shown(number)}."
+        )
+    if number > most:
+        raise OptionError(f"{name} must be at most {most}, not {shown(number)}.")
     return number
 
 
-def check_number(name: str, value: object, ok: bool, wanted: str) -> None:
-    """Refuse what is not a number, or is out of range.
+def check_number(name: str, value: object, ok: Callable[[float], bool], wanted: str) -> float:
+    """A number within a range.
 
     Args:
         name: name of the option, for the message.
         value: what was given.
-        ok: whether the value is in range, if it is a number.
+        ok: whether a finite number is in range.
         wanted: the numbers that are allowed, in words.
 
+    Returns:
+        The number, as Python's own.
+
     Raises:
-        OptionError: it is not such a number.
+        OptionError: it is no number, not finite, larger than every float, or out of range.
+
+    >>> check_number("rate", np.float32(0.5), lambda rate: rate < 1, "below 1")
+    0.5
     """
+    number = plain(value)
     # bool is an int in Python; True as a rate or a count is a slip, not a choice.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not ok:
-        raise OptionError(f"{name} must be {wanted}, not {value!r}.")
+    if isinstance(number, (int, float)) and not isinstance(number, bool):
+        try:
+            if math.isfinite(number) and ok(number):
+                return number
+        except OverflowError:  # a whole number that no float reaches
+            pass
+    raise OptionError(f"{name} must be {wanted}, not {shown(number)}.")
+
+
+def check_positive(name: str, value: object, most: float | None = None) -> float:
+    """A finite number above 0, and at most ``most`` where that is given.
+
+    Raises:
+        OptionError: it is not; the message has ``name``.
+
+    >>> check_positive("timeout", 3, LONGEST)
+    3
+    """
+    if most is None:
+        return check_number(name, value, lambda number: number > 0, "positive and finite")
+    return check_number(
+        name, value, lambda number: 0 < number <= most, f"positive and at most {most:.15g}"
+    )
 
 
 def take_plain(options: DataclassInstance) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Unpack, get_args
@@ -20,10 +19,17 @@ from speechprune_ort.choices import (
 )
 from speechprune_ort.contract.contained import contained
 from speechprune_ort.errors import OptionError, SpeechPruneError
-from speechprune_ort.numbers import check_number, take_plain, whole
+from speechprune_ort.numbers import (
+    LARGEST_MB,
+    LONGEST,
+    check_number,
+    check_positive,
+    take_plain,
+    whole,
+)
 from speechprune_ort.runtime.choosing.methods import METHODS, Method, MethodOptions, OwnOptions
 from speechprune_ort.runtime.choosing.methods.base import is_ours
-from speechprune_ort.text import check_text
+from speechprune_ort.text import check_text, shown
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -39,6 +45,9 @@ __all__ = [
     "check_method",
     "own_options",
 ]
+
+PENALTIES = (1e-3, 1e3)
+"""Penalties of repetition that a logit times one of them has room for; useful are 1 to 2."""
 
 
 def check_long_audio(value: str) -> None:
@@ -189,7 +198,7 @@ class PruningOptions:
             own = own_options(method, options)
         elif type(own) is not METHODS[method].options:
             kind = METHODS[method].options.__name__
-            raise OptionError(f"own= of the method {method} must be {kind}, not {own!a:.80}.")
+            raise OptionError(f"own= of the method {method} must be {kind}, not {shown(own)}.")
         elif options:
             own = own_options(method, asdict(own) | dict(options))
         values = (method, pruning_rate, budget, own, seed, positions, backend, latency_target,
@@ -202,21 +211,17 @@ class PruningOptions:
         take_plain(self)
         check_choice("positions", self.positions, get_args(Positions))
         check_choice("backend", self.backend, get_args(Backend))
-        rate = self.pruning_rate
-        if rate != "auto":
+        rate, auto = self.pruning_rate, isinstance(self.pruning_rate, str)
+        if not auto or rate != "auto":
             check_number(
-                "pruning_rate",
-                rate,
-                isinstance(rate, (int, float)) and 0 <= rate < 1,
-                "at least 0 and below 1, or auto",
+                "pruning_rate", rate, lambda rate: 0 <= rate < 1, "at least 0 and below 1, or auto"
             )
-        for name in ("latency_target", "memory_target_mb"):
+        for name, most in (("latency_target", LONGEST), ("memory_target_mb", LARGEST_MB)):
             value = getattr(self, name)
             if value is None:
                 continue
-            ok = isinstance(value, (int, float)) and 0 < value < math.inf
-            check_number(name, value, ok, "positive and finite")
-            if rate != "auto":
+            check_positive(name, value, most)
+            if not auto:
                 raise OptionError(f"{name} needs pruning_rate='auto': give both or neither.")
         if self.budget is not None:
             whole("budget", self.budget, 1)
@@ -302,8 +307,8 @@ class GenerationOptions:
         top_p: sample from the smallest set of tokens whose probability reaches this share,
             0 < top_p <= 1. Has no effect when greedy.
         repetition_penalty: the logit of a token that the answer has said already is divided by
-            this, or multiplied where it is negative (arXiv:1909.05858, section 4.1); above 0, and
-            1 leaves it.
+            this, or multiplied where it is negative (arXiv:1909.05858, section 4.1); 0.001 to
+            1000, and 1 leaves it.
         no_repeat_ngram_size: no run of so many tokens stands twice in an answer, which ends the
             loops that greedy search falls into; 0 allows any.
         seed: seed for sampling.
@@ -327,35 +332,31 @@ class GenerationOptions:
     def __post_init__(self) -> None:
         take_plain(self)
         whole("max_new_tokens", self.max_new_tokens, 1)
-        warmth, share = self.temperature, self.top_p
         check_number(
             "temperature",
-            warmth,
-            isinstance(warmth, (int, float)) and 0 <= warmth < math.inf,
+            self.temperature,
+            lambda warmth: warmth >= 0,
             "0 (greedy) or positive and finite",
         )
-        check_number(
-            "top_p",
-            share,
-            isinstance(share, (int, float)) and 0 < share <= 1,
-            "above 0 and at most 1",
-        )
-        penalty = self.repetition_penalty
+        check_positive("top_p", self.top_p, 1)
+        least, most = PENALTIES
         check_number(
             "repetition_penalty",
-            penalty,
-            isinstance(penalty, (int, float)) and 0 < penalty < math.inf,
-            "positive and finite",
+            self.repetition_penalty,
+            lambda penalty: least <= penalty <= most,
+            f"from {least:g} to {most:g}",
         )
         whole("no_repeat_ngram_size", self.no_repeat_ngram_size, 0)
         whole("seed", self.seed, 0)
         check_flag("ignore_stop", self.ignore_stop)
         # A set has no order, and what is done with them would depend on it.
-        if not isinstance(self.stop, (tuple, list)) or not all(
-            isinstance(text, str) and text for text in self.stop
-        ):
-            raise OptionError(f"stop must be a tuple of non-empty strings, not {self.stop!a:.80}.")
+        if not isinstance(self.stop, (tuple, list)):
+            raise OptionError(f"stop must be a tuple of non-empty strings, not {shown(self.stop)}.")
         for text in self.stop:
+            if not isinstance(text, str) or not text:
+                raise OptionError(
+                    f"stop must be a tuple of non-empty strings, and has {shown(text)}."
+                )
             check_text(text, "A stop string", OptionError)
         object.__setattr__(self, "stop", tuple(self.stop))
 

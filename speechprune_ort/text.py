@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -14,6 +14,7 @@ from speechprune_ort.errors import DataError, OptionError, PromptError, SpeechPr
 
 __all__ = [
     "JsonLine",
+    "check_list",
     "check_path",
     "check_question",
     "check_text",
@@ -23,6 +24,7 @@ __all__ = [
     "read_json",
     "read_jsonl",
     "read_objects",
+    "shown",
 ]
 
 LONGEST_NAME = 255  # bytes of a file's name, on every file system in common use
@@ -54,7 +56,7 @@ def check_text(
     'Who? 😀'
     """
     if not isinstance(value, str):
-        raise error(f"{what} must be text, not {_shown(value)}: give a str.")
+        raise error(f"{what} must be text, not {shown(value)}: give a str.")
     try:
         value.encode()
     except UnicodeEncodeError as wrong:
@@ -90,6 +92,19 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def shown(value: object) -> str:
+    r"""A value in a message: short, on one line and in plain characters.
+
+    >>> shown("a\nb"), shown(10**400), shown([1])
+    ("'a\\nb'", 'a huge int', 'list')
+    """
+    if isinstance(value, (str, int, float)) or value is None:
+        text = ascii(value) if not isinstance(value, int) or abs(value) < 10**18 else "a huge int"
+    else:
+        text = f"{type(value).__name__}"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
 def check_type(value: object, kind: type[Kind], what: str) -> Kind:
     """Return the value if it has the type that a parameter takes.
 
@@ -105,8 +120,33 @@ def check_type(value: object, kind: type[Kind], what: str) -> Kind:
     3
     """
     if not isinstance(value, kind):
-        raise OptionError(f"{what} takes a {kind.__name__}, not {_shown(value)}.")
+        raise OptionError(f"{what} takes a {kind.__name__}, not {shown(value)}.")
     return value
+
+
+def check_list(value: object, kind: type[Any], what: str) -> list[Any]:
+    """The values of a list, a tuple, an array or whatever else has an order, each of one type.
+
+    Args:
+        value: what was given.
+        kind: what every one of them should be; ``object`` for any.
+        what: name of the parameter.
+
+    Raises:
+        OptionError: it is not such a list, or one of them is something else.
+
+    >>> check_list((1, 2), int, "seeds")
+    [1, 2]
+    """
+    try:
+        if isinstance(value, (str, bytes, Mapping, Set)):  # a text is not meant as its letters
+            raise TypeError
+        found: list[Any] = list(value)  # type: ignore[call-overload]
+    except TypeError:
+        raise OptionError(f"{what} takes a list, not {shown(value)}.") from None
+    for one in found:
+        check_type(one, kind, f"Every one of {what}")
+    return found
 
 
 def check_path(
@@ -130,7 +170,7 @@ def check_path(
     'b.wav'
     """
     if not isinstance(value, (str, PathLike)):
-        raise error(f"{what} must be a path, not {_shown(value)}: give a str or a Path.")
+        raise error(f"{what} must be a path, not {shown(value)}: give a str or a Path.")
     try:
         path = os.fspath(value)
     except Exception as wrong:  # whatever a caller's own path-like object does
@@ -157,7 +197,7 @@ def check_path(
     longest = max(map(len, raw.split(os.fsencode(os.sep))))
     if longest > LONGEST_NAME or len(raw) > LONGEST_PATH:
         raise error(
-            f"{what} is too long ({_shown(path)}): a name has at most {LONGEST_NAME} bytes, a "
+            f"{what} is too long ({shown(path)}): a name has at most {LONGEST_NAME} bytes, a "
             f"path {LONGEST_PATH}."
         )
     return Path(path)
@@ -232,7 +272,7 @@ def read_objects(path: Path) -> Iterator[JsonLine]:
         if isinstance(entry, dict):
             yield JsonLine(number, entry, word="entry")
         else:
-            error = f"Entry {number} of {path} is {_shown(entry)}, not an object."
+            error = f"Entry {number} of {path} is {shown(entry)}, not an object."
             yield JsonLine(number, {}, error, word="entry")
 
 
@@ -249,7 +289,7 @@ def _parsed(content: bytes, number: int, path: Path) -> JsonLine:
     try:
         entry = parse_json(content)
         if not isinstance(entry, dict):
-            raise ValueError(f"it is {_shown(entry)}, not an object")
+            raise ValueError(f"it is {shown(entry)}, not an object")
     except ValueError as error:
         return JsonLine(number, {}, f"Line {number} of {path} is not a JSON object ({error}).")
     return JsonLine(number, entry)
@@ -307,17 +347,8 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"it has {_shown(twice)} more than once")
+        raise ValueError(f"it has {shown(twice)} more than once")
     return found
-
-
-def _shown(value: object) -> str:
-    """A value in a message: whole where short, in plain characters."""
-    if isinstance(value, (str, int, float)) or value is None:
-        text = ascii(value) if not isinstance(value, int) or abs(value) < 10**18 else "a huge int"
-    else:
-        text = f"{type(value).__name__}"
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def _reason(error: OSError) -> str:

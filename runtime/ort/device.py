@@ -7,12 +7,13 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import DTypeLike, NDArray
 
+from speechprune_ort.choices import DeviceName, check_choice
 from speechprune_ort.errors import DeviceError, OptionError
 from speechprune_ort.providers import (
     CPU_PROVIDER,
@@ -132,8 +133,7 @@ def resolve_device(
 
     ``auto`` takes what the bundle was built for and says so on stderr.
     """
-    if asked not in ("auto", "cuda", "cpu"):
-        raise OptionError(f"device must be auto, cuda or cpu, not {asked!r}.")
+    check_choice("device", asked, get_args(DeviceName))
     wanted = target if asked == "auto" else asked
     if wanted != target:
         raise DeviceError(

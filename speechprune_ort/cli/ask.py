@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -41,6 +40,7 @@ from speechprune_ort.cli.options import (
     provider_options,
 )
 from speechprune_ort.errors import AudioError, OptionError
+from speechprune_ort.numbers import LONGEST, check_number
 from speechprune_ort.options import (
     GenerationOptions,
     LongAudio,
@@ -60,6 +60,7 @@ __all__ = ["ask", "summary"]
 
 # To a terminal; answers may contain them.
 COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+LEAST_EVERY = 0.1  # seconds of sound between questions
 SHOWN_FROM_S = 60.0  # seconds of audio that are worth a progress bar
 
 
@@ -358,8 +359,13 @@ def _check_live(
         raise OptionError(
             "--live cannot be combined with --explain or --long-audio: leave them out."
         )
-    if every is not None and not 0 < every < math.inf:
-        raise OptionError(f"--every takes a number of seconds above 0, not {every:g}.")
+    if every is not None:
+        check_number(
+            "--every",
+            every,
+            lambda number: LEAST_EVERY <= number <= LONGEST,
+            f"from {LEAST_EVERY:g} to {LONGEST:.0f} seconds",
+        )
     if every is not None and not (rest or asked):
         raise OptionError("--every needs a question: add it after the recording.")
 

@@ -26,6 +26,7 @@ from speechprune_ort.cli.options import (
 )
 from speechprune_ort.errors import OptionError
 from speechprune_ort.files import cannot_write, whole_file
+from speechprune_ort.numbers import check_number
 from speechprune_ort.options import DEFAULT_METHOD, DeviceName
 from speechprune_ort.outputs import check_out, check_out_folder
 from speechprune_ort.progress import Line
@@ -132,8 +133,8 @@ def profile(
     from speechprune_ort.profiling.compare import COMPARED, rounds_needed
     from speechprune_ort.profiling.report import FORMATS, PAIR_FORMATS, render, tables
 
-    if fail_over is not None and not fail_over >= 1:
-        raise OptionError(f"--fail-over takes a ratio of at least 1, not {fail_over:g}.")
+    if fail_over is not None:
+        check_number("--fail-over", fail_over, lambda ratio: ratio >= 1, "a ratio of at least 1")
     if compare is not None:
         _compare(compare, fail_over)
         return
@@ -154,12 +155,6 @@ def profile(
             raise OptionError(
                 f"{name} is for one bundle: leave it out, or profile the bundles one by one."
             )
-    counts = (("--new-tokens", new_tokens), ("--repeats", repeats), ("--loads", loads))
-    for name, number in counts:
-        if number is not None and number < 1:
-            raise OptionError(f"{name} must be at least 1, not {number}.")
-    if warmup < 0:
-        raise OptionError(f"--warmup must be at least 0, not {warmup}.")
 
     from speechprune_ort.model import SpeechLLM
     from speechprune_ort.profiling.condition import ProfileOptions
@@ -176,10 +171,6 @@ def profile(
         if path is not None:
             check_out(path, name, used)
             used.append(path)
-    if ort_profile is not None:
-        check_out_folder(ort_profile, "--ort-profile", used)
-    if nvtx:
-        use_nvtx()
     load_plugins(plugin)
     settings = parse_rates(pruning_rates, method)
     sounds = sounds_of(audio or [], durations)
@@ -190,6 +181,10 @@ def profile(
     options = ProfileOptions(
         question or QUESTION, new_tokens, repeats, warmup, loads, audio_options
     )
+    if ort_profile is not None:
+        check_out_folder(ort_profile, "--ort-profile", used)
+    if nvtx:
+        use_nvtx()
     console = Console(stderr=True, markup=False)
     traces: list[Path] = []
     taken: dict[Path, DeviceName] = {}

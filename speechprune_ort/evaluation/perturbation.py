@@ -12,8 +12,10 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from speechprune_ort.choices import check_choice
 from speechprune_ort.errors import OptionError
-from speechprune_ort.numbers import numbers_in
+from speechprune_ort.numbers import check_number, numbers_in, take_plain
+from speechprune_ort.text import shown
 
 __all__ = [
     "BABBLE_VOICES",
@@ -29,10 +31,12 @@ __all__ = [
 Samples = NDArray[np.float32]
 
 NOISES = ("white", "babble", "room")
+KINDS = ("clean", *NOISES, "speed", "telephone")
 TELEPHONE_HZ = (300.0, 3400.0)
 ROOM_SECONDS = 0.5  # the reverberation falls by 60 dB in this time
 BABBLE_VOICES = 3
 SLOWEST, FASTEST = 0.25, 4.0
+MOST_DB = 100.0  # louder or softer than any recording's own noise, or than float32 can tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,33 @@ class Perturbation:
 
     Attributes:
         kind: ``clean``, ``white``, ``babble``, ``room``, ``speed`` or ``telephone``.
-        value: signal-to-noise ratio in dB, or the factor of speed; unused for the others.
+        value: signal-to-noise ratio in dB, -100 to 100, or the factor of speed, 0.25 to 4; unused
+            for the others.
+
+    Raises:
+        OptionError: there is no such kind, or the value is out of range.
     """
 
     kind: str = "clean"
     value: float = 0.0
+
+    def __post_init__(self) -> None:
+        take_plain(self)
+        check_choice("kind", self.kind, KINDS)
+        if self.kind in ("white", "babble"):
+            check_number(
+                "A signal-to-noise ratio",
+                self.value,
+                lambda ratio: -MOST_DB <= ratio <= MOST_DB,
+                f"from {-MOST_DB:g} to {MOST_DB:g} dB",
+            )
+        elif self.kind == "speed":
+            check_number(
+                "A factor of speed",
+                self.value,
+                lambda factor: SLOWEST <= factor <= FASTEST,
+                f"from {SLOWEST:g} to {FASTEST:g}",
+            )
 
     @property
     def name(self) -> str:
@@ -65,15 +91,15 @@ def parse_noise(text: str) -> list[Perturbation]:
     ['white 10 dB', 'babble 10 dB', 'room']
 
     Raises:
-        OptionError: it is not of this form.
+        OptionError: it is not of this form, or a ratio is out of range.
     """
     key, _, values = text.partition("=")
     try:
         ratios = [float(value) for value in values.split(",")]
     except ValueError:
         ratios = []
-    if key != "snr" or not ratios or not np.isfinite(ratios).all():
-        raise OptionError(f"--noise takes snr=20,10,5,0, not {text!r}.")
+    if key != "snr" or not ratios:
+        raise OptionError(f"--noise takes snr=20,10,5,0, not {shown(text)}.")
     noisy = [Perturbation(kind, ratio) for kind in ("white", "babble") for ratio in ratios]
     return [*noisy, Perturbation("room")]
 
@@ -87,13 +113,7 @@ def parse_speed(text: str) -> list[Perturbation]:
     Raises:
         OptionError: it is not of this form, or a factor is out of range.
     """
-    factors = numbers_in("--speed", text)
-    for factor in factors:
-        if not SLOWEST <= factor <= FASTEST:
-            raise OptionError(
-                f"--speed takes factors from {SLOWEST:g} to {FASTEST:g}, not {factor:g}."
-            )
-    return [Perturbation("speed", factor) for factor in factors]
+    return [Perturbation("speed", factor) for factor in numbers_in("--speed", text)]
 
 
 def perturb(
@@ -125,13 +145,8 @@ def perturb(
         return _same_level(_convolve(samples, _room(rate, random)), samples)
     if perturbation.kind == "telephone":
         return _same_level(_telephone(samples, rate), samples)
-    if perturbation.kind == "speed":
-        faster: Samples = soxr.resample(samples, rate * perturbation.value, rate)
-        return faster
-    raise OptionError(
-        f"There is no perturbation {perturbation.kind!r}: give clean, telephone, speed, "
-        f"{', '.join(NOISES)}."
-    )
+    faster: Samples = soxr.resample(samples, rate * perturbation.value, rate)
+    return faster
 
 
 def spoken_over(

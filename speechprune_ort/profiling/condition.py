@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.numbers import take_plain, whole
 from speechprune_ort.profiling.distribution import Distribution
 
 __all__ = ["Condition", "ProfileOptions"]
@@ -22,6 +23,9 @@ class ProfileOptions:
         warmup: rounds before them that do not count.
         loads: times that the bundle is opened.
         audio: as ``audio_options`` of ``SpeechLLM.listen``.
+
+    Raises:
+        OptionError: a number is out of range.
     """
 
     question: str
@@ -30,6 +34,12 @@ class ProfileOptions:
     warmup: int = 1
     loads: int = 3
     audio: AudioOptions = field(default_factory=AudioOptions)
+
+    def __post_init__(self) -> None:
+        take_plain(self)
+        for name in ("new_tokens", "repeats", "loads"):
+            whole(name, getattr(self, name), 1)
+        whole("warmup", self.warmup, 0)
 
 
 @dataclass(slots=True)

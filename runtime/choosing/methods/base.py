@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
@@ -116,8 +115,9 @@ class TwoPhases(MethodOptions):
         """See ``MethodOptions``."""
         super().check()
         if self.candidates is not None:
-            ok = isinstance(self.candidates, (int, float)) and 1 <= self.candidates < math.inf
-            check_number("candidates", self.candidates, ok, "at least 1 and finite")
+            check_number(
+                "candidates", self.candidates, lambda number: number >= 1, "at least 1 and finite"
+            )
 
     def candidate_tokens(self, kept: int, total: int, default: int) -> int:
         """How many tokens the first phase leaves to the second.

@@ -219,8 +219,7 @@ class SaMap(MethodOptions):
     def check(self) -> None:
         """See ``MethodOptions``."""
         super().check()
-        ok = isinstance(self.threshold, (int, float)) and -1 <= self.threshold <= 1
-        check_number("threshold", self.threshold, ok, "from -1 to 1")
+        check_number("threshold", self.threshold, lambda cosine: -1 <= cosine <= 1, "from -1 to 1")
 
 
 @method("sa-map", summary="runs of neighbours merged, of these the attended and different",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -10,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from speechprune_ort.choices import AttentionForm, check_choice, check_flag
-from speechprune_ort.numbers import check_number
+from speechprune_ort.numbers import check_positive
 from speechprune_ort.runtime.choosing.methods.base import (
     PAPER_TEMPERATURE,
     MethodOptions,
@@ -60,8 +59,7 @@ class Similarity(MethodOptions):
         super().check()
         value = self.frame_temperature
         if value is not None:
-            ok = isinstance(value, (int, float)) and 0 < value < math.inf
-            check_number("frame_temperature", value, ok, "positive and finite")
+            check_positive("frame_temperature", value)
 
     @property
     def temperature(self) -> float:

@@ -137,7 +137,7 @@ def test_a_bundle_for_another_device_is_an_error(asked: str, target: str) -> Non
 
 
 def test_unknown_devices_and_misplaced_options_are_errors() -> None:
-    with pytest.raises(OptionError, match="auto, cuda or cpu"):
+    with pytest.raises(OptionError, match="device must be one of auto, cuda, cpu"):
         resolve_device("tensorrt", "cuda")
     with pytest.raises(OptionError, match="CUDA"):
         resolve_device("cpu", "cpu", {"device_id": "0"})

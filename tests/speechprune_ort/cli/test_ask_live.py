@@ -99,7 +99,7 @@ def test_questions_are_typed_while_it_comes(bundle: Path, sound: bytes) -> None:
     [
         (("Who?", "--every", "3"), "--every needs --live"),
         (("--live", "--every", "3"), "--every needs a question"),
-        (("Who?", "--live", "--every", "0"), "--every takes a number of seconds above 0"),
+        (("Who?", "--live", "--every", "0"), "--every must be from 0.1 to 1000000000 seconds"),
         (("Who?", "--live", "--explain", "a.html"), "--live cannot be combined"),
         (("Who?", "--live"), "Standard input is not a WAV"),
         (("--live",), "no terminal|not a WAV"),
