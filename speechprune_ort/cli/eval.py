@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -169,10 +169,7 @@ def evaluate(
     """Score a bundle on recordings with choices, every accuracy with its interval."""
     from speechprune_ort.evaluation import plan_of, power_of, run, settings_of
     from speechprune_ort.evaluation.plots import require_plots
-    from speechprune_ort.evaluation.scoring import Scoring
 
-    if scoring not in get_args(Scoring):
-        raise OptionError(f"--scoring takes {', '.join(get_args(Scoring))}, not {scoring!r}.")
     if plots:
         require_plots()
     load_plugins(plugin)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from speechprune_ort import __version__
-from speechprune_ort.choices import EVERY_TOKEN
+from speechprune_ort.choices import EVERY_TOKEN, check_choice, check_flag
 from speechprune_ort.errors import OptionError
 from speechprune_ort.evaluation.costs import Cost, measure_costs
 from speechprune_ort.evaluation.executor import Executor, LocalExecutor
@@ -36,7 +36,7 @@ from speechprune_ort.outputs import check_apart, check_out_folder
 from speechprune_ort.recording import Recording
 from speechprune_ort.runtime.answering.prompt import Prompt
 from speechprune_ort.runtime.choosing.methods.speechprune import PAPER_METHOD
-from speechprune_ort.text import check_path, check_type
+from speechprune_ort.text import check_list, check_path, check_type
 
 __all__ = ["power_of", "run"]
 
@@ -78,9 +78,19 @@ def run(
     """
     check_type(plan, Plan, "plan")
     out = check_path(out, "The folder of results", OptionError)
+    compare = check_list(compare, str, "compare")
     for name in compare:
-        if name not in METHODS:
-            raise OptionError(f"There is no method {name!r} to compare: give {', '.join(METHODS)}.")
+        check_choice("compare", name, tuple(METHODS))
+    for flag, value in (("costs", costs), ("plots", plots)):
+        check_flag(flag, value)
+    kinds: dict[str, tuple[object, Any]] = {
+        "executor": (executor, Executor),
+        "command": (command, str),
+        "progress": (progress, Callable),
+    }
+    for name, (given, kind) in kinds.items():
+        if given is not None:
+            check_type(given, kind, name)
     if plots:
         require_plots()
     _check_folder(plan, out, plots)

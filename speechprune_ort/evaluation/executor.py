@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from speechprune_ort.evaluation.judge import Judge
 from speechprune_ort.evaluation.plan import Plan, Work
@@ -16,6 +16,7 @@ Judged = tuple[int, dict[str, dict[str, Any]]]
 """Index of a sample and its rows, by perturbation."""
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Judges samples in any order."""
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from speechprune_ort.audio_options import AudioOptions
-from speechprune_ort.choices import EVERY_TOKEN
+from speechprune_ort.choices import EVERY_TOKEN, check_choice, check_flag
 from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation
 from speechprune_ort.evaluation.samples import Sample
@@ -20,7 +20,9 @@ from speechprune_ort.evaluation.scoring import Scoring
 from speechprune_ort.evaluation.settings import ORIGINAL, Setting
 from speechprune_ort.files import content_of
 from speechprune_ort.methods import METHODS, sources_of
+from speechprune_ort.numbers import whole
 from speechprune_ort.options import DEFAULT_METHOD, DeviceName, PruningOptions
+from speechprune_ort.text import check_type
 
 __all__ = ["Origin", "Plan", "Work"]
 
@@ -78,6 +80,9 @@ class Plan:
         plugins: files that register methods of the user's own.
         audio_options: as in ``SpeechLLM.listen``.
         origin: where the samples are from; no row depends on it.
+
+    Raises:
+        OptionError: a value is out of range.
     """
 
     bundle: Path
@@ -93,6 +98,13 @@ class Plan:
     plugins: tuple[Path, ...] = ()
     audio_options: AudioOptions = field(default_factory=AudioOptions)
     origin: Origin = field(default_factory=Origin)
+
+    def __post_init__(self) -> None:
+        check_choice("scoring", self.scoring, get_args(Scoring))
+        check_choice("device", self.device, get_args(DeviceName))
+        check_flag("controls", self.controls)
+        whole("seed", self.seed, 0)
+        check_type(self.provider_options, Mapping, "provider_options")  # type: ignore[type-abstract]
 
     def about(self) -> dict[str, Any]:
         """What the rows depend on, as plain data: rows of another plan do not belong to it.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from speechprune_ort.audio_options import AudioOptions
-from speechprune_ort.errors import OptionError
+from speechprune_ort.audio_options import AudioOptions, check_audio_options
+from speechprune_ort.choices import check_flag
+from speechprune_ort.errors import BundleError, OptionError
 from speechprune_ort.evaluation.perturbation import (
     CLEAN,
     Perturbation,
@@ -18,7 +19,9 @@ from speechprune_ort.evaluation.samples import sample_by_kind, shuffled
 from speechprune_ort.evaluation.scoring import Scoring
 from speechprune_ort.evaluation.settings import Setting
 from speechprune_ort.evaluation.tasks import read_given
+from speechprune_ort.numbers import whole
 from speechprune_ort.options import DeviceName
+from speechprune_ort.text import check_list, check_path, check_type
 
 __all__ = ["plan_of"]
 
@@ -70,17 +73,27 @@ def plan_of(
         audio_options: as in ``SpeechLLM.listen``.
 
     Raises:
-        OptionError: a value is out of range.
+        OptionError: a value is out of range or of another type, or there is nothing to compare.
+        BundleError: ``bundle`` is no path.
         DataError: the set cannot be read, or holds no sample.
     """
-    data = Path(data)
+    bundle = check_path(bundle, "The path of a bundle", BundleError)
+    data = check_path(data, "The path of the samples")
     for name, number in (("limit", limit), ("sample", sample)):
-        if number is not None and number < 1:
-            raise OptionError(f"--{name} must be at least 1, not {number}.")
+        if number is not None:
+            whole(name, number, 1)
+    whole("seed", seed, 0)
+    for name, text in (("task", task), ("fields", fields), ("noise", noise), ("speed", speed)):
+        if text is not None:
+            check_type(text, str, name)
+    for name, flag in (("shuffle", shuffle), ("telephone", telephone)):
+        check_flag(name, flag)
+    if not (settings := check_list(settings, Setting, "settings")):
+        raise OptionError("There is nothing to compare: give at least one setting.")
     perturbations = [
         CLEAN,
-        *(parse_noise(noise) if noise else ()),
-        *(parse_speed(speed) if speed else ()),
+        *(parse_noise(noise) if noise is not None else ()),
+        *(parse_speed(speed) if speed is not None else ()),
         *([Perturbation("telephone")] if telephone else ()),
     ]
     given = read_given(data, task, fields)
@@ -90,7 +103,7 @@ def plan_of(
     if shuffle:
         samples = [shuffled(item, seed) for item in samples]
     return Plan(
-        bundle=Path(bundle),
+        bundle=bundle,
         samples=tuple(samples),
         settings=tuple(settings),
         scoring=scoring,
@@ -99,9 +112,9 @@ def plan_of(
         seed=seed,
         device=device,
         threads=threads,
-        provider_options=provider_options or {},
-        plugins=tuple(plugins),
-        audio_options=audio_options or AudioOptions(),
+        provider_options={} if provider_options is None else provider_options,
+        plugins=tuple(check_list(plugins, Path, "plugins")),
+        audio_options=check_audio_options(audio_options),
         origin=Origin(
             task or data.name,
             given.files,

@@ -9,8 +9,10 @@ from typing import Any
 from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.errors import OptionError
 from speechprune_ort.methods import METHODS, TwoPhases
+from speechprune_ort.numbers import whole
 from speechprune_ort.options import PruningOptions, check_method
 from speechprune_ort.runtime.choosing.methods.baselines import BEGINNING
+from speechprune_ort.text import check_list, check_type
 
 __all__ = ["ORIGINAL", "Setting", "settings_of"]
 
@@ -78,10 +80,13 @@ def settings_of(
     >>> [s.name for s in settings_of(["speechprune"], [0.2], [0], candidates=[1, 3])]
     ['truncate@0', 'speechprune@0.2x1', 'speechprune@0.2x3']
     """
+    methods, rates = check_list(methods, str, "methods"), check_list(rates, object, "rates")
+    seeds = [whole("seed", seed, 0) for seed in check_list(seeds, object, "seeds")]
+    candidates = check_list(candidates, object, "candidates")
     if not methods or not rates or not seeds:
         raise OptionError("Give at least one method, one pruning rate and one seed.")
-    base = base or PruningOptions()
-    own = own or {}
+    base = PruningOptions() if base is None else check_type(base, PruningOptions, "base")
+    own = {} if own is None else check_type(own, Mapping, "own")  # type: ignore[type-abstract]
     for method in methods:
         check_method(method)
     have = {name for method in methods for name in METHODS[method].options.names()}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from speechprune_ort import DataError, OptionError, PruningOptions
-from speechprune_ort.evaluation import plots
+from speechprune_ort.evaluation import plan_of, plots, run
 from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation, parse_noise, perturb
 from speechprune_ort.evaluation.plan import Plan
 from speechprune_ort.evaluation.samples import (
@@ -337,10 +337,71 @@ def test_speed_changes_length_and_pitch_and_clean_nothing() -> None:
     assert perturb(samples, CLEAN, RATE, 0, lambda _: samples) is samples
 
 
-@pytest.mark.parametrize("text", ["20,10", "snr=", "snr=a", "db=3", "snr=nan"])
+@pytest.mark.parametrize("text", ["20,10", "snr=", "snr=a", "db=3"])
 def test_noise_that_cannot_be_read_says_its_form(text: str) -> None:
     with pytest.raises(OptionError, match="snr=20,10,5,0"):
         parse_noise(text)
+
+
+@pytest.mark.parametrize("ratio", [1e308, -5000.0, float("nan"), 10**400, np.ones(2), None, "3"])
+def test_what_is_no_ratio_or_speed_is_one_sentence(ratio: Any) -> None:
+    for kind in ("white", "babble", "speed"):
+        with pytest.raises(OptionError, match="must be from") as raised:
+            Perturbation(kind, ratio)
+        assert len(str(raised.value)) < 100
+    with pytest.raises(OptionError, match="kind must be one of clean, white"):
+        Perturbation(ratio)
+
+
+@pytest.mark.parametrize("ratio", [-100, 100])
+def test_noise_of_the_extreme_ratios_is_finite(ratio: float) -> None:
+    samples = np.sin(np.arange(999, dtype=np.float32))
+    harder = perturb(samples, Perturbation("white", ratio), 16_000, 0, lambda _: samples)
+    assert np.isfinite(harder).all()
+
+
+ODD = [3, b"x", {}, {1}, object(), float("nan"), np.array([[1, 2]]), np.array("x"), 10**400]
+"""What no argument of a plan may be."""
+
+
+@pytest.mark.parametrize("given", ODD)
+def test_what_is_no_list_of_settings_is_one_sentence(given: Any) -> None:
+    for arguments in ((given, [0.2], [0]), (["random"], given, [0]), (["random"], [0.2], given)):
+        with pytest.raises(OptionError):
+            settings_of(*arguments)
+    with pytest.raises(OptionError, match="seed must be"):
+        settings_of(["random"], [0.2], [0, -1])
+    wanted = settings_of(["random"], [0.2, 0.4], [0, 1])
+    arrays = np.array(["random"]), np.array([0.2, 0.4]), np.array([0, 1])
+    assert settings_of(*arrays) == wanted  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given", ODD)
+def test_what_is_no_argument_of_a_plan_is_one_sentence(given: Any, tmp_path: Path) -> None:
+    settings = settings_of(["random"], [0.2], [0])
+    with pytest.raises(OptionError, match="settings"):
+        plan_of(tmp_path, tmp_path / "a.jsonl", given)
+    with pytest.raises(DataError, match="path of the samples"):
+        plan_of(tmp_path, given, settings)
+    for name in ("limit", "sample", "seed"):
+        with pytest.raises(OptionError, match=f"{name} must be at most|{name} must be a whole"):
+            plan_of(tmp_path, "a.jsonl", settings, **{name: -1 if given is ODD[0] else given})
+    for name in ("task", "fields", "noise", "speed"):
+        with pytest.raises(OptionError, match=f"{name} takes a str"):
+            plan_of(tmp_path, "a.jsonl", settings, **{name: given})
+    for name in ("shuffle", "telephone"):
+        with pytest.raises(OptionError, match=f"{name} must be True or False"):
+            plan_of(tmp_path, "a.jsonl", settings, **{name: given})
+    for name in ("scoring", "device"):
+        with pytest.raises(OptionError, match=f"{name} must be one of"):
+            Plan(tmp_path, (), tuple(settings), **{name: given})
+    with pytest.raises(OptionError, match="plan takes a Plan"):
+        run(given, tmp_path)
+    plan = Plan(tmp_path, (), tuple(settings))
+    for name in ("compare", "executor", "costs", "plots", "command", "progress"):
+        with pytest.raises(OptionError, match=name):
+            run(plan, tmp_path, **{name: given})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_journal_goes_on_after_a_cut_line_and_refuses_another_plan(tmp_path: Path) -> None:
