@@ -9,7 +9,7 @@ import numpy as np
 
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.choices import LongAudio
-from speechprune_ort.contract.specs import ATTENTION, AUDIO_ENCODER
+from speechprune_ort.contract.specs import AUDIO_ENCODER
 from speechprune_ort.errors import OptionError
 from speechprune_ort.runtime.hearing.audio import AudioStream, HeardBlocks
 from speechprune_ort.runtime.hearing.embeddings import EmbedsBuilder, disk_errors
@@ -124,8 +124,7 @@ class Ear:
         self, timings: Timings, budget: int, attention: bool, at_once: int
     ) -> WindowEncoder:
         manifest, device = self._engine.manifest, self._engine.device
-        outputs = [tensor.name for tensor in manifest.graphs[AUDIO_ENCODER].spec.outputs]
-        if attention and ATTENTION not in outputs:
+        if attention and not manifest.encoder_attention:
             raise OptionError(
                 f"The audio encoder of {self._engine.folder} has no attention output: export with "
                 "--encoder-attention, or use another method."

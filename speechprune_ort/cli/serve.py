@@ -36,6 +36,7 @@ from speechprune_ort.options import DEFAULT_METHOD, PruningOptions
 __all__ = ["serve"]
 
 KEY = "SPEECHPRUNE_API_KEY"
+LONGEST_KEY = 4096  # bytes
 PACKAGES = ("prometheus_client", "python_multipart", "starlette", "uvicorn")
 
 
@@ -120,7 +121,7 @@ def serve(
 
     load_plugins(plugin)
     options = ServeOptions(
-        name=name or bundle.resolve().name,
+        name=bundle.resolve().name if name is None else name,
         pruning=PruningOptions(
             method=method,
             pruning_rate=pruning_rate_of(pruning_rate),
@@ -135,9 +136,9 @@ def serve(
         max_new_tokens=max_new_tokens,
         max_body_mb=max_body_mb,
         timeout=timeout,
-        waiting=queue,
-        recordings=max_recordings,
-        keep_seconds=3600 * keep_hours,
+        queue=queue,
+        max_recordings=max_recordings,
+        keep_hours=keep_hours,
         memory_budget_mb=memory_budget_mb,
         api_key=_key(api_key_file),
         origins=tuple(cors_origin or ()),
@@ -168,6 +169,10 @@ def _key(file: Path | None) -> str | None:
     if file is None:
         return os.environ.get(KEY)
     try:
-        return file.read_text(encoding="utf-8").strip()
+        with file.open("rb") as opened:
+            content = opened.read(LONGEST_KEY + 1)
+        if len(content) > LONGEST_KEY:
+            raise OptionError(f"{file} has more than {LONGEST_KEY} bytes: give a file with a key.")
+        return content.decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"{file} cannot be read ({error}): give a file with a key.") from None

@@ -31,7 +31,14 @@ from speechprune_ort.contract.manifest_entries import (
     Words,
     whole_windows,
 )
-from speechprune_ort.contract.specs import BFLOAT16, DECODER_LOWER, Dimensions, cached_layers
+from speechprune_ort.contract.specs import (
+    ATTENTION,
+    AUDIO_ENCODER,
+    BFLOAT16,
+    DECODER_LOWER,
+    Dimensions,
+    cached_layers,
+)
 from speechprune_ort.errors import BundleError, IntegrityError
 
 __all__ = [
@@ -115,6 +122,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Layers in the lower half of the decoder; None where it is not cut."""
         lower = self.graphs.get(DECODER_LOWER)
         return None if lower is None else cached_layers(lower.spec)
+
+    @property
+    def encoder_attention(self) -> bool:
+        """Whether the audio encoder has an attention output."""
+        outputs = self.graphs[AUDIO_ENCODER].spec.outputs
+        return ATTENTION in (tensor.name for tensor in outputs)
 
     def _content(self) -> dict[str, Any]:
         return {"schema_version": SCHEMA_VERSION, **msgspec.to_builtins(self)}

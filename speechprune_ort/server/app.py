@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any, BinaryIO
 
 from starlette.applications import Starlette
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -24,9 +24,9 @@ from starlette.routing import Route
 
 from speechprune_ort import __version__
 from speechprune_ort.answer_stream import AnswerStream, begin_all
-from speechprune_ort.errors import SpeechPruneError
+from speechprune_ort.errors import OptionError, SpeechPruneError
 from speechprune_ort.explain.page import asking_page
-from speechprune_ort.methods import needs_encoder
+from speechprune_ort.methods import needs_cut, needs_encoder
 from speechprune_ort.model import Audio, SpeechLLM
 from speechprune_ort.options import PruningOptions
 from speechprune_ort.recording import Recording
@@ -39,10 +39,12 @@ from speechprune_ort.server.metrics import Metrics
 from speechprune_ort.server.options import ServeOptions
 from speechprune_ort.server.request_error import RequestError, request_error_of
 from speechprune_ort.server.shelf import Shelf, Upload
+from speechprune_ort.text import shown
 
 __all__ = ["Service", "make_app"]
 
 LOG = logging.getLogger("speechprune_ort.server")
+AS_FORM = "send the recording as the file of a multipart form: file=@a.wav"
 LOOKS = 0.5  # seconds between checks whether the client is still there
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -59,14 +61,18 @@ class Service:
     Args:
         model: the opened model.
         options: options of the server.
+
+    Raises:
+        OptionError: the bundle has no graph for the method.
     """
 
     def __init__(self, model: SpeechLLM, options: ServeOptions) -> None:
         self.model, self.options = model, options
+        self._check_method(options.pruning)
         # As many answers as are decoded together; recordings are encoded one after the other.
-        self.counter = Counter(options.waiting, model.scheduler.rows)
+        self.counter = Counter(options.queue, model.scheduler.rows)
         self._ear = threading.Lock()
-        self.shelf = Shelf(options.recordings, options.keep_seconds)
+        self.shelf = Shelf(options.max_recordings, 3600 * options.keep_hours)
         self.metrics = Metrics(self.counter)
         self._page = asking_page(options.name)
 
@@ -107,7 +113,8 @@ class Service:
     async def chat(self, request: Request) -> Response:
         """A question about a recording."""
         begun = time.monotonic()
-        if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
+        kind = request.headers.get("content-type", "").split(";")[0].strip()
+        if kind.lower() != "application/json":
             raise RequestError(415, "Send the request as JSON: Content-Type: application/json.")
         self.counter.check_room()
         body = await self._read(request)
@@ -131,12 +138,17 @@ class Service:
         self.shelf.check_room()
         self.counter.check_room()
         begun = time.monotonic()
-        async with self._within(), request.form(max_files=1, max_fields=8) as form:
+        async with self._form(request) as form:
+            names = [name for name, _ in form.multi_items()]
+            for name in names:
+                if name not in ("file", "purpose") or names.count(name) > 1:
+                    raise RequestError(
+                        400, f"The form has a field {shown(name)} that it should not have, or has "
+                        "twice: send file, and purpose if you like, each once.",
+                    )  # fmt: skip
             file, purpose = form.get("file"), form.get("purpose", "user_data")
             if not isinstance(file, UploadFile) or not isinstance(purpose, str):
-                raise RequestError(
-                    400, "Send the recording as the file of a multipart form: file=@a.wav."
-                )
+                raise RequestError(400, f"{AS_FORM[0].upper()}{AS_FORM[1:]}.")
             name, size = file.filename or "recording", file.size or 0
             work = self._hearing(file.file, name, size, purpose)
             async for event in self._events(request, work, begun):
@@ -162,6 +174,14 @@ class Service:
         ]
         # What the template has no place for is refused before anything is encoded.
         form_of(self.model.manifest, asked.wording, len(sounds))
+        self._check_method(asked.pruning)
+        uploads = [sound for sound in sounds if isinstance(sound, Recording)]
+        if needs_encoder(asked.pruning) and any(one.encoder_attention is None for one in uploads):
+            raise RequestError(
+                400, f"The method {asked.pruning.method} reads the audio encoder's attention, "
+                "which was not kept of an uploaded recording: send it as input_audio, or use "
+                "another method.",
+            )  # fmt: skip
 
         first, *others = sounds
         # In the plainest request, the answer counts the time of encoding as its own.
@@ -259,6 +279,38 @@ class Service:
         self.metrics.heard(recording.seconds_heard)
         return recording
 
+    def _check_method(self, pruning: PruningOptions) -> None:
+        """Refuse a method that the bundle has no graph for.
+
+        Raises:
+            OptionError: it is one.
+        """
+        manifest = self.model.manifest
+        for option, lacking in (
+            ("--encoder-attention", needs_encoder(pruning) and not manifest.encoder_attention),
+            ("--cut-after", needs_cut(pruning) and manifest.cut_after is None),
+        ):
+            if lacking:
+                raise OptionError(
+                    f"The method {pruning.method} needs a bundle that was exported with {option}, "
+                    "and this one was not: use another method."
+                )
+
+    @asynccontextmanager
+    async def _form(self, request: Request) -> AsyncIterator[FormData]:
+        try:
+            async with self._within():
+                form = await request.form(max_files=1, max_fields=8)
+        except (HTTPException, ValueError) as error:  # as its charset, or its own rules, have it
+            told = error.detail if isinstance(error, HTTPException) else str(error)
+            raise RequestError(
+                400, f"The form cannot be read ({told.rstrip('.')}): {AS_FORM}."
+            ) from None
+        try:
+            yield form
+        finally:
+            await form.close()
+
     async def _read(self, request: Request) -> bytes:
         async with self._within():
             return await request.body()
@@ -354,7 +406,8 @@ def _logged(error: Exception) -> RequestError:
 
 async def _refused(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
-        problem = RequestError(error.status_code, f"{error.detail}: {request.url.path[:80]!a}.")
+        path = shown(request.scope["path"])  # request.url fails for hosts such as "["
+        problem = RequestError(error.status_code, f"{error.detail}: {path}.")
     elif isinstance(error, ClientDisconnect):
         return Response(status_code=499)
     else:

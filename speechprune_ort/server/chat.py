@@ -19,10 +19,12 @@ import msgspec
 from speechprune_ort.errors import OptionError
 from speechprune_ort.explain.page import view_of
 from speechprune_ort.methods import METHODS
+from speechprune_ort.numbers import whole
 from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.results import Answer
 from speechprune_ort.server.options import ServeOptions
 from speechprune_ort.server.request_error import RequestError
+from speechprune_ort.text import check_text, shown
 from speechprune_ort.wording import Wording
 
 __all__ = ["Asked", "Reply", "read_chat"]
@@ -51,6 +53,8 @@ NO_EFFECT = {
 """Values of parameters that ask for nothing; any other is refused."""
 MOST_ANSWERS = 8
 """Most answers to one question: they are decoded together, and others wait meanwhile."""
+MOST_STOPS = 16
+"""Most stop strings: each is looked for after every token."""
 SAMPLING = ("temperature", "top_p", "repetition_penalty", "no_repeat_ngram_size", "seed")
 """Fields of a request that are those of ``GenerationOptions``."""
 
@@ -191,10 +195,15 @@ def read_chat(body: bytes, options: ServeOptions) -> Asked:
             raise RequestError(400, f"{name} is not supported by this model: leave it out.")
     system, question, sounds = _parts(request.messages)
     given = dict(request.speechprune)
-    explain = given.pop("explain", False)
-    if not isinstance(explain, bool):
-        raise RequestError(400, f"speechprune.explain takes true or false, not {explain!a:.60}.")
-    wording = Wording(system, given.pop("text_first", None), given.pop("language", None))
+    explain, text_first = given.pop("explain", False), given.pop("text_first", None)
+    for name, flag in (("explain", explain), ("text_first", text_first)):
+        if not isinstance(flag, bool) and (name, flag) != ("text_first", None):
+            raise RequestError(400, f"speechprune.{name} takes true or false, not {shown(flag)}.")
+    language = given.pop("language", None)
+    for name, text in (("The system message", system), ("speechprune.language", language)):
+        if text is not None and not check_text(text, name, OptionError).strip():
+            raise RequestError(400, f"{name} is empty: give a text, or leave it out.")
+    wording = Wording(system, text_first, language)
     answers = 1 if request.n is None else request.n
     if not 1 <= answers <= MOST_ANSWERS:
         raise RequestError(
@@ -277,7 +286,7 @@ def _pruning(given: Mapping[str, Any], default: PruningOptions) -> PruningOption
         return replace(default.for_method(given.get("method", default.method)), **given)
     except (TypeError, ValueError) as error:
         if isinstance(error, OptionError):
-            raise
+            raise OptionError(f"speechprune: {error}") from None
         raise RequestError(
             400, f"speechprune has an impossible value ({error}): correct it."
         ) from None
@@ -288,18 +297,20 @@ def _generation(request: ChatRequest, most: int) -> GenerationOptions:
     if len(asked) == 2 and asked[0] != asked[1]:
         raise RequestError(400, "max_tokens and max_completion_tokens differ: give one of them.")
     default = GenerationOptions()
+    name = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
     tokens = asked[0] if asked else min(default.max_new_tokens, most)
     if tokens > most:
         raise RequestError(
-            400, f"This server gives at most {most} tokens, not {tokens}: ask for fewer."
+            400, f"This server gives at most {most} tokens, not {shown(tokens)}: ask for fewer."
         )
-    stop = request.stop or ()
+    whole(name, tokens, 1)
+    stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
+    if "" in stop:
+        raise RequestError(400, "stop has an empty text: leave it out.")
+    if len(stop) > MOST_STOPS:
+        raise RequestError(400, f"stop has {len(stop)} texts: give at most {MOST_STOPS}.")
     given = {name: value for name in SAMPLING if (value := getattr(request, name)) is not None}
-    return GenerationOptions(
-        max_new_tokens=tokens,
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
-        **given,
-    )
+    return GenerationOptions(max_new_tokens=tokens, stop=tuple(stop), **given)
 
 
 class Reply:

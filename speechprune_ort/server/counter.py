@@ -67,11 +67,14 @@ class Ticket:
         """
         left = self._due - time.monotonic()
         if left <= 0:
-            raise DeadlineError(
-                f"The request was not answered within {self._seconds:g} seconds: ask again when "
-                "the server is less busy, or give a shorter recording."
-            )
+            raise self._late()
         return left
+
+    def _late(self) -> DeadlineError:
+        return DeadlineError(
+            f"The request was not answered within {self._seconds:g} seconds: ask again when "
+            "the server is less busy, or give a shorter recording."
+        )
 
     def do(self) -> None:
         """Do the work, and tell what becomes of it."""
@@ -83,6 +86,8 @@ class Ticket:
                 self._tell(Event(piece=next(pieces)))
         except StopIteration as end:
             self._tell(Event(result=end.value, ended=True))
+        except DeadlineError:  # in words of its own: the client has no deadline to move
+            self._tell(Event(error=self._late(), ended=True))
         except Exception as error:
             self._tell(Event(error=error, ended=True))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from speechprune_ort.errors import (
     AudioError,
     CancelledError,
@@ -15,6 +17,18 @@ from speechprune_ort.errors import (
 __all__ = ["RequestError", "request_error_of"]
 
 UNAVAILABLE = 503
+CURES = (
+    ("max_new_tokens", "max_tokens"),
+    ("must be True or False", "must be true or false"),
+    ("raise max_seconds (--max-seconds), or cut it", "cut it"),
+    ("raise max_channels (--max-channels)", "mix it down to fewer"),
+    ("raise max_decoded_mb (--max-decoded-mb)", "cut it"),
+    ("use one of them with channel=0 (--channel 0)", "send one of them"),
+    ("lower silence_dbfs (--silence-dbfs), or ask all the same", "or record it again"),
+    (" with allow_silence=True (--allow-silence)", ""),
+)
+"""What the model's messages say to do, by options of Python and of the command line, and what a
+client can do instead."""
 
 
 class RequestError(Exception):
@@ -50,6 +64,17 @@ class RequestError(Exception):
         return {"retry-after": str(self.retry_after)}
 
 
+def _for_clients(message: str) -> str:
+    """A message with the names that a request has for things.
+
+    >>> _for_clients("latency_target needs pruning_rate='auto': lower max_new_tokens.")
+    'latency_target needs pruning_rate "auto": lower max_tokens.'
+    """
+    for ours, theirs in CURES:
+        message = message.replace(ours, theirs)
+    return re.sub(r"\b(\w+)='(\w+)'", r'\1 "\2"', message)
+
+
 def request_error_of(error: BaseException) -> RequestError:
     """The error that the client is told of."""
     if isinstance(error, RequestError):
@@ -59,7 +84,7 @@ def request_error_of(error: BaseException) -> RequestError:
     if isinstance(error, CancelledError):
         return RequestError(UNAVAILABLE, "The server is stopping: ask again later.", "stopping", 5)
     if isinstance(error, (AudioError, OptionError, PromptError)):
-        return RequestError(400, str(error))
+        return RequestError(400, _for_clients(str(error)))
     if isinstance(error, OutOfMemoryError):
         return RequestError(UNAVAILABLE, str(error), "out_of_memory")
     if isinstance(error, SpeechPruneError):

@@ -13,8 +13,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from speechprune_ort.errors import OptionError
 from speechprune_ort.model import SpeechLLM
+from speechprune_ort.numbers import whole
 from speechprune_ort.server.app import Service, make_app
 from speechprune_ort.server.options import ServeOptions
+from speechprune_ort.text import shown
 
 __all__ = ["listen_on", "serve"]
 
@@ -31,12 +33,17 @@ def listen_on(host: str, port: int) -> socket.socket:
     Raises:
         OptionError: the address is not one of this machine's, or the port is taken.
     """
+    whole("port", port, 0, 65_535)
+    if not host:  # to a socket, that is every address of this machine
+        raise OptionError("--host is empty: give an address, or 0.0.0.0 for all of them.")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=128)
-    except (OSError, OverflowError) as error:
+    except (OSError, TypeError, ValueError) as error:  # also where it cannot be a name
+        reason = (isinstance(error, OSError) and error.strerror) or "it is not the name of a host"
         raise OptionError(
-            f"The server cannot listen on {host}:{port} ({error}): give another --host or --port."
+            f"The server cannot listen on {shown(host)}, port {port} ({reason.split(' (')[0]}): "
+            "give another --host or --port."
         ) from None
 
 

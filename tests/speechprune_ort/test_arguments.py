@@ -28,8 +28,10 @@ from speechprune_ort import (
 )
 from speechprune_ort.methods import METHODS
 from speechprune_ort.options import Options
+from speechprune_ort.profiling.condition import ProfileOptions
 from speechprune_ort.runtime.choosing.methods import OwnOptions
 from speechprune_ort.runtime.hearing.audio import load_audio
+from speechprune_ort.server.options import ServeOptions
 
 HALF = "\ud83d"
 WAVE = np.sin(np.arange(32_000, dtype=np.float32)) / 9
@@ -110,12 +112,95 @@ def test_half_a_character_is_no_stop_string() -> None:
         GenerationOptions(stop=("ok", HALF))
 
 
-@pytest.mark.parametrize("given", ["no", None, 1, 0.0])
+BEYOND = [
+    np.nan, np.inf, -np.inf, -(10**400), 10**400, 10**5000, True, 1j, "3", None, [], {3}, Odd(),
+    np.array([1, 2]), np.array([]), np.array("x"), np.longdouble("1e4000"), np.datetime64("now"),
+]  # fmt: skip
+"""What no number of any option may be."""
+NUMBERS: dict[type[Any], tuple[str, ...]] = {
+    PruningOptions: ("pruning_rate", "budget", "seed", "latency_target", "memory_target_mb",
+                     "candidates", "frame_temperature", "threshold"),
+    GenerationOptions: ("max_new_tokens", "temperature", "top_p", "seed", "repetition_penalty",
+                        "no_repeat_ngram_size"),
+    AudioOptions: ("channel", "max_seconds", "max_channels", "max_decoded_mb", "max_stream_mb",
+                   "silence_dbfs"),
+    ServeOptions: ("max_new_tokens", "max_body_mb", "timeout", "queue", "max_recordings",
+                   "keep_hours", "memory_budget_mb", "stop_seconds"),
+    ProfileOptions: ("new_tokens", "repeats", "warmup", "loads"),
+}  # fmt: skip
+NEEDED = {
+    "latency_target": {"pruning_rate": "auto"}, "memory_target_mb": {"pruning_rate": "auto"},
+    "candidates": {"method": "speechprune"}, "frame_temperature": {"method": "speechprune"},
+    "threshold": {"method": "sa-map"},
+}  # fmt: skip
+MAY_BE_NONE = ("budget", "latency_target", "memory_target_mb", "candidates", "frame_temperature",
+               "channel")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind, names in NUMBERS.items() for name in names]
+)
+def test_a_number_beyond_its_range_is_one_sentence(kind: type[Any], name: str) -> None:
+    others = {ServeOptions: {"name": "tiny"}, ProfileOptions: {"question": "Who?"}}.get(kind, {})
+    for value in BEYOND:
+        if value is None and name in MAY_BE_NONE:
+            continue
+        with pytest.raises(OptionError, match=f"^{name} must be ") as raised:
+            kind(**{**others, **NEEDED.get(name, {}), name: value})
+        assert len(str(raised.value)) < 150
+
+
+@pytest.mark.parametrize("value", [1e308, 1e300])
+@pytest.mark.parametrize(
+    "name", ["max_body_mb", "timeout", "keep_hours", "memory_budget_mb", "stop_seconds"]
+)
+def test_a_limit_of_a_server_has_a_limit(name: str, value: float) -> None:
+    with pytest.raises(OptionError, match=f"{name} must be positive and at most"):
+        ServeOptions("tiny", **{name: value})
+
+
+@pytest.mark.parametrize("value", [0, -1, np.nan, 1e10, 1e300, 10**400, "3", True, np.ones(2)])
+def test_a_deadline_is_one_that_a_clock_has(value: Any, recording: Recording) -> None:
+    with pytest.raises(OptionError, match="deadline must be positive and at most 1000000000"):
+        recording.ask("Who?", deadline=value)
+
+
+@pytest.mark.parametrize("value", [0, -1, np.nan, -np.inf, 10**400, np.ones(2), None, True])
+def test_a_budget_of_memory_is_positive(value: Any, model: SpeechLLM) -> None:
+    with pytest.raises(OptionError, match="memory_budget_mb must be positive"):
+        model.listen((WAVE, 16_000), memory_budget_mb=value)
+
+
+@pytest.mark.parametrize("given", [np.array(["cpu", "auto"]), np.array(1), ["cpu"], 3, None, HALF])
+def test_a_choice_is_one_of_a_few_words(given: Any, bundle: Path, model: SpeechLLM) -> None:
+    for name, call in (
+        ("device", lambda: SpeechLLM(bundle, given)),
+        ("verify", lambda: SpeechLLM(bundle, "cpu", verify=given)),
+        ("long_audio", lambda: model.listen((WAVE, 16_000), long_audio=given)),
+        ("method", lambda: PruningOptions(given)),
+        ("positions", lambda: PruningOptions(positions=given)),
+        ("attention", lambda: PruningOptions("speechprune", attention=given)),
+    ):
+        with pytest.raises(OptionError, match=f"^{name} must be one of .*, not .*\\.$"):
+            call()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("given", ["no", None, 1, 0.0, np.array([1, 2])])
 def test_a_switch_is_true_or_false(given: Any) -> None:
     with pytest.raises(OptionError, match="ignore_stop must be True or False"):
         GenerationOptions(ignore_stop=given)
     with pytest.raises(OptionError, match="single_head must be True or False"):
         PruningOptions(method="speechprune", single_head=given)
+    with pytest.raises(OptionError, match="allow_silence must be True or False"):
+        AudioOptions(allow_silence=given)
+
+
+@pytest.mark.parametrize("given", ["no", None, 1, np.array([1, 2])])
+def test_attention_is_kept_or_not(given: Any, model: SpeechLLM) -> None:
+    with pytest.raises(OptionError, match="encoder_attention must be True or False"):
+        model.listen((WAVE, 16_000), encoder_attention=given)
+    with pytest.raises(OptionError, match="encoder_attention must be True or False"):
+        model.live(16_000, encoder_attention=given)
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1, "x", True])

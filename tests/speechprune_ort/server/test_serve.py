@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -38,19 +39,22 @@ from openai import (
     RateLimitError,
 )
 
-from speechprune_ort import OptionError, PruningOptions, SpeechLLM
+from speechprune_ort import AudioError, DeadlineError, OptionError, PruningOptions, SpeechLLM
 from speechprune_ort.answer_stream import AnswerStream
 from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.explain import explain
 from speechprune_ort.runtime.answering.decoder import Decoder
 from speechprune_ort.server import guards, run
 from speechprune_ort.server.app import Service, make_app
+from speechprune_ort.server.chat import read_chat
 from speechprune_ort.server.counter import Counter, Event, Ticket
 from speechprune_ort.server.options import ServeOptions
-from speechprune_ort.server.request_error import RequestError
+from speechprune_ort.server.request_error import RequestError, request_error_of
 from speechprune_ort.server.run import LOCAL, PromptHttp, listen_on
 
 KEY = "a-key-of-the-tests"
+MULTIPART = "multipart/form-data; boundary=x"
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +98,7 @@ class Running:
 @pytest.fixture(scope="module")
 def running(model: SpeechLLM) -> Iterator[Running]:
     server = Running(
-        model, api_key=KEY, max_body_mb=1.0, audio=AudioOptions(max_seconds=20), recordings=2
+        model, api_key=KEY, max_body_mb=1.0, audio=AudioOptions(max_seconds=20), max_recordings=2
     )
     yield server
     server.stop()
@@ -313,11 +317,24 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"messages": []}, "answers one question about what it hears"),
     ({"messages": [{"role": "user", "content": "Who?"}]}, "answers one question about what"),
     ({"messages": [{"role": "system", "content": "Be kind."}]}, "answers one question"),
-    ({"extra_body": {"speechprune": {"text_first": 1}}}, "text_first= takes True or False"),
+    (
+        {"extra_body": {"speechprune": {"text_first": 1}}},
+        "speechprune.text_first takes true or false, not 1",
+    ),
     ({"extra_body": {"speechprune": {"language": "en"}}}, "no place for a language: leave it"),
-    ({"extra_body": {"speechprune": {"language": 3}}}, "language= "),
+    ({"extra_body": {"speechprune": {"language": 3}}}, "speechprune.language must be text"),
+    ({"extra_body": {"speechprune": {"language": " "}}}, "speechprune.language is empty"),
     ({"messages": "Who?"}, "Expected `array`, got `str` - at `\\$.messages`"),
-    ({"max_tokens": 0}, "max_new_tokens"),
+    ({"max_tokens": 0}, " max_tokens must be a whole number of at least 1, not 0"),
+    ({"max_tokens": 10**30}, "at most 512 tokens, not a huge int"),
+    ({"seed": 10**19}, "seed must be at most 9223372036854775807"),
+    (
+        {"extra_body": {"repetition_penalty": 1e308}},
+        "repetition_penalty must be from 0.001",
+    ),
+    ({"stop": ""}, "stop has an empty text: leave it out"),
+    ({"stop": ["a", ""]}, "stop has an empty text: leave it out"),
+    ({"stop": ["a"] * 17}, "stop has 17 texts: give at most 16"),
     ({"max_tokens": 513}, "at most 512 tokens, not 513"),
     ({"max_tokens": 3, "max_completion_tokens": 4}, "differ"),
     ({"temperature": -1}, "temperature"),
@@ -327,7 +344,18 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools is not supported"),
     ({"response_format": {"type": "json_object"}}, "response_format is not supported"),
     ({"extra_body": {"best": 1}}, "unknown field `best`"),
-    ({"extra_body": {"speechprune": {"pruning_rate": 1}}}, "pruning_rate"),
+    ({"extra_body": {"speechprune": {"pruning_rate": 1}}}, "speechprune: pruning_rate must be"),
+    (
+        {"extra_body": {"speechprune": {"pruning_rate": "auto", "memory_target_mb": 1e308}}},
+        "speechprune: memory_target_mb must be positive and at most",
+    ),
+    ({"extra_body": {"speechprune": {"latency_target": 1}}}, "needs pruning_rate .*auto.*: give"),
+    (
+        {"extra_body": {"speechprune": {"method": "speechprune", "single_head": 1}}},
+        "single_head must be true or false",
+    ),
+    ({"extra_body": {"speechprune": {"method": "sa-map"}}}, "exported with --encoder-attention"),
+    ({"extra_body": {"speechprune": {"method": "fastv"}}}, "exported with --cut-after"),
     ({"extra_body": {"speechprune": {"rate": 1}}}, "speechprune has no option 'rate'"),
     ({"extra_body": {"speechprune": {"method": "best"}}}, "best"),
     ({"extra_body": {"speechprune": {"method": ["a"]}}}, "method"),
@@ -365,6 +393,78 @@ def test_a_recording_that_is_none_is_refused(running: Running, sound: bytes) -> 
         client.chat.completions.create(model="tiny", messages=broken)
     with pytest.raises(BadRequestError, match="multipart form"):
         client.post("/files", body={}, cast_to=object)
+
+
+def test_what_the_model_says_is_put_in_words_of_a_request(model: SpeechLLM) -> None:
+    wave = np.sin(np.arange(16_000, dtype=np.float32) / 9)
+    refused = [
+        (wave, AudioOptions(max_seconds=0.5)), (wave, AudioOptions(max_decoded_mb=0.01)),
+        (np.stack([wave] * 3, 1), AudioOptions(max_channels=2)), (0 * wave, AudioOptions()),
+        (np.stack([wave, -wave], 1), AudioOptions()),
+    ]  # fmt: skip
+    for samples, options in refused:
+        with pytest.raises(AudioError) as raised:
+            model.listen((samples, 16_000), audio_options=options)
+        message = str(request_error_of(raised.value))
+        assert message != str(raised.value)
+        assert not re.search("--|_|=", message)
+
+
+def test_an_upload_without_attention_is_not_asked_for_it(
+    model: SpeechLLM, sound: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Manifest, "encoder_attention", True)
+    service = Service(model, ServeOptions("tiny"))
+    upload = service.shelf.put(model.listen(sound), "a.wav", len(sound), "user_data")
+    body = {
+        "model": "tiny", "messages": about(upload.id), "speechprune": {"method": "sa-map"},
+    }  # fmt: skip
+    with pytest.raises(RequestError, match="not kept of an uploaded recording: send it as"):
+        service._question(read_chat(json.dumps(body).encode(), service.options))
+    service.counter.close()
+
+
+def test_a_method_that_the_bundle_has_no_graph_for_is_not_served(model: SpeechLLM) -> None:
+    for method in ("sa-map", "fastv"):
+        with pytest.raises(OptionError, match=f"{method} needs a bundle that was exported with"):
+            Service(model, ServeOptions("tiny", PruningOptions(method)))
+
+
+def form(*parts: tuple[str, bytes]) -> bytes:
+    begun = (f'--x\r\nContent-Disposition: form-data; name="{n}"'.encode() for n, _ in parts)
+    told = (
+        head + (b'; filename="a.wav"' if name == "file" else b"") + b"\r\n\r\n" + content + b"\r\n"
+        for head, (name, content) in zip(begun, parts, strict=True)
+    )
+    return b"".join(told) + b"--x--\r\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "message"),
+    [
+        ("multipart/form-data", b"", "Missing boundary in multipart): send the recording"),
+        ("multipart/form-data; boundary=x", b"?", "Invalid multipart data): send the recording"),
+        (
+            "multipart/form-data; boundary=x; charset=undefined",
+            form(("purpose", b"a")),
+            "undefined",
+        ),
+        ("multipart/form-data; boundary=x", form(("file", b"a"), ("file", b"a")), "Too many files"),
+        ("multipart/form-data; boundary=x", form(("file", b"a"), ("expires", b"1")), "'expires'"),
+        ("multipart/form-data; boundary=x", form(*[("purpose", b"a")] * 2), "each once"),
+        ("application/x-www-form-urlencoded", b"file=%ff", "file=@a.wav"),
+    ],
+)
+def test_a_form_is_read_whole_or_refused(
+    running: Running, kind: str, body: bytes, message: str
+) -> None:
+    headers = {"Content-Type": kind, "Authorization": f"Bearer {KEY}"}
+    asked = Request(f"{running.url}/v1/files", body, headers)  # noqa: S310 - our server
+    with pytest.raises(HTTPError, match="400") as raised, urlopen(asked, timeout=20):  # noqa: S310
+        pass
+    told = json.loads(raised.value.read())["error"]["message"]
+    assert message in told
+    assert told.endswith(".")
 
 
 def test_limits_of_size_and_length_hold(running: Running, tone: NDArray[np.float32]) -> None:
@@ -446,12 +546,54 @@ def test_a_body_without_a_length_is_counted_as_it_comes(running: Running) -> Non
 
 def test_pages_of_other_sites_may_not_ask(running: Running) -> None:
     assert get(f"{running.url}/health", origin=running.url)
-    for headers in ({"origin": "https://evil.example"}, {"origin": "null"}):
+    for headers in (
+        {"origin": "https://evil.example"}, {"origin": "null"}, {"origin": "http://["},
+        {"origin": "["}, {"origin": "http://127.0.0.1:99999999"}, {"origin": "http://"},
+    ):  # fmt: skip
         with pytest.raises(HTTPError, match="403"):
             get(f"{running.url}/health", **headers)
     # A name of the attacker's that leads to this machine.
     with pytest.raises(HTTPError, match="400"):
         get(f"{running.url}/health", host="evil.example", origin="http://evil.example")
+
+
+def answered(app: Any, *headers: tuple[bytes, bytes], path: str = "/nothing") -> int:
+    """The status that an application answers a request with, whatever its headers are."""
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET",
+        "scheme": "http", "path": path, "raw_path": path.encode(), "query_string": b"",
+        "root_path": "", "headers": list(headers), "server": ("127.0.0.1", 80), "client": None,
+    }  # fmt: skip
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    return int(sent[0]["status"])
+
+
+@pytest.mark.parametrize(
+    ("status", "header"),
+    [
+        (404, (b"host", b"[")), (404, (b"host", b"a:b:c")), (403, (b"origin", b"http://[")),
+        (403, (b"origin", b"\xff")), (413, (b"content-length", b"\xb2")),
+        (413, (b"content-length", b"9" * 5000)), (413, (b"content-length", b"-1")),
+        (404, (b"content-length", b"0" * 5000)), (404, (b"content-length", b"200000000")),
+        (413, (b"content-length", b"200000001")), (404, (b"authorization", b"\xff")),
+    ],
+)  # fmt: skip
+def test_no_header_makes_the_server_fail(
+    model: SpeechLLM, status: int, header: tuple[bytes, bytes]
+) -> None:
+    service = Service(model, ServeOptions("tiny"))
+    try:
+        assert answered(make_app(service), header) == status
+    finally:
+        service.counter.close()
 
 
 def test_another_site_may_ask_where_it_is_named(model: SpeechLLM) -> None:
@@ -484,7 +626,7 @@ class Slow:
 def test_answers_that_are_wanted_at_once_are_decoded_together(
     model: SpeechLLM, sound: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = Running(model, waiting=8)
+    server = Running(model, queue=8)
     client = server.client()
 
     def ask(text: str) -> str:
@@ -513,7 +655,7 @@ def test_answers_that_are_wanted_at_once_are_decoded_together(
 
 def test_a_full_line_is_told_to_come_back(model: SpeechLLM, sound: bytes) -> None:
     slow = Slow(model)
-    server = Running(slow, waiting=2)
+    server = Running(slow, queue=2)
     client = server.client()
 
     def ask(_: int) -> str:
@@ -537,7 +679,7 @@ def test_a_full_line_is_told_to_come_back(model: SpeechLLM, sound: bytes) -> Non
 
 def test_who_leaves_gives_up_the_place(model: SpeechLLM, sound: bytes) -> None:
     slow = Slow(model)
-    server = Running(slow, waiting=2)
+    server = Running(slow, queue=2)
     try:
         both = [asked(server, sound) for _ in range(2)]
         wait_for(lambda: (server.service.counter.working, server.service.counter.waiting) == (1, 1))
@@ -708,6 +850,16 @@ def test_a_failure_in_the_middle_ends_the_stream_with_its_sentence(
         server.stop()
 
 
+def test_a_deadline_within_the_work_is_told_as_the_server_sees_it() -> None:
+    events: list[Event] = []
+
+    def late(_: Ticket) -> Any:
+        raise DeadlineError("within the deadline of 599.9 seconds: lower max_new_tokens.")
+
+    Ticket(late, events.append, 600.0).do()
+    assert re.match(r"The request was not answered within 600 seconds", str(events[0].error))
+
+
 def test_the_counter_keeps_its_order_and_its_bounds() -> None:
     counter, done, events = Counter(waiting=3), [], []
     gate = threading.Event()
@@ -828,14 +980,24 @@ def test_a_port_that_is_taken_is_one_sentence(bundle: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(OptionError, match="give another --host or --port"):
             listen_on("127.0.0.1", port)
-    with pytest.raises(OptionError, match="cannot listen"):
+    with pytest.raises(OptionError, match="port must be at most 65535"):
         listen_on("127.0.0.1", 99_999)
+
+
+@pytest.mark.parametrize("host", ["", "\udcff", "a" * 300, "a b", "\n", "\0", "[::1]"])
+def test_what_is_no_host_is_one_sentence_and_never_every_address(host: str) -> None:
+    with pytest.raises(OptionError, match="--host") as raised:
+        listen_on(host, 0)
+    assert len(str(raised.value)) < 250
+    assert str(raised.value).isprintable()
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"name": ""}, {"timeout": 0.0}, {"waiting": -1}, {"api_key": " "}, {"api_key": "é"},
-     {"origins": ("example.org",)}, {"max_body_mb": float("inf")}],
+    [{"name": ""}, {"timeout": 0.0}, {"queue": -1}, {"api_key": " "}, {"api_key": "é"},
+     {"origins": ("example.org",)}, {"origins": ("https://example.org/",)},
+     {"origins": ("http://a\nb",)}, {"origins": ("\udcff://",)}, {"origins": ("http://A.org",)},
+     {"max_body_mb": float("inf")}],
 )  # fmt: skip
 def test_an_impossible_option_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
