@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from speechprune_ort.errors import CancelledError, DeadlineError, OptionError
-from speechprune_ort.text import shown
 
 __all__ = [
     "UNFINISHED",
@@ -156,6 +155,8 @@ class Limits:
         late: str = "There was no answer",
     ) -> None:
         if cancel is not None and not isinstance(cancel, Cancel):
+            from speechprune_ort.text import shown  # here and below: signals need neither
+
             raise OptionError(f"cancel takes a speechprune_ort.Cancel, not {shown(cancel)}.")
         self._given_up = Cancel()
         self._own: tuple[Cancel, ...] = (
@@ -164,7 +165,7 @@ class Limits:
         self._timer: threading.Timer | None = None
         if deadline is None:
             return
-        from speechprune_ort.numbers import LONGEST, check_positive  # numpy: not for signals alone
+        from speechprune_ort.numbers import LONGEST, check_positive
 
         seconds = float(check_positive("deadline", deadline, LONGEST))
         token = Cancel()

@@ -38,10 +38,12 @@ from openai import (
     OpenAI,
     RateLimitError,
 )
+from typer.testing import CliRunner
 
 from speechprune_ort import AudioError, DeadlineError, OptionError, PruningOptions, SpeechLLM
 from speechprune_ort.answer_stream import AnswerStream
 from speechprune_ort.audio_options import AudioOptions
+from speechprune_ort.cli.app import app
 from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.explain import explain
 from speechprune_ort.runtime.answering.decoder import Decoder
@@ -1002,6 +1004,17 @@ def test_what_is_no_host_is_one_sentence_and_never_every_address(host: str) -> N
 def test_an_impossible_option_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         ServeOptions(**{"name": "tiny", "pruning": PruningOptions(), **wrong})
+
+
+def test_a_name_or_key_that_is_given_is_not_passed_over(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(b"a" * 5000)
+    for option, value, message in (
+        ("--name", "", "name must be printable text"),
+        ("--api-key-file", tmp_path / "key", "has more than 4096 bytes"),
+    ):
+        result = CliRunner().invoke(app, ["serve", str(bundle), option, str(value)])
+        assert isinstance(result.exception, OptionError)
+        assert message in str(result.exception)
 
 
 def test_an_answer_comes_with_what_a_page_draws(running: Running, sound: bytes) -> None:
