@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from os import PathLike
@@ -19,6 +20,7 @@ __all__ = [
     "check_question",
     "check_text",
     "check_type",
+    "expand_home",
     "parse_json",
     "printable",
     "read_json",
@@ -203,6 +205,29 @@ def check_path(
     return Path(path)
 
 
+def expand_home(path: Path, what: str, error: type[SpeechPruneError]) -> Path:
+    """Return a path with the home folder in place of the ``~`` or ``~user`` that it begins with.
+
+    Args:
+        path: the path.
+        what: how a message calls it.
+        error: what is raised.
+
+    Raises:
+        SpeechPruneError: that user has no home folder.
+
+    >>> expand_home(Path("a/~b"), "The path", DataError).name
+    '~b'
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise error(
+            f"{what} begins with {_shown(path.parts[0])}, and there is no home folder of that "
+            "name: write the folder out, or put ./ before it."
+        ) from None
+
+
 @dataclass(frozen=True, slots=True)
 class JsonLine:
     """A line of a JSONL file, or an entry of a JSON array.
@@ -345,8 +370,8 @@ def _no_constant(name: str) -> NoReturn:
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        counted = Counter(name for name, _ in pairs)
+        twice = next(name for name, times in counted.items() if times > 1)
         raise ValueError(f"it has {shown(twice)} more than once")
     return found
 

@@ -85,13 +85,13 @@ def verify_files(folder: Path, manifest: Manifest, verify: Verify = "once") -> N
         with _reading(path):
             status = path.lstat()
             if stat.S_ISLNK(status.st_mode):
+                status = path.stat()  # first: a link that leads to itself has no end to resolve
                 path = path.resolve()
                 if path.parent != root:
                     raise BundleError(
                         f"{folder / name} is a link that leads out of the bundle: put the file "
                         "itself there (cp -L)."
                     )
-                status = path.stat()
             if not stat.S_ISREG(status.st_mode):
                 raise BundleError(f"{path} is not a regular file: copy or export the bundle again.")
             stamp = _stamp(status)
@@ -116,9 +116,8 @@ def _reading(path: Path) -> Any:
     except FileNotFoundError:
         raise BundleError(f"{path} is missing from the bundle: copy or export it again.") from None
     except OSError as error:
-        raise BundleError(
-            f"{path} cannot be read ({error.strerror}): check its permissions."
-        ) from None
+        cure = "copy or export the bundle again, or check its permissions"
+        raise BundleError(f"{path} cannot be read ({error.strerror}): {cure}.") from None
 
 
 def _check_names(folder: Path, manifest: Manifest) -> None:

@@ -40,6 +40,7 @@ from speechprune_ort.contract.specs import (
     cached_layers,
 )
 from speechprune_ort.errors import BundleError, IntegrityError
+from speechprune_ort.text import check_path
 
 __all__ = [
     "MANIFEST_FILE",
@@ -167,6 +168,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 missing, unknown, out of range or contradicts another.
             IntegrityError: the content does not match its digest.
         """
+        folder = check_path(folder, "The bundle's path", BundleError)
         path = folder / MANIFEST_FILE
         content = _read_json(folder, path)
         version = content.pop("schema_version", None) if isinstance(content, dict) else None

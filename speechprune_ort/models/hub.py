@@ -9,14 +9,21 @@ from typing import IO, Any, BinaryIO, cast
 import msgspec
 
 from speechprune_ort.contract.manifest import MANIFEST_FILE, FileEntry, Manifest
-from speechprune_ort.errors import BundleError, PartError
-from speechprune_ort.files import sha256_of
+from speechprune_ort.errors import BundleError, PartError, SpeechPruneError
+from speechprune_ort.files import FULL, sha256_of
 from speechprune_ort.models.packages import Report, check_sha256
+from speechprune_ort.models.store import CutOffError
 
 __all__ = ["HUB_NAME", "HubFile", "fetch", "fetch_file"]
 
-HUB_NAME = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w.-]+))?", re.ASCII)
+WORD = r"\w(?:[\w.-]{0,94}\w)?"
+HUB_NAME = re.compile(
+    rf"(?P<id>(?![^@]*(?:--|\.\.|\.git(?:@|$))){WORD}/{WORD})(?:@(?P<revision>\w[\w.-]{{0,127}}))?",
+    re.ASCII,
+)
+"""Names that the hub can have, as ``huggingface_hub.utils.validate_repo_id`` tells them."""
 TIMEOUT = 20.0  # seconds until the hub's first answer
+SETTINGS = "HF_ENDPOINT, HF_TOKEN and what else is set for the hub or as a proxy"
 
 
 def fetch(name: str, folder: Path, report: Report) -> None:
@@ -31,8 +38,10 @@ def fetch(name: str, folder: Path, report: Report) -> None:
         report: called every few MB with the file and how much of it has come.
 
     Raises:
-        BundleError: the hub cannot be reached, or has no such model; the model is not a bundle; a
-            file of the bundle is missing there; or huggingface_hub is not installed.
+        CutOffError: the hub cannot be reached, or not any more.
+        BundleError: the hub has no such model; the model is not a bundle; a file of the bundle is
+            missing there; or huggingface_hub is not installed, or has settings that it cannot use.
+        OSError: the disk is full.
         IntegrityError: the manifest is not the one that export wrote.
     """
     found = HUB_NAME.fullmatch(name)
@@ -47,6 +56,8 @@ def fetch(name: str, folder: Path, report: Report) -> None:
             f"There is no folder {name}, and looking for it on the hub needs huggingface_hub: pip "
             "install 'speechprune-ort[hub]', or give a bundle's folder."
         ) from None
+    except Exception as error:  # it reads its settings as it is imported
+        raise BundleError(_unusable(name, error)) from error
     try:
         info: Any = huggingface_hub.HfApi().model_info(identity, revision=revision, timeout=TIMEOUT)
         listed = {file.rfilename for file in info.siblings or ()}
@@ -63,11 +74,25 @@ def fetch(name: str, folder: Path, report: Report) -> None:
             f"There is no folder {name}, and the hub shows no such model: correct the name, or set "
             "HF_TOKEN if it is private."
         ) from None
+    except SpeechPruneError:
+        raise
     except (_http_error(), OSError) as error:
-        raise BundleError(
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
+        raise CutOffError(
             f"There is no folder {name}, and the hub could not be used ({_reason(error)}): check "
-            "the connection and try again; what came so far is kept."
+            "the connection, and HF_ENDPOINT where it is set, and try again"
         ) from error
+    except Exception as error:  # the client and its transport raise their own over odd settings
+        raise BundleError(_unusable(name, error)) from error
+
+
+def _unusable(name: str, error: Exception) -> str:
+    """A sentence for settings that the hub's client cannot use."""
+    return (
+        f"There is no folder {name}, and the hub could not be used ({_reason(error)}): correct "
+        f"{SETTINGS}."
+    )
 
 
 class HubFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,6 +131,8 @@ def fetch_file(file: HubFile, sha256: str, path: Path, report: Report) -> None:
         raise PartError(
             f"{where} needs huggingface_hub: pip install 'speechprune-ort[hub]'."
         ) from None
+    except Exception as error:  # it reads its settings as it is imported
+        raise PartError(f"{where} cannot be had ({_reason(error)}).") from error
     whole = path.with_name(f"{path.name}.whole")
     try:
         url = huggingface_hub.hf_hub_url(file.repository, file.name, revision=file.revision)
@@ -115,7 +142,9 @@ def fetch_file(file: HubFile, sha256: str, path: Path, report: Report) -> None:
         _download(file.repository, file.revision, file.name, whole, report, about.size)
         check_sha256(whole, sha256, where)
         whole.replace(path)
-    except (_http_error(), OSError) as error:
+    except PartError:
+        raise
+    except Exception as error:  # the client and its transport raise their own
         raise PartError(f"{where} cannot be had ({_reason(error)}).") from error
     finally:
         whole.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from os import PathLike
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from speechprune_ort.errors import BundleError, OptionError
 from speechprune_ort.models import hub, recipe
 from speechprune_ort.models.store import Fill, cache_folder, forget_lock, is_kept, keep
-from speechprune_ort.text import check_path
+from speechprune_ort.text import check_path, check_text, expand_home
 
 __all__ = ["DEFAULT", "bundle_folder", "get", "kept"]
 
@@ -28,14 +29,13 @@ def bundle_folder(model: str | PathLike[str]) -> Path:
 
     Raises:
         BundleError: it is not a path, or the model cannot be fetched; the message says why.
-        OutputError: the cache cannot be written.
+        OutputError: the cache cannot be read or written.
     """
     path = check_path(model, "The bundle's path", BundleError)
     name = str(path)
-    if isinstance(model, str) and model.endswith("/"):
-        return path.expanduser()
-    if path.exists() or not _is_name(name):
-        return path.expanduser()
+    slash = isinstance(model, str) and model.endswith("/")
+    if slash or not _is_name(name) or path.exists():
+        return expand_home(path, "The bundle's path", BundleError)
     place = kept(name)
     if place is not None:
         return place
@@ -65,8 +65,9 @@ def get(name: str, to: Path | None = None) -> Path:
     Raises:
         OptionError: ``name`` is not such a name, or something stands at ``to``.
         BundleError: the model cannot be fetched; the message says why.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or the cache not be read.
     """
+    check_text(name, "The name of a model", OptionError)
     if not _is_name(name):
         raise OptionError(
             f"{name!a:.200} is not the name of a model: give {DEFAULT}, or owner/name of one on "
@@ -74,11 +75,11 @@ def get(name: str, to: Path | None = None) -> Path:
         )
     if to is None:
         return kept(name) or _keep(_place(name), _filler(name))
-    check_path(to, "The folder", OptionError)
-    if to.exists():
-        forget_lock(to.absolute())
+    place = check_path(to, "The folder", OptionError).absolute()
+    if os.path.lexists(place):
+        forget_lock(place)
         raise OptionError(f"{to} is already there: give the name of a new folder.")
-    return _keep(to.absolute(), _filler(name))
+    return _keep(place, _filler(name))
 
 
 def _is_name(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,14 @@ def test_what_is_no_json_is_a_short_sentence(content: bytes, tmp_path: Path) -> 
         read_json(path)
     with pytest.raises(OptionError, match="is not a transcript"):
         read_transcript(path)
+
+
+def test_many_doubled_names_are_found_at_once() -> None:
+    names = ",".join(f'"{number}":0' for number in range(300_000))
+    begun = time.process_time()
+    with pytest.raises(ValueError, match="'299999' more than once"):
+        parse_json(f'{{{names},"299999":1}}'.encode())
+    assert time.process_time() - begun < 20, "it would take hours, name by name"
 
 
 @pytest.mark.parametrize(

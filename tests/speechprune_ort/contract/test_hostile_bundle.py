@@ -279,6 +279,10 @@ def test_links_devices_and_strangers_are_refused(copy: Path, tmp_path: Path) -> 
     with pytest.raises(BundleError, match="leads out of the bundle"):
         opened(copy)
     path.unlink()
+    path.symlink_to(path.name)
+    with pytest.raises(BundleError, match=r"Too many levels of symbolic links.*: copy or export"):
+        opened(copy)
+    path.unlink()
     os.mkfifo(path)
     with pytest.raises(BundleError, match="not a regular file"):
         opened(copy)

@@ -15,7 +15,7 @@ from hub_server import Hub, hub, reach
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from speechprune_ort import BundleError, IntegrityError, OptionError, SpeechLLM
+from speechprune_ort import BundleError, IntegrityError, OptionError, OutputError, SpeechLLM
 from speechprune_ort.cli.app import app
 from speechprune_ort.models.names import bundle_folder, get
 
@@ -120,6 +120,29 @@ def test_what_was_cut_off_goes_on_where_it_stood(
     )
 
 
+def test_what_fails_leaves_nothing_unless_it_can_go_on(
+    served: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+    for name in ("someone/weights", "someone/nothing"):
+        with pytest.raises(BundleError):
+            get(name, tmp_path / "new" / "mine")
+        with pytest.raises(BundleError):
+            get(name)
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1 << 12)
+    before = set(tmp_path.iterdir())
+    served.left = 0
+    with pytest.raises(BundleError, match=r"and try again\.$"):
+        get(NAME, tmp_path / "mine")
+    assert set(tmp_path.iterdir()) == before == {tmp_path / "served"}
+    served.left = sum(path.stat().st_size for path in served.folders[NAME].iterdir()) // 2
+    with pytest.raises(BundleError, match=r"what came so far is kept in .*/\.mine\.partial\.$"):
+        get(NAME, tmp_path / "mine")
+    served.left = None
+    get(NAME, tmp_path / "mine")
+    assert set(tmp_path.iterdir()) == {*before, tmp_path / "mine"}
+
+
 def test_what_was_cut_off_of_another_version_is_in_nobodys_way(served: Hub, tmp_path: Path) -> None:
     left = tmp_path / ".mine.partial"
     left.mkdir()
@@ -161,6 +184,52 @@ def test_no_connection_is_one_sentence(served: Hub, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(BundleError, match=r"the hub could not be used .*check the connection"):
         get(NAME)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a/b--c", "a..b/c", "a/b.git", "a/b.git@v1", "a-/b", "a/b.", f"{'a' * 97}/b", f"a/{'b' * 97}",
+     f"a/b@{'c' * 129}", "a/b@.."],
+)  # fmt: skip
+def test_a_name_that_the_hub_cannot_have_is_none(name: str, served: Hub) -> None:
+    with pytest.raises(OptionError, match="is not the name of a model"):
+        get(name)
+    with pytest.raises(BundleError, match="No bundle at"):
+        SpeechLLM(name, "cpu")
+
+
+@pytest.mark.parametrize("setting", ["HF_TOKEN", "ENDPOINT"])
+def test_settings_that_cannot_be_used_are_one_sentence(
+    setting: str, served: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if setting == "ENDPOINT":
+        monkeypatch.setattr(huggingface_hub.constants, setting, "http://\udcff")
+    else:
+        monkeypatch.setenv(setting, "hf_a\udcff")
+    with pytest.raises(
+        BundleError, match=r"could not be used \(.*\): correct HF_ENDPOINT, HF_TOKEN"
+    ):
+        get(NAME, tmp_path / "mine")
+    assert not list(tmp_path.glob(".mine*"))
+
+
+def test_a_place_that_nothing_can_have_is_one_sentence(
+    served: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nowhere").symlink_to("/nowhere/at/all")
+    for place in (Path("/"), tmp_path / "nowhere"):
+        with pytest.raises(OptionError, match="is already there"):
+            get(NAME, place)
+    with pytest.raises(BundleError, match="there is no home folder of that name"):
+        bundle_folder("~no-user-has-this-name/x")
+    for cache, words in (
+        ("~no-user-has-this-name/x", "SPEECHPRUNE_ORT_CACHE begins with .* no home folder"),
+        ("x" * 300, "SPEECHPRUNE_ORT_CACHE is too long"),
+        ("/".join(["x" * 250] * 16 + ["y" * 50]), "File name too long"),
+    ):
+        monkeypatch.setenv("SPEECHPRUNE_ORT_CACHE", cache)
+        with pytest.raises(OutputError, match=words):
+            get(NAME)
 
 
 def test_a_folder_of_that_name_comes_first(served: Hub, bundle: Path, tmp_path: Path) -> None:
