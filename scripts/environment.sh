@@ -1,5 +1,8 @@
 # Sourced by the scripts that need an environment: makes it, or brings it up to date.
 
+# As speechprune_ort does; some scripts import onnxruntime before it.
+export ORT_DISABLE_TELEMETRY="${ORT_DISABLE_TELEMETRY-1}"
+
 # make_environment FOLDER STAMP INSTALL: a virtual environment in FOLDER, filled by the function
 # INSTALL, which is given its python. STAMP says what it is made from and is written last, so a
 # half-made environment is completed and an outdated one brought up to date. PYTHON names another

@@ -59,7 +59,9 @@ def test_the_runtime_never_imports_torch_or_transformers() -> None:
     assert result.stdout.strip() == "[]"
 
 
-def test_asking_never_imports_torch(bundle: Path) -> None:
+def test_asking_never_imports_torch_and_onnxruntime_keeps_nothing_of_it(
+    bundle: Path, tmp_path: Path
+) -> None:
     code = (
         "import sys, numpy as np\n"
         "from speechprune_ort import SpeechLLM\n"
@@ -68,10 +70,16 @@ def test_asking_never_imports_torch(bundle: Path) -> None:
         "model.ask(sound, 'Who?', sampling_rate=16000, max_new_tokens=2)\n"
         "print([m for m in ('torch', 'transformers', 'onnx') if m in sys.modules])\n"
     )
+    environment = os.environ | {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    for name in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
+        environment.pop(name, None)
     result = subprocess.run(
-        [sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", code, str(bundle)],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert result.stdout.strip() == "[]", result.stderr
+    written = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
+    assert written == [Path(".cache/speechprune-ort/verified.json")]
 
 
 def test_without_onnxruntime_the_message_is_the_install_line() -> None:

@@ -117,7 +117,8 @@ class Check:
 
     def stage(self, name: str, limit: int, *command: str | Path) -> bool:
         """Run a command of at most ``limit`` seconds; its last line of stdout is its JSON."""
-        environment = os.environ | {"PYTHONPATH": str(self.site), "PYTHONNOUSERSITE": "1"}
+        environment = {"ORT_DISABLE_TELEMETRY": "1"} | os.environ
+        environment |= {"PYTHONPATH": str(self.site), "PYTHONNOUSERSITE": "1"}
         log = self.results / f"{len(self.rows):02d}-{name}.log"
         started = time.perf_counter()
         out = self.results / ".stdout"
