@@ -6,14 +6,19 @@ by name and with the cure, not after gigabytes of it were read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import msgspec
+
+from speechprune_ort.contract.specs import Dimensions
 from speechprune_ort.errors import ExportError, UnsupportedModelError
 from speechprune_ort.export.adapter_config import ADAPTER, Adapter, read_adapter
 from speechprune_ort.export.json_object import brief, read_object
+from speechprune_ort.text import expand_home
 
 __all__ = [
     "FULL",
@@ -21,6 +26,7 @@ __all__ = [
     "TEXT_MODELS",
     "Described",
     "check_audio_token",
+    "check_cut",
     "check_parts",
     "check_text",
     "context_of",
@@ -79,15 +85,32 @@ QUANTIZED_FILES: Mapping[str, str] = {
 HEAD_UNIT = 16
 """Widths of a head that ONNX Runtime's grouped-query attention turns are multiples of it."""
 
-SIZES = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "vocab_size",
-    "max_position_embeddings",
-)
+MOST: Mapping[str, int] = {
+    field.encode_name: cast("Any", field.type).le
+    for field in cast("Any", msgspec.inspect.type_info(Dimensions)).fields
+}
+"""What the manifest allows for each size."""
+
+SIZES: Mapping[str, int] = {
+    "hidden_size": MOST["hidden"],
+    "intermediate_size": 1 << 20,
+    "num_hidden_layers": MOST["layers"],
+    "num_attention_heads": MOST["heads"],
+    "num_key_value_heads": MOST["kv_heads"],
+    "vocab_size": MOST["vocab"],
+    "max_position_embeddings": MOST["context"],
+}
+"""Sizes of a language model, and the largest that a bundle can have."""
+
+MANY = ("layers", "depth", "num_labels")
+"""Ends of the keys whose values say how much is made as a model is built, even without memory."""
+
+OF_ENCODERS: Mapping[str, int] = {
+    "encoder_layers": MOST["layers"],
+    "max_source_positions": MOST["frames"] // 2,  # of two frames each
+    "num_mel_bins": MOST["mel_bins"],
+}
+"""Sizes of audio encoders, and the largest that a bundle can have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +162,7 @@ def describe(
         ExportError: there is none, it is of a kind that export does not read, a folder is given
             a revision, or its config cannot be read or is that of quantized weights.
     """
-    folder = Path(model).expanduser()
+    folder = expand_home(Path(model), "The checkpoint", ExportError)
     try:
         there = folder.exists()
     except OSError as error:
@@ -190,6 +213,7 @@ def describe(
             f"--base names the checkpoint of an adapter, and {model!r} is no adapter folder: "
             "leave it out."
         )
+    _refuse_sizes(found.location, found.config)
     _refuse_quantized(found.location, found.config)
     _refuse_old_quantized(found)
     return found
@@ -197,7 +221,7 @@ def describe(
 
 def _adapted(adapter: Adapter, revision: str | None) -> Described:
     """The base of an adapter, with the adapter."""
-    beside = Path(adapter.base).expanduser()
+    beside = expand_home(Path(adapter.base), "The adapter's base", ExportError)
     if beside.is_dir() and (beside / ADAPTER).exists():
         raise UnsupportedModelError(
             f"The adapter {str(adapter.folder)!r} was made from another adapter, {adapter.base!r}: "
@@ -253,14 +277,25 @@ def check_text(location: str, text: Mapping[str, Any]) -> None:
         raise UnsupportedModelError(
             f"The text model of {location!r} has hidden_act {brief(act)}: export knows silu."
         )
-    for name in SIZES:
+    for name, most in SIZES.items():
         size = text.get(name)
         if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
             raise ExportError(
                 f"{name} of the text model of {location!r} is {brief(size)}, not a positive whole "
                 "number: correct config.json."
             )
+        if size is not None and size > most:
+            raise ExportError(
+                f"{name} of the text model of {location!r} is {brief(size)}, and a bundle has at "
+                f"most {most}: correct config.json."
+            )
     hidden, heads = text.get("hidden_size"), text.get("num_attention_heads")
+    shared = text.get("num_key_value_heads")
+    if heads and shared and heads % shared:
+        raise ExportError(
+            f"num_attention_heads of the text model of {location!r} is {heads}, which cannot share "
+            f"num_key_value_heads {shared}: correct config.json."
+        )
     width = text.get("head_dim") or (hidden // heads if hidden and heads else HEAD_UNIT)
     if not isinstance(width, int) or width < 1 or width % HEAD_UNIT:
         raise UnsupportedModelError(
@@ -351,6 +386,31 @@ def windows_of(location: str, text: Mapping[str, Any]) -> tuple[int | None, ...]
     return tuple(width if k == SLIDING else None for k in kinds)
 
 
+def check_cut(cut_after: int | None, windows: Sequence[int | None]) -> None:
+    """Refuse a cut that leaves no layer above it, or whose last layer below it is not known.
+
+    Args:
+        cut_after: number of layers below the cut; None for none.
+        windows: sliding windows of all layers, see ``windows_of``.
+
+    Raises:
+        ExportError: all layers are below it, or the last of them has a sliding window.
+    """
+    if cut_after is None:
+        return
+    layers = len(windows)
+    if cut_after >= layers:
+        raise ExportError(
+            f"--cut-after {cut_after} leaves no layer above the cut: this language model has "
+            f"{layers} layers, so give at most {layers - 1}."
+        )
+    if windows[cut_after - 1] is not None:
+        raise ExportError(
+            f"--cut-after {cut_after} cuts behind a layer with a sliding window, whose attention "
+            "cannot be computed again: give another number of layers, or leave it out."
+        )
+
+
 def told_of_windows(windows: tuple[int | None, ...]) -> str:
     """What sliding windows mean for the user of a bundle, in a sentence; empty without any.
 
@@ -411,6 +471,12 @@ def check_audio_token(location: str, token: Any, vocab: Any) -> None:
 
 def _check_rope(location: str, text: Mapping[str, Any], known: tuple[str, ...]) -> None:
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    base = text.get("rope_theta")
+    if base is not None and not _positive(base):
+        raise ExportError(
+            f"rope_theta of the text model of {location!r} is {brief(base)}, no positive number: "
+            "correct config.json."
+        )
     if not isinstance(rope, Mapping):
         raise ExportError(f"rope_parameters of {location!r} is {brief(rope)}, not an object.")
     # Some configs have one object for each type of layer in it.
@@ -422,7 +488,8 @@ def _check_rope(location: str, text: Mapping[str, Any], known: tuple[str, ...]) 
                 f"The text model of {location!r} has rotary embeddings of type {named!r}, which "
                 f"the decoder graph does not have: export knows {' and '.join(known)}."
             )
-        for name in SCALED_BY.get(kind, ()):
+        needed = SCALED_BY.get(kind, ())
+        for name in (*needed, "rope_theta") if part.get("rope_theta") is not None else needed:
             values = part.get(name)
             if not all(_positive(v) for v in (values if isinstance(values, list) else [values])):
                 raise ExportError(
@@ -465,6 +532,21 @@ def _require_checkpoint_folder(folder: Path) -> None:
     raise ExportError(f"{folder} {what}: give a checkpoint folder as save_pretrained writes it.")
 
 
+def _refuse_sizes(location: str, config: Mapping[str, Any]) -> None:
+    """Refuse sizes of any part that no bundle has, or by which building the model would not end."""
+    parts: list[Mapping[str, Any]] = [config]
+    for part in parts:
+        parts += [value for value in part.values() if isinstance(value, Mapping)]
+        for key, value in part.items():
+            most = OF_ENCODERS.get(key, MOST["layers"] if key.endswith(MANY) else math.inf)
+            least = 1 if key in OF_ENCODERS else -math.inf
+            if isinstance(value, int | float) and (value < least or value > most):
+                raise ExportError(
+                    f"{key} in config.json of {location!r} is {brief(value)}, and export takes 1 "
+                    f"to {most}: correct it, or download the checkpoint again."
+                )
+
+
 def _refuse_quantized(location: str, config: Mapping[str, Any]) -> None:
     """Refuse a config that says so of itself, or of a part however deep in it."""
     parts: list[Mapping[str, Any]] = [config]
@@ -490,14 +572,14 @@ def _refuse_old_quantized(found: Described) -> None:
 
 
 def _from_hub(model: str, revision: str | None) -> Path:
-    from huggingface_hub import hf_hub_download
-
     try:
+        from huggingface_hub import hf_hub_download
+
         return Path(hf_hub_download(model, "config.json", revision=revision))
     except Exception as error:  # the hub, its client and the client's transport raise their own
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ExportError(
             f"Cannot read a checkpoint from {model!r} ({reason}): "
             "give a local folder (an adapter is always one), or a hub id while the hub can be "
-            "reached."
+            "reached, with HF_ENDPOINT and HF_TOKEN correct where they are set."
         ) from error

@@ -54,7 +54,7 @@ from speechprune_ort.export.precision import WORDS
 from speechprune_ort.export.rotary import rotary_rows
 from speechprune_ort.export.work import Graph, Work
 
-__all__ = ["LOWER", "UPPER", "check_cut", "lower_half", "upper_half"]
+__all__ = ["LOWER", "UPPER", "lower_half", "upper_half"]
 
 END = np.iinfo(np.int64).max
 PLAIN = {
@@ -64,23 +64,6 @@ PLAIN = {
     "smooth_softmax": 0,
 }
 """Attributes of the attention as the lower half computes it again."""
-
-
-def check_cut(cut_after: int | None, layers: int) -> None:
-    """Refuse a cut that leaves no layer above it.
-
-    Args:
-        cut_after: number of layers below the cut; None for none.
-        layers: number of layers that there are.
-
-    Raises:
-        ExportError: all layers are below it.
-    """
-    if cut_after is not None and cut_after >= layers:
-        raise ExportError(
-            f"--cut-after {cut_after} leaves no layer above the cut: this language model has "
-            f"{layers} layers, so give at most {layers - 1}."
-        )
 
 
 class _Added:

@@ -117,7 +117,8 @@ def count(found: Described, family: Family) -> Counts:
         family: the family that loads it.
 
     Raises:
-        UnsupportedModelError: its language model is not one that export knows.
+        UnsupportedModelError: its language model or a setting of its encoder is not one that export
+            knows.
         ExportError: its config is not that of its family, or no model can be built from it.
     """
     import torch
@@ -127,6 +128,8 @@ def count(found: Described, family: Family) -> Counts:
     try:
         with torch.device("meta"):
             parts, text = _parts(found, family, module)
+            if known := getattr(module, "require_known", None):
+                known(found.location, parts.config)
     except SpeechPruneError:
         raise
     except Exception as error:  # transformers raises its own over a config

@@ -18,7 +18,7 @@ from speechprune_ort.export import (
     rotary,
 )
 from speechprune_ort.export.atomic_folder import atomic_folder
-from speechprune_ort.export.checkpoint_config import Described
+from speechprune_ort.export.checkpoint_config import Described, check_cut, windows_of
 from speechprune_ort.export.course import LOAD, SEAL, Course, Report, Sizes
 from speechprune_ort.export.families import load_checkpoint
 from speechprune_ort.export.families.base import AttentiveEncoder, Checkpoint
@@ -119,7 +119,8 @@ def export_bundle(
                 f"The tokenizer has {len(checkpoint.tokenizer)} tokens and the embedding table "
                 f"{dims.vocab} rows: resize the model's embeddings first."
             )
-        cut_decoder.check_cut(cut_after, dims.layers)
+        text = checkpoint.language_model.config.to_dict()
+        check_cut(cut_after, windows_of(found.location, text))
         specs = graph_specs(
             dims,
             chosen.float_dtype,

@@ -9,6 +9,7 @@ from speechprune_ort.export.atomic_folder import check_place
 from speechprune_ort.export.checkpoint_config import Described
 from speechprune_ort.export.families import Family, check_checkpoint
 from speechprune_ort.export.precision import plan
+from speechprune_ort.text import expand_home
 
 __all__ = ["check_request"]
 
@@ -47,11 +48,12 @@ def check_request(
         ExportError: options, checkpoint or folder do not allow it; the message says which.
     """
     plan(precision, target)
+    _require_hub_client()
     if cut_after is not None and cut_after < 1:
         raise ExportError(
             f"--cut-after {cut_after} leaves no layer below the cut: give 1 or more, such as 2."
         )
-    folder = Path(model).expanduser()
+    folder = expand_home(Path(model), "The checkpoint", ExportError)
     if out is not None:
         check_place(out, overwrite, folder if model and folder.is_dir() else None)
     found, family = check_checkpoint(model, revision, base=base, allow_pickle=allow_pickle)
@@ -61,3 +63,14 @@ def check_request(
             "tokens: leave out --encoder-attention."
         )
     return found, family
+
+
+def _require_hub_client() -> None:
+    """Import the hub's client, as transformers does even for a folder; it reads its settings."""
+    try:
+        from huggingface_hub import constants  # noqa: F401
+    except Exception as error:
+        raise ExportError(
+            f"huggingface_hub cannot be loaded ({type(error).__name__}: {error}): correct "
+            "HF_ENDPOINT and what else is set for the hub."
+        ) from error

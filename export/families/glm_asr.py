@@ -28,7 +28,7 @@ from speechprune_ort.export.families.prompts import template_prompts
 from speechprune_ort.export.families.whisper import heard_windows, received_attention
 from speechprune_ort.export.source import Source
 
-__all__ = ["load"]
+__all__ = ["load", "require_known"]
 
 JOINED = 4
 """Frames after the convolutions that make a token: what transformers computes lengths for."""
@@ -103,7 +103,7 @@ def load(source: Source) -> Checkpoint:
     encoder, extractor = model.config.audio_config, processor.feature_extractor
     frames = 2 * encoder.max_position_embeddings
     require_log_mel(location, extractor, frames)
-    _require_known(location, encoder)
+    require_known(location, model.config)
     audio = audio_spec_of(extractor, encoder.num_mel_bins, frames, FRAME_TOKENS, STEPS)
     return checkpoint_of(
         "glm_asr",
@@ -122,8 +122,17 @@ def load(source: Source) -> Checkpoint:
     )
 
 
-def _require_known(location: str, encoder: Any) -> None:
-    """Refuse settings of the encoder that transformers and this file would take otherwise."""
+def require_known(location: str, config: Any) -> None:
+    """Refuse settings of the encoder that transformers and this file would take otherwise.
+
+    Args:
+        location: of the checkpoint, for the message.
+        config: its config, of transformers.
+
+    Raises:
+        UnsupportedModelError: a setting is not known.
+    """
+    encoder = config.audio_config
     rope = encoder.rope_parameters["rope_type"]
     joined = encoder.intermediate_size / encoder.hidden_size
     for name, found, known in (

@@ -31,7 +31,7 @@ from speechprune_ort.export.families.whisper import additive_mask, filled, last_
 from speechprune_ort.export.json_object import read_object
 from speechprune_ort.export.source import Source
 
-__all__ = ["load"]
+__all__ = ["load", "require_known"]
 
 STACKED = 2
 """Log-mel frames that the encoder takes as one."""
@@ -153,6 +153,25 @@ class AudioEncoder(nn.Module):
         return embeds.reshape(windows, pieces * query.shape[1], embeds.shape[2])
 
 
+def require_known(location: str, config: Any) -> None:
+    """Refuse settings of the encoder that this file does not compute.
+
+    Args:
+        location: of the checkpoint, for the message.
+        config: its config, of transformers.
+
+    Raises:
+        UnsupportedModelError: a setting is not known.
+    """
+    size, rate, width = config.window_size, config.downsample_rate, config.encoder_config.input_dim
+    if rate < 1 or size % rate or width % STACKED:
+        raise UnsupportedModelError(
+            f"The audio encoder of {location!r} has window_size {size}, downsample_rate {rate} and "
+            f"input_dim {width}: export knows windows that are a multiple of the rate, and even "
+            "input_dim."
+        )
+
+
 def load(source: Source) -> Checkpoint:
     """Load a Granite Speech checkpoint.
 
@@ -176,12 +195,7 @@ def load(source: Source) -> Checkpoint:
             f"for {extractor.projector_window_size} and {extractor.projector_downsample_rate}: "
             "correct preprocessor_config.json or config.json."
         )
-    if rate < 1 or size % rate or encoder.input_dim % STACKED:
-        raise UnsupportedModelError(
-            f"The audio encoder of {location!r} has window_size {size}, downsample_rate {rate} and "
-            f"input_dim {encoder.input_dim}: export knows windows that are a multiple of the rate, "
-            "and even input_dim."
-        )
+    require_known(location, config)
     chunk, tokens = STACKED * size, size // rate
     # A window ends where a block of attention and one of the Q-Former do.
     unit = math.lcm(chunk, STACKED * encoder.context_size)

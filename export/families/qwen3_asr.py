@@ -42,7 +42,7 @@ from speechprune_ort.export.families.whisper import (
 )
 from speechprune_ort.export.source import Source
 
-__all__ = ["load"]
+__all__ = ["load", "require_known"]
 
 HALF_CHUNK = 50
 """The one ``n_window`` that transformers computes numbers of tokens for."""
@@ -126,6 +126,30 @@ class AudioEncoder(AttentiveEncoder):
         return mixed, lambda: attention().reshape(windows, room)[:, :tokens]
 
 
+def require_known(location: str, config: Any) -> None:
+    """Refuse settings of the encoder that this file does not compute.
+
+    Args:
+        location: of the checkpoint, for the message.
+        config: its config, of transformers.
+
+    Raises:
+        UnsupportedModelError: a setting is not known.
+    """
+    encoder, chunk = config.audio_config, 2 * HALF_CHUNK
+    if encoder.n_window != HALF_CHUNK:
+        raise UnsupportedModelError(
+            f"The audio encoder of {location!r} has n_window {encoder.n_window}: export knows "
+            f"{HALF_CHUNK}."
+        )
+    span = encoder.n_window_infer
+    if span < chunk or span % chunk:
+        raise UnsupportedModelError(
+            f"The audio encoder of {location!r} has n_window_infer {span}: export knows multiples "
+            f"of {chunk}."
+        )
+
+
 def load(source: Source) -> Checkpoint:
     """Load a Qwen3-ASR checkpoint.
 
@@ -143,15 +167,11 @@ def load(source: Source) -> Checkpoint:
     encoder, extractor = model.config.audio_config, processor.feature_extractor
     chunk, span = 2 * HALF_CHUNK, encoder.n_window_infer
     require_log_mel(location, extractor)
-    if encoder.n_window != HALF_CHUNK or extractor.n_window != HALF_CHUNK:
+    require_known(location, model.config)
+    if extractor.n_window != HALF_CHUNK:
         raise UnsupportedModelError(
-            f"The audio encoder of {location!r} has n_window {encoder.n_window} and its features "
-            f"{extractor.n_window}: export knows {HALF_CHUNK}."
-        )
-    if span < chunk or span % chunk:
-        raise UnsupportedModelError(
-            f"The audio encoder of {location!r} has n_window_infer {span}: export knows multiples "
-            f"of {chunk}."
+            f"The features of {location!r} have n_window {extractor.n_window}: export knows "
+            f"{HALF_CHUNK}."
         )
     # Any number of spans is heard alike: as many as fit what the extractor calls its window.
     seconds = extractor.chunk_length * extractor.sampling_rate // extractor.hop_length

@@ -96,6 +96,8 @@ def export(
         )
     if out is None and not dry_run:
         raise ExportError("Give the folder to write, or --dry-run.")
+    if out is None and overwrite:
+        raise ExportError("--overwrite is for the folder to write: give one, or leave it out.")
     from speechprune_ort.export.request import check_request
 
     found, family = check_request(
@@ -113,7 +115,7 @@ def export(
     if out is None or dry_run:
         from speechprune_ort.cli.export_estimate import print_estimate
 
-        print_estimate(found, family, precision, target)
+        print_estimate(found, family, precision, target, cut_after)
         return
     with Steps() as steps:
         steps("load torch and transformers", 0.0)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["print_estimate"]
 
 
-def print_estimate(found: Described, family: Family, precision: str, target: str) -> None:
+def print_estimate(
+    found: Described, family: Family, precision: str, target: str, cut_after: int | None
+) -> None:
     """Print to stdout what each precision would write, and how much memory and time it takes.
 
     Args:
@@ -23,14 +25,17 @@ def print_estimate(found: Described, family: Family, precision: str, target: str
         family: the family that loads it.
         precision: the one asked for; it is marked.
         target: ``cpu`` or ``cuda``.
+        cut_after: number of the decoder's first layers behind which it is cut, or None.
 
     Raises:
-        ExportError: its config is not that of its family, or its language model is not known.
+        ExportError: its config is not that of its family, its language model is not known, or
+            cannot be cut there.
     """
-    from speechprune_ort.export.checkpoint_config import told_of_windows
+    from speechprune_ort.export.checkpoint_config import check_cut, told_of_windows
     from speechprune_ort.export.estimate import count, estimate
 
     counts = count(found, family)
+    check_cut(cut_after, counts.windows)
     console = Console(markup=False)
     adapter = "" if found.adapter is None else f", with the LoRA in {found.adapter.folder}"
     console.print(

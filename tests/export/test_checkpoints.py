@@ -25,7 +25,9 @@ from speechprune_ort import ExportError, ParityError
 from speechprune_ort.export.families import FAMILIES, check_checkpoint, load_checkpoint
 from speechprune_ort.export.memory import enough_memory
 from speechprune_ort.export.parity import checked, compare
+from speechprune_ort.export.request import check_request
 
+NOBODY = "~no-user-has-this-name"
 Change = Callable[[Path], None]
 
 
@@ -54,16 +56,21 @@ def without(*keys: str) -> Change:
     return change
 
 
-def text(**values: Any) -> Change:
-    """Set what ``config.json`` says of the language model."""
+def part(name: str, **values: Any) -> Change:
+    """Set what ``config.json`` says of a part."""
 
     def change(folder: Path) -> None:
         path = folder / "config.json"
         content = json.loads(path.read_text())
-        content["text_config"] |= values
+        content[name] |= values
         path.write_text(json.dumps(content))
 
     return change
+
+
+def text(**values: Any) -> Change:
+    """Set what ``config.json`` says of the language model."""
+    return part("text_config", **values)
 
 
 def rope(**values: Any) -> Change:
@@ -229,6 +236,16 @@ EARLY: Mapping[str, tuple[Change, str]] = {
         file("adapter_config.json", '{"peft_type": "LORA", "base_model_name_or_path": "x"}'),
         "holds both a whole model and an adapter",
     ),
+    "endless layers": (text(num_hidden_layers=10**12), "num_hidden_layers .* takes 1 to 1024"),
+    "endless layers of a part": (
+        config(vision_config={"depth": 1e400}),
+        r"depth in config\.json of .* is inf",
+    ),
+    "no layers of sound": (part("audio_config", encoder_layers=0), "encoder_layers .* is 0, and"),
+    "too wide": (text(hidden_size=1 << 17), "hidden_size .* a bundle has at most 65536"),
+    "too many words": (text(vocab_size=10**15), "vocab_size .* a bundle has at most 16777216"),
+    "heads that cannot be shared": (text(num_key_value_heads=3), "cannot share num_key_value"),
+    "rope without a base": (text(rope_theta="x"), "rope_theta .* is 'x', no positive number"),
     "old gptq": (file("quantize_config.json", "{}"), r"is quantized \(quantize_config\.json"),
     "old awq": (file("quant_config.json", "{}"), r"is quantized \(quant_config\.json"),
     "nvidia's": (file("hf_quant_config.json", "{}"), r"is quantized \(hf_quant_config\.json"),
@@ -283,6 +300,25 @@ def test_what_is_no_folder_is_refused(name: str, message: str, copy: Path) -> No
     (copy / "model.gguf").write_bytes(b"GGUF")
     with pytest.raises(ExportError, match=message):
         check_checkpoint(str(copy / name))
+
+
+def test_what_nobodys_home_holds_is_refused(copy: Path) -> None:
+    for model, base in ((f"{NOBODY}/x", None), (str(copy), f"{NOBODY}/x")):
+        if base is not None:
+            only("adapter_model.safetensors")(copy)
+            file("adapter_config.json", '{"peft_type": "LORA"}')(copy)
+        with pytest.raises(ExportError, match="there is no home folder of that name"):
+            check_request(model, None, base=base)
+
+
+def test_settings_that_the_hubs_client_cannot_read_are_one_sentence(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "huggingface_hub.constants", raising=False)
+    monkeypatch.delattr("huggingface_hub.constants", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://[")
+    with pytest.raises(ExportError, match=r"Invalid IPv6 URL.*: correct HF_ENDPOINT"):
+        check_request(str(copy), None)
 
 
 def test_every_shape_of_rope_that_is_taken_is_tested(copy: Path) -> None:

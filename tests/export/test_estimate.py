@@ -18,8 +18,10 @@ from command import run
 from tiny import Tiny, write_checkpoint
 from tiny_families import write_diva, write_voxtral
 
+from speechprune_ort.cli.export import export
+from speechprune_ort.cli.export_estimate import print_estimate
 from speechprune_ort.contract.specs import AUDIO_ENCODER, DECODER, EMBED_TOKENS, FIRST_LAYER_QK
-from speechprune_ort.errors import UnsupportedModelError
+from speechprune_ort.errors import ExportError, UnsupportedModelError
 from speechprune_ort.export.estimate import Counts, count, estimate
 from speechprune_ort.export.families import check_checkpoint, load_checkpoint
 from speechprune_ort.export.pipeline import export_bundle
@@ -116,6 +118,27 @@ def test_what_its_text_model_lacks_is_refused_for_every_family(tmp_path: Path) -
             count(*check_checkpoint(str(folder)))
 
 
+def test_what_its_encoder_lacks_is_refused_for_every_family(tmp_path: Path) -> None:
+    for family, part, changed in (
+        (tiny_glm_asr, "audio_config", {"intermediate_size": 48}),
+        (tiny_qwen3_asr, "audio_config", {"n_window_infer": 150}),
+        (tiny_granite_speech, None, {"downsample_rate": 4}),
+    ):
+        folder = family.STATES[0].write(tmp_path / family.__name__)
+        path = folder / "config.json"
+        config = json.loads(path.read_text())
+        (config[part] if part else config).update(changed)
+        path.write_text(json.dumps(config))
+        with pytest.raises(UnsupportedModelError, match=f"{next(iter(changed))} .*export knows"):
+            count(*check_checkpoint(str(folder)))
+
+
+def test_a_dry_run_cuts_as_export_does(tmp_path: Path) -> None:
+    found, family = check_checkpoint(str(write_checkpoint(tmp_path / "checkpoint", Tiny())))
+    with pytest.raises(ExportError, match="--cut-after 10000 leaves no layer above the cut"):
+        print_estimate(found, family, "fp32", "cpu", 10_000)
+
+
 def test_an_encoder_of_long_windows_takes_more_to_compare() -> None:
     counts = Counts(encoder_matrices=10**9, encoder_others=0, decoder_matrices=1, decoder_others=1,
                     hidden=32, vocab=10, heads=1, head_dim=32, context=8)  # fmt: skip
@@ -129,6 +152,8 @@ def test_without_a_folder_nothing_is_exported(tmp_path: Path) -> None:
     done = run("export", tmp_path)
     assert done.returncode == 2
     assert "--dry-run" in done.stderr
+    with pytest.raises(ExportError, match="--overwrite is for the folder to write"):
+        export(str(tmp_path), overwrite=True, dry_run=True)
 
 
 def test_a_tied_head_is_written_once_where_it_has_8_bits() -> None:

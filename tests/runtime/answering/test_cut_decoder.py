@@ -26,7 +26,8 @@ from speechprune_ort.contract.specs import (
     graph_specs,
 )
 from speechprune_ort.errors import ExportError
-from speechprune_ort.export.cut_decoder import check_cut, lower_half, upper_half
+from speechprune_ort.export.checkpoint_config import check_cut
+from speechprune_ort.export.cut_decoder import lower_half, upper_half
 from speechprune_ort.export.decoder import Part, export_decoder, logits_of
 from speechprune_ort.export.embed_tokens import export_embed_tokens
 from speechprune_ort.export.precision import plan
@@ -210,10 +211,12 @@ def test_halves_have_no_weights_of_their_own(engine: Any) -> None:
 
 
 def test_a_cut_leaves_layers_above_it() -> None:
-    check_cut(None, 2)
-    check_cut(1, 2)
+    check_cut(None, (8, None))
+    check_cut(1, (None, 8))
     with pytest.raises(ExportError, match=r"--cut-after 2 leaves no layer above .* at most 1"):
-        check_cut(2, 2)
+        check_cut(2, (None, None))
+    with pytest.raises(ExportError, match=r"--cut-after 1 cuts behind a layer with a sliding"):
+        check_cut(1, (8, None))
 
 
 @pytest.mark.parametrize(
