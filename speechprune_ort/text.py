@@ -223,7 +223,7 @@ def expand_home(path: Path, what: str, error: type[SpeechPruneError]) -> Path:
         return path.expanduser()
     except RuntimeError:
         raise error(
-            f"{what} begins with {_shown(path.parts[0])}, and there is no home folder of that "
+            f"{what} begins with {shown(path.parts[0])}, and there is no home folder of that "
             "name: write the folder out, or put ./ before it."
         ) from None
 

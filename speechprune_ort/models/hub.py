@@ -21,7 +21,7 @@ HUB_NAME = re.compile(
     rf"(?P<id>(?![^@]*(?:--|\.\.|\.git(?:@|$))){WORD}/{WORD})(?:@(?P<revision>\w[\w.-]{{0,127}}))?",
     re.ASCII,
 )
-"""Names that the hub can have, as ``huggingface_hub.utils.validate_repo_id`` tells them."""
+"""Names that the hub can have, by the rules of its client."""
 TIMEOUT = 20.0  # seconds until the hub's first answer
 SETTINGS = "HF_ENDPOINT, HF_TOKEN and what else is set for the hub or as a proxy"
 
