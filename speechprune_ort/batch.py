@@ -50,6 +50,7 @@ from speechprune_ort.text import (
     check_path,
     check_question,
     check_text,
+    folder_of,
     parse_json,
     read_jsonl,
 )
@@ -106,8 +107,7 @@ def read_requests(path: Path) -> list[Question]:
     Raises:
         DataError: it cannot be read, or holds no request at all.
     """
-    of_system = path.is_absolute() and path.parts[1] in ("dev", "proc")  # a pipe's, or stdin
-    folder = Path() if of_system or not path.is_file() else path.parent
+    folder = folder_of(path)
     found: list[Question] = []
     lines: dict[str, int] = {}
     for line in read_jsonl(path):

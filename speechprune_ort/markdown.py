@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
+from speechprune_ort.text import printable
+
 __all__ = ["markdown_of", "markdown_table"]
 
 
@@ -14,7 +16,8 @@ def markdown_table(heads: Sequence[object], rows: Iterable[Sequence[object]]) ->
 
     Args:
         heads: headings of the columns.
-        rows: cells of each row, as many as there are headings. A bar in a cell is escaped.
+        rows: cells of each row, as many as there are headings. What would end a cell or a line is
+            escaped.
 
     Raises:
         ValueError: a row has more or fewer cells than there are headings.
@@ -28,7 +31,8 @@ def markdown_table(heads: Sequence[object], rows: Iterable[Sequence[object]]) ->
     def line(cells: Sequence[object]) -> str:
         if len(cells) != len(heads):
             raise ValueError(f"{len(cells)} cells stand under {len(heads)} headings.")
-        return f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |"
+        texts = (printable(str(cell)).replace("|", "\\|") for cell in cells)
+        return f"| {' | '.join(texts)} |"
 
     return [line(heads), f"|{'---|' * len(heads)}", *map(line, rows)]
 

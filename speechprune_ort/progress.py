@@ -18,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from speechprune_ort.text import printable
+
 __all__ = ["Bar", "Line", "Steps"]
 
 AVERAGED = 3600.0
@@ -97,7 +99,7 @@ class Steps(_Display):
 
     def __call__(self, words: str, done: float) -> None:
         """Draw what is done now, and the share of all steps that is done, 0 to 1."""
-        self._display.update(self._task, description=words, completed=done)
+        self._display.update(self._task, description=printable(words), completed=done)
         self._start()
 
 
@@ -115,5 +117,5 @@ class Line(_Display):
 
     def __call__(self, words: str) -> None:
         """Draw a few words on what is done now."""
-        self._display.update(self._task, description=words)
+        self._display.update(self._task, description=printable(words))
         self._start()

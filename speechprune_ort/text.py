@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -20,7 +21,10 @@ __all__ = [
     "check_question",
     "check_text",
     "check_type",
+    "counted",
     "expand_home",
+    "folder_of",
+    "for_picture",
     "parse_json",
     "printable",
     "read_json",
@@ -38,6 +42,7 @@ UTF_8_MARK = b"\xef\xbb\xbf"
 Kind = TypeVar("Kind")
 
 SHOWN = 60  # characters of what was given, in a message
+MOST_DRAWN = 40  # lines of a text in a picture
 
 
 def check_text(
@@ -105,6 +110,40 @@ def shown(value: object) -> str:
     else:
         text = f"{type(value).__name__}"
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def for_picture(text: str, width: int, most: int = MOST_DRAWN) -> str:
+    r"""A text as it is drawn in a picture, with ``parse_math=False``: in lines, and literally.
+
+    matplotlib's own ``wrap=True`` never breaks a word, and reads mathematics between two dollars
+    even where ``parse_math`` is False.
+
+    Args:
+        text: what to draw.
+        width: characters of a line, at most; a longer word is broken.
+        most: lines, at most; where text is left out, dots at its end say so.
+
+    >>> for_picture("Was it $5_ or $^6$?", 10)
+    'Was it $5_\nor $^6$?'
+    """
+    lines = textwrap.wrap(
+        printable(text), width, max_lines=most, placeholder=" […]", break_on_hyphens=False
+    )
+    return "\n".join(lines)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number with what it counts.
+
+    Args:
+        number: how many.
+        noun: one of them.
+        plural: several of them; by default the noun with an s.
+
+    >>> counted(1, "sample"), counted(0, "sample"), counted(2, "entry", "entries")
+    ('1 sample', '0 samples', '2 entries')
+    """
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def check_type(value: object, kind: type[Kind], what: str) -> Kind:
@@ -245,7 +284,16 @@ class JsonLine:
     word: str = "line"
 
 
-def read_jsonl(path: Path) -> Iterator[JsonLine]:
+def folder_of(path: Path) -> Path:
+    """The folder that relative paths in a file are taken from.
+
+    That of the file; of a pipe and of standard input (``/dev/stdin``) the working folder.
+    """
+    of_system = path.is_absolute() and path.parts[1:2] in (("dev",), ("proc",))
+    return Path() if of_system or not path.is_file() else path.parent
+
+
+def read_jsonl(path: Path, note: Callable[[bytes], object] | None = None) -> Iterator[JsonLine]:
     r"""The lines of a JSONL file, each an object or an error of its own.
 
     Lines end at ``\n`` alone: JSON may hold U+2028, U+2029 and U+0085 as they are. A UTF-8 byte
@@ -253,6 +301,7 @@ def read_jsonl(path: Path) -> Iterator[JsonLine]:
 
     Args:
         path: the file.
+        note: called with every line's bytes, such as ``update`` of a hash.
 
     Raises:
         DataError: the file cannot be read, is UTF-16, or has a line longer than any request.
@@ -263,6 +312,8 @@ def read_jsonl(path: Path) -> Iterator[JsonLine]:
             number = 0
             while raw := stream.readline(LONGEST_LINE + 1):
                 number += 1
+                if note:
+                    note(raw)
                 if len(raw) > LONGEST_LINE:
                     raise DataError(
                         f"Line {number} of {path} is longer than {LONGEST_LINE >> 20} MiB: give "
@@ -277,7 +328,7 @@ def read_jsonl(path: Path) -> Iterator[JsonLine]:
         raise DataError(f"{path} cannot be read ({_reason(error)}): give a JSONL file.") from None
 
 
-def read_objects(path: Path) -> Iterator[JsonLine]:
+def read_objects(path: Path, note: Callable[[bytes], object] | None = None) -> Iterator[JsonLine]:
     """The objects of a JSONL file, or of a JSON file that is one array.
 
     A file whose name does not end in ``.jsonl`` and whose first character is ``[`` is an array,
@@ -285,15 +336,16 @@ def read_objects(path: Path) -> Iterator[JsonLine]:
 
     Args:
         path: the file.
+        note: as in ``read_jsonl``.
 
     Raises:
         DataError: as ``read_jsonl`` and ``read_json``.
     """
     check_path(path, "The path of a JSON file")
     if path.suffix == ".jsonl" or not path.is_file() or not _begins_array(path):
-        yield from read_jsonl(path)
+        yield from read_jsonl(path, note)
         return
-    for number, entry in enumerate(read_json(path, LARGEST_ARRAY), 1):
+    for number, entry in enumerate(read_json(path, LARGEST_ARRAY, note), 1):
         if isinstance(entry, dict):
             yield JsonLine(number, entry, word="entry")
         else:
@@ -320,12 +372,15 @@ def _parsed(content: bytes, number: int, path: Path) -> JsonLine:
     return JsonLine(number, entry)
 
 
-def read_json(path: Path, most_bytes: int = LONGEST_LINE) -> Any:
+def read_json(
+    path: Path, most_bytes: int = LONGEST_LINE, note: Callable[[bytes], object] | None = None
+) -> Any:
     """The content of a JSON file.
 
     Args:
         path: the file.
         most_bytes: size of the largest file that is read, in bytes.
+        note: called with the file's bytes.
 
     Raises:
         DataError: it cannot be read, or is not JSON.
@@ -336,6 +391,8 @@ def read_json(path: Path, most_bytes: int = LONGEST_LINE) -> Any:
             content = stream.read(most_bytes + 1)
         if len(content) > most_bytes:
             raise DataError(f"{path} is larger than {most_bytes} bytes: give a smaller file.")
+        if note:
+            note(content)
         return parse_json(content.removeprefix(UTF_8_MARK))
     except OSError as error:
         raise DataError(f"{path} cannot be read ({_reason(error)}).") from None
@@ -370,8 +427,8 @@ def _no_constant(name: str) -> NoReturn:
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        counted = Counter(name for name, _ in pairs)
-        twice = next(name for name, times in counted.items() if times > 1)
+        times = Counter(name for name, _ in pairs)
+        twice = next(name for name, n in times.items() if n > 1)
         raise ValueError(f"it has {shown(twice)} more than once")
     return found
 

@@ -20,7 +20,7 @@ from speechprune_ort.errors import BundleError, PromptError
 from speechprune_ort.runtime.ort.engine import Engine
 from speechprune_ort.runtime.ort.tokenizer import TextTokenizer
 from speechprune_ort.runtime.ort.tokenizer_file import tokenizer_errors
-from speechprune_ort.text import check_question, check_text
+from speechprune_ort.text import check_question, check_text, counted
 from speechprune_ort.wording import Wording
 
 __all__ = ["AS_IS", "Prompt", "build_prompt", "embed_ids", "form_of"]
@@ -221,8 +221,8 @@ def build_prompt(
         # Checked before tokenizing, which takes seconds for megabytes while nothing else runs.
         if context is not None and len(check_text(text, NAMED[kind])) > CHARACTERS * context:
             raise PromptError(
-                f"{NAMED[kind]} has {len(text)} characters and the model {context} positions: "
-                "give a shorter one."
+                f"{NAMED[kind]} has {counted(len(text), 'character')} and the model "
+                f"{counted(context, 'position')}: give a shorter one."
             )
     parts: list[list[int]] = [[]]
     places: list[int] = []  # of the user's own tokens
@@ -250,8 +250,11 @@ def build_prompt(
         raise PromptError("The question has no token that the model knows: rephrase it.")
     # Refused here, before megabytes of text are embedded.
     if context is not None and length > context:
-        asked = f"{len(places)} tokens" if length < 2 * len(places) else f"a prompt of {length}"
+        asked = (
+            counted(len(places), "token") if length < 2 * len(places) else f"a prompt of {length}"
+        )
         raise PromptError(
-            f"The question has {asked} and the model {context} positions: ask a shorter question."
+            f"The question has {asked} and the model {counted(context, 'position')}: ask a shorter "
+            "question."
         )
     return Prompt(question, tuple(map(tuple, parts)), tuple(places))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from speechprune_ort.audio_options import HIGHEST_RATE, LOWEST_RATE, AudioOptions
 from speechprune_ort.errors import AudioError, OptionError
 from speechprune_ort.runtime.hearing.loudness import Loudness
+from speechprune_ort.text import counted
 
 __all__ = ["Intake", "WindowCutter"]
 
@@ -64,12 +65,13 @@ class Intake:
         limit, channel = self._options.max_channels, self._options.channel
         if channels > limit:
             raise AudioError(
-                f"{self.name} has {channels} channels and the limit is {limit}: raise "
+                f"{self.name} has {counted(channels, 'channel')} and the limit is {limit}: raise "
                 "max_channels (--max-channels)."
             )
         if channel is not None and channel >= max(1, channels):
             raise AudioError(
-                f"{self.name} has {channels} channels, counted from 0, and no channel {channel}: "
+                f"{self.name} has {counted(channels, 'channel')}, counted from 0, and no channel "
+                f"{channel}: "
                 "give a smaller one."
             )
 

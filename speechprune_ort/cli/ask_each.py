@@ -99,5 +99,11 @@ def _table(found: Sequence[tuple[Question, dict[str, Any]]]) -> Table:
         before = question.audio
         answer = line.get("text", "(no answer, see above)")
         kept = f"{line['kept']} of {line['tokens']}" if "text" in line else ""
-        table.add_row(str(question.audio) if first else "", question.text, answer, kept)
+        audio = printable(str(question.audio)) if first else ""
+        table.add_row(audio, _lines(question.text), _lines(answer), kept)
     return table
+
+
+def _lines(text: str) -> str:
+    """A text with its lines, each as a terminal may have it."""
+    return "\n".join(map(printable, text.split("\n")))

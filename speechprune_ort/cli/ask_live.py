@@ -16,6 +16,7 @@ from speechprune_ort.errors import AudioError, OptionError
 from speechprune_ort.live import LiveRecording
 from speechprune_ort.recording import Recording
 from speechprune_ort.runtime.hearing.wav_stream import wav_blocks
+from speechprune_ort.text import printable
 
 __all__ = ["ask_live"]
 
@@ -77,7 +78,7 @@ def _answer_now(
     try:
         recording = live.so_far()
     except AudioError as error:  # nobody has said anything yet
-        sys.stderr.write(f"note: {error}\n")
+        sys.stderr.write(f"note: {printable(str(error))}\n")
         return
     answer(recording, question)
 

@@ -29,10 +29,12 @@ from speechprune_ort.cli.options import (
     Threads,
     Worded,
     Workers,
+    check_engine,
     provider_options,
 )
-from speechprune_ort.errors import OptionError
+from speechprune_ort.cli.quiet import tell_error
 from speechprune_ort.progress import Bar
+from speechprune_ort.text import counted, printable
 
 __all__ = ["batch"]
 
@@ -82,10 +84,7 @@ def batch(
     from speechprune_ort.batch import BatchTask, read_requests, run_batch
     from speechprune_ort.ray_workers import RayWorkers
 
-    if engine not in ("local", "ray"):
-        raise OptionError(f"--engine takes local or ray, not {engine!r}.")
-    if address is not None and engine != "ray":
-        raise OptionError("--address needs --engine ray: give both, or leave out --address.")
+    check_engine(engine, address)
     pruning = keeping.options(bundle, generation.seed)
     task = BatchTask(
         bundle=bundle,
@@ -109,9 +108,7 @@ def batch(
     with Bar(console, "questions") as bar:
         outcome = run_batch(task, out, requests, ray, bar)
     there = "" if outcome.new else ", all of them from an earlier run"
-    answers = "1 answer" if outcome.answered == 1 else f"{outcome.answered} answers"
-    console.print(f"{answers} in {out}{there}")
+    console.print(printable(f"{counted(outcome.answered, 'answer')} in {out}{there}"))
     if outcome.failed:
-        lines = "1 line" if outcome.failed == 1 else f"{outcome.failed} lines"
-        console.print(f'{lines} failed: the file has the reasons as "error"')
+        tell_error(f'{counted(outcome.failed, "line")} failed: the file has the reasons as "error"')
         raise typer.Exit(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from speechprune_ort.cli.options import ATTENDING, CUTTING
+from speechprune_ort.cli.quiet import print_path
 from speechprune_ort.contract.manifest import GraphEntry, Parity
 from speechprune_ort.errors import ExportError
 from speechprune_ort.progress import Steps
@@ -136,7 +136,7 @@ def export(
             report=steps,
         )
     Console(stderr=True, markup=False).print(_table(rows))
-    sys.stdout.write(f"{out}\n")
+    print_path(out)
 
 
 def _table(rows: list[ExportedGraph]) -> Table:

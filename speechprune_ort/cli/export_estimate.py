@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from speechprune_ort.text import printable
+
 if TYPE_CHECKING:
     from speechprune_ort.export.checkpoint_config import Described
     from speechprune_ort.export.estimate import Estimate
@@ -39,8 +41,10 @@ def print_estimate(
     console = Console(markup=False)
     adapter = "" if found.adapter is None else f", with the LoRA in {found.adapter.folder}"
     console.print(
-        f"{found.location} is exported as {family.module}{adapter}: {family.tokens} audio tokens "
-        "per second. Nothing in its config is refused."
+        printable(
+            f"{found.location} is exported as {family.module}{adapter}: {family.tokens} audio "
+            "tokens per second. Nothing in its config is refused."
+        )
     )
     if told := told_of_windows(counts.windows):
         console.print(told)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from speechprune_ort.cli.quiet import print_path
+
 __all__ = ["get"]
 
 
@@ -30,4 +32,4 @@ def get(
 
     if to is not None:
         check_apart(to, "--to", [])
-    typer.echo(bring(name, to))
+    print_path(bring(name, to))

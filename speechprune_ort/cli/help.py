@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +20,7 @@ __all__ = [
     "WORDING",
     "Command",
     "Commands",
+    "given_options",
 ]
 
 KEEPING = "What is kept of the audio"
@@ -29,6 +31,16 @@ SHOWING = "What is shown"
 WORDING = "What the prompt says"
 ARGUMENTS, OPTIONS, COMMANDS = "Arguments", "Options", "Commands"
 
+_given: ContextVar[Mapping[str, str]] = ContextVar("given", default={})  # noqa: B039 - is replaced
+
+
+def given_options() -> Mapping[str, str]:
+    """The options on the command line, as they are written there by the names of their parameters.
+
+    For those that another makes vain: a default says nothing of what was wanted.
+    """
+    return _given.get()
+
 
 class Command(TyperCommand):
     """A subcommand; its epilog is a list of examples, one a line."""
@@ -37,19 +49,29 @@ class Command(TyperCommand):
         """Read the arguments; an empty path is refused, which ``Path`` would take for ``.``.
 
         Raises:
-            OptionError: a path is empty.
+            OptionError: a path is empty, or an option and its opposite are both given.
         """
         try:
             given, _, _ = self.make_parser(ctx).parse_args(list(args))
         except Exception:  # reported below, where they are parsed for real
             given = {}
+        words = args[: args.index("--")] if "--" in args else args
+        named: dict[str, str] = {}
         for parameter in self.get_params(ctx):
+            if parameter.param_type_name == "option" and parameter.name in given:
+                named[parameter.name] = parameter.opts[0]
+            if all(set(words) & set(names) for names in (parameter.opts, parameter.secondary_opts)):
+                raise OptionError(
+                    f"{parameter.opts[0]} and {parameter.secondary_opts[0]} are opposites: give "
+                    "one of them."
+                )
             values = given.get(parameter.name or "")
             values = values if isinstance(values, (list, tuple)) else (values,)
             if "" in values and _takes_paths(parameter):
                 name = parameter.opts[0]
                 name = name if name.startswith("-") else name.upper()
                 raise OptionError(f"{name} is empty: give a path.")
+        _given.set(named)
         read: list[str] = super().parse_args(ctx, args)
         return read
 

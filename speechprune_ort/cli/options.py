@@ -12,7 +12,15 @@ import typer
 
 from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.cli.grouped import MadeBy
-from speechprune_ort.cli.help import ANSWERING, HEARING, KEEPING, RUNNING, SHOWING, WORDING
+from speechprune_ort.cli.help import (
+    ANSWERING,
+    HEARING,
+    KEEPING,
+    RUNNING,
+    SHOWING,
+    WORDING,
+    given_options,
+)
 from speechprune_ort.errors import OptionError
 from speechprune_ort.methods import METHODS
 from speechprune_ort.options import (
@@ -66,6 +74,7 @@ __all__ = [
     "Worded",
     "Workers",
     "calibrated",
+    "check_engine",
     "load_plugins",
     "own_options",
     "provider_options",
@@ -505,6 +514,22 @@ Workers = Annotated[
 ]
 
 
+def check_engine(engine: str, address: str | None) -> None:
+    """Refuse an engine that there is not, and options of Ray without it.
+
+    Raises:
+        OptionError: it is neither local nor ray, or an option needs ray.
+    """
+    if engine not in ("local", "ray"):
+        raise OptionError(f"--engine takes local or ray, not {engine!r}.")
+    for name, is_given in (
+        ("--address", address is not None),
+        ("--workers", "workers" in given_options()),
+    ):
+        if engine == "local" and is_given:
+            raise OptionError(f"{name} needs --engine ray: give both, or leave out {name}.")
+
+
 def load_plugins(paths: list[Path] | None) -> None:
     """Register the methods of the user's plugins.
 
@@ -531,7 +556,8 @@ def calibrated(
         candidates: as given there.
 
     Raises:
-        OptionError: it is not a calibration of this bundle, or candidates are given besides.
+        OptionError: it is not a calibration of this bundle, or another method or candidates are
+            given besides.
         DataError: it cannot be read.
     """
     if path is None:
@@ -541,6 +567,11 @@ def calibrated(
     if candidates is not None:
         raise OptionError("--calibration has candidates of its own: leave out --candidates.")
     found = read_calibration(path, bundle)
+    if "method" in given_options() and method != found.method:
+        raise OptionError(
+            f"{path} is a calibration of {found.method}, not of {method}: leave out --method or "
+            "--calibration."
+        )
     return found.method, found.candidates
 
 

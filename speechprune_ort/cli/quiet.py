@@ -8,15 +8,28 @@ import io
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
 
 from speechprune_ort.cli.help import SHOWING
+from speechprune_ort.text import printable
 
-__all__ = ["quietable"]
+__all__ = ["print_path", "quietable", "tell_error"]
 
 ERRORS = ("error: ", "Error: ")  # ours, and those of arguments that cannot be read
+
+
+def tell_error(sentence: str) -> None:
+    """Say on stderr what failed or was lost, on one line, and also with ``--quiet``."""
+    sys.stderr.write(f"{ERRORS[0]}{printable(sentence)}\n")
+
+
+def print_path(path: Path) -> None:
+    """Print a path as it is, for scripts; on a terminal so that its name cannot control that."""
+    text = printable(str(path)) if sys.stdout.isatty() else str(path)
+    sys.stdout.write(f"{text}\n")
 
 
 class _ErrorsAlone(io.TextIOBase):

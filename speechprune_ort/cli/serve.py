@@ -32,6 +32,7 @@ from speechprune_ort.cli.options import (
 )
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import DEFAULT_METHOD, PruningOptions
+from speechprune_ort.text import printable
 
 __all__ = ["serve"]
 
@@ -152,7 +153,7 @@ def serve(
     provided = provider_options(provider_option)
     model = SpeechLLM(bundle, device, threads, provided, max_batch=max_batch)
     for note in model.manifest.notes:
-        sys.stderr.write(f"note: {note}\n")
+        sys.stderr.write(f"note: {printable(note)}\n")
     leave_to_server()
     run(
         model,

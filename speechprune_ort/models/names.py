@@ -10,7 +10,7 @@ from pathlib import Path
 from speechprune_ort.errors import BundleError, OptionError
 from speechprune_ort.models import hub, recipe
 from speechprune_ort.models.store import Fill, cache_folder, forget_lock, is_kept, keep
-from speechprune_ort.text import check_path, check_text, expand_home
+from speechprune_ort.text import check_path, check_text, expand_home, printable
 
 __all__ = ["DEFAULT", "bundle_folder", "get", "kept"]
 
@@ -40,7 +40,7 @@ def bundle_folder(model: str | PathLike[str]) -> Path:
     if place is not None:
         return place
     place, fill = _place(name), _filler(name)
-    sys.stderr.write(f"note: getting {name}, once; it is kept in {place}\n")
+    sys.stderr.write(printable(f"note: getting {name}, once; it is kept in {place}") + "\n")
     return _keep(place, fill)
 
 

@@ -97,6 +97,36 @@ def test_quiet_keeps_errors(bundle: Path, wav: Path, tmp_path: Path) -> None:
     assert line.startswith(f"error: {missing}: No recording")
 
 
+def test_quiet_keeps_what_a_batch_could_not_answer(bundle: Path, tmp_path: Path) -> None:
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text(json.dumps({"audio": "none.wav", "question": "Who?"}) + "\n")
+    result = CliRunner().invoke(
+        app, ["batch", str(bundle), str(asked), str(tmp_path / "o"), "--quiet"]
+    )
+    assert result.exit_code == 1
+    assert result.stderr == 'error: 1 line failed: the file has the reasons as "error"\n'
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ask", "a.wav", "Who?", "--text-first", "--audio-first"],
+        ["eval", "--data", "d", "--shuffle-choices", "--as-published"],
+        ["eval", "--data", "d", "--no-plots", "--plots"],
+    ],
+)
+def test_an_option_and_its_opposite_are_refused(words: list[str]) -> None:
+    name, *more = words
+    with pytest.raises(OptionError, match="are opposites: give one of them"):
+        COMMANDS[name].make_context(name, ["bundle", *more])
+
+
+def test_workers_without_a_cluster_are_refused(tmp_path: Path) -> None:
+    for command in (["batch", str(tmp_path), "in", "out"], ["eval", str(tmp_path), "--data", "d"]):
+        refused = CliRunner().invoke(app, [*command, "--workers", "2"])
+        assert "--workers needs --engine ray" in str(refused.exception)
+
+
 def test_quiet_keeps_what_is_wrong_with_the_arguments() -> None:
     command = ["ask", "bundle", "a.wav", "Who?", "--max-new-tokens", "1e3", "--quiet"]
     result = CliRunner().invoke(app, command)
