@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,8 @@ class Journal:
             changed.
         about: what the rows depend on. Rows of another run are never mixed in.
         cure: what a user can do if the file belongs to another run.
+        check: called with each row that the file has and its key; raises ValueError where it is
+            not a row that this run could have written.
 
     Attributes:
         rows: the rows, by key.
@@ -41,9 +43,15 @@ class Journal:
         DataError: it is damaged, cannot be read or written, or another process has it.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, Any], cure: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        about: Mapping[str, Any],
+        cure: str,
+        check: Callable[[str, Mapping[str, Any]], object] = lambda _key, _row: None,
+    ) -> None:
         check_path(path, "The path of results", OptionError)
-        self.path, self._about, self._cure = path, about, cure
+        self.path, self._about, self._cure, self._check = path, about, cure, check
         self.rows: dict[str, dict[str, Any]] = {}
         self._stream: FileIO | None = None
         try:
@@ -129,7 +137,12 @@ class Journal:
         try:
             for line in lines:
                 row = parse_json(line)
-                self._complete(row.pop("row"), row)
+                key = row.pop("row")
+                if not isinstance(key, str):
+                    raise ValueError(f"a row is called {key!a:.60}")
+                self._complete(key, row)
+            for key, row in self.rows.items():
+                self._check(key, row)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{self.path} is damaged ({error}): remove it to start again."

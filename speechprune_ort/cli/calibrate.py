@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,11 @@ import typer
 from rich.console import Console
 
 from speechprune_ort.cli.options import Bundle, Device, Threads
-from speechprune_ort.errors import OptionError
+from speechprune_ort.cli.quiet import tell_error
+from speechprune_ort.errors import DataError, OptionError
 from speechprune_ort.numbers import numbers_in
 from speechprune_ort.progress import Bar
+from speechprune_ort.text import check_path, printable
 
 __all__ = ["calibrate"]
 
@@ -48,28 +51,33 @@ def calibrate(
     """
     from speechprune_ort.evaluation.calibration import calibrate as run
     from speechprune_ort.evaluation.rows import discard
-    from speechprune_ort.evaluation.samples import read_samples, shuffled
+    from speechprune_ort.evaluation.samples import read_set, shuffled
     from speechprune_ort.files import write_json
     from speechprune_ort.outputs import check_apart, check_out
 
     numbers = numbers_in("--candidates", candidates)
-    if not data.is_file():
+    if check_path(data, "DATA").is_dir() or not data.exists():
         raise OptionError(
             f"{data} is not a file: give a JSONL or JSON file of training recordings."
         )
     work = out.with_name(f"{out.name}.partial")
-    samples = [shuffled(sample, 0) for sample in read_samples(data)[:limit]]
-    read = [bundle, data, *(sample.audio for sample in samples)]
+    given = read_set(data)
+    for reason in given.refused.values():
+        raise DataError(reason)
+    given = replace(given, samples=[shuffled(sample, 0) for sample in given.samples[:limit]])
+    read = [bundle, data, *(sample.audio for sample in given.samples)]
     check_out(out, "--out", read, device=False)
     check_apart(work, "--out", read)
     console = Console(stderr=True, markup=False, soft_wrap=True)
     with Bar(console, "samples") as bar:
-        found = run(
-            bundle, data, samples, method, pruning_rate, numbers, work, device, threads, bar
-        )
+        found = run(bundle, given, method, pruning_rate, numbers, work, device, threads, bar)
     write_json(out, found.to_dict())
     discard(work)
+    for name, reason in found.failed.items():
+        tell_error(f"not used: {name}: {reason}")
     for name, share in found.accuracies.items():
         sys.stdout.write(f"{name}: {100 * share:.1f} % of {found.samples}\n")
     taken = "its own number of" if found.candidates is None else f"{found.candidates:g}"
-    console.print(f"{method} uses {taken} candidates for each kept token; written to {out}")
+    console.print(
+        printable(f"{method} uses {taken} candidates for each kept token; written to {out}")
+    )

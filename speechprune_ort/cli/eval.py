@@ -29,16 +29,19 @@ from speechprune_ort.cli.options import (
     SingleHead,
     Threads,
     Workers,
+    check_engine,
     load_plugins,
     own_options,
     provider_options,
 )
+from speechprune_ort.cli.quiet import tell_error
 from speechprune_ort.cli.tasks import Map, Task
 from speechprune_ort.errors import OptionError
 from speechprune_ort.numbers import numbers_in
 from speechprune_ort.options import PruningOptions
 from speechprune_ort.progress import Bar
 from speechprune_ort.runtime.choosing.methods.speechprune import COMPARISON, PAPER_METHOD
+from speechprune_ort.text import printable
 
 if TYPE_CHECKING:
     from speechprune_ort.evaluation.executor import Executor
@@ -187,7 +190,7 @@ def evaluate(
         numbers_in("--pruning-rates", pruning_rates),
         [int(value) for value in numbers_in("--seeds", seeds, int)],
         base,
-        numbers_in("--candidates", candidates) if candidates else (),
+        () if candidates is None else numbers_in("--candidates", candidates),
         own,
     )
     plan = plan_of(
@@ -231,7 +234,7 @@ def evaluate(
             progress=progress,
         )
     for name, reason in report.summary.failed.items():
-        sys.stderr.write(f"not used: {name}: {reason}\n")
+        tell_error(f"not used: {name}: {reason}")
     if as_json:
         sys.stdout.write((out / "results.json").read_text(encoding="utf-8"))
         return
@@ -240,7 +243,8 @@ def evaluate(
     for table in report.tables():
         terminal.print(table)
     written = "results.json, results.csv, results.tex, report.md"
-    console.print(f"{written}{' and pictures' if report.plots else ''} are in {out}")
+    pictures = " and pictures" if report.plots else ""
+    console.print(printable(f"{written}{pictures} are in {out}"))
 
 
 def _executor(name: str, address: str | None, workers: int) -> Executor:
@@ -248,12 +252,9 @@ def _executor(name: str, address: str | None, workers: int) -> Executor:
 
     if workers < 1:
         raise OptionError(f"--workers must be at least 1, not {workers}.")
+    check_engine(name, address)
     if name == "local":
-        if address is not None:
-            raise OptionError("--address needs --engine ray: give both, or leave out --address.")
         return LocalExecutor()
-    if name != "ray":
-        raise OptionError(f"--engine takes local or ray, not {name!r}.")
     from speechprune_ort.evaluation.ray_executor import RayExecutor
 
     return RayExecutor(address, workers)

@@ -11,7 +11,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from speechprune_ort.cli.grouped import grouped
+from speechprune_ort.cli.options import HEARD, Heard
+from speechprune_ort.cli.quiet import tell_error
 from speechprune_ort.progress import Bar
+from speechprune_ort.text import counted, printable
 
 __all__ = ["Map", "Task", "tasks", "validate"]
 
@@ -51,6 +55,7 @@ def tasks(
     Console(markup=False).print(table)
 
 
+@grouped
 def validate(
     data: Annotated[
         Path,
@@ -60,6 +65,7 @@ def validate(
     ],
     task: Task = None,
     fields: Map = None,
+    audio_options: Heard = HEARD,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Check whether a set can be evaluated: its entries, its recordings and their sha256."""
@@ -69,24 +75,26 @@ def validate(
     console = Console(stderr=True, markup=False, soft_wrap=True)
     given = read_given(data, task, fields)
     with Bar(console, "recordings") as bar:
-        found = look(given, bar)
+        found = look(given, bar, audio_options)
     if as_json:
         sys.stdout.write(json.dumps(found.to_dict(), indent=1) + "\n")
     else:
         output = Console(markup=False, soft_wrap=True, highlight=False)
-        output.print(f"{found.samples} samples about {found.recordings} recordings")
+        about = counted(found.recordings, "recording")
+        output.print(f"{counted(found.samples, 'sample')} about {about}")
         for kind, count in found.kinds.items():
-            output.print(f"  {kind or '(no kind)'}: {count}")
+            output.print(printable(f"  {kind or '(no kind)'}: {count}"))
         shares = ", ".join(
             f"{chr(ord('A') + index)} {count}" for index, count in enumerate(found.answers)
         )
         output.print(f"right choices as published: {shares}")
         for name, digest in found.files.items():
-            output.print(f"sha256 of {name}: {digest}")
+            output.print(printable(f"sha256 of {name}: {digest}"))
         output.print(f"sha256 over the recordings: {found.recordings_sha256}")
     for reason in (*found.refused.values(), *found.unusable.values()):
-        sys.stderr.write(f"{reason}\n")
+        tell_error(reason)
     if not found.whole:
-        wrong = f"{len(found.refused)} entries and {len(found.unusable)} recordings"
-        sys.stderr.write(f"{wrong} cannot be used: eval would leave them out.\n")
+        entries = counted(len(found.refused), "entry", "entries")
+        recordings = counted(len(found.unusable), "recording")
+        tell_error(f"{entries} and {recordings} cannot be used: eval would leave them out.")
         raise typer.Exit(BROKEN)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.errors import OptionError
 from speechprune_ort.evaluation.executor import LocalExecutor
 from speechprune_ort.evaluation.plan import Plan
 from speechprune_ort.evaluation.rows import judge_all
-from speechprune_ort.evaluation.samples import Sample
+from speechprune_ort.evaluation.samples import SampleSet
 from speechprune_ort.evaluation.settings import ORIGINAL, settings_of
 from speechprune_ort.evaluation.summary import summarize
-from speechprune_ort.files import sha256_of
 from speechprune_ort.methods import METHODS
 from speechprune_ort.options import DeviceName, PruningOptions
 from speechprune_ort.text import read_json
@@ -35,6 +36,7 @@ class Calibration:
         data: sha256 of the file of questions.
         samples: how many were judged.
         accuracies: share of right choices of every setting that was tried, by its name.
+        failed: samples that could not be used, with the reason.
     """
 
     method: str
@@ -44,6 +46,7 @@ class Calibration:
     data: str
     samples: int
     accuracies: Mapping[str, float]
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -52,8 +55,7 @@ class Calibration:
 
 def calibrate(
     bundle: Path,
-    data: Path,
-    samples: Sequence[Sample],
+    given: SampleSet,
     method: str,
     pruning_rate: float,
     candidates: Sequence[float],
@@ -68,8 +70,7 @@ def calibrate(
 
     Args:
         bundle: folder of the bundle.
-        data: file of questions that the samples are from.
-        samples: training recordings: what is judged here must not be tested on.
+        given: training recordings, of one file: what is judged here must not be tested on.
         method: a method with two phases.
         pruning_rate: pruning rate at which it is judged.
         candidates: numbers to try besides the method's own.
@@ -89,16 +90,19 @@ def calibrate(
     tried = settings_of([method], [pruning_rate], [0])
     tried += settings_of([method], [pruning_rate], [0], candidates=candidates)
     settings = list({s.name: s for s in tried if s.name != ORIGINAL.name}.values())
-    plan = Plan(bundle, tuple(samples), tuple(settings), controls=False, device=device,
+    plan = Plan(bundle, tuple(given.samples), tuple(settings), controls=False, device=device,
                 threads=threads)  # fmt: skip
     rows = judge_all(plan, work, LocalExecutor(), progress)
-    lines = summarize(rows, settings, ()).subsets["clean"][0].settings
+    summary = summarize(rows, settings, ())
+    lines = summary.subsets["clean"][0].settings
     found = {line.name: line.accuracy.mean for line in lines}
     balances = {s.name: s.candidates for s in settings}
     best = max(found, key=lambda name: found[name])
     digest = Manifest.read(bundle).digest
+    (data,) = given.files.values()
+    count = lines[0].accuracy.n
     return Calibration(
-        method, balances[best], pruning_rate, digest, sha256_of(data), lines[0].accuracy.n, found
+        method, balances[best], pruning_rate, digest, data, count, found, summary.failed
     )
 
 
@@ -111,15 +115,16 @@ def read_calibration(path: Path, bundle: Path) -> Calibration:
     """
     content = read_json(path)
     try:
-        found = Calibration(**content)
+        found: Calibration = msgspec.convert(content, Calibration)
+        if unknown := sorted(content.keys() - {part.name for part in fields(Calibration)}):
+            raise ValueError(f"it has {unknown[0]!a:.60}")
+        if found.method not in METHODS or not METHODS[found.method].two_phases:
+            raise ValueError(f"{found.method!a:.60} is no method with two phases")
         PruningOptions(method=found.method, candidates=found.candidates)
-    except TypeError:
+    except (ValueError, msgspec.ValidationError) as error:
         raise OptionError(
-            f"{path} is not a calibration: write it with speechprune-ort calibrate."
-        ) from None
-    except OptionError as error:
-        raise OptionError(
-            f"{path} is not a calibration ({error}): write it with speechprune-ort calibrate."
+            f"{path} is not a calibration ({str(error).rstrip('.')}): write it with "
+            "speechprune-ort calibrate."
         ) from None
     if found.bundle != Manifest.read(bundle).digest:
         raise OptionError(

@@ -16,6 +16,7 @@ from speechprune_ort.errors import DataError
 from speechprune_ort.files import save_figure, whole_file
 from speechprune_ort.methods import METHODS
 from speechprune_ort.statistics import FEW, Estimate
+from speechprune_ort.text import counted
 
 __all__ = ["KINDS", "Picture", "colour_of", "save", "spread"]
 
@@ -97,7 +98,7 @@ class Picture:
     @property
     def caption(self) -> str:
         """How much evidence it shows, in a line."""
-        groups = "" if self.groups == self.n else f" in {self.groups} groups"
+        groups = "" if self.groups == self.n else f" in {counted(self.groups, 'group')}"
         few = f"; fewer than {FEW} groups: descriptive only" if self.groups < FEW else ""
         return f"n = {self.n}{groups}; intervals of 95 %{few}"
 
@@ -181,7 +182,7 @@ class Picture:
                 text, xy=(1.0 if np.isinf(x) else x, y), xytext=(1.02, height),
                 xycoords=("axes fraction", "data") if np.isinf(x) else "data",
                 textcoords="axes fraction", color=colour, fontsize=7, va="center", ha="left",
-                annotation_clip=False,
+                annotation_clip=False, parse_math=False,
                 arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.4, "alpha": 0.6,
                             "shrinkA": 0, "shrinkB": 2},
             )  # fmt: skip

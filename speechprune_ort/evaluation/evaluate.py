@@ -27,7 +27,6 @@ from speechprune_ort.evaluation.rows import ROWS_FILE, Rows, judge_all
 from speechprune_ort.evaluation.samples import Sample
 from speechprune_ort.evaluation.summary import Summary, comparisons, summarize
 from speechprune_ort.evaluation.validate import recordings_digest
-from speechprune_ort.files import sha256_of
 from speechprune_ort.machine import machine_words
 from speechprune_ort.methods import METHODS, needs_cut, needs_encoder
 from speechprune_ort.model import SpeechLLM
@@ -36,7 +35,7 @@ from speechprune_ort.outputs import check_apart, check_out_folder
 from speechprune_ort.recording import Recording
 from speechprune_ort.runtime.answering.prompt import Prompt
 from speechprune_ort.runtime.choosing.methods.speechprune import PAPER_METHOD
-from speechprune_ort.text import check_list, check_path, check_type
+from speechprune_ort.text import check_list, check_path, check_type, counted
 
 __all__ = ["power_of", "run"]
 
@@ -184,8 +183,9 @@ def _about(plan: Plan, summary: Summary, stated: str, command: str | None) -> di
         "version": __version__,
         "bundle": plan.bundle.name,
         "bundle digest": plan.about()["bundle"],
-        "data": f"{origin.name}, {len(plan.samples)} samples, {len(summary.failed)} not used",
-        **{f"sha256 of {path.name}": sha256_of(path) for path in origin.files},
+        "data": f"{origin.name}, {counted(len(plan.samples), 'sample')}, {len(summary.failed)} "
+        "not used",
+        **{f"sha256 of {name}": digest for name, digest in origin.files.items()},
         "sha256 over the recordings": recordings_digest(used),
         "power, stated before the run": stated,
         "scoring": plan.scoring,

@@ -16,7 +16,7 @@ from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.errors import AudioError, ComputeError, DeviceError, PromptError
 from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation, perturb
 from speechprune_ort.evaluation.plan import Plan, Work
-from speechprune_ort.evaluation.samples import Sample, chance
+from speechprune_ort.evaluation.samples import Sample, chance, readable
 from speechprune_ort.evaluation.scoring import Chooser
 from speechprune_ort.evaluation.settings import Setting
 from speechprune_ort.methods import load_plugins, needs_encoder
@@ -108,7 +108,7 @@ class Judge:
         )
 
     def _load(self, audio: Path, rate: int) -> NDArray[np.float32]:
-        return load_audio(audio, to=rate, options=self._plan.audio_options)
+        return load_audio(readable(audio), to=rate, options=self._plan.audio_options)
 
     def _other(self, index: int, step: int, load: Callable[[int], Other]) -> Other:
         """What ``load`` makes of another recording: the first usable one from ``step`` on.
@@ -128,7 +128,9 @@ class Judge:
 
     def _hear_clean(self, audio: Path) -> Recording:
         return self._model.listen(
-            audio, encoder_attention=self._attention, audio_options=self._plan.audio_options
+            readable(audio),
+            encoder_attention=self._attention,
+            audio_options=self._plan.audio_options,
         )
 
     def _row(self, work: Work, sample: Sample, perturbation: Perturbation) -> dict[str, Any]:

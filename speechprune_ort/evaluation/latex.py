@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from speechprune_ort.evaluation.costs import Cost
 from speechprune_ort.evaluation.summary import Line, Subset, Summary
 from speechprune_ort.statistics import FEW, LEVEL, Estimate
+from speechprune_ort.text import counted, printable
 
 __all__ = ["latex"]
 
@@ -22,7 +23,7 @@ def _escaped(text: str) -> str:
     >>> _escaped("100 % of a_b")
     '100 \\% of a\\_b'
     """
-    return "".join(ESCAPED.get(letter, letter) for letter in text)
+    return "".join(ESCAPED.get(letter, letter) for letter in printable(text))
 
 
 def _accuracy(found: Estimate) -> str:
@@ -69,11 +70,12 @@ def _table(perturbation: str, subset: Subset, every: str, costs: Mapping[str, Co
 
     n = subset.settings[0].accuracy.n
     caption = (
-        f"{perturbation} recordings, {subset.name}: n = {n} in {subset.groups} groups, intervals "
-        "of 95 %, differences in percentage points"
+        f"{perturbation} recordings, {subset.name}: n = {n} in {counted(subset.groups, 'group')}, "
+        "intervals of 95 %, differences in percentage points"
     )
     if subset.comparisons:
-        caption += f"; * holds at 5 % for all {subset.comparisons} comparisons together (Holm)"
+        pairs = counted(subset.comparisons, "comparison")
+        caption += f"; * holds at 5 % for all {pairs} together (Holm)"
     if few:
         caption += "; in grey: too few groups for more than a description"
     body = [line(row) for row in rows[: len(subset.settings)]]

@@ -20,6 +20,7 @@ from speechprune_ort.evaluation.summary import Line, Subset, Summary
 from speechprune_ort.runtime.choosing.methods.baselines import BEGINNING
 from speechprune_ort.runtime.choosing.methods.speechprune import PHASES
 from speechprune_ort.statistics import proportion
+from speechprune_ort.text import for_picture
 
 __all__ = ["PICTURES", "draw_plots", "draw_tokens", "require_plots"]
 
@@ -217,7 +218,7 @@ def draw_tokens(
     axes.scatter(*rest.T, s=4, color="lightgrey", label="dropped")
     axes.scatter(*chosen.T, s=6, color="tab:blue", label="kept")
     axes.scatter(*query.T, s=18, color="tab:red", marker="x", label="question")
-    axes.set_title(title, fontsize=9, parse_math=False)
+    axes.set_title(for_picture(title, 50, 6), fontsize=9, parse_math=False)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.legend(fontsize=8)

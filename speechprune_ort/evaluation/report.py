@@ -20,6 +20,7 @@ from speechprune_ort.evaluation.summary import Line, Subset, Summary
 from speechprune_ort.files import write_json, write_whole
 from speechprune_ort.markdown import markdown_table
 from speechprune_ort.statistics import FEW, LEVEL, POWER, Estimate, detectable
+from speechprune_ort.text import counted, printable
 
 __all__ = ["WRITTEN", "Report", "power", "terminal_tables"]
 
@@ -103,7 +104,7 @@ def power(samples: int, groups: int, comparisons: int) -> str:
         groups: number of groups that they belong to.
         comparisons: number of comparisons in its largest table.
     """
-    sizes = f"{samples} samples in {groups} group{'' if groups == 1 else 's'}"
+    sizes = f"{counted(samples, 'sample')} in {counted(groups, 'group')}"
     if comparisons == 0:
         return f"{sizes}; no settings are compared."
 
@@ -167,9 +168,9 @@ def _cost_cells(name: str, cost: Cost) -> Cells:
 
 def _title(perturbation: str, subset: Subset) -> str:
     n = subset.settings[0].accuracy.n
-    groups = "" if subset.groups == n else f" in {subset.groups} groups"
+    groups = "" if subset.groups == n else f" in {counted(subset.groups, 'group')}"
     few = ", descriptive only" if subset.groups < FEW else ""
-    return f"{perturbation} recordings, {subset.name}, n = {n}{groups}{few}"
+    return printable(f"{perturbation} recordings, {subset.name}, n = {n}{groups}{few}")
 
 
 def _note(subset: Subset) -> str:
@@ -179,8 +180,8 @@ def _note(subset: Subset) -> str:
         parts.append(f"Fewer than {FEW} groups: in grey, as a description rather than a finding.")
     if subset.comparisons:
         parts.append(
-            f"{subset.comparisons} comparisons; * marks those that hold at 5 % for all of them "
-            "together (Holm)."
+            f"{counted(subset.comparisons, 'comparison')}; * marks those that hold at 5 % for all "
+            "of them together (Holm)."
         )
     return " ".join(parts)
 
@@ -263,7 +264,7 @@ def _markdown(
     plots: Sequence[Path],
 ) -> str:
     lines = ["# Accuracy", ""]
-    lines += [f"- {key}: {value}" for key, value in about.items()] + [""]
+    lines += [printable(f"- {key}: {value}") for key, value in about.items()] + [""]
     lines += [
         "A pruning rate is the share of one window's tokens that is removed; the share of a longer",
         "recording that this leaves is given as well. Intervals are 95 %, by bootstrap over",
@@ -289,8 +290,8 @@ def _markdown(
         rows = [_cost_cells(*item) for item in costs.items()]
         lines += [*markdown_table(COST_COLUMNS, rows), ""]
     if summary.failed:
-        lines += [f"## {len(summary.failed)} samples could not be used", ""]
-        lines += [f"- {name}: {reason}" for name, reason in summary.failed.items()] + [""]
+        lines += [f"## {counted(len(summary.failed), 'sample')} could not be used", ""]
+        lines += [printable(f"- {name}: {why}") for name, why in summary.failed.items()] + [""]
     for plot in plots:
         lines += [f"![{plot.stem.replace('_', ' ')}]({plot.name})", ""]
     return "\n".join(lines)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from speechprune_ort.errors import DataError, OptionError
+from speechprune_ort.errors import AudioError, DataError, OptionError
 from speechprune_ort.evaluation.layout import OWN, Layout
-from speechprune_ort.text import check_path, check_text, read_json, read_objects
+from speechprune_ort.text import check_path, check_text, folder_of, read_json, read_objects
 
 __all__ = [
     "Sample",
@@ -21,6 +23,7 @@ __all__ = [
     "chance",
     "read_samples",
     "read_set",
+    "readable",
     "sample_by_kind",
     "shuffled",
 ]
@@ -77,12 +80,12 @@ class SampleSet:
     Attributes:
         samples: in order.
         refused: lines that are not samples, such as ``line 3``, each with the reason.
-        files: the files that they were read from.
+        files: sha256 of what was read of each file, by its name.
     """
 
     samples: list[Sample]
     refused: Mapping[str, str]
-    files: tuple[Path, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_samples(data: Path, layout: Layout = OWN) -> list[Sample]:
@@ -107,9 +110,9 @@ def read_set(data: Path, layout: Layout = OWN) -> SampleSet:
     Args:
         data: SPIRAL's folder (``data.jsonl``, ``data_h.jsonl``, ``wavs/``), or a file with one
             object per line (JSONL), or an array of objects (JSON): ``audio`` (path, relative to the
-            file), ``question``, ``choices`` (list of texts, letters optional), ``answer`` (a
-            choice's text, letter or index), and where known ``id``, ``kind``, ``transcript``,
-            ``key`` ([start, end] in seconds), ``group``.
+            file, or to the working folder where that is a pipe), ``question``, ``choices`` (list of
+            texts, letters optional), ``answer`` (a choice's text, letter or index), and where known
+            ``id``, ``kind``, ``transcript``, ``key`` ([start, end] in seconds), ``group``.
         layout: layout of a file whose keys have other names.
 
     Raises:
@@ -119,12 +122,14 @@ def read_set(data: Path, layout: Layout = OWN) -> SampleSet:
     """
     check_path(data, "The path of the samples")
     refused: dict[str, str] = {}
+    sums: dict[str, str] = {}
     if data.exists() and not data.is_dir():
+        folder = folder_of(data)
 
-        def parse(entry: Mapping[str, Any], path: Path, number: int) -> Sample:
-            return _plain(layout(entry), path, number)
+        def parse(entry: Mapping[str, Any], _: Path, number: int) -> Sample:
+            return _plain(layout(entry), folder, number)
 
-        return _filled(data, list(_read_lines(data, parse, refused)), refused, [data])
+        return _filled(data, _read_lines(data, parse, refused, sums), refused, sums)
     if layout != OWN:
         raise OptionError(
             f"--map is for a file, and {data} is not one: give the JSON or JSONL file."
@@ -139,16 +144,30 @@ def read_set(data: Path, layout: Layout = OWN) -> SampleSet:
     samples: dict[str, Sample] = {}
     for path in found:
         hard = path.name == SPIRAL_FILES[1]
-        for sample in _read_lines(path, _spiral, refused, f"{path.name} "):
+        for sample in _read_lines(path, _spiral, refused, sums, f"{path.name} "):
             known = samples.get(sample.name, sample)
             samples[sample.name] = replace(
                 known, hard=hard or known.hard, key=times.get(sample.name)
             )
-    return _filled(data, list(samples.values()), refused, found)
+    return _filled(data, list(samples.values()), refused, sums)
+
+
+def readable(audio: Path) -> Path:
+    """The path of a sample's recording, which is read more than once.
+
+    Raises:
+        AudioError: it is a pipe or a device, which would be read once, or never end.
+    """
+    if os.path.exists(audio) and not (os.path.isfile(audio) or os.path.isdir(audio)):  # noqa: PTH110, PTH112, PTH113
+        raise AudioError(
+            f"{audio} is a pipe or a device, and a set's recordings are read more than once: give "
+            "a file."
+        )
+    return audio
 
 
 def _filled(
-    data: Path, samples: list[Sample], refused: Mapping[str, str], files: Iterable[Path]
+    data: Path, samples: list[Sample], refused: Mapping[str, str], sums: Mapping[str, str]
 ) -> SampleSet:
     if not samples:
         raise DataError(
@@ -157,14 +176,15 @@ def _filled(
                 f"{data} holds no sample: see the format in docs/guide/evaluate.md.",
             )
         )
-    return SampleSet(samples, refused, tuple(files))
+    return SampleSet(samples, refused, sums)
 
 
 def _read_lines(
-    path: Path, parse: Any, refused: dict[str, str], prefix: str = ""
-) -> Iterator[Sample]:
+    path: Path, parse: Any, refused: dict[str, str], sums: dict[str, str], prefix: str = ""
+) -> list[Sample]:
     lines: dict[str, int] = {}
-    for line in read_objects(path):
+    samples, digest = [], hashlib.sha256()  # of what is read: a pipe cannot be read again
+    for line in read_objects(path, digest.update):
         reason = line.error
         if not reason:
             try:
@@ -174,7 +194,7 @@ def _read_lines(
                     raise DataError(
                         f"it has the id {sample.name!a} of {line.word} {first}: ids must be unique"
                     )
-                yield sample
+                samples.append(sample)
                 continue
             except KeyError as error:
                 reason = f"it has no {error}"
@@ -185,6 +205,8 @@ def _read_lines(
                 "the format in docs/guide/evaluate.md."
             )
         refused[f"{prefix}{line.word} {line.number}"] = reason
+    sums[path.name] = digest.hexdigest()
+    return samples
 
 
 def _spiral(entry: Mapping[str, Any], path: Path, _: int) -> Sample:
@@ -213,13 +235,13 @@ def _spiral(entry: Mapping[str, Any], path: Path, _: int) -> Sample:
     )
 
 
-def _plain(entry: Mapping[str, Any], path: Path, number: int) -> Sample:
+def _plain(entry: Mapping[str, Any], folder: Path, number: int) -> Sample:
     choices, answer = _choices(entry["choices"], entry["answer"])
     audio = check_path(entry["audio"], "'audio'")
     key = entry.get("key")
     return Sample(
         _name(entry, number),
-        check_path(path.parent / audio, "'audio'"),
+        check_path(folder / audio, "'audio'"),
         _question(entry),
         choices,
         answer,

@@ -73,7 +73,7 @@ def settings_of(
 
     Raises:
         OptionError: there is nothing to compare, a value is out of range, or none of the methods
-            has an option.
+            has an option or reads ``candidates``.
 
     >>> [s.name for s in settings_of(["none", "speechprune"], [0.2, 0.4], [0])]
     ['none', 'truncate@0', 'speechprune@0.2', 'speechprune@0.4']
@@ -90,7 +90,9 @@ def settings_of(
     for method in methods:
         check_method(method)
     have = {name for method in methods for name in METHODS[method].options.names()}
-    if unread := sorted(set(own) - have):
+    if not any(METHODS[method].two_phases for method in methods):
+        have.discard("candidates")
+    if unread := sorted({*own, *(("candidates",) if candidates else ())} - have):
         name = unread[0]
         users = ", ".join(m.name for m in METHODS.values() if name in m.options.names())
         cure = f", or add a method that does ({users})" if users else ""

@@ -15,6 +15,7 @@ from speechprune_ort.evaluation.rows import Rows
 from speechprune_ort.evaluation.settings import ORIGINAL, Setting
 from speechprune_ort.runtime.choosing.methods.speechprune import PAPER_METHOD
 from speechprune_ort.statistics import Estimate, difference, holm, proportion
+from speechprune_ort.text import counted
 
 __all__ = ["Line", "Subset", "Summary", "comparisons", "summarize"]
 
@@ -127,7 +128,7 @@ def summarize(
             usable.append({name: part for name, part in item.items() if name not in wrong})
     if not usable:
         raise DataError(
-            f"None of the {len(rows)} samples could be used; the first: "
+            f"Of {counted(len(rows), 'sample')} none could be used; the first: "
             f"{next(iter(failed.values()), 'there is none')}"
         )
     own = {

@@ -126,7 +126,7 @@ def read_given(data: Path, task: str | None = None, fields: str | None = None) -
         DataError: as ``read_set`` and ``read_task``.
     """
     if task is None:
-        return read_set(data, parse_map(fields) if fields else OWN)
+        return read_set(data, OWN if fields is None else parse_map(fields))
     if fields is not None:
         raise OptionError("--task has a layout of its own: leave out --map.")
     return read_task(task, data)

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from speechprune_ort.audio_options import AudioOptions
 from speechprune_ort.errors import AudioError
-from speechprune_ort.evaluation.samples import SampleSet
+from speechprune_ort.evaluation.samples import SampleSet, readable
 from speechprune_ort.files import sha256_of
-from speechprune_ort.runtime.hearing.audio import stream_audio
+from speechprune_ort.runtime.hearing.audio import AudioStream
 
 __all__ = ["Findings", "recordings_digest", "validate"]
 
@@ -28,8 +29,9 @@ class Findings:
         answers: number of samples whose right choice is the first, second, ... as published.
         choices: number of samples of each number of choices.
         refused: entries that are not samples, each with the reason.
-        unusable: recordings that are not there or cannot be opened, each with the reason.
-        files: sha256 of each file of questions, by its name.
+        unusable: recordings that are missing, cannot be read to their end or are silent, each with
+            the reason.
+        files: sha256 of what was read of each file of questions, by its name.
         recordings_sha256: one sha256 over all recordings that are there, see ``recordings_digest``.
     """
 
@@ -53,20 +55,26 @@ class Findings:
         return asdict(self)
 
 
-def validate(given: SampleSet, progress: Callable[[int, int], None] | None = None) -> Findings:
-    """Check every sample and the beginning of every recording.
+def validate(
+    given: SampleSet,
+    progress: Callable[[int, int], None] | None = None,
+    audio_options: AudioOptions | None = None,
+) -> Findings:
+    """Check every sample, and every recording to its end, as an evaluation reads them.
 
     Args:
         given: the set.
         progress: called with the number of recordings done and of all.
+        audio_options: as in ``SpeechLLM.listen``.
     """
     paths = list(dict.fromkeys(sample.audio for sample in given.samples))
     unusable: dict[str, str] = {}
     for done, path in enumerate(paths):
         try:
-            if path.exists() and not path.is_file() and not path.is_dir():
-                raise AudioError(f"{path} is a stream, and a set is read repeatedly: give a file.")
-            next(iter(stream_audio(path)), None)
+            stream = AudioStream(readable(path), options=audio_options)
+            for _ in stream:
+                pass
+            stream.refuse_silence()
         except (AudioError, OSError) as error:
             unusable[str(path)] = str(error)
         if progress:
@@ -81,7 +89,7 @@ def validate(given: SampleSet, progress: Callable[[int, int], None] | None = Non
         dict(sorted(Counter(len(sample.choices) for sample in samples).items())),
         given.refused,
         unusable,
-        {path.name: sha256_of(path) for path in given.files},
+        given.files,
         recordings_digest(path for path in paths if str(path) not in unusable),
     )
 

@@ -69,9 +69,29 @@ def test_what_was_calibrated_is_what_ask_takes(bundle: Path, data: Path, tmp_pat
     out.write_text(json.dumps({**found, "bundle": "another"}))
     with pytest.raises(OptionError, match="calibrated for another bundle"):
         read_calibration(out, bundle)
-    out.write_text("{}")
-    with pytest.raises(OptionError, match="is not a calibration"):
-        read_calibration(out, bundle)
+    del found["failed"]  # as one of an earlier version
+    changes = ({"method": "none"}, {"method": []}, {"accuracies": 3}, {"samples": "2"}, {"x": 1})
+    for content in ({}, [], 3, None, *(found | change for change in changes)):
+        out.write_text(json.dumps(content))
+        with pytest.raises(OptionError, match="is not a calibration"):
+            read_calibration(out, bundle)
+    out.write_text(json.dumps(found))
+    refused = run(*asked, "--calibration", out, "--method", "speechprune")
+    assert "a calibration of passages, not of speechprune" in str(refused.exception)
+
+
+def test_what_was_not_used_is_said_even_quietly(bundle: Path, data: Path, tmp_path: Path) -> None:
+    with data.open("a") as stream:
+        entry = {"audio": "none.wav", "question": "Who?", "choices": ["Ann", "Bob"], "answer": 0}
+        stream.write(json.dumps({**entry, "id": "a\nb"}) + "\n")
+    out = tmp_path / "found.json"
+    line = ("calibrate", bundle, data, "--method", "passages", "--candidates", "2", "--out", out)
+    shown = run(*line, "--quiet")
+    assert shown.exit_code == 0, shown.exception
+    assert shown.stderr.startswith("error: not used: a\\nb: No recording at ")
+    assert shown.stderr.count("\n") == 1
+    found = json.loads(out.read_text())
+    assert (found["samples"], list(found["failed"])) == (2, ["a\nb"])
 
 
 def test_what_was_cut_goes_on_and_a_place_that_will_not_do_is_refused_first(

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from speechprune_ort import DataError, OptionError, PruningOptions
-from speechprune_ort.evaluation import plan_of, plots, run
+from speechprune_ort.evaluation import plan_of, plots, report, run
 from speechprune_ort.evaluation.perturbation import CLEAN, Perturbation, parse_noise, perturb
 from speechprune_ort.evaluation.plan import Plan
+from speechprune_ort.evaluation.rows import check_row
 from speechprune_ort.evaluation.samples import (
     Sample,
     read_samples,
@@ -279,6 +280,42 @@ def test_settings_are_the_grid_with_seeds_where_chance_decides() -> None:
     assert found["speechprune@0.4"].seeds == (0,)
     with pytest.raises(OptionError, match="at least one"):
         settings_of([], [0.2], [0])
+    with pytest.raises(OptionError, match="None of the methods reads candidates"):
+        settings_of(["crop"], [0.2], [0], candidates=[2])
+    for wrong in (3, "crop", None):
+        with pytest.raises(OptionError, match="methods takes a list"):
+            settings_of(wrong, [0.2], [0])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"noise": ""}, "--noise takes"),
+        ({"speed": ""}, "--speed takes"),
+        ({"fields": ""}, "--map takes"),
+        ({"limit": "3"}, "--limit must be"),
+        ({"scoring": "lettr"}, "scoring must be one of"),
+        ({"settings": [3]}, "settings takes a Setting"),
+    ],
+)
+def test_a_plan_ignores_nothing(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    entry = {"audio": "a.wav", "question": "Q?", "choices": ["a", "b"], "answer": 0}
+    data = write_lines(tmp_path / "set.jsonl", [entry])
+    options = {"settings": settings_of(["crop"], [0.2], [0]), **options}
+    with pytest.raises(OptionError, match=message):
+        plan_of(tmp_path, data, **options)
+
+
+def test_one_is_no_plural_and_names_cannot_control_a_terminal() -> None:
+    assert report.power(1, 1, 0).startswith("1 sample in 1 group;")
+    settings = settings_of(["crop"], [0.2], [0])
+    rows = [judged(name, {s.name: [0] for s in settings}) for name in "ab"]
+    for row, kind in zip(rows, ("talk", "a\nb\x1b[31m"), strict=True):
+        row["clean"] |= {"kind": kind, "group": "g"}
+    titles = [str(table.title) for table in report.terminal_tables(summarize(rows, settings), {})]
+    assert any("n = 2 in 1 group," in title for title in titles)
+    assert any("recordings, a\\nb\\x1b[31m, n = 1" in title for title in titles)
+    assert all(title.isprintable() for title in titles)
 
 
 @pytest.mark.parametrize(
@@ -434,6 +471,38 @@ def journal_of(path: Path, seed: int = 1) -> Journal:
     return Journal(path, {"seed": seed}, "give another")
 
 
+def test_a_row_that_no_judge_has_written_is_refused(tmp_path: Path) -> None:
+    settings = settings_of(["random"], [0.4], [0])
+    plan = Plan(tmp_path, tuple(samples(2)), tuple(settings), controls=False)
+    good = {
+        "row": plan.key(0, "clean"), "sample": "s0", "kind": "lecture", "group": "s0",
+        "hard": False, "seconds": 4.0, "tokens": 100, "answer": 0, "choices": 4, "longest": 1,
+        "settings": {s.name: {"seeds": [0], "chosen": [1], "kept": 60} for s in settings},
+    }  # fmt: skip
+    failed = {"row": plan.key(1, "clean"), "sample": "s1", "error": "s1.wav is silent."}
+    path, about = tmp_path / "rows.jsonl", {"seed": 1}
+
+    def read(row: dict[str, Any]) -> Journal:
+        lines = (about, row, failed)
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        return Journal(path, about, "give another", check_row)
+
+    with read(good) as journal:
+        assert len(journal.rows) == 2
+    whole, first = good["settings"], settings[0].name
+    assert isinstance(whole, dict)
+    wrong = [{n: v for n, v in good.items() if n != name} for name in good]
+    wrong += [good | {name: value} for name in good for value in (None, [], 1e400)]
+    wrong += [
+        good | {"settings": whole | {first: whole[first] | change}}
+        for change in ({"seeds": [0, 1]}, {"chosen": ["0"]}, {"chosen": [4]}, {"kept": 101})
+    ]
+    wrong += [good | {"sample": "s1"}, good | {"answer": 4}, good | {"error": 3}]
+    for row in wrong:
+        with pytest.raises(DataError, match=r"is damaged .*: remove it to start again"):
+            read(json.loads(json.dumps(row)))
+
+
 @pytest.mark.parametrize(
     "content",
     [b"notes", b"notes\n", b'{"seed"', b"\xff\xfe\n", b"[1]\n", b"{}\nx", b"[" * 9000 + b"\n"],
@@ -510,7 +579,7 @@ def test_a_summary_counts_seeds_pairs_and_failures_right() -> None:
     assert controls == {
         "question only": 1.0, "longest choice": 0.0, "always A": 1.0, "chance": 0.25,
     }  # fmt: skip
-    with pytest.raises(DataError, match="None of the 1 samples"):
+    with pytest.raises(DataError, match="Of 1 sample none could be used"):
         summarize(rows[2:], settings)
 
 

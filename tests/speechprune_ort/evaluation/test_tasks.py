@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 from command import run
 from signals import speech_like
+from typer.testing import CliRunner
 
-from speechprune_ort import DataError, OptionError
+from speechprune_ort import AudioOptions, DataError, OptionError
+from speechprune_ort.cli.app import app
 from speechprune_ort.evaluation.layout import Layout, parse_map
 from speechprune_ort.evaluation.samples import read_samples, read_set
 from speechprune_ort.evaluation.tasks import TASKS, read_given, read_task
@@ -246,6 +250,63 @@ def test_one_digest_of_recordings_wherever_they_lie(tmp_path: Path) -> None:
     assert first == hashlib.sha256("\n".join([*sums, ""]).encode()).hexdigest()
 
 
+def piped(path: Path, content: bytes) -> threading.Thread:
+    """Write into a new pipe, once it is read."""
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=(content,), daemon=True)
+    writer.start()
+    return writer
+
+
+def test_of_a_piped_set_what_was_read_is_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [{"audio": "a.wav", "question": "Who?", "choices": ["A", "B"], "answer": 0}] * 2
+    content = "".join(json.dumps(entry) + "\n" for entry in entries).encode()
+    writer = piped(tmp_path / "set", content)
+    here = tmp_path / "here"
+    wav(here / "a.wav")
+    monkeypatch.chdir(here)
+    found = read_set(tmp_path / "set")
+    writer.join()
+    assert found.files == {"set": hashlib.sha256(content).hexdigest()}
+    assert [sample.audio for sample in found.samples] == [Path("a.wav")] * 2
+    assert validate(found).whole  # found in the working folder
+
+
+def test_what_eval_would_refuse_is_found_by_validate(tmp_path: Path) -> None:
+    wav(tmp_path / "good.wav")
+    soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
+    broken = np.zeros(60 * RATE, np.float32)
+    broken[:RATE], broken[-1] = 0.1, np.nan  # beyond the first block
+    soundfile.write(tmp_path / "broken.wav", broken, RATE, subtype="FLOAT")
+    os.mkfifo(tmp_path / "pipe.wav")
+    names = ("good", "silent", "broken", "pipe", "missing")
+    entry = {"question": "Who?", "choices": ["A", "B"], "answer": 0}
+    lines = [json.dumps({"audio": f"{name}.wav", **entry}) for name in names]
+    data = tmp_path / "set.jsonl"
+    data.write_text("\n".join(lines))
+    found = validate(read_set(data))
+    assert (found.samples, found.recordings) == (1, 1)
+    words = ("is silent", "NaN", "is a pipe or a device", "No recording at")
+    assert all(word in said for word, said in zip(words, found.unusable.values(), strict=True))
+    allowed = validate(read_set(data), audio_options=AudioOptions(allow_silence=True))
+    assert allowed.samples == 2
+
+
+def test_what_is_printed_about_a_set_cannot_control_a_terminal(tmp_path: Path) -> None:
+    entry = {"kind": "a\nb\x1b[31m", "question": "Who?", "choices": ["A", "B"], "answer": 0}
+    wav(tmp_path / "a.wav")
+    data = tmp_path / "s\x1b[31m\n.jsonl"
+    data.write_text("".join(json.dumps({"audio": f"{name}.wav", **entry}) + "\n" for name in "ab"))
+    shown = CliRunner().invoke(app, ["validate", str(data)])
+    assert shown.exit_code == 1
+    assert all(line.isprintable() for line in shown.output.splitlines())
+    assert "  a\\nb\\x1b[31m: 1\n" in shown.stdout
+    assert "1 sample about 1 recording\n" in shown.stdout
+    assert shown.stderr.splitlines()[-1].startswith("error: 0 entries and 1 recording cannot be")
+
+
 def test_the_command_line_lists_and_validates(tmp_path: Path) -> None:
     listed = json.loads(run("tasks", "--json").stdout)
     assert [task["name"] for task in listed] == list(TASKS)
@@ -279,4 +340,4 @@ def test_eval_says_what_it_read(bundle: Path, tmp_path: Path) -> None:
     about = json.loads((tmp_path / "out" / "results.json").read_text())["about"]
     assert about["sha256 of MMAR-meta.json"] == sha256_of(path)
     assert about["sha256 over the recordings"] == recordings_digest([data / "audio" / "BV1_00.wav"])
-    assert about["data"].startswith("mmar, 1 samples")
+    assert about["data"].startswith("mmar, 1 sample, 0 not used")
