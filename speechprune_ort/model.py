@@ -53,7 +53,7 @@ from speechprune_ort.runtime.hearing.heard import Heard
 from speechprune_ort.runtime.hearing.recording_file import load_embeds
 from speechprune_ort.runtime.ort.device import Device
 from speechprune_ort.runtime.ort.engine import Engine
-from speechprune_ort.text import check_path, check_type
+from speechprune_ort.text import check_path, check_text, check_type, counted
 from speechprune_ort.timings import Timings
 
 __all__ = ["Audio", "SpeechLLM"]
@@ -114,6 +114,8 @@ class SpeechLLM:
         if provider_options is not None:
             check_type(provider_options, Mapping, "provider_options")  # type: ignore[type-abstract]
         folder = None if traces is None else check_path(traces, "The folder of traces", OptionError)
+        if folder is not None:  # which ONNX Runtime takes in UTF-8 alone
+            check_text(str(folder), "The folder of traces", OptionError)
         self.engine = Engine(
             bundle_folder(bundle), device, threads, provider_options, folder, verify
         )
@@ -307,7 +309,8 @@ class SpeechLLM:
         ids, dims = self.engine.text.encode(text, "The text").ids, self.manifest.dimensions
         if len(ids) > dims.context:
             raise PromptError(
-                f"The text has {len(ids)} tokens and the model {dims.context} positions: give a "
+                f"The text has {counted(len(ids), 'token')} and the model "
+                f"{counted(dims.context, 'position')}: give a "
                 "shorter one."
             )
         if not ids:

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from speechprune_ort.cli.grouped import grouped
+from speechprune_ort.cli.help import given_options
 from speechprune_ort.cli.options import (
     HEARD,
     Device,
@@ -24,6 +25,7 @@ from speechprune_ort.cli.options import (
     load_plugins,
     provider_options,
 )
+from speechprune_ort.cli.quiet import tell_error
 from speechprune_ort.errors import OptionError
 from speechprune_ort.files import cannot_write, whole_file
 from speechprune_ort.numbers import check_number
@@ -31,6 +33,7 @@ from speechprune_ort.options import DEFAULT_METHOD, DeviceName
 from speechprune_ort.outputs import check_out, check_out_folder
 from speechprune_ort.progress import Line
 from speechprune_ort.ranges import use_nvtx
+from speechprune_ort.text import check_text, counted, printable
 
 if TYPE_CHECKING:
     from speechprune_ort.profiling.compare import Change
@@ -40,6 +43,7 @@ __all__ = ["profile"]
 
 FAILED = 1
 REPEATS, SPARE_ROUNDS = 5, 2
+OF_COMPARE = ("compare", "fail_over", "quiet")  # options that --compare leaves a meaning
 BUSY = 0.1  # share of the processors' time that others may take without a warning
 
 
@@ -136,6 +140,10 @@ def profile(
     if fail_over is not None:
         check_number("--fail-over", fail_over, lambda ratio: ratio >= 1, "a ratio of at least 1")
     if compare is not None:
+        vain = [name for key, name in given_options().items() if key not in OF_COMPARE]
+        if bundles or vain:
+            what = "a bundle" if bundles else vain[0]
+            raise OptionError(f"--compare measures nothing: leave out {what}.")
         _compare(compare, fail_over)
         return
     if not bundles:
@@ -179,9 +187,15 @@ def profile(
         figures = len(sounds) * len(settings) * len(COMPARED)
         repeats = rounds_needed(figures) + SPARE_ROUNDS if paired else REPEATS
     options = ProfileOptions(
-        question or QUESTION, new_tokens, repeats, warmup, loads, audio_options
+        QUESTION if question is None else question,
+        new_tokens,
+        repeats,
+        warmup,
+        loads,
+        audio_options,
     )
     if ort_profile is not None:
+        check_text(str(ort_profile), "--ort-profile", OptionError)  # as ONNX Runtime takes it
         check_out_folder(ort_profile, "--ort-profile", used)
     if nvtx:
         use_nvtx()
@@ -206,7 +220,7 @@ def profile(
             line("writing traces")
             traces = write_traces(opened(bundles[0], ort_profile), sounds[0], settings, options)
     for path in traces:
-        console.print(f"trace: {path}")
+        console.print(printable(f"trace: {path}"))
     for each in profiles:
         each.about["command"] = shlex.join(["speechprune-ort", *sys.argv[1:]])
         each.about["threads"] = threads
@@ -216,6 +230,9 @@ def profile(
             f"warning: other programs took {busy:.0%} of the processors' time while this was "
             "measured: measure again on a quiet machine."
         )
+    skipped = {c.name: c.skipped for each in profiles for c in each.conditions if c.skipped}
+    for name, reason in skipped.items():
+        tell_error(f"{name} was not measured: {reason}")
     if paired:
         _show_pair(profiles, form, fail_over)
         return
@@ -244,8 +261,8 @@ def _show_pair(profiles: Sequence[Profile], form: str, limit: float | None) -> N
     needed, rounds = rounds_needed(len(changes)), profiles[0].about["repeats"]
     if rounds < needed:
         sys.stderr.write(
-            f"warning: {rounds} rounds cannot tell {len(changes)} figures apart: "
-            f"give --repeats {needed} or more.\n"
+            f"warning: {counted(rounds, 'round')} cannot tell "
+            f"{counted(len(changes), 'figure')} apart: give --repeats {needed} or more.\n"
         )
     if form == "table":
         _show_changes(changes, worse, limit)
@@ -279,5 +296,6 @@ def _show_changes(changes: Sequence[Change], worse: Sequence[Change], limit: flo
 
 def _fail_over(worse: Sequence[Change], limit: float | None) -> None:
     if worse:
-        sys.stderr.write(f"{len(worse)} figures are above {limit:g} times what they were\n")
+        are = "is" if len(worse) == 1 else "are"
+        tell_error(f"{counted(len(worse), 'figure')} {are} above {limit:g} times what they were")
         raise typer.Exit(FAILED)

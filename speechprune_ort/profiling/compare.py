@@ -8,16 +8,20 @@ difference.
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from speechprune_ort.errors import OptionError
+import msgspec
+import numpy as np
+
+from speechprune_ort.errors import DataError, OptionError
 from speechprune_ort.profiling.condition import Condition
 from speechprune_ort.statistics import Ratio, holm, paired_ratio, ratio_of
+from speechprune_ort.text import read_json
 
 __all__ = [
     "COMPARED",
@@ -81,46 +85,59 @@ class Change:
         return {**asdict(self), "verdict": self.verdict}
 
 
-def read_profile(path: Path) -> dict[str, Any]:
-    """What ``profile --format json`` wrote.
+def read_profile(path: Path) -> list[Condition]:
+    """The conditions of what ``profile --format json`` wrote.
 
     Raises:
-        OptionError: there is no such file, or it is something else.
+        OptionError: there is no such file, it cannot be read, or is something else.
     """
+    if not os.path.exists(path):  # noqa: PTH110 - which has no error for any name
+        raise OptionError(f"No profile at {path}: check the path.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise OptionError(f"No profile at {path}: check the path.") from None
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict) or "conditions" not in content:
-        raise OptionError(f"{path} is not a profile: write one with `profile --format json`.")
-    return content
+        content = read_json(path)
+        if not isinstance(content, dict) or "conditions" not in content:
+            raise ValueError("it has no conditions")
+        conditions = msgspec.convert(content["conditions"], list[Condition])
+        wanted = {field.name for field in fields(Condition)}
+        for entry in content["conditions"]:
+            if missing := sorted(wanted - entry.keys()):
+                raise ValueError(f"a condition has no {missing[0]}")
+        names = [condition.name for condition in conditions]
+        if len(set(names)) < len(names):
+            raise ValueError("it has a condition twice")
+        for condition in conditions:
+            for name, found in condition.figures.items():
+                if not found.samples or not all(0 <= value < math.inf for value in found.samples):
+                    raise ValueError(f"{name} is not measured in numbers from 0 on")
+    except (DataError, ValueError, msgspec.ValidationError) as error:
+        raise OptionError(
+            f"{path} is not a profile ({str(error).rstrip('.')}): write one with `profile --format "
+            "json`."
+        ) from None
+    return conditions
 
 
-def compare(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
+def compare(before: Sequence[Condition], after: Sequence[Condition]) -> list[Change]:
     """Compare the figures of conditions that both profiles have, for which less is better.
 
     Raises:
-        OptionError: they have no condition in common.
+        OptionError: they have no figure of the same condition in common.
     """
-
-    def named(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        return {f"{c['sound']} @ {c['setting']}": c["figures"] for c in content["conditions"]}
-
-    first, second = named(before), named(after)
-    common = [name for name in first if name in second]
-    if not common:
-        raise OptionError("The profiles have no recording and rate in common: measure the same.")
+    second = {condition.name: condition.figures for condition in after}
     changes = []
-    for name in common:
+    for condition in before:
         for figure in COMPARED:
-            if figure not in first[name] or figure not in second[name]:
+            if figure not in condition.figures or figure not in second.get(condition.name, {}):
                 continue
-            old, new = first[name][figure]["samples"], second[name][figure]["samples"]
-            if min(old) > 0:  # a stage that did not run has no ratio
-                old_median, new_median = first[name][figure]["p50"], second[name][figure]["p50"]
-                changes.append(Change(name, figure, old_median, new_median, ratio_of(new, old)))
+            old, new = condition.figures[figure].samples, second[condition.name][figure].samples
+            if min(*old, *new) > 0:  # a stage that did not run has no ratio
+                ratio = ratio_of(new, old)
+                medians = float(np.median(old)), float(np.median(new))
+                changes.append(Change(condition.name, figure, *medians, ratio))
+    if not changes:
+        raise OptionError(
+            "The profiles have no figure of a recording and rate in common: measure the same."
+        )
     return changes
 
 

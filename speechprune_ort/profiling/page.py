@@ -15,7 +15,7 @@ from speechprune_ort.profiling.break_even import break_even
 from speechprune_ort.profiling.condition import Condition
 from speechprune_ort.profiling.report import tables
 from speechprune_ort.profiling.run import Profile
-from speechprune_ort.text import printable
+from speechprune_ort.text import for_picture
 from speechprune_ort.timings import STAGES
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _figure(profile: Profile) -> Figure:
         left = [a + b for a, b in zip(left, widths, strict=True)]
     bars.bar_label(drawn, [f"{whole:,.0f} ms" for whole in left], padding=3, fontsize=7)
     bars.margins(x=0.1)
-    names = [printable(condition.name) for condition in shown]
+    names = [f"{for_picture(c.sound, 40, 2)} @ {c.setting}" for c in shown]
     bars.set_yticks(rows, names, parse_math=False)
     bars.invert_yaxis()
     bars.set_xlabel("ms, medians")

@@ -14,6 +14,7 @@ from speechprune_ort.profiling.break_even import break_even, shortest_that_pays
 from speechprune_ort.profiling.compare import FALSE_ALARMS, Change
 from speechprune_ort.profiling.condition import Condition
 from speechprune_ort.profiling.run import Profile
+from speechprune_ort.text import printable
 
 __all__ = [
     "FORMATS",
@@ -52,8 +53,8 @@ def _number(value: float) -> str:
 
 def _cells(condition: Condition) -> list[str]:
     if condition.skipped is not None:
-        return [condition.sound, condition.setting, "skipped"]
-    cells = [condition.sound, condition.setting]
+        return [printable(condition.sound), condition.setting, "skipped"]
+    cells = [printable(condition.sound), condition.setting]
     for title, figure in SHOWN:
         if title == "kept":
             cells.append(f"{condition.kept} of {condition.tokens}")
@@ -78,7 +79,7 @@ def tables(profile: Profile) -> list[Table]:
     caption += f" Operators: {_places(about['operators'])}."
     for condition in profile.conditions:
         if condition.skipped is not None:
-            caption += f" {condition.name} was skipped: {condition.skipped}"
+            caption += printable(f" {condition.name} was skipped: {condition.skipped}")
     table = Table(title="profile", caption=caption)
     for place, title in enumerate(("recording", "rate", *(title for title, _ in SHOWN))):
         table.add_column(title, justify="left" if place < 2 else "right")
@@ -97,7 +98,9 @@ def tables(profile: Profile) -> list[Table]:
             table.add_column(title, justify="left" if place < 2 else "right")
         for trade in trades:
             figures = (trade.cost_ms, trade.saved_ms, trade.net_ms)
-            table.add_row(trade.sound, trade.setting, *(_signed(value) for value in figures))
+            table.add_row(
+                printable(trade.sound), trade.setting, *(_signed(value) for value in figures)
+            )
         found.append(table)
     return found
 
@@ -197,7 +200,7 @@ def changes_table(changes: Sequence[Change], worse: Sequence[Change]) -> Table:
     for change in changes:
         ratio = change.ratio
         table.add_row(
-            change.condition,
+            printable(change.condition),
             change.figure,
             _number(change.before),
             _number(change.after),

@@ -27,6 +27,7 @@ from speechprune_ort.profiling.trace import placements
 from speechprune_ort.profiling.workload import Setting, Sound
 from speechprune_ort.recording import Recording
 from speechprune_ort.results import Answer
+from speechprune_ort.runtime.answering.prompt import Prompt
 from speechprune_ort.runtime.hearing.audio import SAMPLING_RATE
 from speechprune_ort.timings import STAGES, Timings
 
@@ -67,6 +68,9 @@ class _Bench:
         settings: how much is kept of each recording.
         options: how to measure.
         progress: called with a few words before each step.
+
+    Raises:
+        PromptError: the question is empty, or too long for the model.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class _Bench:
         for number in range(options.loads):
             progress(f"opening {number + 1} of {options.loads}")
             model = self.open_anew()
+        Prompt.of(model.engine, options.question)  # refuses a question that is none
         self._memory = MemoryMeter(model.device.name)
         self._energy = EnergyMeter(model.device.name)
         self._samples: dict[tuple[str, str], dict[str, list[float]]] = {}
@@ -125,6 +130,16 @@ class _Bench:
                 figures = _figures(recording.timings, answer, heard, asked)
                 for name, value in figures.items():
                     self._samples.setdefault(place, {}).setdefault(name, []).append(value)
+
+    def refuse_nothing(self) -> None:
+        """Refuse to go on where no prompt fits, as nothing would be measured.
+
+        Raises:
+            PromptError: not one does; it has the reason of the first.
+        """
+        reasons = [condition.skipped for condition in self._found.values()]
+        if None not in reasons:
+            raise PromptError(f"Nothing can be measured: {reasons[0]}")
 
     @contextlib.contextmanager
     def _metered(self, reading: Reading) -> Iterator[None]:
@@ -185,7 +200,7 @@ def profile(
 
     Raises:
         AudioError: a recording cannot be read.
-        PromptError: the question is empty.
+        PromptError: the question is empty, or not one prompt fits the model.
     """
     return profile_in_turns([open_bundle], sounds, settings, options, progress)[0]
 
@@ -213,6 +228,10 @@ def profile_in_turns(
         options: likewise.
         progress: likewise.
         draw: draws the order of a round, in place.
+
+    Raises:
+        AudioError: likewise.
+        PromptError: likewise.
     """
     benches = [_Bench(each, settings, options, progress) for each in open_bundles]
     busy, several = BusyMeter(), len(benches) > 1
@@ -234,6 +253,8 @@ def profile_in_turns(
                 bench.measure(sound, False)
             for bench in order:
                 bench.measure(sound, counts)
+        for bench in benches:
+            bench.refuse_nothing()
     share = busy.share()
     return [bench.result(share) for bench in benches]
 

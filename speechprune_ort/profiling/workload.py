@@ -88,12 +88,17 @@ def sounds_of(audio: Sequence[Path], durations: str | None) -> list[Sound]:
         durations: comma-separated seconds.
 
     Raises:
-        OptionError: both are given or none, or a length is not positive.
+        OptionError: both are given or none, one is given twice, or a length is not positive.
     """
-    if bool(audio) == bool(durations):
+    if bool(audio) == (durations is not None):
         raise OptionError("profile takes --audio or --durations: give one of them.")
-    if not durations:
-        return [Sound(path.name, None, path) for path in audio]
+    if durations is None:
+        names = [path.name for path in audio]
+        # Files of one name in two folders are told apart by their paths.
+        named = {n if names.count(n) == 1 else str(p): p for n, p in zip(names, audio, strict=True)}
+        if len(named) < len(audio):
+            raise OptionError("--audio names a recording twice: give it once.")
+        return [Sound(name, None, path) for name, path in named.items()]
     speech = np.concatenate(list(stream_audio(SPEECH, None)))
     sounds = []
     for part in durations.split(","):
@@ -108,4 +113,6 @@ def sounds_of(audio: Sequence[Path], durations: str | None) -> list[Sound]:
             )
         samples = np.resize(speech, round(seconds * SAMPLING_RATE))
         sounds.append(Sound(f"{seconds:g} s", seconds, samples))
+    if len({sound.name for sound in sounds}) < len(sounds):
+        raise OptionError("--durations has a length twice: give it once.")
     return sounds

@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from speechprune_ort import SpeechLLM, ranges
 from speechprune_ort.cli.app import app
 from speechprune_ort.contract.specs import DECODER
-from speechprune_ort.errors import AudioError, OptionError
+from speechprune_ort.errors import AudioError, OptionError, PromptError
 from speechprune_ort.evaluation.costs import prefill_tflops
 from speechprune_ort.evaluation.settings import settings_of
 from speechprune_ort.markdown import markdown_of
@@ -272,7 +272,10 @@ def written(found: Profile, prefill: float) -> dict[str, Any]:
 
 
 def test_a_comparison_names_what_became_worse(found: Profile, tmp_path: Path) -> None:
-    content, slower = written(found, 1), written(found, 2)
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    before.write_text(json.dumps(written(found, 1)))
+    after.write_text(json.dumps(written(found, 2)))
+    content, slower = read_profile(before), read_profile(after)
     assert not regressions(compare(content, content), 1.1)
     worse = regressions(compare(content, slower), 1.1)
     assert {change.figure for change in worse} == {"prefill_ms"}
@@ -280,9 +283,6 @@ def test_a_comparison_names_what_became_worse(found: Profile, tmp_path: Path) ->
     assert not regressions(compare(content, slower), 2.5)
     assert not regressions(compare(slower, content), 1.1)
 
-    before, after = tmp_path / "before.json", tmp_path / "after.json"
-    before.write_text(json.dumps(content))
-    after.write_text(json.dumps(slower))
     arguments = ["profile", "--compare", str(before), str(after)]
     assert CliRunner().invoke(app, arguments).exit_code == 0
     failed = CliRunner().invoke(app, [*arguments, "--fail-over", "1.1"])
@@ -406,6 +406,8 @@ def test_what_others_take_of_the_processors_is_read_off(tmp_path: Path) -> None:
         (["B", "--durations", "5", "--plot", "x.foo"], "--plot x.foo must end in"),
         (["B", "--durations", "5", "--plot", "x"], "--plot x must end in"),
         (["B", "--durations", "5", "--ort-profile", "pyproject.toml"], "is a file"),
+        (["B", "--durations", "5", "--ort-profile", "tr\udcff"], "a byte that is not UTF-8"),
+        (["B", "--durations", "", "--audio", "a.wav"], "--audio or --durations"),
         (["B", "--durations", "5", "--ort-profile", "pyproject.toml/x"], "lies under a file"),
         (["B", "--durations", "5", "--max-seconds", "-1"], "max_seconds"),
         (["--compare", "missing.json", "missing.json"], "No profile at"),
@@ -438,6 +440,8 @@ def test_the_page_shows_the_picture_and_needs_matplotlib(
     assert {part.get("id") for part in picture.iter()} >= {"axes_1", "legend_1"}
     # Letters are drawn as paths, under comments that say them.
     assert "a$x_{$\\udce9 @" in shown[: shown.index("</svg>")]
+    (first, *_) = tables(replace(odd, conditions=[replace(odd.conditions[0], sound="a\nb\x1b[2J")]))
+    assert list(first.columns[0].cells) == ["a\\nb\\x1b[2J"]
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     command = ["profile", "B", "--durations", "5", "--html", str(tmp_path / "page.html")]
     refused = CliRunner().invoke(app, command)
@@ -459,14 +463,64 @@ def test_a_silent_recording_is_measured_where_that_is_wanted(bundle: Path, tmp_p
     assert "caf\\udce9" in shown.read_text(encoding="utf-8")
 
 
-def test_a_file_that_is_no_profile_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_profile_is_refused(found: Profile, tmp_path: Path) -> None:
     file = tmp_path / "x.json"
-    for content in ("[]", "{}", "no json"):
-        file.write_text(content)
+    whole = written(found, 1)
+    (first, *_), figure = whole["conditions"], whole["conditions"][0]["figures"]["prefill_ms"]
+
+    def with_figure(**changes: Any) -> dict[str, Any]:
+        figures = first["figures"] | {"prefill_ms": figure | changes}
+        return {"conditions": [first | {"figures": figures}]}
+
+    wrong: list[Any] = [[], {}, {"conditions": 3}, {"conditions": None}, {"conditions": [{}]}]
+    wrong += [{"conditions": [first, first]}]
+    for name in ("sound", "figures"):
+        wrong.append({"conditions": [{n: v for n, v in first.items() if n != name}]})
+        wrong.append({"conditions": [first | {name: 3}]})
+    wrong += [with_figure(samples=some) for some in ([], ["a"], [-1.0], [float("nan")], None)]
+    for content in ["no json", "[" * 9000, "", *map(json.dumps, wrong)]:
+        file.write_text(content.replace("NaN", "1e400"))
         with pytest.raises(OptionError, match="not a profile"):
             read_profile(file)
+    with pytest.raises(OptionError, match="No profile at"):
+        read_profile(tmp_path / "nothing.json")
+    file.write_text("\ufeff" + json.dumps(whole))
+    assert [c.name for c in read_profile(file)] == [c.name for c in found.conditions]
     with pytest.raises(OptionError, match="in common"):
-        compare({"conditions": []}, {"conditions": []})
+        compare(read_profile(file), [])
+
+
+def test_what_a_comparison_of_files_would_ignore_is_refused() -> None:
+    for more, said in (
+        (["--format", "json"], "leave out --format"),
+        (["--html", "a.html", "--quiet"], "leave out --html"),
+        (["bundle"], "leave out a bundle"),
+    ):
+        refused = CliRunner().invoke(app, ["profile", *more, "--compare", "a.json", "b.json"])
+        assert said in str(refused.exception)
+
+
+def test_nothing_measured_is_no_success(bundle: Path) -> None:
+    sounds, settings = sounds_of([], "5"), parse_rates("none")
+    for question, said in (("  ", "is empty"), ("x" * 10**6, "characters and the model")):
+        with pytest.raises(PromptError, match=said):
+            profile(
+                lambda: SpeechLLM(bundle, "cpu"),
+                sounds,
+                settings,
+                replace(OPTIONS, question=question),
+            )
+    long = replace(OPTIONS, new_tokens=10**6)
+    with pytest.raises(PromptError, match="Nothing can be measured: "):
+        profile(lambda: SpeechLLM(bundle, "cpu"), sounds, settings, long)
+
+
+def test_recordings_and_lengths_have_names_of_their_own() -> None:
+    paths = [Path("a/x.wav"), Path("b/x.wav"), Path("c.wav")]
+    assert [sound.name for sound in sounds_of(paths, None)] == ["a/x.wav", "b/x.wav", "c.wav"]
+    for audio, durations, said in ((paths[:1] * 2, None, "--audio"), ([], "1,1.0", "--durations")):
+        with pytest.raises(OptionError, match=f"{said} .* twice"):
+            sounds_of(audio, durations)
 
 
 def test_distributions_are_what_their_names_say() -> None:
