@@ -18,7 +18,7 @@ from speechprune_ort.errors import DataError, OptionError
 from speechprune_ort.parts import Part
 from speechprune_ort.results import Answer
 from speechprune_ort.runtime.hearing.audio import SAMPLING_RATE, Source, stream_audio
-from speechprune_ort.text import check_text, check_type, printable, read_json
+from speechprune_ort.text import check_list, check_path, check_text, counted, printable, read_json
 
 __all__ = [
     "Curve",
@@ -154,9 +154,10 @@ def explain(
 
     Raises:
         AudioError: a recording cannot be read.
-        OptionError: a transcript cannot be read, there are more or fewer recordings, transcripts or
-            names than the answer has recordings, or a recording is longer or shorter than that
-            which the answer is about: it is another, or was read with other options.
+        OptionError: an argument is of another type, a transcript cannot be read, there are more or
+            fewer recordings, transcripts or names than the answer has recordings, or a recording is
+            longer or shorter than that which the answer is about: it is another, or was read with
+            other options.
     """
     (found,) = explain_all(
         [answer],
@@ -182,10 +183,11 @@ def explain_all(
 
     Arguments and errors are those of ``explain``; there is at least one answer.
     """
-    if not answers:
+    if not check_list(answers, Answer, "answers"):
         raise OptionError("There is no answer to explain: give at least one.")
+    check_list(names, str, "names")
+    check_list(transcripts, object, "transcripts")
     for answer in answers:
-        check_type(answer, Answer, "answer")
         _require_as_many(answer, audio, "recording")
     for given, kind in ((transcripts, "transcript"), (names, "name")):
         if given:
@@ -253,7 +255,7 @@ def _require_as_many(answer: Answer, given: Sequence[object], kind: str) -> None
     if found != wanted:
         told = f"{kind} was" if found == 1 else f"{kind}s were"
         raise OptionError(
-            f"The answer is about {wanted} recording{'s' * (wanted > 1)} and {found} {told} given: "
+            f"The answer is about {counted(wanted, 'recording')} and {found} {told} given: "
             "give one for each, in the order of the prompt."
         )
 
@@ -292,9 +294,7 @@ def read_transcript(path: Path) -> tuple[Line, ...]:
         if isinstance(content, dict):
             content = content["sentences" if "sentences" in content else "turns"]
         return tuple(
-            Line(
-                _seconds(e["start"]), _seconds(e["end"]), check_text(e["text"], "a text", DataError)
-            )
+            Line(*_times(e["start"], e["end"]), check_text(e["text"], "a text", DataError))
             for e in content
         )
     except (DataError, ValueError, KeyError, TypeError, OverflowError) as error:
@@ -304,20 +304,29 @@ def read_transcript(path: Path) -> tuple[Line, ...]:
         ) from None
 
 
+def _times(start: object, end: object) -> tuple[float, float]:
+    first, last = _seconds(start), _seconds(end)
+    if not 0 <= first <= last:
+        raise ValueError(f"from {first:g} to {last:g} s is no stretch of a recording")
+    return first, last
+
+
 def _seconds(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < LONGEST:
         raise ValueError(f"{value!a:.60} is not a time in seconds")
     return float(value)
 
 
-def check_ending(path: Path) -> None:
-    """Refuse a file of a kind that ``write_explanation`` does not write.
+def check_ending(path: str | PathLike[str]) -> Path:
+    """The path, if it is of a kind of file that ``write_explanation`` writes.
 
     Raises:
-        OptionError: its ending is another.
+        OptionError: it is no path, or its ending is another.
     """
+    path = check_path(path, "The path of an explanation", OptionError)
     if path.suffix.lower() not in ENDINGS:
         raise OptionError(f"{path} must end in {', '.join(ENDINGS)}.")
+    return path
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -12,27 +13,36 @@ from speechprune_ort.errors import OptionError
 from speechprune_ort.explain.explanation import Explanation, check_ending, curves_of
 from speechprune_ort.explain.page import written_page
 from speechprune_ort.files import cannot_write, save_figure, whole_file
+from speechprune_ort.text import check_list, check_path, check_type, for_picture
 
 __all__ = ["write_explanation", "write_page"]
 
+TITLE, LABEL = 66, 26  # characters of a line, in a title and beside an axis, however wide they are
+TITLE_LINE = 0.17  # inches
 
-def write_explanation(explanation: Explanation, path: Path) -> None:
+
+def write_explanation(explanation: Explanation, path: str | PathLike[str]) -> None:
     """Write a page (``.html``), a picture (``.png``) or the data (``.json``), by the ending.
 
     Raises:
-        OptionError: the ending is another, the file cannot be written, or a picture needs
-            matplotlib, which is not installed.
+        OptionError: it is no explanation, the ending is another, the file cannot be written, or a
+            picture needs matplotlib, which is not installed.
     """
-    check_ending(path)
+    check_type(explanation, Explanation, "explanation")
+    path = check_ending(path)
     _write(path, lambda partial: WRITERS[path.suffix.lower()](explanation, partial))
 
 
-def write_page(explanations: Sequence[Explanation], path: Path) -> None:
+def write_page(explanations: Sequence[Explanation], path: str | PathLike[str]) -> None:
     """Write several answers about the same recordings side by side on one page.
 
     Raises:
-        OptionError: the file cannot be written.
+        OptionError: there is no explanation, or the file cannot be written.
     """
+    check_list(explanations, Explanation, "explanations")
+    if not explanations:
+        raise OptionError("There is no answer to explain: give at least one.")
+    path = check_path(path, "The path of the page", OptionError)
     _write(path, lambda partial: _write_html(explanations, partial))
 
 
@@ -63,14 +73,14 @@ def _write_png(explanation: Explanation, path: Path) -> None:
     parts = pruning.recordings
     curves = [curves_of(answer, part) for part in parts]
     heights = [2.2 + 1.6 * len(found) for found in curves]
-    figure = Figure(figsize=(11, sum(heights)), dpi=130, layout="constrained")
-    figure.suptitle(
-        f"{answer.question}  —  {answer.text}", fontsize=10, wrap=True, parse_math=False
-    )
+    title = for_picture(f"{answer.question}  —  {answer.text}", TITLE)
+    height = sum(heights) + TITLE_LINE * title.count("\n")
+    figure = Figure(figsize=(11, height), dpi=130, layout="constrained")
+    figure.suptitle(title, fontsize=10, parse_math=False)
     panels = figure.subfigures(len(parts), 1, squeeze=False, height_ratios=heights)[:, 0]
     for panel, part, sound, found in zip(panels, parts, explanation.sounds, curves, strict=True):
         if len(parts) > 1:
-            panel.suptitle(sound.name, fontsize=9, parse_math=False)
+            panel.suptitle(for_picture(sound.name, TITLE), fontsize=9, parse_math=False)
         axes = panel.subplots(1 + len(found), 1, sharex=True, squeeze=False)[:, 0]
         places = np.linspace(0, part.seconds, len(sound.low))
         axes[0].fill_between(places, sound.low, sound.high, color="grey", linewidth=0)
@@ -81,7 +91,7 @@ def _write_png(explanation: Explanation, path: Path) -> None:
         axes[0].set_xlim(0, max(part.seconds, pruning.token_seconds))
         for axis, curve in zip(axes[1:], found, strict=True):
             axis.plot(curve.seconds, curve.values, linewidth=0.6)
-            axis.set_ylabel(curve.name, fontsize=8, wrap=True)
+            axis.set_ylabel(for_picture(curve.name, LABEL, 4), fontsize=8, parse_math=False)
         axes[-1].set_xlabel("seconds")
     save_figure(figure, path, ".png")
 

@@ -6,6 +6,7 @@ import html
 import json
 import re
 import time
+import warnings
 from base64 import b64decode
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,10 +29,12 @@ from speechprune_ort.explain import (
     read_transcript,
     write_explanation,
     write_page,
+    writing,
 )
 from speechprune_ort.explain.page import asking_page
 from speechprune_ort.methods import Scores
 from speechprune_ort.parts import Part
+from speechprune_ort.text import printable
 
 QUESTION = 'Who said "x < y" & why?'
 
@@ -612,6 +615,44 @@ def test_a_question_about_money_is_drawn_as_it_is(
     assert not recwarn.list
 
 
+@pytest.mark.parametrize(
+    ("question", "text"),
+    [
+        ("$\\frac{1}{$ & # % <b>", "$_$"),
+        ("x" * 3000, "W" * 500),
+        ("Q\n" * 500, "你" * 300),
+        ("a \x1b[31m\x07", ""),
+    ],
+)
+def test_any_text_is_drawn_literally_and_in_lines(
+    question: str, text: str, explanation: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Any] = []
+    save = writing.save_figure
+    monkeypatch.setattr(
+        writing, "save_figure", lambda figure, *more: (figures.append(figure), save(figure, *more))
+    )
+    scores = tuple(
+        Scores(question[:99], one.values, one.tokens, one.of_one)
+        for one in explanation.answer.pruning.scores
+    )
+    answer = replace(
+        explanation.answer,
+        question=question,
+        text=text,
+        pruning=replace(explanation.answer.pruning, scores=scores),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a layout that does not fit
+        write_explanation(replace(explanation, answer=answer), tmp_path / "page.png")
+    (figure,) = figures
+    title = figure.get_suptitle()
+    start = printable(f"{question}  —  {text}")[:2000].split()
+    assert "".join(title.split()).startswith("".join(start)[:1000])
+    drawn = figure._suptitle.get_window_extent()
+    assert 0 <= drawn.x0 < drawn.x1 <= figure.bbox.x1
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
 @pytest.mark.parametrize("ending", [".png", ".html", ".json"])
 def test_a_device_that_takes_nothing_is_one_sentence(
@@ -622,6 +663,38 @@ def test_a_device_that_takes_nothing_is_one_sentence(
     with pytest.raises(OptionError, match="takes no more"):
         write_explanation(explanation, link)
     assert not Path("/dev/full.png").exists()
+
+
+@pytest.mark.parametrize(("start", "end"), [(3, 1), (-3, -1), (-1, 2)])
+def test_a_line_that_is_no_stretch_of_a_recording_is_no_transcript(
+    start: float, end: float, tmp_path: Path
+) -> None:
+    path = tmp_path / "said.json"
+    path.write_text(json.dumps([{"start": start, "end": end, "text": "Hello."}]))
+    with pytest.raises(OptionError, match="is no stretch of a recording"):
+        read_transcript(path)
+
+
+def test_arguments_of_another_type_are_one_sentence(
+    explanation: Any, wav: Path, tmp_path: Path
+) -> None:
+    write_explanation(explanation, str(tmp_path / "page.json"))
+    write_page([explanation], str(tmp_path / "page.html"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["page.html", "page.json"]
+    for wrong in (None, 3, b"x.html", "", "\ud800.html", "a\0.html", "x" * 300 + ".html", []):
+        with pytest.raises(OptionError, match="The path of an explanation"):
+            write_explanation(explanation, wrong)  # type: ignore[arg-type]
+    for wrong in (None, "x", explanation.answer):
+        with pytest.raises(OptionError, match="takes a"):
+            write_explanation(wrong, tmp_path / "x.html")
+        with pytest.raises(OptionError, match="takes a"):
+            write_page([wrong], tmp_path / "x.html")
+        with pytest.raises(OptionError, match="takes a"):
+            explain(explanation.answer, wav, names=wrong)
+        with pytest.raises(OptionError, match="takes a"):
+            explain(explanation.answer, wav, transcripts=wrong)
+    with pytest.raises(OptionError, match="no answer to explain"):
+        write_page([], tmp_path / "x.html")
 
 
 @pytest.mark.parametrize("time", ['"nan"', "1e300", "true", "null", '"1"', "-1e12"])
