@@ -15,6 +15,7 @@ the first one as ``--keep``, and docs/results/methods_tables.md as ``--out``.
 
 from __future__ import annotations
 
+import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -160,18 +161,19 @@ def budgets(cell: Cell, rates: Sequence[str]) -> list[str]:
     """A cell's methods at every budget, the best mean first, and the key sentence's kept share."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for method in dict.fromkeys(name.partition("@")[0] for name in cell.lines):
-        lines = [cell.lines.get(f"{method}@{rate}") for rate in rates]
-        if all(lines):
-            found[method] = [line for line in lines if line]
+        lines = [cell.lines[at] for rate in rates if (at := f"{method}@{rate}") in cell.lines]
+        if len(lines) == len(rates):
+            found[method] = lines
 
     def mean(method: str) -> float:
-        return sum(line["accuracy"]["mean"] for line in found[method]) / len(rates)
+        return statistics.mean(float(line["accuracy"]["mean"]) for line in found[method])
 
     rows = []
     for method in sorted(found, key=mean, reverse=True):
         shown = [percent(line["accuracy"]) for line in found[method]]
         shares = [line.get("key_kept") for line in found[method]]
-        kept = "" if None in shares else " / ".join(f"{100 * share:.0f}" for share in shares)
+        kept = " / ".join("" if share is None else f"{100 * share:.0f}" for share in shares)
+        kept = kept if kept.strip(" /") else ""
         rows.append((f"`{method}`", *shown, f"{100 * mean(method):.1f}", kept))
     heads = (f"{cell.heading}: right, %", *rates, "mean", "of key sentence kept, %")
     return markdown_table(heads, rows)

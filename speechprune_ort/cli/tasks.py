@@ -88,8 +88,8 @@ def validate(
             f"{chr(ord('A') + index)} {count}" for index, count in enumerate(found.answers)
         )
         output.print(f"right choices as published: {shares}")
-        for name, digest in found.files.items():
-            output.print(printable(f"sha256 of {name}: {digest}"))
+        for path, digest in found.files.items():
+            output.print(printable(f"sha256 of {path.name}: {digest}"))
         output.print(f"sha256 over the recordings: {found.recordings_sha256}")
     for reason in (*found.refused.values(), *found.unusable.values()):
         tell_error(reason)

@@ -185,7 +185,7 @@ def _about(plan: Plan, summary: Summary, stated: str, command: str | None) -> di
         "bundle digest": plan.about()["bundle"],
         "data": f"{origin.name}, {counted(len(plan.samples), 'sample')}, {len(summary.failed)} "
         "not used",
-        **{f"sha256 of {name}": digest for name, digest in origin.files.items()},
+        **{f"sha256 of {path.name}": digest for path, digest in origin.files.items()},
         "sha256 over the recordings": recordings_digest(used),
         "power, stated before the run": stated,
         "scoring": plan.scoring,

@@ -50,13 +50,13 @@ class Origin:
 
     Attributes:
         name: name of the set.
-        files: sha256 of what was read of each file of questions, by its name.
+        files: sha256 of what was read of each file of questions.
         refused: entries that are not samples, each with the reason.
         order: order of the choices, in words.
     """
 
     name: str = "samples"
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[Path, str] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     order: str = "as given"
 

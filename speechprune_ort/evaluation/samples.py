@@ -80,12 +80,12 @@ class SampleSet:
     Attributes:
         samples: in order.
         refused: lines that are not samples, such as ``line 3``, each with the reason.
-        files: sha256 of what was read of each file, by its name.
+        files: sha256 of what was read of each file.
     """
 
     samples: list[Sample]
     refused: Mapping[str, str]
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[Path, str] = field(default_factory=dict)
 
 
 def read_samples(data: Path, layout: Layout = OWN) -> list[Sample]:
@@ -122,7 +122,7 @@ def read_set(data: Path, layout: Layout = OWN) -> SampleSet:
     """
     check_path(data, "The path of the samples")
     refused: dict[str, str] = {}
-    sums: dict[str, str] = {}
+    sums: dict[Path, str] = {}
     if data.exists() and not data.is_dir():
         folder = folder_of(data)
 
@@ -167,7 +167,7 @@ def readable(audio: Path) -> Path:
 
 
 def _filled(
-    data: Path, samples: list[Sample], refused: Mapping[str, str], sums: Mapping[str, str]
+    data: Path, samples: list[Sample], refused: Mapping[str, str], sums: Mapping[Path, str]
 ) -> SampleSet:
     if not samples:
         raise DataError(
@@ -180,7 +180,7 @@ def _filled(
 
 
 def _read_lines(
-    path: Path, parse: Any, refused: dict[str, str], sums: dict[str, str], prefix: str = ""
+    path: Path, parse: Any, refused: dict[str, str], sums: dict[Path, str], prefix: str = ""
 ) -> list[Sample]:
     lines: dict[str, int] = {}
     samples, digest = [], hashlib.sha256()  # of what is read: a pipe cannot be read again
@@ -205,7 +205,7 @@ def _read_lines(
                 "the format in docs/guide/evaluate.md."
             )
         refused[f"{prefix}{line.word} {line.number}"] = reason
-    sums[path.name] = digest.hexdigest()
+    sums[path] = digest.hexdigest()
     return samples
 
 

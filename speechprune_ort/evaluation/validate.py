@@ -31,7 +31,7 @@ class Findings:
         refused: entries that are not samples, each with the reason.
         unusable: recordings that are missing, cannot be read to their end or are silent, each with
             the reason.
-        files: sha256 of what was read of each file of questions, by its name.
+        files: sha256 of what was read of each file of questions.
         recordings_sha256: one sha256 over all recordings that are there, see ``recordings_digest``.
     """
 
@@ -42,7 +42,7 @@ class Findings:
     choices: Mapping[int, int]
     refused: Mapping[str, str]
     unusable: Mapping[str, str]
-    files: Mapping[str, str]
+    files: Mapping[Path, str]
     recordings_sha256: str
 
     @property

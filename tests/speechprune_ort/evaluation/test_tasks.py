@@ -157,7 +157,7 @@ def test_a_task_is_read_as_it_is_published(name: str, tmp_path: Path) -> None:
     findings = validate(found)
     assert findings.whole
     assert findings.samples == findings.recordings == len(shown)
-    assert findings.files == {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    assert findings.files == {path: hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def test_a_pipe_is_no_recording_of_a_set(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_of_a_piped_set_what_was_read_is_hashed(
     monkeypatch.chdir(here)
     found = read_set(tmp_path / "set")
     writer.join()
-    assert found.files == {"set": hashlib.sha256(content).hexdigest()}
+    assert found.files == {tmp_path / "set": hashlib.sha256(content).hexdigest()}
     assert [sample.audio for sample in found.samples] == [Path("a.wav")] * 2
     assert validate(found).whole  # found in the working folder
 
