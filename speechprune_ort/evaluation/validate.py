@@ -52,7 +52,8 @@ class Findings:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return asdict(self)
+        sums = {path.name: digest for path, digest in self.files.items()}
+        return {**asdict(self), "files": sums}
 
 
 def validate(

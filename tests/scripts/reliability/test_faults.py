@@ -57,9 +57,9 @@ def test_kills_land_while_a_command_writes(bundle: Path) -> None:
                "--kinds", "kills,changes")  # fmt: skip
     assert done.returncode == 0, done.stderr
     kills, changes = (line for line in done.stdout.splitlines() if line.startswith("| ask"))
-    landed = re.findall(r"after (open|fsync|rename) (\d+)", kills)
+    landed = re.findall(r"after (open|remove|fsync|rename) (\d+)", kills)
     assert sum(int(count) for _, count in landed) == 4, kills
-    # It is opened and synced, its folder is opened for the name, and that is synced.
+    # A file is made and removed to try the place; then one is opened and synced, its folder is opened for the name, and that is synced.
     assert int(re.findall(r"killed (\d+)", changes)[0]) >= 4
 
 

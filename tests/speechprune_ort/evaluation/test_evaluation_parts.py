@@ -293,7 +293,7 @@ def test_settings_are_the_grid_with_seeds_where_chance_decides() -> None:
         ({"noise": ""}, "--noise takes"),
         ({"speed": ""}, "--speed takes"),
         ({"fields": ""}, "--map takes"),
-        ({"limit": "3"}, "--limit must be"),
+        ({"limit": "3"}, "limit must be"),
         ({"scoring": "lettr"}, "scoring must be one of"),
         ({"settings": [3]}, "settings takes a Setting"),
     ],

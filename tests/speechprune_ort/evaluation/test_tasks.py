@@ -166,7 +166,7 @@ def test_a_pipe_is_no_recording_of_a_set(tmp_path: Path) -> None:
     path = found.samples[0].audio
     path.unlink()
     os.mkfifo(path)
-    assert "is a stream" in validate(found).unusable[str(path)]
+    assert "is a pipe or a device" in validate(found).unusable[str(path)]
 
 
 def test_a_task_whose_questions_are_lines(tmp_path: Path) -> None:
