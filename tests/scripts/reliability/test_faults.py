@@ -59,7 +59,8 @@ def test_kills_land_while_a_command_writes(bundle: Path) -> None:
     kills, changes = (line for line in done.stdout.splitlines() if line.startswith("| ask"))
     landed = re.findall(r"after (open|remove|fsync|rename) (\d+)", kills)
     assert sum(int(count) for _, count in landed) == 4, kills
-    # A file is made and removed to try the place; then one is opened and synced, its folder is opened for the name, and that is synced.
+    # A file is made and removed to try the place; then one is opened and synced, its folder is
+    # opened for the name, and that is synced.
     assert int(re.findall(r"killed (\d+)", changes)[0]) >= 4
 
 

@@ -81,7 +81,7 @@ def test_what_was_calibrated_is_what_ask_takes(bundle: Path, data: Path, tmp_pat
 
 
 def test_what_was_not_used_is_said_even_quietly(bundle: Path, data: Path, tmp_path: Path) -> None:
-    with data.open("a") as stream:
+    with data.open("a", encoding="utf-8") as stream:
         entry = {"audio": "none.wav", "question": "Who?", "choices": ["Ann", "Bob"], "answer": 0}
         stream.write(json.dumps({**entry, "id": "a\nb"}) + "\n")
     out = tmp_path / "found.json"
