@@ -39,6 +39,7 @@ from speechprune_ort.cli.options import (
     Worded,
     provider_options,
 )
+from speechprune_ort.cli.quiet import tell_note
 from speechprune_ort.errors import AudioError, OptionError
 from speechprune_ort.numbers import LONGEST, check_number
 from speechprune_ort.options import (
@@ -48,7 +49,7 @@ from speechprune_ort.options import (
 )
 from speechprune_ort.outputs import check_out
 from speechprune_ort.results import Answer
-from speechprune_ort.text import check_question, printable
+from speechprune_ort.text import check_question
 
 if TYPE_CHECKING:
     from speechprune_ort.batch import BatchTask
@@ -332,11 +333,10 @@ def _write(shown: Sequence[Explanation], path: Path) -> None:
     """Write what was kept for answers: a page for all of them, or a file for each."""
     from speechprune_ort.explain import write_explanation, write_page
 
-    places = explanation_paths(path, len(shown))
     if path.suffix.lower() == ".html":
-        write_page(shown, places[0])
+        write_page(shown, path)
         return
-    for explanation, place in zip(shown, places, strict=True):
+    for explanation, place in zip(shown, explanation_paths(path, len(shown)), strict=True):
         write_explanation(explanation, place)
 
 
@@ -419,7 +419,7 @@ def _ask_each(task: BatchTask, as_json: bool) -> None:
     from speechprune_ort.contract.manifest import Manifest
 
     for note in Manifest.read(task.bundle).notes:
-        sys.stderr.write(f"note: {printable(note)}\n")
+        tell_note(note)
     if ask_each(task, as_json):
         raise typer.Exit(1)
 
@@ -449,7 +449,7 @@ def _own_input() -> BinaryIO:
 
 def _print_notes(notes: Sequence[str]) -> None:
     for note in notes:
-        sys.stderr.write(f"note: {printable(note)}\n")
+        tell_note(note)
 
 
 def _same(answer: Answer) -> Answer:

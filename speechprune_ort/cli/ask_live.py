@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from speechprune_ort.cli.quiet import tell_note
 from speechprune_ort.errors import AudioError, OptionError
 from speechprune_ort.live import LiveRecording
 from speechprune_ort.recording import Recording
 from speechprune_ort.runtime.hearing.wav_stream import wav_blocks
-from speechprune_ort.text import printable
 
 __all__ = ["ask_live"]
 
@@ -59,7 +58,7 @@ def ask_live(
             running.discard(found)
             if found == "sound":
                 for note in notes:
-                    sys.stderr.write(f"note: {note}\n")
+                    tell_note(note)
                 for question in questions:
                     answer(live.finish(), question)
                 live.finish()
@@ -78,7 +77,7 @@ def _answer_now(
     try:
         recording = live.so_far()
     except AudioError as error:  # nobody has said anything yet
-        sys.stderr.write(f"note: {printable(str(error))}\n")
+        tell_note(str(error))
         return
     answer(recording, question)
 

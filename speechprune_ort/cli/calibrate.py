@@ -12,7 +12,7 @@ from rich.console import Console
 
 from speechprune_ort.cli.options import Bundle, Device, Threads
 from speechprune_ort.cli.quiet import tell_error
-from speechprune_ort.errors import DataError, OptionError
+from speechprune_ort.errors import OptionError
 from speechprune_ort.numbers import numbers_in
 from speechprune_ort.progress import Bar
 from speechprune_ort.text import check_path, printable
@@ -51,7 +51,7 @@ def calibrate(
     """
     from speechprune_ort.evaluation.calibration import calibrate as run
     from speechprune_ort.evaluation.rows import discard
-    from speechprune_ort.evaluation.samples import read_set, shuffled
+    from speechprune_ort.evaluation.samples import read_whole_set, shuffled
     from speechprune_ort.files import write_json
     from speechprune_ort.outputs import check_apart, check_out
 
@@ -61,9 +61,7 @@ def calibrate(
             f"{data} is not a file: give a JSONL or JSON file of training recordings."
         )
     work = out.with_name(f"{out.name}.partial")
-    given = read_set(data)
-    for reason in given.refused.values():
-        raise DataError(reason)
+    given = read_whole_set(data)
     given = replace(given, samples=[shuffled(sample, 0) for sample in given.samples[:limit]])
     read = [bundle, data, *(sample.audio for sample in given.samples)]
     check_out(out, "--out", read, device=False)

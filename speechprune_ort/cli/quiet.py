@@ -16,7 +16,7 @@ import typer
 from speechprune_ort.cli.help import SHOWING
 from speechprune_ort.text import printable
 
-__all__ = ["print_path", "quietable", "tell_error"]
+__all__ = ["print_path", "quietable", "tell_error", "tell_note"]
 
 ERRORS = ("error: ", "Error: ")  # ours, and those of arguments that cannot be read
 
@@ -24,6 +24,11 @@ ERRORS = ("error: ", "Error: ")  # ours, and those of arguments that cannot be r
 def tell_error(sentence: str) -> None:
     """Say on stderr what failed or was lost, on one line, and also with ``--quiet``."""
     sys.stderr.write(f"{ERRORS[0]}{printable(sentence)}\n")
+
+
+def tell_note(sentence: str) -> None:
+    """Say on stderr, on one line, what a user may want to know."""
+    sys.stderr.write(f"note: {printable(sentence)}\n")
 
 
 def print_path(path: Path) -> None:

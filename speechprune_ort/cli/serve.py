@@ -30,9 +30,9 @@ from speechprune_ort.cli.options import (
     provider_options,
     pruning_rate_of,
 )
+from speechprune_ort.cli.quiet import tell_note
 from speechprune_ort.errors import OptionError
 from speechprune_ort.options import DEFAULT_METHOD, PruningOptions
-from speechprune_ort.text import printable
 
 __all__ = ["serve"]
 
@@ -153,7 +153,7 @@ def serve(
     provided = provider_options(provider_option)
     model = SpeechLLM(bundle, device, threads, provided, max_batch=max_batch)
     for note in model.manifest.notes:
-        sys.stderr.write(f"note: {printable(note)}\n")
+        tell_note(note)
     leave_to_server()
     run(
         model,

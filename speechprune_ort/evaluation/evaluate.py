@@ -126,7 +126,9 @@ def _check_folder(plan: Plan, out: Path, plots: bool) -> None:
     begun = (out / ROWS_FILE).exists()
     for name in (*WRITTEN, *(PICTURES if plots else ())):
         path = out / name
-        if not begun and os.path.lexists(path):
+        if not os.path.lexists(path):
+            continue
+        if not begun:
             raise OptionError(
                 f"{out} holds {name}, which no run that goes on there has written: move it "
                 "elsewhere, or give another --out."

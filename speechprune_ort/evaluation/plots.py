@@ -24,10 +24,9 @@ from speechprune_ort.text import for_picture
 
 __all__ = ["PICTURES", "draw_plots", "draw_tokens", "require_plots"]
 
-KEPT, TIME, ABLATION, PLACE, TOKENS = (
-    *("accuracy_over_kept_tokens.png", "accuracy_over_time.png", "phase_ablation.png"),
-    *("accuracy_over_key_position.png", "tokens_tsne.png"),
-)
+KEPT, TIME = "accuracy_over_kept_tokens.png", "accuracy_over_time.png"
+PLACE = "accuracy_over_key_position.png"
+ABLATION, TOKENS = "phase_ablation.png", "tokens_tsne.png"
 PICTURES = tuple(
     str(Path(name).with_suffix(kind))
     for name in (KEPT, TIME, ABLATION, PLACE, TOKENS)

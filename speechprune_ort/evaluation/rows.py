@@ -104,10 +104,10 @@ def check_row(key: str, row: Mapping[str, Any]) -> None:
     Raises:
         ValueError: a part of it is missing or of another kind.
     """
+    kinds: list[type[_Failed | _Row]] = [_Failed] if "error" in row else [_Row]
+    if "error" in row and len(row) > 2:  # of a sample that could be judged in part
+        kinds.append(_Row)
     try:
-        kinds: list[type[_Failed | _Row]] = [_Failed] * ("error" in row) + [_Row] * (
-            "error" not in row or len(row) > 2
-        )
         for kind in kinds:
             found = msgspec.convert(dict(row), kind)
             if not key.startswith(f"{found.sample} "):

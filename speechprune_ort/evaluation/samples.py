@@ -23,6 +23,7 @@ __all__ = [
     "chance",
     "read_samples",
     "read_set",
+    "read_whole_set",
     "readable",
     "sample_by_kind",
     "shuffled",
@@ -98,10 +99,15 @@ def read_samples(data: Path, layout: Layout = OWN) -> list[Sample]:
     Raises:
         DataError: nothing is there, or a line is not a sample; the message names the line.
     """
+    return read_whole_set(data, layout).samples
+
+
+def read_whole_set(data: Path, layout: Layout = OWN) -> SampleSet:
+    """What ``read_samples`` reads, as it reads it, with the sums of the files."""
     found = read_set(data, layout)
     for reason in found.refused.values():
         raise DataError(reason)
-    return found.samples
+    return found
 
 
 def read_set(data: Path, layout: Layout = OWN) -> SampleSet:
