@@ -19,9 +19,9 @@ for each kind of question and each length:
 
 ``-own`` is the clip as it was recorded; ``-1``, ``-5`` and ``-20`` are recordings of so many
 minutes with the clip at a random place among others of the manifest. None of those holds an order
-or one of the four transcripts, and a clip that is longer is left out. A sample's group is its
-speaker, so that intervals are over speakers; where the folder does not name one ("not named"), each
-recording is a group.
+or one of the four transcripts, and a clip that is longer is left out: others take its place, as far
+as there are some. A sample's group is its speaker, so that intervals are over speakers; where the
+folder does not name one ("not named"), each recording is a group.
 
 With ``--pooled`` all three kinds of question are one set of each length, ``people-1`` and so on.
 
@@ -278,6 +278,12 @@ def entry_of(
     return made
 
 
+def fits(clip: Clip, minutes: float) -> bool:
+    """Whether a clip is shorter than a recording of so many minutes, and can be hidden in it."""
+    seconds: float = soundfile.info(clip.path).duration
+    return seconds < 60 * minutes
+
+
 def make(
     questions: Sequence[Question],
     clips: Sequence[Clip],
@@ -297,13 +303,11 @@ def make(
         if minutes is None:
             entries.append(entry_of(question, os.path.relpath(path, folder), seed))
             continue
-        seconds = soundfile.info(path).duration
-        if seconds >= 60 * minutes:
-            continue
         folder.mkdir(parents=True, exist_ok=True)
         others = neighbours(question, clips)
         samples, start = hidden(load_audio(path, None), question.name, others, 60 * minutes, seed)
         write(folder / f"{question.name}.flac", samples)
+        seconds = soundfile.info(path).duration
         entries.append(entry_of(question, f"{question.name}.flac", seed, start, seconds))
     if entries:
         folder.mkdir(parents=True, exist_ok=True)
@@ -348,8 +352,10 @@ def main(
         with whole_folder(out) as partial:
             for name, questions in asked.items():
                 turns = in_turns(questions, lambda q: (q.kind, q.clip.speaker))
-                chosen = in_turns(turns, lambda q: q.kind)[:limit]
+                turns = in_turns(turns, lambda q: q.kind)
                 for length in (None, *lengths):
+                    # As many of each length, though the longest clips are not in the shortest.
+                    chosen = [q for q in turns if length is None or fits(q.clip, length)][:limit]
                     full = f"{name}-{'own' if length is None else f'{length:g}'}"
                     if count := make(chosen, clips, partial / full, length, seed):
                         counts[full] = count

@@ -163,6 +163,14 @@ def test_a_limit_takes_as_many_kinds_and_speakers_as_can_be(folder: Path, tmp_pa
     assert [s.name for s in sets["said-own"]] == ["clip0", "clip5", "clip1"]
 
 
+def test_a_length_has_as_many_samples_though_the_longest_clips_do_not_fit(
+    folder: Path, tmp_path: Path
+) -> None:
+    sets = made(folder, tmp_path / "out", "--minutes", "0.04", "--limit", 2)
+    assert [s.name for s in sets["said-own"]] == ["clip0", "clip5"]
+    assert [s.name for s in sets["said-0.04"]] == ["clip0", "clip1"]  # clip5 has 3.25 of 2.4 s
+
+
 def test_pooled_questions_are_one_set_of_each_length(folder: Path, tmp_path: Path) -> None:
     apart = made(folder, tmp_path / "apart", "--minutes", "0.1")
     pooled = made(folder, tmp_path / "pooled", "--minutes", "0.1", "--pooled")
