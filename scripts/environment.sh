@@ -3,6 +3,9 @@
 # As speechprune_ort does; some scripts import onnxruntime before it.
 export ORT_DISABLE_TELEMETRY="${ORT_DISABLE_TELEMETRY-1}"
 
+# What pip leaves uncompiled is compiled once, as it is imported.
+unset PYTHONDONTWRITEBYTECODE
+
 # make_environment FOLDER STAMP INSTALL: a virtual environment in FOLDER, filled by the function
 # INSTALL, which is given its python. STAMP says what it is made from and is written last, so a
 # half-made environment is completed and an outdated one brought up to date. PYTHON names another
@@ -25,14 +28,19 @@ make_environment() {
   echo "$stamp" > "$folder/stamp"
 }
 
+# pip_install PYTHON ARGUMENT...: compiling all that is installed takes longer than installing it, and
+# most of it is never imported.
+pip_install() {
+  "$1" -m pip install --quiet --disable-pip-version-check --no-compile "${@:2}"
+}
+
 # First what has a hash, all that torch needs included; then torch and the project, which have none
 # (scripts/lock). torch comes by itself: asked for together with the rest, a resolver may choose
 # another build of it.
 install_project() {
-  local install=("$1" -m pip install --quiet --disable-pip-version-check)
-  "${install[@]}" --require-hashes --no-deps --requirement locked.txt
-  "${install[@]}" -c constraints.txt torch
-  "${install[@]}" --no-deps --no-build-isolation --editable .
+  pip_install "$1" --require-hashes --no-deps --requirement locked.txt
+  pip_install "$1" -c constraints.txt torch
+  pip_install "$1" --no-deps --no-build-isolation --editable .
   "$1" -m pip check > /dev/null
 }
 
@@ -44,8 +52,7 @@ project_environment() {
 
 # faster-whisper brings its own tokenizers, so it has an environment of its own.
 install_faster_whisper() {
-  "$1" -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-    faster-whisper safetensors soundfile
+  pip_install "$1" -c constraints.txt faster-whisper safetensors soundfile
 }
 faster_whisper_environment() {
   make_environment .venv-faster-whisper "$(sha256sum < constraints.txt | cut -d' ' -f1)" \
