@@ -27,6 +27,7 @@ __all__ = [
     "for_picture",
     "parse_json",
     "printable",
+    "printable_lines",
     "read_json",
     "read_jsonl",
     "read_objects",
@@ -97,6 +98,15 @@ def printable(text: str) -> str:
     'a\\nb\\x1b[2J\\udcff'
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def printable_lines(text: str) -> str:
+    r"""A text with its lines, none of which can control a terminal.
+
+    >>> printable_lines("a\nb\x1b[2J")
+    'a\nb\\x1b[2J'
+    """
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def shown(value: object) -> str:

@@ -7,6 +7,7 @@ so that only headers are read.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from speechprune_ort.runtime.hearing.binary_file import BinaryFile
 
@@ -28,6 +29,7 @@ ASF_PARTS = frozenset(
 EBML = b"\x1aE\xdf\xa3"
 WAVPACK = b"wvpk"
 AVI = (b"AVI ", b"AVIX")  # of an avi, and of what continues it above 1 GiB
+UNKNOWN = 0xFFFFFFFF  # a size
 TYPE, INDEX, SOUND = b"ftyp", b"moov", b"mdat"
 MOVIE = frozenset((TYPE, INDEX, SOUND, b"wide", b"free", b"skip", b"pnot", b"styp"))
 """Boxes that an mp4 or a mov may begin with."""
@@ -49,7 +51,24 @@ NEEDLES = (TYPE, EBML, ASF, WAVPACK, b"TTA1", b"FLV\x01", b"Creative Voice File\
 
 MOST_BOXES = 1 << 21  # of one recording: a live webm of ten hours has as many
 
-Walk = Callable[[BinaryFile, int, int], tuple[int, bool]]
+
+
+class End(NamedTuple):
+    """Where the boxes of a recording end.
+
+    Attributes:
+        place: the offset.
+        open_ended: whether more of it follows there: its last box does not state its size, or
+            states more than the file has.
+        lacks: bytes that its last box states and the file does not have.
+    """
+
+    place: int
+    open_ended: bool
+    lacks: int = 0
+
+
+Walk = Callable[[BinaryFile, int, int], End]
 
 
 def is_begin(file: BinaryFile, place: int) -> bool:
@@ -72,9 +91,7 @@ def is_begin(file: BinaryFile, place: int) -> bool:
 def box_walk(head: bytes) -> Walk | None:
     """What finds the end of the recording that begins with 16 bytes; None for one without boxes.
 
-    The function takes the file, where the recording begins, and where the file ends. It returns
-    where its boxes end, and whether more of it follows there: its last box does not state its size,
-    or states more than the file has.
+    The function takes the file, where the recording begins, and where the file ends.
     """
     if head[4:8] in MOVIE:
         return _movie
@@ -87,52 +104,53 @@ def box_walk(head: bytes) -> Walk | None:
     return _wavpack if head[:4] == WAVPACK else None
 
 
-def _movie(file: BinaryFile, start: int, end: int) -> tuple[int, bool]:
+def _movie(file: BinaryFile, start: int, end: int) -> End:
     """Boxes of mp4, m4a, 3gp and mov: a recording has one type at most, and one index."""
     seen, place, behind_index, sound_first = set[bytes](), start, start, False
     for _ in range(MOST_BOXES):
         if place + 8 > end:
-            return place, False
+            return End(place, False)
         file.seek(place)
         head = file.read(16)
         size, name = int.from_bytes(head[:4], "big"), head[4:8]
         if name == TYPE and not seen.isdisjoint((TYPE, INDEX, SOUND)):
-            return place, False
+            return End(place, False)
         if name == INDEX and INDEX in seen:  # of a mov that has no type
-            return (behind_index if sound_first else place), False
+            return End(behind_index if sound_first else place, False)
         if not name.isalnum() or 1 < size < 8:
-            return place, False
+            return End(place, False)
         if size == 1:
             size = int.from_bytes(head[8:], "big")
         if size < 8 or place + size > end:
-            return place, name in MOVIE
+            known = name in MOVIE
+            return End(place, known, max(0, place + size - end) if known else 0)
         place += size
         seen.add(name)
         if name == INDEX:
             behind_index, sound_first = place, SOUND in seen
-    return place, True
+    return End(place, True)
 
 
-def _matroska(file: BinaryFile, start: int, end: int) -> tuple[int, bool]:
+def _matroska(file: BinaryFile, start: int, end: int) -> End:
     """Elements of matroska and webm."""
     place = start
     for _ in range(MOST_BOXES):
         if place >= end:
-            return place, False
+            return End(place, False)
         file.seek(place)
         head = file.read(12)
         name, width = _variable(head, marked=True)
         size, more = _variable(head[width:])
         known = name in TOP or name in WITHIN or (place == start and head[:4] == EBML)
         if not known or not more:
-            return place, False
+            return End(place, False)
         behind = place + width + more + size
         if name in (SEGMENT, CLUSTER) and behind > end:  # live, or cut: what it holds is walked
             behind = place + width + more
         if behind > end:
-            return place, True
+            return End(place, True, behind - end)
         place = behind
-    return place, True
+    return End(place, True)
 
 
 def _variable(head: bytes, *, marked: bool = False) -> tuple[int, int]:
@@ -144,24 +162,24 @@ def _variable(head: bytes, *, marked: bool = False) -> tuple[int, int]:
     return (value if marked else value & ((1 << 7 * width) - 1)), width
 
 
-def _asf(file: BinaryFile, start: int, end: int) -> tuple[int, bool]:
+def _asf(file: BinaryFile, start: int, end: int) -> End:
     """Objects of wma and asf."""
     place = start
     for _ in range(MOST_BOXES):
         if place + 24 > end:
-            return place, False
+            return End(place, False)
         file.seek(place)
         head = file.read(24)
         size = int.from_bytes(head[16:], "little")
         if place != start and head[:16] not in ASF_PARTS:
-            return place, False
+            return End(place, False)
         if size < 24 or place + size > end:
-            return place, True
+            return End(place, True, max(0, place + size - end))
         place += size
-    return place, True
+    return End(place, True)
 
 
-def _avi(file: BinaryFile, start: int, end: int) -> tuple[int, bool]:
+def _avi(file: BinaryFile, start: int, end: int) -> End:
     """Chunks of an avi; those after the first continue it."""
     place = start
     while place + 12 <= end:
@@ -169,14 +187,15 @@ def _avi(file: BinaryFile, start: int, end: int) -> tuple[int, bool]:
         head = file.read(12)
         size = int.from_bytes(head[4:8], "little")
         if head[:4] != b"RIFF" or head[8:] != AVI[place != start]:
-            return place, False
+            return End(place, False)
         if size < 4 or place + 8 + size > end:
-            return place, True
+            known = 4 <= size < UNKNOWN  # an avi that is still being written states none
+            return End(place, True, place + 8 + size - end if known else 0)
         place += 8 + size + size % 2
-    return place, False
+    return End(place, False)
 
 
-def _wavpack(file: BinaryFile, start: int, end: int) -> tuple[int, bool]:
+def _wavpack(file: BinaryFile, start: int, end: int) -> End:
     """Blocks of a wv; each has the number of its first sample, and several may have the same."""
     place, started = start, False
     while place + 32 <= end:
@@ -186,9 +205,9 @@ def _wavpack(file: BinaryFile, start: int, end: int) -> tuple[int, bool]:
         samples = int.from_bytes(head[20:24], "little")
         first = samples > 0 and not any(head[16:20]) and bool(head[25] & 8)
         if head[:4] != WAVPACK or (first and started):
-            return place, False
+            return End(place, False)
         if place + size > end:
-            return place, True
+            return End(place, True, place + size - end)
         started = started or samples > 0
         place += size
-    return place, False
+    return End(place, False)

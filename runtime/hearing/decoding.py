@@ -47,7 +47,7 @@ FORMATS = (
 PLANAR = {"dblp": "f8", "fltp": "f4", "s16p": "i2", "s32p": "i4", "u8p": "u1"}
 """Numpy's names of FFmpeg's formats of samples with a plane for each channel."""
 CLOCK = re.compile(r"(\d{1,9}):(\d\d):(\d\d(?:\.\d{1,9})?)")
-STATES_LENGTH = {"asf", "avi", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "tta", "wav"}
+STATES_LENGTH = {"asf", "flac", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "tta", "wav"}
 
 
 @dataclass(slots=True)
@@ -144,8 +144,8 @@ def decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:
             part = Spliced(part, (0, part.seek(0, os.SEEK_END)), bytes(joints.lacks))
         for alone in one_by_one(part, name):
             yield from _decode(alone, name, found)
-    if joints.lacks and not _is_noted(found, name):
-        found.notes.append(_damaged(name, f"its last frame lacks {joints.lacks} bytes"))
+    if joints.cut and not _is_noted(found, name):
+        found.notes.append(_damaged(name, joints.cut))
 
 
 def _decode(file: BinaryFile, name: str, found: Decoded) -> Iterator[Block]:

@@ -12,6 +12,7 @@ from speechprune_ort.errors import AudioError
 from speechprune_ort.runtime.hearing import adts, boxed, mpeg, ogg, transport
 from speechprune_ort.runtime.hearing.binary_file import BinaryFile, Part
 from speechprune_ort.runtime.hearing.containers import CHUNKED, TAGS, W64, Chunked
+from speechprune_ort.text import counted
 
 __all__ = ["BEGINS", "Joints", "find_joints"]
 
@@ -48,12 +49,14 @@ class Joints:
         wrong: what is wrong with the file.
         ends: by its start, the end of a recording that ends before the next one begins.
         lacks: bytes that the last frame of the file lacks, where that is an mp3's or an mp2's.
+        cut: what shows that the file is cut, for where its decoder has nothing to say of it.
     """
 
     starts: list[int] = field(default_factory=list)
     wrong: tuple[str, ...] = ()
     ends: dict[int, int] = field(default_factory=dict)
     lacks: int = 0
+    cut: str = ""
 
     def parts(self, end: int) -> Iterator[tuple[int, int]]:
         """Yield start and end of each recording of a file that is ``end`` bytes long."""
@@ -100,6 +103,7 @@ def _joined(first: Joints, following: Joints | None) -> Joints:
         (*first.wrong, *following.wrong),
         first.ends | following.ends,
         following.lacks,
+        first.cut or following.cut,
     )
 
 
@@ -138,6 +142,7 @@ def _from(file: BinaryFile, place: int, frames: int = mpeg.MORE_FRAMES) -> Joint
         found.wrong,
         {place + start: place + stop for start, stop in found.ends.items()},
         found.lacks,
+        found.cut,
     )
 
 
@@ -147,10 +152,11 @@ def _mp3(file: BinaryFile) -> Joints:
     run = mpeg.run(file, 0)
     if run is None:
         if cut := mpeg.cut_mp2(file):
-            return Joints([0], ends={0: cut[0]}, lacks=cut[1])
+            return Joints([0], ends={0: cut[0]}, lacks=cut[1], cut=_lacks("frame", cut[1]))
         begin = mpeg.behind_tags(file, 0)
         place = adts.run_end(file, begin, mpeg.MORE_FRAMES)
-        return _then(file, Joints([0]), place or begin, open_ended=place is None)
+        found = Joints([0], cut=_lacks("frame", max(0, (place or 0) - end)))
+        return _then(file, found, place or begin, open_ended=place is None)
     found, wrong, last, place = Joints([0]), list[str](), 0, 0
     while run is not None:
         found.starts.extend(run.starts[1:])
@@ -177,9 +183,10 @@ def _mp3(file: BinaryFile) -> Joints:
         file.seek(last)
         if not mpeg.is_told(file.read()):
             found.ends[found.starts[-1]] = last  # a decoder may make up the rest of it
+    cut = _lacks("frame", lacks)
     if len(found.starts) == 1 and not found.ends:
-        return Joints(lacks=lacks)
-    return Joints(found.starts, tuple(wrong), found.ends, lacks)
+        return Joints(lacks=lacks, cut=cut)
+    return Joints(found.starts, tuple(wrong), found.ends, lacks, cut)
 
 
 def _boxed(file: BinaryFile, start: int) -> Joints:
@@ -191,10 +198,12 @@ def _boxed(file: BinaryFile, start: int) -> Joints:
         walk = boxed.box_walk(head)
         if walk is None:
             raise AssertionError(head)
-        place, open_ended = walk(file, start, end)
+        place, open_ended, lacks = walk(file, start, end)
         file.seek(min(place, end))
         if open_ended or place == start or boxed.box_walk(file.read(16)) is not walk:
-            return _then(file, Joints(found), place, open_ended=open_ended)
+            return _then(
+                file, Joints(found, cut=_lacks("part", lacks)), place, open_ended=open_ended
+            )
         found.append(place)
         start = place
 
@@ -202,7 +211,9 @@ def _boxed(file: BinaryFile, start: int) -> Joints:
 def _transport(file: BinaryFile) -> Joints:
     """Packets of one size follow each other, and what begins behind them is another recording."""
     starts, place = transport.transport_starts(file)
-    return _joined(Joints(starts), _from(file, place))
+    following = _from(file, place)
+    lacks = 0 if following else transport.lacking(file, place)
+    return _joined(Joints(starts, cut=_lacks("packet", lacks)), following)
 
 
 def _then(file: BinaryFile, found: Joints, place: int, *, open_ended: bool) -> Joints:
@@ -228,6 +239,10 @@ def _then(file: BinaryFile, found: Joints, place: int, *, open_ended: bool) -> J
     if not open_ended:  # tags that its decoder does not know may follow
         found.ends[found.starts[-1]] = place
     return _joined(found, following)
+
+
+def _lacks(what: str, count: int) -> str:
+    return f"its last {what} lacks {counted(count, 'byte')}" if count else ""
 
 
 def _stands_alone(file: BinaryFile, place: int) -> bool:

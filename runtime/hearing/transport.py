@@ -12,7 +12,7 @@ import numpy as np
 
 from speechprune_ort.runtime.hearing.binary_file import BinaryFile
 
-__all__ = ["SURE_BYTES", "begins_transport", "transport_starts"]
+__all__ = ["SURE_BYTES", "begins_transport", "lacking", "transport_starts"]
 
 PACKET = 188  # bytes
 SYNC = 0x47
@@ -67,6 +67,13 @@ def transport_starts(file: BinaryFile) -> tuple[list[int], int]:
                 break
             place = again
     return starts, place
+
+
+def lacking(file: BinaryFile, place: int) -> int:
+    """Bytes that the last packet of a file lacks, from where its whole packets end; 0 if none."""
+    file.seek(place)
+    rest = file.read(PACKET)
+    return PACKET - len(rest) if rest[:1] == bytes([SYNC]) else 0
 
 
 def _again(file: BinaryFile, place: int) -> int | None:

@@ -39,7 +39,7 @@ from speechprune_ort.cli.options import (
     Worded,
     provider_options,
 )
-from speechprune_ort.cli.quiet import tell_note
+from speechprune_ort.cli.quiet import tell_note, tell_warning
 from speechprune_ort.errors import AudioError, OptionError
 from speechprune_ort.numbers import LONGEST, check_number
 from speechprune_ort.options import (
@@ -49,7 +49,7 @@ from speechprune_ort.options import (
 )
 from speechprune_ort.outputs import check_out
 from speechprune_ort.results import Answer
-from speechprune_ort.text import check_question
+from speechprune_ort.text import check_question, printable_lines
 
 if TYPE_CHECKING:
     from speechprune_ort.batch import BatchTask
@@ -235,7 +235,7 @@ def ask(
         from speechprune_ort.cli.ask_live import ask_live
 
         def answer(recording: Recording, question: str) -> None:
-            sys.stderr.write(f"\n{recording.seconds:.1f} s  {question}\n")
+            sys.stderr.write(f"\n{recording.seconds:.1f} s  {printable_lines(question)}\n")
             asked = recording.worded(**worded)
             stream = asked.stream(question, pruning=pruning, generation=generation)
             finished = asked.with_evidence if evidence else _same
@@ -263,7 +263,8 @@ def ask(
             for source in sources
         ]
         recording = (first.beside(*others) if others else first).worded(**worded)
-        _print_notes(recording.notes)
+        for note in recording.notes:
+            tell_warning(note)
         streams = (
             [AnswerStream(recording.pieces(questions[0], pruning, generation, recording.timings))]
             if len(questions) == samples == 1
@@ -282,7 +283,7 @@ def ask(
             for place, stream in enumerate(streams):
                 number, seed_behind = divmod(place, samples)
                 if len(questions) > 1 and not seed_behind:
-                    sys.stderr.write(f"\n{questions[number]}\n")
+                    sys.stderr.write(f"\n{printable_lines(questions[number])}\n")
                 if samples > 1:
                     sys.stderr.write(f"\nseed {generation.seed + seed_behind}\n")
                 answers.append(_print_answer(stream, finished))

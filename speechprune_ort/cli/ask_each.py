@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from speechprune_ort.progress import Bar
-from speechprune_ort.text import printable
+from speechprune_ort.text import printable, printable_lines
 
 if TYPE_CHECKING:
     from speechprune_ort.batch import BatchTask, Question
@@ -84,7 +84,7 @@ def _remarks(found: Sequence[tuple[Question, dict[str, Any]]]) -> list[str]:
             # Most errors begin with the name of the recording.
             named = line["error"].startswith(f"{question.audio} ")
             sentences.append(f"error: {'' if named else f'{question.audio}: '}{line['error']}")
-        sentences += [f"note: {question.audio}: {note}" for note in line.get("notes", ())]
+        sentences += [f"warning: {question.audio}: {note}" for note in line.get("notes", ())]
     return list(dict.fromkeys(sentences))
 
 
@@ -100,10 +100,5 @@ def _table(found: Sequence[tuple[Question, dict[str, Any]]]) -> Table:
         answer = line.get("text", "(no answer, see above)")
         kept = f"{line['kept']} of {line['tokens']}" if "text" in line else ""
         audio = printable(str(question.audio)) if first else ""
-        table.add_row(audio, _lines(question.text), _lines(answer), kept)
+        table.add_row(audio, printable_lines(question.text), printable_lines(answer), kept)
     return table
-
-
-def _lines(text: str) -> str:
-    """A text with its lines, each as a terminal may have it."""
-    return "\n".join(map(printable, text.split("\n")))

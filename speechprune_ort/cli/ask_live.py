@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprune_ort.cli.quiet import tell_note
+from speechprune_ort.cli.quiet import tell_note, tell_warning
 from speechprune_ort.errors import AudioError, OptionError
 from speechprune_ort.live import LiveRecording
 from speechprune_ort.recording import Recording
@@ -58,7 +58,7 @@ def ask_live(
             running.discard(found)
             if found == "sound":
                 for note in notes:
-                    tell_note(note)
+                    tell_warning(note)
                 for question in questions:
                     answer(live.finish(), question)
                 live.finish()

@@ -1,4 +1,4 @@
-"""``--quiet``: answers on stdout, errors on stderr, and nothing else."""
+"""``--quiet``: answers on stdout, errors and warnings on stderr, and nothing else."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ import typer
 from speechprune_ort.cli.help import SHOWING
 from speechprune_ort.text import printable
 
-__all__ = ["print_path", "quietable", "tell_error", "tell_note"]
+__all__ = ["print_path", "quietable", "tell_error", "tell_note", "tell_warning"]
 
-ERRORS = ("error: ", "Error: ")  # ours, and those of arguments that cannot be read
+# What ``--quiet`` passes on: our errors, those of arguments that cannot be read, and our warnings.
+PASSED = ("error: ", "Error: ", "warning: ")
 
 
 def tell_error(sentence: str) -> None:
     """Say on stderr what failed or was lost, on one line, and also with ``--quiet``."""
-    sys.stderr.write(f"{ERRORS[0]}{printable(sentence)}\n")
+    sys.stderr.write(f"error: {printable(sentence)}\n")
+
+
+def tell_warning(sentence: str) -> None:
+    """Say on stderr what is wrong with a recording, on one line, and also with ``--quiet``."""
+    sys.stderr.write(f"warning: {printable(sentence)}\n")
 
 
 def tell_note(sentence: str) -> None:
@@ -38,7 +44,7 @@ def print_path(path: Path) -> None:
 
 
 class _ErrorsAlone(io.TextIOBase):
-    """A standard error that passes on only lines with errors, and is not a terminal."""
+    """A standard error that passes on errors and warnings alone, and is not a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._line = stream, ""
@@ -49,7 +55,7 @@ class _ErrorsAlone(io.TextIOBase):
     def write(self, text: str) -> int:
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
-            if line.startswith(ERRORS):
+            if line.startswith(PASSED):
                 self._stream.write(f"{line}\n")
         return len(text)
 
@@ -74,7 +80,8 @@ def quietable(handler: Callable[..., object]) -> Callable[..., object]:
         "--quiet",
         callback=_hush,
         is_eager=True,  # so that notes on other options are not shown either
-        help="Print only answers and errors: no progress, notes or times.",
+        help="Print only answers, errors and warnings about recordings: no progress, notes or "
+        "times.",
         rich_help_panel=SHOWING,
     )
     quiet = inspect.Parameter(

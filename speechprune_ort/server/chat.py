@@ -24,7 +24,7 @@ from speechprune_ort.options import GenerationOptions, PruningOptions
 from speechprune_ort.results import Answer
 from speechprune_ort.server.options import ServeOptions
 from speechprune_ort.server.request_error import RequestError
-from speechprune_ort.text import check_text, shown
+from speechprune_ort.text import check_text, counted, shown
 from speechprune_ort.wording import Wording
 
 __all__ = ["Asked", "Reply", "read_chat"]
@@ -301,7 +301,9 @@ def _generation(request: ChatRequest, most: int) -> GenerationOptions:
     tokens = asked[0] if asked else min(default.max_new_tokens, most)
     if tokens > most:
         raise RequestError(
-            400, f"This server gives at most {most} tokens, not {shown(tokens)}: ask for fewer."
+            400,
+            f"The limit of this server is {counted(most, 'token')} an answer, not "
+            f"{shown(tokens)}: ask for fewer.",
         )
     whole(name, tokens, 1)
     stop = [request.stop] if isinstance(request.stop, str) else request.stop or []

@@ -10,6 +10,7 @@ from typing import Any
 
 from speechprune_ort.recording import Recording
 from speechprune_ort.server.request_error import RequestError
+from speechprune_ort.text import counted
 
 __all__ = ["Shelf", "Upload"]
 
@@ -129,8 +130,8 @@ class Shelf:
         if len(self._uploads) >= self._most:
             raise RequestError(
                 409,
-                f"{self._most} recordings are kept, which is the limit: delete one (DELETE "
-                "/v1/files/ID).",
+                f"The limit is {counted(self._most, 'recording')}, and as many are kept: delete "
+                "one (DELETE /v1/files/ID).",
                 "recordings_full",
             )
 

@@ -177,6 +177,22 @@ def test_behind_one_that_is_cut_the_next_is_heard_or_it_is_said(kind: str, share
     assert notes or kind in ("aac", "avi")  # which state no length that could be missed
 
 
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_one_that_is_cut_is_used_and_it_is_said(kind: str, share: float) -> None:
+    whole = made(kind, sound=speech_like(12.0, seed=0))
+    cut = whole[: int(share * len(whole)) | 1]
+    all_of_it, notes = heard(whole)
+    assert notes == []
+    if kind in ("m4a", "mov", "3gp"):  # their index lies behind their sound
+        with pytest.raises(AudioError, match="cannot be decoded"):
+            heard(cut)
+        return
+    samples, notes = heard(cut)
+    assert 0 < len(samples) < len(all_of_it)
+    assert notes
+
+
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
 def test_the_header_of_a_codec_within_a_cut_matroska_is_no_recording(share: float) -> None:
     content = made("mka")
@@ -213,9 +229,10 @@ def test_boxes_end_where_their_file_does(kind: str) -> None:
     if walk is None:
         assert kind in ("aac", "flv", "tta", "ts")
         return
-    end, open_ended = walk(io.BytesIO(content), 0, len(content))
-    assert content[end:][:8] in (b"", b"APETAGEX")
-    assert not open_ended
+    end = walk(io.BytesIO(content), 0, len(content))
+    assert content[end.place :][:8] in (b"", b"APETAGEX")
+    assert not end.open_ended
+    assert not end.lacks
 
 
 @pytest.mark.parametrize(

@@ -598,7 +598,7 @@ def test_a_cut_mp2_says_so(rate: int, tmp_path: Path, monkeypatch: pytest.Monkey
         path.write_bytes(content[:-lacks])
         part, stream = heard(path)
         assert len(stream.notes) == 1
-        assert f"its last frame lacks {lacks} bytes" in stream.notes[0]
+        assert f"its last frame lacks {lacks} byte" in stream.notes[0]
         assert np.abs(part[:-2000] - whole[: len(part) - 2000]).max() < 1e-6
         assert abs(len(whole) - len(part) - 1152 / rate * 16_000) < 2
 

@@ -86,8 +86,9 @@ def test_notes_and_decoder_are_told(bundle: Path, flac: Path) -> None:
     assert content["decoder"] == "libsndfile"
     (note,) = content["notes"]
     assert "states 11.0 s and holds 4.9 s" in note
-    assert f"note: {note}\n" in result.stderr
-    assert f"note: {note}\n" in ask(bundle, TROUBLE / "cut.mp3").stderr
+    assert f"warning: {note}\n" in result.stderr
+    assert f"warning: {note}\n" in ask(bundle, TROUBLE / "cut.mp3").stderr
+    assert ask(bundle, TROUBLE / "cut.mp3", "--quiet").stderr == f"warning: {note}\n"
     fine = json.loads(ask(bundle, flac, "--json").stdout)
     assert fine["notes"] == []
 
@@ -101,7 +102,7 @@ def test_silence_is_no_answer_unless_asked_for(bundle: Path, tmp_path: Path) -> 
     assert "--allow-silence" in result.stderr
     allowed = ask(bundle, path, "--allow-silence")
     assert allowed.returncode == 0
-    assert "note: " in allowed.stderr
+    assert "warning: " in allowed.stderr
     assert "any answer about it is made up" in allowed.stderr
 
 

@@ -233,7 +233,7 @@ def test_a_recording_is_heard_once_for_many_questions(
         assert found.choices[0].message.content == model.ask(sound, text, max_new_tokens=5).text
     assert metric(running, "speechprune_audio_seconds_total") == heard, "nothing is heard again"
     other = client.files.create(file=("b.wav", sound), purpose="user_data")
-    with pytest.raises(APIStatusError, match="2 recordings are kept") as raised:
+    with pytest.raises(APIStatusError, match="The limit is 2 recordings") as raised:
         client.files.create(file=("c.wav", sound), purpose="user_data")
     assert raised.value.status_code == 409
     assert client.files.retrieve(file.id).id == file.id
@@ -328,7 +328,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"extra_body": {"speechprune": {"language": " "}}}, "speechprune.language is empty"),
     ({"messages": "Who?"}, "Expected `array`, got `str` - at `\\$.messages`"),
     ({"max_tokens": 0}, " max_tokens must be a whole number of at least 1, not 0"),
-    ({"max_tokens": 10**30}, "at most 512 tokens, not a huge int"),
+    ({"max_tokens": 10**30}, "512 tokens an answer, not a huge int"),
     ({"seed": 10**19}, "seed must be at most 9223372036854775807"),
     (
         {"extra_body": {"repetition_penalty": 1e308}},
@@ -337,7 +337,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"stop": ""}, "stop has an empty text: leave it out"),
     ({"stop": ["a", ""]}, "stop has an empty text: leave it out"),
     ({"stop": ["a"] * 17}, "stop has 17 texts: give at most 16"),
-    ({"max_tokens": 513}, "at most 512 tokens, not 513"),
+    ({"max_tokens": 513}, "512 tokens an answer, not 513"),
     ({"max_tokens": 3, "max_completion_tokens": 4}, "differ"),
     ({"temperature": -1}, "temperature"),
     ({"n": 9}, "gives 1 to 8 answers to a question, not 9"),
