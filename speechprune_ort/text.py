@@ -6,7 +6,7 @@ import json
 import os
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -31,6 +31,7 @@ __all__ = [
     "read_json",
     "read_jsonl",
     "read_objects",
+    "short_names",
     "shown",
 ]
 
@@ -275,6 +276,16 @@ def expand_home(path: Path, what: str, error: type[SpeechPruneError]) -> Path:
             f"{what} begins with {shown(path.parts[0])}, and there is no home folder of that "
             "name: write the folder out, or put ./ before it."
         ) from None
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The names of files, with the folders of those that are alike.
+
+    >>> short_names([Path("may/a.wav"), Path("june/a.wav"), Path("may/b.wav")])
+    ['may/a.wav', 'june/a.wav', 'b.wav']
+    """
+    names = Counter(path.name for path in paths)
+    return [path.name if names[path.name] == 1 else str(path) for path in paths]
 
 
 @dataclass(frozen=True, slots=True)

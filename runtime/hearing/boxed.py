@@ -52,7 +52,6 @@ NEEDLES = (TYPE, EBML, ASF, WAVPACK, b"TTA1", b"FLV\x01", b"Creative Voice File\
 MOST_BOXES = 1 << 21  # of one recording: a live webm of ten hours has as many
 
 
-
 class End(NamedTuple):
     """Where the boxes of a recording end.
 

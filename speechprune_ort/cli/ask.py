@@ -49,7 +49,7 @@ from speechprune_ort.options import (
 )
 from speechprune_ort.outputs import check_out
 from speechprune_ort.results import Answer
-from speechprune_ort.text import check_question, printable_lines
+from speechprune_ort.text import check_question, printable_lines, short_names
 
 if TYPE_CHECKING:
     from speechprune_ort.batch import BatchTask
@@ -294,7 +294,7 @@ def ask(
                 answers,
                 sources,
                 transcripts=transcripts,
-                names=_names(recordings),
+                names=short_names(recordings),
                 audio_options=audio_options,
             )
             _write(shown, explain)
@@ -318,16 +318,6 @@ def _streams(
             )
     begin_all(streams)
     return streams
-
-
-def _names(recordings: Sequence[Path]) -> list[str]:
-    """The names of files, with their folders where two are alike.
-
-    >>> _names([Path("may/a.wav"), Path("may/b.wav")])
-    ['a.wav', 'b.wav']
-    """
-    names = [path.name for path in recordings]
-    return names if len(set(names)) == len(names) else [str(path) for path in recordings]
 
 
 def _write(shown: Sequence[Explanation], path: Path) -> None:

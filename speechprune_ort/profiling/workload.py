@@ -15,6 +15,7 @@ from speechprune_ort.errors import OptionError
 from speechprune_ort.options import DEFAULT_METHOD, PruningOptions
 from speechprune_ort.runtime.hearing.audio import SAMPLING_RATE, stream_audio
 from speechprune_ort.sample import SPEECH
+from speechprune_ort.text import short_names
 
 __all__ = ["QUESTION", "Setting", "Sound", "parse_rates", "sounds_of"]
 
@@ -93,9 +94,7 @@ def sounds_of(audio: Sequence[Path], durations: str | None) -> list[Sound]:
     if bool(audio) == (durations is not None):
         raise OptionError("profile takes --audio or --durations: give one of them.")
     if durations is None:
-        names = [path.name for path in audio]
-        # Files of one name in two folders are told apart by their paths.
-        named = {n if names.count(n) == 1 else str(p): p for n, p in zip(names, audio, strict=True)}
+        named = dict(zip(short_names(audio), audio, strict=True))
         if len(named) < len(audio):
             raise OptionError("--audio names a recording twice: give it once.")
         return [Sound(name, None, path) for name, path in named.items()]
