@@ -84,7 +84,7 @@ COSTS: Mapping[str, Cost] = {
 """Every step that an export of a whole decoder reports, in order.
 
 For the 8.4 billion weights of Qwen2-Audio-7B's dimensions it is 9 minutes, and an export took 9.6
-(docs/results/accuracy.md).
+(docs/results/full-size.md).
 """
 
 

@@ -1,7 +1,7 @@
 """What an export would write and need, from a checkpoint's config alone: no weight is read.
 
 Sizes are counted from the checkpoint's own class, built without memory. How much memory an export
-takes is estimated from some that were measured (``docs/results/accuracy.md``, at full size), and
+takes is estimated from some that were measured (``docs/results/full-size.md``), and
 its time as ``course`` does.
 """
 

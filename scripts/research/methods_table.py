@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """One table of every method: kinds of speech and lengths side by side, a part for each budget.
 
-    python -m research.methods_table RESULTS... [--out FILE] [--keep FOLDER]
+    python -m research.methods_table RESULTS... [--out FILE] [--keep FOLDER] [--pictures FOLDER]
 
 A RESULTS folder holds a folder for each cell, named by its kind of speech and length
 (``people-5``), with the ``results.json`` of ``speechprune-ort eval``, or what ``--keep`` left of
@@ -10,7 +10,9 @@ and one of transcripts at as many tokens, are rows of one table. Rows go by the 
 that all of them have. An accuracy whose interval rests on fewer than ten groups says so.
 
 To add what OUT has to docs/results, give docs/results/cells, OUT/results and OUT/texts as RESULTS,
-the first one as ``--keep``, and docs/results/methods_tables.md as ``--out``.
+the first one as ``--keep``, and docs/results/methods_tables.md as ``--out``. With ``--pictures``,
+which needs ``pip install -e '.[eval]'``, each cell is drawn over the tokens that are kept, too:
+``people-5.png``, and the same as SVG and PDF.
 """
 
 from __future__ import annotations
@@ -27,10 +29,14 @@ from research.reproduce import Results
 from rich.console import Console
 from user_errors import one_sentence
 
+from speechprune_ort.choices import EVERY_TOKEN
 from speechprune_ort.errors import DataError
+from speechprune_ort.evaluation.plots import draw_accuracy
+from speechprune_ort.evaluation.summary import Line, Subset
 from speechprune_ort.files import write_json, write_whole
 from speechprune_ort.markdown import markdown_table
-from speechprune_ort.statistics import FEW
+from speechprune_ort.methods import METHODS
+from speechprune_ort.statistics import FEW, Estimate
 from speechprune_ort.text import read_json
 
 KINDS = ("synthetic", "noisy", "people")
@@ -268,15 +274,43 @@ def page(cells: Sequence[Cell]) -> str:
     return "\n".join(lines)
 
 
+def draw(cell: Cell, folder: Path) -> None:
+    """A cell's methods over the audio tokens that they keep; transcripts keep none.
+
+    Raises:
+        DataError: the picture cannot be written.
+    """
+    lines = {
+        name: Line(name, Estimate(**line["accuracy"]), line["kept"])
+        for name, line in cell.lines.items()
+        if name == EVERY_TOKEN or name.partition("@")[0] in METHODS
+    }
+    curves: dict[str, list[str]] = defaultdict(list)
+    for name in lines.keys() - WHOLE.keys():
+        curves[name.partition("@")[0]].append(name)
+    controls = [Line(n, Estimate(**c["accuracy"])) for n, c in cell.controls.items()]
+    groups = next(iter(lines.values())).accuracy.clusters
+    ordered = {method: curves[method] for method in METHODS if method in curves}
+    subset = Subset(cell.name, "", groups, tuple(lines.values()), tuple(controls), 0)
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_accuracy(folder / f"{cell.name}.png", ordered, subset)
+
+
 def main(
     results: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Folders of cells.")],
     out: Annotated[Path | None, typer.Option(help="File to write, beside printing it.")] = None,
     keep: Annotated[Path | None, typer.Option(help="Folder to keep the cells in.")] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Folder for a picture of each cell.")
+    ] = None,
 ) -> None:
     """Print the tables of docs/results/methods.md."""
     with one_sentence(console, OSError):
         cells = cells_of(results)
         made = page(cells)
+        if pictures:
+            for cell in cells:
+                draw(cell, pictures)
         if keep:
             for cell in cells:
                 cell.keep(keep)

@@ -22,7 +22,7 @@ from speechprune_ort.runtime.choosing.methods.speechprune import PHASES
 from speechprune_ort.statistics import proportion
 from speechprune_ort.text import for_picture
 
-__all__ = ["PICTURES", "draw_plots", "draw_tokens", "require_plots"]
+__all__ = ["PICTURES", "draw_accuracy", "draw_plots", "draw_tokens", "require_plots"]
 
 KEPT, TIME = "accuracy_over_kept_tokens.png", "accuracy_over_time.png"
 PLACE = "accuracy_over_key_position.png"
@@ -81,16 +81,16 @@ def draw_plots(
     """
     perturbation = next(iter(summary.subsets))
     subset = summary.subsets[perturbation][0]
-    methods: dict[str, list[Setting]] = {}
+    methods: dict[str, list[str]] = {}
     for setting in settings:
         if setting.name != ORIGINAL.name or BEGINNING not in methods:
-            methods.setdefault(setting.options.method, []).append(setting)
-    paths = [_draw_accuracy(out / KEPT, methods, subset)]
+            methods.setdefault(setting.options.method, []).append(setting.name)
+    paths = [draw_accuracy(out / KEPT, methods, subset)]
     if costs:
         paths.append(_draw_times(out / TIME, methods, subset, costs))
     phases = {method: methods[method] for method in PHASES if method in methods}
     if len(phases) > 1:
-        paths.append(_draw_accuracy(out / ABLATION, phases, subset))
+        paths.append(draw_accuracy(out / ABLATION, phases, subset))
     found = [item[perturbation] for item in rows if perturbation in item]
     usable = [row for row in found if "error" not in row]
     if sum("key" in row for row in usable) >= FIFTHS:
@@ -100,7 +100,7 @@ def draw_plots(
 
 def _curves(
     picture: Picture,
-    methods: Mapping[str, Sequence[Setting]],
+    methods: Mapping[str, Sequence[str]],
     subset: Subset,
     place: Callable[[Line], float],
 ) -> list[float]:
@@ -109,7 +109,7 @@ def _curves(
     curves = [method for method in methods if method != EVERY_TOKEN]
     places: list[float] = []
     for method in curves:
-        found = sorted((lines[s.name] for s in methods[method]), key=place)
+        found = sorted((lines[name] for name in methods[method]), key=place)
         x = [place(line) for line in found]
         picture.curve(method, x, [line.accuracy for line in found], len(curves))
         places += x
@@ -122,7 +122,20 @@ def _curves(
     return places
 
 
-def _draw_accuracy(path: Path, methods: Mapping[str, Sequence[Setting]], subset: Subset) -> Path:
+def draw_accuracy(path: Path, methods: Mapping[str, Sequence[str]], subset: Subset) -> Path:
+    """Accuracy over the audio tokens that are kept.
+
+    Args:
+        path: PNG file to write; SVG and PDF lie beside it.
+        methods: for each curve the names of its settings.
+        subset: what was found.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        DataError: it cannot be written.
+    """
     n = subset.settings[0].accuracy.n
     label = "audio tokens kept (mean, logarithmic)"
     picture = Picture(label, n, subset.groups, logarithmic=True)
@@ -141,7 +154,7 @@ def _apart(places: Sequence[float]) -> list[float]:
 
 def _draw_times(
     path: Path,
-    methods: Mapping[str, Sequence[Setting]],
+    methods: Mapping[str, Sequence[str]],
     subset: Subset,
     costs: Mapping[str, Cost],
 ) -> Path:

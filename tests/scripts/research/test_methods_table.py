@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from paths import ROOT
-from research.methods_table import cells_of, page
+from research.methods_table import cells_of, draw, page
 
 from speechprune_ort import DataError
 from speechprune_ort.methods import METHODS
@@ -70,6 +70,17 @@ def test_cells_stand_side_by_side_and_the_best_mean_first(tmp_path: Path) -> Non
         cell.keep(tmp_path / "kept")
     assert page(cells_of([tmp_path / "kept"])) == text
     assert (tmp_path / "kept" / "people-5.json").is_file()
+
+
+def test_a_cell_is_drawn_with_every_method_and_without_transcripts(tmp_path: Path) -> None:
+    [cell] = [c for c in cells_of([ROOT / "docs/results/cells"]) if c.name == "synthetic-own"]
+    draw(cell, tmp_path / "pictures")
+    drawn = (tmp_path / "pictures" / "synthetic-own.svg").read_text(encoding="utf-8")
+    methods = {name.partition("@")[0] for name in cell.lines} - {"none"}
+    assert {name for name in methods if f"{name}</text>" in drawn or f"<!-- {name} -->" in drawn} \
+        == methods - {"sentences", "transcript"}  # fmt: skip
+    assert "every token (1899 tokens)" in drawn
+    assert (tmp_path / "pictures" / "synthetic-own.png").stat().st_size > 10_000
 
 
 def test_no_cell_is_one_sentence(tmp_path: Path) -> None:
