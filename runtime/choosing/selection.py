@@ -35,6 +35,7 @@ def select(
     encoder_attention: NDArray[np.float32] | None = None,
     decoder_attention: NDArray[np.float32] | None = None,
     measure: Measure = untimed,
+    second_tokens: float = 0.0,
 ) -> Selection:
     """Choose which audio tokens reach the language model.
 
@@ -42,12 +43,13 @@ def select(
         options: method, rate, budget and the rest.
         scorer: scores the recording's tokens for the question; used only by methods that need it.
         window_tokens: tokens of one window, the default budget.
-        frame_tokens: tokens of a one-second frame.
+        frame_tokens: tokens of a frame of phase 1.
         encoder_attention: (tokens,) attention received in the audio encoder's last layer, where
             it was recorded.
         decoder_attention: (tokens,) attention received behind the decoder's first layers, where
             they have read them.
         measure: times those of ``PHASES`` that the method has.
+        second_tokens: tokens of a second; 0 where a frame is one.
 
     Returns:
         Exactly ``options.kept_tokens(tokens, window_tokens)`` tokens, in time order.
@@ -87,6 +89,7 @@ def select(
         encoder_attention=encoder_attention,
         decoder_attention=decoder_attention,
         measure=_of_phases(measure),
+        second_tokens=second_tokens,
     )
     with _author_named(method, method.select):
         selection = method.select(request)

@@ -77,7 +77,7 @@ def by_stretches(
 ) -> Selection:
     """The best of each stretch."""
     frame, tokens = request.frame_tokens, request.tokens
-    length = STRETCH_SECONDS * frame
+    length = request.tokens_in(STRETCH_SECONDS)
     starts = np.arange(0, tokens, length)
     room = np.diff(np.append(starts, tokens))
     moved = np.add.reduceat(changes(request.embeds), starts) if dense else room.astype(np.float64)
@@ -96,7 +96,7 @@ def register(dense: bool, name: str, words: str) -> None:
 
     @method(f"coverage-{name}", summary=f"coverage, the budget shared out {words}")
     def by_coverage(request: Request[MethodOptions]) -> Selection:
-        width = PASSAGE_SECONDS * request.frame_tokens
+        width = request.tokens_in(PASSAGE_SECONDS)
         scores = coverage_scores(request.scorer.cosines(), width)
         return by_stretches(request, Scores(SPOKEN, scores), TEMPERATURE, dense)
 

@@ -73,7 +73,8 @@ class AudioSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         n_fft: samples under one log-mel frame.
         hop_length: samples from one log-mel frame to the next.
         window_seconds: length of the piece that the encoder takes at once, in seconds.
-        frame_tokens: audio tokens of one second, f in arXiv:2412.12009, section III.
+        frame_tokens: audio tokens of a frame of phase 1, f in arXiv:2412.12009, section III: of a
+            second, or of the shortest time near it that whole tokens fill.
         length_steps: how ``frames`` log-mel frames become tokens: for each (a, b, c) in
             turn, n = (n + a) // b + c.
         span_tokens: tokens that share one stretch of time: 1 where a token is a stretch of its own,

@@ -185,13 +185,15 @@ class Request(Generic[Own]):
         scorer: scores tokens, wherever the embeddings lie.
         n_keep: tokens to keep, at least 1 and at most ``tokens``.
         budget: tokens that phase 1 leaves to phase 2, at least ``n_keep``.
-        frame_tokens: tokens of a one-second frame.
+        frame_tokens: tokens of a frame of phase 1: of a second, as in the paper, or of the shortest
+            time near it that whole tokens fill.
         encoder_attention: (tokens,) float32, the attention that each token receives in the audio
             encoder's last layer, 1 on average; only for methods that are registered as needing it.
         decoder_attention: (tokens,) float32, the attention that each token receives from the
             prompt's last position behind the decoder's first layers, which have read all of them;
             likewise.
         measure: times a block as one of ``PHASES``.
+        second_tokens: tokens of a second; 0 where a frame is one.
     """
 
     own: Own
@@ -203,6 +205,11 @@ class Request(Generic[Own]):
     encoder_attention: NDArray[np.float32] | None = None
     decoder_attention: NDArray[np.float32] | None = None
     measure: Measure = untimed
+    second_tokens: float = 0.0
+
+    def tokens_in(self, seconds: float) -> int:
+        """Audio tokens of so many seconds, at least 1."""
+        return max(1, round(seconds * (self.second_tokens or self.frame_tokens)))
 
     @property
     def tokens(self) -> int:

@@ -114,6 +114,6 @@ def coverage(request: Request[MethodOptions]) -> Selection:
     """The best seconds by ``coverage_scores``."""
     frame = request.frame_tokens
     with request.measure("phase_1"):
-        scores = coverage_scores(request.scorer.cosines(), PASSAGE_SECONDS * frame)
+        scores = coverage_scores(request.scorer.cosines(), request.tokens_in(PASSAGE_SECONDS))
         kept = keep_by_similarity(scores, request.n_keep, frame, TEMPERATURE)
     return Selection(kept, (Scores(SPOKEN, scores),))

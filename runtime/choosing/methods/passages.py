@@ -52,7 +52,7 @@ def passages(request: Request[Passages]) -> Selection:
     """Coverage chooses where to look, commonness what to leave out."""
     frame = request.frame_tokens
     with request.measure("phase_1"):
-        scores = coverage_scores(request.scorer.cosines(), PASSAGE_SECONDS * frame)
+        scores = coverage_scores(request.scorer.cosines(), request.tokens_in(PASSAGE_SECONDS))
         count = request.n_keep
         wanted = request.own.candidate_tokens(count, request.tokens, CANDIDATES * count)
         inside = keep_by_similarity(scores, wanted, frame, TEMPERATURE)

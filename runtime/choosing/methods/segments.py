@@ -72,6 +72,6 @@ def segment_attention(request: Request[MethodOptions]) -> Selection:
     if scores is None:
         raise OptionError("segment-attention needs request.encoder_attention.")
     with request.measure("phase_1"):
-        length = SEGMENT_SECONDS * request.frame_tokens
+        length = request.tokens_in(SEGMENT_SECONDS)
         kept = keep_by_segments(scores, request.n_keep, -(-request.tokens // length))
     return Selection(kept, (Scores(ATTENDED, scores),))

@@ -16,7 +16,7 @@ from command import run
 from numpy.typing import NDArray
 from tiny import TINY
 
-from speechprune_ort import installation
+from speechprune_ort import __version__, installation
 from speechprune_ort.cli.doctor import doctor
 from speechprune_ort.contract.manifest import MANIFEST_FILE
 from speechprune_ort.results import STAGES
@@ -183,7 +183,7 @@ def test_export_without_its_packages_names_the_install_line(tmp_path: Path) -> N
 
 
 def test_version_and_help_need_no_heavy_import() -> None:
-    assert run("--version").stdout.strip() == "0.1.0"
+    assert run("--version").stdout.strip() == __version__
     assert "export" in run("--help").stdout
 
 

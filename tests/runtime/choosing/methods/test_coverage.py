@@ -85,3 +85,25 @@ def test_the_passage_that_says_the_question_is_kept_whole(place: int) -> None:
     share = {m: float(np.isin(passage, indices).mean()) for m, indices in kept.items()}
     assert share["coverage"] > 0.95
     assert share["similarity"] < 0.6
+
+
+@pytest.mark.parametrize("method", ["coverage", "passages"])
+@pytest.mark.parametrize(("second_tokens", "width"), [(0.0, 250), (12.5, 125), (6.25, 62)])
+def test_a_passage_is_ten_seconds_whatever_a_frame_is(
+    method: str, second_tokens: float, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths = list[int]()
+
+    def scores(cosines: np.ndarray, width: int) -> np.ndarray:
+        widths.append(width)
+        return coverage_scores(cosines, width)
+
+    monkeypatch.setattr(
+        f"speechprune_ort.runtime.choosing.methods.{method}.coverage_scores", scores
+    )
+    random = np.random.default_rng(0)
+    audio = HostEmbeds(random.standard_normal((400, 8)).astype(np.float32))
+    scorer = NumpyScorer(audio, random.standard_normal((3, 8)), lambda part: (part, part))
+    options = PruningOptions(method=method)  # type: ignore[arg-type]
+    select(options, scorer, window_tokens=100, frame_tokens=25, second_tokens=second_tokens)
+    assert widths == [width]
