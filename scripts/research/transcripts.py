@@ -40,7 +40,7 @@ def whisper_base(cache: Path, report: Report) -> Path:
         report: called with lines of progress.
 
     Raises:
-        SmallModelError: a part cannot be had, or is not what it should be.
+        PartError: a part cannot be had, or is not what it should be.
     """
     folder = cache / "whisper-base-ctranslate2"
     if folder.is_dir():

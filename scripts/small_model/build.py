@@ -22,8 +22,8 @@ import typer
 from rich.console import Console
 
 from small_model.delta import TRAINED, read_delta
-from small_model.errors import SmallModelError
 from small_model.parts import cache_folder
+from speechprune_ort.errors import PartError
 from speechprune_ort.files import sha256_of
 
 USER_ERROR = 2
@@ -54,7 +54,7 @@ def main(
             weights = build(parts, changed, out, overwrite, report)
             # build has compared it with the record's.
             digest = changed.record["sha256"].get("result") or sha256_of(weights)
-    except SmallModelError as error:
+    except PartError as error:
         console.print(f"Error: {error}", markup=False)
         raise typer.Exit(USER_ERROR) from error
     except ModuleNotFoundError as error:

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
-from small_model.errors import SmallModelError
 from small_model.parts import check_sha256
+from speechprune_ort.errors import PartError
 from speechprune_ort.files import sha256_of, write_json
 from speechprune_ort.models.delta import FACTOR_A, FACTOR_B
 
@@ -49,7 +49,7 @@ class Delta:
         """Compare finished weights with the record.
 
         Raises:
-            SmallModelError: they are others.
+            PartError: they are others.
         """
         if "result" in self.record["sha256"]:
             check_sha256(weights, self.record["sha256"]["result"], "The finished checkpoint")
@@ -59,7 +59,7 @@ def read_delta(folder: Path) -> Delta:
     """The delta in a folder.
 
     Raises:
-        SmallModelError: a file is missing or damaged.
+        PartError: a file is missing or damaged.
     """
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -69,7 +69,7 @@ def read_delta(folder: Path) -> Delta:
         check_sha256(folder / DELTA, record["sha256"]["delta"], "The delta")
         tensors = load_file(folder / DELTA)
     except (OSError, ValueError, KeyError) as error:
-        raise SmallModelError(
+        raise PartError(
             f"{folder} holds no delta that can be used ({error}): take the folder of the release "
             "again."
         ) from error

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from small_model.errors import SmallModelError
+from speechprune_ort.errors import PartError
 
 AUDIO_TOKEN, AUDIO_BOS, AUDIO_EOS = "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"
 
@@ -56,7 +56,7 @@ def rename_tokens(tokenizer: Mapping[str, Any], renames: Mapping[str, str]) -> d
         A changed copy.
 
     Raises:
-        SmallModelError: an old token is not in the vocabulary or not special, or a new text is
+        PartError: an old token is not in the vocabulary or not special, or a new text is
             a token already.
     """
     changed = copy.deepcopy(dict(tokenizer))
@@ -64,12 +64,12 @@ def rename_tokens(tokenizer: Mapping[str, Any], renames: Mapping[str, str]) -> d
     special = {token["content"]: token for token in changed["added_tokens"] if token["special"]}
     for old, new in renames.items():
         if old not in vocabulary or old not in special:
-            raise SmallModelError(
+            raise PartError(
                 f"The tokenizer has no special token {old} to rename to {new}: use the tokenizer "
                 "of Qwen2.5-Coder-0.5B-Instruct."
             )
         if new in vocabulary or new in special:
-            raise SmallModelError(
+            raise PartError(
                 f"The tokenizer has a token {new} already: use an unchanged tokenizer of "
                 "Qwen2.5-Coder-0.5B-Instruct."
             )

@@ -164,7 +164,7 @@ def check_voxtral(folder: Path) -> None:
     """Load the checkpoint by transformers' class and check what must hold.
 
     Raises:
-        SmallModelError: weights do not match the class, or the language model, the tokens or the
+        PartError: weights do not match the class, or the language model, the tokens or the
             audio tokens are not what they should be.
     """
     model, info = library.VoxtralForConditionalGeneration.from_pretrained(
@@ -191,7 +191,7 @@ def build_voxtral(parts: Parts, delta: Delta, out: Path, report: Report) -> None
     """Write and check the checkpoint next to ``out``, then rename it; an earlier one is replaced.
 
     Raises:
-        SmallModelError: ``out`` is something else, or the checkpoint fails its check; then ``out``
+        PartError: ``out`` is something else, or the checkpoint fails its check; then ``out``
             is as it was.
     """
     check_target(out, True, MODEL_TYPE)

@@ -22,11 +22,11 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from small_model.errors import SmallModelError
 from small_model.training.features import LogMel
 from small_model.training.rooms import leveled
 from small_model.training.spelling import spoken, words_of
 from small_model.training.voices import RATE, Samples, plain
+from speechprune_ort.errors import PartError
 
 PACKAGES = {  # Debian's package, its version, a file or folder of what is spoken
     "queen": ("flight-of-the-amazon-queen", "1.0.0-9", "queen.1c"),
@@ -48,7 +48,7 @@ def fetch(name: str, folder: Path) -> Path:
     """Download a Debian package, unpack it (its programs are not run), and find what is spoken.
 
     Raises:
-        SmallModelError: apt-get has no such package.
+        PartError: apt-get has no such package.
     """
     package, version, data = PACKAGES[name]
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def fetch(name: str, folder: Path) -> Path:
         command = ["apt-get", "download", f"{package}={version}"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise SmallModelError(f"apt-get cannot download {package}: {done.stderr.strip()}.")
+            raise PartError(f"apt-get cannot download {package}: {done.stderr.strip()}.")
         archive = next(folder.glob(f"{package}_*.deb"))
         subprocess.run(["dpkg-deb", "-x", archive, folder / name], check=True)
         found = sorted(folder.glob(f"{name}/**/{data}"))

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import soxr
 
-from small_model.errors import SmallModelError
 from small_model.training.rooms import leveled
 from small_model.training.voices import RATE, Piper, Samples, espeak, flite
+from speechprune_ort.errors import PartError
 
 # Share of the sentences. flite's awb is never among them: it is the voice that was never heard.
 VOICES = {
@@ -43,7 +43,7 @@ class Speaker:
     @cached_property
     def _piper(self) -> Piper:
         if self._piper_file is None:
-            raise SmallModelError("The voice piper:joe needs its file: see Speaker.")
+            raise PartError("The voice piper:joe needs its file: see Speaker.")
         return Piper(self._piper_file)
 
     @cached_property
@@ -63,7 +63,7 @@ class Speaker:
             (n,) float32 at 16 kHz, at one level.
 
         Raises:
-            SmallModelError: the voice's program or file is missing.
+            PartError: the voice's program or file is missing.
         """
         engine, name = voice.split(":")
         rng = self.rng

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from small_model.errors import SmallModelError
 from small_model.training.voices import plain
+from speechprune_ort.errors import PartError
 
 TEST_DIALOGUES, DEVELOPMENT_DIALOGUES, ADAPT_SHARE = 120, 16, 0.25
 COMMON = tuple(
@@ -99,16 +99,14 @@ def read_spiral(folder: Path) -> list[Dialogue]:
     Dialogues whose key sentence is not among their sentences are left out.
 
     Raises:
-        SmallModelError: the folder does not hold the two files.
+        PartError: the folder does not hold the two files.
     """
     found: dict[str, Dialogue] = {}
     for name in ("data.jsonl", "data_h.jsonl"):
         try:
             lines = (folder / name).read_text(encoding="utf-8").splitlines()
         except OSError as error:
-            raise SmallModelError(
-                f"{folder / name} cannot be read: give SPIRAL's folder."
-            ) from error
+            raise PartError(f"{folder / name} cannot be read: give SPIRAL's folder.") from error
         for line in lines:
             dialogue = read_dialogue(json.loads(line))
             if dialogue.key:
@@ -163,12 +161,12 @@ def read_lexicon(words: Path, dialogues: Iterable[Dialogue], tokenizer: Any) -> 
     """Sort a word list (one a line; Debian: ``apt-get install wamerican``) by tokens a word.
 
     Raises:
-        SmallModelError: the list cannot be read.
+        PartError: the list cannot be read.
     """
     try:
         lines = words.read_text(encoding="utf-8").split()
     except OSError as error:
-        raise SmallModelError(f"{words} cannot be read: apt-get install wamerican.") from error
+        raise PartError(f"{words} cannot be read: apt-get install wamerican.") from error
     listed = [word for word in lines if word.isascii() and word.isalpha() and len(word) > 1]
     ids = tokenizer([" " + word for word in listed], add_special_tokens=False)["input_ids"]
     by_size = {

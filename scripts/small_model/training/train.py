@@ -38,7 +38,6 @@ from safetensors.torch import load_file, save_file
 
 from small_model.assemble import build, gather
 from small_model.delta import DELTA, read_delta, record_result, write_delta
-from small_model.errors import SmallModelError
 from small_model.language_model import read_gguf
 from small_model.parts import cache_folder, fetch_qwen
 from small_model.training import checkpoint, data, letters, reading, stacking, writer
@@ -58,7 +57,7 @@ from small_model.training.targets import Targets
 from small_model.training.text import Dialogue, Lexicon
 from small_model.voxtral import as_llama, build_voxtral, stacked_delta
 from speechprune_ort import SpeechLLM
-from speechprune_ort.errors import SpeechPruneError
+from speechprune_ort.errors import PartError, SpeechPruneError
 from speechprune_ort.files import write_json
 from speechprune_ort.models.delta import FACTOR_A, FACTOR_B
 
@@ -126,7 +125,7 @@ def utterances_of(job: data.Job, cutter: Cutter) -> list[Utterance]:
     """All training speech with its letters."""
     shards = data.training_shards(job)
     if not shards:
-        raise SmallModelError(f"{job.features} holds no speech: run the command data first.")
+        raise PartError(f"{job.features} holds no speech: run the command data first.")
     return [u for path in shards for u in utterances(list(read_shard(path)), cutter)]
 
 
@@ -134,10 +133,10 @@ def made(path: Path, command: str) -> Path:
     """A file that an earlier command makes.
 
     Raises:
-        SmallModelError: it is not there.
+        PartError: it is not there.
     """
     if not path.exists():
-        raise SmallModelError(f"{path} is missing: run the command {command} first.")
+        raise PartError(f"{path} is missing: run the command {command} first.")
     return path
 
 
@@ -145,10 +144,10 @@ def heard_by(work: Path, start: Path | None) -> Path:
     """The file of the trained encoder, of ``--start`` or of WORK.
 
     Raises:
-        SmallModelError: it is not there.
+        PartError: it is not there.
     """
     if start is not None and not (start / DELTA).exists():
-        raise SmallModelError(f"{start} has no {DELTA}: give the folder of a delta as --start.")
+        raise PartError(f"{start} has no {DELTA}: give the folder of a delta as --start.")
     return made(start / DELTA if start else work / CHECKPOINT, "pieces")
 
 
@@ -173,7 +172,7 @@ def make_data(
     for worker in workers:
         worker.join()
     if any(worker.exitcode for worker in workers):
-        raise SmallModelError("Speech could not be made: see the error above.")
+        raise PartError("Speech could not be made: see the error above.")
     if people is not None:
         data.make_people(job, people)
 

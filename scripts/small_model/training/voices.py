@@ -19,7 +19,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from small_model.errors import SmallModelError
+from speechprune_ort.errors import PartError
 
 Samples = npt.NDArray[np.float32]
 
@@ -53,12 +53,12 @@ def output_of(command: Sequence[str], text: str = "") -> bytes:
     """What a command writes when it reads a text.
 
     Raises:
-        SmallModelError: it is not installed, or fails.
+        PartError: it is not installed, or fails.
     """
     try:
         return subprocess.run(command, input=text.encode(), capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        raise SmallModelError(
+        raise PartError(
             f"{command[0]} does not speak ({error}): apt-get install flite espeak-ng."
         ) from error
 

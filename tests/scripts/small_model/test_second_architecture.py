@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from small_model.assemble import ENCODER, Parts
-from small_model.errors import SmallModelError
 from small_model.language_model import LanguageModel
 from small_model.text import IMAGE_TOKENS
 from small_model.training.encoder import LOWER_LAYERS, WIDTH, seeded_encoder
@@ -33,6 +32,7 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
+from speechprune_ort.errors import PartError
 from speechprune_ort.export.families import load_checkpoint
 
 pytestmark = pytest.mark.export
@@ -263,7 +263,7 @@ def test_a_step_that_lacks_the_one_before_it_names_it(
     command, *rest = (part.format(work=tmp_path) for part in arguments)
     spiral = [] if command == "assemble" else ["--spiral", str(tmp_path)]
     found = CliRunner().invoke(app, [command, str(tmp_path), *spiral, *rest])
-    assert isinstance(found.exception, SmallModelError)
+    assert isinstance(found.exception, PartError)
     assert message in str(found.exception)
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from small_model.ctranslate2_whisper import parse_model_bin, whisper_encoder_weights
-from small_model.errors import SmallModelError
 from small_model.language_model import transformers_name
 from small_model.text import CHAT_TEMPLATE, IMAGE_TOKENS, RENAMED_TOKENS, rename_tokens, token_id
+
+from speechprune_ort.errors import PartError
 
 CODES = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4}
 WIDTH, MELS, FEED_FORWARD, FRAMES = 4, 3, 8, 6
@@ -179,11 +180,11 @@ def test_renamed_tokens_are_special_to_the_tokenizer() -> None:
 
 def test_renaming_refuses_unknown_ordinary_and_taken_tokens() -> None:
     tokenizer = small_tokenizer()
-    with pytest.raises(SmallModelError, match="no special token <missing>"):
+    with pytest.raises(PartError, match="no special token <missing>"):
         rename_tokens(tokenizer, {"<missing>": "<new>"})
-    with pytest.raises(SmallModelError, match="no special token ab"):
+    with pytest.raises(PartError, match="no special token ab"):
         rename_tokens(tokenizer, {"ab": "<new>"})
-    with pytest.raises(SmallModelError, match="has a token <|im_end|> already".replace("|", r"\|")):
+    with pytest.raises(PartError, match="has a token <|im_end|> already".replace("|", r"\|")):
         rename_tokens(tokenizer, {IMAGE_TOKENS[0]: "<|im_end|>"})
 
 
@@ -209,7 +210,7 @@ def refuse_target(out: Path, overwrite: bool) -> str:
 
     try:
         check_target(out, overwrite)
-    except SmallModelError as error:
+    except PartError as error:
         return str(error)
     return ""
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_model.errors import SmallModelError
 from small_model.training.actors import trusted
 from small_model.training.alignment import letter_times, piece_places, steady
 from small_model.training.facts import FactMaker
@@ -26,6 +25,8 @@ from small_model.training.spelling import (
 )
 from small_model.training.text import chance
 from small_model.training.voices import plain
+
+from speechprune_ort.errors import PartError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'"
 # Single letters, and the pieces that the words below need.
@@ -171,7 +172,7 @@ def test_a_voice_that_is_not_there_is_named(
     voice: str, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SmallModelError, match=missing):
+    with pytest.raises(PartError, match=missing):
         Speaker(None, chance(1)).say("Hello.", voice)
 
 

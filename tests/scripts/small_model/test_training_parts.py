@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from small_model.delta import read_delta, record_result, write_delta
-from small_model.errors import SmallModelError
 from small_model.training.evaluate import contained
 from small_model.training.facts import TEMPLATES, UNSEEN_TEMPLATES, FactMaker
 from small_model.training.text import TEST_IDS, Dialogue, chance, split_dialogues
@@ -99,7 +98,7 @@ def test_a_damaged_delta_and_other_weights_are_refused(delta: Path, tmp_path: Pa
     record = json.loads((delta / "delta.json").read_text())
     del record["scale"]
     (delta / "delta.json").write_text(json.dumps(record))
-    with pytest.raises(SmallModelError, match="holds no delta that can be used"):
+    with pytest.raises(PartError, match="holds no delta that can be used"):
         read_delta(delta)
 
 
