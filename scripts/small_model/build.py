@@ -22,9 +22,9 @@ import typer
 from rich.console import Console
 
 from small_model.delta import TRAINED, read_delta
-from small_model.parts import cache_folder
 from speechprune_ort.errors import PartError
 from speechprune_ort.files import sha256_of
+from speechprune_ort.models.store import cache_folder
 
 USER_ERROR = 2
 

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
-from small_model.parts import check_sha256
 from speechprune_ort.errors import PartError
 from speechprune_ort.files import sha256_of, write_json
 from speechprune_ort.models.delta import FACTOR_A, FACTOR_B
+from speechprune_ort.models.packages import check_sha256
 
 DELTA, RECORD, TEXTS = "delta.safetensors", "delta.json", ("README.md", "NOTICE")
 FOR_TRAINING = "speller."

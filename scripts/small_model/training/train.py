@@ -39,7 +39,7 @@ from safetensors.torch import load_file, save_file
 from small_model.assemble import build, gather
 from small_model.delta import DELTA, read_delta, record_result, write_delta
 from small_model.language_model import read_gguf
-from small_model.parts import cache_folder, fetch_qwen
+from small_model.parts import fetch_qwen
 from small_model.training import checkpoint, data, letters, reading, stacking, writer
 from small_model.training import evaluate as judged
 from small_model.training.base import write_language_model
@@ -60,6 +60,7 @@ from speechprune_ort import SpeechLLM
 from speechprune_ort.errors import PartError, SpeechPruneError
 from speechprune_ort.files import write_json
 from speechprune_ort.models.delta import FACTOR_A, FACTOR_B
+from speechprune_ort.models.store import cache_folder
 
 USER_ERROR = 2
 PEOPLE_CHECKED = 60  # clips at each check of a curve; all at the end
