@@ -84,7 +84,6 @@ def write_delta(
     factors: Mapping[str, tuple[Array, Array]],
     scale: float,
     notes: Sequence[str] = (),
-    frame_temperature: float = 1.0,
 ) -> None:
     """Write ``delta.safetensors`` and ``delta.json``, still without the sha256 of the result.
 
@@ -94,7 +93,6 @@ def write_delta(
         factors: (A (rank, in), B (out, rank)) by the name of the matrix they change.
         scale: The change is ``scale * B A``.
         notes: What ``speechprune-ort ask`` tells the user of the model.
-        frame_temperature: Of phase 1, chosen for this model.
     """
     tensors = {name: values.astype(np.float16) for name, values in replaced.items()}
     for name, (first, second) in factors.items():
@@ -106,7 +104,7 @@ def write_delta(
     record = {
         "scale": scale,
         "notes": list(notes),
-        "frame_temperature": frame_temperature,
+        "frame_temperature": 1.0,
         "sha256": {"delta": sha256_of(folder / DELTA)},
     }
     write_json(folder / RECORD, record)

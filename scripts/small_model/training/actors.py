@@ -38,6 +38,7 @@ QUEEN_HEADER, QUEEN_ENTRY = 15, 21  # bytes
 SKY_ENTRY, SKY_FIRST_SPEECH, SKY_RATE = 8, 50_000, 11_025
 SKY_LEAD = 90  # bytes ahead of a line's samples
 DRASCULA_RATE, DRASCULA_LEAD = 11_025, 64
+PACKS_AT_ONCE = 12  # that the decoder transcribes
 PROMPT = ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
 
 Packed = npt.NDArray[np.int16]
@@ -174,15 +175,12 @@ def packed(lines: Iterator[tuple[str, Samples]], rng: random.Random) -> list[tup
     ]
 
 
-def transcribe(
-    whisper: Path, packs: Sequence[Packed], batch: int = 12
-) -> Iterator[tuple[str, float, float]]:
+def transcribe(whisper: Path, packs: Sequence[Packed]) -> Iterator[tuple[str, float, float]]:
     """Text, mean log-probability of a token, probability of no speech, by Whisper's own decoder.
 
     Args:
         whisper: Folder of a CTranslate2 model with its ``tokenizer.json``.
         packs: Samples of at most 30 s.
-        batch: Packs at a time.
     """
     import ctranslate2
     from tokenizers import Tokenizer
@@ -192,8 +190,8 @@ def transcribe(
     model: Any = ctranslate2.models.Whisper(
         str(whisper), device="cpu", compute_type="int8", intra_threads=1
     )
-    for start in range(0, len(packs), batch):
-        part = [pack / np.float32(32768) for pack in packs[start : start + batch]]
+    for start in range(0, len(packs), PACKS_AT_ONCE):
+        part = [pack / np.float32(32768) for pack in packs[start : start + PACKS_AT_ONCE]]
         padded = [np.pad(wave, (0, 30 * RATE - len(wave))).astype(np.float32) for wave in part]
         features = np.stack([mel(wave)[0].numpy() for wave in padded])
         results = model.generate(

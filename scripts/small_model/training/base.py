@@ -6,9 +6,8 @@ from pathlib import Path
 
 import torch
 
-from small_model.assemble import write_tokenizer
+from small_model.assemble import library, write_tokenizer
 from small_model.language_model import LanguageModel
-from small_model.training.features import library
 
 
 def write_language_model(found: LanguageModel, folder: Path) -> None:

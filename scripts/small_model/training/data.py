@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from research.transcripts import whisper_base
 
+from small_model.assemble import library
 from small_model.parts import fetch_joe
 from small_model.training import actors
-from small_model.training.encoder import LOWER_LAYERS, library, whisper_encoder
+from small_model.training.encoder import LOWER_LAYERS, whisper_encoder
 from small_model.training.features import Lower
 from small_model.training.rooms import faster, leveled, spoil
 from small_model.training.speaker import NEVER_HEARD, Speaker
@@ -81,8 +82,11 @@ def read_texts(spiral: Path, tokenizer: Any) -> tuple[Split, Lexicon]:
     return split, read_lexicon(WORDS, (*split.align, *split.adapt), tokenizer)
 
 
-def make_synthetic(job: Job, shards: Sequence[int], tests: bool) -> None:
-    """Spoken and spoilt texts of free voices, a seed for each shard; what is there is kept."""
+def make_synthetic(job: Job, shards: Sequence[int]) -> None:
+    """Spoken and spoilt texts of free voices, a seed for each shard, and sentences for testing.
+
+    Shards that are there are kept.
+    """
     torch.set_num_threads(1)
     job.features.mkdir(parents=True, exist_ok=True)
     lower = Lower(whisper_encoder(job.cache, job.report), LOWER_LAYERS)
@@ -96,13 +100,12 @@ def make_synthetic(job: Job, shards: Sequence[int], tests: bool) -> None:
             texts = training_texts((*split.align, *split.adapt), lexicon, speaker.rng)
             hours = make_shard(path, synthetic(texts, speaker, SYNTHETIC_TEXTS), lower)
             job.report(f"{path.name}: {60 * hours:.0f} minutes")
-    if tests:
-        speaker.rng = random.Random(7)  # noqa: S311 - no secrets
-        sentences = [s for d in split.test for s in d.sentences if 5 <= len(s.split()) <= 25]
-        speaker.rng.shuffle(sentences)
-        for voice in TEST_VOICES:
-            said = read_aloud(sentences[:TEST_SENTENCES], speaker, voice)
-            make_shard(job.features / f"test-{voice.split(':')[1]}", said, lower)
+    speaker.rng = random.Random(7)  # noqa: S311 - no secrets
+    sentences = [s for d in split.test for s in d.sentences if 5 <= len(s.split()) <= 25]
+    speaker.rng.shuffle(sentences)
+    for voice in TEST_VOICES:
+        said = read_aloud(sentences[:TEST_SENTENCES], speaker, voice)
+        make_shard(job.features / f"test-{voice.split(':')[1]}", said, lower)
 
 
 def read_aloud(sentences: Sequence[str], speaker: Speaker, voice: str) -> Iterator[Texts]:

@@ -7,15 +7,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its customary name
-import transformers
 from transformers import AttentionInterface
 
+from small_model.assemble import library
 from small_model.ctranslate2_whisper import whisper_encoder_weights
 from small_model.parts import fetch_whisper
-from small_model.training.features import first
 from speechprune_ort.models.packages import Report
-
-library: Any = transformers
 
 NAME = "fast-backward"
 SHORT = 400  # positions; up to here products and softmax written out are faster backward
@@ -117,7 +114,7 @@ class Layers(torch.nn.Module):
         for layer in self.layers:
             cast = {name: p.to(torch.bfloat16) for name, p in layer.named_parameters()}
             inputs = {"attention_mask": mask}
-            hidden = first(torch.func.functional_call(layer, cast, (hidden,), inputs))
+            hidden = torch.func.functional_call(layer, cast, (hidden,), inputs)
         return hidden.float()
 
 

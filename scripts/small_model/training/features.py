@@ -8,20 +8,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - its customary name
-import transformers
 from transformers.audio_utils import mel_filter_bank
 
 from small_model.training.voices import RATE, Samples
-
-library: Any = transformers
 
 Half = npt.NDArray[np.float16]
 
 HOP = 160  # samples a mel frame: 10 ms
 FRAME_RATE = 50  # encoder frames a second, after the second convolution's stride of 2
-TOKEN_RATE = 25  # audio tokens a second, after pooling by 2
 WINDOW_S = 30
-WINDOW_TOKENS = WINDOW_S * TOKEN_RATE
 WINDOW_FRAMES = WINDOW_S * FRAME_RATE
 
 
@@ -65,11 +60,6 @@ class Lower:
             hidden = F.gelu(tower.conv2(hidden)).permute(0, 2, 1).float()
             hidden = hidden + tower.embed_positions.weight[: hidden.shape[1]]
             for layer in tower.layers[: self._layers]:
-                hidden = first(layer(hidden, attention_mask=None))
-        return hidden[0].to(torch.float16).numpy()
-
-
-def first(output: Any) -> torch.Tensor:
-    """A layer's hidden states, alone or first of a tuple, by version of transformers."""
-    hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    return hidden
+                hidden = layer(hidden, attention_mask=None)
+        stored: Half = hidden[0].to(torch.float16).numpy()
+        return stored

@@ -19,6 +19,7 @@ from small_model.training.spelling import Cutter, letter_ids, words_of
 BATCH_FRAMES = 2500  # most of a minute of audio a step
 WARM_UP_STEPS = 30
 FALLING = 0.6  # of a schedule's time, in which the rate falls
+LARGEST_NORM = 2.0  # of a step's gradient
 AVERAGED_STEPS = 60  # of a line of the curve
 
 Weights = list[torch.nn.Parameter]
@@ -87,7 +88,6 @@ class Schedule:
         report: Called with a line of the curve.
         check: Evaluates what is trained.
         checks: How often.
-        clip: Largest norm of a step's gradient.
         rate: Share of the learning rates; a model that is trained already goes on at less.
     """
 
@@ -95,7 +95,6 @@ class Schedule:
     report: Callable[[Mapping[str, Any]], None]
     check: Callable[[], Mapping[str, Any]]
     checks: int = 5
-    clip: float = 2.0
     rate: float = 1.0
 
     def factor(self, step: int, share: float) -> float:
@@ -146,7 +145,7 @@ def run(
             loss, figures = loss_of(batch, mask, chosen)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(weights, schedule.clip)
+            torch.nn.utils.clip_grad_norm_(weights, LARGEST_NORM)
             optimizer.step()
             history.append(figures)
             step, frames = step + 1, frames + sum(len(one.heard.features) for one in chosen)

@@ -30,12 +30,10 @@ class Heard:
     Attributes:
         features: (frames, width) float16 at 50 a second, of the encoder's lower layers.
         text: What is said, numbers in words.
-        voice: Whose.
     """
 
     features: Half
     text: str
-    voice: str
 
     @property
     def tensor(self) -> torch.Tensor:
@@ -57,18 +55,16 @@ def training_texts(
             yield sentence
 
 
-def speech_of(
-    texts: Iterator[str], speaker: Speaker, longest: float = LONGEST_S
-) -> tuple[Samples, str, str]:
+def speech_of(texts: Iterator[str], speaker: Speaker) -> tuple[Samples, str, str]:
     """Sentences of one or two voices up to a random length: samples, text, voices."""
     rng = speaker.rng
-    goal = rng.uniform(3, longest - 6) if rng.random() < 0.7 else rng.uniform(1, 6)
+    goal = rng.uniform(3, LONGEST_S - 6) if rng.random() < 0.7 else rng.uniform(1, 6)
     voices = [speaker.choose() for _ in range(1 if rng.random() < 0.6 else 2)]
     samples, said = [np.zeros(0, np.float32)], []
     while sum(map(len, samples)) < goal * RATE:
         text = spoken(plain(next(texts)))
         sentence = speaker.say(text, rng.choice(voices))
-        if sum(map(len, samples)) + len(sentence) > longest * RATE:
+        if sum(map(len, samples)) + len(sentence) > LONGEST_S * RATE:
             break
         samples += [sentence, np.zeros(int(rng.uniform(0.05, 0.4) * RATE), np.float32)]
         said.append(text)
@@ -93,7 +89,7 @@ def read_shard(path: Path) -> Iterator[Heard]:
     """What :func:`make_shard` wrote; features are mapped, so that processes share them."""
     features, at = np.load(path.with_suffix(".npy"), mmap_mode="r"), 0
     for entry in json.loads(path.with_suffix(".json").read_text(encoding="utf-8")):
-        yield Heard(features[at : at + entry["frames"]], entry["text"], entry["voice"])
+        yield Heard(features[at : at + entry["frames"]], entry["text"])
         at += entry["frames"]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from small_model.training.voices import plain
 from speechprune_ort.errors import PartError
 
-TEST_DIALOGUES, DEVELOPMENT_DIALOGUES, ADAPT_SHARE = 120, 16, 0.25
+DEVELOPMENT_DIALOGUES, ADAPT_SHARE = 16, 0.25
 COMMON = tuple(
     re.findall(
         r"\w+",
@@ -114,16 +114,16 @@ def read_spiral(folder: Path) -> list[Dialogue]:
     return sorted(found.values(), key=lambda d: hashlib.sha256(d.name.encode()).hexdigest())
 
 
-def split_dialogues(dialogues: Sequence[Dialogue], test_ids: Iterable[str] | None = None) -> Split:
-    """Set dialogues aside: the first by hash for testing, then development, adapt and align.
+def split_dialogues(dialogues: Sequence[Dialogue], test_ids: Iterable[str]) -> Split:
+    """Set dialogues aside: for testing, then the first by hash for development, adapt and align.
 
     Sentences that a test dialogue shares are taken out of all others.
 
     Args:
         dialogues: From :func:`read_spiral`.
-        test_ids: Ids of the test dialogues; without them the first ``TEST_DIALOGUES``.
+        test_ids: Ids of the test dialogues.
     """
-    names = set(test_ids) if test_ids is not None else {d.name for d in dialogues[:TEST_DIALOGUES]}
+    names = set(test_ids)
     test = tuple(d for d in dialogues if d.name in names)
     seen = {sentence.lower() for d in test for sentence in d.sentences}
     rest = []

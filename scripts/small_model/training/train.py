@@ -36,14 +36,14 @@ import typer
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from small_model.assemble import build, gather
+from small_model.assemble import build, gather, library
 from small_model.delta import DELTA, read_delta, record_result, write_delta
 from small_model.language_model import read_gguf
 from small_model.parts import fetch_qwen
 from small_model.training import checkpoint, data, letters, reading, stacking, writer
 from small_model.training import evaluate as judged
 from small_model.training.base import write_language_model
-from small_model.training.encoder import LOWER_LAYERS, library, whisper_encoder
+from small_model.training.encoder import LOWER_LAYERS, whisper_encoder
 from small_model.training.facts import UNSEEN_TEMPLATES, FactMaker
 from small_model.training.features import Lower
 from small_model.training.layouts import LAYOUTS, QWEN2_AUDIO, Name
@@ -166,7 +166,7 @@ def make_data(
     quiet = data.Job(job.cache, job.work, job.language_model, job.spiral, print)
     workers = [
         context.Process(target=data.make_actors, args=(quiet,)),
-        context.Process(target=data.make_synthetic, args=(quiet, range(shards), True)),
+        context.Process(target=data.make_synthetic, args=(quiet, range(shards))),
     ]
     for worker in workers:
         worker.start()

@@ -116,7 +116,7 @@ def test_the_projector_begins_as_the_best_linear_map_of_half_its_rank() -> None:
 def test_the_projector_begins_as_the_mean_of_two_tokens_of_the_default_layout() -> None:
     _, stacker = trained()
     features = np.random.default_rng(3).standard_normal((8, 400, WIDTH)).astype(np.float16)
-    stacker.start([Heard(one, "", "") for one in features])
+    stacker.start([Heard(one, "") for one in features])
     with torch.no_grad():
         batch = torch.from_numpy(features).float()
         found, tokens = stacker(batch), stacker.writer(batch)
@@ -144,7 +144,7 @@ def test_silence_fills_the_last_window_as_voxtral_hears_it() -> None:
         assert not ends
         return audio
 
-    one = Heard(np.random.default_rng(2).standard_normal((201, WIDTH)).astype(np.float16), "", "")
+    one = Heard(np.random.default_rng(2).standard_normal((201, WIDTH)).astype(np.float16), "")
     assert written([one], stacker).shape == (50, HIDDEN)
     stacker.hear_silence(Lower(encoder, LOWER_LAYERS))
     padded = written([one, one], stacker)
