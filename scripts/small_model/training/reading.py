@@ -82,17 +82,13 @@ def asked_exactly(
     return found
 
 
-def exact(texts: Texts, asker: Asker, exact_of: Exact) -> Iterator[Callable[[], Spoken]]:
+def exact(texts: Texts, asker: Asker, exact_of: Exact) -> Iterator[Spoken]:
     """Endless recordings that nobody has spoken."""
     while True:
         sentences = texts.sentences()
         turns = asker.turns(" ".join(sentences))
-        yield lambda: recording_of(turns, *exact_of(sentences))  # noqa: B023 - called before the next
-
-
-def recording_of(turns: Sequence[Turn], audio: torch.Tensor, ends: Sequence[End]) -> Spoken:
-    """A recording, from its turns and what is made of its speech."""
-    return Spoken(audio, turns, ends)
+        audio, ends = exact_of(sentences)
+        yield Spoken(audio, turns, ends)
 
 
 def shuffled(shards: Callable[[], Sequence[Path]], rng: random.Random) -> Iterator[Heard]:
@@ -111,9 +107,7 @@ def shuffled(shards: Callable[[], Sequence[Path]], rng: random.Random) -> Iterat
             yield left.pop()
 
 
-def real(
-    stream: Iterator[Heard], asker: Asker, ear: Ear, rng: random.Random
-) -> Iterator[Callable[[], Spoken]]:
+def real(stream: Iterator[Heard], asker: Asker, ear: Ear, rng: random.Random) -> Iterator[Spoken]:
     """Endless recordings of training speech, some of them joined to longer ones."""
     while True:
         most = rng.choice(JOINED_TOKENS)
@@ -122,14 +116,13 @@ def real(
             parts.append(next(stream))
         turns = asker.turns(" ".join(part.text for part in parts), len(parts) == 1)
         if turns:
-            yield lambda: recording_of(turns, *ear.written(parts, rng))  # noqa: B023 - as above
+            audio, ends = ear.written(parts, rng)
+            yield Spoken(audio, turns, ends)
 
 
 def mixed(
-    speech: Iterator[Callable[[], Spoken]],
-    texts: Iterator[Callable[[], Spoken]],
-    rng: random.Random,
-) -> Iterator[Callable[[], Spoken]]:
+    speech: Iterator[Spoken], texts: Iterator[Spoken], rng: random.Random
+) -> Iterator[Spoken]:
     """Endless recordings, one in so many of them spoken by nobody."""
     while True:
         yield next(texts if rng.random() < EXACT_SHARE else speech)
@@ -190,16 +183,12 @@ class Ear:
         return [(at, forms[word]) for at, word in word_ends(places, words)]
 
 
-def train(
-    reader: Reader,
-    recordings: Iterator[Callable[[], Spoken]],
-    schedule: Schedule,
-) -> None:
+def train(reader: Reader, recordings: Iterator[Spoken], schedule: Schedule) -> None:
     """Train the factors in place.
 
     Args:
         reader: Of the pieces.
-        recordings: Each makes its audio tokens when it is called.
+        recordings: Each is made when it is asked for.
         schedule: How long, who is told, and what is checked.
     """
     optimizer = torch.optim.AdamW(reader.masters, lr=RATE, betas=(0.9, 0.98), weight_decay=0.0)
@@ -213,7 +202,7 @@ def train(
             group["lr"] = RATE * schedule.factor(step, share)
         pack: list[Spoken] = []
         while sum(len(one.audio) for one in pack) < STEP_TOKENS:
-            pack.append(next(recordings)())
+            pack.append(next(recordings))
         loss = reader.loss(pack)
         (loss.total / len(pack)).backward()  # type: ignore[no-untyped-call]
         told = [("heard", loss.heard)]
