@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import random
+import struct
 import subprocess
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -34,8 +35,9 @@ PACKAGES = {  # Debian's package, its version, a file or folder of what is spoke
     "drascula": ("drascula", "1.0+ds4-2", "drascula/en"),
     "telephone": ("asterisk-core-sounds-en-wav", "1.6.1-1", "en_US_f_Allison"),
 }
-QUEEN_HEADER, QUEEN_ENTRY = 15, 21  # bytes
-SKY_ENTRY, SKY_FIRST_SPEECH, SKY_RATE = 8, 50_000, 11_025
+QUEEN_HEADER, QUEEN_ENTRY = 15, struct.Struct(">12sxII")  # name, offset, size
+SKY_ENTRY = struct.Struct("<H3s3s")  # number, offset, size and flags
+SKY_FIRST_SPEECH, SKY_RATE = 50_000, 11_025
 SKY_LEAD = 90  # bytes ahead of a line's samples
 DRASCULA_RATE, DRASCULA_LEAD = 11_025, 64
 PACKS_AT_ONCE = 12  # that the decoder transcribes
@@ -71,13 +73,10 @@ def queen_entries(table: bytes) -> list[tuple[str, int, int]]:
     >>> queen_entries(bytes(13) + bytes([0, 1]) + entry)
     [('C1.SB', 7, 2)]
     """
-    entries = []
-    for index in range(int.from_bytes(table[13:15], "big")):
-        at = QUEEN_HEADER + QUEEN_ENTRY * index
-        name = table[at : at + 12].split(b"\0")[0].decode("ascii")
-        offset, size = (int.from_bytes(table[at + k : at + k + 4], "big") for k in (13, 17))
-        entries.append((name, offset, size))
-    return entries
+    count = int.from_bytes(table[13:15], "big")
+    found = table[QUEEN_HEADER : QUEEN_HEADER + count * QUEEN_ENTRY.size]
+    entries = QUEEN_ENTRY.iter_unpack(found)
+    return [(name.split(b"\0")[0].decode("ascii"), at, size) for name, at, size in entries]
 
 
 def sky_entries(table: bytes) -> list[tuple[int, int, int]]:
@@ -86,13 +85,13 @@ def sky_entries(table: bytes) -> list[tuple[int, int, int]]:
     >>> sky_entries(bytes([1, 0, 0, 0, 0x60, 0xC3, 5, 0, 0x80, 9, 0, 0]))
     [(50016, 80, 9)]
     """
+    count = int.from_bytes(table[:4], "little")
     entries = []
-    for index in range(int.from_bytes(table[:4], "little")):
-        entry = table[4 + SKY_ENTRY * index :][:SKY_ENTRY]
-        offset, flags = (int.from_bytes(entry[k : k + 3], "little") for k in (2, 5))
+    for number, *fields in SKY_ENTRY.iter_unpack(table[4:][: count * SKY_ENTRY.size]):
+        offset, flags = (int.from_bytes(field, "little") for field in fields)
         start = (offset & 0x7FFFFF) << (4 if offset >> 23 else 0)
         if flags >> 22 == 0:
-            entries.append((int.from_bytes(entry[:2], "little"), start, flags & 0x3FFFFF))
+            entries.append((number, start, flags & 0x3FFFFF))
     return entries
 
 
