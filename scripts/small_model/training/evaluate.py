@@ -85,15 +85,6 @@ def recited(sentences: Iterable[str], speaker: Speaker, voice: str) -> Samples:
     return np.concatenate([part for one in said for part in (one, pause)])
 
 
-def asked(
-    recording: Recording,
-    question: str,
-    limit: int = ANSWER_TOKENS,
-) -> str:
-    """A greedy answer of at most ``limit`` tokens, with every token of the recording."""
-    return recording.ask(question, pruning=EVERYTHING, max_new_tokens=limit).text.strip()
-
-
 def repeat(recordings: Iterable[tuple[str, Recording, str]]) -> dict[str, Any]:
     """Word error rate of each kind of (kind, recording, text) that is to be repeated, and of all.
 
@@ -103,7 +94,8 @@ def repeat(recordings: Iterable[tuple[str, Recording, str]]) -> dict[str, Any]:
     rows = []
     for kind, recording, text in recordings:
         limit = 20 + int(8 * recording.seconds)
-        heard = asked(recording, TRANSCRIPT_REQUESTS[0], limit=limit)
+        answer = recording.ask(TRANSCRIPT_REQUESTS[0], pruning=EVERYTHING, max_new_tokens=limit)
+        heard = answer.text.strip()
         errors = word_errors(" ".join(words_of(text)), " ".join(words_of(heard)))
         rows.append({"said": text, "heard": heard})
         for name in dict.fromkeys((kind, "all")):
@@ -154,7 +146,8 @@ def answers(
         sentences = rng.sample(dialogue.sentences, min(2, len(dialogue.sentences)))
         sentences.insert(rng.randint(0, len(sentences)), made.sentence)
         recording = model.listen(recited(sentences, speaker, voice), sampling_rate=RATE)
-        said = asked(recording, made.question)
+        answer = recording.ask(made.question, pruning=EVERYTHING, max_new_tokens=ANSWER_TOKENS)
+        said = answer.text.strip()
         rows.append(
             {"question": made.question, "expected": made.answer, "answer": said}
             | {"right": contained(said, made.answer)}
