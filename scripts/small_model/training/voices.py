@@ -24,17 +24,10 @@ from speechprune_ort.errors import PartError
 Samples = npt.NDArray[np.float32]
 
 RATE = 16_000  # Hz, what the encoder hears
-TYPOGRAPHY = str.maketrans(
-    {
-        "\u2014": ", ",
-        "\u2013": "-",
-        "\u2018": "'",
-        "\u2019": "'",
-        "\u201c": '"',
-        "\u201d": '"',
-        "\u2026": "...",
-    }
-)
+TYPOGRAPHY = str.maketrans({
+    "\u2014": ", ", "\u2013": "-", "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"',
+    "\u2026": "...",
+})  # fmt: skip
 # A clause, or one mark of punctuation; "30,000" and "3.5" are not divided.
 CLAUSES = re.compile(r"(?:[^,.;:!?]|[,.:](?=\d))+|[,.;:!?]")
 
