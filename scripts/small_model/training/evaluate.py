@@ -22,7 +22,7 @@ import numpy as np
 from small_model.training.facts import FactMaker
 from small_model.training.questions import TRANSCRIPT_REQUESTS
 from small_model.training.speaker import Speaker
-from small_model.training.spelling import word_errors, words_of
+from small_model.training.spelling import word_error_rate, word_errors, words_of
 from small_model.training.text import Dialogue, chance
 from small_model.training.voices import RATE, Samples, plain
 from speechprune_ort import PruningOptions, SpeechLLM
@@ -102,12 +102,12 @@ def repeat(recordings: Iterable[tuple[str, Recording, str]]) -> dict[str, Any]:
             counts[name].append(errors)
     rates: dict[str, Any] = {}
     for name, found in counts.items():
-        words = sum(said for _, said in found)
+        bounded = ((min(wrong, said), said) for wrong, said in found)
         rates[name] = {
             "clips": len(found),
-            "words": words,
-            "word_error_rate": round(sum(wrong for wrong, _ in found) / max(1, words), 4),
-            "bounded": round(sum(min(pair) for pair in found) / max(1, words), 4),
+            "words": sum(said for _, said in found),
+            "word_error_rate": round(word_error_rate(found), 4),
+            "bounded": round(word_error_rate(bounded), 4),
         }
     return {**rates, "rows": rows}
 

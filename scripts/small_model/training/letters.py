@@ -18,6 +18,7 @@ from small_model.training.speech import Heard
 from small_model.training.spelling import (
     letter_classes,
     read_letters,
+    word_error_rate,
     word_errors,
     words_of,
 )
@@ -79,8 +80,7 @@ def spell(speller: Speller, features: torch.Tensor) -> str:
 
 def spelling_errors(speller: Speller, heard: Sequence[Heard]) -> float:
     """Word error rate of greedy spelling."""
-    wrong = total = 0
-    for one in heard:
-        errors, words = word_errors(" ".join(words_of(one.text)), spell(speller, one.tensor))
-        wrong, total = wrong + errors, total + words
-    return round(wrong / max(1, total), 3)
+    counts = (
+        word_errors(" ".join(words_of(one.text)), spell(speller, one.tensor)) for one in heard
+    )
+    return round(word_error_rate(counts), 3)

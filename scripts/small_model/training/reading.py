@@ -23,6 +23,7 @@ from small_model.training.spelling import (
     Cutter,
     forms_of,
     spoken,
+    word_error_rate,
     word_errors,
     words_of,
 )
@@ -240,15 +241,13 @@ def repeated(
     reader: Reader, recordings: Sequence[tuple[torch.Tensor, str]]
 ) -> dict[str, float | int]:
     """Word error rate of recordings, audio tokens and text, that the model shall repeat, if any."""
-    wrong = total = 0
+    counts = []
     for audio, text in recordings:
-        said = " ".join(words_of(text))
         heard = reader.answer(audio, TRANSCRIPT_REQUESTS[0], limit=80)
-        errors, words = word_errors(said, " ".join(words_of(heard)))
-        wrong, total = wrong + errors, total + words
-    if not total:
+        counts.append(word_errors(" ".join(words_of(text)), " ".join(words_of(heard))))
+    if not any(words for _, words in counts):
         return {}
-    return {"repeated": round(wrong / total, 3), "clips": len(recordings)}
+    return {"repeated": round(word_error_rate(counts), 3), "clips": len(recordings)}
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import cache
 
 from small_model.training.facts import ONES, TENS, number_words, ordinal_words
@@ -109,6 +109,16 @@ def word_errors(said: str, heard: str) -> tuple[int, int]:
         for j, other in enumerate(right, 1):
             previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (word != other))
     return row[-1], len(left)
+
+
+def word_error_rate(counts: Iterable[tuple[int, int]]) -> float:
+    """Errors over words said of several texts, from the :func:`word_errors` of each.
+
+    >>> word_error_rate([(2, 4), (0, 6)])
+    0.2
+    """
+    found = list(counts)
+    return sum(wrong for wrong, _ in found) / max(1, sum(said for _, said in found))
 
 
 class Cutter:

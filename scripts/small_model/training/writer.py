@@ -28,7 +28,7 @@ from small_model.training.encoder import WHISPER_LAYERS, WIDTH, Layers, pooled
 from small_model.training.letters import Speller, ctc_loss
 from small_model.training.loop import Schedule, Utterance, run
 from small_model.training.speech import Heard
-from small_model.training.spelling import Cutter, word_errors, words_of
+from small_model.training.spelling import Cutter, word_error_rate, word_errors, words_of
 from small_model.training.targets import SHARE, Targets
 
 SHARPNESS = 40.0  # logits a squared distance
@@ -221,11 +221,9 @@ def writing_errors(
     writer: torch.nn.Module, heard: Sequence[Heard], targets: Targets, penalties: Sequence[float]
 ) -> dict[float, float]:
     """Word error rate of the pieces read off, for each penalty on a change of piece."""
-    wrong, total = dict.fromkeys(penalties, 0), 0
+    counts: dict[float, list[tuple[int, int]]] = {penalty: [] for penalty in penalties}
     for one in heard:
         said, scores = " ".join(words_of(one.text)), scores_of(writer, one, targets)
-        for penalty in penalties:
-            errors, words = word_errors(said, targets.read(steady(scores, penalty).tolist()))
-            wrong[penalty] += errors
-        total += words
-    return {penalty: round(wrong[penalty] / max(1, total), 3) for penalty in penalties}
+        for penalty, found in counts.items():
+            found.append(word_errors(said, targets.read(steady(scores, penalty).tolist())))
+    return {penalty: round(word_error_rate(found), 3) for penalty, found in counts.items()}
