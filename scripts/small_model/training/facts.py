@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from small_model.training.spelling import ONES, number_words, ordinal
+
 TEXTS = Path(__file__).with_name("texts")
 SLOT = re.compile(r"[A-Z]{3,}2?")
 
@@ -22,12 +24,6 @@ class Fact:
     answer: str
 
 
-def words_in(name: str) -> dict[str, list[str]]:
-    """Lists of words of a JSON file of `texts`."""
-    found: dict[str, list[str]] = json.loads((TEXTS / name).read_text(encoding="utf-8"))
-    return found
-
-
 def templates(name: str) -> tuple[tuple[str, ...], ...]:
     """Lines of a text file of `texts`: statement, question and answer, bars between them.
 
@@ -38,33 +34,10 @@ def templates(name: str) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(line.split(" | ")) for line in lines)
 
 
-ONES, TENS, ORDINALS = words_in("numbers.json").values()
-WORDS = words_in("words.json")
+WORDS: dict[str, list[str]] = json.loads((TEXTS / "words.json").read_text(encoding="utf-8"))
 TEMPLATES = templates("facts.txt")
 # Only ever used to evaluate: statements and questions of forms that no training has.
 UNSEEN_TEMPLATES = templates("facts_unseen.txt")
-
-
-def number_words(value: int) -> str:
-    """A number below a million in words, as it is spoken.
-
-    >>> number_words(42_350)
-    'forty two thousand three hundred fifty'
-    """
-    for size, name in ((1000, "thousand"), (100, "hundred")):
-        if value >= size:
-            rest = f" {number_words(value % size)}" if value % size else ""
-            return f"{number_words(value // size)} {name}{rest}"
-    if value >= 20:
-        return TENS[value // 10] + (f" {ONES[value % 10]}" if value % 10 else "")
-    return ONES[value]
-
-
-def ordinal_words(day: int) -> str:
-    """A day of the month in words: ``thirty first`` for 31."""
-    if day <= 20:
-        return ORDINALS[day - 1]
-    return "thirtieth" if day == 30 else f"{TENS[day // 10]} {ORDINALS[day % 10 - 1]}"
 
 
 def filled(text: str, words: Mapping[str, str]) -> str:
@@ -102,7 +75,7 @@ class FactMaker:
         if slot == "FULLNAME":
             return f"{self._fill('NAME')} {self._fill('LASTNAME')}"
         if slot == "DATE":
-            day, month = ordinal_words(rng.randint(1, 31)), self._fill("MONTH")
+            day, month = ordinal(rng.randint(1, 31)), self._fill("MONTH")
             return f"the {day} of {month}" if rng.random() < 0.7 else f"{month} {day}"
         if slot == "CLOCK":
             hours = (f"{ONES[rng.randint(1, 12)]} o'clock", f"half past {rng.choice(ONES[1:12])}")

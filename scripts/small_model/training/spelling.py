@@ -11,8 +11,15 @@ import re
 from collections.abc import Collection, Iterable
 from functools import cache
 
-from small_model.training.facts import ONES, TENS, number_words, ordinal_words
-
+ONES = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
+TENS = ["_", "_", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+ORDINALS = {  # that are not the number with "th"
+    "one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth",
+    "nine": "ninth", "twelve": "twelfth",
+}  # fmt: skip
 SPACE = "\u0120"  # how byte-level BPE writes a space
 LONGEST = 3  # letters of a piece
 ALPHABET = "abcdefghijklmnopqrstuvwxyz'"
@@ -24,6 +31,21 @@ CUT_BEFORE_SYLLABLE, CUT_ELSEWHERE, CUT_BEFORE_VOWEL = 0.0, 0.2, 0.4
 INSIDE, PIECE, WORD = range(3)
 
 ABBREVIATIONS = {"mr": "mister", "mrs": "missus", "ms": "miss", "dr": "doctor", "vs": "versus"}
+
+
+def number_words(value: int) -> str:
+    """A number below a million in words, as it is spoken.
+
+    >>> number_words(42_350)
+    'forty two thousand three hundred fifty'
+    """
+    for size, name in ((1000, "thousand"), (100, "hundred")):
+        if value >= size:
+            rest = f" {number_words(value % size)}" if value % size else ""
+            return f"{number_words(value // size)} {name}{rest}"
+    if value >= 20:
+        return TENS[value // 10] + (f" {ONES[value % 10]}" if value % 10 else "")
+    return ONES[value]
 
 
 def number(text: str) -> str:
@@ -49,15 +71,9 @@ def ordinal(value: int) -> str:
     >>> ordinal(4), ordinal(32), ordinal(120)
     ('fourth', 'thirty second', 'one hundred twentieth')
     """
-    if value > 99 and value % 100:
-        return f"{number_words(value - value % 100)} {ordinal(value % 100)}"
-    if value > 99 or value == 0:
-        return number_words(value) + "th"
-    if value <= 20 or (value < 100 and value % 10 and value < 32):
-        return ordinal_words(value)
-    if value % 10:
-        return f"{TENS[value // 10]} {ordinal_words(value % 10)}"
-    return TENS[value // 10][:-1] + "ieth"
+    *ahead, last = number_words(value).split()
+    ending = f"{last[:-1]}ieth" if last.endswith("y") else ORDINALS.get(last, f"{last}th")
+    return " ".join([*ahead, ending])
 
 
 def spoken(text: str) -> str:
