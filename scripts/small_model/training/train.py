@@ -35,6 +35,7 @@ import torch
 import typer
 from rich.console import Console
 from safetensors.torch import load_file, save_file
+from user_errors import USER_ERROR
 
 from small_model.assemble import build, gather, library
 from small_model.delta import DELTA, read_delta, record_result, write_delta
@@ -62,7 +63,6 @@ from speechprune_ort.files import write_json
 from speechprune_ort.models.delta import FACTOR_A, FACTOR_B
 from speechprune_ort.models.store import cache_folder
 
-USER_ERROR = 2
 PEOPLE_CHECKED = 60  # clips at each check of a curve; all at the end
 PENALTIES = (0.0, 3.0)  # nats for a change of piece
 STARTING_TEXTS, FITTED_TEXTS = 60, 300  # of least squares: stage 2, Voxtral's projector
@@ -453,7 +453,7 @@ def every_text(dialogues: Sequence[Dialogue], lexicon: Lexicon) -> list[str]:
 def main() -> None:
     """Run a command; what the user can act on is one line and exit 2."""
     try:
-        app(standalone_mode=True)
+        app()
     except SpeechPruneError as error:
         console.print(f"Error: {error}", markup=False)
         raise SystemExit(USER_ERROR) from error
