@@ -46,19 +46,14 @@ class Stacker(torch.nn.Module):
         self.linear_2 = torch.nn.Linear(hidden, hidden, bias=False)
 
     @torch.no_grad()
-    def below(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def below(self, features: torch.Tensor) -> torch.Tensor:
         """What the lower layers make of features, (batch, frames, width) to the same."""
-        below: torch.Tensor = self.writer.below(features, mask)
+        below: torch.Tensor = self.writer.below(features)
         return below
 
-    def top(self, below: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def top(self, below: torch.Tensor) -> torch.Tensor:
         """States of the layers below, (batch, frames, width), to audio tokens."""
-        return self.project(self.states(below, mask))
-
-    @torch.no_grad()
-    def states(self, below: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """States of Whisper's layers, (batch, frames, width), to (batch, tokens, 4 * width)."""
-        return self.joined(self.writer.above(below, mask))
+        return self.project(self.joined(self.writer.above(below)))
 
     def joined(self, above: torch.Tensor) -> torch.Tensor:
         """States of all layers, (batch, frames, width), to (batch, frames // 4, 4 * width).
@@ -78,9 +73,9 @@ class Stacker(torch.nn.Module):
         tokens: torch.Tensor = self.linear_2(F.gelu(self.linear_1(states)))
         return tokens
 
-    def forward(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(batch, frames, width) to (batch, frames // 4, hidden), float32."""
-        return self.top(self.below(features, mask), mask)
+        return self.top(self.below(features))
 
     def hear_silence(self, lower: Lower) -> None:
         """Keep what silence says: Voxtral hears a recording's last window to its end."""
@@ -97,7 +92,7 @@ class Stacker(torch.nn.Module):
         for one in data:
             above = self.writer.above(self.writer.below(one.tensor[None]))
             inputs.append(self.joined(above)[0])
-            targets.append(middles(self.writer.linear(self.writer.norm(pooled(above)))[0]))
+            targets.append(pooled(self.writer.linear(self.writer.norm(pooled(above))))[0])
         self.fit(torch.cat(inputs), torch.cat(targets))
 
     @torch.no_grad()
@@ -135,8 +130,3 @@ class Stacker(torch.nn.Module):
         """Take what :meth:`tensors` gave."""
         for name, layer in self.layers().items():
             layer.weight.copy_(tensors[f"{PROJECTOR}{name}.weight"])
-
-
-def middles(tokens: torch.Tensor) -> torch.Tensor:
-    """The mean of each two tokens, (n, hidden) to (n // 2, hidden)."""
-    return tokens[: len(tokens) // 2 * 2].reshape(-1, 2, tokens.shape[1]).mean(1)

@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 from small_model.assemble import ENCODER, Parts
 from small_model.language_model import LanguageModel
 from small_model.text import IMAGE_TOKENS
-from small_model.training.encoder import LOWER_LAYERS, WIDTH, seeded_encoder
+from small_model.training.encoder import LOWER_LAYERS, WIDTH, pooled, seeded_encoder
 from small_model.training.features import Lower
 from small_model.training.layouts import VOXTRAL
 from small_model.training.letters import Speller
 from small_model.training.speech import Heard
 from small_model.training.spelling import Cutter
-from small_model.training.stacking import Stacker, middles
+from small_model.training.stacking import Stacker
 from small_model.training.writer import Writer
 from small_model.voxtral import WINDOW_TOKENS, as_llama, stacked_delta, write_voxtral
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -127,9 +127,9 @@ def test_the_projector_begins_as_the_mean_of_two_tokens_of_the_default_layout() 
     assert (found - wanted).norm() < 1.3 * beyond
 
 
-def test_middles_are_of_each_two_tokens() -> None:
-    tokens = torch.arange(10.0).reshape(5, 2)
-    assert middles(tokens).tolist() == [[1.0, 2.0], [5.0, 6.0]]
+def test_each_two_frames_are_pooled_and_one_that_is_left_is_not() -> None:
+    frames = torch.arange(10.0).reshape(1, 5, 2)
+    assert pooled(frames).tolist() == [[[1.0, 2.0], [5.0, 6.0]]]
 
 
 def test_silence_fills_the_last_window_as_voxtral_hears_it() -> None:
