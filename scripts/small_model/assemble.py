@@ -1,4 +1,7 @@
-"""Put the parts together as one checkpoint folder, check it, and let it appear at once."""
+"""Put the parts together as one checkpoint folder, check it, and let it appear at once.
+
+Training takes the language model alone, as a folder, too.
+"""
 
 from __future__ import annotations
 
@@ -204,6 +207,24 @@ def write_tokenizer(
     """Write ``tokenizer.json`` and ``tokenizer_config.json``, with ``more`` settings."""
     write_json(folder / "tokenizer.json", tokenizer)
     write_json(folder / "tokenizer_config.json", tokenizer_config(context, more))
+
+
+def write_language_model(found: LanguageModel, folder: Path) -> None:
+    """Write ``Qwen2ForCausalLM`` in bfloat16, one matrix for embedding and output, and tokenizer.
+
+    Args:
+        found: From :func:`read_gguf`.
+        folder: That is there.
+    """
+    with torch.device("meta"):
+        config = library.Qwen2Config(tie_word_embeddings=True, **found.config)
+        model = library.Qwen2ForCausalLM(config)
+    state = {f"model.{name}": torch.from_numpy(values) for name, values in found.weights.items()}
+    state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    model.load_state_dict(state, strict=True, assign=True)
+    model.tie_weights()
+    model.to(torch.bfloat16).save_pretrained(folder)
+    write_tokenizer(folder, found.tokenizer, found.config["max_position_embeddings"])
 
 
 def check_checkpoint(folder: Path) -> None:

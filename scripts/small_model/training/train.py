@@ -37,13 +37,12 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from user_errors import USER_ERROR
 
-from small_model.assemble import build, gather, library
+from small_model.assemble import build, gather, library, write_language_model
 from small_model.delta import DELTA, read_delta, record_result, write_delta
 from small_model.language_model import read_gguf
 from small_model.parts import fetch_qwen
 from small_model.training import checkpoint, data, letters, reading, stacking, writer
 from small_model.training import evaluate as judged
-from small_model.training.base import write_language_model
 from small_model.training.encoder import LOWER_LAYERS, whisper_encoder
 from small_model.training.facts import UNSEEN_TEMPLATES, FactMaker
 from small_model.training.features import Lower
