@@ -41,7 +41,7 @@ from small_model.assemble import build, gather, library, write_language_model
 from small_model.delta import DELTA, read_delta, record_result, write_delta
 from small_model.language_model import read_gguf
 from small_model.parts import fetch_qwen
-from small_model.training import checkpoint, data, letters, reading, stacking, writer
+from small_model.training import data, letters, reading, stacking, writer
 from small_model.training import evaluate as judged
 from small_model.training.encoder import LOWER_LAYERS, whisper_encoder
 from small_model.training.facts import UNSEEN_TEMPLATES, FactMaker
@@ -199,16 +199,16 @@ def train_letters(
     hidden = library.AutoConfig.from_pretrained(job.language_model).hidden_size
     model = writer.Writer(encoder, speller, hidden)
     if start is not None:
-        checkpoint.read(start / DELTA, model, speller)
+        writer.read_trained(start / DELTA, model, speller)
 
     def check() -> dict[str, float]:
-        checkpoint.write(work / LETTERS, model, speller)
+        writer.write_trained(work / LETTERS, model, speller)
         sets = {name: heard[:PEOPLE_CHECKED] for name, heard in tests.items()}
         return {name: letters.spelling_errors(speller, heard) for name, heard in sets.items()}
 
     report = curve(work, "letters")
     letters.train(speller, utterances_of(job, cutter), planned(minutes, report, check, rate))
-    checkpoint.write(work / LETTERS, model, speller)
+    writer.write_trained(work / LETTERS, model, speller)
     report({name: letters.spelling_errors(speller, heard) for name, heard in tests.items()})
 
 
@@ -238,7 +238,7 @@ def train_pieces(
     )
     aligner = writer.Aligner(cutter, targets)
     model = writer.Writer(encoder, speller, table.shape[1])
-    checkpoint.read(start / DELTA if start else work / LETTERS, model, speller)
+    writer.read_trained(start / DELTA if start else work / LETTERS, model, speller)
     if start is None:
         model.start(texts[:: max(1, len(texts) // STARTING_TEXTS)], speller, aligner)
 
@@ -247,12 +247,12 @@ def train_pieces(
         return {"letters": letters.spelling_errors(speller, heard), "pieces": pieces}
 
     def check() -> dict[str, Any]:
-        checkpoint.write(work / CHECKPOINT, model, speller)
+        writer.write_trained(work / CHECKPOINT, model, speller)
         return {name: errors(heard[:PEOPLE_CHECKED]) for name, heard in tests.items()}
 
     report = curve(work, "pieces")
     writer.train(model, speller, texts, aligner, planned(minutes, report, check, rate))
-    checkpoint.write(work / CHECKPOINT, model, speller)
+    writer.write_trained(work / CHECKPOINT, model, speller)
     report({name: errors(heard) for name, heard in tests.items()})
 
 
@@ -274,7 +274,7 @@ def fit_stack(work: Work, spiral: Spiral, cache: Cache = None, start: Start = No
     tokenizer = library.AutoTokenizer.from_pretrained(job.language_model)
     targets = Targets([one.heard.text for one in texts], cutter, tokenizer, table)
     model = writer.Writer(encoder, speller, table.shape[1])
-    checkpoint.read(encoded, model, speller)
+    writer.read_trained(encoded, model, speller)
     stacker = stacking.Stacker(model)
     stacker.start([one.heard for one in texts[:: max(1, len(texts) // FITTED_TEXTS)]])
     save_file(halves(stacker.tensors()), work / STACK)
@@ -341,7 +341,7 @@ def train_reader(
         encoder = whisper_encoder(job.cache, job.report)
         speller = letters.Speller(encoder)
         model: Any = writer.Writer(encoder, speller, table.shape[1])
-        checkpoint.read(encoded, model, speller)
+        writer.read_trained(encoded, model, speller)
         if stacked is not None:
             model = stacking.Stacker(model)
             model.load(stacked)

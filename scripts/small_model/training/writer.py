@@ -10,12 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its customary name
+from safetensors.torch import load_file, save
 
+from small_model.assemble import ENCODER
+from small_model.delta import FOR_TRAINING
 from small_model.training.alignment import (
     OUTSIDE,
     Floats,
@@ -24,12 +28,13 @@ from small_model.training.alignment import (
     piece_places,
     steady,
 )
-from small_model.training.encoder import WHISPER_LAYERS, WIDTH, Layers, pooled
+from small_model.training.encoder import LOWER_LAYERS, WHISPER_LAYERS, WIDTH, Layers, pooled
 from small_model.training.letters import Speller, ctc_loss
 from small_model.training.loop import Schedule, Utterance, run
 from small_model.training.speech import Heard
 from small_model.training.spelling import Cutter, word_error_rate, word_errors, words_of
 from small_model.training.targets import SHARE, Targets
+from speechprune_ort.files import whole_file
 
 SHARPNESS = 40.0  # logits a squared distance
 RIDGE = 1.0
@@ -227,3 +232,42 @@ def writing_errors(
         for penalty, found in counts.items():
             found.append(word_errors(said, targets.read(steady(scores, penalty).tolist())))
     return {penalty: round(word_error_rate(found), 3) for penalty, found in counts.items()}
+
+
+def modules(writer: Writer, speller: Speller) -> dict[str, torch.nn.Module]:
+    """The trained modules by the beginning of their tensors' names.
+
+    The head of letters and its LayerNorm are in no Qwen2-Audio: they are for training to go on.
+    """
+    return {
+        **{f"{ENCODER}layers.{LOWER_LAYERS + i}.": m for i, m in enumerate(writer.below.layers)},
+        **{f"{ENCODER}layers.{WHISPER_LAYERS + i}.": m for i, m in enumerate(writer.above.layers)},
+        f"{ENCODER}layer_norm.": writer.norm,
+        "multi_modal_projector.linear.": writer.linear,
+        f"{FOR_TRAINING}norm.": speller.norm,
+        f"{FOR_TRAINING}head.": speller.head,
+    }
+
+
+def write_trained(path: Path, writer: Writer, speller: Speller) -> None:
+    """Write all trained tensors in half precision, by the names of Qwen2-Audio's checkpoint.
+
+    The file appears at once.
+    """
+    tensors = {
+        begin + name: values.to(torch.float16).contiguous()
+        for begin, module in modules(writer, speller).items()
+        for name, values in module.state_dict().items()
+    }
+    with whole_file(path) as partial:
+        partial.write_bytes(save(tensors, metadata={"format": "pt"}))
+
+
+def read_trained(path: Path, writer: Writer, speller: Speller) -> None:
+    """Load what :func:`write_trained` wrote into the same modules."""
+    tensors = load_file(path)
+    for begin, module in modules(writer, speller).items():
+        state = {
+            n.removeprefix(begin): t.float() for n, t in tensors.items() if n.startswith(begin)
+        }
+        module.load_state_dict(state)

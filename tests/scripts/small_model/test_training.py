@@ -138,10 +138,9 @@ def test_text_that_a_decoder_made_up_is_not_trusted() -> None:
 @pytest.mark.export
 def test_added_layers_begin_as_identity_and_a_checkpoint_is_whole(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from small_model.training import checkpoint
     from small_model.training.encoder import seeded_encoder
     from small_model.training.letters import Speller
-    from small_model.training.writer import Writer
+    from small_model.training.writer import Writer, read_trained, write_trained
 
     encoder = seeded_encoder()
     speller = Speller(encoder)
@@ -153,10 +152,10 @@ def test_added_layers_begin_as_identity_and_a_checkpoint_is_whole(tmp_path: Path
         for weights in writer.parameters():
             weights.copy_(weights.half())
         before = writer(features)
-        checkpoint.write(tmp_path / "trained.safetensors", writer, speller)
+        write_trained(tmp_path / "trained.safetensors", writer, speller)
         for weights in writer.parameters():
             weights.zero_()
-        checkpoint.read(tmp_path / "trained.safetensors", writer, speller)
+        read_trained(tmp_path / "trained.safetensors", writer, speller)
         torch.testing.assert_close(writer(features), before)
 
 
