@@ -29,9 +29,8 @@ import typer
 from rich.console import Console
 from rich.progress import track
 from small_model.parts import fetch_joe
-from small_model.training.speaker import Speaker
 from small_model.training.text import chance, key_indices
-from small_model.training.voices import RATE, Samples, plain
+from small_model.training.voices import RATE, Samples, Speaker, plain
 from user_errors import one_sentence
 
 from speechprune_ort.errors import PartError

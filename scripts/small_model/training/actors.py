@@ -24,9 +24,8 @@ import soundfile
 import soxr
 
 from small_model.training.features import LogMel
-from small_model.training.rooms import leveled
 from small_model.training.spelling import spoken, words_of
-from small_model.training.voices import RATE, Samples, plain
+from small_model.training.voices import RATE, Samples, leveled, plain
 from speechprune_ort.errors import PartError
 
 PACKAGES = {  # Debian's package, its version, a file or folder of what is spoken

@@ -19,8 +19,7 @@ from small_model.parts import fetch_joe
 from small_model.training import actors
 from small_model.training.encoder import LOWER_LAYERS, whisper_encoder
 from small_model.training.features import Lower
-from small_model.training.rooms import faster, leveled, spoil
-from small_model.training.speaker import NEVER_HEARD, Speaker
+from small_model.training.rooms import faster, spoil
 from small_model.training.speech import (
     Heard,
     make_shard,
@@ -37,7 +36,7 @@ from small_model.training.text import (
     read_spiral,
     split_dialogues,
 )
-from small_model.training.voices import RATE, Samples, plain
+from small_model.training.voices import NEVER_HEARD, RATE, Samples, Speaker, leveled, plain
 from speechprune_ort.files import write_json
 from speechprune_ort.models.packages import Report
 from speechprune_ort.runtime.hearing.audio import load_audio

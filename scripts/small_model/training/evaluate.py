@@ -21,10 +21,9 @@ import numpy as np
 
 from small_model.training.facts import FactMaker
 from small_model.training.questions import TRANSCRIPT_REQUESTS
-from small_model.training.speaker import Speaker
 from small_model.training.spelling import word_error_rate, word_errors, words_of
 from small_model.training.text import Dialogue, chance
-from small_model.training.voices import RATE, Samples, plain
+from small_model.training.voices import RATE, Samples, Speaker, plain
 from speechprune_ort import PruningOptions, SpeechLLM
 from speechprune_ort.evaluation.judge import EVERYTHING
 from speechprune_ort.evaluation.samples import Sample

@@ -7,16 +7,7 @@ import random
 import numpy as np
 import soxr
 
-from small_model.training.voices import RATE, Samples
-
-LEVEL = 0.06  # root mean square that speech is brought to before noise is added
-
-
-def leveled(samples: Samples, level: float = LEVEL) -> Samples:
-    """Samples with a root mean square of ``level``."""
-    power = float(np.sqrt(np.mean(np.square(samples)))) + 1e-6
-    scaled: Samples = (samples * np.float32(level / power)).astype(np.float32)
-    return scaled
+from small_model.training.voices import LEVEL, RATE, Samples, leveled
 
 
 def faster(samples: Samples, factor: float) -> Samples:

@@ -14,10 +14,9 @@ import torch
 from small_model.training.facts import FactMaker
 from small_model.training.features import Half, Lower
 from small_model.training.rooms import spoil
-from small_model.training.speaker import Speaker
 from small_model.training.spelling import spoken
 from small_model.training.text import Dialogue, Lexicon, random_sentence
-from small_model.training.voices import RATE, Samples, plain
+from small_model.training.voices import RATE, Samples, Speaker, plain
 from speechprune_ort.files import whole_file, write_whole
 
 LONGEST_S = 29.0

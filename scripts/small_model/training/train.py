@@ -50,11 +50,11 @@ from small_model.training.layouts import LAYOUTS, QWEN2_AUDIO, Name
 from small_model.training.loop import Schedule, Utterance, utterances
 from small_model.training.questions import Asker
 from small_model.training.reader import SCALE, Exact, Reader, factors_of, state_of
-from small_model.training.speaker import NEVER_HEARD, Speaker
 from small_model.training.speech import Heard, read_shard
 from small_model.training.spelling import Cutter, spoken
 from small_model.training.targets import Targets
 from small_model.training.text import Dialogue, Lexicon
+from small_model.training.voices import NEVER_HEARD, Speaker
 from small_model.voxtral import as_llama, build_voxtral, stacked_delta
 from speechprune_ort import SpeechLLM
 from speechprune_ort.errors import PartError, SpeechPruneError

@@ -1,4 +1,4 @@
-"""Free synthetic voices: flite, espeak-ng, and Piper's, which speaks espeak-ng's phonemes.
+"""Free synthetic voices: flite, espeak-ng, hibari's, and Piper's, with espeak-ng's phonemes.
 
 The first two are commands (Debian: ``apt-get install flite espeak-ng``). Piper itself (GPL-3) is
 not needed: a voice of its is an ONNX model from phonemes to samples.
@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import re
 import subprocess
 import unicodedata
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +27,33 @@ from speechprune_ort.errors import PartError
 Samples = npt.NDArray[np.float32]
 
 RATE = 16_000  # Hz, what the encoder hears
+LEVEL = 0.06  # root mean square that speech is brought to before noise is added
 TYPOGRAPHY = str.maketrans({
     "\u2014": ", ", "\u2013": "-", "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"',
     "\u2026": "...",
 })  # fmt: skip
+# Share of the sentences. flite's awb is never among them: it is the voice that was never heard.
+VOICES = {
+    "hibari:heart": 0.28,
+    "piper:joe": 0.22,
+    "flite:slt": 0.16,
+    "flite:rms": 0.14,
+    "flite:kal16": 0.05,
+    "espeak:en-us+m3": 0.04,
+    "espeak:en-us+f2": 0.04,
+    "espeak:en-us+m7": 0.04,
+    "espeak:en-gb-scotland": 0.03,
+}
+NEVER_HEARD = "flite:awb"
 # A clause, or one mark of punctuation; "30,000" and "3.5" are not divided.
 CLAUSES = re.compile(r"(?:[^,.;:!?]|[,.:](?=\d))+|[,.;:!?]")
+
+
+def leveled(samples: Samples, level: float = LEVEL) -> Samples:
+    """Samples with a root mean square of ``level``."""
+    power = float(np.sqrt(np.mean(np.square(samples)))) + 1e-6
+    scaled: Samples = (samples * np.float32(level / power)).astype(np.float32)
+    return scaled
 
 
 def plain(text: str) -> str:
@@ -126,3 +150,55 @@ class Piper:
         (audio,) = self._session.run(None, given)
         samples: Samples = soxr.resample(audio.reshape(-1), self._rate, RATE).astype(np.float32)
         return samples
+
+
+class Speaker:
+    """All engines behind one call; those that need files of their own are loaded when they speak.
+
+    Args:
+        piper: The Piper voice's ``.onnx`` file, where that voice is to be used.
+        rng: Source of chance.
+    """
+
+    def __init__(self, piper: Path | None, rng: random.Random) -> None:
+        self._piper_file, self.rng = piper, rng
+
+    @cached_property
+    def _piper(self) -> Piper:
+        if self._piper_file is None:
+            raise PartError("The voice piper:joe needs its file: see Speaker.")
+        return Piper(self._piper_file)
+
+    @cached_property
+    def _hibari(self) -> Any:
+        from hibari import Hibari
+
+        return Hibari()
+
+    def choose(self) -> str:
+        """A training voice by its share."""
+        return self.rng.choices(list(VOICES), list(VOICES.values()))[0]
+
+    def say(self, text: str, voice: str, vary: bool = True) -> Samples:
+        """Speak plain text; with ``vary`` at another pace and pitch each time.
+
+        Returns:
+            (n,) float32 at 16 kHz, at one level.
+
+        Raises:
+            PartError: the voice's program or file is missing.
+        """
+        engine, name = voice.split(":")
+        rng = self.rng
+        if engine == "flite":
+            samples = flite(text, name)
+        elif engine == "espeak":
+            rate, pitch = (rng.randint(135, 200), rng.randint(25, 75)) if vary else (160, 50)
+            samples = espeak(text, name, rate, pitch)
+        elif engine == "piper":
+            samples = self._piper.say(text, rng.uniform(0.85, 1.2) if vary else 1.0)
+        else:
+            pace = rng.uniform(0.85, 1.25) if vary else 1.0
+            wave = self._hibari(text, speed=pace, seed=rng.getrandbits(31))
+            samples = soxr.resample(wave, 24_000, RATE, quality="MQ").astype(np.float32)
+        return leveled(samples)

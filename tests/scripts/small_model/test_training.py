@@ -11,8 +11,7 @@ from small_model.training.actors import trusted
 from small_model.training.alignment import letter_times, piece_places, steady
 from small_model.training.facts import FactMaker
 from small_model.training.questions import NOT_SAID, Asker
-from small_model.training.rooms import faster, in_room, leveled, telephone
-from small_model.training.speaker import Speaker
+from small_model.training.rooms import faster, in_room, telephone
 from small_model.training.spelling import (
     LONGEST,
     SPACE,
@@ -24,7 +23,7 @@ from small_model.training.spelling import (
     words_of,
 )
 from small_model.training.text import chance
-from small_model.training.voices import plain
+from small_model.training.voices import Speaker, leveled, plain
 
 from speechprune_ort.errors import PartError
 
