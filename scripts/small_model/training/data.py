@@ -20,13 +20,7 @@ from small_model.training import actors
 from small_model.training.encoder import LOWER_LAYERS, whisper_encoder
 from small_model.training.features import Lower
 from small_model.training.rooms import faster, spoil
-from small_model.training.speech import (
-    Heard,
-    make_shard,
-    read_shard,
-    synthetic,
-    training_texts,
-)
+from small_model.training.speech import Heard, make_shard, read_shard, synthetic, training_texts
 from small_model.training.spelling import spoken
 from small_model.training.text import (
     TEST_IDS,
