@@ -183,10 +183,10 @@ def _mp3(file: BinaryFile) -> Joints:
         file.seek(last)
         if not mpeg.is_told(file.read()):
             found.ends[found.starts[-1]] = last  # a decoder may make up the rest of it
-    cut = _lacks("frame", lacks)
+    told = _lacks("frame", lacks)
     if len(found.starts) == 1 and not found.ends:
-        return Joints(lacks=lacks, cut=cut)
-    return Joints(found.starts, tuple(wrong), found.ends, lacks, cut)
+        return Joints(lacks=lacks, cut=told)
+    return Joints(found.starts, tuple(wrong), found.ends, lacks, told)
 
 
 def _boxed(file: BinaryFile, start: int) -> Joints:
