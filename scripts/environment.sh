@@ -34,12 +34,13 @@ pip_install() {
   "$1" -m pip install --quiet --disable-pip-version-check --no-compile "${@:2}"
 }
 
-# First what has a hash, all that torch needs included; then torch and the project, which have none
-# (scripts/lock). torch comes by itself: asked for together with the rest, a resolver may choose
-# another build of it.
+# What has a hash, all that torch needs included, and side by side with it torch, which has none
+# (scripts/lock) and comes by itself: asked for together with the rest, a resolver may choose another
+# build of it. Then the project.
 install_project() {
+  pip_install "$1" --no-deps -c constraints.txt torch &
   pip_install "$1" --require-hashes --no-deps --requirement locked.txt
-  pip_install "$1" -c constraints.txt torch
+  wait $!
   pip_install "$1" --no-deps --no-build-isolation --editable .
   "$1" -m pip check > /dev/null
 }
