@@ -29,7 +29,7 @@ ASF_PARTS = frozenset(
 EBML = b"\x1aE\xdf\xa3"
 WAVPACK = b"wvpk"
 AVI = (b"AVI ", b"AVIX")  # of an avi, and of what continues it above 1 GiB
-UNKNOWN = 0xFFFFFFFF  # a size
+UNKNOWN = 0xFFFFFFFF  # the size of an avi that is still being written
 TYPE, INDEX, SOUND = b"ftyp", b"moov", b"mdat"
 MOVIE = frozenset((TYPE, INDEX, SOUND, b"wide", b"free", b"skip", b"pnot", b"styp"))
 """Boxes that an mp4 or a mov may begin with."""
@@ -188,7 +188,7 @@ def _avi(file: BinaryFile, start: int, end: int) -> End:
         if head[:4] != b"RIFF" or head[8:] != AVI[place != start]:
             return End(place, False)
         if size < 4 or place + 8 + size > end:
-            known = 4 <= size < UNKNOWN  # an avi that is still being written states none
+            known = 4 <= size < UNKNOWN
             return End(place, True, place + 8 + size - end if known else 0)
         place += 8 + size + size % 2
     return End(place, False)
