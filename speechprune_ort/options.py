@@ -135,13 +135,14 @@ class PruningOptions:
         method: ``speechprune`` (both phases of arXiv:2412.12009), ``similarity`` (phase 1 alone),
             ``attention`` (phase 2 alone), ``coverage`` (our own: passages in which the most words
             of the question are spoken), ``passages`` (our own: what stands out in such passages
-            from the recording's mean), ``segment-attention`` (arXiv:2511.14293),
-            ``affinity-pooling`` (arXiv:2604.06871), ``fastadasp`` (arXiv:2410.03007), ``cdpruner``
-            (arXiv:2506.10967), ``sa-map`` (preprints.org 202606.0741), ``fastv`` of
-            arXiv:2403.06764 (within the language model, behind its first layers), ``random``
-            tokens, ``crop`` (one random contiguous stretch), ``truncate`` (the beginning of the
-            recording, as other stacks do), ``none`` (every token), or a method of your own
-            (``speechprune_ort.methods``).
+            from the recording's mean), ``focused-pooling`` (our own: neighbours merged, the fewer
+            in one the more of the question's words are spoken there), ``segment-attention``
+            (arXiv:2511.14293), ``affinity-pooling`` (arXiv:2604.06871), ``fastadasp``
+            (arXiv:2410.03007), ``cdpruner`` (arXiv:2506.10967), ``sa-map`` (preprints.org
+            202606.0741), ``fastv`` of arXiv:2403.06764 (within the language model, behind its first
+            layers), ``random`` tokens, ``crop`` (one random contiguous stretch), ``truncate`` (the
+            beginning of the recording, as other stacks do), ``none`` (every token), or a method of
+            your own (``speechprune_ort.methods``).
         pruning_rate: share of the budget that is removed, 0 <= rate < 1, the paper's PR. Of
             a 750-token budget 0.2 leaves 600 tokens, however long the recording is. ``auto`` keeps
             as many as fit the model's context along with prompt and answer, and both targets below;

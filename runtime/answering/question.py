@@ -154,7 +154,7 @@ class Question:
                 encoder_attention=self._heard.encoder_attention,
                 decoder_attention=attention,
                 measure=self._timings.measure,
-                second_tokens=manifest.dimensions.window_tokens / manifest.audio.window_seconds,
+                tokens_per_second=manifest.tokens_per_second,
             )
 
     def _read_below(self) -> NDArray[np.float32]:

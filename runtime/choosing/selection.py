@@ -35,7 +35,7 @@ def select(
     encoder_attention: NDArray[np.float32] | None = None,
     decoder_attention: NDArray[np.float32] | None = None,
     measure: Measure = untimed,
-    second_tokens: float = 0.0,
+    tokens_per_second: float | None = None,
 ) -> Selection:
     """Choose which audio tokens reach the language model.
 
@@ -49,7 +49,7 @@ def select(
         decoder_attention: (tokens,) attention received behind the decoder's first layers, where
             they have read them.
         measure: times those of ``PHASES`` that the method has.
-        second_tokens: tokens of a second; 0 where a frame is one.
+        tokens_per_second: of sound; None where a frame is a second.
 
     Returns:
         Exactly ``options.kept_tokens(tokens, window_tokens)`` tokens, in time order.
@@ -89,7 +89,7 @@ def select(
         encoder_attention=encoder_attention,
         decoder_attention=decoder_attention,
         measure=_of_phases(measure),
-        second_tokens=second_tokens,
+        tokens_per_second=tokens_per_second,
     )
     with _author_named(method, method.select):
         selection = method.select(request)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,18 +83,25 @@ class Cell:
                 content = rounded(results.content)
                 whole, about = content["subsets"]["clean"][0], content["about"]
                 said = [{name: v for name, v in about.items() if name not in PLACES}]
-                cell.lines.update({line["name"]: line for line in whole["settings"]})
+                cell.add(whole["settings"])
                 cell.controls.update({line["name"]: line for line in whole["controls"]})
                 cell.costs.update(content["costs"])
             elif (kept := folder / f"{name}.json").is_file():
                 content = read_json(kept)
                 said = content["about"]
-                for part in ("lines", "controls", "costs"):
+                cell.add(content["lines"].values())
+                for part in ("controls", "costs"):
                     getattr(cell, part).update(content[part])
             else:
                 continue
             cell.about.extend(one for one in said if one not in cell.about)
         return cell if cell.lines else None
+
+    def add(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Lines of one run; what another run has compared a setting with stays."""
+        for line in lines:
+            known = self.lines.get(line["name"], {}).get("versus", {})
+            self.lines[line["name"]] = {**line, "versus": {**known, **line["versus"]}}
 
     def keep(self, folder: Path) -> None:
         """Write it, for ``read``."""

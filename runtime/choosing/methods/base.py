@@ -193,7 +193,7 @@ class Request(Generic[Own]):
             prompt's last position behind the decoder's first layers, which have read all of them;
             likewise.
         measure: times a block as one of ``PHASES``.
-        second_tokens: tokens of a second; 0 where a frame is one.
+        tokens_per_second: of sound; None where a frame is a second.
     """
 
     own: Own
@@ -205,11 +205,12 @@ class Request(Generic[Own]):
     encoder_attention: NDArray[np.float32] | None = None
     decoder_attention: NDArray[np.float32] | None = None
     measure: Measure = untimed
-    second_tokens: float = 0.0
+    tokens_per_second: float | None = None
 
     def tokens_in(self, seconds: float) -> int:
         """Audio tokens of so many seconds, at least 1."""
-        return max(1, round(seconds * (self.second_tokens or self.frame_tokens)))
+        rate = self.frame_tokens if self.tokens_per_second is None else self.tokens_per_second
+        return max(1, round(seconds * rate))
 
     @property
     def tokens(self) -> int:

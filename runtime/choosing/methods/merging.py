@@ -29,7 +29,14 @@ from speechprune_ort.runtime.choosing.methods.base import (
 )
 from speechprune_ort.runtime.choosing.pruning import ROWS_AT_ONCE, unit_rows
 
-__all__ = ["affinity_pooling", "fastadasp", "merged", "neighbour_cosines", "starts_of_groups"]
+__all__ = [
+    "affinity_pooling",
+    "fastadasp",
+    "merged",
+    "merging_operations",
+    "neighbour_cosines",
+    "starts_of_groups",
+]
 
 
 def neighbour_cosines(embeds: NDArray[Any]) -> NDArray[np.float32]:
@@ -55,7 +62,7 @@ def starts_of_groups(cosines: NDArray[np.float32], n_keep: int) -> NDArray[np.in
     """First tokens of ``n_keep`` groups, whose borders are where neighbours are least alike.
 
     Args:
-        cosines: (tokens - 1,) of neighbours.
+        cosines: (tokens - 1,) of neighbours, or another measure of how alike they are.
         n_keep: groups, from 1 to ``tokens``.
 
     Returns:

@@ -129,7 +129,7 @@ def test_baselines_are_what_their_names_say() -> None:
     assert len(randoms) == 20
 
 
-READ_TEXT = ("speechprune", "similarity", "coverage", "passages", "cdpruner")
+READ_TEXT = ("speechprune", "similarity", "coverage", "passages", "focused-pooling", "cdpruner")
 
 
 def test_methods_that_read_the_text_refuse_nan_in_it() -> None:

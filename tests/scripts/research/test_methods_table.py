@@ -72,6 +72,16 @@ def test_cells_stand_side_by_side_and_the_best_mean_first(tmp_path: Path) -> Non
     assert (tmp_path / "kept" / "people-5.json").is_file()
 
 
+def test_a_method_that_came_later_is_a_row_of_its_cell(tmp_path: Path) -> None:
+    settings = {"random@0.2": 0.5, "coverage@0.2": 0.6}
+    written(tmp_path / "methods" / "people-5", settings, **{"random@0.2": 0.1})
+    added = {"coverage@0.2": 0.6, "new@0.2": 0.7}
+    written(tmp_path / "added" / "people-5", added, **{"new@0.2": -0.1})
+    [cell] = cells_of([tmp_path / "methods", tmp_path / "added"])
+    assert list(cell.lines) == ["random@0.2", "coverage@0.2", "new@0.2"]
+    assert list(cell.lines["coverage@0.2"]["versus"]) == ["random@0.2", "new@0.2"]
+
+
 def test_a_cell_is_drawn_with_every_method_and_without_transcripts(tmp_path: Path) -> None:
     [cell] = [c for c in cells_of([ROOT / "docs/results/cells"]) if c.name == "synthetic-own"]
     draw(cell, tmp_path / "pictures")

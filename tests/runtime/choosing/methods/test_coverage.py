@@ -88,9 +88,9 @@ def test_the_passage_that_says_the_question_is_kept_whole(place: int) -> None:
 
 
 @pytest.mark.parametrize("method", ["coverage", "passages"])
-@pytest.mark.parametrize(("second_tokens", "width"), [(0.0, 250), (12.5, 125), (6.25, 62)])
+@pytest.mark.parametrize(("rate", "width"), [(None, 250), (12.5, 125), (6.25, 62)])
 def test_a_passage_is_ten_seconds_whatever_a_frame_is(
-    method: str, second_tokens: float, width: int, monkeypatch: pytest.MonkeyPatch
+    method: str, rate: float | None, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     widths = list[int]()
 
@@ -105,5 +105,5 @@ def test_a_passage_is_ten_seconds_whatever_a_frame_is(
     audio = HostEmbeds(random.standard_normal((400, 8)).astype(np.float32))
     scorer = NumpyScorer(audio, random.standard_normal((3, 8)), lambda part: (part, part))
     options = PruningOptions(method=method)  # type: ignore[arg-type]
-    select(options, scorer, window_tokens=100, frame_tokens=25, second_tokens=second_tokens)
+    select(options, scorer, window_tokens=100, frame_tokens=25, tokens_per_second=rate)
     assert widths == [width]
