@@ -83,25 +83,30 @@ class Cell:
                 content = rounded(results.content)
                 whole, about = content["subsets"]["clean"][0], content["about"]
                 said = [{name: v for name, v in about.items() if name not in PLACES}]
-                cell.add(whole["settings"])
+                cell.add(whole["settings"], content["costs"])
                 cell.controls.update({line["name"]: line for line in whole["controls"]})
-                cell.costs.update(content["costs"])
             elif (kept := folder / f"{name}.json").is_file():
                 content = read_json(kept)
                 said = content["about"]
-                cell.add(content["lines"].values())
-                for part in ("controls", "costs"):
-                    getattr(cell, part).update(content[part])
+                cell.add(content["lines"].values(), content["costs"])
+                cell.controls.update(content["controls"])
             else:
                 continue
             cell.about.extend(one for one in said if one not in cell.about)
         return cell if cell.lines else None
 
-    def add(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Lines of one run; what another run has compared a setting with stays."""
+    def add(
+        self, lines: Iterable[Mapping[str, Any]], costs: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Lines and costs of one run.
+
+        What an earlier run has compared a setting with stays, and so do its costs: those of one run
+        are measured side by side.
+        """
         for line in lines:
             known = self.lines.get(line["name"], {}).get("versus", {})
             self.lines[line["name"]] = {**line, "versus": {**known, **line["versus"]}}
+        self.costs.update({name: cost for name, cost in costs.items() if name not in self.costs})
 
     def keep(self, folder: Path) -> None:
         """Write it, for ``read``."""
