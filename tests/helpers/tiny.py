@@ -42,7 +42,6 @@ class Tiny:
     spread: float = 0.3  # of the weights: a narrow random model repeats one token
     between: int = 96  # width between the two products of a layer
     vocab: int | None = None  # rows of embedding and head, where they are more than tokens
-    encoder_layers: int = 1  # each costs an export a second
 
     @property
     def name(self) -> str:
@@ -70,7 +69,7 @@ def write_checkpoint(folder: Path, tiny: Tiny) -> Path:
     config = Qwen2AudioConfig(
         audio_config=Qwen2AudioEncoderConfig(
             d_model=32,
-            encoder_layers=tiny.encoder_layers,
+            encoder_layers=2,
             encoder_attention_heads=2,
             encoder_ffn_dim=64,
             num_mel_bins=tiny.mel_bins,
@@ -107,7 +106,6 @@ TINY = tuple(
         mel_bins=128 if (text == "qwen2") != tied else 80,
         seed=number,
         negative_gains=number % 3 == 0,
-        encoder_layers=2 if number == 1 else 1,
     )
     for number, (text, kv_heads, tied) in enumerate(
         (text, kv_heads, tied)

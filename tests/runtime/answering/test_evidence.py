@@ -31,7 +31,7 @@ def test_support_is_what_each_stretch_alone_makes_of_the_answer(
     model = SpeechLLM(bundle, "cpu")
     recording = model.listen(tone, sampling_rate=16_000)
     asked = recording.ask("Who?", pruning_rate=0.9, max_new_tokens=1)
-    said = replace(asked, text="a", token_ids=tuple(model.engine.text.encode("a", "It").ids))
+    said = replace(asked, text="yes", token_ids=tuple(model.engine.text.encode("yes", "It").ids))
     answer = recording.with_evidence(said, count=100)
     assert answer.evidence
     assert replace(answer, evidence=None) == said
@@ -50,7 +50,7 @@ def test_support_is_what_each_stretch_alone_makes_of_the_answer(
     embeds = recording.embeds[kept[inside]]
     every = PruningOptions(method="none")
     heard: list[Any] = [
-        model.recall(part).score("Who?", ["a"], pruning=every).means[0]
+        model.recall(part).score("Who?", ["yes"], pruning=every).means[0]
         for part in (embeds, embeds[:0])
     ]
     assert first.support == pytest.approx(heard[0] - heard[1], abs=1e-3)
