@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from speechprune_ort.methods import MethodOptions, Request, Scores, Selection, method
 from speechprune_ort.runtime.choosing.methods.base import PAPER_TEMPERATURE, SIMILARITY
 from speechprune_ort.runtime.choosing.methods.coverage import (
-    PASSAGE_SECONDS,
     SPOKEN,
     TEMPERATURE,
-    coverage_scores,
+    passage_scores,
 )
 from speechprune_ort.runtime.choosing.pruning import keep_by_similarity
 
@@ -96,9 +95,8 @@ def register(dense: bool, name: str, words: str) -> None:
 
     @method(f"coverage-{name}", summary=f"coverage, the budget shared out {words}")
     def by_coverage(request: Request[MethodOptions]) -> Selection:
-        width = request.tokens_in(PASSAGE_SECONDS)
-        scores = coverage_scores(request.scorer.cosines(), width)
-        return by_stretches(request, Scores(SPOKEN, scores), TEMPERATURE, dense)
+        scores = Scores(SPOKEN, passage_scores(request))
+        return by_stretches(request, scores, TEMPERATURE, dense)
 
     @method(f"similarity-{name}", summary=f"phase 1, the budget shared out {words}")
     def by_similarity(request: Request[MethodOptions]) -> Selection:

@@ -21,23 +21,13 @@ from numpy.typing import NDArray
 
 from speechprune_ort.methods import MethodOptions, Request, Scores, Selection, method
 from speechprune_ort.runtime.choosing.methods.coverage import (
-    PASSAGE_SECONDS,
     SPOKEN,
     TEMPERATURE,
-    coverage_scores,
+    passage_scores,
 )
 from speechprune_ort.runtime.choosing.methods.focused import focused_likeness
-from speechprune_ort.runtime.choosing.methods.merging import (
-    merged,
-    neighbour_cosines,
-    starts_of_groups,
-)
+from speechprune_ort.runtime.choosing.methods.merging import neighbour_cosines, pooled
 from speechprune_ort.runtime.choosing.pruning import keep_by_similarity
-
-
-def scores_of(request: Request[MethodOptions]) -> NDArray[np.float32]:
-    """Those of ``coverage``."""
-    return coverage_scores(request.scorer.cosines(), request.tokens_in(PASSAGE_SECONDS))
 
 
 def found(
@@ -54,8 +44,7 @@ def grouped(
     likeness: NDArray[np.float32],
 ) -> Selection:
     """Means of groups of the tokens ``inside``, by how alike (inside - 1,) neighbours are."""
-    embeds, starts = request.embeds[inside], starts_of_groups(likeness, request.n_keep)
-    means = merged(embeds, starts, np.ones(len(inside), np.float32))
+    starts, means = pooled(request.embeds[inside], likeness, request.n_keep)
     return Selection(inside[starts], (Scores(SPOKEN, scores),), means)
 
 
@@ -64,7 +53,7 @@ def at_temperature(temperature: float) -> None:
 
     @method(f"focused-{temperature:g}", summary=f"focused-pooling at {temperature:g}")
     def focused(request: Request[MethodOptions]) -> Selection:
-        scores = scores_of(request)
+        scores = passage_scores(request)
         likeness = focused_likeness(neighbour_cosines(request.embeds), scores, temperature)
         return grouped(request, scores, np.arange(request.tokens), likeness)
 
@@ -73,8 +62,8 @@ def among(candidates: int) -> None:
     """Register merging of what ``coverage`` finds."""
 
     @method(f"found-{candidates}", summary=f"{candidates} found tokens merged to one")
-    def pooled(request: Request[MethodOptions]) -> Selection:
-        scores = scores_of(request)
+    def found_merged(request: Request[MethodOptions]) -> Selection:
+        scores = passage_scores(request)
         inside = found(request, scores, candidates * request.n_keep)
         # Neighbours that have lost what lay between them are not merged.
         likeness = neighbour_cosines(request.embeds[inside])
@@ -91,7 +80,7 @@ for number in (2, 4, 8):
 @method("half-found", summary="half as coverage finds them, all else merged")
 def half_found(request: Request[MethodOptions]) -> Selection:
     """Borders stand on both sides of each token that is found."""
-    scores, whole = scores_of(request), np.zeros(request.tokens, bool)
+    scores, whole = passage_scores(request), np.zeros(request.tokens, bool)
     whole[found(request, scores, request.n_keep // 2)] = True
     likeness = neighbour_cosines(request.embeds)
     likeness = np.where(whole[1:] | whole[:-1], np.float32(-np.inf), likeness)

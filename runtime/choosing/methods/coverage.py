@@ -26,7 +26,14 @@ from speechprune_ort.runtime.choosing.methods.base import (
 )
 from speechprune_ort.runtime.choosing.pruning import keep_by_similarity
 
-__all__ = ["SPOKEN", "coverage", "coverage_operations", "coverage_scores", "moving_max"]
+__all__ = [
+    "SPOKEN",
+    "coverage",
+    "coverage_operations",
+    "coverage_scores",
+    "moving_max",
+    "passage_scores",
+]
 
 PASSAGE_SECONDS = 10
 TEMPERATURE = 0.05  # nearly the best frames alone: passages stay whole
@@ -100,6 +107,11 @@ def coverage_scores(cosines: NDArray[Any], width: int) -> NDArray[np.float32]:
     return scores
 
 
+def passage_scores(request: Request[Any]) -> NDArray[np.float32]:
+    """``coverage_scores`` of a request's tokens, (tokens,), with passages of 10 s."""
+    return coverage_scores(request.scorer.cosines(), request.tokens_in(PASSAGE_SECONDS))
+
+
 SPOKEN = "words of the question spoken around it, in standard deviations"
 
 
@@ -114,6 +126,6 @@ def coverage(request: Request[MethodOptions]) -> Selection:
     """The best seconds by ``coverage_scores``."""
     frame = request.frame_tokens
     with request.measure("phase_1"):
-        scores = coverage_scores(request.scorer.cosines(), request.tokens_in(PASSAGE_SECONDS))
+        scores = passage_scores(request)
         kept = keep_by_similarity(scores, request.n_keep, frame, TEMPERATURE)
     return Selection(kept, (Scores(SPOKEN, scores),))

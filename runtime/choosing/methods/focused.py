@@ -25,16 +25,14 @@ from speechprune_ort.runtime.choosing.methods.base import (
     method,
 )
 from speechprune_ort.runtime.choosing.methods.coverage import (
-    PASSAGE_SECONDS,
     SPOKEN,
     coverage_operations,
-    coverage_scores,
+    passage_scores,
 )
 from speechprune_ort.runtime.choosing.methods.merging import (
-    merged,
     merging_operations,
     neighbour_cosines,
-    starts_of_groups,
+    pooled,
 )
 
 __all__ = ["focused_likeness", "focused_pooling"]
@@ -78,10 +76,8 @@ def operations(work: Work[Any]) -> Mapping[str, int]:
 def focused_pooling(request: Request[MethodOptions]) -> Selection:
     """Groups of similar neighbours, each token counting alike, by ``focused_likeness``."""
     with request.measure("phase_1"):
-        scores = coverage_scores(request.scorer.cosines(), request.tokens_in(PASSAGE_SECONDS))
+        scores = passage_scores(request)
     with request.measure("phase_2"):
-        embeds = request.embeds
-        likeness = focused_likeness(neighbour_cosines(embeds), scores)
-        starts = starts_of_groups(likeness, request.n_keep)
-        means = merged(embeds, starts, np.ones(request.tokens, np.float32))
+        likeness = focused_likeness(neighbour_cosines(request.embeds), scores)
+        starts, means = pooled(request.embeds, likeness, request.n_keep)
     return Selection(starts, (Scores(SPOKEN, scores),), means)

@@ -35,6 +35,7 @@ __all__ = [
     "merged",
     "merging_operations",
     "neighbour_cosines",
+    "pooled",
     "starts_of_groups",
 ]
 
@@ -101,11 +102,35 @@ def merged(
     return means.astype(embeds.dtype)
 
 
-def _merge(request: Request[MethodOptions], weights: NDArray[np.float32]) -> Selection:
+def pooled(
+    embeds: NDArray[Any],
+    likeness: NDArray[np.float32],
+    n_keep: int,
+    weights: NDArray[np.float32] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """First tokens of groups, and what each group becomes.
+
+    Args:
+        embeds: (tokens, hidden).
+        likeness: (tokens - 1,) of neighbours, as ``starts_of_groups`` takes it.
+        n_keep: groups.
+        weights: (tokens,) of the means; None counts each token alike.
+
+    Returns:
+        (n_keep,) int64, and (n_keep, hidden) of the dtype of ``embeds``.
+    """
+    starts = starts_of_groups(likeness, n_keep)
+    even = np.ones(len(embeds), np.float32)
+    return starts, merged(embeds, starts, even if weights is None else weights)
+
+
+def _merge(
+    request: Request[MethodOptions], weights: NDArray[np.float32] | None = None
+) -> Selection:
     with request.measure("phase_1"):
         embeds = request.embeds
-        starts = starts_of_groups(neighbour_cosines(embeds), request.n_keep)
-        return Selection(starts, embeds=merged(embeds, starts, weights))
+        starts, means = pooled(embeds, neighbour_cosines(embeds), request.n_keep, weights)
+        return Selection(starts, embeds=means)
 
 
 def merging_operations(work: Work[Any]) -> Mapping[str, int]:
@@ -117,7 +142,7 @@ def merging_operations(work: Work[Any]) -> Mapping[str, int]:
         source="arXiv:2604.06871", operations=merging_operations)  # fmt: skip
 def affinity_pooling(request: Request[MethodOptions]) -> Selection:
     """Groups of similar neighbours, each token counting alike."""
-    return _merge(request, np.ones(request.tokens, np.float32))
+    return _merge(request)
 
 
 @method("fastadasp", summary="neighbours that are alike, weighted by the encoder's attention",

@@ -22,11 +22,10 @@ from speechprune_ort.runtime.choosing.methods.base import (
     method,
 )
 from speechprune_ort.runtime.choosing.methods.coverage import (
-    PASSAGE_SECONDS,
     SPOKEN,
     TEMPERATURE,
     coverage_operations,
-    coverage_scores,
+    passage_scores,
 )
 from speechprune_ort.runtime.choosing.pruning import keep_by_attention, keep_by_similarity
 
@@ -52,7 +51,7 @@ def passages(request: Request[Passages]) -> Selection:
     """Coverage chooses where to look, commonness what to leave out."""
     frame = request.frame_tokens
     with request.measure("phase_1"):
-        scores = coverage_scores(request.scorer.cosines(), request.tokens_in(PASSAGE_SECONDS))
+        scores = passage_scores(request)
         count = request.n_keep
         wanted = request.own.candidate_tokens(count, request.tokens, CANDIDATES * count)
         inside = keep_by_similarity(scores, wanted, frame, TEMPERATURE)

@@ -87,7 +87,7 @@ def test_the_passage_that_says_the_question_is_kept_whole(place: int) -> None:
     assert share["similarity"] < 0.6
 
 
-@pytest.mark.parametrize("method", ["coverage", "passages"])
+@pytest.mark.parametrize("method", ["coverage", "passages", "focused-pooling"])
 @pytest.mark.parametrize(("rate", "width"), [(None, 250), (12.5, 125), (6.25, 62)])
 def test_a_passage_is_ten_seconds_whatever_a_frame_is(
     method: str, rate: float | None, width: int, monkeypatch: pytest.MonkeyPatch
@@ -98,9 +98,7 @@ def test_a_passage_is_ten_seconds_whatever_a_frame_is(
         widths.append(width)
         return coverage_scores(cosines, width)
 
-    monkeypatch.setattr(
-        f"speechprune_ort.runtime.choosing.methods.{method}.coverage_scores", scores
-    )
+    monkeypatch.setattr("speechprune_ort.runtime.choosing.methods.coverage.coverage_scores", scores)
     random = np.random.default_rng(0)
     audio = HostEmbeds(random.standard_normal((400, 8)).astype(np.float32))
     scorer = NumpyScorer(audio, random.standard_normal((3, 8)), lambda part: (part, part))
