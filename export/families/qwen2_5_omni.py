@@ -41,7 +41,7 @@ from speechprune_ort.export.families.whisper import (
 )
 from speechprune_ort.export.source import Source
 
-__all__ = ["load", "plain_text"]
+__all__ = ["load", "plain_text", "require_known"]
 
 SPEAKS = r"^(talker|token2wav)\."
 """Weights of a whole Omni checkpoint that its thinker does not have."""
@@ -97,6 +97,23 @@ class AudioEncoder(AttentiveEncoder):
         return self.given(embeds, lambda: attention().reshape(windows, -1)[:, :tokens])
 
 
+def require_known(location: str, config: Any) -> None:
+    """Refuse settings of the encoder that this file does not compute.
+
+    Args:
+        location: of the checkpoint, for the message.
+        config: the thinker's config, of transformers.
+
+    Raises:
+        UnsupportedModelError: chunks do not end with a token.
+    """
+    half = config.audio_config.n_window
+    if half % 2:
+        raise UnsupportedModelError(
+            f"The audio encoder of {location!r} has n_window {half}: export knows even ones."
+        )
+
+
 def load(source: Source) -> Checkpoint:
     """Load the thinker of a Qwen2.5-Omni checkpoint.
 
@@ -125,10 +142,11 @@ def load(source: Source) -> Checkpoint:
     chunk = 2 * encoder.n_window
     frames = extractor.chunk_length * extractor.sampling_rate // extractor.hop_length
     require_log_mel(location, extractor, frames)
-    if chunk % 4 or frames % chunk:
+    require_known(location, config)
+    if frames % chunk:
         raise UnsupportedModelError(
             f"The audio encoder of {location!r} has n_window {encoder.n_window}: export knows "
-            f"even ones whose chunks divide a window of {frames} frames."
+            f"those whose chunks divide a window of {frames} frames."
         )
     frame_tokens = extractor.sampling_rate // extractor.hop_length // 4
     audio = audio_spec_of(extractor, encoder.num_mel_bins, frames, frame_tokens, POOLED_STEPS)

@@ -122,6 +122,7 @@ def test_what_its_encoder_lacks_is_refused_for_every_family(tmp_path: Path) -> N
     for family, part, changed in (
         (tiny_glm_asr, "audio_config", {"intermediate_size": 48}),
         (tiny_qwen3_asr, "audio_config", {"n_window_infer": 150}),
+        (tiny_qwen2_5_omni, "audio_config", {"n_window": 75}),
         (tiny_granite_speech, None, {"downsample_rate": 4}),
     ):
         folder = family.STATES[0].write(tmp_path / family.__name__)
