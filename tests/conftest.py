@@ -51,6 +51,7 @@ if importlib.util.find_spec("torch") is None:
         "scripts/research/test_tune_pruned.py",
         "scripts/small_model/test_small_model.py",
         "scripts/small_model/test_second_architecture.py",
+        "scripts/small_model/test_training_loops.py",
         "scripts/small_model/test_small_model_parts.py",
         "export/families/test_text_models.py",
         "scripts/small_model/test_evaluate.py",

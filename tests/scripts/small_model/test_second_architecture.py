@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 from small_model.assemble import ENCODER, Parts
 from small_model.language_model import LanguageModel
-from small_model.text import IMAGE_TOKENS
 from small_model.training.encoder import LOWER_LAYERS, WIDTH, pooled, seeded_encoder
 from small_model.training.features import Lower
 from small_model.training.layouts import VOXTRAL
@@ -22,11 +21,10 @@ from small_model.training.spelling import Cutter
 from small_model.training.stacking import Stacker
 from small_model.training.writer import Writer
 from small_model.voxtral import WINDOW_TOKENS, as_llama, stacked_delta, write_voxtral
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tiny_recipe import HIDDEN, byte_level, settings, text_weights, tiny_qwen
+from tokenizers import Tokenizer
 from transformers import (
     PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
     VoxtralForConditionalGeneration,
     WhisperFeatureExtractor,
 )
@@ -37,44 +35,7 @@ from speechprune_ort.export.families import load_checkpoint
 
 pytestmark = pytest.mark.export
 
-HIDDEN = 64
 QUESTION = "Who is it?"
-CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *IMAGE_TOKENS)
-
-
-def byte_level() -> dict[str, Any]:
-    """A ``tokenizer.json`` of single bytes and the control tokens of Qwen2.5 that are used."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(
-        models.BPE(vocab={t: i for i, t in enumerate([*letters, *CONTROL])}, merges=[])
-    )
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in CONTROL])
-    content: dict[str, Any] = json.loads(backend.to_str())
-    return content
-
-
-def settings() -> dict[str, Any]:
-    """Of a tiny Qwen2 for those tokens."""
-    size = 256 + len(CONTROL)
-    return {
-        "vocab_size": size, "hidden_size": HIDDEN, "intermediate_size": 96,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
-        "bos_token_id": 256, "eos_token_id": 258, "pad_token_id": 256,
-    }  # fmt: skip
-
-
-def tiny_qwen() -> Any:
-    """Random weights, its biases, too."""
-    torch.manual_seed(5)
-    model = Qwen2ForCausalLM(Qwen2Config(**settings(), tie_word_embeddings=True)).eval()
-    with torch.no_grad():
-        for name, values in model.named_parameters():
-            if name.endswith("bias"):
-                values.normal_(std=0.5)
-    return model
 
 
 def trained() -> tuple[Any, Stacker]:
@@ -163,8 +124,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Stacker]:
     folder = tmp_path_factory.mktemp("voxtral")
     encoder, stacker = trained()
     qwen = tiny_qwen()
-    text = {n.removeprefix("model."): v.numpy() for n, v in qwen.state_dict().items()}
-    del text["lm_head.weight"]
     below = {n: v.detach().numpy() for n, v in encoder.state_dict().items()}
     # The LayerNorm that is trained is the writer's own.
     norm = {f"layer_norm.{n}": v.numpy() for n, v in stacker.writer.norm.state_dict().items()}
@@ -177,7 +136,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Stacker]:
     }
     projector = {name: values.numpy() for name, values in stacker.tensors().items()}
     delta = stacked_delta(changed, projector, factors, SCALE, ["tiny"])
-    parts = Parts(below, LanguageModel(text, settings(), byte_level()))
+    parts = Parts(below, LanguageModel(text_weights(qwen), settings(), byte_level()))
     write_voxtral(parts, delta, folder, print)
     return folder, (encoder, reader), stacker
 
