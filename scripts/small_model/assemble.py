@@ -40,9 +40,8 @@ library: Any = transformers
 
 MODEL_TYPE = "qwen2_audio"
 WEIGHTS_FILE = "model.safetensors"
-STORED: Literal["float16"] = (
-    "float16"  # numpy has no bfloat16, and the kit of a bundle repeats this rounding
-)
+# numpy has no bfloat16, and the kit of a bundle repeats this rounding.
+STORED: Literal["float16"] = "float16"
 
 ENCODER, TEXT = "audio_tower.", "language_model.model."
 EMBEDDINGS, HEAD = f"{TEXT}embed_tokens.weight", "language_model.lm_head.weight"
@@ -55,14 +54,9 @@ PROBE_ANSWER = " Paris"
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything that the checkpoint is put together from.
+    """Everything that the checkpoint is put together from."""
 
-    Attributes:
-        encoder: Whisper base's encoder, name as in ``WhisperEncoder`` to float32 array.
-        language_model: Qwen2.5-Coder-0.5B-Instruct.
-    """
-
-    encoder: Mapping[str, Array]
+    encoder: Mapping[str, Array]  # float32, by the names of ``WhisperEncoder``
     language_model: LanguageModel
 
     @property
@@ -75,15 +69,7 @@ class Parts:
 
 
 def gather(cache: Path, report: Report) -> Parts:
-    """Fetch and read the parts.
-
-    Args:
-        cache: Cache folder for downloads.
-        report: Called with lines of progress.
-
-    Raises:
-        PartError: a part cannot be had, or is not what it should be.
-    """
+    """Fetch and read the parts."""
     whisper, language_model = fetch_whisper(cache, report), fetch_qwen(cache, report)
     report("Reading Whisper's encoder (CTranslate2)")
     encoder = whisper_encoder_weights(whisper)
@@ -100,9 +86,7 @@ def silence_transformers() -> None:
 def checkpoint_weights(base: Mapping[str, Array], delta: Delta) -> dict[str, Array]:
     """All weights of the trained checkpoint, float16, the same bytes on every machine.
 
-    Args:
-        base: From :attr:`Parts.base`.
-        delta: Replaces values, adds layers, and adds products to matrices.
+    What training changed replaces values of the base, adds layers, and adds products to matrices.
     """
     ends = (FACTOR_A, FACTOR_B)
     factors = {name: v for name, v in delta.tensors.items() if name.endswith(ends)}
@@ -172,15 +156,7 @@ def write_checkpoint(parts: Parts, delta: Delta, folder: Path, report: Report) -
 def write_weights(
     folder: Path, weights: Mapping[str, Array], config: Any, text: Mapping[str, Any], delta: Delta
 ) -> None:
-    """Write weights and configuration, and what the delta's record tells the user.
-
-    Args:
-        folder: Of the checkpoint.
-        weights: From :func:`checkpoint_weights`.
-        config: Of the checkpoint's class.
-        text: Settings of the language model.
-        delta: What training changed.
-    """
+    """Write weights and configuration, and what the delta's record tells the user."""
     save_file(dict(weights), folder / WEIGHTS_FILE, metadata={"format": "pt"})
     config.save_pretrained(folder)
     library.GenerationConfig(
@@ -210,12 +186,7 @@ def write_tokenizer(
 
 
 def write_language_model(found: LanguageModel, folder: Path) -> None:
-    """Write ``Qwen2ForCausalLM`` in bfloat16, one matrix for embedding and output, and tokenizer.
-
-    Args:
-        found: From :func:`read_gguf`.
-        folder: That is there.
-    """
+    """Write ``Qwen2ForCausalLM`` in bfloat16, its embedding and output tied, and the tokenizer."""
     with torch.device("meta"):
         config = library.Qwen2Config(tie_word_embeddings=True, **found.config)
         model = library.Qwen2ForCausalLM(config)
@@ -232,9 +203,6 @@ def check_checkpoint(folder: Path) -> None:
 
     All keys match; the output layer equals the embeddings; the processor counts audio tokens and
     the tokenizer keeps them whole; the language model knows the capital of France.
-
-    Raises:
-        PartError: one of these does not hold.
     """
     model, info = library.Qwen2AudioForConditionalGeneration.from_pretrained(
         folder, dtype=torch.float32, output_loading_info=True
@@ -249,6 +217,7 @@ def check_checkpoint(folder: Path) -> None:
     inputs = processor(text=prompt, audio=[one_second], return_tensors="pt")
     audio_count = int((inputs["input_ids"] == model.config.audio_token_index).sum())
     audio_ids = [token_id_of(tokenizer, token) for token in RENAMED_TOKENS.values()]
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     probe = torch.tensor([tokenizer(PROBE, add_special_tokens=False)["input_ids"]])
     with torch.inference_mode():
         answer = tokenizer.decode(int(model(input_ids=probe).logits[0, -1].argmax()))
@@ -257,7 +226,7 @@ def check_checkpoint(folder: Path) -> None:
     conditions = {
         f"all weights match the class ({info})": not any(info.values()),
         "lm_head equals the token embeddings": torch.equal(model.lm_head.weight, embeddings),
-        "the audio tokens are special": set(audio_ids) <= set(special_ids(tokenizer)),
+        "the audio tokens are special": set(audio_ids) <= special,
         "skip_special_tokens drops the audio tokens": not tokenizer.decode(
             audio_ids, skip_special_tokens=True
         ),
@@ -269,11 +238,7 @@ def check_checkpoint(folder: Path) -> None:
 
 
 def demand(conditions: Mapping[str, bool]) -> None:
-    """Refuse a finished checkpoint of which not all is true.
-
-    Raises:
-        PartError: it names what is not.
-    """
+    """Refuse a finished checkpoint of which not all is true."""
     failed = [text for text, holds in conditions.items() if not holds]
     if failed:
         raise PartError(
@@ -288,18 +253,8 @@ def token_id_of(tokenizer: Any, token: str) -> int:
     return ids[0] if len(ids) == 1 else -1
 
 
-def special_ids(tokenizer: Any) -> list[int]:
-    """The ids that a loaded tokenizer treats as special."""
-    return [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
-
-
 def check_target(out: Path, overwrite: bool, model_type: str = MODEL_TYPE) -> None:
-    """Refuse an output folder that must not be replaced.
-
-    Raises:
-        PartError: it exists and ``overwrite`` is not given, or it is no checkpoint of
-            this kind.
-    """
+    """Refuse an output folder that is there without ``overwrite``, or is no such checkpoint."""
     if not out.exists() and not out.is_symlink():
         return
     if not overwrite:
@@ -317,17 +272,7 @@ def check_target(out: Path, overwrite: bool, model_type: str = MODEL_TYPE) -> No
 
 
 def build(parts: Parts, delta: Delta, out: Path, overwrite: bool, report: Report) -> Path:
-    """Write and check the checkpoint next to ``out``, then rename it.
-
-    Args:
-        parts: From :func:`gather`.
-        delta: What training changed.
-        out: The checkpoint folder to make; its parent is made where missing.
-        overwrite: Replace an earlier checkpoint there.
-        report: Called with lines of progress.
-
-    Returns:
-        The path of the weights file.
+    """Write and check the checkpoint next to ``out``, then rename it; the path of its weights.
 
     Raises:
         PartError: ``out`` must not be replaced, the checkpoint fails its check, or the

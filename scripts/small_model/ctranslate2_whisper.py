@@ -72,16 +72,10 @@ def parse_model_bin(data: bytes) -> dict[str, npt.NDArray[Any]]:
 
 
 def whisper_encoder_weights(model_bin: bytes) -> Weights:
-    """The encoder of a CTranslate2 Whisper model.
+    """The encoder of a CTranslate2 Whisper model in float32, by the names of ``WhisperEncoder``.
 
     CTranslate2 stacks the query, key and value projections of self-attention into one matrix
     (3d, d), and gives the key a bias of zeros, which Whisper does not have.
-
-    Args:
-        model_bin: The file's content, pinned by sha256.
-
-    Returns:
-        Name (``conv1.weight``, ``layers.0.self_attn.q_proj.weight``, ...) to float32 array.
     """
     weights: Weights = {}
     for name, stored in parse_model_bin(model_bin).items():

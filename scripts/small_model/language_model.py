@@ -49,17 +49,11 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """The language model of the checkpoint.
+    """The language model of the checkpoint."""
 
-    Attributes:
-        weights: ``Qwen2Model`` name (``layers.0.self_attn.q_proj.weight``) to float32 array.
-        config: Keyword arguments of ``Qwen2Config``.
-        tokenizer: The content of ``tokenizer.json``.
-    """
-
-    weights: dict[str, Floats]
-    config: dict[str, Any]
-    tokenizer: dict[str, Any]
+    weights: dict[str, Floats]  # by names of ``Qwen2Model`` (``layers.0.self_attn.q_proj.weight``)
+    config: dict[str, Any]  # keyword arguments of ``Qwen2Config``
+    tokenizer: dict[str, Any]  # the content of ``tokenizer.json``
 
 
 class _Reader(gguf.GGUFReader):
@@ -71,6 +65,8 @@ class _Reader(gguf.GGUFReader):
 
 def read_gguf(path: Path) -> LanguageModel:
     """Read a Qwen2 model with its tokenizer from a GGUF file, which is pinned by sha256."""
+    from transformers import AutoTokenizer
+
     reader = _Reader(path)
 
     def field(name: str) -> Any:
@@ -96,19 +92,11 @@ def read_gguf(path: Path) -> LanguageModel:
         "eos_token_id": eos,
         "pad_token_id": pad,
     }
-    return LanguageModel(weights, config, read_tokenizer(path))
-
-
-def read_tokenizer(path: Path) -> dict[str, Any]:
-    """The content of ``tokenizer.json`` of a GGUF file, as transformers makes it."""
-    from transformers import AutoTokenizer
-
     # Without its type transformers would look for one in the model's configuration, slowly.
-    made: Any = AutoTokenizer.from_pretrained(
+    tokenizer: Any = AutoTokenizer.from_pretrained(
         path.parent, gguf_file=path.name, tokenizer_type="qwen2"
     )
-    content: dict[str, Any] = json.loads(made.backend_tokenizer.to_str())
-    return content
+    return LanguageModel(weights, config, json.loads(tokenizer.backend_tokenizer.to_str()))
 
 
 def transformers_name(name: str) -> str:

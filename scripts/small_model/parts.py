@@ -1,7 +1,8 @@
 """The default model's parts: where they are published, for ``speechprune_ort.models`` to fetch.
 
 `parts.json` says so. Names of packages say nothing of what is in them: each file is pinned by
-sha256, read, and never installed or run. No file on the hub is known to have the bytes of Whisper
+sha256, read, and never installed or run; where it cannot be had or is another one, that is a
+``PartError``. No file on the hub is known to have the bytes of Whisper
 base's packages (multilingual, converted for faster-whisper): the conversions there are others.
 """
 
@@ -16,19 +17,12 @@ from speechprune_ort.models.packages import PackageFile, Report, check_sha256, f
 
 
 class Published(msgspec.Struct, forbid_unknown_fields=True):
-    """The content of `parts.json`.
+    """The content of `parts.json`."""
 
-    Attributes:
-        whisper: Whisper base, one float16 ``model.bin`` cut in two.
-        whisper_text: What faster-whisper wants beside it.
-        qwen: Qwen2.5-Coder-0.5B-Instruct, one GGUF file, in packages cut in six.
-        joe: Piper's voice "joe", of the recording and of training, and its configuration.
-    """
-
-    whisper: BaseFile
-    whisper_text: tuple[PackageFile, ...]
-    qwen: BaseFile
-    joe: tuple[PackageFile, PackageFile]
+    whisper: BaseFile  # Whisper base, one float16 ``model.bin`` cut in two
+    whisper_text: tuple[PackageFile, ...]  # what faster-whisper wants beside it
+    qwen: BaseFile  # Qwen2.5-Coder-0.5B-Instruct, one GGUF file, in packages cut in six
+    joe: tuple[PackageFile, PackageFile]  # Piper's voice "joe", and its configuration
 
 
 PUBLISHED = msgspec.json.decode(Path(__file__).with_suffix(".json").read_bytes(), type=Published)
@@ -39,30 +33,18 @@ QWEN_GGUF = "qwen2.5-coder-0.5b-instruct.gguf"
 
 
 def fetch_whisper(cache: Path, report: Report) -> bytes:
-    """Whisper base, the whole ``model.bin`` of CTranslate2.
-
-    Raises:
-        PartError: it cannot be had, or is another file.
-    """
+    """Whisper base, the whole ``model.bin`` of CTranslate2."""
     paths = fetch_package_files(WHISPER_PARTS, cache, report)
     return b"".join(paths[part].read_bytes() for part in WHISPER_PARTS)
 
 
 def fetch_joe(cache: Path, report: Report) -> Path:
-    """Piper's voice "joe", an ``.onnx`` file with its configuration beside it.
-
-    Raises:
-        PartError: it cannot be had, or is another file.
-    """
+    """Piper's voice "joe", an ``.onnx`` file with its configuration beside it."""
     return fetch_package_files([JOE, JOE_CONFIG], cache, report)[JOE]
 
 
 def fetch_qwen(cache: Path, report: Report) -> Path:
-    """Qwen2.5-Coder-0.5B-Instruct as one GGUF file.
-
-    Raises:
-        PartError: it cannot be had, or is another file.
-    """
+    """Qwen2.5-Coder-0.5B-Instruct as one GGUF file."""
     target = cache / "packages" / QWEN_GGUF
     if not target.exists():
         paths = fetch_base_file(QWEN, cache, report)

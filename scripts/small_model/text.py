@@ -46,19 +46,7 @@ CHAT_TEMPLATE = (
 
 
 def rename_tokens(tokenizer: Mapping[str, Any], renames: Mapping[str, str]) -> dict[str, Any]:
-    """Give special tokens of a ``tokenizer.json`` new texts and keep their ids.
-
-    Args:
-        tokenizer: Content of a ``tokenizer.json`` with a BPE model; not changed.
-        renames: Old text to new text.
-
-    Returns:
-        A changed copy.
-
-    Raises:
-        PartError: an old token is not in the vocabulary or not special, or a new text is
-            a token already.
-    """
+    """A copy of a ``tokenizer.json`` in which special tokens have new texts and keep their ids."""
     changed = copy.deepcopy(dict(tokenizer))
     vocabulary: dict[str, int] = changed["model"]["vocab"]
     special = {token["content"]: token for token in changed["added_tokens"] if token["special"]}

@@ -10,7 +10,6 @@ meeting, which is asked at several budgets. Choices on SPIRAL and their controls
 from __future__ import annotations
 
 import json
-import random
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -58,8 +57,7 @@ def interval(found: Estimate) -> dict[str, float]:
     >>> interval(proportion([1.0] * 10))
     {'n': 10, 'mean': 1.0, 'low': 0.7225, 'high': 1.0}
     """
-    ends = {"mean": found.mean, "low": found.low, "high": found.high}
-    return {"n": found.n, **{name: round(value, 4) for name, value in ends.items()}}
+    return {"n": found.n, **{n: round(getattr(found, n), 4) for n in ("mean", "low", "high")}}
 
 
 def contained(answer: str, expected: str) -> bool:
@@ -168,7 +166,7 @@ def orders(model: SpeechLLM, manifest: Path) -> dict[str, Any]:
         for slot, question in SLOTS.items():
             if (wanted := entry["slots"].get(slot)) is None:
                 continue
-            rng = random.Random(f"{number}-{slot}")  # noqa: S311 - no secrets
+            rng = chance(f"{number}-{slot}")
             others = [value for value in values[slot] if value != wanted]
             choices = (wanted, *rng.sample(others, min(3, len(others))))
             sample = Sample(f"{number}-{slot}", path, question, choices, 0)
@@ -178,12 +176,7 @@ def orders(model: SpeechLLM, manifest: Path) -> dict[str, Any]:
 
 
 def meeting(model: SpeechLLM, path: Path) -> dict[str, Any]:
-    """The questions beside a recording, with every token and pruned by the default method.
-
-    Returns:
-        Of how many questions how many are right at each pruning rate, 0 for every token; and each
-        answer.
-    """
+    """The questions beside a recording at each pruning rate of the default method, and at 0."""
     entries = json.loads(path.with_name("questions.json").read_text(encoding="utf-8"))["questions"]
     recording = model.listen(path)
     questions = [entry["question"] for entry in entries]

@@ -52,13 +52,7 @@ def filled(text: str, words: Mapping[str, str]) -> str:
 
 
 class FactMaker:
-    """Draws facts.
-
-    Args:
-        rare: Words for the slot ``WORD``.
-        rng: Source of chance.
-        forms: What facts are made from.
-    """
+    """Draws facts by forms; ``rare`` are words for the slot ``WORD``."""
 
     def __init__(
         self,

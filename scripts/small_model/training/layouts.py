@@ -19,23 +19,14 @@ class Name(StrEnum):
 
 @dataclass(frozen=True)
 class Layout:
-    """Texts under the names that the language model's own tokenizer has for control tokens.
+    """Texts under the names that the language model's own tokenizer has for control tokens."""
 
-    Attributes:
-        before: Ahead of the audio tokens.
-        behind: Between them and the first question.
-        asked: Between a question and its answer.
-        end: Of an answer.
-        further: Between that and the next question.
-        suffix: Of the names of files and curves of the language model.
-    """
-
-    before: str
-    behind: str
-    asked: str
-    end: str
-    further: str
-    suffix: str
+    before: str  # ahead of the audio tokens
+    behind: str  # between them and the first question
+    asked: str  # between a question and its answer
+    end: str  # of an answer
+    further: str  # between that and the next question
+    suffix: str  # of the names of files and curves of the language model
 
     @property
     def reader(self) -> str:

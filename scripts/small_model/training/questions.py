@@ -50,13 +50,7 @@ def pattern_of(form: str) -> re.Pattern[str]:
 
 
 class Asker:
-    """Finds questions about a text.
-
-    Args:
-        dialogues: SPIRAL's, whose key sentences are known.
-        facts: Makes up questions about what is not said.
-        rng: Source of chance.
-    """
+    """Finds questions about a text: those of made-up facts, and SPIRAL's by their key sentences."""
 
     def __init__(self, dialogues: Sequence[Dialogue], facts: FactMaker, rng: random.Random) -> None:
         self._facts, self._rng = facts, rng

@@ -7,7 +7,7 @@ import json
 import random
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +15,22 @@ from small_model.training.voices import plain
 from speechprune_ort.errors import PartError
 
 DEVELOPMENT_DIALOGUES, ADAPT_SHARE = 16, 0.25
-COMMON = tuple(
-    re.findall(
-        r"\w+",
-        "the a of to and in is that for was on with as it at by an or from are be not this",
-    )
+COMMON = re.findall(
+    r"\w+", "the a of to and in is that for was on with as it at by an or from are be not this"
 )
 TEST_IDS = Path(__file__).parents[1] / "test_ids.txt"
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """One dialogue of SPIRAL in plain ASCII.
+    """One dialogue of SPIRAL in plain ASCII."""
 
-    Attributes:
-        name: Its id.
-        sentences: In order.
-        key: Indices of the sentences that hold the answer.
-        question: The question about it.
-        choices: Texts without their letters.
-        answer: Index of the right choice.
-    """
-
-    name: str
+    name: str  # its id
     sentences: tuple[str, ...]
-    key: tuple[int, ...]
+    key: tuple[int, ...]  # indices of the sentences that hold the answer
     question: str
-    choices: tuple[str, ...]
-    answer: int
+    choices: tuple[str, ...]  # without their letters
+    answer: int  # index of the right choice
 
 
 @dataclass(frozen=True)
@@ -97,9 +85,6 @@ def read_spiral(folder: Path) -> list[Dialogue]:
     """All dialogues of ``data.jsonl`` and ``data_h.jsonl``, each once, ordered by sha256 of its id.
 
     Dialogues whose key sentence is not among their sentences are left out.
-
-    Raises:
-        PartError: the folder does not hold the two files.
     """
     found: dict[str, Dialogue] = {}
     for name in ("data.jsonl", "data_h.jsonl"):
@@ -118,10 +103,6 @@ def split_dialogues(dialogues: Sequence[Dialogue], test_ids: Iterable[str]) -> S
     """Set dialogues aside: for testing, then the first by hash for development, adapt and align.
 
     Sentences that a test dialogue shares are taken out of all others.
-
-    Args:
-        dialogues: From :func:`read_spiral`.
-        test_ids: Ids of the test dialogues.
     """
     names = set(test_ids)
     test = tuple(d for d in dialogues if d.name in names)
@@ -133,10 +114,8 @@ def split_dialogues(dialogues: Sequence[Dialogue], test_ids: Iterable[str]) -> S
         keep = tuple(s for s in dialogue.sentences if s.lower() not in seen)
         key_texts = [dialogue.sentences[index] for index in dialogue.key]
         key = tuple(keep.index(text) for text in key_texts if text in keep)
-        rest.append(
-            Dialogue(dialogue.name, keep, key, dialogue.question, dialogue.choices, dialogue.answer)
-        )
-    rest = [dialogue for dialogue in rest if dialogue.key]
+        if key:
+            rest.append(replace(dialogue, sentences=keep, key=key))
     development, rest = rest[:DEVELOPMENT_DIALOGUES], rest[DEVELOPMENT_DIALOGUES:]
     adapt = round(len(rest) * ADAPT_SHARE)
     return Split(test, tuple(development), tuple(rest[:adapt]), tuple(rest[adapt:]))
@@ -144,25 +123,15 @@ def split_dialogues(dialogues: Sequence[Dialogue], test_ids: Iterable[str]) -> S
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Words for random sentences.
+    """Words for random sentences."""
 
-    Attributes:
-        spiral: Words of SPIRAL's training dialogues, each once.
-        single: Dictionary words of one token.
-        double: Dictionary words of two tokens.
-    """
-
-    spiral: tuple[str, ...]
-    single: tuple[str, ...]
-    double: tuple[str, ...]
+    spiral: tuple[str, ...]  # of SPIRAL's training dialogues, each once
+    single: tuple[str, ...]  # of a dictionary, of one token
+    double: tuple[str, ...]  # of two tokens
 
 
 def read_lexicon(words: Path, dialogues: Iterable[Dialogue], tokenizer: Any) -> Lexicon:
-    """Sort a word list (one a line; Debian: ``apt-get install wamerican``) by tokens a word.
-
-    Raises:
-        PartError: the list cannot be read.
-    """
+    """Sort a word list (one a line; Debian: ``apt-get install wamerican``) by tokens a word."""
     try:
         lines = words.read_text(encoding="utf-8").split()
     except OSError as error:
