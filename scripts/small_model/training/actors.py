@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import soundfile
-import soxr
 
-from small_model.training.features import LogMel
+from small_model.assemble import library
 from small_model.training.spelling import spoken, words_of
-from small_model.training.voices import RATE, Samples, leveled, plain
+from small_model.training.voices import RATE, Samples, leveled, plain, resampled
 from speechprune_ort.errors import PartError
 
 PACKAGES = {  # Debian's package, its version, a file or folder of what is spoken
@@ -36,9 +35,12 @@ PACKAGES = {  # Debian's package, its version, a file or folder of what is spoke
 }
 QUEEN_HEADER, QUEEN_ENTRY = 15, struct.Struct(">12sxII")  # name, offset, size
 SKY_ENTRY = struct.Struct("<H3s3s")  # number, offset, size and flags
-SKY_FIRST_SPEECH, SKY_RATE = 50_000, 11_025
-SKY_LEAD = 90  # bytes ahead of a line's samples
-DRASCULA_RATE, DRASCULA_LEAD = 11_025, 64
+SKY_FIRST_SPEECH = 50_000
+SKY_LEAD, DRASCULA_LEAD = 90, 64  # bytes ahead of a line's samples
+RAW_RATE = 11_025
+RAW: dict[str, Any] = {  # samples of 8 bits without sign
+    "dtype": "float32", "samplerate": RAW_RATE, "channels": 1, "format": "RAW", "subtype": "PCM_U8",
+}  # fmt: skip
 PACKS_AT_ONCE = 12  # that the decoder transcribes
 PROMPT = ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
 
@@ -47,11 +49,7 @@ Line = tuple[Samples, int]  # and their rate
 
 
 def fetch(name: str, folder: Path) -> Path:
-    """Download a Debian package, unpack it (its programs are not run), and find what is spoken.
-
-    Raises:
-        PartError: apt-get has no such package.
-    """
+    """Download a Debian package, unpack it (its programs are not run), and find what is spoken."""
     package, version, data = PACKAGES[name]
     folder.mkdir(parents=True, exist_ok=True)
     if not (found := sorted(folder.glob(f"{name}/**/{data}"))):
@@ -97,7 +95,7 @@ def sky_entries(table: bytes) -> list[tuple[int, int, int]]:
 def lines_of(name: str, place: Path) -> Iterator[Samples]:
     """Samples at 16 kHz of each line of a package, silence at its ends cut off."""
     for wave, rate in RECORDINGS[name](place):
-        yield trimmed(soxr.resample(wave, rate, RATE).astype(np.float32))
+        yield trimmed(resampled(wave, rate))
 
 
 def queen_lines(place: Path) -> Iterator[Line]:
@@ -112,30 +110,22 @@ def sky_lines(place: Path) -> Iterator[Line]:
     """Out of one file whose table lies in another."""
     content = place.read_bytes()
     for number, offset, size in sky_entries(place.with_suffix(".dnr").read_bytes()):
-        if number >= SKY_FIRST_SPEECH and size > SKY_RATE // 2:
-            yield unsigned(content[offset + SKY_LEAD : offset + size]), SKY_RATE
+        if number >= SKY_FIRST_SPEECH and size > RAW_RATE // 2:
+            samples = content[offset + SKY_LEAD : offset + size]
+            yield soundfile.read(io.BytesIO(samples), **RAW)
 
 
 def drascula_lines(place: Path) -> Iterator[Line]:
     """One file a line."""
     for path in sorted(place.glob("*.ALS")):
-        yield unsigned(path.read_bytes()[DRASCULA_LEAD:]), DRASCULA_RATE
+        samples = path.read_bytes()[DRASCULA_LEAD:]
+        yield soundfile.read(io.BytesIO(samples), **RAW)
 
 
 def telephone_lines(place: Path) -> Iterator[Line]:
     """One WAV file an announcement."""
     for path in sorted(place.rglob("*.wav")):
         yield soundfile.read(path)
-
-
-def unsigned(raw: bytes) -> Samples:
-    """Samples of 8 bits without sign.
-
-    >>> unsigned(bytes([128, 192, 0])).tolist()
-    [0.0, 0.5, -1.0]
-    """
-    samples: Samples = (np.frombuffer(raw, np.uint8).astype(np.float32) - 128) / np.float32(128)
-    return samples
 
 
 RECORDINGS: dict[str, Callable[[Path], Iterator[Line]]] = {
@@ -176,22 +166,20 @@ def packed(lines: Iterator[tuple[str, Samples]], rng: random.Random) -> list[tup
 def transcribe(whisper: Path, packs: Sequence[Packed]) -> Iterator[tuple[str, float, float]]:
     """Text, mean log-probability of a token, probability of no speech, by Whisper's own decoder.
 
-    Args:
-        whisper: Folder of a CTranslate2 model with its ``tokenizer.json``.
-        packs: Samples of at most 30 s.
+    ``whisper`` is the folder of a CTranslate2 model with its ``tokenizer.json``.
     """
     import ctranslate2
     from tokenizers import Tokenizer
 
-    tokenizer, mel = Tokenizer.from_file(str(whisper / "tokenizer.json")), LogMel()
+    tokenizer = Tokenizer.from_file(str(whisper / "tokenizer.json"))
+    log_mel = library.WhisperFeatureExtractor()
     prompt = [tokenizer.token_to_id(token) for token in PROMPT]
     model: Any = ctranslate2.models.Whisper(
         str(whisper), device="cpu", compute_type="int8", intra_threads=1
     )
     for start in range(0, len(packs), PACKS_AT_ONCE):
         part = [pack / np.float32(32768) for pack in packs[start : start + PACKS_AT_ONCE]]
-        padded = [np.pad(wave, (0, 30 * RATE - len(wave))).astype(np.float32) for wave in part]
-        features = np.stack([mel(wave)[0].numpy() for wave in padded])
+        features = log_mel(part, sampling_rate=RATE, return_tensors="np")["input_features"]
         results = model.generate(
             ctranslate2.StorageView.from_array(np.ascontiguousarray(features, np.float32)),
             [prompt] * len(part),

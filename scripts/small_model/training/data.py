@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,23 @@ from research.transcripts import whisper_base
 from small_model.assemble import library
 from small_model.parts import fetch_joe
 from small_model.training import actors
-from small_model.training.encoder import LOWER_LAYERS, whisper_encoder
-from small_model.training.features import Lower
+from small_model.training.encoder import whisper_encoder
+from small_model.training.features import WINDOW_S, Lower
 from small_model.training.rooms import faster, spoil
-from small_model.training.speech import Heard, make_shard, read_shard, synthetic, training_texts
+from small_model.training.speech import (
+    Heard,
+    Said,
+    make_shard,
+    read_shard,
+    synthetic,
+    training_texts,
+)
 from small_model.training.spelling import spoken
 from small_model.training.text import (
     TEST_IDS,
     Lexicon,
     Split,
+    chance,
     read_lexicon,
     read_spiral,
     split_dialogues,
@@ -39,34 +47,30 @@ SYNTHETIC_TEXTS, ACTOR_PACKS = 60, 150  # a shard
 ACTORS = (("queen", "sky"), ("drascula", "telephone"))  # each group is shuffled by itself
 TEST_SENTENCES, TEST_VOICES = 60, ("flite:slt", NEVER_HEARD, "hibari:heart")
 HELD_OUT_PACK = 25  # one pack in so many is for testing
-LONGEST = 30 * RATE
+LONGEST = WINDOW_S * RATE
 WORDS = Path("/usr/share/dict/american-english")
-
-Texts = tuple[Samples, str, str]
 
 
 @dataclass(frozen=True)
 class Job:
-    """Where everything lies.
+    """Where everything lies."""
 
-    Attributes:
-        cache: Downloads.
-        work: Stored features and checkpoints.
-        language_model: Folder that transformers loads.
-        spiral: Folder of SPIRAL's files.
-        report: Called with lines of progress.
-    """
-
-    cache: Path
-    work: Path
-    language_model: Path
-    spiral: Path
-    report: Report
+    cache: Path  # downloads
+    work: Path  # stored features and checkpoints
+    language_model: Path  # folder that transformers loads
+    spiral: Path  # folder of SPIRAL's files
+    report: Report  # called with lines of progress
 
     @property
     def features(self) -> Path:
         """Folder of shards."""
         return self.work / "features"
+
+    def lower(self) -> Lower:
+        """The half of Whisper's encoder that makes shards, on one thread."""
+        torch.set_num_threads(1)
+        self.features.mkdir(parents=True, exist_ok=True)
+        return Lower(whisper_encoder(self.cache, self.report))
 
 
 def read_texts(spiral: Path, tokenizer: Any) -> tuple[Split, Lexicon]:
@@ -80,43 +84,33 @@ def make_synthetic(job: Job, shards: Sequence[int]) -> None:
 
     Shards that are there are kept.
     """
-    torch.set_num_threads(1)
-    job.features.mkdir(parents=True, exist_ok=True)
-    lower = Lower(whisper_encoder(job.cache, job.report), LOWER_LAYERS)
+    lower = job.lower()
     tokenizer = library.AutoTokenizer.from_pretrained(job.language_model)
     split, lexicon = read_texts(job.spiral, tokenizer)
-    speaker = Speaker(fetch_joe(job.cache, job.report), random.Random(0))  # noqa: S311 - no secrets
+    speaker = Speaker(fetch_joe(job.cache, job.report), chance(0))
     for number in shards:
         path = job.features / f"synthetic-{number:03d}"
         if not path.with_suffix(".npy").exists():
-            speaker.rng = random.Random(f"1-{number}")  # noqa: S311 - no secrets
+            speaker.rng = chance(f"1-{number}")
             texts = training_texts((*split.align, *split.adapt), lexicon, speaker.rng)
             hours = make_shard(path, synthetic(texts, speaker, SYNTHETIC_TEXTS), lower)
             job.report(f"{path.name}: {60 * hours:.0f} minutes")
-    speaker.rng = random.Random(7)  # noqa: S311 - no secrets
+    speaker.rng = chance(7)
     sentences = [s for d in split.test for s in d.sentences if 5 <= len(s.split()) <= 25]
     speaker.rng.shuffle(sentences)
+    tested = [spoken(plain(sentence)) for sentence in sentences[:TEST_SENTENCES]]
     for voice in TEST_VOICES:
-        said = read_aloud(sentences[:TEST_SENTENCES], speaker, voice)
+        said = [(speaker.say(text, voice, vary=False), text, voice) for text in tested]
         make_shard(job.features / f"test-{voice.split(':')[1]}", said, lower)
-
-
-def read_aloud(sentences: Sequence[str], speaker: Speaker, voice: str) -> Iterator[Texts]:
-    """Sentences by one voice, as they are."""
-    for sentence in sentences:
-        text = spoken(plain(sentence))
-        yield speaker.say(text, voice, vary=False), text, voice
 
 
 def make_actors(job: Job) -> None:
     """Actors' packs, each as it is, spoilt, and spoilt in another's voice; ``test-actors``."""
-    torch.set_num_threads(1)
-    job.features.mkdir(parents=True, exist_ok=True)
-    lower = Lower(whisper_encoder(job.cache, job.report), LOWER_LAYERS)
+    lower = job.lower()
     whisper = whisper_base(job.cache, job.report)
     number = 0
     for names in ACTORS:
-        rng = random.Random(1)  # noqa: S311 - no secrets
+        rng = chance(1)
         found = [(name, actors.fetch(name, job.cache / "games")) for name in names]
         lines = ((name, line) for name, place in found for line in actors.lines_of(name, place))
         packs = actors.packed(lines, rng)
@@ -128,8 +122,7 @@ def make_actors(job: Job) -> None:
             if not path.with_suffix(".npy").exists():
                 told = texts_of(whisper, part, path.with_suffix(".texts.json"))
                 tests = range(0, len(part), HELD_OUT_PACK) if number == 0 else range(0)
-                chance = random.Random(f"actors-{number}")  # noqa: S311 - no secrets
-                trained, tested = actor_copies(part, told, tests, chance)
+                trained, tested = actor_copies(part, told, tests, chance(f"actors-{number}"))
                 if tested:
                     make_shard(job.features / "test-actors", tested, lower)
                 hours = make_shard(path, trained, lower)
@@ -152,10 +145,10 @@ def actor_copies(
     told: Sequence[tuple[str, float, float]],
     tests: Collection[int],
     rng: random.Random,
-) -> tuple[list[Texts], list[Texts]]:
+) -> tuple[list[Said], list[Said]]:
     """Three copies of each pack whose text can be trusted, and those that are for testing."""
-    trained: list[Texts] = []
-    tested: list[Texts] = []
+    trained: list[Said] = []
+    tested: list[Said] = []
     other: Samples | None = None
     for place, ((game, raw), (text, score, silence)) in enumerate(zip(part, told, strict=True)):
         if not actors.trusted(text, score, silence, len(raw) / RATE):
@@ -176,15 +169,13 @@ def actor_copies(
 def make_people(job: Job, manifest: Path) -> None:
     """``test-people``: recordings with transcripts of at most 30 s; they are never trained on.
 
-    Args:
-        job: Where everything lies.
-        manifest: JSON lines of ``file``, ``seconds``, ``transcript`` and ``kind``.
+    The manifest has JSON lines of ``file``, ``seconds``, ``transcript`` and ``kind``.
     """
-    lower = Lower(whisper_encoder(job.cache, job.report), LOWER_LAYERS)
-    clips: list[Texts] = []
+    lower = job.lower()
+    clips: list[Said] = []
     for line in manifest.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
-        if entry["seconds"] <= 30 and entry["transcript"]:
+        if entry["seconds"] <= WINDOW_S and entry["transcript"]:
             samples = leveled(load_audio(manifest.parent / entry["file"]))
             clips.append((samples, entry["transcript"], entry["kind"]))
     make_shard(job.features / "test-people", clips, lower)

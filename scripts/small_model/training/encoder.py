@@ -48,7 +48,9 @@ def seeded_encoder() -> Any:
     AttentionInterface.register(NAME, attend)
     encoder.set_attn_implementation(NAME)
     for layer in encoder.layers[WHISPER_LAYERS:]:
-        begin_as_identity(layer)
+        for part in (layer.self_attn.out_proj, layer.fc2):
+            torch.nn.init.zeros_(part.weight)
+            torch.nn.init.zeros_(part.bias)
     return encoder
 
 
@@ -63,17 +65,9 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """Attention whose backward pass is fast on a CPU in bfloat16, where torch's own is slow.
 
-    A long recording goes through torch's in float32 and a short one by products.
-
-    Args:
-        query: (batch, heads, frames, size).
-        key: As ``query``.
-        value: As ``query``.
-        attention_mask: Added to scores, (batch, 1, 1, frames), or None.
-        scaling: Of the scores.
-
-    Returns:
-        (batch, frames, heads, size).
+    A long recording goes through torch's in float32 and a short one by products. Queries, keys and
+    values are (batch, heads, frames, size), the mask, which is added to scores, (batch, 1, 1,
+    frames), and what comes of them (batch, frames, heads, size).
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     trained, mask = query.requires_grad, attention_mask
@@ -89,19 +83,8 @@ def attend(
     return said.transpose(1, 2), None
 
 
-def begin_as_identity(layer: Any) -> None:
-    """Let a layer add nothing to what goes through it, until it is trained."""
-    for part in (layer.self_attn.out_proj, layer.fc2):
-        torch.nn.init.zeros_(part.weight)
-        torch.nn.init.zeros_(part.bias)
-
-
 class Layers(torch.nn.Module):
-    """Some of an encoder's layers, in bfloat16 with float32 weights.
-
-    Args:
-        layers: The encoder's own modules.
-    """
+    """Some of an encoder's own layers, in bfloat16 with float32 weights."""
 
     def __init__(self, layers: Any) -> None:
         super().__init__()

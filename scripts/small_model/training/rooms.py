@@ -7,26 +7,22 @@ import random
 import numpy as np
 import soxr
 
-from small_model.training.voices import LEVEL, RATE, Samples, leveled
+from small_model.training.voices import LEVEL, RATE, Samples, leveled, resampled
 
 
 def faster(samples: Samples, factor: float) -> Samples:
     """Played ``factor`` times as fast, pitch and formants with it."""
-    played: Samples = soxr.resample(samples, RATE * factor, RATE, quality="QQ").astype(np.float32)
-    return played
+    return resampled(samples, RATE * factor, "QQ")
 
 
 def in_room(samples: Samples, noise: np.random.Generator, seconds: float, direct: float) -> Samples:
     """As heard in a room.
 
     Args:
-        samples: (n,).
+        samples: (n,), as many as are given back.
         noise: Source of the room's echoes.
         seconds: Until echoes have fallen by 60 dB.
         direct: Energy of the direct sound over that of all echoes.
-
-    Returns:
-        (n,).
     """
     count = int(seconds * RATE)
     echoes = noise.standard_normal(count) * 10 ** (-3 * np.arange(count) / count)
@@ -53,21 +49,11 @@ def telephone(samples: Samples, rate: int) -> Samples:
     folded = np.sign(narrow) * np.log1p(255 * np.abs(narrow / peak)) / np.log(256)
     stepped = np.round(folded * 127) / 127
     wide = np.sign(stepped) * np.expm1(np.abs(stepped) * np.log(256)) / 255 * peak
-    heard: Samples = soxr.resample(wide, rate, RATE, quality="MQ").astype(np.float32)
-    return heard
+    return resampled(wide, rate, "MQ")
 
 
 def spoil(samples: Samples, rng: random.Random, babble: Samples | None = None) -> Samples:
-    """Damage speech by chance; about a fifth stays as it is.
-
-    Args:
-        samples: (n,), 16 kHz.
-        rng: Source of chance.
-        babble: Other speech to mix in.
-
-    Returns:
-        (m,), n over the speed.
-    """
+    """Damage speech by chance, at times with other speech; about a fifth stays as it is."""
     noise = np.random.default_rng(rng.getrandbits(32))
     if rng.random() < 0.5:
         samples = faster(samples, rng.uniform(0.87, 1.16))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from small_model.training.facts import FactMaker
-from small_model.training.features import Half, Lower
+from small_model.training.features import FRAME_RATE, WINDOW_S, Half, Lower
 from small_model.training.rooms import spoil
 from small_model.training.spelling import spoken
 from small_model.training.text import Dialogue, Lexicon, random_sentence
@@ -21,18 +21,15 @@ from speechprune_ort.files import whole_file, write_whole
 
 LONGEST_S = 29.0
 
+Said = tuple[Samples, str, str]  # and its text and voice
+
 
 @dataclass(frozen=True)
 class Heard:
-    """Stored speech.
+    """Stored speech."""
 
-    Attributes:
-        features: (frames, width) float16 at 50 a second, of the encoder's lower layers.
-        text: What is said, numbers in words.
-    """
-
-    features: Half
-    text: str
+    features: Half  # (frames, width) at 50 a second, of the encoder's lower layers
+    text: str  # what is said, numbers in words
 
     @property
     def tensor(self) -> torch.Tensor:
@@ -54,8 +51,8 @@ def training_texts(
             yield sentence
 
 
-def speech_of(texts: Iterator[str], speaker: Speaker) -> tuple[Samples, str, str]:
-    """Sentences of one or two voices up to a random length: samples, text, voices."""
+def speech_of(texts: Iterator[str], speaker: Speaker) -> Said:
+    """Sentences of one or two voices up to a random length."""
     rng = speaker.rng
     goal = rng.uniform(3, LONGEST_S - 6) if rng.random() < 0.7 else rng.uniform(1, 6)
     voices = [speaker.choose() for _ in range(1 if rng.random() < 0.6 else 2)]
@@ -70,7 +67,7 @@ def speech_of(texts: Iterator[str], speaker: Speaker) -> tuple[Samples, str, str
     return np.concatenate(samples), " ".join(said), "+".join(voices)
 
 
-def make_shard(path: Path, speech: Iterable[tuple[Samples, str, str]], lower: Lower) -> float:
+def make_shard(path: Path, speech: Iterable[Said], lower: Lower) -> float:
     """Write ``PATH.npy`` and ``PATH.json`` of spoken texts; hours in it."""
     features, entries = [], []
     for samples, text, voice in speech:
@@ -81,7 +78,7 @@ def make_shard(path: Path, speech: Iterable[tuple[Samples, str, str]], lower: Lo
     write_whole(path.with_suffix(".json"), json.dumps(entries))
     with whole_file(path.with_suffix(".npy")) as partial:  # last: a shard that has it is complete
         np.save(partial, np.concatenate(features))
-    return sum(map(len, features)) / 50 / 3600
+    return sum(map(len, features)) / FRAME_RATE / 3600
 
 
 def read_shard(path: Path) -> Iterator[Heard]:
@@ -92,9 +89,7 @@ def read_shard(path: Path) -> Iterator[Heard]:
         at += entry["frames"]
 
 
-def synthetic(
-    texts: Iterator[str], speaker: Speaker, count: int
-) -> Iterator[tuple[Samples, str, str]]:
+def synthetic(texts: Iterator[str], speaker: Speaker, count: int) -> Iterator[Said]:
     """``count`` spoken and spoilt texts."""
     last: Samples | None = None
     for _ in range(count):
@@ -102,4 +97,4 @@ def synthetic(
         if text:
             spoilt = spoil(samples, speaker.rng, last)
             last = samples
-            yield spoilt[: int(30 * RATE)], text, voices
+            yield spoilt[: WINDOW_S * RATE], text, voices

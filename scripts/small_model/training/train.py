@@ -27,6 +27,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,7 +44,7 @@ from small_model.language_model import read_gguf
 from small_model.parts import fetch_qwen
 from small_model.training import data, letters, reading, stacking, writer
 from small_model.training import evaluate as judged
-from small_model.training.encoder import LOWER_LAYERS, whisper_encoder
+from small_model.training.encoder import whisper_encoder
 from small_model.training.facts import UNSEEN_TEMPLATES, FactMaker
 from small_model.training.features import Lower
 from small_model.training.layouts import LAYOUTS, QWEN2_AUDIO, Name
@@ -162,7 +163,7 @@ def make_data(
     """Make all speech and store its features, actors in one process and voices in another."""
     job = job_of(work, spiral, cache)
     context = get_context("spawn")
-    quiet = data.Job(job.cache, job.work, job.language_model, job.spiral, print)
+    quiet = replace(job, report=print)
     workers = [
         context.Process(target=data.make_actors, args=(quiet,)),
         context.Process(target=data.make_synthetic, args=(quiet, range(shards))),
@@ -345,7 +346,7 @@ def train_reader(
         if stacked is not None:
             model = stacking.Stacker(model)
             model.load(stacked)
-            model.hear_silence(Lower(encoder, LOWER_LAYERS))
+            model.hear_silence(Lower(encoder))
         heard = reading.shuffled(lambda: data.training_shards(job), rng)
         ear = reading.Ear(model, speller, cutter)
         recordings = reading.mixed(reading.real(heard, asker, ear, rng), recordings, rng)

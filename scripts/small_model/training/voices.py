@@ -56,6 +56,12 @@ def leveled(samples: Samples, level: float = LEVEL) -> Samples:
     return scaled
 
 
+def resampled(wave: npt.NDArray[Any], rate: float, quality: str = "HQ") -> Samples:
+    """Samples at ``rate`` Hz as those at 16 kHz."""
+    samples: Samples = soxr.resample(wave, rate, RATE, quality=quality).astype(np.float32)
+    return samples
+
+
 def plain(text: str) -> str:
     r"""Text in ASCII as every engine reads it: typographic quotes and dashes replaced.
 
@@ -67,11 +73,7 @@ def plain(text: str) -> str:
 
 
 def output_of(command: Sequence[str], text: str = "") -> bytes:
-    """What a command writes when it reads a text.
-
-    Raises:
-        PartError: it is not installed, or fails.
-    """
+    """What a command writes when it reads a text."""
     try:
         return subprocess.run(command, input=text.encode(), capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
@@ -82,27 +84,7 @@ def output_of(command: Sequence[str], text: str = "") -> bytes:
 
 def read_wav(content: bytes) -> Samples:
     """Samples of a WAV file, (n,) at 16 kHz."""
-    wave, rate = soundfile.read(io.BytesIO(content), dtype="float32")
-    samples: Samples = soxr.resample(wave, rate, RATE).astype(np.float32)
-    return samples
-
-
-def flite(text: str, voice: str) -> Samples:
-    """Plain text by one of flite's voices ``slt``, ``rms``, ``awb``, ``kal`` and ``kal16``."""
-    return read_wav(output_of(["flite", "-voice", voice, "-t", text, "-o", "/dev/stdout"]))
-
-
-def espeak(text: str, voice: str, rate: int, pitch: int) -> Samples:
-    """Plain text by a variant of espeak-ng (``en-us+m3``).
-
-    Args:
-        text: What to say.
-        voice: Of ``espeak-ng --voices``.
-        rate: Words a minute.
-        pitch: From 0 to 99.
-    """
-    options = ["-v", voice, "-s", str(rate), "-p", str(pitch), "-z"]  # -z: no pause at the end
-    return read_wav(output_of(["espeak-ng", *options, "--stdin", "--stdout"], text))
+    return resampled(*soundfile.read(io.BytesIO(content), dtype="float32"))
 
 
 def phonemes(clause: str) -> list[str]:
@@ -112,11 +94,7 @@ def phonemes(clause: str) -> list[str]:
 
 
 class Piper:
-    """A Piper voice, run by onnxruntime.
-
-    Args:
-        model: The voice's ``.onnx`` file; its ``.onnx.json`` lies beside it.
-    """
+    """A Piper voice, run by onnxruntime, of an ``.onnx`` file with its ``.onnx.json`` beside it."""
 
     def __init__(self, model: Path) -> None:
         import onnxruntime
@@ -148,16 +126,13 @@ class Piper:
             "scales": np.array([0.667, length, 0.8], dtype=np.float32),  # noise, of durations last
         }
         (audio,) = self._session.run(None, given)
-        samples: Samples = soxr.resample(audio.reshape(-1), self._rate, RATE).astype(np.float32)
-        return samples
+        return resampled(audio.reshape(-1), self._rate)
 
 
 class Speaker:
     """All engines behind one call; those that need files of their own are loaded when they speak.
 
-    Args:
-        piper: The Piper voice's ``.onnx`` file, where that voice is to be used.
-        rng: Source of chance.
+    ``piper`` is the Piper voice's ``.onnx`` file, where that voice is to be used.
     """
 
     def __init__(self, piper: Path | None, rng: random.Random) -> None:
@@ -180,25 +155,21 @@ class Speaker:
         return self.rng.choices(list(VOICES), list(VOICES.values()))[0]
 
     def say(self, text: str, voice: str, vary: bool = True) -> Samples:
-        """Speak plain text; with ``vary`` at another pace and pitch each time.
-
-        Returns:
-            (n,) float32 at 16 kHz, at one level.
-
-        Raises:
-            PartError: the voice's program or file is missing.
-        """
+        """Speak plain text; with ``vary`` at another pace and pitch each time."""
         engine, name = voice.split(":")
         rng = self.rng
         if engine == "flite":
-            samples = flite(text, name)
+            command = ["flite", "-voice", name, "-t", text, "-o", "/dev/stdout"]
+            samples = read_wav(output_of(command))
         elif engine == "espeak":
             rate, pitch = (rng.randint(135, 200), rng.randint(25, 75)) if vary else (160, 50)
-            samples = espeak(text, name, rate, pitch)
+            command = ["espeak-ng", "-v", name, "-s", str(rate), "-p", str(pitch)]
+            command += ["-z", "--stdin", "--stdout"]  # -z: no pause at the end
+            samples = read_wav(output_of(command, text))
         elif engine == "piper":
             samples = self._piper.say(text, rng.uniform(0.85, 1.2) if vary else 1.0)
         else:
             pace = rng.uniform(0.85, 1.25) if vary else 1.0
             wave = self._hibari(text, speed=pace, seed=rng.getrandbits(31))
-            samples = soxr.resample(wave, 24_000, RATE, quality="MQ").astype(np.float32)
+            samples = resampled(wave, 24_000, "MQ")
         return leveled(samples)

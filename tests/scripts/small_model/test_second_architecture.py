@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from small_model.assemble import ENCODER, Parts
 from small_model.language_model import LanguageModel
-from small_model.training.encoder import LOWER_LAYERS, WIDTH, pooled, seeded_encoder
+from small_model.training.encoder import WIDTH, pooled, seeded_encoder
 from small_model.training.features import Lower
 from small_model.training.layouts import VOXTRAL
 from small_model.training.letters import Speller
@@ -107,7 +107,7 @@ def test_silence_fills_the_last_window_as_voxtral_hears_it() -> None:
 
     one = Heard(np.random.default_rng(2).standard_normal((201, WIDTH)).astype(np.float16), "")
     assert written([one], stacker).shape == (50, HIDDEN)
-    stacker.hear_silence(Lower(encoder, LOWER_LAYERS))
+    stacker.hear_silence(Lower(encoder))
     padded = written([one, one], stacker)
     assert padded.shape == (50 + WINDOW_TOKENS, HIDDEN)
     assert stacker.silence is not None
@@ -151,7 +151,7 @@ def test_the_checkpoint_hears_what_training_heard(made: tuple[Path, Any, Stacker
     samples = (rng.standard_normal(480_000) * np.linspace(0, 0.2, 480_000)).astype(np.float32)
     extract = WhisperFeatureExtractor.from_pretrained(folder)
     mel = extract(samples, sampling_rate=16_000, return_tensors="pt")["input_features"]
-    features = torch.from_numpy(Lower(encoder, LOWER_LAYERS)(samples)).float()[None]
+    features = torch.from_numpy(Lower(encoder)(samples)).float()[None]
     with torch.no_grad():
         heard = model.get_audio_features(mel).pooler_output
         expected = stacker(features)[0]
