@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -13,8 +13,10 @@ import numpy as np
 import torch
 
 from small_model.training.encoder import WIDTH
+from small_model.training.features import FRAME_RATE
 from small_model.training.speech import Heard
 from small_model.training.spelling import Cutter, letter_ids, words_of
+from small_model.training.text import chance
 
 BATCH_FRAMES = 2500  # most of a minute of audio a step
 WARM_UP_STEPS = 30
@@ -23,6 +25,7 @@ LARGEST_NORM = 2.0  # of a step's gradient
 AVERAGED_STEPS = 60  # of a line of the curve
 
 Weights = list[torch.nn.Parameter]
+# Of features (batch, frames, width), their mask and what they are: loss and figures of the curve.
 LossOf = Callable[
     [torch.Tensor, torch.Tensor, "Sequence[Utterance]"], tuple[torch.Tensor, dict[str, float]]
 ]
@@ -61,13 +64,10 @@ def batches(lengths: Sequence[int], rng: random.Random) -> list[list[int]]:
 
 def stacked(features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Features of several lengths as one batch, (batch, frames, width), and its mask."""
-    longest = max(map(len, features))
-    batch = torch.zeros(len(features), longest, WIDTH)
-    mask = torch.zeros(len(features), 1, 1, longest)
-    for row, values in enumerate(features):
-        batch[row, : len(values)] = values
-        mask[row, ..., len(values) :] = -1e4
-    return batch, mask
+    batch = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True)
+    lengths = torch.tensor([len(values) for values in features])
+    beyond = torch.arange(batch.shape[1]) >= lengths[:, None]
+    return batch, -1e4 * beyond[:, None, None].float()
 
 
 def blank_out(batch: torch.Tensor, rng: random.Random) -> None:
@@ -81,21 +81,13 @@ def blank_out(batch: torch.Tensor, rng: random.Random) -> None:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long to train, and who is told.
+    """How long to train, and who is told."""
 
-    Attributes:
-        minutes: CPU minutes of this process; checks are not counted.
-        report: Called with a line of the curve.
-        check: Evaluates what is trained.
-        checks: How often.
-        rate: Share of the learning rates; a model that is trained already goes on at less.
-    """
-
-    minutes: float
-    report: Callable[[Mapping[str, Any]], None]
-    check: Callable[[], Mapping[str, Any]]
+    minutes: float  # of this process's CPU time; checks are not counted
+    report: Callable[[Mapping[str, Any]], None]  # called with a line of the curve
+    check: Callable[[], Mapping[str, Any]]  # evaluates what is trained
     checks: int = 5
-    rate: float = 1.0
+    rate: float = 1.0  # share of the learning rates; what is trained already goes on at less
 
     def factor(self, step: int, share: float) -> float:
         """Of the learning rates: warm-up, a constant rate, then linearly down to nearly nothing.
@@ -108,6 +100,38 @@ class Schedule:
         falling = min(1.0, max(0.0, 1 - share) / FALLING + 0.02)
         return self.rate * min(1.0, (step + 1) / WARM_UP_STEPS) * falling
 
+    def steps(
+        self, optimizer: torch.optim.Optimizer, told: Callable[[], Mapping[str, Any]]
+    ) -> Iterator[float]:
+        """Share of the time that has passed at each step; at the last one it is 1 or more.
+
+        Args:
+            optimizer: Gets the learning rates of each step, from those that it has at first.
+            told: Figures of the curve after a step.
+        """
+        rates = [group["lr"] for group in optimizer.param_groups]
+        began, checking, share = time.process_time(), 0.0, 0.0
+        step = checked = 0
+        while share < 1:
+            spent = (time.process_time() - began - checking) / 60
+            share = spent / self.minutes
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * self.factor(step, share)
+            yield share
+            step += 1
+            if share >= (checked + 1) / self.checks:
+                checked, before = checked + 1, time.process_time()
+                line = {"minutes": round(spent, 1), "step": step}
+                self.report({**line, **told(), **self.check()})
+                checking += time.process_time() - before
+
+
+def passes(data: Sequence[Utterance], rng: random.Random) -> Iterator[list[Utterance]]:
+    """Endless batches, each pass over all data in an order of its own."""
+    while True:
+        for indices in batches([len(one.heard.features) for one in data], rng):
+            yield [data[index] for index in indices]
+
 
 def run(
     schedule: Schedule,
@@ -115,46 +139,32 @@ def run(
     data: Sequence[Utterance],
     loss_of: LossOf,
 ) -> None:
-    """Train weights in place, at the rates of the schedule.
-
-    Args:
-        schedule: How long.
-        groups: Weights, and the learning rate of each group.
-        data: What to train on, in passes of random order.
-        loss_of: Of features (batch, frames, width), their mask and what they are; beside it the
-            figures of the curve.
-    """
+    """Train groups of weights in place, each at its share of a learning rate of its own."""
     optimizer = torch.optim.AdamW(
-        [{"params": weights} for weights, _ in groups], betas=(0.9, 0.98), weight_decay=0.01
+        [{"params": weights, "lr": rate} for weights, rate in groups],
+        betas=(0.9, 0.98),
+        weight_decay=0.01,
     )
     weights = [weight for group, _ in groups for weight in group]
-    rng, began = random.Random(1), time.process_time()  # noqa: S311 - no secrets
-    step, frames, checked, checking, share = 0, 0, 0, 0.0, 0.0
+    rng, frames = chance(1), 0
     history: list[dict[str, float]] = []
-    while share < 1:
-        for indices in batches([len(one.heard.features) for one in data], rng):
-            spent = (time.process_time() - began - checking) / 60
-            if (share := spent / schedule.minutes) >= 1:
-                break
-            factor = schedule.factor(step, share)
-            for group, (_, rate) in zip(optimizer.param_groups, groups, strict=True):
-                group["lr"] = rate * factor
-            chosen = [data[index] for index in indices]
-            batch, mask = stacked([one.heard.tensor for one in chosen])
-            blank_out(batch, rng)
-            loss, figures = loss_of(batch, mask, chosen)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(weights, LARGEST_NORM)
-            optimizer.step()
-            history.append(figures)
-            step, frames = step + 1, frames + sum(len(one.heard.features) for one in chosen)
-            if share >= (checked + 1) / schedule.checks:
-                checked, before = checked + 1, time.process_time()
-                hours = round(frames / 50 / 3600, 1)
-                line = {"minutes": round(spent, 1), "step": step, "hours": hours}
-                schedule.report({**line, **means(history[-AVERAGED_STEPS:]), **schedule.check()})
-                checking += time.process_time() - before
+
+    def told() -> dict[str, float]:
+        hours = round(frames / FRAME_RATE / 3600, 1)
+        return {"hours": hours, **means(history[-AVERAGED_STEPS:])}
+
+    for share, chosen in zip(schedule.steps(optimizer, told), passes(data, rng), strict=False):
+        if share >= 1:  # the command checks what is trained at the end
+            break
+        batch, mask = stacked([one.heard.tensor for one in chosen])
+        blank_out(batch, rng)
+        loss, figures = loss_of(batch, mask, chosen)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(weights, LARGEST_NORM)
+        optimizer.step()
+        history.append(figures)
+        frames += sum(len(one.heard.features) for one in chosen)
 
 
 def means(history: Sequence[Mapping[str, float]]) -> dict[str, float]:

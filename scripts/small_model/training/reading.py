@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,47 +184,37 @@ class Ear:
 
 
 def train(reader: Reader, recordings: Iterator[Spoken], schedule: Schedule) -> None:
-    """Train the factors in place.
-
-    Args:
-        reader: Of the pieces.
-        recordings: Each is made when it is asked for.
-        schedule: How long, who is told, and what is checked.
-    """
+    """Train the factors in place on recordings, each of which is made when it is asked for."""
     optimizer = torch.optim.AdamW(reader.masters, lr=RATE, betas=(0.9, 0.98), weight_decay=0.0)
-    began, checking, share = time.process_time(), 0.0, 0.0
-    step = tokens = checked = 0
     figures = dict.fromkeys(("answer", "transcript", "heard"), math.nan)
-    while share < 1:
-        spent = (time.process_time() - began - checking) / 60
-        share = spent / schedule.minutes
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * schedule.factor(step, share)
+    tokens = 0
+
+    def told() -> dict[str, float]:
+        return {"tokens": tokens, **{name: round(value, 3) for name, value in figures.items()}}
+
+    for _ in schedule.steps(optimizer, told):
         pack: list[Spoken] = []
         while sum(len(one.audio) for one in pack) < STEP_TOKENS:
             pack.append(next(recordings))
         loss = reader.loss(pack)
         (loss.total / len(pack)).backward()  # type: ignore[no-untyped-call]
-        told = [("heard", loss.heard)]
+        remember(figures, "heard", loss.heard)
         for one, values in zip(pack, loss.turns, strict=True):
             for turn, value in zip(one.turns, values, strict=True):
-                name = "transcript" if turn.question in TRANSCRIPT_REQUESTS else "answer"
-                told.append((name, value))
-        for name, value in told:
-            old = figures[name]
-            mixture = REMEMBERED * old + (1 - REMEMBERED) * value
-            figures[name] = value if math.isnan(old) else old if math.isnan(value) else mixture
+                asked = turn.question in TRANSCRIPT_REQUESTS
+                remember(figures, "transcript" if asked else "answer", value)
         reader.to_masters()
         torch.nn.utils.clip_grad_norm_(reader.masters, 1.0)
         optimizer.step()
         reader.from_masters()
-        step, tokens = step + 1, tokens + loss.positions
-        if share >= (checked + 1) / schedule.checks:
-            checked, before = checked + 1, time.process_time()
-            line = {"minutes": round(spent, 1), "step": step, "tokens": tokens}
-            rounded = {name: round(value, 3) for name, value in figures.items()}
-            schedule.report({**line, **rounded, **schedule.check()})
-            checking += time.process_time() - before
+        tokens += loss.positions
+
+
+def remember(figures: dict[str, float], name: str, value: float) -> None:
+    """Take a value into a running mean; what is not a number is passed over."""
+    old = figures[name]
+    mixture = REMEMBERED * old + (1 - REMEMBERED) * value
+    figures[name] = value if math.isnan(old) else old if math.isnan(value) else mixture
 
 
 @torch.no_grad()
