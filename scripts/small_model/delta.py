@@ -19,7 +19,6 @@ from safetensors.numpy import load_file, save_file
 
 from speechprune_ort.errors import PartError
 from speechprune_ort.files import sha256_of, write_json
-from speechprune_ort.models.delta import FACTOR_A, FACTOR_B
 from speechprune_ort.models.packages import check_sha256
 
 DELTA, RECORD, TEXTS = "delta.safetensors", "delta.json", ("README.md", "NOTICE")
@@ -34,33 +33,23 @@ Array = npt.NDArray[Any]
 class Delta:
     """What training changed.
 
-    Attributes:
-        tensors: By the checkpoint's names, or those with ``FACTOR_A`` and ``FACTOR_B`` behind.
-        record: ``scale`` of the products, ``notes`` for the user, ``frame_temperature`` of phase 1,
-            ``sha256`` of the delta and of the finished weights; the last may be missing.
-        texts: Files that are copied into the checkpoint.
+    The record has the ``scale`` of products (two factors change a matrix by ``scale * B A``), the
+    ``notes`` that ``speechprune-ort ask`` tells the user, the ``frame_temperature`` of phase 1, and
+    in a folder ``sha256`` of the delta and, once they are known, of the finished weights.
     """
 
-    tensors: Mapping[str, Array]
+    tensors: Mapping[str, Array]  # by the checkpoint's names, FACTOR_A or FACTOR_B behind factors
     record: Mapping[str, Any]
-    texts: tuple[Path, ...] = ()
+    texts: tuple[Path, ...] = ()  # files that are copied into the checkpoint
 
     def check(self, weights: Path) -> None:
-        """Compare finished weights with the record.
-
-        Raises:
-            PartError: they are others.
-        """
+        """Refuse finished weights that are others than the record's."""
         if "result" in self.record["sha256"]:
             check_sha256(weights, self.record["sha256"]["result"], "The finished checkpoint")
 
 
 def read_delta(folder: Path) -> Delta:
-    """The delta in a folder.
-
-    Raises:
-        PartError: a file is missing or damaged.
-    """
+    """The delta in a folder, whose files must be there and whole."""
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         absent = {"scale", "notes", "frame_temperature", "sha256"} - set(record)
@@ -78,36 +67,18 @@ def read_delta(folder: Path) -> Delta:
     return Delta(kept, record, texts)
 
 
-def write_delta(
-    folder: Path,
-    replaced: Mapping[str, Array],
-    factors: Mapping[str, tuple[Array, Array]],
-    scale: float,
-    notes: Sequence[str] = (),
-) -> None:
-    """Write ``delta.safetensors`` and ``delta.json``, still without the sha256 of the result.
+def record_of(scale: float, notes: Sequence[str]) -> dict[str, Any]:
+    """The record of a new delta, as far as its file does not matter."""
+    return {"scale": scale, "notes": list(notes), "frame_temperature": 1.0}
 
-    Args:
-        folder: Made where missing.
-        replaced: New values by the checkpoint's names.
-        factors: (A (rank, in), B (out, rank)) by the name of the matrix they change.
-        scale: The change is ``scale * B A``.
-        notes: What ``speechprune-ort ask`` tells the user of the model.
-    """
-    tensors = {name: values.astype(np.float16) for name, values in replaced.items()}
-    for name, (first, second) in factors.items():
-        tensors[name + FACTOR_A] = first.astype(np.float16)
-        tensors[name + FACTOR_B] = second.astype(np.float16)
+
+def write_delta(folder: Path, delta: Delta) -> None:
+    """Write ``delta.safetensors`` and ``delta.json``, still without the sha256 of the result."""
+    tensors = {name: values.astype(np.float16) for name, values in delta.tensors.items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / DELTA, metadata={"format": "pt"})
     (folder / DELTA).chmod(0o644)  # safetensors makes it readable to its owner alone
-    record = {
-        "scale": scale,
-        "notes": list(notes),
-        "frame_temperature": 1.0,
-        "sha256": {"delta": sha256_of(folder / DELTA)},
-    }
-    write_json(folder / RECORD, record)
+    write_json(folder / RECORD, {**delta.record, "sha256": {"delta": sha256_of(folder / DELTA)}})
 
 
 def record_result(folder: Path, weights: Path) -> None:

@@ -7,7 +7,7 @@ but for three biases, which Llama has where ``attention_bias`` is set, beside a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ from small_model.assemble import (
 from small_model.delta import Array, Delta
 from small_model.text import IMAGE_TOKENS, PAD, rename_tokens, token_id
 from speechprune_ort.files import whole_folder
-from speechprune_ort.models.delta import FACTOR_A, FACTOR_B
 from speechprune_ort.models.packages import Report
 
 MODEL_TYPE = "voxtral"
@@ -113,39 +112,11 @@ def voxtral_config(weights: Mapping[str, Array], text: Mapping[str, Any], audio_
     )
 
 
-def stacked_delta(
-    below: Mapping[str, Array],
-    projector: Mapping[str, Array],
-    factors: Mapping[str, tuple[Array, Array]],
-    scale: float,
-    notes: Sequence[str],
-) -> Delta:
-    """What training changed, of which nothing but the checkpoint is kept.
-
-    Args:
-        below: By the default checkpoint's names; the encoder's are taken.
-        projector: By Voxtral's names.
-        factors: Of the language model, (A, B) by the name of the matrix they change.
-        scale: The change is ``scale * B A``.
-        notes: What ``speechprune-ort ask`` tells the user of the model.
-    """
-    tensors = {name: values for name, values in below.items() if name.startswith(ENCODER)}
-    tensors |= projector
-    for name, (first, second) in factors.items():
-        tensors |= {name + FACTOR_A: first, name + FACTOR_B: second}
-    return Delta(tensors, {"scale": scale, "notes": list(notes), "frame_temperature": 1.0})
-
-
 def write_voxtral(parts: Parts, delta: Delta, folder: Path, report: Report) -> None:
     """Write every file of the checkpoint into an empty folder.
 
-    There is no file of a processor: Voxtral's is made for Mistral's own tokenizer library.
-
-    Args:
-        parts: Of the default model.
-        delta: Of the encoder's upper layers, Voxtral's projector and the language model.
-        folder: Of the checkpoint.
-        report: Called with lines of progress.
+    There is no file of a processor: Voxtral's is made for Mistral's own tokenizer library. The
+    delta is that of the encoder's upper layers, Voxtral's projector and the language model.
     """
     text = parts.language_model.config
     report("Adding what training changed")
@@ -161,12 +132,7 @@ def write_voxtral(parts: Parts, delta: Delta, folder: Path, report: Report) -> N
 
 
 def check_voxtral(folder: Path) -> None:
-    """Load the checkpoint by transformers' class and check what must hold.
-
-    Raises:
-        PartError: weights do not match the class, or the language model, the tokens or the
-            audio tokens are not what they should be.
-    """
+    """Load the checkpoint by transformers' class and check what must hold."""
     model, info = library.VoxtralForConditionalGeneration.from_pretrained(
         folder, dtype=torch.float32, output_loading_info=True
     )

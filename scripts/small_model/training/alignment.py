@@ -67,8 +67,8 @@ def piece_places(pieces: Sequence[str], times: Sequence[int], count: int) -> Lab
 
     Args:
         pieces: In order.
-        times: The token of each of their letters.
-        count: Audio tokens.
+        times: The audio token of each of their letters.
+        count: How many audio tokens there are.
     """
     spans, at = [], 0
     for piece in pieces:
@@ -90,42 +90,22 @@ def piece_places(pieces: Sequence[str], times: Sequence[int], count: int) -> Lab
 
 
 def word_ends(places: Labels, words: Sequence[int]) -> list[tuple[int, int]]:
-    """The last audio token of each word that has one, and the word, in order.
+    """The last audio token of each word in :func:`piece_places`, and the word, in order.
 
     >>> word_ends(np.array([-1, 0, 0, 1, -1, 2, 2]), [0, 0, 1])
     [(3, 0), (6, 1)]
-
-    Args:
-        places: Of :func:`piece_places`.
-        words: The word of each piece.
     """
     of_token = np.array([*words, -1])[places]
     ends = {int(word): token for token, word in enumerate(of_token) if word >= 0}
     return [(token, word) for word, token in ends.items()]
 
 
-def collapsed(labels: Sequence[int]) -> list[int]:
-    """Labels without repetitions.
-
-    >>> collapsed([0, 5, 5, 6, 5])
-    [0, 5, 6, 5]
-    """
-    return [b for a, b in zip([None, *labels], labels, strict=False) if a != b]
-
-
 def steady(scores: Floats, penalty: float) -> Labels:
-    """The best labels where each change of label costs ``penalty``, by Viterbi.
+    """The best of (tokens, labels) where each change costs ``penalty`` nats, by Viterbi.
 
     >>> scores = np.float32([[0, -3], [-1, 0], [0, -3], [-9, 0]])
     >>> steady(scores, 0.0).tolist(), steady(scores, 2.0).tolist()
     ([0, 1, 0, 1], [0, 0, 0, 1])
-
-    Args:
-        scores: Log-probabilities, (tokens, classes).
-        penalty: Nats.
-
-    Returns:
-        (tokens,).
     """
     best = scores[0].copy()
     came = np.zeros(scores.shape, np.int32)

@@ -16,7 +16,7 @@ from small_model.training.encoder import LOWER_LAYERS, WHISPER_LAYERS, WIDTH, La
 from small_model.training.loop import Schedule, Utterance, run
 from small_model.training.speech import Heard
 from small_model.training.spelling import (
-    letter_classes,
+    LETTER_CLASSES,
     read_letters,
     word_error_rate,
     word_errors,
@@ -29,15 +29,14 @@ LAYER_RATE, HEAD_RATE = 3e-4, 2e-3
 class Speller(torch.nn.Module):
     """Stored features to log-probabilities of letters, at 25 a second.
 
-    Args:
-        encoder: Its upper two of Whisper's layers and LayerNorm are taken, not copied.
+    The upper two of Whisper's layers and the LayerNorm are the encoder's own, not copies.
     """
 
     def __init__(self, encoder: Any) -> None:
         super().__init__()
         self.upper = Layers(encoder.layers[LOWER_LAYERS:WHISPER_LAYERS])
         self.norm = encoder.layer_norm
-        self.head = torch.nn.Linear(WIDTH, len(letter_classes()))
+        self.head = torch.nn.Linear(WIDTH, len(LETTER_CLASSES))
 
     def forward(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """(batch, frames, width) to (batch, frames // 2, classes), float32."""
@@ -72,15 +71,10 @@ def train(speller: Speller, data: Sequence[Utterance], schedule: Schedule) -> No
 
 
 @torch.inference_mode()
-def spell(speller: Speller, features: torch.Tensor) -> str:
-    """What is heard, read off class by class."""
-    scores = speller(features[None])[0]
-    return read_letters(scores.argmax(-1).tolist())
-
-
 def spelling_errors(speller: Speller, heard: Sequence[Heard]) -> float:
-    """Word error rate of greedy spelling."""
-    counts = (
-        word_errors(" ".join(words_of(one.text)), spell(speller, one.tensor)) for one in heard
-    )
+    """Word error rate of what is read off class by class."""
+    counts = []
+    for one in heard:
+        classes = speller(one.tensor[None])[0].argmax(-1).tolist()
+        counts.append(word_errors(" ".join(words_of(one.text)), read_letters(classes)))
     return round(word_error_rate(counts), 3)

@@ -7,6 +7,7 @@ products are added in place; together 1.5 to 1.9 times the tokens a second of re
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,18 +39,8 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each recording; without ``lengths`` that of transformers.
 
-    Args:
-        module: Whose attention it is.
-        query: (1, heads, positions, size).
-        key: (1, key heads, positions, size).
-        value: As ``key``.
-        attention_mask: None in packs.
-        scaling: Of the scores.
-        lengths: Positions of each recording.
-        rest: For transformers.
-
-    Returns:
-        (1, positions, heads, size).
+    Queries are (1, heads, positions, size), keys and values (1, key heads, positions, size); what
+    comes of them is (1, positions, heads, size).
     """
     if lengths is None:
         whole: tuple[torch.Tensor, None] = sdpa_attention_forward(
@@ -113,17 +104,13 @@ def fuse(model: Any) -> None:
     """Let each linear layer that peft has adapted, without dropout, go through `Adapted`."""
     for module in model.modules():
         if isinstance(module, Linear):
-            module.forward = adapted(module)  # type: ignore[method-assign]
+            module.forward = partial(adapted, module)  # type: ignore[method-assign]
 
 
-def adapted(module: Any) -> Any:
-    """The forward of one of peft's layers."""
+def adapted(module: Any, x: torch.Tensor) -> Any:
+    """What one of peft's layers makes of ``x``."""
     base, name = module.base_layer, module.active_adapters[0]
     down, up = module.lora_A[name], module.lora_B[name]
-
-    def forward(x: torch.Tensor) -> Any:
-        return Adapted.apply(  # type: ignore[no-untyped-call]
-            x, base.weight, base.bias, down.weight, up.weight, module.scaling[name]
-        )
-
-    return forward
+    return Adapted.apply(  # type: ignore[no-untyped-call]
+        x, base.weight, base.bias, down.weight, up.weight, module.scaling[name]
+    )

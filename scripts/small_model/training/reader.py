@@ -21,7 +21,7 @@ from small_model.assemble import TEXT
 from small_model.training.layouts import QWEN2_AUDIO, Layout
 from small_model.training.packing import attend_in_packs, fuse
 from small_model.training.questions import Turn
-from small_model.training.spelling import Cutter, forms_of, misheard
+from small_model.training.spelling import forms_of, misheard
 from small_model.training.targets import Targets
 from speechprune_ort.models.delta import FACTOR_A, FACTOR_B
 
@@ -29,65 +29,44 @@ RANK = 8
 HEARD_WEIGHT = 1.0  # of a recording's words where they end, beside its answers
 SCALE = 2.0  # of the products of LoRA's factors
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-FACTOR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.default\.weight")
+FACTOR = re.compile(r"base_model\.model\.model\.(.+)\.lora_([AB])\.default\.weight")
+ENDINGS = {"A": FACTOR_A, "B": FACTOR_B}
 LETTER_TOKENS = (0.5, 1.3)  # audio tokens that a letter lasts; in speech 1.2 to 2
 PAUSE_TOKENS = (1, 6)
 
 
-End = tuple[int, str]
+End = tuple[int, str]  # an audio token with which a word ends, and the word as it is written
 
 
 class Spoken(NamedTuple):
-    """A recording for the language model.
+    """A recording for the language model."""
 
-    Attributes:
-        audio: Audio tokens, (tokens, hidden).
-        turns: What is asked about it.
-        ends: Audio tokens with which words end, and these words as they are written.
-    """
-
-    audio: torch.Tensor
+    audio: torch.Tensor  # (tokens, hidden)
     turns: Sequence[Turn]
     ends: Sequence[End] = ()
 
 
 class Loss(NamedTuple):
-    """Of a pack of recordings.
+    """Of a pack of recordings."""
 
-    Attributes:
-        total: What is to become small, a scalar.
-        turns: Cross-entropy of each recording's turns.
-        heard: Mean cross-entropy of words where they end; not a number without any.
-        positions: Of the pack.
-    """
-
-    total: torch.Tensor
-    turns: list[list[float]]
-    heard: float
-    positions: int
+    total: torch.Tensor  # a scalar, which is to become small
+    turns: list[list[float]]  # cross-entropy of each recording's turns
+    heard: float  # mean cross-entropy of words where they end; not a number without any
+    positions: int  # of the pack
 
 
 @dataclass(frozen=True)
 class Exact:
-    """Makes audio tokens of text.
+    """Makes audio tokens of text."""
 
-    Attributes:
-        cutter: Cuts words.
-        targets: The pieces and words.
-        rng: Source of chance.
-    """
-
-    cutter: Cutter
     targets: Targets
     rng: random.Random
 
     def __call__(self, sentences: Sequence[str]) -> tuple[torch.Tensor, list[End]]:
         """(tokens, hidden) float32 of sentences with pauses between them, and where words end."""
         rng, targets = self.rng, self.targets
-        pieces: list[int] = []
-        words: list[int] = []
+        tokens: list[tuple[int, int, float]] = []  # rows of piece and word, strength of the word
         ends: list[End] = []
-        strength: list[float] = []  # of the word: the encoder does not know all of them well
         letter, wrong = rng.uniform(*LETTER_TOKENS), rng.uniform(0, 0.4)
         for sentence in sentences:
             for form in forms_of(sentence):
@@ -95,25 +74,19 @@ class Exact:
                 heard = misheard(word, rng) if rng.random() < wrong else word
                 heard = heard.strip("'") or word
                 whole = targets.words.get(heard, 0) or rng.randrange(len(targets.whole))
+                # The encoder does not know all words well.
                 known = rng.uniform(0, 1) if heard in targets.words else rng.uniform(0, 0.5)
-                cut = self.cutter.cut(heard)
+                cut = targets.cutter.cut(heard)
                 for piece in cut:
                     row = targets.rows.get(piece)
                     if row is not None:
                         count = max(1, round(len(piece) * letter * rng.uniform(0.6, 1.4)))
-                        pieces += count * [row]
-                        words += count * [whole if len(cut) > 1 else 0]
-                        strength += count * [known]
-                if pieces:
-                    ends.append((len(pieces) - 1, form))
-            pause = rng.randint(*PAUSE_TOKENS)
-            pieces += pause * [0]
-            words += pause * [0]
-            strength += pause * [1.0]
-        said = targets.between(
-            torch.tensor(pieces), torch.tensor(words), torch.tensor(strength)[:, None]
-        )
-        return self.noisy(said), ends
+                        tokens += count * [(row, whole if len(cut) > 1 else 0, known)]
+                if tokens:
+                    ends.append((len(tokens) - 1, form))
+            tokens += rng.randint(*PAUSE_TOKENS) * [(0, 0, 1.0)]
+        pieces, words, strength = (torch.tensor(values) for values in zip(*tokens, strict=True))
+        return self.noisy(targets.between(pieces, words, strength[:, None])), ends
 
     def noisy(self, tokens: torch.Tensor) -> torch.Tensor:
         """Neighbours run into each other, some are another piece in part, and all is noisy."""
@@ -130,12 +103,7 @@ class Reader:
     """A causal language model in bfloat16 with LoRA in its layers.
 
     Training steps go through float32 copies of the factors, because bfloat16 is too coarse for
-    them.
-
-    Args:
-        model: ``Qwen2ForCausalLM`` or ``LlamaForCausalLM``; LoRA is put into it.
-        tokenizer: Of the model.
-        layout: What stands around audio tokens, questions and answers.
+    them. The model is ``Qwen2ForCausalLM`` or ``LlamaForCausalLM``.
     """
 
     def __init__(self, model: Any, tokenizer: Any, layout: Layout = QWEN2_AUDIO) -> None:
@@ -194,29 +162,27 @@ class Reader:
         """
         layout = self.layout
         before = len(self.ids(layout.before))
+        told: list[tuple[int, int]] = []  # place and token of answers, and of words that end
         ended: list[tuple[int, int]] = []
         shares: list[float] = []
         inputs: list[torch.Tensor] = []
-        places: list[int] = []
-        wanted: list[int] = []
         turns: list[tuple[int, float]] = []
         start = 0
         for one in recordings:
             tail: list[int] = []
-            told: list[tuple[int, int]] = []
+            said: list[tuple[int, int]] = []
             for number, turn in enumerate(one.turns):
                 ahead = layout.further if number else layout.behind
                 tail += self.ids(ahead + turn.question + layout.asked)
                 answer = self.ids(turn.answer + layout.end)
-                told += enumerate(answer, len(tail))
+                said += enumerate(answer, len(tail))
                 turns.append((len(answer), turn.weight))
                 tail += answer
             ended += [(start + before + at, self.ids(f" {form}")[0]) for at, form in one.ends]
             shares += [HEARD_WEIGHT / len(one.ends) for _ in one.ends]
             prompt = self.prompt(one.audio, tail)[0]
             lead = start + len(prompt) - len(tail) - 1  # each token is said by the one before it
-            places += [lead + place for place, _ in told]
-            wanted += [token for _, token in told]
+            told += [(lead + place, token) for place, token in said]
             inputs.append(prompt)
             start += len(prompt)
         lengths = [len(prompt) for prompt in inputs]
@@ -226,9 +192,8 @@ class Reader:
             use_cache=False,
             lengths=lengths,
         ).last_hidden_state[0]
-        places += [place for place, _ in ended]
-        wanted += [token for _, token in ended]
-        logits = self.inner.lm_head(hidden[places]).float()
+        places, wanted = zip(*told, *ended, strict=True)
+        logits = self.inner.lm_head(hidden[list(places)]).float()
         entropy = F.cross_entropy(logits, torch.tensor(wanted), reduction="none")
         *parts, heard = torch.split(entropy, [*(count for count, _ in turns), len(ended)])
         each = [part.mean() for part in parts]
@@ -254,24 +219,26 @@ class Reader:
         return str(self.tokenizer.decode(ids)).strip()
 
 
-def factors_of(
-    state: Mapping[str, torch.Tensor],
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """LoRA's factors, A (rank, in) and B (out, rank), by the name of the matrix they change."""
-    found: dict[str, dict[str, torch.Tensor]] = {}
+def factors_of(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """LoRA's factors, which have peft's names, by the names of a delta.
+
+    >>> list(factors_of({"base_model.model.model.x.lora_A.default.weight": torch.zeros(1)}))
+    ['language_model.model.x.weight.lora_a']
+    """
+    found = {}
     for name, values in state.items():
         match = FACTOR.fullmatch(name)
         assert match is not None, name  # noqa: S101 - peft's own names
-        found.setdefault(f"{match[1]}.weight", {})[match[2]] = values
-    return {name: (pair["A"], pair["B"]) for name, pair in found.items()}
+        found[f"{TEXT}{match[1]}.weight{ENDINGS[match[2]]}"] = values
+    return found
 
 
 def state_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The factors that a delta holds, under peft's names, as :meth:`Reader.load` takes them."""
     found = {}
-    for name, values in tensors.items():
-        for ending, letter in ((FACTOR_A, "A"), (FACTOR_B, "B")):
+    for letter, ending in ENDINGS.items():
+        for name, values in tensors.items():
             if name.endswith(ending):
-                matrix = name.removesuffix(ending).removesuffix(".weight").removeprefix(TEXT)
+                matrix = name.removesuffix(f".weight{ending}").removeprefix(TEXT)
                 found[f"base_model.model.model.{matrix}.lora_{letter}.default.weight"] = values
     return found

@@ -13,7 +13,6 @@ import torch
 
 from small_model.training.alignment import letter_times, piece_places, word_ends
 from small_model.training.facts import FactMaker
-from small_model.training.letters import Speller
 from small_model.training.loop import Schedule, blank_out, utterances
 from small_model.training.questions import TRANSCRIPT_REQUESTS, Asker, Turn
 from small_model.training.reader import End, Exact, Reader, Spoken
@@ -42,14 +41,7 @@ EXACT_SHARE = 0.15  # of the recordings beside speech, for what speech does not 
 
 @dataclass(frozen=True)
 class Texts:
-    """Writes what recordings of the exact mode say.
-
-    Attributes:
-        dialogues: SPIRAL's of training.
-        lexicon: Words of random sentences.
-        facts: Made-up statements.
-        rng: Source of chance.
-    """
+    """Writes what recordings of the exact mode say."""
 
     dialogues: Sequence[Dialogue]
     lexicon: Lexicon
@@ -130,16 +122,9 @@ def mixed(
 
 @dataclass(frozen=True)
 class Ear:
-    """The trained encoder.
-
-    Attributes:
-        model: To audio tokens, in a layout of its own.
-        speller: Its letters say when words end.
-        cutter: Cuts words.
-    """
+    """The trained encoder, whose letters say when words end."""
 
     model: Writer | Stacker
-    speller: Speller
     cutter: Cutter
 
     @torch.no_grad()
@@ -177,7 +162,7 @@ class Ear:
         cuts = [self.cutter.cut(form.lower()) for form in forms]
         if not (found := utterances([heard], self.cutter)):
             return []
-        times = letter_times(self.speller.scores(below)[0].numpy(), found[0].letters)
+        times = letter_times(self.model.speller.scores(below)[0].numpy(), found[0].letters)
         places = piece_places([p for cut in cuts for p in cut], times.tolist(), below.shape[1] // 2)
         words = [index for index, cut in enumerate(cuts) for _ in cut]
         return [(at, forms[word]) for at, word in word_ends(places, words)]

@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Collection, Iterable
 from functools import cache
+from itertools import groupby
 
 ONES = [
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
@@ -29,6 +30,8 @@ SOUNDS = ("aeiouy", "ckqg", "szx", "dt", "bp", "fv", "mn", "lr", "wu", "jg")  # 
 CUT_BEFORE_SYLLABLE, CUT_ELSEWHERE, CUT_BEFORE_VOWEL = 0.0, 0.2, 0.4
 # Where a letter stands: inside a piece, at the beginning of a piece, at the beginning of a word.
 INSIDE, PIECE, WORD = range(3)
+# Texts of the classes of letters: class 0 is CTC's blank, then 27 letters in those three places.
+LETTER_CLASSES = ["", *(mark + letter for mark in ("", "|", SPACE) for letter in ALPHABET)]
 
 ABBREVIATIONS = {"mr": "mister", "mrs": "missus", "ms": "miss", "dr": "doctor", "vs": "versus"}
 
@@ -180,20 +183,10 @@ def cut_cost(word: str, at: int) -> float:
     return CUT_BEFORE_SYLLABLE if following and following in VOWELS else CUT_ELSEWHERE
 
 
-def letter_classes() -> list[str]:
-    """Texts of the classes of letters: class 0 is CTC's blank, then 27 letters in three places.
-
-    >>> len(letter_classes())
-    82
-    """
-    marks = {INSIDE: "", PIECE: "|", WORD: SPACE}
-    return ["", *(marks[place] + letter for place in (INSIDE, PIECE, WORD) for letter in ALPHABET)]
-
-
 def letter_ids(pieces: tuple[str, ...]) -> list[int]:
     """Classes of the letters of one word's pieces.
 
-    >>> [letter_classes()[i] for i in letter_ids((SPACE + "un", "der"))]
+    >>> [LETTER_CLASSES[i] for i in letter_ids((SPACE + "un", "der"))]
     ['\u0120u', 'n', '|d', 'e', 'r']
     """
     ids = []
@@ -210,8 +203,7 @@ def read_letters(classes: list[int]) -> str:
     >>> read_letters([0, 63, 63, 0, 14, 14, 31])
     'ind'
     """
-    names = letter_classes()
-    text = "".join(names[b] for a, b in zip([0, *classes], classes, strict=False) if b and a != b)
+    text = "".join(LETTER_CLASSES[one] for one, _ in groupby(classes))
     return text.replace("|", "").replace(SPACE, " ").strip()
 
 

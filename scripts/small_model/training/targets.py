@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 
-from small_model.training.alignment import collapsed
 from small_model.training.spelling import SPACE, Cutter, spoken
 
 PAUSE = "\u010a"  # a line end stands for a pause
@@ -50,25 +50,20 @@ class Targets:
         cutter: Cuts words.
         tokenizer: Of the language model.
         embeddings: Of the language model, (vocabulary, hidden).
-
-    Attributes:
-        texts: Pieces as byte-level BPE writes them.
-        rows: Row of each piece.
-        words: Row of each word, lower-case.
-        centre: The mean embedding, (hidden,).
-        pieces: Around the centre, (pieces, hidden).
-        whole: Of words, the mean of their tokens around the centre, (words + 1, hidden).
     """
 
     def __init__(
         self, texts: Sequence[str], cutter: Cutter, tokenizer: Any, embeddings: torch.Tensor
     ) -> None:
+        self.cutter = cutter
         forms = written_forms(texts)
         cuts = {word: cutter.cut(word) for word in sorted(forms)}
+        # Pieces as byte-level BPE writes them, and the rows of pieces and of lower-case words.
         self.texts = [PAUSE, *sorted({piece for cut in cuts.values() for piece in cut})]
         self.rows = {text: row for row, text in enumerate(self.texts)}
         known = [word for word, cut in cuts.items() if len(cut) > 1]
         self.words = {word: row for row, word in enumerate(known, 1)}
+        # Embeddings around their mean: of pieces, and for words the mean of their tokens.
         table = embeddings.float()
         self.centre = table.mean(0)
         tokens: list[int] = tokenizer.convert_tokens_to_ids(self.texts)
@@ -91,5 +86,5 @@ class Targets:
 
     def read(self, labels: Sequence[int]) -> str:
         """Words of a sequence of rows of pieces, repetitions dropped."""
-        texts = (self.texts[row] for row in collapsed(labels))
+        texts = (self.texts[row] for row, _ in groupby(labels))
         return "".join(t if t != PAUSE else SPACE for t in texts).replace(SPACE, " ").strip()

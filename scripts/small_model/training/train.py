@@ -25,9 +25,9 @@ Needs ``pip install -e '.[train,test]' hibari-tts==0.2.1 ctranslate2==4.8.5`` an
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,8 +38,8 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from user_errors import USER_ERROR
 
-from small_model.assemble import build, gather, library, write_language_model
-from small_model.delta import DELTA, read_delta, record_result, write_delta
+from small_model.assemble import ENCODER, build, gather, library, write_language_model
+from small_model.delta import DELTA, Delta, read_delta, record_of, record_result, write_delta
 from small_model.language_model import read_gguf
 from small_model.parts import fetch_qwen
 from small_model.training import data, letters, reading, stacking, writer
@@ -54,9 +54,10 @@ from small_model.training.reader import SCALE, Exact, Reader, factors_of, state_
 from small_model.training.speech import Heard, read_shard
 from small_model.training.spelling import Cutter, spoken
 from small_model.training.targets import Targets
-from small_model.training.text import Dialogue, Lexicon
+from small_model.training.text import chance
 from small_model.training.voices import NEVER_HEARD, Speaker
-from small_model.voxtral import as_llama, build_voxtral, stacked_delta
+from small_model.training.writer import Writer
+from small_model.voxtral import as_llama, build_voxtral
 from speechprune_ort import SpeechLLM
 from speechprune_ort.errors import PartError, SpeechPruneError
 from speechprune_ort.files import write_json
@@ -112,41 +113,61 @@ def curve(work: Path, stage: str) -> Any:
     return report
 
 
-def planned(minutes: float, report: Any, check: Any, rate: float) -> Schedule:
+def planned(report: Any, minutes: float, rate: float, check: Any) -> Schedule:
     """A schedule with five lines of its curve, or more if it is long."""
     return Schedule(minutes, report, check, max(5, round(minutes / CHECKED_MINUTES)), rate=rate)
 
 
-def cutter_of(job: data.Job) -> Cutter:
-    """Cuts words by the language model's tokens."""
-    return Cutter(library.AutoTokenizer.from_pretrained(job.language_model).get_vocab())
+class Stage:
+    """What the stages have in common, on so many threads."""
 
+    def __init__(self, work: Path, spiral: Path, cache: Path | None, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.job = job_of(work, spiral, cache)
+        self.tokenizer = library.AutoTokenizer.from_pretrained(self.job.language_model)
+        self.cutter = Cutter(self.tokenizer.get_vocab())
 
-def utterances_of(job: data.Job, cutter: Cutter) -> list[Utterance]:
-    """All training speech with its letters."""
-    shards = data.training_shards(job)
-    if not shards:
-        raise PartError(f"{job.features} holds no speech: run the command data first.")
-    return [u for path in shards for u in utterances(list(read_shard(path)), cutter)]
+    @cached_property
+    def encoder(self) -> Any:
+        """Whisper's, with the layers that stage 2 adds."""
+        return whisper_encoder(self.job.cache, self.job.report)
+
+    @cached_property
+    def tests(self) -> dict[str, list[Heard]]:
+        """Speech that is not trained on."""
+        return data.test_sets(self.job)
+
+    def writer(self) -> Writer:
+        """The encoder with all that stages 1 and 2 add, untrained."""
+        config = library.AutoConfig.from_pretrained(self.job.language_model)
+        return Writer(self.encoder, config.hidden_size)
+
+    def model(self, **options: Any) -> Any:
+        """The language model."""
+        return library.AutoModelForCausalLM.from_pretrained(self.job.language_model, **options)
+
+    def targets(self, texts: Sequence[str], model: Any) -> Targets:
+        """The pieces and words of texts in the language model's embeddings."""
+        table = model.get_input_embeddings().weight.detach()
+        return Targets(texts, self.cutter, self.tokenizer, table)
+
+    def utterances(self) -> list[Utterance]:
+        """All training speech with its letters."""
+        shards = data.training_shards(self.job)
+        if not shards:
+            raise PartError(f"{self.job.features} holds no speech: run the command data first.")
+        return [u for path in shards for u in utterances(list(read_shard(path)), self.cutter)]
 
 
 def made(path: Path, command: str) -> Path:
-    """A file that an earlier command makes.
-
-    Raises:
-        PartError: it is not there.
-    """
+    """A file that an earlier command makes, if it is there."""
     if not path.exists():
         raise PartError(f"{path} is missing: run the command {command} first.")
     return path
 
 
 def heard_by(work: Path, start: Path | None) -> Path:
-    """The file of the trained encoder, of ``--start`` or of WORK.
-
-    Raises:
-        PartError: it is not there.
-    """
+    """The file of the trained encoder, of ``--start`` or of WORK, if it is there."""
     if start is not None and not (start / DELTA).exists():
         raise PartError(f"{start} has no {DELTA}: give the folder of a delta as --start.")
     return made(start / DELTA if start else work / CHECKPOINT, "pieces")
@@ -192,25 +213,19 @@ def train_letters(
 
     With ``--start`` the layers above are kept as they are there.
     """
-    torch.set_num_threads(threads)
-    job = job_of(work, spiral, cache)
-    cutter, tests = cutter_of(job), data.test_sets(job)
-    encoder = whisper_encoder(job.cache, job.report)
-    speller = letters.Speller(encoder)
-    hidden = library.AutoConfig.from_pretrained(job.language_model).hidden_size
-    model = writer.Writer(encoder, speller, hidden)
+    stage = Stage(work, spiral, cache, threads)
+    model = stage.writer()
     if start is not None:
-        writer.read_trained(start / DELTA, model, speller)
+        model.load(start / DELTA)
 
-    def check() -> dict[str, float]:
-        writer.write_trained(work / LETTERS, model, speller)
-        sets = {name: heard[:PEOPLE_CHECKED] for name, heard in tests.items()}
-        return {name: letters.spelling_errors(speller, heard) for name, heard in sets.items()}
+    def errors(most: int | None = None) -> dict[str, float]:
+        model.save(work / LETTERS)
+        sets = stage.tests.items()
+        return {name: letters.spelling_errors(model.speller, heard[:most]) for name, heard in sets}
 
-    report = curve(work, "letters")
-    letters.train(speller, utterances_of(job, cutter), planned(minutes, report, check, rate))
-    writer.write_trained(work / LETTERS, model, speller)
-    report({name: letters.spelling_errors(speller, heard) for name, heard in tests.items()})
+    schedule = planned(curve(work, "letters"), minutes, rate, partial(errors, PEOPLE_CHECKED))
+    letters.train(model.speller, stage.utterances(), schedule)
+    schedule.report(errors())
 
 
 @app.command(name="pieces")
@@ -224,37 +239,27 @@ def train_pieces(
     threads: Threads = 1,
 ) -> None:
     """Stage 2: letters and pieces together, with two added layers; WORK/pieces.safetensors."""
-    torch.set_num_threads(threads)
-    job = job_of(work, spiral, cache)
-    cutter, tests = cutter_of(job), data.test_sets(job)
-    encoder = whisper_encoder(job.cache, job.report)
-    speller = letters.Speller(encoder)
-    language_model = library.AutoModelForCausalLM.from_pretrained(job.language_model)
-    table = language_model.get_input_embeddings().weight.detach()
-    tokenizer = library.AutoTokenizer.from_pretrained(job.language_model)
-    texts = utterances_of(job, cutter)
-    targets = Targets([one.heard.text for one in texts], cutter, tokenizer, table)
+    stage = Stage(work, spiral, cache, threads)
+    texts, model = stage.utterances(), stage.writer()
+    targets = stage.targets([one.heard.text for one in texts], stage.model())
     console.print(
         f"{len(targets.texts)} pieces, {len(targets.words)} words, {len(texts)} recordings"
     )
-    aligner = writer.Aligner(cutter, targets)
-    model = writer.Writer(encoder, speller, table.shape[1])
-    writer.read_trained(start / DELTA if start else work / LETTERS, model, speller)
+    model.load(start / DELTA if start else work / LETTERS)
     if start is None:
-        model.start(texts[:: max(1, len(texts) // STARTING_TEXTS)], speller, aligner)
+        model.start(texts[:: max(1, len(texts) // STARTING_TEXTS)], targets)
 
-    def errors(heard: Sequence[Heard]) -> dict[str, Any]:
+    def errors_of(heard: Sequence[Heard]) -> dict[str, Any]:
         pieces = writer.writing_errors(model, heard, targets, PENALTIES)
-        return {"letters": letters.spelling_errors(speller, heard), "pieces": pieces}
+        return {"letters": letters.spelling_errors(model.speller, heard), "pieces": pieces}
 
-    def check() -> dict[str, Any]:
-        writer.write_trained(work / CHECKPOINT, model, speller)
-        return {name: errors(heard[:PEOPLE_CHECKED]) for name, heard in tests.items()}
+    def errors(most: int | None = None) -> dict[str, Any]:
+        model.save(work / CHECKPOINT)
+        return {name: errors_of(heard[:most]) for name, heard in stage.tests.items()}
 
-    report = curve(work, "pieces")
-    writer.train(model, speller, texts, aligner, planned(minutes, report, check, rate))
-    writer.write_trained(work / CHECKPOINT, model, speller)
-    report({name: errors(heard) for name, heard in tests.items()})
+    schedule = planned(curve(work, "pieces"), minutes, rate, partial(errors, PEOPLE_CHECKED))
+    writer.train(model, texts, targets, schedule)
+    schedule.report(errors())
 
 
 @app.command(name="stack")
@@ -263,26 +268,18 @@ def fit_stack(work: Work, spiral: Spiral, cache: Cache = None, start: Start = No
 
     The encoder is that of ``--start`` or of WORK/pieces.safetensors, and stays as it is.
     """
-    torch.set_num_threads(1)
     encoded = heard_by(work, start)
-    job = job_of(work, spiral, cache)
-    cutter, tests = cutter_of(job), data.test_sets(job)
-    texts = utterances_of(job, cutter)
-    encoder = whisper_encoder(job.cache, job.report)
-    speller = letters.Speller(encoder)
-    model_of = library.AutoModelForCausalLM.from_pretrained
-    table = model_of(job.language_model).get_input_embeddings().weight.detach()
-    tokenizer = library.AutoTokenizer.from_pretrained(job.language_model)
-    targets = Targets([one.heard.text for one in texts], cutter, tokenizer, table)
-    model = writer.Writer(encoder, speller, table.shape[1])
-    writer.read_trained(encoded, model, speller)
+    stage = Stage(work, spiral, cache, threads=1)
+    texts, model = stage.utterances(), stage.writer()
+    targets = stage.targets([one.heard.text for one in texts], stage.model())
+    model.load(encoded)
     stacker = stacking.Stacker(model)
     stacker.start([one.heard for one in texts[:: max(1, len(texts) // FITTED_TEXTS)]])
     save_file(halves(stacker.tensors()), work / STACK)
     curve(work, "stack")(
         {
             name: writer.writing_errors(stacker, heard[:PEOPLE_CHECKED], targets, PENALTIES)
-            for name, heard in tests.items()
+            for name, heard in stage.tests.items()
         }
     )
 
@@ -308,19 +305,16 @@ def train_reader(
     With ``--layout voxtral`` the file is WORK/reader-voxtral.safetensors, and where neither it nor
     ``--start`` is there, it begins from WORK/reader.safetensors.
     """
-    torch.set_num_threads(threads)
     kind, encoded = LAYOUTS[layout], None if exact else heard_by(work, start)
     stacks = layout is Name.VOXTRAL and not exact
     stacked = load_file(made(work / STACK, "stack")) if stacks else None
-    job = job_of(work, spiral, cache)
-    tokenizer = library.AutoTokenizer.from_pretrained(job.language_model)
-    cutter = cutter_of(job)
-    base = library.AutoModelForCausalLM.from_pretrained(job.language_model, dtype=torch.bfloat16)
-    table = base.get_input_embeddings().weight.detach().float()
-    reader = Reader(as_llama(base) if layout is Name.VOXTRAL else base, tokenizer, kind)
-    rng = random.Random(f"read-{exact}")  # noqa: S311 - no secrets
+    stage = Stage(work, spiral, cache, threads)
+    base = stage.model(dtype=torch.bfloat16)
+    language_model = as_llama(base) if layout is Name.VOXTRAL else base
+    reader = Reader(language_model, stage.tokenizer, kind)
+    rng = chance(f"read-{exact}")
     torch.manual_seed(int(exact))
-    split, lexicon = data.read_texts(job.spiral, tokenizer)
+    split, lexicon = data.read_texts(spiral, stage.tokenizer)
     dialogues = (*split.align, *split.adapt)
     facts = FactMaker(lexicon.single + lexicon.double, rng)
     texts = reading.Texts(dialogues, lexicon, facts, rng)
@@ -332,27 +326,26 @@ def train_reader(
         reader.load(state_of(load_file(start / DELTA)))
     elif other.exists():
         reader.load(load_file(other))
-    told = [*every_text(dialogues, lexicon), *(facts.fact().sentence for _ in range(FACTS_READ))]
-    exact_of = Exact(cutter, Targets(told, cutter, tokenizer, table), rng)
+    told = [s for d in dialogues for s in d.sentences] + [*lexicon.single, *lexicon.double]
+    told += [facts.fact().sentence for _ in range(FACTS_READ)]
+    exact_of = Exact(stage.targets(told, base), rng)
     recordings = reading.exact(texts, asker, exact_of)
     if encoded is None:
         unseen = FactMaker(lexicon.single + lexicon.double, rng, UNSEEN_TEMPLATES)
         asked = reading.asked_exactly(texts, unseen, exact_of, ASKED)
     else:
-        encoder = whisper_encoder(job.cache, job.report)
-        speller = letters.Speller(encoder)
-        model: Any = writer.Writer(encoder, speller, table.shape[1])
-        writer.read_trained(encoded, model, speller)
+        model: Any = stage.writer()
+        model.load(encoded)
         if stacked is not None:
             model = stacking.Stacker(model)
             model.load(stacked)
-            model.hear_silence(Lower(encoder))
-        heard = reading.shuffled(lambda: data.training_shards(job), rng)
-        ear = reading.Ear(model, speller, cutter)
+            model.hear_silence(Lower(stage.encoder))
+        heard = reading.shuffled(lambda: data.training_shards(stage.job), rng)
+        ear = reading.Ear(model, stage.cutter)
         recordings = reading.mixed(reading.real(heard, asker, ear, rng), recordings, rng)
         read_aloud = {
             name: [(ear.written([h])[0], h.text) for h in judged.spread(tested, READ_ALOUD)]
-            for name, tested in data.test_sets(job).items()
+            for name, tested in stage.tests.items()
         }
 
     def check() -> dict[str, Any]:
@@ -368,7 +361,7 @@ def train_reader(
         }
 
     report = curve(work, ("read-exact" if exact else "read") + kind.suffix)
-    reading.train(reader, recordings, planned(minutes, report, check, rate))
+    reading.train(reader, recordings, planned(report, minutes, rate, check))
 
 
 @app.command(name="assemble")
@@ -381,21 +374,19 @@ def write_checkpoint(
     ``scripts/small_model/trained``, beside the card that lies there, when it is to be released.
     With ``--layout voxtral`` the checkpoint folder WORK/voxtral is all that is written.
     """
-    read = made(work / LAYOUTS[layout].reader, f"read --layout {layout}")
+    read = load_file(made(work / LAYOUTS[layout].reader, f"read --layout {layout}"))
     below = load_file(heard_by(work, start))
-    replaced = {n: v.numpy() for n, v in below.items() if not n.endswith((FACTOR_A, FACTOR_B))}
-    factors = {
-        f"language_model.{name}": (first.numpy(), second.numpy())
-        for name, (first, second) in factors_of(load_file(read)).items()
-    }
+    tensors = {n: v for n, v in below.items() if not n.endswith((FACTOR_A, FACTOR_B))}
     if layout is Name.VOXTRAL:
-        projector = {n: v.numpy() for n, v in load_file(made(work / STACK, "stack")).items()}
-        parts = gather(cache_folder(cache), console.print)
-        delta = stacked_delta(replaced, projector, factors, SCALE, [NOTE])
+        tensors = {n: v for n, v in tensors.items() if n.startswith(ENCODER)}
+        tensors |= load_file(made(work / STACK, "stack"))
+    tensors |= factors_of(read)
+    delta = Delta({n: v.numpy() for n, v in tensors.items()}, record_of(SCALE, [NOTE]))
+    parts = gather(cache_folder(cache), console.print)
+    if layout is Name.VOXTRAL:
         build_voxtral(parts, delta, work / SECOND, console.print)
         return
-    write_delta(work / CHANGED, replaced, factors, SCALE, [NOTE])
-    parts = gather(cache_folder(cache), console.print)
+    write_delta(work / CHANGED, delta)
     weights = build(parts, read_delta(work / CHANGED), work / MERGED, True, console.print)
     record_result(work / CHANGED, weights)
 
@@ -426,13 +417,12 @@ def evaluate(
 
     if meeting is not None:
         keep("meeting", judged.meeting(model, meeting))
-    speaker = Speaker(None, random.Random(1))  # noqa: S311 - no secrets
+    speaker = Speaker(None, chance(1))
     for voice in ("flite:slt", NEVER_HEARD):
-        facts = FactMaker(lexicon.single, random.Random("unseen"), UNSEEN_TEMPLATES)  # noqa: S311
+        facts = FactMaker(lexicon.single, chance("unseen"), UNSEEN_TEMPLATES)
         found = judged.answers(model, split.test, speaker, voice, facts, answers)
         keep(f"answers {voice}", found)
-        rng = random.Random(1)  # noqa: S311 - no secrets
-        texts = rng.sample([s for d in split.test for s in d.sentences], sentences)
+        texts = chance(1).sample([s for d in split.test for s in d.sentences], sentences)
         spoken_texts = [spoken(text) for text in texts]
         keep(f"words {voice}", judged.words(model, spoken_texts, speaker, voice))
     if natural is not None:
@@ -443,11 +433,6 @@ def evaluate(
 def halves(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same in half precision."""
     return {name: values.half() for name, values in tensors.items()}
-
-
-def every_text(dialogues: Sequence[Dialogue], lexicon: Lexicon) -> list[str]:
-    """All training texts that there are before speech is made."""
-    return [*(s for d in dialogues for s in d.sentences), *lexicon.single, *lexicon.double]
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ itself holds the scale.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from small_model.training.encoder import LOWER_LAYERS, WHISPER_LAYERS, WIDTH, La
 from small_model.training.letters import Speller, ctc_loss
 from small_model.training.loop import Schedule, Utterance, run
 from small_model.training.speech import Heard
-from small_model.training.spelling import Cutter, word_error_rate, word_errors, words_of
+from small_model.training.spelling import word_error_rate, word_errors, words_of
 from small_model.training.targets import SHARE, Targets
 from speechprune_ort.files import whole_file
 
@@ -43,65 +43,46 @@ OTHER_WORDS = 1000  # beside those of a batch, to tell its words from
 BELOW_RATE, ABOVE_RATE, LINEAR_RATE = 2e-4, 5e-4, 1e-3
 
 
-@dataclass(frozen=True)
-class Aligner:
-    """Gives each audio token its piece and its word, from the scores of letters.
+def labels_of(targets: Targets, scores: Floats, one: Utterance) -> tuple[Labels, Labels]:
+    """Each audio token's rows of pieces and of words, (tokens,), from scores (tokens, letters)."""
+    pieces, words = [], []
+    for word in words_of(one.heard.text):
+        for piece in targets.cutter.cut(word):
+            pieces.append(piece)
+            words.append(targets.words.get(word, 0))
+    places = piece_places(pieces, letter_times(scores, one.letters).tolist(), len(scores))
+    # At the place -1 stand the pause and no word.
+    rows = np.array([*(targets.rows[piece] for piece in pieces), 0])
+    return rows[places], np.array([*words, 0])[places]
 
-    Attributes:
-        cutter: Cuts words.
-        targets: Labels are rows of these.
-    """
 
-    cutter: Cutter
-    targets: Targets
-
-    def label(self, scores: Floats, one: Utterance) -> tuple[Labels, Labels]:
-        """Rows of pieces and of words, (tokens,) each, from scores (tokens, classes)."""
-        pieces, words = [], []
-        for word in words_of(one.heard.text):
-            for piece in self.cutter.cut(word):
-                pieces.append(piece)
-                words.append(self.targets.words.get(word, 0))
-        places = piece_places(pieces, letter_times(scores, one.letters).tolist(), len(scores))
-        # At the place -1 stand the pause and no word.
-        rows = np.array([*(self.targets.rows[piece] for piece in pieces), 0])
-        return rows[places], np.array([*words, 0])[places]
-
-    def batch(
-        self, scores: Floats, chosen: Sequence[Utterance]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Labels of a batch, (batch, tokens) each, ``OUTSIDE`` past the end of each."""
-        labels = torch.full((2, *scores.shape[:2]), OUTSIDE)
-        for row, one in enumerate(chosen):
-            count = len(one.heard.features) // 2
-            labels[:, row, :count] = torch.from_numpy(
-                np.stack(self.label(scores[row, :count], one))
-            )
-        return labels[0], labels[1]
+def labels_of_batch(
+    targets: Targets, scores: Floats, chosen: Sequence[Utterance]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same of a batch, (batch, tokens) each, ``OUTSIDE`` past the end of each recording."""
+    labels = torch.full((2, *scores.shape[:2]), OUTSIDE)
+    for row, one in enumerate(chosen):
+        count = len(one.heard.features) // 2
+        found = labels_of(targets, scores[row, :count], one)
+        labels[:, row, :count] = torch.from_numpy(np.stack(found))
+    return labels[0], labels[1]
 
 
 class Writer(torch.nn.Module):
     """Stored features to audio tokens in the language model's space.
 
-    Args:
-        encoder: All of its layers above the stored ones are taken.
-        speller: The trained half below; its LayerNorm is copied as a start.
-        hidden: Size of the language model.
-
-    Attributes:
-        frames: Of the encoder in an audio token.
-        silence: None: what is behind a recording's end is masked.
+    All of the encoder's layers above the stored ones are taken, the speller's half among them.
     """
 
-    frames = 2
-    silence: torch.Tensor | None = None
+    frames = 2  # of the encoder in an audio token
+    silence: torch.Tensor | None = None  # what is behind a recording's end is masked
 
-    def __init__(self, encoder: Any, speller: Speller, hidden: int) -> None:
+    def __init__(self, encoder: Any, hidden: int) -> None:
         super().__init__()
-        self.below = speller.upper
+        self.speller = Speller(encoder)
+        self.below = self.speller.upper
         self.above = Layers(encoder.layers[WHISPER_LAYERS:])
-        self.norm = torch.nn.LayerNorm(WIDTH)
-        self.norm.load_state_dict(speller.norm.state_dict())
+        self.norm = copy.deepcopy(self.speller.norm)
         self.linear = torch.nn.Linear(WIDTH, hidden)
 
     def states(self, below: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -119,22 +100,58 @@ class Writer(torch.nn.Module):
         return self.top(self.below(features, mask), mask)
 
     @torch.inference_mode()
-    def start(self, data: Sequence[Utterance], speller: Speller, aligner: Aligner) -> None:
+    def start(self, data: Sequence[Utterance], targets: Targets) -> None:
         """The projection that is best by least squares, as a beginning."""
-        inputs, targets = [], []
+        inputs, wanted = [], []
         for one in data:
             below = self.below(one.heard.tensor[None])
-            pieces, words = aligner.label(speller.scores(below)[0].numpy(), one)
+            pieces, words = labels_of(targets, self.speller.scores(below)[0].numpy(), one)
             inputs.append(self.states(below)[0])
-            targets.append(
-                aligner.targets.between(torch.from_numpy(pieces), torch.from_numpy(words))
-            )
-        x, y = torch.cat(inputs), torch.cat(targets)
+            wanted.append(targets.between(torch.from_numpy(pieces), torch.from_numpy(words)))
+        x, y = torch.cat(inputs), torch.cat(wanted)
         mean, centre = x.mean(0), y.mean(0)
-        gram = (x - mean).T @ (x - mean) + RIDGE * torch.eye(WIDTH)
-        weight = torch.linalg.solve(gram, (x - mean).T @ (y - centre)).T
+        weight = least_squares(x - mean, y - centre).T
         self.linear.weight.copy_(weight)
         self.linear.bias.copy_(centre - weight @ mean)
+
+    def parts(self) -> dict[str, torch.nn.Module]:
+        """The trained modules by the beginning of their tensors' names in Qwen2-Audio's checkpoint.
+
+        The head of letters and its LayerNorm are not there: they are for training to go on.
+        """
+        above = enumerate([*self.below.layers, *self.above.layers], LOWER_LAYERS)
+        return {
+            **{f"{ENCODER}layers.{number}.": layer for number, layer in above},
+            f"{ENCODER}layer_norm.": self.norm,
+            "multi_modal_projector.linear.": self.linear,
+            f"{FOR_TRAINING}norm.": self.speller.norm,
+            f"{FOR_TRAINING}head.": self.speller.head,
+        }
+
+    def save(self, path: Path) -> None:
+        """Write all trained tensors in half precision; the file appears at once."""
+        tensors = {
+            begin + name: values.to(torch.float16).contiguous()
+            for begin, module in self.parts().items()
+            for name, values in module.state_dict().items()
+        }
+        with whole_file(path) as partial:
+            partial.write_bytes(save(tensors, metadata={"format": "pt"}))
+
+    def load(self, path: Path) -> None:
+        """Take what :meth:`save` wrote."""
+        tensors = load_file(path)
+        for begin, module in self.parts().items():
+            module.load_state_dict(
+                {n.removeprefix(begin): t for n, t in tensors.items() if n.startswith(begin)}
+            )
+
+
+def least_squares(inputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """The matrix that inputs (n, in) are to be multiplied by, (in, out)."""
+    gram = inputs.T @ inputs + RIDGE * torch.eye(inputs.shape[1])
+    matrix: torch.Tensor = torch.linalg.solve(gram, inputs.T @ wanted)
+    return matrix
 
 
 def nearness(tokens: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
@@ -149,26 +166,13 @@ def nearness(tokens: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     return SHARPNESS * (2 * products.float() - table.square().sum(1))
 
 
-def train(
-    writer: Writer,
-    speller: Speller,
-    data: Sequence[Utterance],
-    aligner: Aligner,
-    schedule: Schedule,
-) -> None:
+def train(writer: Writer, data: Sequence[Utterance], targets: Targets, schedule: Schedule) -> None:
     """Train letters and pieces together, in place.
 
     Letters go on being learned below; their own scores, as they are at each step, say when the
     pieces above are spoken.
-
-    Args:
-        writer: Shares its lower layers with the speller.
-        speller: Of the letters.
-        data: What to train on.
-        aligner: Labels audio tokens.
-        schedule: How long.
     """
-    targets = aligner.targets
+    speller = writer.speller
 
     def loss_of(
         batch: torch.Tensor, mask: torch.Tensor, chosen: Sequence[Utterance]
@@ -176,7 +180,7 @@ def train(
         below = writer.below(batch, mask)
         scores = speller.scores(below)
         spelling = ctc_loss(scores, chosen)
-        pieces, words = aligner.batch(scores.detach().numpy(), chosen)
+        pieces, words = labels_of_batch(targets, scores.detach().numpy(), chosen)
         inside = pieces != OUTSIDE
         tokens, piece, word = writer.top(below, mask)[inside], pieces[inside], words[inside]
         distance = (tokens - targets.between(piece, word)).square().sum(1).mean()
@@ -214,60 +218,15 @@ def named(
 
 
 @torch.inference_mode()
-def scores_of(writer: torch.nn.Module, heard: Heard, targets: Targets) -> Floats:
-    """Log-probabilities of pieces, (tokens, pieces)."""
-    tokens = writer(heard.tensor[None])[0]
-    around = tokens - targets.centre
-    scores: Floats = nearness(around, targets.pieces).log_softmax(1).numpy()
-    return scores
-
-
 def writing_errors(
     writer: torch.nn.Module, heard: Sequence[Heard], targets: Targets, penalties: Sequence[float]
 ) -> dict[float, float]:
     """Word error rate of the pieces read off, for each penalty on a change of piece."""
     counts: dict[float, list[tuple[int, int]]] = {penalty: [] for penalty in penalties}
     for one in heard:
-        said, scores = " ".join(words_of(one.text)), scores_of(writer, one, targets)
+        around = writer(one.tensor[None])[0] - targets.centre
+        scores = nearness(around, targets.pieces).log_softmax(1).numpy()
         for penalty, found in counts.items():
-            found.append(word_errors(said, targets.read(steady(scores, penalty).tolist())))
+            read = targets.read(steady(scores, penalty).tolist())
+            found.append(word_errors(" ".join(words_of(one.text)), read))
     return {penalty: round(word_error_rate(found), 3) for penalty, found in counts.items()}
-
-
-def modules(writer: Writer, speller: Speller) -> dict[str, torch.nn.Module]:
-    """The trained modules by the beginning of their tensors' names.
-
-    The head of letters and its LayerNorm are in no Qwen2-Audio: they are for training to go on.
-    """
-    return {
-        **{f"{ENCODER}layers.{LOWER_LAYERS + i}.": m for i, m in enumerate(writer.below.layers)},
-        **{f"{ENCODER}layers.{WHISPER_LAYERS + i}.": m for i, m in enumerate(writer.above.layers)},
-        f"{ENCODER}layer_norm.": writer.norm,
-        "multi_modal_projector.linear.": writer.linear,
-        f"{FOR_TRAINING}norm.": speller.norm,
-        f"{FOR_TRAINING}head.": speller.head,
-    }
-
-
-def write_trained(path: Path, writer: Writer, speller: Speller) -> None:
-    """Write all trained tensors in half precision, by the names of Qwen2-Audio's checkpoint.
-
-    The file appears at once.
-    """
-    tensors = {
-        begin + name: values.to(torch.float16).contiguous()
-        for begin, module in modules(writer, speller).items()
-        for name, values in module.state_dict().items()
-    }
-    with whole_file(path) as partial:
-        partial.write_bytes(save(tensors, metadata={"format": "pt"}))
-
-
-def read_trained(path: Path, writer: Writer, speller: Speller) -> None:
-    """Load what :func:`write_trained` wrote into the same modules."""
-    tensors = load_file(path)
-    for begin, module in modules(writer, speller).items():
-        state = {
-            n.removeprefix(begin): t.float() for n, t in tensors.items() if n.startswith(begin)
-        }
-        module.load_state_dict(state)

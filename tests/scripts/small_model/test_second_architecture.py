@@ -11,16 +11,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from small_model.assemble import ENCODER, Parts
+from small_model.delta import Delta, record_of
 from small_model.language_model import LanguageModel
 from small_model.training.encoder import WIDTH, pooled, seeded_encoder
 from small_model.training.features import Lower
 from small_model.training.layouts import VOXTRAL
-from small_model.training.letters import Speller
 from small_model.training.speech import Heard
 from small_model.training.spelling import Cutter
 from small_model.training.stacking import Stacker
 from small_model.training.writer import Writer
-from small_model.voxtral import WINDOW_TOKENS, as_llama, stacked_delta, write_voxtral
+from small_model.voxtral import WINDOW_TOKENS, as_llama, write_voxtral
 from tiny_recipe import HIDDEN, byte_level, settings, text_weights, tiny_qwen
 from tokenizers import Tokenizer
 from transformers import (
@@ -46,8 +46,7 @@ def trained() -> tuple[Any, Stacker]:
             torch.nn.init.normal_(values, mean=1.0, std=0.3)
         elif "conv" in name:  # so that frames differ by more than bfloat16 rounds off
             torch.nn.init.normal_(values, std=0.1)
-    stacker = Stacker(Writer(encoder, Speller(encoder), HIDDEN))
-    return encoder, stacker
+    return encoder, Stacker(Writer(encoder, HIDDEN))
 
 
 def test_a_llama_with_qwens_weights_gives_its_logits() -> None:
@@ -98,10 +97,9 @@ def test_silence_fills_the_last_window_as_voxtral_hears_it() -> None:
     from small_model.training.reading import Ear
 
     encoder, stacker = trained()
-    nobody: Any = None  # whose letters are not asked for where nothing is said
 
     def written(parts: list[Heard], model: Writer | Stacker) -> torch.Tensor:
-        audio, ends = Ear(model, nobody, Cutter(())).written(parts)
+        audio, ends = Ear(model, Cutter(())).written(parts)
         assert not ends
         return audio
 
@@ -130,12 +128,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Stacker]:
     changed = {ENCODER + n: v for n, v in {**below, **norm}.items()}
     reader = Reader(as_llama(qwen), None, VOXTRAL)
     reader.load({n: torch.randn_like(v) * 0.05 for n, v in reader.state().items()})
-    factors = {
-        f"language_model.{name}": (first.numpy(), second.numpy())
-        for name, (first, second) in factors_of(reader.state()).items()
-    }
-    projector = {name: values.numpy() for name, values in stacker.tensors().items()}
-    delta = stacked_delta(changed, projector, factors, SCALE, ["tiny"])
+    new = {**stacker.tensors(), **factors_of(reader.state())}
+    tensors = {**changed, **{name: values.numpy() for name, values in new.items()}}
+    delta = Delta(tensors, record_of(SCALE, ["tiny"]))
     parts = Parts(below, LanguageModel(text_weights(qwen), settings(), byte_level()))
     write_voxtral(parts, delta, folder, print)
     return folder, (encoder, reader), stacker

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from small_model.delta import read_delta, record_result, write_delta
+from small_model.delta import Delta, read_delta, record_of, record_result, write_delta
 from small_model.training.evaluate import contained
 from small_model.training.facts import TEMPLATES, UNSEEN_TEMPLATES, FactMaker
 from small_model.training.text import TEST_IDS, Dialogue, chance, split_dialogues
@@ -55,7 +55,8 @@ def delta(tmp_path: Path) -> Path:
     first, second = random.standard_normal((2, 4)), random.standard_normal((6, 2))
     new = {"v": random.standard_normal((6, 4)), "speller.head.bias": np.ones(3)}
     folder = tmp_path / "delta"
-    write_delta(folder, new, {"w": (first, second)}, 2.0, ["a note"])
+    tensors = {**new, f"w{FACTOR_A}": first, f"w{FACTOR_B}": second}
+    write_delta(folder, Delta(tensors, record_of(2.0, ["a note"])))
     return folder
 
 
