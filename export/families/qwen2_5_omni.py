@@ -131,6 +131,7 @@ def load(source: Source) -> Checkpoint:
     extractor = AutoFeatureExtractor.from_pretrained(source.processor, **source.options)
     config = Qwen2_5OmniThinkerConfig.from_pretrained(location, **source.options)
     check_text(location, plain_text(config.text_config).to_dict())
+    require_known(location, config)
     model = load_model(
         Qwen2_5OmniThinkerForConditionalGeneration,
         source,
@@ -142,7 +143,6 @@ def load(source: Source) -> Checkpoint:
     chunk = 2 * encoder.n_window
     frames = extractor.chunk_length * extractor.sampling_rate // extractor.hop_length
     require_log_mel(location, extractor, frames)
-    require_known(location, config)
     if frames % chunk:
         raise UnsupportedModelError(
             f"The audio encoder of {location!r} has n_window {encoder.n_window}: export knows "

@@ -224,9 +224,10 @@ def writing_errors(
     """Word error rate of the pieces read off, for each penalty on a change of piece."""
     counts: dict[float, list[tuple[int, int]]] = {penalty: [] for penalty in penalties}
     for one in heard:
+        said = " ".join(words_of(one.text))
         around = writer(one.tensor[None])[0] - targets.centre
         scores = nearness(around, targets.pieces).log_softmax(1).numpy()
         for penalty, found in counts.items():
             read = targets.read(steady(scores, penalty).tolist())
-            found.append(word_errors(" ".join(words_of(one.text)), read))
+            found.append(word_errors(said, read))
     return {penalty: round(word_error_rate(found), 3) for penalty, found in counts.items()}
